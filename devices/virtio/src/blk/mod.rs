@@ -1,0 +1,23 @@
+//! Block device (VIRTIO 1.3 §5.2) over the [`Blocks`] port.
+
+use std::io;
+
+/// What a block device stores. Offsets and lengths are in bytes and multiples of 512 within `len`.
+pub trait Blocks: Send {
+    /// Size in bytes, a multiple of 512.
+    fn len(&self) -> u64;
+    /// Whether there is nothing to store.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Whether writes are refused.
+    fn readonly(&self) -> bool;
+    /// Fills `buffers`, in order, from `offset` on.
+    fn read(&mut self, offset: u64, buffers: &mut [io::IoSliceMut<'_>]) -> io::Result<()>;
+    /// Stores `buffers`, in order, from `offset` on.
+    fn write(&mut self, offset: u64, buffers: &[io::IoSlice<'_>]) -> io::Result<()>;
+    /// Makes everything written so far durable.
+    fn flush(&mut self) -> io::Result<()>;
+    /// Gives back the space of a range, which then reads as zeroes.
+    fn discard(&mut self, offset: u64, len: u64) -> io::Result<()>;
+}

@@ -1,0 +1,18 @@
+//! Virtio devices and the virtio-mmio transport.
+//!
+//! A [`Device`] is data plus a few verbs. It is lent guest memory, its queues and an interrupt for the length of one
+//! call, keeps none of them, and never learns its transport: the same code runs in-process behind
+//! [`mmio::MmioTransport`] and out of process behind a vhost-user back end. Not here: hypervisors, policy, host files
+//! (a disk is the port [`blk::Blocks`]), threads and event loops (their owners call [`Device::process`]).
+
+pub mod balloon;
+pub mod blk;
+pub mod console;
+mod device;
+pub mod mmio;
+pub mod rng;
+mod sys;
+pub mod vsock;
+
+pub use device::{ActivateError, Activation, Device, DeviceKind, Interrupt, Io};
+pub use sys::Event;

@@ -1,0 +1,6 @@
+//! What differs by platform: the event descriptor.
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+pub use linux::Event;

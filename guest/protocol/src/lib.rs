@@ -1,0 +1,28 @@
+//! What the host and the guest's agent say to each other over vsock.
+//!
+//! Two kinds of stream, both made of [`frame`]s:
+//!
+//! * the **control stream**: the agent opens it to [`HOST_PORT`] as soon as it can. `Hello` from the guest, `Boot` from
+//!   the host, then `Ready` or `Failed` from the guest; later `Shutdown` from the host. Its end is the guest's end.
+//! * **service streams**: the host opens each to [`AGENT_PORT`]; one request a stream. The host keeps one spare open so
+//!   that a request needs no connection set-up.
+//!
+//! Both sides distrust each other: lengths are checked before anything is allocated, see [`frame::MAX_PAYLOAD`]. Not
+//! here: I/O, sockets, and anything that only one side needs.
+
+pub mod frame;
+mod message;
+
+pub use message::{
+    BootConfig, BootFailure, ControlFromGuest, ControlFromHost, ExecFailure, ExecRequest, Exit, HostEntry, Program,
+    Ready, Request, ServiceFromGuest, ServiceFromHost, Stdio, TerminalSize, UpperDisk, Usage,
+};
+
+/// Raised with every incompatible change; the agent travels in the same release as the host, so equality is required.
+pub const VERSION: u16 = 1;
+
+/// vsock port on the host where the agent opens its control stream.
+pub const HOST_PORT: u32 = 1024;
+
+/// vsock port in the guest where the agent accepts service streams.
+pub const AGENT_PORT: u32 = 1024;

@@ -1,0 +1,218 @@
+//! The messages, as plain data.
+
+use serde::{Deserialize, Serialize};
+
+/// Guest to host on the control stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ControlFromGuest {
+    /// First message.
+    Hello {
+        /// [`crate::VERSION`] of the agent.
+        version: u16,
+        /// Microseconds since the guest kernel started (CLOCK_BOOTTIME) when the agent's `main` began.
+        agent_start_us: u64,
+    },
+    /// The root is mounted and services are answered.
+    Ready(Ready),
+    /// The guest cannot become ready; it powers off after this.
+    Failed(BootFailure),
+}
+
+/// When the guest got where, in microseconds since its kernel started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// Drivers loaded.
+    pub modules_us: u64,
+    /// Root assembled.
+    pub root_us: u64,
+    /// Services answered.
+    pub ready_us: u64,
+}
+
+/// Which step of the guest's start failed, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootFailure {
+    /// For example `mount /dev/vda3`.
+    pub step: String,
+    /// The system's words.
+    pub error: String,
+}
+
+/// Host to guest on the control stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ControlFromHost {
+    /// Answer to `Hello`.
+    Boot(Box<BootConfig>),
+    /// End everything: SIGTERM, a grace time, SIGKILL, sync, unmount, power off.
+    Shutdown {
+        /// How long processes may take to end by themselves.
+        grace_ms: u32,
+    },
+}
+
+/// All that the guest has to know. It never travels on the kernel command line, which the workload can read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootConfig {
+    /// [`crate::VERSION`] of the host.
+    pub version: u16,
+    /// Host wall clock, nanoseconds since the Unix epoch.
+    pub wall_clock_ns: u64,
+    /// Fresh random bytes for the guest's entropy pool.
+    pub entropy: [u8; 32],
+    /// Number of read-only layers: partitions 1..=n of the first block device, lowest layer first.
+    pub layers: u16,
+    /// The writable upper file system.
+    pub upper: UpperDisk,
+    /// Host name, valid by RFC 1123.
+    pub hostname: String,
+    /// Extra lines of /etc/hosts.
+    pub hosts: Vec<HostEntry>,
+    /// Lines of /etc/resolv.conf.
+    pub nameservers: Vec<String>,
+    /// CPU quota in thousandths of a CPU; 0 = none.
+    pub cpu_quota_milli: u32,
+}
+
+/// Where the guest's changes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpperDisk {
+    /// ext4 on the second block device.
+    Ext4,
+    /// tmpfs, lost with the guest.
+    Memory,
+}
+
+/// One line of /etc/hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostEntry {
+    /// Host name.
+    pub host: String,
+    /// Its address.
+    pub ip: String,
+}
+
+/// First message of a service stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Answered by `Pong`; may be repeated on the same stream, and followed by another request.
+    Ping,
+    /// Run a program.
+    Exec(Box<ExecRequest>),
+}
+
+/// A program to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecRequest {
+    /// What to run.
+    pub program: Program,
+    /// Environment, complete but for what the agent adds (`HOME` on a user switch).
+    pub env: Vec<(String, String)>,
+    /// Working directory; empty = `/`.
+    pub working_dir: String,
+    /// `uid`, `uid:gid`, `name`, `name:group`; empty = root.
+    pub user: String,
+    /// Standard streams.
+    pub stdio: Stdio,
+    /// No restrictions inside the guest.
+    pub privileged: bool,
+    /// The process shares the agent's PID namespace and outlives nothing else: kept for a later issue's detached exec.
+    pub detached: bool,
+}
+
+/// What to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Program {
+    /// `sh -c` this text, `sh` found by the request's PATH.
+    Shell(String),
+    /// This argument vector; `argv[0]` is found by the request's PATH unless it has a slash.
+    Argv(Vec<String>),
+}
+
+/// Standard streams of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stdio {
+    /// stdin is /dev/null; stdout and stderr apart.
+    Null,
+    /// stdin from the host; stdout and stderr apart.
+    Pipe,
+    /// A terminal; all output on stdout.
+    Terminal(TerminalSize),
+}
+
+/// Size of a terminal in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Rows.
+    pub rows: u16,
+    /// Columns.
+    pub cols: u16,
+}
+
+/// Host to guest on a service stream, besides stdin data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServiceFromHost {
+    /// The request.
+    Request(Request),
+    /// The terminal's new size.
+    Resize(TerminalSize),
+    /// Send a signal to the program's process group.
+    Signal(i32),
+}
+
+/// Guest to host on a service stream, besides output data. Hanging up before `Exited` cancels: SIGTERM to the group,
+/// then SIGKILL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServiceFromGuest {
+    /// Answer to `Ping`.
+    Pong,
+    /// The program runs.
+    Started,
+    /// The program ended and all its output has been sent. Last message of the stream.
+    Exited(Exit, Usage),
+    /// The program never ran. Last message of the stream.
+    Failed(ExecFailure),
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Exit {
+    /// By itself.
+    Code(u8),
+    /// By a signal.
+    Signal(u8),
+}
+
+/// What the agent measured of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Usage {
+    /// From the request's arrival to the program's first instruction (its execve returned), microseconds.
+    pub spawn_us: u64,
+    /// From the request's arrival to the program's end, microseconds.
+    pub wall_us: u64,
+}
+
+/// Why a program never ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExecFailure {
+    /// No such program (exit status 127).
+    NotFound(String),
+    /// The program is there but cannot be executed (exit status 126).
+    NotExecutable(String),
+    /// No such user or group.
+    User(String),
+    /// The working directory is unusable.
+    WorkingDir(String),
+    /// Anything else, in the system's words.
+    Other(String),
+}
+
+impl Exit {
+    /// The status a shell would report: 128 + n for signal n.
+    #[must_use]
+    pub fn status(self) -> u8 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => 128u8.saturating_add(signal),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The machine: memory slots, interrupts, kicks, and what a backend can do beyond the minimum.
+
+use std::os::fd::BorrowedFd;
+
+use guest_memory::GuestRam;
+
+use crate::{Result, VcpuSeed};
+
+/// A host's way to run virtual machines.
+pub trait Hypervisor {
+    /// The machine it makes.
+    type Vm: Vm;
+    /// A vCPU before it has a thread.
+    type Seed: VcpuSeed;
+
+    /// What this host offers.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Makes a machine with all of `memory` mapped read-write, its interrupt controller and its vCPUs.
+    ///
+    /// The caller may fill `memory` from another thread meanwhile: nothing here reads it.
+    fn create_vm(&self, config: &VmConfig, memory: &GuestRam) -> Result<(Self::Vm, Vec<Self::Seed>)>;
+}
+
+/// What is fixed when a machine is made.
+#[derive(Debug, Clone)]
+pub struct VmConfig {
+    /// Number of vCPUs, at least 1.
+    pub vcpus: u8,
+    /// How each vCPU starts; `None` leaves it in its reset state (application processors wait for SIPI).
+    pub boot: Option<crate::x86::BootState>,
+    /// Whether the chip has a legacy timer (PIT). Firmware-less stock kernels want it; conformance guests do not.
+    pub legacy_timer: bool,
+}
+
+/// What a backend can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Capabilities {
+    /// Most vCPUs a machine may have.
+    pub max_vcpus: u8,
+    /// Whether guest code runs on the hardware rather than by emulation inside the hypervisor.
+    pub hardware: bool,
+    /// Whether `hlt` without a pending interrupt stops the vCPU instead of waiting inside.
+    pub halt_exits: bool,
+    /// Whether read-only memory slots exist.
+    pub readonly_memory: bool,
+}
+
+/// An interrupt input of the machine's interrupt controller (a GSI on x86, an SPI on arm64).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IrqLine(pub u32);
+
+/// Memory mapped besides the machine's RAM.
+#[derive(Debug, Clone)]
+pub struct MemorySlot {
+    /// Where the memory is and where the guest sees it.
+    pub memory: GuestRam,
+    /// Guest writes become MMIO writes.
+    pub readonly: bool,
+}
+
+/// A machine. Shared between threads.
+pub trait Vm: Send + Sync + 'static {
+    /// Maps more memory. Slots live as long as the machine.
+    fn add_memory(&self, slot: MemorySlot) -> Result<()>;
+    /// Sets the level of an interrupt line. For an edge-triggered line: `true`, then `false`.
+    fn set_irq(&self, line: IrqLine, level: bool) -> Result<()>;
+    /// Makes vCPU `index` return [`crate::VcpuStop::Kicked`] soon, whether it runs now or later. Never lost.
+    fn kick(&self, index: u8) -> Result<()>;
+    /// Guest accesses and interrupts by file descriptor, without a return to user space.
+    fn doorbell(&self) -> Option<&dyn Doorbell>;
+}
+
+/// An optional power: event descriptors in place of exits (KVM: ioeventfd and irqfd).
+pub trait Doorbell: Send + Sync {
+    /// A 4-byte MMIO write of `value` to `address` signals `event` and does not exit.
+    fn on_write(&self, address: u64, value: u32, event: BorrowedFd<'_>) -> Result<()>;
+    /// Signalling `event` raises an edge on `line`.
+    fn irq_on(&self, event: BorrowedFd<'_>, line: IrqLine) -> Result<()>;
+}

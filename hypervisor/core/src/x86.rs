@@ -1,0 +1,35 @@
+//! x86 extras: how the boot vCPU starts. Plain values; backends translate them.
+
+/// State of the boot vCPU at its first instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootState {
+    /// Real mode: `cs:ip` and everything else as after reset.
+    Real {
+        /// Code segment selector; its base is `cs << 4`.
+        cs: u16,
+        /// Offset in it.
+        ip: u16,
+    },
+    /// 32-bit protected mode, paging off, flat 4 GiB segments: the PVH entry, and most conformance guests.
+    Protected {
+        /// First instruction.
+        eip: u32,
+        /// PVH: the physical address of `hvm_start_info`.
+        ebx: u32,
+        /// Stack pointer.
+        esp: u32,
+    },
+    /// 64-bit long mode with identity-mapped page tables the caller wrote: the Linux 64-bit entry.
+    Long {
+        /// First instruction.
+        rip: u64,
+        /// Linux: the physical address of the zero page.
+        rsi: u64,
+        /// Stack pointer.
+        rsp: u64,
+        /// Physical address of the top-level page table.
+        cr3: u64,
+        /// Physical address of a GDT with the standard Linux boot entries (0x10 code, 0x18 data).
+        gdt: u64,
+    },
+}

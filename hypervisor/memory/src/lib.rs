@@ -1,0 +1,7 @@
+//! Guest RAM: where it lives on the host and how it is shared.
+//!
+//! Everything above sees [`GuestRam`] and vm-memory's traits. Not here: the guest-physical layout (that is the VMM's),
+//! and who reads or writes the memory.
+
+/// The guest's physical memory. Cheap to clone: clones share the mappings.
+pub type GuestRam = vm_memory::GuestMemoryMmap<()>;

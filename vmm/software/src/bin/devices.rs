@@ -1,0 +1,3 @@
+//! Placeholder until the program is written.
+
+fn main() {}
