@@ -1,0 +1,141 @@
+//! The package file format (deb(5)): an ar archive with a compressed tar inside.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use crate::{Error, MAX_FILE_BYTES, Package, Result};
+
+/// One file of a package.
+pub struct Entry<'a> {
+    /// Its path, relative, without `.` or `..`.
+    pub path: PathBuf,
+    /// Permission bits.
+    pub mode: u32,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Its size in bytes, at most [`MAX_FILE_BYTES`].
+    pub len: u64,
+    /// Its contents.
+    pub data: &'a mut dyn Read,
+}
+
+/// What a file of a package is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link to this target.
+    Symlink(PathBuf),
+}
+
+/// Shows every file of `package` to `visit`, in archive order. Kinds other than those of [`EntryKind`] are passed over.
+pub fn unpack(package: &Package, mut visit: impl FnMut(Entry<'_>) -> io::Result<()>) -> Result<()> {
+    let file = File::open(&package.path).map_err(Error::io(&package.path))?;
+    let mut archive = ar::Archive::new(BufReader::new(file));
+    while let Some(member) = archive.next_entry() {
+        let mut member = member.map_err(Error::io(&package.path))?;
+        let name = member.header().identifier().to_vec();
+        let Some(suffix) = name.strip_prefix(b"data.tar") else { continue };
+        let tar: Box<dyn Read + '_> = match suffix {
+            b"" => Box::new(&mut member),
+            b".xz" => Box::new(liblzma::read::XzDecoder::new(&mut member)),
+            b".gz" => Box::new(flate2::read::GzDecoder::new(&mut member)),
+            b".zst" => Box::new(zstd::Decoder::new(&mut member).map_err(Error::io(&package.path))?),
+            _ => return Err(Error::Format("data.tar has an unknown compression")),
+        };
+        return walk(tar, &mut visit).map_err(Error::io(&package.path));
+    }
+    Err(Error::Format("no data.tar"))
+}
+
+fn walk(tar: impl Read, visit: &mut impl FnMut(Entry<'_>) -> io::Result<()>) -> io::Result<()> {
+    for entry in tar::Archive::new(tar).entries()? {
+        let mut entry = entry?;
+        let header = entry.header();
+        let mode = header.mode()? & 0o7777;
+        let kind = match header.entry_type() {
+            tar::EntryType::Regular | tar::EntryType::Continuous => EntryKind::File,
+            tar::EntryType::Directory => EntryKind::Directory,
+            tar::EntryType::Symlink => {
+                let target = entry.link_name()?.ok_or_else(|| io::Error::other("symlink without a target"))?;
+                EntryKind::Symlink(target.into_owned())
+            }
+            _ => continue,
+        };
+        let len = entry.size();
+        if len > MAX_FILE_BYTES {
+            return Err(io::Error::other("a file is over the size limit"));
+        }
+        let path = relative(&entry.path()?)?;
+        visit(Entry { path, mode, kind, len, data: &mut entry })?;
+    }
+    Ok(())
+}
+
+/// The path inside the package; anything that could leave it is an error.
+fn relative(path: &Path) -> io::Result<PathBuf> {
+    use std::path::Component;
+    let mut clean = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::CurDir | Component::RootDir => {}
+            _ => return Err(io::Error::other("a path leaves the package")),
+        }
+    }
+    Ok(clean)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_stay_inside() {
+        assert_eq!(relative(Path::new("./usr/bin/x")).unwrap(), Path::new("usr/bin/x"));
+        assert_eq!(relative(Path::new("/usr/bin/x")).unwrap(), Path::new("usr/bin/x"));
+        assert!(relative(Path::new("usr/../../x")).is_err());
+    }
+
+    fn package(dir: &Path, name: &str, member: &[u8]) -> Package {
+        let path = dir.join("p.deb");
+        let mut builder = ar::Builder::new(File::create(&path).unwrap());
+        builder.append(&ar::Header::new(name.as_bytes().to_vec(), member.len() as u64), member).unwrap();
+        Package { name: "p".into(), version: "1".into(), sha256: String::new(), path }
+    }
+
+    #[test]
+    fn files_arrive_with_mode_and_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(2);
+        header.set_mode(0o755);
+        header.set_cksum();
+        tar.append_data(&mut header, "./bin/x", &b"hi"[..]).unwrap();
+        let package = package(dir.path(), "data.tar", &tar.into_inner().unwrap());
+        let mut seen = Vec::new();
+        unpack(&package, |entry| {
+            let mut text = String::new();
+            entry.data.read_to_string(&mut text)?;
+            seen.push((entry.path, entry.mode, text));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(seen, [(PathBuf::from("bin/x"), 0o755, "hi".to_owned())]);
+    }
+
+    #[test]
+    fn strange_packages_are_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        let unknown = package(dir.path(), "data.tar.rar", b"x");
+        assert!(matches!(unpack(&unknown, |_| Ok(())), Err(Error::Format(_))));
+        let none = package(dir.path(), "debian-binary", b"2.0\n");
+        assert!(matches!(unpack(&none, |_| Ok(())), Err(Error::Format("no data.tar"))));
+        let broken = package(dir.path(), "data.tar.xz", b"not xz");
+        assert!(matches!(unpack(&broken, |_| Ok(())), Err(Error::Io { .. })));
+    }
+}
