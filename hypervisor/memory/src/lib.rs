@@ -3,5 +3,11 @@
 //! Everything above sees [`GuestRam`] and vm-memory's traits. Not here: the guest-physical layout (that is the VMM's),
 //! and who reads or writes the memory.
 
+#![allow(unsafe_code, reason = "mapping memory at an address of our choice")]
+
+mod allocate;
+
+pub use allocate::{Backing, Error, allocate};
+
 /// The guest's physical memory. Cheap to clone: clones share the mappings.
 pub type GuestRam = vm_memory::GuestMemoryMmap<()>;
