@@ -1,1 +1,67 @@
-//! Placeholder.
+//! Guest kernels: where they come from, how they are kept, and the initramfs that goes with each.
+//!
+//! The default is Debian's stock cloud kernel, fetched as a signed package, unpacked once to an ELF image (PVH) with its
+//! modules beside it. `file:///…` names a kernel of the user's own with everything built in. Not here: loading a kernel
+//! into a guest (`vmm`), and what the initramfs' one program does (`guest_agent`).
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
+
+mod cpio;
+mod image;
+mod initramfs;
+mod modules;
+mod store;
+
+pub use initramfs::initramfs;
+pub use store::{Kernel, Store, StoredKernel};
+
+use std::io;
+use std::path::PathBuf;
+
+/// Largest kernel image taken, packed or unpacked.
+pub const MAX_IMAGE_BYTES: u64 = 256 << 20;
+
+/// Result of a kernel operation.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why there is no kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The reference is of a form not known here.
+    #[error("kernel reference {0:?} is not file:///absolute/path")]
+    Reference(String),
+    /// The file is no kernel that a machine here can boot.
+    #[error("{path} is not a bootable kernel: {why}", path = path.display())]
+    NotAKernel {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A kernel module that the guest needs is missing.
+    #[error("kernel {release} has no module {module}")]
+    Module {
+        /// Kernel release.
+        release: String,
+        /// Module name.
+        module: String,
+    },
+    /// The default kernel's package could not be had.
+    #[error(transparent)]
+    Package(#[from] debian::Error),
+    /// The system refused.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+}
