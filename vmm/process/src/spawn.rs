@@ -1,0 +1,124 @@
+//! Starting a child process.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use command_fds::{CommandFdExt, FdMapping};
+use rustix::process::{Pid, Signal};
+
+use crate::{Channel, Child, Error, Result};
+
+/// The descriptor at which a child finds its [`Channel`].
+pub const CHANNEL_FD: RawFd = 3;
+
+/// The only variables a child inherits.
+const ENVIRONMENT: [&str; 2] = ["PATH", "RUST_BACKTRACE"];
+
+/// What to start. Input and output are `/dev/null`, and the child leads a session of its own, so that a terminal's ^C
+/// does not reach it.
+#[derive(Debug)]
+pub struct Spawn {
+    /// The program's file.
+    pub program: PathBuf,
+    /// Arguments after the program's name.
+    pub args: Vec<OsString>,
+    /// Standard error; `/dev/null` if none.
+    pub stderr: Option<OwnedFd>,
+    /// Descriptors the child inherits, and at which numbers.
+    pub inherit: Vec<(OwnedFd, RawFd)>,
+    /// Second belt (`PR_SET_PDEATHSIG`): SIGKILL when the calling *thread* ends. Only for a child that is started by
+    /// the main thread.
+    pub dies_with_thread: bool,
+}
+
+impl Spawn {
+    /// Just the program.
+    #[must_use]
+    pub fn new(program: &Path) -> Self {
+        Self {
+            program: program.to_path_buf(),
+            args: Vec::new(),
+            stderr: None,
+            inherit: Vec::new(),
+            dies_with_thread: false,
+        }
+    }
+}
+
+/// Starts a program of this project, with a channel at [`CHANNEL_FD`].
+pub fn spawn(mut spawn: Spawn) -> Result<(Child, Channel)> {
+    let (ours, theirs) = Channel::pair()?;
+    spawn.inherit.push((theirs.into(), CHANNEL_FD));
+    Ok((spawn_without_channel(spawn)?, ours))
+}
+
+/// Starts a program that knows nothing of channels. Its parent must end it.
+pub fn spawn_without_channel(spawn: Spawn) -> Result<Child> {
+    let Spawn { program, args, stderr, inherit, dies_with_thread } = spawn;
+    let start_error =
+        |source: io::Error| Error::Start { program: program.to_string_lossy().into_owned(), source };
+    let highest = inherit.iter().map(|(_, number)| *number).max();
+    let collision = inherit
+        .iter()
+        .map(|(_, number)| *number)
+        .find(|number| *number <= 2 || inherit.iter().filter(|(_, other)| other == number).count() > 1);
+    if let Some(number) = collision {
+        return Err(Error::Collision(number));
+    }
+
+    let mut command = Command::new(&program);
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
+    command.stderr(stderr.map_or_else(Stdio::null, Stdio::from));
+    command.env_clear().current_dir("/");
+    command.envs(ENVIRONMENT.iter().filter_map(|name| std::env::var_os(name).map(|value| (name, value))));
+
+    let parent = rustix::process::getpid();
+    let isolate = move || isolate(parent, dies_with_thread);
+    // SAFETY: `isolate` makes system calls only: it neither allocates nor takes a lock, as must be between fork and
+    // exec in a process that may have other threads.
+    unsafe { command.pre_exec(isolate) };
+    // Runs after `isolate`, which marks every descriptor close-on-exec; these it unmarks again.
+    let mappings =
+        inherit.into_iter().map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).collect();
+    command.fd_mappings(mappings).map_err(|_| Error::Collision(CHANNEL_FD))?;
+
+    let reserved = highest.map(reserve_up_to).transpose().map_err(start_error)?;
+    let child = command.spawn().map_err(start_error)?;
+    drop(reserved);
+    Child::adopt(child).map_err(start_error)
+}
+
+/// What the child does to itself before exec.
+fn isolate(parent: Pid, dies_with_thread: bool) -> io::Result<()> {
+    rustix::process::setsid()?;
+    if dies_with_thread {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // It may have ended before the line above.
+        if rustix::process::getppid() != Some(parent) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+    }
+    // Second belt: everything in this project is opened close-on-exec. Kernels before 5.11 refuse, which is fine.
+    // SAFETY: the call takes three integers, touches no memory, and closes nothing in this process.
+    unsafe { libc::syscall(libc::SYS_close_range, CHANNEL_FD, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    Ok(())
+}
+
+/// Holds every free descriptor number up to `highest`, so that the standard library's own exec-error pipe does not
+/// get one that a mapping will overwrite: then a program that cannot be executed would count as started.
+fn reserve_up_to(highest: RawFd) -> io::Result<Vec<OwnedFd>> {
+    use std::os::fd::AsRawFd;
+    let filler = std::fs::File::open("/dev/null")?;
+    let mut held = Vec::new();
+    loop {
+        let next = rustix::io::fcntl_dupfd_cloexec(filler.as_fd(), 0)?;
+        if next.as_raw_fd() > highest {
+            return Ok(held);
+        }
+        held.push(next);
+    }
+}
