@@ -3,11 +3,13 @@
 //! Everything above sees [`GuestRam`] and vm-memory's traits. Not here: the guest-physical layout (that is the VMM's),
 //! and who reads or writes the memory.
 
-#![allow(unsafe_code, reason = "mapping memory at an address of our choice")]
+#![allow(unsafe_code, reason = "mapping memory at an address of our choice; system calls on guest memory")]
 
 mod allocate;
+mod file;
 
 pub use allocate::{Backing, Error, allocate};
+pub use file::{read_exact_at, write_all_at};
 
 /// The guest's physical memory. Cheap to clone: clones share the mappings.
 pub type GuestRam = vm_memory::GuestMemoryMmap<()>;
