@@ -1,6 +1,18 @@
-//! Disk contents: raw files, and the composite disk that shows many layer files as one partitioned disk.
+//! Disk contents: a list of [`Segment`]s as one disk, and the composite disk that shows many layer files as one
+//! partitioned disk.
+//!
+//! ```text
+//! composite::plan(lengths) ──▶ Plan ──with the files──▶ Vec<Segment> ──▶ Disk (virtio::blk::Blocks)
+//! ```
+//!
+//! Not here: the virtio protocol (`virtio::blk`), what the files contain, and opening them.
+
+pub mod composite;
+mod segments;
 
 use std::os::fd::OwnedFd;
+
+pub use segments::{Disk, DiskError};
 
 /// A run of a disk's contents. A disk is a list of them, in order.
 #[derive(Debug)]
@@ -18,4 +30,21 @@ pub enum Segment {
     Bytes(Vec<u8>),
     /// Zeroes, read-only (padding).
     Zeroes(u64),
+}
+
+impl Segment {
+    /// Number of bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::File { len, .. } | Self::Zeroes(len) => *len,
+            Self::Bytes(bytes) => bytes.len() as u64,
+        }
+    }
+
+    /// Whether it adds nothing to a disk.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
