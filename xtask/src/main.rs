@@ -1,3 +1,72 @@
-//! Placeholder until the program is written.
+//! `cargo xtask`: everything a developer runs. What users run is the `matchlock` binary.
 
-fn main() {}
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
+
+mod build;
+mod demo;
+mod emulated;
+mod host;
+mod kernel;
+mod sh;
+mod test;
+mod tidy;
+mod vm;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Developer tasks of matchlock.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what the host lacks, build, run one command in a sandbox and print how long its start took
+    Demo {
+        /// Say what would be installed, and stop if anything would be
+        #[arg(long)]
+        no_install: bool,
+    },
+    /// Everything: tidy, format, lints, unit and conformance tests, and the VM tests on every machine
+    Test {
+        /// Leave out the VM matrix
+        #[arg(long)]
+        no_vm: bool,
+    },
+    /// The hardware matrix: real guests on every kind of machine this host can offer
+    TestVm {
+        /// Run this cell only
+        #[arg(long)]
+        cell: Option<String>,
+        /// List the cells and whether they can run here
+        #[arg(long)]
+        list: bool,
+        /// Run only tests whose name contains this
+        #[arg(long, default_value = "")]
+        filter: String,
+    },
+    /// Build the slim guest kernel from the distribution's source
+    Kernel,
+    /// Check what no compiler checks: layers, `target_os`, module docs, file length
+    Tidy,
+    /// What to run before a push: the fast half of `test`
+    Prepush,
+    /// Build every program into target/release
+    Build,
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().task {
+        Task::Demo { no_install } => demo::run(!no_install),
+        Task::Test { no_vm } => test::all(!no_vm),
+        Task::TestVm { cell, list, filter } => vm::run(cell.as_deref(), list, &filter),
+        Task::Kernel => kernel::run().map(|path| println!("{}", path.display())),
+        Task::Tidy => tidy::run(),
+        Task::Prepush => test::fast(),
+        Task::Build => build::programs().map(|programs| println!("{}", programs.display())),
+    }
+}

@@ -1,5 +1,6 @@
 //! The initial RAM file system: the agent as `/init` and just the modules this kernel needs.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::BufWriter;
 use std::os::unix::fs::MetadataExt;
@@ -13,9 +14,25 @@ use crate::{Error, Kernel, Result, cpio};
 /// Raised when the archive's layout changes, so that cached ones are made anew.
 const LAYOUT: u32 = 2;
 
-/// The archive for `kernel` with `agent` as `/init`, made once and kept below the cache directory `cache`.
-///
-/// Modules lie in `/lib/modules-min/NNN-name.ko`; `/modules` lists them, one path a line, in load order.
+/// What goes into an archive.
+pub struct Archive<'a> {
+    /// Modules to put in, with what they depend on.
+    pub modules: &'a [&'a str],
+    /// Files, with directories made for them. `init` is what the kernel starts.
+    pub files: &'a [File<'a>],
+}
+
+/// A file of an archive.
+pub struct File<'a> {
+    /// Path, relative.
+    pub name: &'a str,
+    /// Permission bits.
+    pub mode: u32,
+    /// Content.
+    pub data: &'a [u8],
+}
+
+/// The guest's archive for `kernel` with `agent` as `/init`, made once and kept below the cache directory `cache`.
 pub fn initramfs(cache: &Path, kernel: &Kernel, agent: &Path) -> Result<PathBuf> {
     let directory = cache.join("kernels").join("initramfs");
     let path = directory.join(format!("{}.cpio", key(kernel, agent)?));
@@ -23,39 +40,58 @@ pub fn initramfs(cache: &Path, kernel: &Kernel, agent: &Path) -> Result<PathBuf>
         return Ok(path);
     }
     fs::create_dir_all(&directory).map_err(Error::io(&directory))?;
-    let modules = match &kernel.modules {
-        Some(modules) => Tree::read(modules)?.load_order(&kernel.release, WANTED)?,
-        None => Vec::new(),
-    };
-    let agent = fs::read(agent).map_err(Error::io(agent))?;
+    let data = fs::read(agent).map_err(Error::io(agent))?;
+    let files = [File { name: "init", mode: 0o755, data: &data }];
     // A name of this process's own: others may be making the same archive, and the last rename wins with equal bytes.
     let staged = directory.join(format!("{}.tmp", std::process::id()));
-    let file = fs::File::create(&staged).map_err(Error::io(&staged))?;
-    let file = archive(BufWriter::new(file), &agent, &modules).map_err(Error::io(&staged))?;
-    let file = file.into_inner().map_err(|error| Error::io(&staged)(error.into_error()))?;
-    file.sync_data().map_err(Error::io(&staged))?;
+    Archive { modules: WANTED, files: &files }.write(kernel, &staged)?;
     fs::rename(&staged, &path).map_err(Error::io(&path))?;
     Ok(path)
 }
 
-fn archive<W: std::io::Write>(out: W, agent: &[u8], modules: &[(String, Vec<u8>)]) -> std::io::Result<W> {
-    let mut writer = cpio::Writer::new(out);
-    for directory in ["dev", "proc", "sys", "lib", "lib/modules-min"] {
-        writer.directory(directory)?;
+impl Archive<'_> {
+    /// Writes the archive to `path`. Modules lie in `/lib/modules-min/NNN-name.ko`; `/modules` lists them, one path a
+    /// line, in load order.
+    pub fn write(&self, kernel: &Kernel, path: &Path) -> Result<()> {
+        let modules = match &kernel.modules {
+            Some(modules) => Tree::read(modules)?.load_order(&kernel.release, self.modules)?,
+            None => Vec::new(),
+        };
+        let file = fs::File::create(path).map_err(Error::io(path))?;
+        let file = self.put(BufWriter::new(file), &modules).map_err(Error::io(path))?;
+        let file = file.into_inner().map_err(|error| Error::io(path)(error.into_error()))?;
+        file.sync_data().map_err(Error::io(path))
     }
-    // The kernel opens it as the init process's standard streams before anything is mounted.
-    writer.device("dev/console", 5, 1)?;
-    writer.file("init", 0o755, agent)?;
-    let mut list = String::new();
-    for (index, (name, module)) in modules.iter().enumerate() {
-        let path = format!("lib/modules-min/{index:03}-{name}.ko");
-        writer.file(&path, 0o644, module)?;
-        list.push_str(&format!("/{path}\n"));
+
+    fn put<W: std::io::Write>(&self, out: W, modules: &[(String, Vec<u8>)]) -> std::io::Result<W> {
+        let mut writer = cpio::Writer::new(out);
+        let mut directories: BTreeSet<&Path> =
+            ["dev", "proc", "sys", "lib/modules-min"].map(Path::new).into();
+        directories.extend(self.files.iter().filter_map(|file| Path::new(file.name).parent()));
+        let ancestors: BTreeSet<&Path> =
+            directories.iter().flat_map(|directory| directory.ancestors()).collect();
+        // Sorted: a directory comes before what is in it.
+        for directory in
+            ancestors.iter().filter_map(|directory| directory.to_str()).filter(|name| !name.is_empty())
+        {
+            writer.directory(directory)?;
+        }
+        // The kernel opens it as the init process's standard streams before anything is mounted.
+        writer.device("dev/console", 5, 1)?;
+        for file in self.files {
+            writer.file(file.name, file.mode, file.data)?;
+        }
+        let mut list = String::new();
+        for (index, (name, module)) in modules.iter().enumerate() {
+            let path = format!("lib/modules-min/{index:03}-{name}.ko");
+            writer.file(&path, 0o644, module)?;
+            list.push_str(&format!("/{path}\n"));
+        }
+        if !list.is_empty() {
+            writer.file("modules", 0o644, list.as_bytes())?;
+        }
+        writer.finish()
     }
-    if !list.is_empty() {
-        writer.file("modules", 0o644, list.as_bytes())?;
-    }
-    writer.finish()
 }
 
 /// Names the inputs. Files by identity and time of change: hashing their content on every start would cost more than

@@ -12,7 +12,7 @@ mod initramfs;
 mod modules;
 mod store;
 
-pub use initramfs::initramfs;
+pub use initramfs::{Archive, File, initramfs};
 pub use store::{Kernel, Store, StoredKernel};
 
 use std::io;

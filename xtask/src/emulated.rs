@@ -1,0 +1,251 @@
+//! An emulated x86-64 host that has KVM: QEMU TCG with an SVM-capable CPU, a stock Debian kernel with kvm_amd, and our
+//! programs on a disk. There the KVM machine runs for real where this host's own KVM cannot.
+//!
+//! One host boots once and runs one script; what the script prints arrives line by line.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use kernels::{Archive, File, Kernel};
+
+use crate::sh;
+
+/// What the emulated host's kernel loads: its disk, KVM, and what sandboxes will want of a host.
+const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "kvm_amd", "tun", "fuse", "loop", "erofs", "overlay"];
+
+/// The line that ends a script, with its exit status.
+const END: &str = "MATCHLOCK-SCRIPT-END ";
+
+/// How the host counts time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clock {
+    /// As it passes.
+    Wall,
+    /// By instructions: 10^9 a second, repeatable to about 1 %. One processor.
+    Instructions,
+}
+
+/// What to run, and where.
+pub(crate) struct Job<'a> {
+    /// The emulated host's kernel.
+    pub(crate) kernel: &'a Kernel,
+    /// Files and folders of the host's root: where they go (absolute), and where they come from.
+    pub(crate) files: Vec<(PathBuf, PathBuf)>,
+    /// Shell script, run by busybox.
+    pub(crate) script: String,
+    /// Its clock.
+    pub(crate) clock: Clock,
+    /// Memory in MiB.
+    pub(crate) memory_mib: u32,
+    /// Bound on the whole, boot included.
+    pub(crate) limit: Duration,
+}
+
+/// Runs the script; `line` sees each line of its output. Gives its exit status.
+pub(crate) fn run(job: &Job<'_>, mut line: impl FnMut(&str)) -> Result<i32> {
+    let scratch = tempfile::tempdir()?;
+    let busybox = busybox(scratch.path())?;
+    let initramfs = initramfs(job.kernel, &busybox, scratch.path())?;
+    let disk = disk(job, &busybox, scratch.path())?;
+    let mut host = Guard(qemu(job, &initramfs, &disk)?);
+    let output = host.0.stdout.take().context("qemu's output")?;
+    let watchdog = Watchdog::new(&host.0, job.limit);
+    let mut status = None;
+    let mut tail: Vec<String> = Vec::new();
+    for text in BufReader::new(output).split(b'\n') {
+        let text = String::from_utf8_lossy(&text?).trim_end_matches('\r').to_owned();
+        if let Some(code) = text.strip_prefix(END) {
+            status = code.trim().parse().ok();
+            break;
+        }
+        line(&text);
+        tail.push(text);
+        if tail.len() > 20 {
+            tail.remove(0);
+        }
+    }
+    let expired = watchdog.stop();
+    drop(host);
+    match status {
+        Some(status) => Ok(status),
+        None if expired => bail!("the emulated host did not finish within {} s", job.limit.as_secs()),
+        None => bail!("the emulated host ended early; its last lines:\n{}", tail.join("\n")),
+    }
+}
+
+/// A process that does not outlive its owner.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way it is reaped.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Ends a process that takes too long.
+struct Watchdog {
+    done: std::sync::mpsc::Sender<()>,
+    thread: std::thread::JoinHandle<bool>,
+}
+
+impl Watchdog {
+    fn new(child: &Child, limit: Duration) -> Self {
+        let (done, wait) = std::sync::mpsc::channel();
+        let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let thread = std::thread::spawn(move || {
+            let expired = wait.recv_timeout(limit) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
+            if let (true, Some(pid)) = (expired, pid) {
+                // Its owner has not reaped it while this thread runs, so the pid is still its.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+            expired
+        });
+        Self { done, thread }
+    }
+
+    fn stop(self) -> bool {
+        let _ = self.done.send(());
+        self.thread.join().unwrap_or(false)
+    }
+}
+
+fn qemu(job: &Job<'_>, initramfs: &Path, disk: &Path) -> Result<Child> {
+    let mut qemu = Command::new("qemu-system-x86_64");
+    match job.clock {
+        Clock::Wall => qemu.args(["-accel", "tcg,thread=multi", "-smp", "2"]),
+        Clock::Instructions => {
+            qemu.args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1"])
+        }
+    };
+    qemu.args(["-M", "q35", "-cpu", "EPYC-v1", "-m", &job.memory_mib.to_string()])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"])
+        .arg("-kernel")
+        .arg(&job.kernel.path)
+        .arg("-initrd")
+        .arg(initramfs)
+        .args(["-append", "console=ttyS0 panic=-1 quiet mitigations=off"])
+        .arg("-drive")
+        .arg(format!("if=none,id=d,format=raw,cache=unsafe,file={}", disk.display()))
+        .args(["-device", "virtio-blk-pci,drive=d"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    qemu.spawn().context("qemu-system-x86_64")
+}
+
+/// Debian's static busybox: the emulated host's userland.
+fn busybox(scratch: &Path) -> Result<Vec<u8>> {
+    let cached = sh::target().join("busybox-static");
+    if let Ok(busybox) = fs::read(&cached) {
+        return Ok(busybox);
+    }
+    let archive = debian::Archive::update(&scratch.join("apt"))?;
+    let package = archive.fetch("busybox-static", scratch)?;
+    let mut busybox = Vec::new();
+    debian::unpack(&package, |entry| {
+        if entry.path.ends_with("bin/busybox") && entry.kind == debian::EntryKind::File {
+            entry.data.read_to_end(&mut busybox)?;
+        }
+        Ok(())
+    })?;
+    fs::write(&cached, &busybox)?;
+    Ok(busybox)
+}
+
+fn initramfs(kernel: &Kernel, busybox: &[u8], scratch: &Path) -> Result<PathBuf> {
+    let init = "#!/bin/busybox sh\n\
+        B=/bin/busybox\n\
+        $B mount -t proc proc /proc; $B mount -t sysfs sys /sys; $B mount -t devtmpfs dev /dev\n\
+        while read module; do $B insmod $module || $B echo \"insmod $module: $?\"; done < /modules\n\
+        $B mkdir /new; $B mount -t ext4 /dev/vda /new || $B echo 'no root disk'\n\
+        for d in proc sys dev; do $B mount --move /$d /new/$d; done\n\
+        exec $B switch_root /new /script\n";
+    let path = scratch.join("host.cpio");
+    let files = [
+        File { name: "init", mode: 0o755, data: init.as_bytes() },
+        File { name: "bin/busybox", mode: 0o755, data: busybox },
+    ];
+    Archive { modules: MODULES, files: &files }.write(kernel, &path)?;
+    Ok(path)
+}
+
+/// The root disk: busybox, the job's files with the libraries they need, and the script.
+fn disk(job: &Job<'_>, busybox: &[u8], scratch: &Path) -> Result<PathBuf> {
+    let root = scratch.join("root");
+    for directory in ["bin", "dev", "proc", "sys", "tmp", "run", "root", "etc"] {
+        fs::create_dir_all(root.join(directory))?;
+    }
+    place(&root.join("bin/busybox"), busybox, 0o755)?;
+    place(&root.join("etc/passwd"), b"root:x:0:0:root:/root:/bin/sh\n", 0o644)?;
+    let script = format!(
+        "#!/bin/busybox sh\n\
+         export PATH=/bin:/opt/matchlock HOME=/root\n\
+         /bin/busybox --install -s /bin\n\
+         mount -t tmpfs run /run; mkdir -p /dev/pts; mount -t devpts devpts /dev/pts; hostname emulated; ip link set lo up\n\
+         sh /job; echo \"{END}$?\"; poweroff -f\n"
+    );
+    place(&root.join("script"), script.as_bytes(), 0o755)?;
+    place(&root.join("job"), job.script.as_bytes(), 0o755)?;
+    for (to, from) in &job.files {
+        copy(from, &root.join(to.strip_prefix("/").unwrap_or(to)), &root)?;
+    }
+    let disk = scratch.join("host.img");
+    // Room for what the job writes; the file is sparse.
+    fs::File::create(&disk)?.set_len(8 << 30)?;
+    let mut mke2fs = Command::new("/sbin/mke2fs");
+    sh::output(mke2fs.args(["-q", "-t", "ext4", "-O", "^has_journal", "-d"]).arg(&root).arg(&disk))?;
+    Ok(disk)
+}
+
+fn place(path: &Path, data: &[u8], mode: u32) -> Result<()> {
+    fs::write(path, data).with_context(|| path.display().to_string())?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path, root: &Path) -> Result<()> {
+    let meta = fs::symlink_metadata(from).with_context(|| from.display().to_string())?;
+    if let Some(parent) = to.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    if meta.is_symlink() {
+        symlink(fs::read_link(from)?, to)?;
+    } else if meta.is_dir() {
+        fs::create_dir_all(to)?;
+        for entry in fs::read_dir(from)? {
+            let entry = entry?;
+            copy(&entry.path(), &to.join(entry.file_name()), root)?;
+        }
+    } else if meta.is_file() {
+        fs::copy(from, to).with_context(|| from.display().to_string())?;
+        if meta.permissions().mode() & 0o111 != 0 {
+            libraries(from, root)?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies the shared libraries that `program` loads.
+fn libraries(program: &Path, root: &Path) -> Result<()> {
+    // A static program makes ldd fail: it needs none.
+    let Ok(list) = sh::output(Command::new("ldd").arg(program)) else { return Ok(()) };
+    for library in list.split_whitespace().filter(|word| word.starts_with('/')) {
+        let to = root.join(library.trim_start_matches('/'));
+        if !to.exists() {
+            fs::create_dir_all(to.parent().context("library at the root")?)?;
+            fs::copy(library, &to).with_context(|| library.to_owned())?;
+        }
+    }
+    Ok(())
+}
+
+/// How long something took, for people.
+pub(crate) fn seconds(since: Instant) -> String {
+    format!("{:.1} s", since.elapsed().as_secs_f64())
+}

@@ -1,0 +1,72 @@
+//! What a host must have, and putting it there through the distribution's packages.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::sh;
+
+/// A program and the Debian package it comes in.
+pub(crate) struct Need {
+    program: &'static str,
+    package: &'static str,
+    why: &'static str,
+}
+
+/// What running sandboxes takes.
+pub(crate) const RUN: &[Need] = &[
+    Need {
+        program: "qemu-system-x86_64",
+        package: "qemu-system-x86",
+        why: "vCPU engine of the software machine",
+    },
+    Need { program: "mke2fs", package: "e2fsprogs", why: "the writable disk" },
+    Need { program: "cc", package: "build-essential", why: "linking, and SQLite" },
+];
+
+/// What the tests take besides.
+pub(crate) const TEST: &[Need] = &[
+    Need { program: "fsck.erofs", package: "erofs-utils", why: "checks the EROFS writer" },
+    Need { program: "sfdisk", package: "fdisk", why: "checks partition tables" },
+    Need { program: "iasl", package: "acpica-tools", why: "checks ACPI tables" },
+    Need { program: "cpio", package: "cpio", why: "checks the initramfs" },
+];
+
+/// What building the slim kernel takes besides.
+pub(crate) const KERNEL: &[Need] = &[
+    Need { program: "flex", package: "flex", why: "kernel build" },
+    Need { program: "bison", package: "bison", why: "kernel build" },
+    Need { program: "bc", package: "bc", why: "kernel build" },
+    Need { program: "make", package: "make", why: "kernel build" },
+];
+
+/// Installs what is missing of `needs`, after saying what.
+pub(crate) fn provide(needs: &[&[Need]], install: bool) -> Result<()> {
+    let missing: Vec<&Need> =
+        needs.iter().copied().flatten().filter(|need| !sh::have(need.program)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for need in &missing {
+        eprintln!("missing: {} (package {}): {}", need.program, need.package, need.why);
+    }
+    let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    if !install || !sh::have("apt-get") {
+        bail!("missing packages: {}", packages.join(" "));
+    }
+    eprintln!("installing: {}", packages.join(" "));
+    sh::run(apt().arg("update").arg("-q=2"))?;
+    sh::run(apt().args(["install", "-y", "-q=2", "--no-install-recommends"]).args(&packages))
+}
+
+fn apt() -> Command {
+    let mut command = if rustix::process::geteuid().is_root() {
+        sh::command("apt-get")
+    } else {
+        let mut sudo = sh::command("sudo");
+        sudo.args(["--preserve-env=DEBIAN_FRONTEND", "apt-get"]);
+        sudo
+    };
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}

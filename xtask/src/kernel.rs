@@ -1,0 +1,67 @@
+//! The slim guest kernel: the distribution's source, a configuration of ours, everything built in. For boot time only;
+//! nothing but the bench needs it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::{host, sh};
+
+const SOURCE: &str = "linux-source-6.12";
+const FRAGMENT: &str = "xtask/kernel/x86_64.config";
+
+/// The image, if it has been built.
+pub(crate) fn built() -> Option<PathBuf> {
+    Some(image()).filter(|image| image.is_file())
+}
+
+fn image() -> PathBuf {
+    sh::target().join("kernel").join("vmlinux-slim")
+}
+
+/// Builds it; gives the image: an ELF file with a PVH entry, stripped.
+pub(crate) fn run() -> Result<PathBuf> {
+    host::provide(&[host::RUN, host::KERNEL], true)?;
+    let work = sh::target().join("kernel");
+    let tree = source(&work)?;
+    let make = || {
+        let mut make = Command::new("make");
+        make.current_dir(&tree).args(["-s", "KBUILD_BUILD_TIMESTAMP=@0", "KBUILD_BUILD_USER=matchlock"]);
+        make.arg("KBUILD_BUILD_HOST=matchlock");
+        make
+    };
+    sh::run(make().arg("allnoconfig"))?;
+    let fragment = sh::root().join(FRAGMENT);
+    let mut merge = Command::new("scripts/kconfig/merge_config.sh");
+    sh::run(merge.current_dir(&tree).args(["-n", "-m", ".config"]).arg(&fragment))?;
+    sh::run(make().arg("olddefconfig"))?;
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    sh::run(make().arg(format!("-j{jobs}")).arg("vmlinux"))?;
+    let mut strip = Command::new("strip");
+    sh::run(strip.args(["--strip-all", "-o"]).arg(image()).arg(tree.join("vmlinux")))?;
+    Ok(image())
+}
+
+/// The unpacked source tree.
+fn source(work: &Path) -> Result<PathBuf> {
+    let tree = work.join(SOURCE);
+    if tree.join("Makefile").is_file() {
+        return Ok(tree);
+    }
+    fs::create_dir_all(work)?;
+    let archive = debian::Archive::update(&work.join("apt"))?;
+    let package = archive.fetch(SOURCE, work)?;
+    let tarball = work.join("source.tar.xz");
+    debian::unpack(&package, |entry| {
+        if entry.path.to_string_lossy().ends_with(".tar.xz") {
+            std::io::copy(entry.data, &mut fs::File::create(&tarball)?)?;
+        }
+        Ok(())
+    })?;
+    sh::run(Command::new("tar").arg("-C").arg(work).arg("-xf").arg(&tarball))?;
+    fs::remove_file(&tarball).context("source tarball")?;
+    fs::remove_file(&package.path).context("source package")?;
+    Ok(tree)
+}

@@ -1,0 +1,125 @@
+//! `cargo xtask test`: everything, with one count at the end.
+
+use std::fmt;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{host, sh, tidy, vm};
+
+/// Tests run so far.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) passed: u32,
+    pub(crate) failed: u32,
+    pub(crate) skipped: u32,
+    pub(crate) skipped_cells: u32,
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+        self.skipped_cells += other.skipped_cells;
+    }
+
+    /// Takes the closing line of one test program, if `line` is one.
+    pub(crate) fn read(&mut self, line: &str) {
+        // libtest and libtest-mimic: "test result: ok. 6 passed; 0 failed; 0 ignored; 0 measured; …"
+        let Some(result) = line.trim_start().strip_prefix("test result: ") else { return };
+        let count = |what: &str| {
+            let before = result.split(what).next().filter(|before| before.len() < result.len())?;
+            before.trim_end().rsplit([' ', ';']).next()?.parse::<u32>().ok()
+        };
+        self.passed += count(" passed").unwrap_or(0);
+        self.failed += count(" failed").unwrap_or(0);
+        self.skipped += count(" ignored").unwrap_or(0);
+    }
+
+    /// Runs tests, shows their output, counts.
+    pub(crate) fn of_run(command: &mut Command) -> Result<Self> {
+        let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().context("tests")?;
+        let output = child.stdout.take().context("the tests' output")?;
+        let mut counts = Self::default();
+        for line in BufReader::new(output).lines() {
+            let line = line?;
+            println!("{line}");
+            counts.read(&line);
+        }
+        let status = child.wait()?;
+        if !status.success() && counts.failed == 0 {
+            bail!("the tests ended with {status} before they were counted");
+        }
+        Ok(counts)
+    }
+
+    pub(crate) fn verdict(&self) -> Result<()> {
+        if self.failed > 0 {
+            bail!("{} tests failed", self.failed);
+        }
+        if self.passed == 0 {
+            bail!("no test ran");
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} passed, {} failed, {} skipped",
+            self.passed,
+            self.failed,
+            self.skipped + self.skipped_cells
+        )
+    }
+}
+
+/// What costs no virtual machine.
+pub(crate) fn fast() -> Result<()> {
+    let counts = without_vms()?;
+    println!("{counts}");
+    counts.verdict()
+}
+
+/// Everything.
+pub(crate) fn all(vms: bool) -> Result<()> {
+    let mut counts = without_vms()?;
+    if vms && counts.failed == 0 {
+        let matrix = vm::all()?;
+        println!("VM tests: {matrix}");
+        counts.add(&matrix);
+    }
+    println!("{counts}");
+    counts.verdict()
+}
+
+fn without_vms() -> Result<Counts> {
+    host::provide(&[host::RUN, host::TEST], true)?;
+    tidy::run()?;
+    sh::run(sh::cargo().args(["fmt", "--all", "--check"]))?;
+    sh::run(sh::cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    let mut cargo = sh::cargo();
+    // The black-box suite belongs to the VM matrix.
+    cargo.args(["test", "--workspace", "--exclude", "blackbox", "--no-fail-fast"]);
+    Counts::of_run(&mut cargo)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_lines_are_counted() {
+        let mut counts = Counts::default();
+        counts.read(
+            "test result: ok. 6 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+        );
+        counts.read("test result: FAILED. 1 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out");
+        counts.read("test a ... ok");
+        assert_eq!((counts.passed, counts.failed, counts.skipped), (7, 3, 2));
+    }
+}

@@ -1,0 +1,209 @@
+//! The hardware matrix: the same black-box suite against every kind of machine, with every kernel there is.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::emulated::{self, Clock, Job};
+use crate::test::Counts;
+use crate::{build, host, kernel, sh};
+
+/// One kind of machine with one kernel.
+struct Cell {
+    name: &'static str,
+    machine: &'static str,
+    slim: bool,
+}
+
+const CELLS: &[Cell] = &[
+    Cell { name: "software-x86_64", machine: "software", slim: false },
+    Cell { name: "software-x86_64-slim", machine: "software", slim: true },
+    Cell { name: "kvm-x86_64", machine: "kvm", slim: false },
+    Cell { name: "kvm-x86_64-slim", machine: "kvm", slim: true },
+    Cell { name: "kvm-aarch64", machine: "", slim: false },
+    Cell { name: "hvf-aarch64", machine: "", slim: false },
+];
+
+/// Where a cell's guests run.
+enum Place {
+    /// On this host.
+    Here,
+    /// In an emulated host.
+    Emulated,
+}
+
+impl Cell {
+    /// Where it runs, or why it does not.
+    fn place(&self) -> Result<Place, String> {
+        if self.machine.is_empty() {
+            return Err(format!("{} is not built yet", self.name));
+        }
+        if self.slim && kernel::built().is_none() {
+            return Err("the slim kernel is not built (cargo xtask kernel)".into());
+        }
+        if self.machine != "kvm" || hardware_kvm() {
+            return Ok(Place::Here);
+        }
+        Ok(Place::Emulated)
+    }
+}
+
+/// Whether this host's KVM has hardware behind it.
+fn hardware_kvm() -> bool {
+    let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let hardware = flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm");
+    hardware && std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
+}
+
+/// Runs the matrix, or one cell of it.
+pub(crate) fn run(only: Option<&str>, list: bool, filter: &str) -> Result<()> {
+    if let Some(name) = only
+        && !CELLS.iter().any(|cell| cell.name == name)
+    {
+        bail!(
+            "no cell {name}; there are {}",
+            CELLS.iter().map(|cell| cell.name).collect::<Vec<_>>().join(", ")
+        );
+    }
+    let cells = || CELLS.iter().filter(|cell| only.is_none_or(|only| only == cell.name));
+    if list {
+        for cell in cells() {
+            match cell.place() {
+                Ok(Place::Here) => println!("{}: on this host", cell.name),
+                Ok(Place::Emulated) => println!("{}: in an emulated host", cell.name),
+                Err(reason) => println!("{}: skipped: {reason}", cell.name),
+            }
+        }
+        return Ok(());
+    }
+    let counts = matrix(cells(), filter)?;
+    println!("{counts}");
+    counts.verdict()
+}
+
+/// Every cell that can run here.
+pub(crate) fn all() -> Result<Counts> {
+    matrix(CELLS.iter(), "")
+}
+
+fn matrix<'a>(cells: impl Iterator<Item = &'a Cell>, filter: &str) -> Result<Counts> {
+    host::provide(&[host::RUN], true)?;
+    let suite = Suite::build()?;
+    let mut counts = Counts::default();
+    for cell in cells {
+        let start = Instant::now();
+        let result = match cell.place() {
+            Ok(Place::Here) => suite.here(cell, filter)?,
+            Ok(Place::Emulated) => suite.emulated(cell, filter)?,
+            Err(reason) => {
+                println!("SKIP cell {}: {reason}", cell.name);
+                counts.skipped_cells += 1;
+                continue;
+            }
+        };
+        println!("cell {}: {result} in {}", cell.name, emulated::seconds(start));
+        counts.add(&result);
+    }
+    Ok(counts)
+}
+
+/// The suite and what it needs.
+struct Suite {
+    programs: PathBuf,
+    binary: PathBuf,
+    conformance: PathBuf,
+    home: tempfile::TempDir,
+}
+
+impl Suite {
+    fn build() -> Result<Self> {
+        let programs = build::programs()?;
+        let binary = test_binary("blackbox", "sandbox")?;
+        let conformance = test_binary("hypervisor_conformance", "kvm")?;
+        // One home for all cells: kernel and built-in image are fetched once.
+        let home = tempfile::tempdir()?;
+        let cache = sh::target().join("cache");
+        std::fs::create_dir_all(&cache)?;
+        std::fs::create_dir(home.path().join(".cache"))?;
+        std::os::unix::fs::symlink(&cache, home.path().join(".cache/matchlock"))?;
+        let suite = Self { programs, binary, conformance, home };
+        let mut prime = sh::command(suite.programs.join("matchlock"));
+        prime.env("HOME", suite.home.path());
+        sh::run(prime.args(["run", "--machine", "software", "--image", "busybox", "--", "true"]))?;
+        Ok(suite)
+    }
+
+    fn kernel_argument(cell: &Cell, path: &Path) -> String {
+        if cell.slim { format!("file://{}", path.display()) } else { String::new() }
+    }
+
+    fn here(&self, cell: &Cell, filter: &str) -> Result<Counts> {
+        let mut command = sh::command(&self.binary);
+        command.env("HOME", self.home.path()).env("MATCHLOCK_BIN", self.programs.join("matchlock"));
+        command.env("MATCHLOCK_TEST_MACHINE", cell.machine).args(["--test-threads", "1"]);
+        if let Some(kernel) = kernel::built() {
+            command.env("MATCHLOCK_TEST_KERNEL", Self::kernel_argument(cell, &kernel));
+        }
+        if !filter.is_empty() {
+            command.arg(filter);
+        }
+        Counts::of_run(&mut command)
+    }
+
+    fn emulated(&self, cell: &Cell, filter: &str) -> Result<Counts> {
+        let cache = sh::target().join("cache");
+        let store = kernels::Store::open(&cache)?;
+        let host_kernel = store.get("", &|step| eprintln!("{step}"))?;
+        let mut files = vec![
+            (PathBuf::from("/root/.cache/matchlock"), cache),
+            (PathBuf::from("/opt/matchlock/suite"), self.binary.clone()),
+            (PathBuf::from("/opt/matchlock/conformance"), self.conformance.clone()),
+        ];
+        for program in
+            ["matchlock", "matchlock-vmm", "matchlock-devices", "matchlock-launcher", "matchlock-guest"]
+        {
+            files.push((Path::new("/opt/matchlock").join(program), self.programs.join(program)));
+        }
+        if let Some(kernel) = kernel::built() {
+            files.push((PathBuf::from("/opt/matchlock/vmlinux-slim"), kernel));
+        }
+        let kernel = Self::kernel_argument(cell, Path::new("/opt/matchlock/vmlinux-slim"));
+        let script = format!(
+            "export MATCHLOCK_BIN=/opt/matchlock/matchlock MATCHLOCK_TEST_MACHINE=kvm MATCHLOCK_TEST_KERNEL={kernel} REQUIRE=kvm\n\
+             cd /opt/matchlock\n\
+             ./conformance; a=$?\n\
+             ./suite --test-threads 1 {filter}; b=$?\n\
+             [ $a = 0 ] && [ $b = 0 ]\n"
+        );
+        let job = Job {
+            kernel: &host_kernel,
+            files,
+            script,
+            clock: Clock::Wall,
+            memory_mib: 3072,
+            limit: Duration::from_secs(20 * 60),
+        };
+        let mut counts = Counts::default();
+        let status = emulated::run(&job, |line| {
+            println!("  {line}");
+            counts.read(line);
+        })?;
+        if status != 0 && counts.failed == 0 {
+            bail!("the suite in the emulated host ended with status {status}");
+        }
+        Ok(counts)
+    }
+}
+
+/// Builds a test target and gives its executable.
+fn test_binary(package: &str, target: &str) -> Result<PathBuf> {
+    let mut cargo = sh::cargo();
+    cargo.args(["test", "--no-run", "-p", package, "--test", target, "--message-format", "json"]);
+    let messages = sh::output(&mut cargo)?;
+    let executable = messages.lines().rev().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        Some(PathBuf::from(message.get("executable")?.as_str()?))
+    });
+    executable.with_context(|| format!("cargo built no executable for {package}/{target}"))
+}
