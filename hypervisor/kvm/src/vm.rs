@@ -1,0 +1,151 @@
+//! A KVM machine: memory slots, interrupt lines, doorbells, and its vCPUs' seeds.
+
+use std::mem::ManuallyDrop;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use guest_memory::GuestRam;
+use hypervisor::x86::BootState;
+use hypervisor::{Capabilities, Doorbell, Error, IrqLine, MemorySlot, Result, Vm};
+use kvm_bindings::{
+    CpuId, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, kvm_cpuid_entry2, kvm_pit_config,
+    kvm_userspace_memory_region,
+};
+use kvm_ioctls::{IoEventAddress, VmFd};
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::kick::Kick;
+use crate::{KvmSeed, boot, host};
+
+/// Guest-physical addresses that KVM takes for itself: an identity map and a TSS, needed by VMX without unrestricted
+/// guest, just under the end of the 4 GiB where firmware would be.
+pub const RESERVED: Range<u64> = 0xfffb_c000..0xfffc_0000;
+/// One page, then the three of the TSS.
+const TSS: u64 = RESERVED.start + 0x1000;
+
+/// Requests of every ioctl made after `create_vm`: `KVM_RUN`, `KVM_GET_REGS`, `KVM_IRQ_LINE`, `KVM_IRQFD`,
+/// `KVM_IOEVENTFD`, `KVM_SET_USER_MEMORY_REGION`.
+pub const IOCTLS_AFTER_CREATE: [u32; 6] =
+    [0xae80, 0x8090_ae81, 0x4008_ae61, 0x4020_ae76, 0x4040_ae79, 0x4020_ae46];
+
+/// What a machine's slots map. Kept alive by the machine and by each of its vCPUs, because the kernel's machine lives
+/// until the last of their descriptors is closed.
+pub(crate) type Slots = Arc<Mutex<Vec<GuestRam>>>;
+
+/// A KVM machine.
+#[derive(Debug)]
+pub struct KvmVm {
+    fd: VmFd,
+    kicks: Vec<Arc<Kick>>,
+    readonly: bool,
+    slots: Slots,
+}
+
+impl KvmVm {
+    pub(crate) fn new(
+        fd: VmFd,
+        host_has: Capabilities,
+        legacy_timer: bool,
+        memory: &GuestRam,
+    ) -> Result<Self> {
+        fd.set_identity_map_address(RESERVED.start).map_err(host("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        fd.set_tss_address(usize::try_from(TSS).map_err(|_| Error::Invalid("TSS address"))?)
+            .map_err(host("KVM_SET_TSS_ADDR"))?;
+        fd.create_irq_chip().map_err(host("KVM_CREATE_IRQCHIP"))?;
+        if legacy_timer {
+            // Port 0x61 comes with the PIT: kernels that calibrate against it read it in a loop.
+            let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+            fd.create_pit2(pit).map_err(host("KVM_CREATE_PIT2"))?;
+        }
+        let readonly = host_has.readonly_memory;
+        let vm = Self { fd, kicks: Vec::new(), readonly, slots: Slots::default() };
+        vm.map(memory, 0)?;
+        Ok(vm)
+    }
+
+    pub(crate) fn create_vcpu(
+        &mut self,
+        index: u8,
+        cpuid: &[kvm_cpuid_entry2],
+        boot: Option<BootState>,
+    ) -> Result<KvmSeed> {
+        let fd = self.fd.create_vcpu(index.into()).map_err(host("KVM_CREATE_VCPU"))?;
+        let cpuid = CpuId::from_entries(cpuid).map_err(|_| Error::Invalid("number of CPUID entries"))?;
+        // Before any other state: what CPUID says decides which register values KVM accepts.
+        fd.set_cpuid2(&cpuid).map_err(host("KVM_SET_CPUID2"))?;
+        boot::set_msrs(&fd)?;
+        if index == 0 {
+            boot::set_lapic(&fd)?;
+        }
+        if let Some(state) = boot {
+            boot::set_registers(&fd, state)?;
+        }
+        let kick = Arc::new(Kick::new(&fd)?);
+        self.kicks.push(Arc::clone(&kick));
+        Ok(KvmSeed::new(fd, kick, Arc::clone(&self.slots)))
+    }
+
+    /// Adds one slot a region. A slot's number is the number of slots before it.
+    fn map(&self, memory: &GuestRam, flags: u32) -> Result<()> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let first: usize = slots.iter().map(|ram| ram.iter().count()).sum();
+        // Kept even if a region is refused below: those before it are mapped.
+        slots.push(memory.clone());
+        for (slot, region) in (first..).zip(memory.iter()) {
+            let userspace = region
+                .get_host_address(MemoryRegionAddress(0))
+                .map_err(|_| Error::Invalid("memory region without a mapping"))?;
+            let slot = kvm_userspace_memory_region {
+                slot: u32::try_from(slot).map_err(|_| Error::Invalid("number of memory slots"))?,
+                flags,
+                guest_phys_addr: region.start_addr().0,
+                memory_size: region.len(),
+                userspace_addr: userspace.addr() as u64,
+            };
+            // SAFETY: the region is mapped for its whole length, and `slots` keeps it so for as long as the machine.
+            unsafe { self.fd.set_user_memory_region(slot) }.map_err(host("KVM_SET_USER_MEMORY_REGION"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Vm for KvmVm {
+    fn add_memory(&self, slot: MemorySlot) -> Result<()> {
+        if slot.readonly && !self.readonly {
+            return Err(Error::Missing("KVM_CAP_READONLY_MEM"));
+        }
+        self.map(&slot.memory, if slot.readonly { KVM_MEM_READONLY } else { 0 })
+    }
+
+    fn set_irq(&self, line: IrqLine, level: bool) -> Result<()> {
+        self.fd.set_irq_line(line.0, level).map_err(host("KVM_IRQ_LINE"))
+    }
+
+    fn kick(&self, index: u8) -> Result<()> {
+        let kick = self.kicks.get(usize::from(index)).ok_or(Error::Invalid("vCPU index"))?;
+        kick.kick().map_err(|source| Error::Host { operation: "tgkill", source })
+    }
+
+    fn doorbell(&self) -> Option<&dyn Doorbell> {
+        Some(self)
+    }
+}
+
+impl Doorbell for KvmVm {
+    fn on_write(&self, address: u64, value: u32, event: BorrowedFd<'_>) -> Result<()> {
+        let address = IoEventAddress::Mmio(address);
+        self.fd.register_ioevent(&borrow(event), &address, value).map_err(host("KVM_IOEVENTFD"))
+    }
+
+    fn irq_on(&self, event: BorrowedFd<'_>, line: IrqLine) -> Result<()> {
+        self.fd.register_irqfd(&borrow(event), line.0).map_err(host("KVM_IRQFD"))
+    }
+}
+
+/// The event as the type kvm-ioctls wants. KVM takes its own reference; the caller's descriptor stays the caller's.
+fn borrow(event: BorrowedFd<'_>) -> ManuallyDrop<EventFd> {
+    // SAFETY: the descriptor is open while `event` is borrowed, and is never closed by this value.
+    ManuallyDrop::new(unsafe { EventFd::from_raw_fd(event.as_raw_fd()) })
+}
