@@ -13,11 +13,13 @@
 mod channel;
 mod child;
 mod find;
+mod pair;
 mod spawn;
 
 pub use channel::{Channel, MAX_DESCRIPTORS, MAX_MESSAGE, parent_channel};
 pub use child::Child;
 pub use find::find_program;
+pub use pair::accept_pair;
 pub use spawn::{CHANNEL_FD, Spawn, spawn, spawn_without_channel};
 
 /// Why a process could not be started or talked to.

@@ -18,7 +18,7 @@ pub const CHANNEL_FD: RawFd = 3;
 /// The only variables a child inherits.
 const ENVIRONMENT: [&str; 2] = ["PATH", "RUST_BACKTRACE"];
 
-/// What to start. Input and output are `/dev/null`, and the child leads a session of its own, so that a terminal's ^C
+/// What to start. Its input is `/dev/null`, and it leads a session of its own, so that a terminal's ^C
 /// does not reach it.
 #[derive(Debug)]
 pub struct Spawn {
@@ -26,6 +26,8 @@ pub struct Spawn {
     pub program: PathBuf,
     /// Arguments after the program's name.
     pub args: Vec<OsString>,
+    /// Standard output; `/dev/null` if none.
+    pub stdout: Option<OwnedFd>,
     /// Standard error; `/dev/null` if none.
     pub stderr: Option<OwnedFd>,
     /// Descriptors the child inherits, and at which numbers.
@@ -42,6 +44,7 @@ impl Spawn {
         Self {
             program: program.to_path_buf(),
             args: Vec::new(),
+            stdout: None,
             stderr: None,
             inherit: Vec::new(),
             dies_with_thread: false,
@@ -58,7 +61,7 @@ pub fn spawn(mut spawn: Spawn) -> Result<(Child, Channel)> {
 
 /// Starts a program that knows nothing of channels. Its parent must end it.
 pub fn spawn_without_channel(spawn: Spawn) -> Result<Child> {
-    let Spawn { program, args, stderr, inherit, dies_with_thread } = spawn;
+    let Spawn { program, args, stdout, stderr, inherit, dies_with_thread } = spawn;
     let start_error =
         |source: io::Error| Error::Start { program: program.to_string_lossy().into_owned(), source };
     let highest = inherit.iter().map(|(_, number)| *number).max();
@@ -71,7 +74,8 @@ pub fn spawn_without_channel(spawn: Spawn) -> Result<Child> {
     }
 
     let mut command = Command::new(&program);
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
+    command.args(args).stdin(Stdio::null());
+    command.stdout(stdout.map_or_else(Stdio::null, Stdio::from));
     command.stderr(stderr.map_or_else(Stdio::null, Stdio::from));
     command.env_clear().current_dir("/");
     command.envs(ENVIRONMENT.iter().filter_map(|name| std::env::var_os(name).map(|value| (name, value))));

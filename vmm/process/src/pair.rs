@@ -1,0 +1,54 @@
+//! A connected stream whose one end is still to be accepted.
+//!
+//! Some servers take a listener and nothing else. They get one that has exactly one connection waiting, whose other
+//! end we hold, and no name in any file system.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname, listen, socket_with,
+};
+
+/// Makes a listener with one connection waiting to be accepted, and the other end of that connection.
+///
+/// Nobody else can be the one accepted first: the listener has room for one, and ours is in it or this call fails.
+pub fn accept_pair() -> io::Result<(UnixListener, UnixStream)> {
+    let listener = stream_socket(SocketFlags::empty())?;
+    // unix(7): "If a bind(2) call specifies addrlen as sizeof(sa_family_t) […] then the socket is autobound to an
+    // abstract address."
+    bind(&listener, &SocketAddrUnix::new_unnamed())?;
+    listen(&listener, 0)?;
+    let connection = stream_socket(SocketFlags::NONBLOCK)?;
+    // Without room this is EAGAIN, because it does not wait.
+    connect(&connection, &getsockname(&listener)?)?;
+    let connection = UnixStream::from(connection);
+    connection.set_nonblocking(false)?;
+    Ok((UnixListener::from(listener), connection))
+}
+
+fn stream_socket(flags: SocketFlags) -> io::Result<OwnedFd> {
+    Ok(socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | flags, None)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    #[test]
+    fn the_connection_waiting_is_ours_and_there_is_room_for_no_other() {
+        let (listener, mut ours) = accept_pair().unwrap();
+        let intruder = stream_socket(SocketFlags::NONBLOCK).unwrap();
+        let refused = connect(&intruder, &getsockname(&listener).unwrap()).unwrap_err();
+        assert_eq!(refused, rustix::io::Errno::AGAIN);
+        let (mut theirs, _) = listener.accept().unwrap();
+        ours.write_all(b"ping").unwrap();
+        drop(ours);
+        let mut word = String::new();
+        theirs.read_to_string(&mut word).unwrap();
+        assert_eq!(word, "ping");
+    }
+}
