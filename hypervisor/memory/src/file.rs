@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use vm_memory::VolatileSlice;
 
 /// Most buffers of one call to the system: Linux' `UIO_MAXIOV`, Darwin's `IOV_MAX`.
-const MAX_BUFFERS: usize = 1024;
+pub(crate) const MAX_BUFFERS: usize = 1024;
 
 /// Fills `buffers`, in order, from `offset` of `file` on. The file must have that many bytes.
 pub fn read_exact_at(file: BorrowedFd<'_>, buffers: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
@@ -33,7 +33,7 @@ pub fn write_all_at(file: BorrowedFd<'_>, buffers: &[VolatileSlice<'_>], offset:
     })
 }
 
-fn vector(start: *mut u8, len: usize) -> libc::iovec {
+pub(crate) fn vector(start: *mut u8, len: usize) -> libc::iovec {
     libc::iovec { iov_base: start.cast(), iov_len: len }
 }
 

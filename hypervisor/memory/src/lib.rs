@@ -7,9 +7,11 @@
 
 mod allocate;
 mod file;
+mod socket;
 
 pub use allocate::{Backing, Error, allocate};
 pub use file::{read_exact_at, write_all_at};
+pub use socket::{receive, send};
 
 /// The guest's physical memory. Cheap to clone: clones share the mappings.
 pub type GuestRam = vm_memory::GuestMemoryMmap<()>;
