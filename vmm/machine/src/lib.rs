@@ -12,6 +12,8 @@
 //! in a `matchlock-devices` process). Every process holds the other end of a descriptor of the supervisor's and ends
 //! when that hangs up. Not here: what is in the guest, and what the vsock streams carry.
 
+pub mod native;
+
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use disk::Segment;
@@ -48,6 +50,8 @@ pub struct Config {
     pub ports: OwnedFd,
     /// Where console output goes; written without blocking the guest for ever: what the reader does not take is lost.
     pub console: OwnedFd,
+    /// Where the machine's processes log: their standard error. Nowhere if none.
+    pub log: Option<OwnedFd>,
     /// Serve the entropy device from a process of its own, over vhost-user (native machine; proves the front end).
     pub entropy_out_of_process: bool,
 }
@@ -62,7 +66,7 @@ pub struct Kernel {
 }
 
 /// Kernel file formats.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum KernelFormat {
     /// x86-64 ELF with a PVH note.
     Elf,

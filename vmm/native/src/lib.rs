@@ -1,1 +1,5 @@
-//! Placeholder until the crate is written.
+//! The VMM: where hypervisor and devices meet.
+
+pub mod acpi;
+pub mod layout;
+pub mod loader;
