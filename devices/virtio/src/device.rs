@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use guest_memory::GuestRam;
-use virtio_queue::Queue;
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 
 use crate::Event;
 
@@ -73,8 +73,18 @@ pub struct Activation<'a> {
     pub memory: &'a GuestRam,
     /// The queues as the driver set them up; index = queue index. A queue the driver left out is not ready.
     pub queues: &'a [Queue],
-    /// One event a queue, signalled by the driver's notification.
+    /// One event a queue, signalled by the driver's notification. A device may signal one itself to be called again
+    /// soon, so that one queue does not keep all others waiting. Empty where the caller has no other queues to serve.
     pub kicks: &'a [Event],
+}
+
+impl Activation<'_> {
+    /// The kick of queue `index`, if the driver set that up, for a device that calls itself again ([`Io::serve`]).
+    #[must_use]
+    pub fn own_kick(&self, index: usize) -> Option<Event> {
+        self.queues.get(index).filter(|queue| queue.ready())?;
+        self.kicks.get(index)?.try_clone().ok()
+    }
 }
 
 /// Why a device refused to start. The transport sets `DEVICE_NEEDS_RESET`.
@@ -98,11 +108,64 @@ pub struct Io<'a> {
     pub interrupt: &'a dyn Interrupt,
 }
 
-impl Io<'_> {
+impl<'a> Io<'a> {
+    /// Takes the next chain the driver made available in queue `index`. If there is none (or the driver broke the
+    /// queue), asks the driver to notify of the next one.
+    pub fn pop(&mut self, index: usize) -> Option<DescriptorChain<&'a GuestRam>> {
+        let queue = &mut self.queues[index];
+        // One that came between the look and the request for notification may not be notified of: look once more.
+        queue.pop_descriptor_chain(self.memory).or_else(|| {
+            let more = queue.enable_notification(self.memory).unwrap_or(false);
+            more.then(|| queue.pop_descriptor_chain(self.memory)).flatten()
+        })
+    }
+
+    /// Puts the chain taken last from queue `index` back: it will be the next one again.
+    pub fn unpop(&mut self, index: usize) {
+        self.queues[index].go_to_previous_position();
+    }
+
+    /// Gives chain `head` of queue `index` back with `len` bytes written to it.
+    pub fn complete(&mut self, index: usize, head: u16, len: u32) {
+        // The one error is a head that is no descriptor: such a chain cannot be given back.
+        let _ = self.queues[index].add_used(self.memory, head, len);
+    }
+
+    /// Serves queue `index` until it is empty: `request` handles a chain and returns the number of bytes it wrote.
+    ///
+    /// With `again`, the queue's kick, at most [`Self::TURN`] chains are taken, and the kick signalled if there may be
+    /// more, so that other queues have their turn.
+    pub fn serve(
+        &mut self,
+        index: usize,
+        again: Option<&Event>,
+        mut request: impl FnMut(&'a GuestRam, DescriptorChain<&'a GuestRam>) -> u32,
+    ) {
+        let mut served = 0;
+        loop {
+            if let Some(again) = again.filter(|_| served == Self::TURN) {
+                // The only error of a non-blocking event is a full counter: it is signalled already.
+                let _ = again.write(1);
+                break;
+            }
+            let Some(chain) = self.pop(index) else { break };
+            let head = chain.head_index();
+            let len = request(self.memory, chain);
+            self.complete(index, head, len);
+            served += 1;
+        }
+        if served > 0 {
+            self.notify(index);
+        }
+    }
+
+    /// Most chains of one turn of [`Self::serve`].
+    pub const TURN: usize = 32;
+
     /// Tells the driver that queue `index` has used buffers, unless the driver asked not to be told.
     pub fn notify(&mut self, index: usize) {
         // A queue whose rings the guest put outside its memory is told about: a spurious interrupt harms nobody.
-        if virtio_queue::QueueT::needs_notification(self.queues[index], self.memory).unwrap_or(true) {
+        if self.queues[index].needs_notification(self.memory).unwrap_or(true) {
             self.interrupt.queue(index);
         }
     }
@@ -114,4 +177,12 @@ pub trait Interrupt: Send + Sync {
     fn queue(&self, index: usize);
     /// The configuration space changed.
     fn config(&self);
+}
+
+/// [`Device::read_config`] of a configuration space that is `config`.
+pub(crate) fn copy_config(config: &[u8], offset: u64, data: &mut [u8]) {
+    let from = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)).unwrap_or_default();
+    let count = from.len().min(data.len());
+    data[..count].copy_from_slice(&from[..count]);
+    data[count..].fill(0);
 }

@@ -7,6 +7,7 @@
 
 pub mod balloon;
 pub mod blk;
+mod chain;
 pub mod console;
 mod device;
 pub mod mmio;
@@ -15,4 +16,4 @@ mod sys;
 pub mod vsock;
 
 pub use device::{ActivateError, Activation, Device, DeviceKind, Interrupt, Io};
-pub use sys::Event;
+pub use sys::{Event, event, event_fd};

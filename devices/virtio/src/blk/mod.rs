@@ -1,8 +1,37 @@
-//! Block device (VIRTIO 1.3 §5.2) over the [`Blocks`] port.
+//! Block device (VIRTIO 1.3 §5.2) over the [`Blocks`] port: one queue, requests done one after another.
+//!
+//! Data goes straight between guest memory and the port. Not here: files, partitions, caching.
+
+mod request;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
+    VIRTIO_BLK_F_WRITE_ZEROES,
+};
 use vm_memory::VolatileSlice;
+
+use crate::{ActivateError, Activation, Device, DeviceKind, Event, Io};
+
+/// Unit of every offset and length the guest gives (VIRTIO 1.3 §5.2.5).
+const SECTOR: u64 = 512;
+/// Descriptors, and thereby requests, in flight.
+const QUEUE_SIZE: u16 = 128;
+/// Data segments of one request: a chain also has a header and a status.
+const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
+/// Ranges of one discard or write-zeroes request.
+const MAX_RANGES: u32 = 32;
+/// Sectors of one such range: 2 GiB.
+const MAX_RANGE_SECTORS: u32 = 1 << 22;
+/// What a discard should be a multiple of, in sectors: a page of the host's file.
+const DISCARD_ALIGNMENT: u32 = 8;
+/// Bytes of the identity string (VIRTIO 1.3 §5.2.6).
+const ID_LEN: usize = 20;
+/// Bytes of the configuration space, up to and with `unused1`.
+const CONFIG_LEN: usize = 60;
 
 /// What a block device stores. Offsets and lengths are in bytes and multiples of 512 within `len`.
 ///
@@ -26,4 +55,79 @@ pub trait Blocks: Send {
     fn flush(&mut self) -> io::Result<()>;
     /// Gives back the space of a range, which then reads as zeroes.
     fn discard(&mut self, offset: u64, len: u64) -> io::Result<()>;
+}
+
+/// A disk.
+pub struct BlockDevice {
+    blocks: Box<dyn Blocks>,
+    id: [u8; ID_LEN],
+    config: [u8; CONFIG_LEN],
+    kick: Option<Event>,
+}
+
+impl BlockDevice {
+    /// A disk with the contents of `blocks`. `id` is what the guest sees as its serial number, cut at 20 bytes.
+    #[must_use]
+    pub fn new(blocks: Box<dyn Blocks>, id: &str) -> Self {
+        let mut padded = [0; ID_LEN];
+        padded.iter_mut().zip(id.bytes()).for_each(|(to, from)| *to = from);
+        let config = config(blocks.len() / SECTOR, blocks.readonly());
+        Self { blocks, id: padded, config, kick: None }
+    }
+}
+
+/// `struct virtio_blk_config` (VIRTIO 1.3 §5.2.4). Every field the driver may read costs an exit at its probe, so
+/// nothing is offered that says no more than the default: no block size, no topology, no geometry.
+fn config(sectors: u64, readonly: bool) -> [u8; CONFIG_LEN] {
+    let mut config = [0; CONFIG_LEN];
+    let mut put = |offset: usize, field: &[u8]| config[offset..offset + field.len()].copy_from_slice(field);
+    put(0, &sectors.to_le_bytes());
+    put(12, &SEG_MAX.to_le_bytes());
+    if !readonly {
+        put(36, &MAX_RANGE_SECTORS.to_le_bytes());
+        put(40, &MAX_RANGES.to_le_bytes());
+        put(44, &DISCARD_ALIGNMENT.to_le_bytes());
+        put(48, &MAX_RANGE_SECTORS.to_le_bytes());
+        put(52, &MAX_RANGES.to_le_bytes());
+        put(56, &[1]); // write_zeroes_may_unmap
+    }
+    config
+}
+
+impl Device for BlockDevice {
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Block
+    }
+
+    fn features(&self) -> u64 {
+        let always = 1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_FLUSH;
+        let by_access = if self.blocks.readonly() {
+            1 << VIRTIO_BLK_F_RO
+        } else {
+            1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES
+        };
+        always | by_access
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &[QUEUE_SIZE]
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        crate::device::copy_config(&self.config, offset, data);
+    }
+
+    fn activate(&mut self, activation: &Activation<'_>) -> Result<(), ActivateError> {
+        self.kick = activation.own_kick(0);
+        Ok(())
+    }
+
+    fn process(&mut self, index: usize, io: &mut Io<'_>) {
+        let Self { blocks, id, kick, .. } = self;
+        io.serve(index, kick.as_ref(), |memory, chain| request::serve(blocks.as_mut(), id, memory, chain));
+    }
+
+    fn reset(&mut self) {
+        self.kick = None;
+    }
 }

@@ -1,4 +1,79 @@
-//! Events on Linux: eventfd(2).
+//! Events on Linux: eventfd(2) and epoll(7).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{Timespec, epoll};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// A counter that can be signalled, waited for and polled. Made non-blocking by every caller here.
-pub type Event = vmm_sys_util::eventfd::EventFd;
+pub type Event = EventFd;
+
+/// Makes a non-blocking event.
+pub fn event() -> io::Result<Event> {
+    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+}
+
+/// The descriptor of an event, which vmm-sys-util only gives as a number.
+#[must_use]
+pub fn event_fd(event: &Event) -> BorrowedFd<'_> {
+    let number = event.as_raw_fd();
+    #[allow(unsafe_code, reason = "EventFd does not implement AsFd")]
+    // SAFETY: `event` owns the open descriptor `number` and is borrowed for as long as the result lives.
+    unsafe {
+        BorrowedFd::borrow_raw(number)
+    }
+}
+
+/// Takes back every signal of a non-blocking event.
+pub(crate) fn drain(event: &Event) {
+    // The only error of a valid, non-blocking event is that it was not signalled.
+    let _ = event.read();
+}
+
+/// A descriptor that turns readable when a member does.
+#[derive(Debug)]
+pub(crate) struct EventSet(OwnedFd);
+
+/// How a member makes the set readable.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Trigger {
+    /// As long as it is readable itself.
+    Level,
+    /// Once for each arrival, until [`EventSet::acknowledge`].
+    Edge,
+}
+
+impl EventSet {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self(epoll::create(epoll::CreateFlags::CLOEXEC)?))
+    }
+
+    pub(crate) fn add(&self, member: BorrowedFd<'_>, trigger: Trigger) -> io::Result<()> {
+        let flags = match trigger {
+            Trigger::Level => epoll::EventFlags::IN,
+            Trigger::Edge => epoll::EventFlags::IN | epoll::EventFlags::ET,
+        };
+        Ok(epoll::add(&self.0, member, epoll::EventData::new_u64(0), flags)?)
+    }
+
+    /// Takes a member out; one that is not in is left alone.
+    pub(crate) fn remove(&self, member: BorrowedFd<'_>) {
+        // ENOENT is the only error of valid descriptors.
+        let _ = epoll::delete(&self.0, member);
+    }
+
+    /// Consumes the edges that arrived so far. Does not wait.
+    pub(crate) fn acknowledge(&self) {
+        let mut events =
+            [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 4];
+        // Nothing to do about an error: a valid set and buffer have none but EINTR, which needs a wait.
+        let _ = epoll::wait(&self.0, &mut events, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    }
+}
+
+impl AsFd for EventSet {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -3,4 +3,6 @@
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
-pub use linux::Event;
+pub use linux::{Event, event, event_fd};
+#[cfg(target_os = "linux")]
+pub(crate) use linux::{EventSet, Trigger, drain};
