@@ -1,0 +1,268 @@
+//! The device as `vhost-user-backend` wants to see it.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use guest_memory::GuestRam;
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost_user_backend::{VhostUserBackendMut, VringEpollHandler, VringState, VringT};
+use virtio::{Activation, Device, Interrupt, Io};
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestAddressSpace;
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
+
+use crate::ring::{Memory, Ring};
+
+/// Queues that fit the set of interrupts to raise; more than any device here has.
+pub(crate) const MAX_QUEUES: usize = 32;
+/// Longest configuration space of the protocol (`VHOST_USER_CONFIG_SIZE`).
+const MAX_CONFIG: u32 = 256;
+
+type Epoll = VringEpollHandler<Arc<Mutex<Adapter>>>;
+
+/// A device, and what the front end has told of its driver.
+pub(crate) struct Adapter {
+    // The trait wants `Sync`; nobody ever waits for this lock, the loop's own is around it.
+    device: Mutex<Box<dyn Device>>,
+    queues: usize,
+    max_queue_size: u16,
+    offered: u64,
+    accepted: u64,
+    memory: Option<Memory>,
+    running: Running,
+    /// Rings stopped since the device was last active, a bit each.
+    stopped: u64,
+    epoll: Weak<Epoll>,
+    exit: (EventConsumer, EventNotifier),
+}
+
+/// Whether the device is active, and whether its rings are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Running {
+    /// The device waits for its driver.
+    Reset,
+    /// The device is active and its rings move.
+    Active,
+    /// The device is active and its rings stand still: a pause, or a reset that will show when they start again.
+    Stopped,
+}
+
+impl Adapter {
+    pub(crate) fn new(device: Box<dyn Device>) -> io::Result<Self> {
+        let sizes = device.queue_sizes();
+        let transport = 1 << VIRTIO_F_VERSION_1
+            | 1 << VIRTIO_RING_F_EVENT_IDX
+            | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+        Ok(Self {
+            queues: sizes.len(),
+            max_queue_size: sizes.iter().copied().max().unwrap_or(1),
+            offered: device.features() | transport,
+            device: Mutex::new(device),
+            accepted: 0,
+            memory: None,
+            running: Running::Reset,
+            stopped: 0,
+            epoll: Weak::new(),
+            exit: new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC)?,
+        })
+    }
+
+    /// The loop, in which the device's own event will be.
+    pub(crate) fn set_epoll(&mut self, epoll: &Arc<Epoll>) {
+        self.epoll = Arc::downgrade(epoll);
+    }
+
+    fn device(&mut self) -> &mut dyn Device {
+        self.device.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut()
+    }
+
+    /// The event number of the device's own event: the loop keeps those up to the number of queues.
+    fn host_event(&self) -> u64 {
+        self.queues as u64 + 1
+    }
+
+    /// Activates the device if its driver is new, and lets its own event in. Returns whether it is active.
+    fn start(&mut self, memory: &GuestRam, queues: &mut [&mut Queue]) -> bool {
+        if self.running == Running::Stopped {
+            let is_back =
+                |(index, queue): &(usize, &&mut Queue)| self.stopped & 1 << index != 0 && queue.ready();
+            let mut back =
+                queues.iter().enumerate().filter(is_back).map(|(_, queue)| queue.next_avail()).peekable();
+            if back.peek().is_none() {
+                // A last kick of a ring that will be stopped like the others.
+                return false;
+            }
+            if back.all(|next| next == 0) {
+                self.device().reset();
+                self.running = Running::Reset;
+            }
+        }
+        if self.running == Running::Reset {
+            let features = self.accepted & !VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+            // A copy: the device looks at how the driver set the queues up, and keeps nothing.
+            let Ok(queues) =
+                queues.iter().map(|queue| Queue::try_from(queue.state())).collect::<Result<Vec<_>, _>>()
+            else {
+                return false;
+            };
+            // The kicks are the loop's.
+            let activation = Activation { features, memory, queues: &queues, kicks: &[] };
+            if self.device().activate(&activation).is_err() {
+                return false;
+            }
+        }
+        self.running = Running::Active;
+        self.stopped = 0;
+        self.listen(true);
+        true
+    }
+
+    /// Puts the device's own event into the loop, or takes it out: while the rings stand still the device could not
+    /// take what the event announces, and the loop would turn for nothing.
+    fn listen(&mut self, listen: bool) {
+        let data = self.host_event();
+        let Some(epoll) = self.epoll.upgrade() else { return };
+        let Some(event) = self.device().host_event().map(|event| event.as_raw_fd()) else { return };
+        // The errors are "is there already" and "is not there".
+        let _ = if listen {
+            epoll.register_listener(event, EventSet::IN, data)
+        } else {
+            epoll.unregister_listener(event, EventSet::IN, data)
+        };
+    }
+
+    fn process(&mut self, event: u16, vrings: &[Ring]) {
+        let Some(memory) = self.memory.clone() else { return };
+        let memory = memory.memory();
+        let mut guards: Vec<MutexGuard<'_, VringState<Memory>>> =
+            vrings.iter().map(VringT::get_mut).collect();
+        let interrupts = Interrupts::default();
+        {
+            let mut queues: Vec<&mut Queue> = guards.iter_mut().map(|ring| ring.get_queue_mut()).collect();
+            if self.running != Running::Active && !self.start(&memory, &mut queues) {
+                return;
+            }
+            let index = usize::from(event);
+            let ready = queues.get(index).is_some_and(|queue| queue.ready());
+            let mut io = Io { memory: &memory, queues: &mut queues, interrupt: &interrupts };
+            if u64::from(event) == self.host_event() {
+                self.device().process_host(&mut io);
+            } else if ready {
+                self.device().process(index, &mut io);
+            }
+        }
+        for (index, ring) in guards.iter().enumerate() {
+            if interrupts.raised(index) {
+                // A full counter is an interrupt already raised.
+                let _ = ring.signal_used_queue();
+            }
+        }
+    }
+}
+
+impl VhostUserBackendMut for Adapter {
+    type Bitmap = ();
+    type Vring = Ring;
+
+    fn num_queues(&self) -> usize {
+        self.queues
+    }
+
+    fn max_queue_size(&self) -> usize {
+        self.max_queue_size.into()
+    }
+
+    fn features(&self) -> u64 {
+        self.offered
+    }
+
+    fn acked_features(&mut self, features: u64) {
+        self.accepted = features;
+    }
+
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::RESET_DEVICE
+    }
+
+    fn reset_device(&mut self) {
+        self.listen(false);
+        self.device().reset();
+        self.running = Running::Reset;
+    }
+
+    fn set_event_idx(&mut self, _enabled: bool) {
+        // The loop has told the queues, which is where it matters.
+    }
+
+    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        let mut config = vec![0; size.min(MAX_CONFIG) as usize];
+        self.device.lock().unwrap_or_else(PoisonError::into_inner).read_config(offset.into(), &mut config);
+        config
+    }
+
+    fn set_config(&mut self, offset: u32, data: &[u8]) -> io::Result<()> {
+        self.device().write_config(offset.into(), data);
+        Ok(())
+    }
+
+    fn update_memory(&mut self, memory: Memory) -> io::Result<()> {
+        self.memory = Some(memory);
+        Ok(())
+    }
+
+    fn stop_vring(&mut self, index: u32) -> io::Result<()> {
+        // The loop has checked the index against the number of queues.
+        self.stopped |= 1u64.checked_shl(index).unwrap_or(0);
+        if self.running == Running::Active {
+            self.running = Running::Stopped;
+            self.listen(false);
+        }
+        Ok(())
+    }
+
+    fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
+        self.exit.0.try_clone().ok().zip(self.exit.1.try_clone().ok())
+    }
+
+    fn handle_event(
+        &mut self,
+        event: u16,
+        _events: EventSet,
+        vrings: &[Ring],
+        _thread: usize,
+    ) -> io::Result<()> {
+        // An error would end the loop for good, and none of what a guest can do wrong is worth that.
+        self.process(event, vrings);
+        Ok(())
+    }
+}
+
+/// Which queues have something to tell: told once the rings are free again.
+#[derive(Default)]
+struct Interrupts(AtomicU64);
+
+impl Interrupts {
+    fn raised(&self, index: usize) -> bool {
+        self.0.load(Ordering::Relaxed) & 1 << index != 0
+    }
+}
+
+impl Interrupt for Interrupts {
+    fn queue(&self, index: usize) {
+        if index < MAX_QUEUES {
+            self.0.fetch_or(1 << index, Ordering::Relaxed);
+        }
+    }
+
+    fn config(&self) {
+        // No device here changes its configuration space by itself.
+    }
+}
