@@ -107,7 +107,7 @@ pub fn choose(request: Request, facts: &HostFacts) -> Result<Choice, Refusal> {
     }
 }
 
-const QEMU_HINT: &str = "install qemu-system-x86 (Debian), or set MATCHLOCK_QEMU to the program";
+const QEMU_HINT: &str = "install qemu-system-x86 (Debian)";
 
 fn choose_best(facts: &HostFacts) -> Result<Choice, Refusal> {
     if facts.hvf {

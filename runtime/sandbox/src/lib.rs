@@ -1,1 +1,37 @@
-//! Placeholder until the crate is written.
+//! One sandbox's life: what it is made of, how it starts, how programs run in it, how it ends, what is remembered.
+//!
+//! The [`Sandbox`] is owned by the process that started it, never by a daemon. The path of an exec enters here at
+//! [`Client::exec`] or [`Sandbox::exec`], leaves through `ports` to the guest, and comes back on the same stream. Not
+//! here: terminals and arguments (`matchlock`), what a machine does (`machine`), where images come from (`images`).
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests"))]
+
+mod command;
+mod console;
+mod control;
+mod descriptors;
+mod error;
+mod guest;
+mod home;
+pub mod host;
+mod id;
+pub mod lifecycle;
+mod ports;
+mod prepare;
+mod reconcile;
+mod records;
+mod service;
+mod supervisor;
+mod sys;
+mod timings;
+
+pub use command::Exec;
+pub use control::Client;
+pub use error::{Error, Result};
+pub use home::Home;
+pub use id::Id;
+pub use reconcile::{reconcile, remove};
+pub use records::{Record, Records, Status};
+pub use service::{Event, Input, Output, Service};
+pub use supervisor::{Sandbox, Spec};
+pub use timings::{Start, Timings};

@@ -1,0 +1,139 @@
+//! What a guest program is started with: command, environment, directory and user from image, sandbox and request.
+//!
+//! Pure. Not here: checks of names (`policy`), and how the guest finds the program.
+
+use guest_protocol::{ExecRequest, Program, Stdio};
+use images::ImageConfig;
+use serde::{Deserialize, Serialize};
+
+/// Lowest layer of every environment: what the agent itself runs with.
+const BASE_ENV: [(&str, &str); 3] = [
+    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("HOME", "/"),
+    ("TERM", "linux"),
+];
+
+/// A request to run a program in a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exec {
+    /// Argument vector; no shell is involved.
+    pub argv: Vec<String>,
+    /// Variables for this program, over all others.
+    pub env: Vec<(String, String)>,
+    /// Working directory; `None` = the image's.
+    pub working_dir: Option<String>,
+    /// User; `None` = the image's.
+    pub user: Option<String>,
+    /// Standard streams.
+    pub stdio: Stdio,
+}
+
+/// What every program of a sandbox starts from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Defaults {
+    pub(crate) image: ImageConfig,
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) privileged: bool,
+}
+
+impl Defaults {
+    /// The request as the agent understands it.
+    pub(crate) fn request(&self, exec: Exec) -> ExecRequest {
+        ExecRequest {
+            program: Program::Argv(exec.argv),
+            env: merge(&self.image.env, &self.env, &exec.env),
+            working_dir: exec.working_dir.unwrap_or_else(|| self.image.working_dir.clone()),
+            user: exec.user.unwrap_or_else(|| self.image.user.clone()),
+            stdio: exec.stdio,
+            privileged: self.privileged,
+            detached: false,
+        }
+    }
+}
+
+/// The environment, lowest to highest: base, image, sandbox, request. A variable keeps its first place.
+fn merge(
+    image: &[String],
+    sandbox: &[(String, String)],
+    request: &[(String, String)],
+) -> Vec<(String, String)> {
+    let base = BASE_ENV.iter().copied();
+    // An entry without `=` is no variable.
+    let image = image.iter().filter_map(|entry| entry.split_once('='));
+    let given = sandbox.iter().chain(request).map(|(name, value)| (name.as_str(), value.as_str()));
+    let mut merged: Vec<(String, String)> = Vec::new();
+    for (name, value) in base.chain(image).chain(given) {
+        match merged.iter_mut().find(|(present, _)| present == name) {
+            Some((_, present)) => value.clone_into(present),
+            None => merged.push((name.to_owned(), value.to_owned())),
+        }
+    }
+    merged
+}
+
+/// The command of a sandbox: entrypoint, then the arguments or else the image's.
+///
+/// An entrypoint given here replaces the image's but keeps its `Cmd`, unlike Docker's.
+pub(crate) fn command(image: &ImageConfig, entrypoint: Option<&[String]>, args: &[String]) -> Vec<String> {
+    let entrypoint = entrypoint.unwrap_or(&image.entrypoint);
+    let args = if args.is_empty() { &image.cmd } else { args };
+    entrypoint.iter().chain(args).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(text: &str) -> Vec<(String, String)> {
+        text.split_whitespace()
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(a, b)| (a.into(), b.into()))
+            .collect()
+    }
+
+    fn strings(text: &str) -> Vec<String> {
+        text.split_whitespace().map(Into::into).collect()
+    }
+
+    #[test]
+    fn later_layers_win_and_keep_the_place() {
+        let merged = merge(
+            &strings("PATH=/image A=image B=image bare"),
+            &pairs("B=vm C=vm"),
+            &pairs("C=exec HOME=/h"),
+        );
+        assert_eq!(merged, pairs("PATH=/image HOME=/h TERM=linux A=image B=vm C=exec"));
+        assert_eq!(merge(&[], &[], &[])[0].0, "PATH");
+        assert_eq!(merge(&strings("A=x=y"), &[], &[]).last().unwrap().1, "x=y");
+    }
+
+    #[test]
+    fn directory_and_user_come_from_the_image_unless_asked_for() {
+        let image = ImageConfig { user: "app".into(), working_dir: "/srv".into(), ..Default::default() };
+        let defaults = Defaults { image, ..Default::default() };
+        let exec = Exec { argv: vec![], env: vec![], working_dir: None, user: None, stdio: Stdio::Null };
+        let request = defaults.request(exec.clone());
+        assert_eq!((request.user.as_str(), request.working_dir.as_str()), ("app", "/srv"));
+        let request =
+            defaults.request(Exec { working_dir: Some("/".into()), user: Some("0".into()), ..exec });
+        assert_eq!((request.user.as_str(), request.working_dir.as_str()), ("0", "/"));
+    }
+
+    #[test]
+    fn entrypoints() {
+        let image =
+            ImageConfig { entrypoint: strings("/entry -x"), cmd: strings("cmd arg"), ..Default::default() };
+        let entry = strings("sleep");
+        for (entrypoint, args, expected) in [
+            (None, "", "/entry -x cmd arg"),
+            (None, "a b", "/entry -x a b"),
+            (Some(&entry[..]), "", "sleep cmd arg"),
+            (Some(&entry[..]), "10", "sleep 10"),
+            (Some(&[][..]), "", "cmd arg"),
+            (Some(&[][..]), "a", "a"),
+        ] {
+            assert_eq!(command(&image, entrypoint, &strings(args)), strings(expected));
+        }
+        assert!(command(&ImageConfig::default(), None, &[]).is_empty());
+    }
+}

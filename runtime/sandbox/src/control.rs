@@ -1,0 +1,293 @@
+//! The control socket: how other `matchlock` processes reach a sandbox's owner.
+//!
+//! ```text
+//! client                          owner
+//!   Hello { version }  ─────────▶
+//!   Request            ─────────▶
+//!                      ◀─────────  Hello { version }
+//!                      ◀─────────  Answer (Stream: with a descriptor)
+//! ```
+//!
+//! Frames as in `guest_protocol`, one request a connection. For a program to run, the owner opens a service stream,
+//! writes the request with its own defaults merged in, and passes that very descriptor on: the program's data never
+//! goes through the owner, and when the client dies its end of the stream closes, which cancels the program. Only the
+//! sandbox's user can reach the socket: its directory is 0700. `Hello` never changes, so that either side can say
+//! which version it misses. Not here: how a program is run ([`crate::service`]).
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use guest_protocol::frame::{self, DATA_CHUNK, Kind, Splitter};
+use guest_protocol::{AGENT_PORT, Request as GuestRequest, ServiceFromHost};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::sync::watch;
+
+use crate::command::{Defaults, Exec};
+use crate::home::{Home, VmPaths};
+use crate::ports::Ports;
+use crate::records::{Records, Status};
+use crate::service::{Service, hung_up, read_frame};
+use crate::{Error, Id, Result, descriptors, reconcile, sys};
+
+/// Raised with every incompatible change of [`Request`] or [`Answer`].
+const VERSION: u16 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Hello {
+    version: u16,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Request {
+    /// Run a program.
+    Exec(Exec),
+    /// End the sandbox.
+    Stop,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    /// The service stream comes with this message.
+    Stream,
+    /// The sandbox is being ended; it has ended when the connection does.
+    Stopping,
+    /// It cannot be done.
+    Refused(String),
+}
+
+/// What the owner can do for others once the guest is ready.
+#[derive(Debug)]
+pub(crate) struct Services {
+    ports: Arc<Ports>,
+    defaults: Defaults,
+    /// Connected ahead of need, so that a request costs no connection set-up.
+    spare: Mutex<Option<tokio::net::UnixStream>>,
+}
+
+impl Services {
+    pub(crate) fn new(ports: Arc<Ports>, defaults: Defaults) -> Arc<Self> {
+        Arc::new(Self { ports, defaults, spare: Mutex::new(None) })
+    }
+
+    /// Connects the spare stream.
+    pub(crate) async fn refill(&self) -> Result<()> {
+        let stream = self.ports.connect(AGENT_PORT).await.map_err(hung_up)?;
+        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
+        Ok(())
+    }
+
+    /// A service stream on which nothing has been asked yet.
+    pub(crate) async fn stream(self: &Arc<Self>) -> Result<tokio::net::UnixStream> {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match spare.filter(is_open) {
+            Some(spare) => {
+                let services = Arc::clone(self);
+                tokio::spawn(async move { services.refill().await });
+                Ok(spare)
+            }
+            None => self.ports.connect(AGENT_PORT).await.map_err(hung_up),
+        }
+    }
+
+    /// A service stream on which this program has been asked for.
+    pub(crate) async fn exec(self: &Arc<Self>, exec: Exec) -> Result<tokio::net::UnixStream> {
+        let request = GuestRequest::Exec(Box::new(self.defaults.request(exec)));
+        let request = frame::encode(&ServiceFromHost::Request(request)).map_err(|_| Error::TooLong)?;
+        let mut stream = self.stream().await?;
+        stream.write_all(&request).await.map_err(hung_up)?;
+        Ok(stream)
+    }
+}
+
+/// Nothing comes on an unused stream but its end.
+fn is_open(stream: &tokio::net::UnixStream) -> bool {
+    use rustix::net::RecvFlags;
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    rustix::net::recv(stream, &mut [0; 1], flags) == Err(rustix::io::Errno::WOULDBLOCK)
+}
+
+/// What connections share with the owner.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// Set once the guest is ready.
+    pub(crate) services: watch::Sender<Option<Arc<Services>>>,
+    /// Set once somebody wants the sandbox to end.
+    pub(crate) stop: watch::Sender<bool>,
+}
+
+/// Binds the socket.
+pub(crate) fn bind(paths: &VmPaths) -> Result<UnixListener> {
+    let path = paths.control();
+    let short = sys::SocketPath::new(&path).map_err(Error::io(&path))?;
+    let listener = UnixListener::bind(short.path()).map_err(Error::io(&path))?;
+    listener.set_nonblocking(true).map_err(Error::io(&path))?;
+    Ok(listener)
+}
+
+/// Answers connections until it is dropped.
+pub(crate) async fn serve(listener: tokio::net::UnixListener, shared: Arc<Shared>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let shared = Arc::clone(&shared);
+                tokio::spawn(async move {
+                    if let Err(error) = answer(stream, &shared).await {
+                        tracing::debug!("control connection: {error}");
+                    }
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: the next accept would say the same at once, for ever.
+                tracing::warn!("control socket: {error}");
+                return;
+            }
+        }
+    }
+}
+
+async fn answer(mut stream: tokio::net::UnixStream, shared: &Shared) -> Result<()> {
+    let mut payload = Vec::new();
+    let hello: Hello = receive(&mut stream, &mut payload).await?;
+    send(&mut stream, &Hello { version: VERSION }).await?;
+    if hello.version != VERSION {
+        return Err(Error::ControlVersion { theirs: hello.version, ours: VERSION });
+    }
+    match receive(&mut stream, &mut payload).await? {
+        Request::Stop => {
+            send(&mut stream, &Answer::Stopping).await?;
+            shared.stop.send_replace(true);
+            Ok(())
+        }
+        Request::Exec(exec) => match exec_when_ready(exec, shared).await {
+            Ok(service) => {
+                let message = frame::encode(&Answer::Stream)?;
+                let pass = || descriptors::send(&stream, &message, Some(service.as_fd()));
+                stream.async_io(Interest::WRITABLE, pass).await.map_err(hung_up)?;
+                // From here on the client's is the only end on the host: its hang-up is the guest's to see.
+                drop(service);
+                Ok(())
+            }
+            Err(error) => send(&mut stream, &Answer::Refused(error.to_string())).await,
+        },
+    }
+}
+
+async fn exec_when_ready(exec: Exec, shared: &Shared) -> Result<tokio::net::UnixStream> {
+    let mut services = shared.services.subscribe();
+    let ready = services.wait_for(Option::is_some).await.map_err(|_| Error::HangUp)?.clone();
+    ready.ok_or(Error::HangUp)?.exec(exec).await
+}
+
+async fn send<M: Serialize>(stream: &mut tokio::net::UnixStream, message: &M) -> Result<()> {
+    stream.write_all(&frame::encode(message)?).await.map_err(hung_up)
+}
+
+async fn receive<M: DeserializeOwned>(
+    stream: &mut tokio::net::UnixStream,
+    payload: &mut Vec<u8>,
+) -> Result<M> {
+    match read_frame(stream, payload).await? {
+        Some((Kind::Message, payload)) => Ok(frame::decode(payload)?),
+        Some(_) => Err(FRAME_KIND),
+        None => Err(Error::HangUp),
+    }
+}
+
+const FRAME_KIND: Error = Error::Frame(frame::FrameError::Message);
+
+/// A connection to a sandbox's owner. Blocking: owners answer at once, and ^C ends the caller.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+    splitter: Splitter,
+    paths: VmPaths,
+}
+
+impl Client {
+    /// Reaches the owner of a sandbox.
+    pub fn connect(home: &Home, id: &Id) -> Result<Self> {
+        let paths = home.vm(id);
+        let path = paths.control();
+        let connected = sys::SocketPath::new(&path).and_then(|short| UnixStream::connect(short.path()));
+        match connected {
+            Ok(stream) => Ok(Self { stream, splitter: Splitter::default(), paths }),
+            Err(error) => Err(why_not(home, id, &path, error)),
+        }
+    }
+
+    /// Runs a program. Needs a tokio runtime with I/O around it.
+    pub fn exec(mut self, exec: Exec) -> Result<Service> {
+        match self.ask(&Request::Exec(exec))? {
+            (Answer::Stream, Some(stream)) => {
+                let stream = UnixStream::from(stream);
+                stream.set_nonblocking(true).map_err(Error::system("guest stream"))?;
+                let stream =
+                    tokio::net::UnixStream::from_std(stream).map_err(Error::system("guest stream"))?;
+                Ok(Service::new(stream))
+            }
+            _ => Err(FRAME_KIND),
+        }
+    }
+
+    /// Ends the sandbox, and waits until nothing is left of it.
+    pub fn stop(mut self) -> Result<()> {
+        match self.ask(&Request::Stop)? {
+            (Answer::Stopping, None) => {
+                self.paths.wait_for_owner().map_err(Error::io(self.paths.directory()))
+            }
+            _ => Err(FRAME_KIND),
+        }
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<(Answer, Option<OwnedFd>)> {
+        let mut message = frame::encode(&Hello { version: VERSION })?;
+        message.extend(frame::encode(request).map_err(|_| Error::TooLong)?);
+        io::Write::write_all(&mut self.stream, &message).map_err(hung_up)?;
+        let (hello, _) = self.receive::<Hello>()?;
+        if hello.version != VERSION {
+            return Err(Error::ControlVersion { theirs: hello.version, ours: VERSION });
+        }
+        match self.receive()? {
+            (Answer::Refused(reason), _) => Err(Error::Refused(reason)),
+            answer => Ok(answer),
+        }
+    }
+
+    fn receive<M: DeserializeOwned>(&mut self) -> Result<(M, Option<OwnedFd>)> {
+        let mut descriptor = None;
+        loop {
+            match self.splitter.next_frame()? {
+                Some((Kind::Message, payload)) => return Ok((frame::decode(payload)?, descriptor)),
+                Some(_) => return Err(FRAME_KIND),
+                None => {}
+            }
+            let mut bytes = [0; DATA_CHUNK / 16];
+            let (length, received) = descriptors::receive(&self.stream, &mut bytes).map_err(hung_up)?;
+            if length == 0 {
+                return Err(Error::HangUp);
+            }
+            descriptor = descriptor.or(received);
+            self.splitter.push(&bytes[..length]);
+        }
+    }
+}
+
+/// Why a sandbox cannot be reached: what its record says, once the records are true.
+fn why_not(home: &Home, id: &Id, path: &std::path::Path, error: io::Error) -> Error {
+    let status = || -> Result<Option<Status>> {
+        let records = Records::open(home)?;
+        reconcile(home, &records)?;
+        Ok(records.get(id)?.map(|record| record.status))
+    };
+    match status() {
+        Ok(None) => Error::UnknownVm(id.to_string()),
+        Ok(Some(Status::Running)) => Error::Io { path: PathBuf::from(path), source: error },
+        Ok(Some(status)) => Error::NotRunning { id: id.clone(), status: status.name() },
+        Err(error) => error,
+    }
+}

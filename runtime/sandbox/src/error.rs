@@ -1,0 +1,193 @@
+//! What can go wrong in a sandbox's life, and what a user can do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use guest_protocol::frame::FrameError;
+
+/// Result of this crate's calls.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No `$HOME` to keep state in.
+    #[error("HOME is not set to an absolute path")]
+    NoHome,
+    /// A file or directory.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// The system refused something that has no path.
+    #[error("{what}: {source}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// No random numbers.
+    #[error("the system gives no random bytes")]
+    Entropy,
+    /// The state database.
+    #[error("state database: {0}")]
+    Records(#[from] rusqlite::Error),
+    /// A row of it.
+    #[error(transparent)]
+    BadRow(#[from] crate::records::BadRow),
+    /// The state database is of a newer release.
+    #[error("state database has schema {0}, which is newer than this program")]
+    Schema(i64),
+    /// No such sandbox.
+    #[error("VM {0} not found")]
+    UnknownVm(String),
+    /// It has ended.
+    #[error("VM {id} is not running (status: {status})")]
+    NotRunning {
+        /// Which.
+        id: crate::Id,
+        /// `stopped` or `crashed`.
+        status: &'static str,
+    },
+    /// It has not ended.
+    #[error("VM is running {0}")]
+    StillRunning(crate::Id),
+    /// The sandbox belongs to another release.
+    #[error("the sandbox's owner speaks control protocol {theirs}, this program {ours}")]
+    ControlVersion {
+        /// Its version.
+        theirs: u16,
+        /// Ours.
+        ours: u16,
+    },
+    /// The owner refused a request; the text is its own.
+    #[error("{0}")]
+    Refused(String),
+    /// The image.
+    #[error(transparent)]
+    Image(#[from] images::Error),
+    /// The store's files do not fit its records.
+    #[error("image {image}: layer {path} is damaged: {actual} bytes instead of {expected}", path = path.display())]
+    DamagedLayer {
+        /// The image.
+        image: String,
+        /// The layer's file.
+        path: PathBuf,
+        /// Bytes there are.
+        actual: u64,
+        /// Bytes there should be.
+        expected: u64,
+    },
+    /// The image's layers make no disk.
+    #[error("image {image}: {source}")]
+    Layers {
+        /// The image.
+        image: String,
+        /// Why.
+        source: disk::composite::PlanError,
+    },
+    /// The kernel.
+    #[error(transparent)]
+    Kernel(#[from] kernels::Error),
+    /// The guest's agent is not installed.
+    #[error("the guest agent (matchlock-guest) is not found")]
+    NoAgent,
+    /// Too much or too little was asked for.
+    #[error(transparent)]
+    Resources(#[from] policy::resources::ResourceError),
+    /// A name that cannot be used.
+    #[error(transparent)]
+    Name(#[from] policy::names::NameError),
+    /// No machine fits.
+    #[error(transparent)]
+    NoMachine(#[from] policy::machine::Refusal),
+    /// The machine could not be made.
+    #[error(transparent)]
+    Machine(#[from] machine::MachineError),
+    /// The guest did not come up in time.
+    #[error("the guest was not ready after {} s{}", after.as_secs(), said(last_words))]
+    NeverReady {
+        /// The limit.
+        after: Duration,
+        /// What its console said last.
+        last_words: Option<String>,
+    },
+    /// The guest's agent could not assemble the sandbox.
+    #[error("the guest cannot start: {step}: {error}")]
+    Boot {
+        /// Which step.
+        step: String,
+        /// The guest system's words.
+        error: String,
+    },
+    /// The machine ended while it was needed.
+    #[error("{how}{}", said(last_words))]
+    Ended {
+        /// How.
+        how: String,
+        /// What its console said last.
+        last_words: Option<String>,
+    },
+    /// The stream to the guest ended before the program did.
+    #[error("the guest hung up")]
+    HangUp,
+    /// The guest broke the protocol.
+    #[error("guest protocol: {0}")]
+    Guest(&'static str),
+    /// The guest sent something that is no frame.
+    #[error("guest protocol: {0}")]
+    Frame(#[from] FrameError),
+    /// A request that no frame can hold.
+    #[error("command and environment are over 1 MiB")]
+    TooLong,
+}
+
+fn said(last_words: &Option<String>) -> String {
+    last_words.as_ref().map(|words| format!("; its console said: {words}")).unwrap_or_default()
+}
+
+impl Error {
+    /// For `map_err` on file operations.
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io { path, source }
+    }
+
+    /// For `map_err` on operations without a path.
+    pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { what, source }
+    }
+
+    /// What the user can do, where that is known.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::NoMachine(refusal) => Some(&refusal.hint),
+            Self::NoAgent => {
+                Some("install matchlock-guest beside matchlock, or set MATCHLOCK_GUEST_INIT to its path")
+            }
+            Self::Machine(machine::MachineError::Program { .. }) => {
+                Some("install all of matchlock's programs in one directory; see matchlock diagnose")
+            }
+            Self::DamagedLayer { .. } => {
+                Some("remove the image with matchlock image rm, and import it again")
+            }
+            Self::NeverReady { .. } | Self::Ended { .. } | Self::Boot { .. } => {
+                Some("--log-level debug shows the guest's console")
+            }
+            Self::Schema(_) => Some("use the newer matchlock, or remove ~/.matchlock/state.db"),
+            Self::ControlVersion { .. } => Some("use the matchlock that started the sandbox"),
+            Self::StillRunning(_) => Some("end it first: matchlock kill"),
+            Self::Kernel(kernels::Error::Package(_)) => {
+                Some("the default kernel is fetched once; give another with --kernel file:///path")
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Where a user's sandboxes live, and the lock that says whether a sandbox's owner lives.
+//!
+//! ```text
+//! ~/.matchlock/                0700
+//!     state.db                 records
+//!     vms.lock                 held shared while a directory is made, exclusively while orphans are looked for
+//!     vms/<id>/                0700, one per sandbox
+//!         lock                 flock held by the owner as long as it lives: the only truth about that
+//!         control.sock         see `control`
+//!         logs/vm.log          see `console`
+//! ~/.cache/matchlock/          images and kernels
+//! ```
+//!
+//! Not here: what is in the records.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::{Error, Id, Result};
+
+/// How often a taken id is tried again with another one; ids have 32 random bits.
+const ID_ATTEMPTS: usize = 16;
+
+/// State and cache of one user.
+#[derive(Debug, Clone)]
+pub struct Home {
+    state: PathBuf,
+    cache: PathBuf,
+}
+
+impl Home {
+    /// Below `$HOME`.
+    pub fn from_env() -> Result<Self> {
+        match std::env::var_os("HOME").map(PathBuf::from) {
+            Some(home) if home.is_absolute() => Ok(Self::at(&home)),
+            _ => Err(Error::NoHome),
+        }
+    }
+
+    /// Below this home directory.
+    #[must_use]
+    pub fn at(home: &Path) -> Self {
+        Self { state: home.join(".matchlock"), cache: home.join(".cache/matchlock") }
+    }
+
+    /// Where images and kernels are kept.
+    #[must_use]
+    pub fn cache(&self) -> &Path {
+        &self.cache
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.state.join("state.db")
+    }
+
+    pub(crate) fn vms(&self) -> PathBuf {
+        self.state.join("vms")
+    }
+
+    pub(crate) fn vm(&self, id: &Id) -> VmPaths {
+        VmPaths { directory: self.vms().join(id.as_str()) }
+    }
+
+    /// Makes the state directories.
+    pub(crate) fn make(&self) -> Result<()> {
+        let vms = self.vms();
+        DirBuilder::new().recursive(true).mode(0o700).create(&vms).map_err(Error::io(&vms))
+    }
+
+    /// Takes the lock of `vms/`: shared to add a directory, exclusive to judge those that are there.
+    pub(crate) fn lock_vms(&self, operation: FlockOperation) -> Result<File> {
+        let path = self.state.join("vms.lock");
+        let file = lock_file(&path).map_err(Error::io(&path))?;
+        wait_for(&file, operation).map_err(Error::io(&path))?;
+        Ok(file)
+    }
+}
+
+/// The files of one sandbox.
+#[derive(Debug, Clone)]
+pub(crate) struct VmPaths {
+    directory: PathBuf,
+}
+
+impl VmPaths {
+    pub(crate) fn at(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.directory.join("lock")
+    }
+
+    pub(crate) fn control(&self) -> PathBuf {
+        self.directory.join("control.sock")
+    }
+
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.directory.join("logs")
+    }
+
+    /// Whether a living process owns it.
+    pub(crate) fn is_owned(&self) -> io::Result<bool> {
+        let file = match File::open(self.lock()) {
+            Ok(file) => file,
+            Err(error) if is_missing(&error) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits until no process owns it.
+    pub(crate) fn wait_for_owner(&self) -> io::Result<()> {
+        match File::open(self.lock()) {
+            Ok(file) => wait_for(&file, FlockOperation::LockShared),
+            Err(error) if is_missing(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes what only a living owner needs; the logs stay.
+    pub(crate) fn remove_leftovers(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            if entry.file_name() == "logs" {
+                continue;
+            }
+            match entry.file_type()?.is_dir() {
+                true => fs::remove_dir_all(entry.path())?,
+                false => fs::remove_file(entry.path())?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes everything.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        match fs::remove_dir_all(&self.directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A sandbox's directory, owned by this process until it is dropped (or the process ends in whatever way).
+#[derive(Debug)]
+pub(crate) struct OwnedVm {
+    pub(crate) id: Id,
+    pub(crate) paths: VmPaths,
+    _lock: File,
+}
+
+impl OwnedVm {
+    /// Makes the directory of a new sandbox.
+    pub(crate) fn create(home: &Home) -> Result<Self> {
+        home.make()?;
+        let _adding = home.lock_vms(FlockOperation::LockShared)?;
+        for _ in 0..ID_ATTEMPTS {
+            let id = Id::random()?;
+            let paths = home.vm(&id);
+            match DirBuilder::new().mode(0o700).create(paths.directory()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(Error::io(paths.directory())(error)),
+            }
+            let lock = lock_file(&paths.lock()).map_err(Error::io(&paths.lock()))?;
+            flock(&lock, FlockOperation::NonBlockingLockExclusive)
+                .map_err(|errno| Error::io(&paths.lock())(errno.into()))?;
+            return Ok(Self { id, paths, _lock: lock });
+        }
+        Err(Error::io(&home.vms())(io::Error::from(io::ErrorKind::AlreadyExists)))
+    }
+}
+
+/// No such file, or no directory that it could be in.
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+fn lock_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
+}
+
+fn wait_for(file: &File, operation: FlockOperation) -> io::Result<()> {
+    Ok(rustix::io::retry_on_intr(|| flock(file, operation))?)
+}

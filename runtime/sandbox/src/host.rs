@@ -1,0 +1,44 @@
+//! What this host can do: facts for `policy`, gathered.
+//!
+//! Not here: decisions.
+
+use std::path::PathBuf;
+
+use policy::machine::HostFacts;
+use policy::resources;
+
+use crate::{Error, Result, sys};
+
+/// The guest agent's program.
+const AGENT: &str = "matchlock-guest";
+
+/// The vCPU engine of the software machine.
+const QEMU: &str = "qemu-system-x86_64";
+
+/// Names another agent.
+const AGENT_ENV: &str = "MATCHLOCK_GUEST_INIT";
+
+/// What a probe of the host finds; takes microseconds.
+#[must_use]
+pub fn facts() -> HostFacts {
+    sys::facts(process::find_program(QEMU).map(|path| path.display().to_string()))
+}
+
+/// CPUs this process may use, and RAM.
+#[must_use]
+pub fn resources() -> resources::Host {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    resources::Host { cpus: u32::try_from(cpus).unwrap_or(u32::MAX), memory_mb: sys::memory_mb() }
+}
+
+/// The guest agent's file.
+pub fn agent() -> Result<PathBuf> {
+    match std::env::var_os(AGENT_ENV) {
+        Some(path) => {
+            let path = PathBuf::from(path);
+            std::fs::metadata(&path).map_err(Error::io(&path))?;
+            Ok(path)
+        }
+        None => process::find_program(AGENT).ok_or(Error::NoAgent),
+    }
+}

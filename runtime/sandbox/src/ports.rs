@@ -1,0 +1,59 @@
+//! The supervisor's end of the vsock port channel: streams to and from the guest's ports.
+//!
+//! Not here: what the streams carry, and the device at the other end (`virtio::vsock`, where the channel is specified).
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
+use virtio::vsock::PortMessage;
+
+use crate::descriptors;
+
+/// Streams to and from a guest.
+#[derive(Debug)]
+pub(crate) struct Ports {
+    channel: AsyncFd<OwnedFd>,
+}
+
+impl Ports {
+    /// A channel, and the device's end of it.
+    pub(crate) fn pair() -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        Ok((Self { channel: descriptors::watched(ours, Interest::READABLE | Interest::WRITABLE)? }, theirs))
+    }
+
+    /// Opens a stream to a port of the guest. It may be written to at once; a refusal shows as its end.
+    pub(crate) async fn connect(&self, port: u32) -> io::Result<UnixStream> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let message = PortMessage::Connect { port }.encode();
+        let send = |channel: &OwnedFd| descriptors::send(channel, &message, Some(theirs.as_fd()));
+        self.channel.async_io(Interest::WRITABLE, send).await?;
+        UnixStream::from_std(ours)
+    }
+
+    /// The next stream that the guest opened, and to which port; `None` once the device is gone.
+    pub(crate) async fn accept(&self) -> io::Result<Option<(u32, UnixStream)>> {
+        loop {
+            let mut message = [0; PortMessage::LEN];
+            let receive = |channel: &OwnedFd| descriptors::receive(channel, &mut message);
+            let (length, stream) = self.channel.async_io(Interest::READABLE, receive).await?;
+            match (PortMessage::decode(&message[..length]), stream) {
+                (_, None) if length == 0 => return Ok(None),
+                (Some(PortMessage::Accept { port }), Some(stream)) => {
+                    let stream = std::os::unix::net::UnixStream::from(stream);
+                    stream.set_nonblocking(true)?;
+                    return Ok(Some((port, UnixStream::from_std(stream)?)));
+                }
+                // The device process is not trusted either: what is no message is dropped.
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Everything a machine is made of, opened: image, kernel, initramfs, writable disk.
+//!
+//! Each function blocks and is meant for a thread of its own; none needs another's result. Not here: the machine.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use disk::Segment;
+use images::{Image, ImageConfig, Progress};
+
+use crate::{Error, Result, host};
+
+/// An image whose layers are open as one disk.
+#[derive(Debug)]
+pub(crate) struct OpenImage {
+    pub(crate) config: ImageConfig,
+    pub(crate) layers: u16,
+    pub(crate) disk: machine::Disk,
+}
+
+/// A kernel with its initramfs.
+#[derive(Debug)]
+pub(crate) struct OpenKernel {
+    pub(crate) kernel: machine::Kernel,
+    pub(crate) initramfs: OwnedFd,
+}
+
+/// Finds the image and opens its layers.
+pub(crate) fn image(cache: &Path, reference: &str, progress: &dyn Progress) -> Result<OpenImage> {
+    let image = images::Store::open(cache)?.resolve(reference, progress)?;
+    let files = image.layers.iter().map(|layer| open_layer(&image, &layer.path, layer.len));
+    let files = files.collect::<Result<Vec<_>>>()?;
+    let damaged = |source| Error::Layers { image: image.reference.clone(), source };
+    let lengths: Vec<u64> = image.layers.iter().map(|layer| layer.len).collect();
+    let count = lengths.len();
+    let too_many = || damaged(disk::composite::PlanError::TooMany(count));
+    let layers = u16::try_from(count).map_err(|_| too_many())?;
+    let plan = disk::composite::plan(&lengths).map_err(damaged)?;
+    let segments = plan.with_files(files).ok_or_else(too_many)?;
+    Ok(OpenImage { config: image.config, layers, disk: machine::Disk { segments, readonly: true } })
+}
+
+fn open_layer(image: &Image, path: &Path, expected: u64) -> Result<OwnedFd> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    let actual = file.metadata().map_err(Error::io(path))?.len();
+    if actual != expected {
+        let image = image.reference.clone();
+        return Err(Error::DamagedLayer { image, path: path.to_path_buf(), actual, expected });
+    }
+    Ok(file.into())
+}
+
+/// Finds the kernel and its initramfs; an empty reference is the default kernel.
+pub(crate) fn kernel(cache: &Path, reference: &str, progress: &dyn Progress) -> Result<OpenKernel> {
+    let agent = host::agent()?;
+    let kernel = kernels::Store::open(cache)?.get(reference, &|step| progress.step(step, None))?;
+    let initramfs = kernels::initramfs(cache, &kernel, &agent)?;
+    let file = File::open(&kernel.path).map_err(Error::io(&kernel.path))?.into();
+    let initramfs = File::open(&initramfs).map_err(Error::io(&initramfs))?.into();
+    Ok(OpenKernel { kernel: machine::Kernel { file, format: kernel.format }, initramfs })
+}
+
+/// Makes the writable disk. Its name is gone when this returns: only the machine's descriptor keeps it, so that
+/// nothing can be left behind.
+pub(crate) fn upper(cache: &Path, directory: &Path, size_mb: u64) -> Result<machine::Disk> {
+    let file = images::upper_disk(cache, directory, size_mb)?;
+    let path: PathBuf = directory.join("upper.ext4");
+    std::fs::remove_file(&path).map_err(Error::io(&path))?;
+    let len = file.metadata().map_err(Error::io(&path))?.len();
+    let segments = vec![Segment::File { file: file.into(), offset: 0, len }];
+    Ok(machine::Disk { segments, readonly: false })
+}

@@ -1,0 +1,583 @@
+//! The supervisor: owns one sandbox from its first file to its last.
+//!
+//! ```text
+//! create ─▶ start ─────────────────────────────────────────▶ exec … ─▶ end
+//!           image ┐
+//!           kernel├ at once ─▶ machine boots ─▶ hello ─▶ boot ─▶ ready
+//!           disk  ┘
+//! ```
+//!
+//! `start` and everything a program does may be dropped at any await (^C, a time limit, a request to stop); `end` then
+//! ends whatever has come into being. If even that is not reached, the kernel closes this process's descriptors, the
+//! machine's processes end with them, and the next command's reconcile removes the files. Not here: terminals, and
+//! what another process may ask for (`control`).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use guest_protocol::{BootConfig, HOST_PORT, HostEntry, UpperDisk, VERSION};
+use images::Progress;
+use machine::{Ending, Kind, Machine, MachineError};
+use policy::machine as choice;
+use policy::resources::{self, Grant};
+use tokio::io::{AsyncReadExt, Interest};
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
+
+use crate::command::{self, Defaults, Exec};
+use crate::console::Console;
+use crate::control::{self, Services, Shared};
+use crate::guest::Control;
+use crate::home::{Home, OwnedVm};
+use crate::lifecycle::{Lifecycle, Phase};
+use crate::ports::Ports;
+use crate::prepare::{self, OpenImage, OpenKernel};
+use crate::records::{Record, Status, Writer};
+use crate::service::Service;
+use crate::timings::{Start, Timings};
+use crate::{Error, Id, Result, descriptors, host, reconcile};
+
+/// How long a guest may take from its first instruction to ready. An emulated one on a busy host takes seconds.
+const START_LIMIT: Duration = Duration::from_secs(180);
+
+/// How long an ended machine may take to show it, and its last console bytes to arrive.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a guest may take to sync and power off, beyond the grace its processes get.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
+
+/// The kernel's own parameters. After a panic it resets at once, which is seen as the machine's end.
+const COMMAND_LINE: &str = "quiet panic=-1";
+
+/// What a sandbox is to be.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Image reference.
+    pub image: String,
+    /// Kernel reference; empty = the default kernel.
+    pub kernel: String,
+    /// Which machine.
+    pub machine: choice::Request,
+    /// CPUs, memory, disk.
+    pub resources: resources::Request,
+    /// Host name; `None` = the id.
+    pub hostname: Option<String>,
+    /// Lines for /etc/hosts.
+    pub add_hosts: Vec<(String, IpAddr)>,
+    /// Environment of every program, over the image's.
+    pub env: Vec<(String, String)>,
+    /// Instead of the image's entrypoint.
+    pub entrypoint: Option<Vec<String>>,
+    /// No restrictions inside the guest.
+    pub privileged: bool,
+    /// Keep the record and the log afterwards.
+    pub keep: bool,
+    /// How long the guest's processes may take to end by themselves; zero and not kept = the machine is just stopped.
+    pub grace: Duration,
+    /// Guest RAM mapped shared even where nothing needs it (measurements).
+    pub shared_memory: bool,
+}
+
+/// A sandbox and everything it holds.
+#[derive(Debug)]
+pub struct Sandbox {
+    spec: Spec,
+    home: Home,
+    grant: Grant,
+    kind: Kind,
+    vm: OwnedVm,
+    lifecycle: Lifecycle,
+    writer: Writer,
+    recorded: Option<oneshot::Receiver<()>>,
+    console: Arc<Console>,
+    shared: Arc<Shared>,
+    tasks: Vec<JoinHandle<()>>,
+    /// Threads that make files in the sandbox's directory or processes; `end` waits for them.
+    making_disk: Option<JoinHandle<Result<machine::Disk>>>,
+    booting: Option<JoinHandle<Result<Booted, MachineError>>>,
+    machine: Option<Running>,
+    control: Option<Control>,
+    services: Option<Arc<Services>>,
+    defaults: Defaults,
+    start: Start,
+    timings: Timings,
+}
+
+/// A machine that nothing watches yet.
+struct Booted(Box<dyn Machine>);
+
+impl std::fmt::Debug for Booted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Booted").field(&self.0.kind()).finish()
+    }
+}
+
+/// A booted machine and what watches it.
+struct Running {
+    machine: Box<dyn Machine>,
+    ended: watch::Receiver<bool>,
+    console: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").field("kind", &self.machine.kind()).finish_non_exhaustive()
+    }
+}
+
+impl Sandbox {
+    /// Checks the spec, then makes the sandbox's directory, record and control socket. Needs a tokio runtime.
+    pub fn create(home: &Home, spec: Spec, start: Start) -> Result<Self> {
+        let grant = resources::grant(&spec.resources, &host::resources())?;
+        if let Some(hostname) = &spec.hostname {
+            policy::names::hostname(hostname)?;
+        }
+        spec.env.iter().try_for_each(|(name, value)| policy::names::env(name, value))?;
+        let choice = choice::choose(spec.machine, &host::facts())?;
+        tracing::info!("machine {}: {}", choice.kind, choice.why);
+
+        let vm = OwnedVm::create(home)?;
+        let (writer, recorded) = record(home, &vm.id, &spec, grant);
+        let logs = vm.paths.logs();
+        let console = Arc::new(Console::create(&logs).map_err(Error::io(&logs))?);
+        let listener = control::bind(&vm.paths)?;
+        let listener =
+            tokio::net::UnixListener::from_std(listener).map_err(Error::system("control socket"))?;
+        let shared = Arc::new(Shared { services: watch::Sender::new(None), stop: watch::Sender::new(false) });
+        let serve = tokio::spawn(control::serve(listener, Arc::clone(&shared)));
+        let timings = Timings {
+            start_monotonic_ns: start.monotonic_ns(),
+            created_us: Some(start.elapsed_us()),
+            ..Timings::default()
+        };
+        Ok(Self {
+            spec,
+            home: home.clone(),
+            grant,
+            kind: machine_kind(choice.kind),
+            vm,
+            lifecycle: Lifecycle::new(),
+            writer,
+            recorded: Some(recorded),
+            console,
+            shared,
+            tasks: vec![serve],
+            making_disk: None,
+            booting: None,
+            machine: None,
+            control: None,
+            services: None,
+            defaults: Defaults::default(),
+            start,
+            timings,
+        })
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &Id {
+        &self.vm.id
+    }
+
+    /// When it got where.
+    #[must_use]
+    pub fn timings(&self) -> &Timings {
+        &self.timings
+    }
+
+    /// For the steps that only a caller sees.
+    pub fn timings_mut(&mut self) -> &mut Timings {
+        &mut self.timings
+    }
+
+    /// Prepares and boots it; returns when the guest is ready.
+    pub async fn start(&mut self, progress: Arc<dyn Progress + Send + Sync>) -> Result<()> {
+        let result = self.prepare_and_boot(progress).await;
+        if result.is_err() {
+            let failed = if self.lifecycle.phase() == Phase::Creating {
+                Phase::CreateFailed
+            } else {
+                Phase::StartFailed
+            };
+            self.to(failed);
+        }
+        result
+    }
+
+    async fn prepare_and_boot(&mut self, progress: Arc<dyn Progress + Send + Sync>) -> Result<()> {
+        let (image, kernel, upper) = self.prepare(progress).await?;
+        self.timings.prepared_us = Some(self.start.elapsed_us());
+        self.to(Phase::Created);
+        self.to(Phase::Starting);
+        self.defaults =
+            Defaults { image: image.config, env: self.spec.env.clone(), privileged: self.spec.privileged };
+        let config = self.boot_config(image.layers)?;
+        let ports = self.boot(image.disk, upper, kernel).await?;
+
+        let mut ended = self.ended();
+        let ready = self.become_ready(&ports, config);
+        let result = tokio::select! {
+            biased;
+            result = timeout(START_LIMIT, ready) => result,
+            () = ended.wait() => Ok(Err(Error::HangUp)),
+        };
+        match result {
+            Ok(Ok(())) => {}
+            Ok(Err(Error::HangUp)) => return Err(self.why_ended("before the sandbox was ready").await),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => {
+                let last_words = self.console.last_words();
+                return Err(Error::NeverReady { after: START_LIMIT, last_words });
+            }
+        }
+        self.timings.ready_us = Some(self.start.elapsed_us());
+        self.serve(ports).await?;
+        self.to(Phase::Running);
+        Ok(())
+    }
+
+    /// Image, kernel and disk, all at once on threads of their own.
+    async fn prepare(
+        &mut self,
+        progress: Arc<dyn Progress + Send + Sync>,
+    ) -> Result<(OpenImage, OpenKernel, machine::Disk)> {
+        let (cache, reference) = (self.home.cache().to_path_buf(), self.spec.image.clone());
+        let image_progress = Arc::clone(&progress);
+        let image = spawn_blocking(move || prepare::image(&cache, &reference, &*image_progress));
+        let (cache, reference) = (self.home.cache().to_path_buf(), self.spec.kernel.clone());
+        let kernel = spawn_blocking(move || prepare::kernel(&cache, &reference, &*progress));
+        let (cache, directory) = (self.home.cache().to_path_buf(), self.vm.paths.directory().to_path_buf());
+        let size_mb = self.grant.disk_size_mb;
+        self.making_disk = Some(spawn_blocking(move || prepare::upper(&cache, &directory, size_mb)));
+
+        let upper = finished(&mut self.making_disk);
+        let (image, kernel, upper) = tokio::try_join!(flat(image), flat(kernel), upper)?;
+        if let Some(recorded) = self.recorded.take() {
+            if recorded.await.is_err() {
+                self.writer.finish()?;
+            }
+        }
+        Ok((image, kernel, upper))
+    }
+
+    async fn boot(
+        &mut self,
+        root: machine::Disk,
+        upper: machine::Disk,
+        kernel: OpenKernel,
+    ) -> Result<Arc<Ports>> {
+        let (ports, device) = Ports::pair().map_err(Error::system("vsock port channel"))?;
+        let (log_reader, log) = std::io::pipe().map_err(Error::system("log pipe"))?;
+        self.tasks.push(tokio::spawn(read_pipe(log_reader, self.log())));
+        let (reader, writer) = std::io::pipe().map_err(Error::system("console pipe"))?;
+        let config = machine::Config {
+            vcpus: self.grant.vcpus,
+            memory_mib: self.grant.memory_mib,
+            shared_memory: self.spec.shared_memory,
+            kernel: kernel.kernel,
+            initramfs: kernel.initramfs,
+            command_line: COMMAND_LINE.to_owned(),
+            disks: vec![root, upper],
+            ports: device,
+            console: writer.into(),
+            log: Some(log.into()),
+            entropy_out_of_process: false,
+        };
+        let console = Arc::clone(&self.console);
+        let console = tokio::spawn(read_pipe(reader, move |bytes| console.console(bytes)));
+        let kind = self.kind;
+        self.booting = Some(spawn_blocking(move || boot_machine(kind, config)));
+        let Booted(machine) = finished(&mut self.booting).await?;
+        self.timings.machine_us = Some(self.start.elapsed_us());
+        self.watch(machine, console)?;
+        Ok(Arc::new(ports))
+    }
+
+    fn watch(&mut self, machine: Box<dyn Machine>, console: JoinHandle<()>) -> Result<()> {
+        let (sender, ended) = watch::channel(false);
+        let descriptor = machine.ended().try_clone_to_owned();
+        self.machine = Some(Running { machine, ended, console });
+        let descriptor = descriptor.map_err(Error::system("machine"))?;
+        let descriptor =
+            descriptors::watched(descriptor, Interest::READABLE).map_err(Error::system("machine"))?;
+        self.tasks.push(tokio::spawn(async move {
+            let _ = descriptor.readable().await;
+            sender.send_replace(true);
+        }));
+        Ok(())
+    }
+
+    async fn become_ready(&mut self, ports: &Ports, config: BootConfig) -> Result<()> {
+        let stream = loop {
+            match ports.accept().await.map_err(Error::system("vsock port channel"))? {
+                Some((HOST_PORT, stream)) => break stream,
+                // Nothing else is listened on; dropping the stream resets it.
+                Some(_) => {}
+                None => return Err(Error::HangUp),
+            }
+        };
+        let (control, agent_start_us) = Control::hello(stream).await?;
+        self.timings.hello_us = Some(self.start.elapsed_us());
+        self.timings.guest_agent_us = Some(agent_start_us);
+        let control = self.control.insert(control);
+        self.timings.guest = Some(control.boot(config).await?);
+        Ok(())
+    }
+
+    async fn serve(&mut self, ports: Arc<Ports>) -> Result<()> {
+        let services = Services::new(Arc::clone(&ports), self.defaults.clone());
+        services.refill().await?;
+        // Streams that the guest opens from now on have no taker; each is closed as it arrives.
+        self.tasks.push(tokio::spawn(async move { while let Ok(Some(_)) = ports.accept().await {} }));
+        self.shared.services.send_replace(Some(Arc::clone(&services)));
+        self.services = Some(services);
+        Ok(())
+    }
+
+    /// The command of this sandbox with these arguments; known once it has started.
+    #[must_use]
+    pub fn command(&self, args: &[String]) -> Vec<String> {
+        command::command(&self.defaults.image, self.spec.entrypoint.as_deref(), args)
+    }
+
+    /// Runs a program.
+    pub async fn exec(&mut self, exec: Exec) -> Result<Service> {
+        let services = self.services.as_ref().ok_or(Error::HangUp)?;
+        let stream = services.exec(exec).await?;
+        self.timings.exec_us.get_or_insert(self.start.elapsed_us());
+        Ok(Service::new(stream))
+    }
+
+    /// A service stream on which nothing is asked yet, for measurements.
+    pub async fn service(&mut self) -> Result<Service> {
+        let services = self.services.as_ref().ok_or(Error::HangUp)?;
+        Ok(Service::new(services.stream().await?))
+    }
+
+    /// Adds a program's output to the log.
+    pub fn log(&self) -> impl Fn(&[u8]) + Send + use<> {
+        let console = Arc::clone(&self.console);
+        move |bytes| console.log(bytes)
+    }
+
+    /// Tells when the machine has ended.
+    #[must_use]
+    pub fn ended(&self) -> Ended {
+        Ended(self.machine.as_ref().map(|running| running.ended.clone()))
+    }
+
+    /// Tells when another process wants the sandbox to end.
+    #[must_use]
+    pub fn stop_requested(&self) -> Ended {
+        Ended(Some(self.shared.stop.subscribe()))
+    }
+
+    /// The error that says how the machine ended; `when` as in "before the sandbox was ready".
+    pub async fn why_ended(&mut self, when: &str) -> Error {
+        if timeout(LAST_WORDS_LIMIT, self.ended().wait()).await.is_err() {
+            return Error::HangUp;
+        }
+        let Some(Running { mut machine, mut console, ended }) = self.machine.take() else {
+            return Error::HangUp;
+        };
+        let waited = spawn_blocking(move || {
+            let ending = machine.wait();
+            (machine, ending)
+        });
+        let (machine, ending) = joined(waited.await);
+        // The console's last bytes are in the pipe, and its end is behind them.
+        let _ = timeout(LAST_WORDS_LIMIT, &mut console).await;
+        self.machine = Some(Running { machine, console, ended });
+        let last_words = self.console.last_words();
+        let panicked = last_words.as_ref().is_some_and(|words| words.contains("Kernel panic"));
+        let how = match ending {
+            Ending::Reset if panicked => format!("the guest kernel panicked {when}"),
+            Ending::Reset => format!("the guest reset itself {when}"),
+            Ending::PowerOff => format!("the guest powered off {when}"),
+            Ending::Failed(reason) => format!("the machine failed {when}: {reason}"),
+        };
+        Error::Ended { how, last_words }
+    }
+
+    /// Ends it: guest, machine, files. After this nothing is left but what `keep` keeps.
+    pub async fn end(mut self) -> Result<Timings> {
+        if let Some(making) = self.making_disk.take() {
+            let _ = making.await;
+        }
+        if let Some(booting) = self.booting.take() {
+            if let Ok(Ok(Booted(machine))) = booting.await {
+                let _ = self.watch(machine, tokio::spawn(std::future::ready(())));
+            }
+        }
+        if matches!(self.lifecycle.phase(), Phase::Starting | Phase::StartFailed | Phase::Running) {
+            self.to(Phase::Stopping);
+            self.stop_machine().await;
+            self.to(Phase::Stopped);
+        }
+        self.timings.stopped_us = Some(self.start.elapsed_us());
+        self.to(Phase::Cleaning);
+        self.tasks.iter().for_each(JoinHandle::abort);
+        let removed = self.clean();
+        self.to(if removed.is_ok() { Phase::Cleaned } else { Phase::CleanupFailed });
+        let (keep, id) = (self.spec.keep, self.vm.id.clone());
+        self.writer.submit(move |records| match keep {
+            true => records.set_ended(&id, Status::Stopped),
+            false => records.delete(&id),
+        });
+        let written = self.writer.finish();
+        removed.and(written)?;
+        Ok(self.timings)
+    }
+
+    async fn stop_machine(&mut self) {
+        let gently = self.spec.keep || !self.spec.grace.is_zero();
+        let Some(mut running) = self.machine.take() else { return };
+        if let (true, Some(mut control)) = (gently, self.control.take()) {
+            let grace_ms = u32::try_from(self.spec.grace.as_millis()).unwrap_or(u32::MAX);
+            let limit = self.spec.grace.saturating_add(SHUTDOWN_LIMIT);
+            let shutdown = async {
+                if control.shut_down(grace_ms).await.is_ok() {
+                    let _ = running.ended.wait_for(|ended| *ended).await;
+                }
+            };
+            if timeout(limit, shutdown).await.is_err() {
+                tracing::warn!("the guest did not power off in {} s", limit.as_secs());
+            }
+        }
+        running.machine.stop();
+        let ending = joined(
+            spawn_blocking(move || {
+                let ending = running.machine.wait();
+                running.console.abort();
+                ending
+            })
+            .await,
+        );
+        tracing::debug!("machine ended: {ending:?}");
+    }
+
+    fn clean(&self) -> Result<()> {
+        let paths = &self.vm.paths;
+        let removed = if self.spec.keep { paths.remove_leftovers() } else { paths.remove() };
+        removed.map_err(Error::io(paths.directory()))
+    }
+
+    fn boot_config(&self, layers: u16) -> Result<BootConfig> {
+        let mut entropy = [0; 32];
+        getrandom::fill(&mut entropy).map_err(|_| Error::Entropy)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let hosts = self.spec.add_hosts.iter();
+        Ok(BootConfig {
+            version: VERSION,
+            wall_clock_ns: u64::try_from(now.as_nanos()).unwrap_or(0),
+            entropy,
+            layers,
+            upper: UpperDisk::Ext4,
+            hostname: self.spec.hostname.clone().unwrap_or_else(|| self.vm.id.to_string()),
+            hosts: hosts.map(|(host, ip)| HostEntry { host: host.clone(), ip: ip.to_string() }).collect(),
+            nameservers: Vec::new(),
+            cpu_quota_milli: self.grant.cpu_quota_milli,
+        })
+    }
+
+    fn to(&mut self, phase: Phase) {
+        self.lifecycle.to(phase);
+        tracing::debug!("{}: {phase}", self.vm.id);
+        let id = self.vm.id.clone();
+        self.writer.submit(move |records| records.set_phase(&id, phase));
+    }
+}
+
+/// Something that happens at most once.
+#[derive(Debug, Clone)]
+pub struct Ended(Option<watch::Receiver<bool>>);
+
+impl Ended {
+    /// Returns once it has happened; never, if it cannot.
+    pub async fn wait(&mut self) {
+        let happened = match &mut self.0 {
+            Some(receiver) => receiver.wait_for(|ended| *ended).await.is_ok(),
+            None => false,
+        };
+        if !happened {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Starts the records' thread with the reconcile that every command begins with, and this sandbox's own record.
+fn record(home: &Home, id: &Id, spec: &Spec, grant: Grant) -> (Writer, oneshot::Receiver<()>) {
+    let record = Record {
+        id: id.clone(),
+        pid: std::process::id(),
+        status: Status::Running,
+        image: spec.image.clone(),
+        created_at: String::new(),
+        cpus: spec.resources.cpus,
+        memory_mb: grant.memory_mib,
+        disk_size_mb: grant.disk_size_mb,
+    };
+    let writer = Writer::start(home.clone());
+    let (recorded, answer) = oneshot::channel();
+    writer.submit(move |records| {
+        records.insert(&record)?;
+        let _ = recorded.send(());
+        Ok(())
+    });
+    let home = home.clone();
+    writer.submit(move |records| {
+        // Somebody else's leftovers are no reason not to start.
+        if let Err(error) = reconcile(&home, records) {
+            tracing::warn!("cleaning up after earlier sandboxes: {error}");
+        }
+        Ok(())
+    });
+    (writer, answer)
+}
+
+fn boot_machine(kind: Kind, config: machine::Config) -> Result<Booted, MachineError> {
+    match kind {
+        Kind::Kvm => Ok(Booted(Box::new(machine::native::Native::boot(config)?))),
+        Kind::Software => Err(MachineError::Refused("machine software is not built yet".to_owned())),
+        Kind::Hvf => Err(MachineError::Refused("machine hvf is not built yet".to_owned())),
+    }
+}
+
+fn machine_kind(kind: choice::Kind) -> Kind {
+    match kind {
+        choice::Kind::Kvm => Kind::Kvm,
+        choice::Kind::Hvf => Kind::Hvf,
+        choice::Kind::Software => Kind::Software,
+    }
+}
+
+/// Gives everything that comes out of a pipe to `take`.
+async fn read_pipe(pipe: std::io::PipeReader, take: impl Fn(&[u8])) {
+    let Ok(mut pipe) = tokio::net::unix::pipe::Receiver::from_owned_fd(pipe.into()) else { return };
+    let mut buffer = [0; 4096];
+    while let Ok(length @ 1..) = pipe.read(&mut buffer).await {
+        take(&buffer[..length]);
+    }
+}
+
+/// The result of a thread; its panic goes on here.
+fn joined<T>(result: Result<T, tokio::task::JoinError>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// Waits for the thread in `slot` and empties it. Dropped half-way, it leaves the thread where it is.
+async fn finished<T>(slot: &mut Option<JoinHandle<T>>) -> T {
+    let Some(handle) = slot else { return std::future::pending().await };
+    let result = handle.await;
+    *slot = None;
+    joined(result)
+}
+
+async fn flat<T>(handle: JoinHandle<Result<T>>) -> Result<T> {
+    joined(handle.await)
+}
