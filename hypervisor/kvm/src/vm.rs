@@ -22,8 +22,8 @@ use crate::{KvmSeed, boot, host};
 /// Guest-physical addresses that KVM takes for itself: an identity map and a TSS, needed by VMX without unrestricted
 /// guest, just under the end of the 4 GiB where firmware would be.
 pub const RESERVED: Range<u64> = 0xfffb_c000..0xfffc_0000;
-/// One page, then the three of the TSS.
-const TSS: u64 = RESERVED.start + 0x1000;
+/// The three pages of the TSS follow the one of the identity map.
+const TSS: usize = 0xfffb_d000;
 
 /// Requests of every ioctl made after `create_vm`: `KVM_RUN`, `KVM_GET_REGS`, `KVM_IRQ_LINE`, `KVM_IRQFD`,
 /// `KVM_IOEVENTFD`, `KVM_SET_USER_MEMORY_REGION`.
@@ -50,18 +50,20 @@ impl KvmVm {
         legacy_timer: bool,
         memory: &GuestRam,
     ) -> Result<Self> {
+        let readonly = host_has.readonly_memory;
+        let vm = Self { fd, kicks: Vec::new(), readonly, slots: Slots::default() };
+        // Memory first. Interrupt controllers register I/O devices, and on Linux 6.18 the next change of memory slots
+        // then waits some milliseconds for their SRCU grace period.
+        vm.map(memory, 0)?;
+        let fd = &vm.fd;
         fd.set_identity_map_address(RESERVED.start).map_err(host("KVM_SET_IDENTITY_MAP_ADDR"))?;
-        fd.set_tss_address(usize::try_from(TSS).map_err(|_| Error::Invalid("TSS address"))?)
-            .map_err(host("KVM_SET_TSS_ADDR"))?;
+        fd.set_tss_address(TSS).map_err(host("KVM_SET_TSS_ADDR"))?;
         fd.create_irq_chip().map_err(host("KVM_CREATE_IRQCHIP"))?;
         if legacy_timer {
             // Port 0x61 comes with the PIT: kernels that calibrate against it read it in a loop.
             let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
             fd.create_pit2(pit).map_err(host("KVM_CREATE_PIT2"))?;
         }
-        let readonly = host_has.readonly_memory;
-        let vm = Self { fd, kicks: Vec::new(), readonly, slots: Slots::default() };
-        vm.map(memory, 0)?;
         Ok(vm)
     }
 
