@@ -67,6 +67,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ),
     ("hypervisor_conformance", "tests/hypervisor", &["guest_memory", "hypervisor", "hypervisor_kvm"]),
     ("blackbox", "tests/blackbox", &[]),
+    ("measure", "tests/bench", &["machine", "process"]),
     ("xtask", "xtask", &["debian", "kernels"]),
 ];
 

@@ -1,0 +1,32 @@
+//! Measurements that `cargo xtask bench` runs, here or in the emulated host: one JSON object a line, medians and
+//! verdicts left to the reader. Not here: tests; nothing in this program passes or fails by a time.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
+
+mod exits;
+mod memory;
+mod start;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// From the start of a VMM's process to the guest's /init
+    Start(start::Options),
+    /// What the processes of a running sandbox keep for themselves
+    Memory(memory::Options),
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().what {
+        What::Start(options) => start::run(&options),
+        What::Memory(options) => memory::run(&options),
+    }
+}
