@@ -171,10 +171,10 @@ fn of_process(error: process::Error) -> MachineError {
 
 /// Collects descriptors and numbers them.
 #[derive(Default)]
-struct Descriptors(Vec<OwnedFd>);
+pub(crate) struct Descriptors(pub(crate) Vec<OwnedFd>);
 
 impl Descriptors {
-    fn add(&mut self, descriptor: OwnedFd) -> Fd {
+    pub(crate) fn add(&mut self, descriptor: OwnedFd) -> Fd {
         let index = Fd(u16::try_from(self.0.len()).unwrap_or(u16::MAX));
         self.0.push(descriptor);
         index
@@ -198,6 +198,7 @@ fn describe(config: Config) -> Result<(Spec, Vec<OwnedFd>, Option<OwnedFd>), Mac
         disks: config.disks.into_iter().map(|disk| describe_disk(disk, &mut descriptors)).collect(),
         ports: Some(descriptors.add(config.ports)),
         console: descriptors.add(config.console),
+        virtio_console: true,
         entropy: Entropy::InProcess,
         balloon: true,
         count_exits: false,
@@ -205,7 +206,7 @@ fn describe(config: Config) -> Result<(Spec, Vec<OwnedFd>, Option<OwnedFd>), Mac
     Ok((spec, descriptors.0, config.log))
 }
 
-fn describe_disk(disk: Disk, descriptors: &mut Descriptors) -> DiskSpec {
+pub(crate) fn describe_disk(disk: Disk, descriptors: &mut Descriptors) -> DiskSpec {
     let segments = disk.segments.into_iter().map(|segment| match segment {
         Segment::File { file, offset, len } => SegmentSpec::File { file: descriptors.add(file), offset, len },
         Segment::Bytes(bytes) => SegmentSpec::Bytes(bytes),
