@@ -13,6 +13,9 @@
 //! when that hangs up. Not here: what is in the guest, and what the vsock streams carry.
 
 pub mod native;
+mod qmp;
+pub mod software;
+pub mod tsc;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 

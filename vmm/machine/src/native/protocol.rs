@@ -111,7 +111,9 @@ pub struct Spec {
     pub ports: Option<Fd>,
     /// Where console output goes.
     pub console: Fd,
-    /// The other virtio devices.
+    /// Whether there is a virtio console besides the serial line.
+    pub virtio_console: bool,
+    /// Who serves the entropy device.
     pub entropy: Entropy,
     /// Whether there is a balloon.
     pub balloon: bool,

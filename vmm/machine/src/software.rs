@@ -1,0 +1,358 @@
+//! The software machine: QEMU's TCG as vCPU engine, our devices in a process of their own.
+//!
+//! ```text
+//!  supervisor ──channel──▶ matchlock-launcher ──▶ QEMU: vCPUs, memory, serial port
+//!       │ ├──────────────────── QMP ────────────────┘ │ vhost-user, one socket pair a device
+//!       │ └─────────── port channel ───────┐          │
+//!       └────channel──▶ matchlock-devices: vsock, blk, rng
+//! ```
+//!
+//! It is for hosts without usable hardware virtualization: everything works, slowly. The launcher exists because QEMU
+//! does not end with the supervisor by itself. Not here: how the devices work, and what QEMU is allowed (the launcher
+//! sees to it).
+
+mod arguments;
+pub mod protocol;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+
+use process::{Channel, Child, Spawn};
+use protocol::{DeviceModel, DeviceSpec, Devices, DevicesReport, Fd, Launch, LaunchReport};
+use rustix::event::{PollFd, PollFlags, epoll, poll};
+
+use crate::native::{Descriptors, describe_disk};
+use crate::qmp::{Qmp, Shutdown};
+use crate::tsc::Calibration;
+use crate::{Config, Ending, KernelFormat, Kind, Machine, MachineError};
+use arguments::{Arguments, front_end};
+
+/// Where QEMU's inherited descriptors begin: past its standard ones.
+const FIRST_INHERITED: i32 = 3;
+
+/// The programs of this machine.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// QEMU, for the host's architecture.
+    pub qemu: PathBuf,
+    /// `matchlock-launcher`
+    pub launcher: PathBuf,
+    /// `matchlock-devices`
+    pub devices: PathBuf,
+}
+
+impl Programs {
+    /// QEMU's name.
+    pub const QEMU: &'static str = "qemu-system-x86_64";
+
+    /// Finds them where they are installed.
+    pub fn find() -> Result<Self, MachineError> {
+        let find = |program: &str| {
+            process::find_program(program)
+                .ok_or_else(|| MachineError::Program { program: program.to_owned() })
+        };
+        Ok(Self {
+            qemu: find(Self::QEMU)?,
+            launcher: find("matchlock-launcher")?,
+            devices: find("matchlock-devices")?,
+        })
+    }
+}
+
+/// A machine that QEMU and our device process run.
+#[derive(Debug)]
+pub struct Software {
+    launcher: Child,
+    launcher_channel: Channel,
+    devices: Child,
+    devices_channel: Channel,
+    qemu: OwnedFd,
+    qemu_pid: u32,
+    qmp: Qmp,
+    /// Readable when one of the three processes has ended.
+    ended: OwnedFd,
+    stopped: bool,
+    ending: Option<Ending>,
+}
+
+impl Software {
+    /// Boots a machine. `clock` was started as early as possible. Returns when QEMU runs; what it refuses after that
+    /// shows as the machine's end.
+    pub fn boot(config: Config, clock: Calibration) -> Result<Self, MachineError> {
+        Self::boot_with(&Programs::find()?, config, clock)
+    }
+
+    /// [`Software::boot`] with programs from elsewhere.
+    pub fn boot_with(programs: &Programs, config: Config, clock: Calibration) -> Result<Self, MachineError> {
+        if config.kernel.format == KernelFormat::Image {
+            return Err(MachineError::Refused("an arm64 kernel on an x86-64 machine".to_owned()));
+        }
+        let log = config.log.as_ref().map(OwnedFd::try_clone).transpose();
+        let log = log.map_err(|source| MachineError::Process { what: "log", source })?;
+        let mut devices_spawn = Spawn::new(&programs.devices);
+        devices_spawn.stderr = log;
+        let mut launcher_spawn = Spawn::new(&programs.launcher);
+        launcher_spawn.stderr = config.log.as_ref().and_then(|log| log.try_clone().ok());
+        // Both start up while the rest is put together.
+        let (devices, devices_channel) = process::spawn(devices_spawn).map_err(in_process(DEVICES))?;
+        let (launcher, launcher_channel) = process::spawn(launcher_spawn).map_err(in_process(LAUNCHER))?;
+
+        let plan = Plan::new(programs, config, clock)
+            .map_err(|source| MachineError::Process { what: QEMU, source })?;
+        plan.devices.send(&devices_channel).map_err(in_process(DEVICES))?;
+        plan.launch.send(&launcher_channel).map_err(in_process(LAUNCHER))?;
+        let (qemu, qemu_pid) = started(&launcher_channel)?;
+        let ended = any_of(&[launcher.as_fd(), devices.as_fd(), qemu.as_fd()])
+            .map_err(|source| MachineError::Process { what: QEMU, source })?;
+        let qmp = plan.qmp;
+        let (stopped, ending) = (false, None);
+        Ok(Self {
+            launcher,
+            launcher_channel,
+            devices,
+            devices_channel,
+            qemu,
+            qemu_pid,
+            qmp,
+            ended,
+            stopped,
+            ending,
+        })
+    }
+
+    /// Process ids of launcher, QEMU and device process, for measurements.
+    #[must_use]
+    pub fn pids(&self) -> [u32; 3] {
+        [self.launcher.pid(), self.qemu_pid, self.devices.pid()]
+    }
+
+    fn command(&mut self, command: &'static str) -> Result<(), MachineError> {
+        if self.stopped || self.ending.is_some() {
+            return Err(MachineError::Refused("the machine has ended".to_owned()));
+        }
+        self.qmp.execute(command).map_err(|source| MachineError::Process { what: QEMU, source })
+    }
+
+    /// Why one of the processes is not there any more.
+    fn cause(&mut self) -> Ending {
+        // The guest's own end comes first: QEMU tells of it before it ends.
+        match self.qmp.shutdown() {
+            Some(Shutdown::PowerOff) => return Ending::PowerOff,
+            Some(Shutdown::Reset) => return Ending::Reset,
+            Some(Shutdown::Other(reason)) => return Ending::Failed(format!("QEMU shut down: {reason}")),
+            None => {}
+        }
+        if let Ok(Some(status)) = self.devices.try_wait() {
+            return Ending::Failed(match last_report(&self.devices_channel) {
+                Some(DevicesReport::Failed(why)) => why,
+                _ => format!("the device process ended: {status}"),
+            });
+        }
+        match last_report(&self.launcher_channel) {
+            Some(LaunchReport::Ended { status, last_words }) => {
+                let status = ExitStatus::from_raw(status);
+                let colon = if last_words.is_empty() { "" } else { ": " };
+                Ending::Failed(format!("QEMU ended ({status}){colon}{last_words}"))
+            }
+            Some(LaunchReport::Refused(why)) => Ending::Failed(why),
+            _ => match self.launcher.wait() {
+                Ok(status) => Ending::Failed(format!("QEMU's launcher ended: {status}")),
+                Err(error) => Ending::Failed(format!("QEMU's launcher cannot be waited for: {error}")),
+            },
+        }
+    }
+
+    /// Ends what still runs, and waits until none of it is left.
+    fn end_all(&mut self) {
+        // The launcher ends QEMU when it is hung up on; a QEMU whose launcher was killed dies of its death signal.
+        let _ = rustix::net::shutdown(&self.launcher_channel, rustix::net::Shutdown::Both);
+        let _ = self.devices.kill();
+        let _ = self.launcher.wait();
+        let _ = rustix::process::pidfd_send_signal(&self.qemu, rustix::process::Signal::KILL);
+        wait_readable(self.qemu.as_fd());
+        let _ = self.devices.wait();
+    }
+}
+
+impl Machine for Software {
+    fn kind(&self) -> Kind {
+        Kind::Software
+    }
+
+    fn pause(&mut self) -> Result<(), MachineError> {
+        self.command("stop")
+    }
+
+    fn resume(&mut self) -> Result<(), MachineError> {
+        self.command("cont")
+    }
+
+    fn stop(&mut self) {
+        if self.ending.is_none() {
+            self.stopped = true;
+            let _ = rustix::process::pidfd_send_signal(&self.qemu, rustix::process::Signal::KILL);
+        }
+    }
+
+    fn ended(&self) -> BorrowedFd<'_> {
+        self.ended.as_fd()
+    }
+
+    fn wait(&mut self) -> Ending {
+        if let Some(ending) = &self.ending {
+            return ending.clone();
+        }
+        wait_readable(self.ended.as_fd());
+        let ending = if self.stopped { Ending::PowerOff } else { self.cause() };
+        self.end_all();
+        self.ending = Some(ending.clone());
+        ending
+    }
+}
+
+impl Drop for Software {
+    fn drop(&mut self) {
+        if self.ending.is_none() {
+            self.stop();
+            self.end_all();
+        }
+    }
+}
+
+const DEVICES: &str = "matchlock-devices";
+const LAUNCHER: &str = "matchlock-launcher";
+const QEMU: &str = "QEMU";
+
+/// A message ready to be sent, with the descriptors it names.
+struct Parcel<T> {
+    message: T,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl<T: serde::Serialize> Parcel<T> {
+    fn send(&self, channel: &Channel) -> process::Result<()> {
+        let borrowed: Vec<_> = self.descriptors.iter().map(AsFd::as_fd).collect();
+        channel.send(&self.message, &borrowed)
+    }
+}
+
+/// What goes to the helpers, and what stays here.
+struct Plan {
+    devices: Parcel<Devices>,
+    launch: Parcel<Launch>,
+    qmp: Qmp,
+}
+
+impl Plan {
+    fn new(programs: &Programs, config: Config, clock: Calibration) -> io::Result<Self> {
+        let mut served = Descriptors::default();
+        let mut inherited = Inherited::default();
+        let mut specs = Vec::new();
+        let mut front_ends = Vec::new();
+        let mut add = |name: &'static str, served: &mut Descriptors, device: DeviceModel| -> io::Result<()> {
+            let (listener, front_end) = process::accept_pair()?;
+            specs.push(DeviceSpec { listener: served.add(listener.into()), device });
+            front_ends.push((name, inherited.add(front_end.into())));
+            Ok(())
+        };
+        for (index, disk) in config.disks.into_iter().enumerate() {
+            let model = DeviceModel::Block(describe_disk(disk, &mut served), format!("disk{index}"));
+            add(front_end::BLOCK, &mut served, model)?;
+        }
+        let ports = served.add(config.ports);
+        add(front_end::VSOCK, &mut served, DeviceModel::Vsock(ports))?;
+        add(front_end::ENTROPY, &mut served, DeviceModel::Entropy)?;
+
+        let (qmp, monitor) = UnixStream::pair()?;
+        let monitor = inherited.add(monitor.into());
+        let (kernel, initramfs) = (inherited.add(config.kernel.file), inherited.add(config.initramfs));
+        // Those of the caller come last: where a parameter is given twice, Linux takes the last.
+        let command_line =
+            format!("console=ttyS0 reboot=t panic=-1 tsc_early_khz={} {}", clock.khz(), config.command_line);
+        let args = Arguments {
+            vcpus: config.vcpus,
+            memory_mib: config.memory_mib,
+            kernel,
+            initramfs,
+            command_line: &command_line,
+            qmp: monitor,
+            devices: &front_ends,
+        };
+        let reopened = vec![Inherited::message_index(kernel), Inherited::message_index(initramfs)];
+        let mut descriptors = inherited.0;
+        let inherit =
+            (FIRST_INHERITED..).zip(0..).take(descriptors.0.len()).map(|(number, index)| (Fd(index), number));
+        let inherit = inherit.collect();
+        let stdout = descriptors.add(config.console);
+        let launch = Launch { program: programs.qemu.clone(), args: args.build(), inherit, stdout, reopened };
+        Ok(Self {
+            devices: Parcel { message: Devices(specs), descriptors: served.0 },
+            launch: Parcel { message: launch, descriptors: descriptors.0 },
+            qmp: Qmp::new(qmp)?,
+        })
+    }
+}
+
+/// Descriptors for QEMU: the first of the message gets the first number, and so on.
+#[derive(Default)]
+struct Inherited(Descriptors);
+
+impl Inherited {
+    fn add(&mut self, descriptor: OwnedFd) -> i32 {
+        FIRST_INHERITED + i32::from(self.0.add(descriptor).0)
+    }
+
+    fn message_index(number: i32) -> Fd {
+        Fd(u16::try_from(number - FIRST_INHERITED).unwrap_or(u16::MAX))
+    }
+}
+
+/// Waits for the launcher to say that QEMU runs.
+fn started(launcher: &Channel) -> Result<(OwnedFd, u32), MachineError> {
+    match launcher.recv().map_err(in_process(LAUNCHER))? {
+        Some((LaunchReport::Started { pid }, descriptors)) => match descriptors.into_iter().next() {
+            Some(pidfd) => Ok((pidfd, pid)),
+            None => Err(MachineError::Refused("QEMU's launcher broke the protocol".to_owned())),
+        },
+        Some((LaunchReport::Refused(why), _)) => Err(MachineError::Refused(why)),
+        Some((LaunchReport::Ended { last_words, .. }, _)) => Err(MachineError::Refused(last_words)),
+        None => Err(MachineError::Refused("QEMU's launcher ended at its start".to_owned())),
+    }
+}
+
+/// The last whole message before the peer hung up.
+fn last_report<T: serde::de::DeserializeOwned>(channel: &Channel) -> Option<T> {
+    let mut last = None;
+    while let Ok(Some((report, _))) = channel.recv() {
+        last = Some(report);
+    }
+    last
+}
+
+/// A descriptor that is readable when one of `members` is.
+fn any_of(members: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
+    let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    for member in members {
+        epoll::add(&set, member, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+    }
+    Ok(set)
+}
+
+fn wait_readable(descriptor: BorrowedFd<'_>) {
+    // EINTR is the only error of a valid descriptor.
+    while poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], None).is_err() {}
+}
+
+fn in_process(what: &'static str) -> impl Fn(process::Error) -> MachineError {
+    move |error| {
+        let source = match error {
+            process::Error::Start { source, .. } | process::Error::Channel(source) => source,
+            other => io::Error::other(other),
+        };
+        MachineError::Process { what, source }
+    }
+}

@@ -1,0 +1,63 @@
+//! QEMU's command line.
+//!
+//! Chosen for the shortest way to the guest's first instruction and the smallest machine that a stock kernel boots on;
+//! QEMU itself serves nothing but vCPUs, memory, the interrupt controller, a serial port and the power button. What is
+//! left out of the machine (PIT, PIC) the guest does not miss, because it is told how fast its clock runs.
+
+/// What QEMU is to run, its descriptors already numbered as QEMU will see them.
+#[derive(Debug)]
+pub(super) struct Arguments<'a> {
+    pub(super) vcpus: u8,
+    pub(super) memory_mib: u32,
+    pub(super) kernel: i32,
+    pub(super) initramfs: i32,
+    pub(super) command_line: &'a str,
+    pub(super) qmp: i32,
+    /// Front ends and their sockets, in guest order.
+    pub(super) devices: &'a [(&'static str, i32)],
+}
+
+/// The front ends QEMU has for our devices, by their names there.
+pub(super) mod front_end {
+    pub(in super::super) const BLOCK: &str = "vhost-user-blk";
+    pub(in super::super) const VSOCK: &str = "vhost-user-vsock-device";
+    pub(in super::super) const ENTROPY: &str = "vhost-user-rng";
+}
+
+impl Arguments<'_> {
+    pub(super) fn build(&self) -> Vec<String> {
+        let Self { vcpus, memory_mib, kernel, initramfs, command_line, qmp, devices } = self;
+        let mut args: Vec<String> = Vec::new();
+        let mut add = |option: &str, value: String| args.extend([option.to_owned(), value]);
+        add("-machine", "microvm,memory-backend=ram,pit=off,pic=off,auto-kernel-cmdline=off".into());
+        // Our devices map it too, so it is a file both can have.
+        add("-object", format!("memory-backend-memfd,id=ram,size={memory_mib}M,share=on"));
+        add("-m", format!("{memory_mib}M"));
+        add("-accel", "tcg,thread=multi".into());
+        // Five-level page tables only make every emulated walk longer.
+        add("-cpu", "max,la57=off".into());
+        add("-smp", vcpus.to_string());
+        add("-display", "none".into());
+        // VIRTIO 1.3 §4.2.4: QEMU's default is the legacy interface.
+        add("-global", "virtio-mmio.force-legacy=false".into());
+        add("-chardev", "stdio,id=console,signal=off".into());
+        add("-serial", "chardev:console".into());
+        add("-chardev", format!("socket,id=qmp,fd={qmp}"));
+        add("-mon", "chardev=qmp,mode=control".into());
+        for (index, (front_end, socket)) in devices.iter().enumerate() {
+            add("-chardev", format!("socket,id=device{index},fd={socket}"));
+            add("-device", format!("{front_end},chardev=device{index}"));
+        }
+        add("-kernel", by_number(*kernel));
+        add("-initrd", by_number(*initramfs));
+        add("-append", (*command_line).to_owned());
+        add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into());
+        args.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(str::to_owned));
+        args
+    }
+}
+
+/// A path that opens an inherited descriptor's file.
+fn by_number(descriptor: i32) -> String {
+    format!("/proc/self/fd/{descriptor}")
+}

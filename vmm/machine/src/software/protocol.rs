@@ -1,0 +1,89 @@
+//! What the supervisor and the software machine's two helpers say to each other over their process channels.
+//!
+//! ```text
+//! supervisor                         matchlock-devices
+//!   Devices + descriptors ─────────▶
+//!                            ◀────── Serving, or Failed(why) and the end
+//!                            ◀────── Failed(why), and the end
+//!
+//! supervisor                         matchlock-launcher
+//!   Launch + descriptors ──────────▶
+//!                            ◀────── Started + QEMU's pidfd, or Refused(why) and the end
+//!                            ◀────── Ended(how), and the end
+//! ```
+//!
+//! A supervisor that hangs up ends both, and QEMU with the launcher. Descriptors travel beside the message; a [`Fd`]
+//! is an index into them. Not here: QMP, which the supervisor speaks with QEMU itself.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use crate::native::protocol::{DiskSpec, Fd, SegmentSpec};
+
+/// To the device process: what to serve. The only message.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Devices(pub Vec<DeviceSpec>);
+
+/// A device to serve.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DeviceSpec {
+    /// A listening socket at which the device's front end waits to be accepted.
+    pub listener: Fd,
+    /// Which device.
+    pub device: DeviceModel,
+}
+
+/// The devices there are.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum DeviceModel {
+    /// A block device; the text is its serial number.
+    Block(DiskSpec, String),
+    /// The socket device; its port channel.
+    Vsock(Fd),
+    /// The entropy device.
+    Entropy,
+}
+
+/// From the device process.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DevicesReport {
+    /// Every device waits for its driver, and the process is confined.
+    Serving,
+    /// A device cannot be served; the text says why.
+    Failed(String),
+}
+
+/// To the launcher: what to start. The only message.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Launch {
+    /// QEMU's file.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// What it inherits, and at which number.
+    pub inherit: Vec<(Fd, i32)>,
+    /// Its standard output: the console.
+    pub stdout: Fd,
+    /// Those of the descriptors that it opens again, by number, to read.
+    pub reopened: Vec<Fd>,
+}
+
+/// From the launcher.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LaunchReport {
+    /// QEMU runs; its pidfd comes along.
+    Started {
+        /// Its process id, for measurements.
+        pid: u32,
+    },
+    /// QEMU cannot be started; the text says why.
+    Refused(String),
+    /// QEMU ended.
+    Ended {
+        /// In the form of wait(2).
+        status: i32,
+        /// What it said last on standard error, if anything.
+        last_words: String,
+    },
+}
