@@ -9,7 +9,22 @@
 //! * guest to host: the device makes the pair and sends `Accept { port }` with one end, if the port is one the
 //!   supervisor listens on; else the guest gets a reset.
 //!
-//! Shutdown of either direction on either side is passed to the other (half-close).
+//! Shutdown of either direction on either side is passed to the other (half-close). What one side sent before its end
+//! reaches the other before that end does.
+//!
+//! No byte is taken from a host socket before the guest has a buffer and credit for it, so only bytes *from* the guest
+//! are ever stored: at most 256 KiB a stream, and only while the host is slower than the guest.
+
+pub mod channel;
+mod credit;
+mod device;
+mod packet;
+mod stream;
+mod switch;
+mod sys;
+
+pub use device::Vsock;
+pub use switch::{MAX_RESETS, MAX_STREAMS};
 
 /// The guest's context id.
 pub const GUEST_CID: u64 = 3;

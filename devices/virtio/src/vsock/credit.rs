@@ -1,0 +1,109 @@
+//! Credit of one stream (VIRTIO 1.3 §5.10.6.3): who may still send how much. Pure arithmetic on wrapping counters.
+
+use std::num::Wrapping;
+
+/// Bytes of one stream that may wait here for the host to take them: what the guest is told as `buf_alloc`.
+pub(super) const WINDOW: u32 = 256 << 10;
+
+/// Bytes the host took since the guest was last told, from which on it is told without asking.
+const UPDATE_EVERY: u32 = WINDOW / 2;
+
+/// The counters of both directions.
+#[derive(Debug, Default)]
+pub(super) struct Credit {
+    /// Bytes sent to the guest.
+    sent: Wrapping<u32>,
+    guest_buf_alloc: u32,
+    guest_fwd_cnt: Wrapping<u32>,
+    /// Bytes the guest sent.
+    received: Wrapping<u32>,
+    /// Those of them that the host took.
+    taken: Wrapping<u32>,
+    /// Those of them that the guest was told of.
+    told: Wrapping<u32>,
+}
+
+impl Credit {
+    /// Notes what a packet of the guest says.
+    pub(super) fn update(&mut self, buf_alloc: u32, fwd_cnt: u32) {
+        self.guest_buf_alloc = buf_alloc;
+        self.guest_fwd_cnt = Wrapping(fwd_cnt);
+    }
+
+    /// How many bytes may be sent to the guest.
+    pub(super) fn free(&self) -> u32 {
+        // "u32 peer_free = peer_buf_alloc - (tx_cnt - peer_fwd_cnt);" A guest that shrinks its buffer, or claims to
+        // have taken what it never got, gets nothing until its numbers make sense again.
+        self.guest_buf_alloc.saturating_sub((self.sent - self.guest_fwd_cnt).0)
+    }
+
+    /// Notes bytes sent to the guest.
+    pub(super) fn send(&mut self, len: u32) {
+        self.sent += len;
+    }
+
+    /// Notes bytes from the guest; false if they are more than it may send.
+    #[must_use]
+    pub(super) fn receive(&mut self, len: u32) -> bool {
+        // "VIRTIO_VSOCK_OP_RW data packets MUST only be transmitted when the peer has sufficient free buffer space
+        // for the payload."
+        let fits = len <= WINDOW - self.waiting();
+        if fits {
+            self.received += len;
+        }
+        fits
+    }
+
+    /// Bytes from the guest that the host has not taken; never over [`WINDOW`].
+    pub(super) fn waiting(&self) -> u32 {
+        (self.received - self.taken).0
+    }
+
+    /// Notes that the host took bytes. True if the guest should be told.
+    pub(super) fn take(&mut self, len: u32) -> bool {
+        self.taken += len;
+        (self.taken - self.told).0 >= UPDATE_EVERY
+    }
+
+    /// `buf_alloc` and `fwd_cnt` of a packet to the guest, which is thereby told.
+    pub(super) fn tell(&mut self) -> (u32, u32) {
+        self.told = self.taken;
+        (WINDOW, self.taken.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guests_buffer_is_respected_across_the_wrap() {
+        let start = u32::MAX - 10;
+        let mut credit = Credit { sent: Wrapping(start), ..Credit::default() };
+        credit.update(100, start);
+        assert_eq!(credit.free(), 100);
+        credit.send(60);
+        assert_eq!(credit.free(), 40);
+        credit.update(100, start.wrapping_add(60));
+        assert_eq!(credit.free(), 100);
+        credit.update(30, start.wrapping_add(20));
+        assert_eq!(credit.free(), 0);
+        credit.update(100, start.wrapping_add(61));
+        assert_eq!(credit.free(), 0);
+    }
+
+    #[test]
+    fn our_buffer_is_never_overrun_across_the_wrap() {
+        let start = Wrapping(u32::MAX - 10);
+        let mut credit = Credit { received: start, taken: start, told: start, ..Credit::default() };
+        assert!(credit.receive(WINDOW));
+        assert!(!credit.receive(1));
+        assert!(!credit.take(UPDATE_EVERY - 1));
+        assert!(credit.take(1));
+        assert_eq!(credit.tell(), (WINDOW, start.0.wrapping_add(UPDATE_EVERY)));
+        assert!(!credit.take(1));
+        assert!(!credit.receive(UPDATE_EVERY + 2));
+        assert!(credit.receive(UPDATE_EVERY + 1));
+        assert_eq!(credit.waiting(), WINDOW);
+    }
+}

@@ -1,0 +1,176 @@
+//! The device: its queues, and the turns it takes on them. What packets mean is [`super::switch`]'s.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use virtio_queue::QueueT;
+
+use super::packet::{Packet, Room};
+use super::switch::Switch;
+use crate::{ActivateError, Activation, Device, DeviceKind, Event, Io};
+
+/// Packets to the guest.
+const RX: usize = 0;
+/// Packets from the guest.
+const TX: usize = 1;
+/// The third queue carries events that never happen here.
+const QUEUES: [u16; 3] = [128, 128, 8];
+
+/// `VIRTIO_VSOCK_F_STREAM` and `VIRTIO_VSOCK_F_NO_IMPLIED_STREAM`.
+const FEATURES: u64 = 1 << 0 | 1 << 2;
+
+/// A socket device.
+#[derive(Debug)]
+pub struct Vsock {
+    switch: Switch,
+    active: bool,
+    /// Packets were left in the tx queue, because there is no place for their answers.
+    stalled: bool,
+    /// The queues' kicks, for another turn.
+    kicks: [Option<Event>; 2],
+}
+
+impl Vsock {
+    /// A device with the guest's context id `cid`, over the device end of a port channel. The guest may connect to the
+    /// host ports `listening`, and to no others.
+    pub fn new(channel: OwnedFd, listening: Vec<u32>, cid: u64) -> io::Result<Self> {
+        let switch = Switch::new(channel, listening, cid)?;
+        Ok(Self { switch, active: false, stalled: false, kicks: [None, None] })
+    }
+
+    /// Takes packets from the guest.
+    fn take_packets(&mut self, io: &mut Io<'_>) {
+        let turn = self.turn(TX);
+        let mut taken = 0;
+        loop {
+            if taken == turn {
+                self.again(TX);
+                break;
+            }
+            // VIRTIO 1.3 §5.10.6.1: "Eventually even the additional resources will be exhausted and further processing
+            // is not possible until the other side processes the virtqueue that it has neglected."
+            self.stalled = !self.switch.can_accept();
+            if self.stalled {
+                break;
+            }
+            let Some(chain) = io.pop(TX) else { break };
+            let head = chain.head_index();
+            // A chain without a header has no sender to answer.
+            if let Some(packet) = Packet::new(io.memory, chain) {
+                self.switch.accept(packet);
+            }
+            io.complete(TX, head, 0);
+            taken += 1;
+        }
+        if taken > 0 {
+            io.notify(TX);
+        }
+    }
+
+    /// Gives packets to the guest, as many as there is room for. Only a guest without room is asked to notify of more.
+    fn give_packets(&mut self, io: &mut Io<'_>) {
+        let turn = self.turn(RX);
+        let mut given = 0;
+        while self.switch.wants_room() {
+            if given == turn {
+                self.again(RX);
+                break;
+            }
+            let Some(chain) = io.pop(RX) else { break };
+            let head = chain.head_index();
+            let len = match Room::new(io.memory, chain) {
+                Some(room) => self.switch.emit(&room),
+                // No packet fits: the driver gets it back empty.
+                None => Some(0),
+            };
+            match len {
+                Some(len) => {
+                    io.complete(RX, head, len);
+                    given += 1;
+                }
+                // Nothing was there after all.
+                None => io.unpop(RX),
+            }
+            if self.stalled && self.switch.can_resume() {
+                self.take_packets(io);
+            }
+        }
+        if given > 0 {
+            io.notify(RX);
+        }
+    }
+
+    /// Most packets of one turn on a queue.
+    fn turn(&self, queue: usize) -> usize {
+        if self.kicks[queue].is_some() { Io::TURN } else { usize::MAX }
+    }
+
+    /// Asks for another turn on a queue.
+    fn again(&self, queue: usize) {
+        if let Some(kick) = &self.kicks[queue] {
+            // The only error of a non-blocking event is a full counter: it is signalled already.
+            let _ = kick.write(1);
+        }
+    }
+}
+
+impl Device for Vsock {
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Vsock
+    }
+
+    fn features(&self) -> u64 {
+        // VIRTIO 1.3 §5.10.3: "The device SHOULD offer the VIRTIO_VSOCK_F_NO_IMPLIED_STREAM feature."
+        FEATURES
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUES
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        crate::device::copy_config(&self.switch.cid().to_le_bytes(), offset, data);
+    }
+
+    fn activate(&mut self, activation: &Activation<'_>) -> Result<(), ActivateError> {
+        for queue in [RX, TX] {
+            if !activation.queues.get(queue).is_some_and(QueueT::ready) {
+                return Err(ActivateError::Queue(queue));
+            }
+        }
+        self.switch.start().map_err(|error| ActivateError::Host(error.to_string()))?;
+        self.kicks = [RX, TX].map(|queue| activation.own_kick(queue));
+        self.stalled = false;
+        self.active = true;
+        Ok(())
+    }
+
+    fn process(&mut self, index: usize, io: &mut Io<'_>) {
+        if !self.active {
+            return;
+        }
+        if index == TX {
+            self.take_packets(io);
+        }
+        self.give_packets(io);
+    }
+
+    fn host_event(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.switch.event())
+    }
+
+    fn process_host(&mut self, io: &mut Io<'_>) {
+        if !self.active {
+            return;
+        }
+        self.switch.host_arrivals();
+        self.give_packets(io);
+    }
+
+    fn reset(&mut self) {
+        self.switch.stop();
+        self.kicks = [None, None];
+        self.stalled = false;
+        self.active = false;
+    }
+}
