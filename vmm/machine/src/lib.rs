@@ -21,6 +21,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use disk::Segment;
 
+/// Host vsock ports the guest may connect to, on every kind of machine; streams to others are reset. 1024 is where the
+/// agent's control stream arrives (`guest_protocol::HOST_PORT`).
+pub const LISTENING: [u32; 1] = [1024];
+
 /// Which kind of machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
