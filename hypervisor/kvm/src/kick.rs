@@ -97,17 +97,9 @@ impl Kick {
         self.requested.swap(false, SeqCst)
     }
 
-    /// Makes `KVM_RUN` finish the pending access and come back before it runs guest code.
+    /// Makes `KVM_RUN` finish the pending access and come back before it runs guest code. Holds until [`Kick::take`].
     pub(crate) fn finish_only(&self) {
         self.immediate_exit().store(1, SeqCst);
-    }
-
-    /// Undoes [`Kick::finish_only`], but not a kick.
-    pub(crate) fn finish_done(&self) {
-        self.immediate_exit().store(0, SeqCst);
-        if self.requested.load(SeqCst) {
-            self.immediate_exit().store(1, SeqCst);
-        }
     }
 
     /// Names the thread to signal, the calling one. The signal must not be blocked in it.

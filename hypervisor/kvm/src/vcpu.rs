@@ -142,10 +142,10 @@ impl KvmVcpu {
         for _ in 0..FINISH_LIMIT {
             match self.step(io) {
                 Step::Done | Step::Write(_) => {}
+                // The next run finds `immediate_exit` set, and that it was no kick.
                 Step::Interrupted | Step::Stop(_) => break,
             }
         }
-        self.kick.finish_done();
     }
 
     fn crashed(&self, what: String) -> Step {

@@ -231,6 +231,22 @@ pub(crate) const STOP_TWICE: &[u8] = &[
     0xe6, 0xf4, // out 0xf4, al
 ];
 
+/// Asks for a reset by a port whose write the host answers late.
+pub(crate) const STOP_LATE: &[u8] = &[
+    // 32-bit
+    0xe6, 0x92, // out 0x92, al
+    0xb0, 0x00, // mov al, 0
+    0xe6, 0xf4, // out 0xf4, al
+];
+
+/// Asks for a reset by an MMIO write across a page.
+pub(crate) const STOP_ACROSS: &[u8] = &[
+    // 32-bit
+    0xc7, 0x05, 0xfe, 0x0f, 0x00, 0xe0, 0x11, 0x22, 0x33, 0x44, // mov dword ptr [0xe0000ffe], 0x44332211
+    0xb0, 0x00, // mov al, 0
+    0xe6, 0xf4, // out 0xf4, al
+];
+
 /// Sleeps until three interrupts of line 5 came through the PIC.
 pub(crate) const INTERRUPTS: &[u8] = &[
     // 16-bit

@@ -17,6 +17,10 @@ use vm_memory::{ByteValued, Bytes, GuestAddress};
 pub(crate) const STOP_PORT: u16 = 0xf4;
 /// Reads wait for [`Rig::open_gate`].
 pub(crate) const GATE_PORT: u16 = 0x91;
+/// Writes wait for [`Rig::open_gate`], then reset.
+pub(crate) const LATE_STOP_PORT: u16 = 0x92;
+/// Writes reset.
+pub(crate) const STOP_ADDRESS: u64 = 0xe000_0ffe;
 /// Reads take the next bytes of 1, 2, 3…
 pub(crate) const COUNTING_PORT: u16 = 0x90;
 /// Where guests load and start.
@@ -109,7 +113,7 @@ impl<V: Vm> Rig<V> {
         self.workers[usize::from(index)].run.send(()).expect("vCPU thread is alive");
     }
 
-    /// Answers one read of [`GATE_PORT`], now or when it comes.
+    /// Answers one access of [`GATE_PORT`] or [`LATE_STOP_PORT`], now or when it comes.
     pub(crate) fn open_gate(&self) {
         self.workers[0].gate.send(()).expect("vCPU thread is alive");
     }
@@ -172,15 +176,14 @@ impl<V: Vm> Rig<V> {
 }
 
 impl<V: Vm> Drop for Rig<V> {
-    /// Ends every thread, also those of a guest that went wrong.
+    /// Ends every thread. Those of a backend that failed its case may not end: nobody waits for them.
     fn drop(&mut self) {
         for (index, Worker { run, gate, thread }) in (0u8..).zip(self.workers.drain(..)) {
             drop((run, gate));
             let kicked = self.vm.kick(index);
-            let joined = thread.join();
             if !thread::panicking() {
                 kicked.expect("kick");
-                joined.expect("vCPU thread ends well");
+                thread.join().expect("vCPU thread ends well");
             }
         }
     }
@@ -223,7 +226,7 @@ impl VcpuIo for Recorder {
 
     fn mmio_write(&mut self, address: u64, data: &[u8]) -> ControlFlow<VcpuStop> {
         self.tell(Event::Access(Access::Write { address, data: data.to_vec() }));
-        ControlFlow::Continue(())
+        if address == STOP_ADDRESS { ControlFlow::Break(VcpuStop::Reset) } else { ControlFlow::Continue(()) }
     }
 
     fn port_read(&mut self, port: u16, data: &mut [u8]) {
@@ -246,6 +249,10 @@ impl VcpuIo for Recorder {
         match (port, data) {
             (STOP_PORT, [0]) => ControlFlow::Break(VcpuStop::PowerOff),
             (STOP_PORT, [1]) => ControlFlow::Break(VcpuStop::Reset),
+            (LATE_STOP_PORT, _) => {
+                let _ = self.gates.recv();
+                ControlFlow::Break(VcpuStop::Reset)
+            }
             _ => ControlFlow::Continue(()),
         }
     }

@@ -2,7 +2,7 @@
 
 use hypervisor::{Error, Hypervisor, VcpuStop, Vm, VmConfig};
 
-use crate::rig::{Access, Event, GATE_PORT, Rig, Setup, allocate, write};
+use crate::rig::{Access, Event, GATE_PORT, LATE_STOP_PORT, Rig, STOP_ADDRESS, Setup, allocate, write};
 use crate::{Case, guests};
 
 pub(crate) fn cases<H: Hypervisor>() -> Vec<Case<H>> {
@@ -15,6 +15,8 @@ pub(crate) fn cases<H: Hypervisor>() -> Vec<Case<H>> {
         Case::new("kicks_are_never_lost_and_lose_no_access", kick_storm),
         Case::new("kick_after_the_vcpu_is_gone_is_harmless", kick_after_drop),
         Case::new("a_stopping_write_leaves_no_access_pending", stop_twice),
+        Case::new("a_stopping_write_across_a_page_is_finished", stop_across),
+        Case::new("kick_during_a_stopping_write_is_kept", kick_during_stop),
         Case::new("triple_fault_resets", triple_fault),
         Case::new("code_outside_memory_crashes_with_words", crash),
         Case::new("machines_are_independent", independent),
@@ -116,6 +118,27 @@ fn stop_twice<H: Hypervisor>(hypervisor: &H) {
     assert_eq!(rig.until_stop().1, VcpuStop::Reset);
     let wrote = |address, value: u32| Access::Write { address, data: value.to_le_bytes().to_vec() };
     assert_eq!(rig.complete(), [wrote(0xd000_0000, 0x4433_2211), wrote(0xd000_0004, 0x4433_2212)]);
+}
+
+fn stop_across<H: Hypervisor>(hypervisor: &H) {
+    let rig = Rig::new(hypervisor, &Setup::protected(guests::STOP_ACROSS));
+    rig.run(0);
+    let wrote = |address, data: [u8; 2]| Access::Write { address, data: data.to_vec() };
+    let both = vec![wrote(STOP_ADDRESS, [0x11, 0x22]), wrote(STOP_ADDRESS + 2, [0x33, 0x44])];
+    assert_eq!(rig.until_stop(), (both, VcpuStop::Reset));
+    assert_eq!(rig.complete(), []);
+}
+
+fn kick_during_stop<H: Hypervisor>(hypervisor: &H) {
+    let rig = Rig::new(hypervisor, &Setup::protected(guests::STOP_LATE));
+    rig.run(0);
+    assert_eq!(rig.next(), Event::Access(Access::Out { port: LATE_STOP_PORT, data: vec![0] }));
+    rig.kick(0);
+    rig.open_gate();
+    assert_eq!(rig.until_stop(), (vec![], VcpuStop::Reset));
+    rig.run(0);
+    assert_eq!(rig.until_stop(), (vec![], VcpuStop::Kicked));
+    assert_eq!(rig.complete(), []);
 }
 
 fn triple_fault<H: Hypervisor>(hypervisor: &H) {
