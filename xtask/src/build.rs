@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -17,15 +18,31 @@ const STATIC: &[(&str, &[&str])] = &[
     ("software", &["matchlock-devices", "matchlock-launcher"]),
 ];
 
+/// Every program, as it is named in a release.
+pub(crate) const PROGRAMS: [&str; 5] =
+    ["matchlock", "matchlock-vmm", "matchlock-devices", "matchlock-launcher", "matchlock-guest"];
+
+/// Builds the program that measures; static, since it also runs in the emulated host.
+pub(crate) fn measure() -> Result<PathBuf> {
+    sh::run(statically(sh::cargo().args(["build", "--quiet", "--release", "-p", "measure"])))?;
+    Ok(sh::target().join(TARGET).join("release").join("measure"))
+}
+
+fn statically(cargo: &mut Command) -> &mut Command {
+    cargo
+        .args(["--target", TARGET])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static")
+}
+
 /// Builds everything; gives the directory that holds all programs.
 pub(crate) fn programs() -> Result<PathBuf> {
     sh::run(sh::cargo().args(["build", "--quiet", "--release", "-p", "matchlock"]))?;
     let mut cargo = sh::cargo();
-    cargo.args(["build", "--quiet", "--release", "--target", TARGET]);
+    cargo.args(["build", "--quiet", "--release"]);
     for (package, _) in STATIC {
         cargo.args(["-p", package]);
     }
-    sh::run(cargo.env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static"))?;
+    sh::run(statically(&mut cargo))?;
     let from = sh::target().join(TARGET).join("release");
     let to = sh::target().join("release");
     for program in STATIC.iter().flat_map(|(_, programs)| *programs) {

@@ -2,11 +2,13 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
 
+mod bench;
 mod build;
 mod demo;
 mod emulated;
 mod host;
 mod kernel;
+mod probe;
 mod sh;
 mod test;
 mod tidy;
@@ -49,6 +51,8 @@ enum Task {
         #[arg(long, default_value = "")]
         filter: String,
     },
+    /// Measure: each figure beside its peer, as a ratio
+    Bench(bench::Options),
     /// Build the slim guest kernel from the distribution's source
     Kernel,
     /// Check what no compiler checks: layers, `target_os`, module docs, file length
@@ -64,6 +68,7 @@ fn main() -> Result<()> {
         Task::Demo { no_install } => demo::run(!no_install),
         Task::Test { no_vm } => test::all(!no_vm),
         Task::TestVm { cell, list, filter } => vm::run(cell.as_deref(), list, &filter),
+        Task::Bench(options) => bench::run(&options),
         Task::Kernel => kernel::run().map(|path| println!("{}", path.display())),
         Task::Tidy => tidy::run(),
         Task::Prepush => test::fast(),

@@ -1,0 +1,248 @@
+//! `cargo xtask bench`: figures, each beside its peer in the same run, as a ratio. Nothing here passes or fails.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use kernels::{Archive, File, Kernel};
+use serde_json::Value;
+
+use crate::emulated::{self, Clock, Job};
+use crate::{build, host, kernel, probe, sh};
+
+/// Start to /init in the emulated host, virtual seconds, slim kernel: what Firecracker v1.16.1 took when the targets were
+/// set, without and with the product's devices. Printed, marked as recorded, where the peer is not measured beside us.
+const RECORDED: [f64; 2] = [0.0703, 0.095];
+
+/// What to measure against.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Measure a peer beside us: `firecracker=PATH`
+    #[arg(long)]
+    peer: Vec<String>,
+    /// Only these parts: software, start, memory
+    #[arg(long)]
+    only: Vec<String>,
+    /// Counted runs of each figure
+    #[arg(long, default_value_t = 5)]
+    runs: u32,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    host::provide(&[host::RUN], true)?;
+    let wanted = |part: &str| options.only.is_empty() || options.only.iter().any(|only| only == part);
+    let firecracker = peer(options)?;
+    let programs = build::programs()?;
+    let measure = build::measure()?;
+    let cache = sh::target().join("cache");
+    let stock = kernels::Store::open(&cache)?.get("", &|step| eprintln!("{step}"))?;
+    if wanted("software") {
+        software(options, &programs, &stock)?;
+    }
+    if wanted("start") || wanted("memory") {
+        let slim = match kernel::built() {
+            Some(slim) => slim,
+            None => kernel::run()?,
+        };
+        let bench = Emulated { programs, measure, slim, stock: &stock, firecracker, cache };
+        if wanted("start") {
+            bench.start(options)?;
+        }
+        if wanted("memory") {
+            bench.memory()?;
+        }
+    }
+    Ok(())
+}
+
+fn peer(options: &Options) -> Result<Option<PathBuf>> {
+    let mut firecracker = None;
+    for peer in &options.peer {
+        match peer.split_once('=') {
+            Some(("firecracker", path)) => firecracker = Some(PathBuf::from(path)),
+            _ => bail!("unknown peer {peer:?}; known: firecracker=PATH"),
+        }
+    }
+    Ok(firecracker)
+}
+
+/// The software machine against the same QEMU and kernel, bare, to an init that resets: pairs, in turn.
+fn software(options: &Options, programs: &Path, stock: &Kernel) -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let initramfs = marker_initramfs(stock, scratch.path())?;
+    let home = scratch.path().join("home");
+    fs::create_dir_all(home.join(".cache"))?;
+    std::os::unix::fs::symlink(sh::target().join("cache"), home.join(".cache/matchlock"))?;
+    let ours = || {
+        let mut command = sh::command(programs.join("matchlock"));
+        command.env("HOME", &home).args(["run", "--machine", "software", "--image", "busybox", "--", "true"]);
+        timed(&mut command)
+    };
+    let bare = || timed(&mut bare_qemu(stock, &initramfs));
+    ours()?;
+    bare()?;
+    let mut ratios = Vec::new();
+    for _ in 0..options.runs {
+        let (ours, bare) = (ours()?, bare()?);
+        println!("software: run -- true {ours:.2} s, bare boot {bare:.2} s, ratio {:.2}", ours / bare);
+        ratios.push(ours / bare);
+    }
+    println!("software: median ratio {:.2} (target 1.3)", median(&mut ratios));
+    Ok(())
+}
+
+/// QEMU as the software machine uses it, without devices.
+fn bare_qemu(kernel: &Kernel, initramfs: &Path) -> std::process::Command {
+    let mut qemu = sh::command("qemu-system-x86_64");
+    qemu.args(["-M", "microvm", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-m", "512"])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "null"])
+        .arg("-kernel")
+        .arg(&kernel.path)
+        .arg("-initrd")
+        .arg(initramfs)
+        .arg("-append")
+        .arg(format!("console=ttyS0 panic=-1 reboot=t quiet tsc_early_khz={}", tsc_khz()));
+    qemu
+}
+
+/// The time stamp counter's rate, measured over 50 ms: a wrong one would scale the guest's time.
+fn tsc_khz() -> u64 {
+    probe::tsc_khz(Duration::from_millis(50))
+}
+
+fn timed(command: &mut std::process::Command) -> Result<f64> {
+    let start = Instant::now();
+    let output = command.stdin(std::process::Stdio::null()).output()?;
+    let seconds = start.elapsed().as_secs_f64();
+    if !output.status.success() {
+        bail!("{command:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(seconds)
+}
+
+/// An initramfs whose init writes the marker to its console and resets the machine.
+fn marker_initramfs(kernel: &Kernel, directory: &Path) -> Result<PathBuf> {
+    let path = directory.join("marker.cpio");
+    let init = probe::marker_init();
+    let files = [File { name: "init", mode: 0o755, data: &init }];
+    Archive { modules: &[], files: &files }.write(kernel, &path)?;
+    Ok(path)
+}
+
+/// What runs in the emulated host.
+struct Emulated<'a> {
+    programs: PathBuf,
+    measure: PathBuf,
+    slim: PathBuf,
+    stock: &'a Kernel,
+    firecracker: Option<PathBuf>,
+    cache: PathBuf,
+}
+
+impl Emulated<'_> {
+    fn files(&self, scratch: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+        let opt = Path::new("/opt/matchlock");
+        let mut files = vec![
+            (PathBuf::from("/root/.cache/matchlock"), self.cache.clone()),
+            (opt.join("measure"), self.measure.clone()),
+            (opt.join("vmlinux-slim"), self.slim.clone()),
+            (opt.join("marker.cpio"), marker_initramfs(self.stock, scratch)?),
+        ];
+        for program in build::PROGRAMS {
+            files.push((opt.join(program), self.programs.join(program)));
+        }
+        files.extend(self.firecracker.iter().map(|path| (opt.join("firecracker"), path.clone())));
+        Ok(files)
+    }
+
+    /// Runs `script` in an emulated host; gives the JSON objects it printed.
+    fn rows(&self, script: String, clock: Clock) -> Result<Vec<Value>> {
+        let scratch = tempfile::tempdir()?;
+        let job = Job {
+            kernel: self.stock,
+            files: self.files(scratch.path())?,
+            script: format!(
+                "cd /opt/matchlock; mount -t tracefs t /sys/kernel/tracing; mount -t tmpfs t /tmp\n{script}"
+            ),
+            clock,
+            memory_mib: 2048,
+            limit: Duration::from_secs(15 * 60),
+        };
+        let mut rows = Vec::new();
+        let status = emulated::run(&job, |line| match serde_json::from_str::<Value>(line) {
+            Ok(row @ Value::Object(_)) => rows.push(row),
+            _ => eprintln!("  {line}"),
+        })?;
+        if status != 0 {
+            bail!("the measurement in the emulated host ended with status {status}");
+        }
+        Ok(rows)
+    }
+
+    fn start(&self, options: &Options) -> Result<()> {
+        let mut script = String::from("set -e\n");
+        for extra in ["", "--shared", "--devices", "--devices --shared"] {
+            let common =
+                format!("--kernel vmlinux-slim --initramfs marker.cpio --runs {} {extra}", options.runs);
+            script.push_str(&format!("./measure start --vmm ./matchlock-vmm {common}\n"));
+            if self.firecracker.is_some() && !extra.contains("--shared") {
+                script.push_str(&format!("./measure start --vmm ./firecracker --firecracker {common}\n"));
+            }
+        }
+        let rows = self.rows(script, Clock::Instructions)?;
+        println!("start to /init: emulated host, instruction clock, 1 vCPU, 256 MiB, slim kernel, quiet");
+        for devices in [false, true] {
+            let of = |vmm: &str, shared: bool| {
+                rows.iter()
+                    .find(|row| row["vmm"] == vmm && row["devices"] == devices && row["shared"] == shared)
+            };
+            let peer = of("firecracker", false).map(seconds);
+            let (base, how) = match peer {
+                Some(seconds) => (seconds, "measured beside"),
+                None => (RECORDED[usize::from(devices)], "recorded, not measured here"),
+            };
+            let what = if devices { "product devices" } else { "serial only" };
+            println!("  {what}: firecracker {base:.4} s ({how})");
+            if let Some(row) = of("firecracker", false) {
+                println!("    exits {}", row["exits"]);
+            }
+            for shared in [false, true] {
+                let Some(row) = of("matchlock", shared) else { continue };
+                let memory = if shared { "shared" } else { "private" };
+                let ours = seconds(row);
+                println!(
+                    "  {what}, {memory} memory: matchlock {ours:.4} s, ratio {:.3} (target 0.95)",
+                    ours / base
+                );
+                println!("    exits {}; console {}", row["exits"], row["console"]);
+            }
+        }
+        Ok(())
+    }
+
+    fn memory(&self) -> Result<()> {
+        let script = "./measure memory --matchlock ./matchlock --machine kvm\n".to_owned();
+        println!(
+            "private memory with a guest up, guest memory left out (targets: VMM 1024 dirty, 5120 clean; supervisor 8192 dirty)"
+        );
+        for row in self.rows(script, Clock::Wall)? {
+            let name = row["process"].as_str().unwrap_or("?");
+            println!(
+                "  {name}: {} KiB dirty, {} KiB clean",
+                row["private_dirty_kib"], row["private_clean_kib"]
+            );
+        }
+        Ok(())
+    }
+}
+
+fn seconds(row: &Value) -> f64 {
+    let all = row["seconds"].as_array().map(Vec::as_slice).unwrap_or_default();
+    median(&mut all.iter().filter_map(Value::as_f64).collect::<Vec<_>>())
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
