@@ -33,6 +33,11 @@ impl Native {
     /// Boots a machine. Returns when its vCPUs run.
     pub fn boot(config: Config) -> Result<Self, MachineError> {
         let (spec, descriptors, log) = describe(config)?;
+        Self::start(spec, descriptors, log)
+    }
+
+    /// Boots what `spec` says: for measurements, which want other machines than sandboxes do.
+    pub fn start(spec: Spec, descriptors: Vec<OwnedFd>, log: Option<OwnedFd>) -> Result<Self, MachineError> {
         let program = process::find_program(PROGRAM)
             .ok_or_else(|| MachineError::Program { program: PROGRAM.to_owned() })?;
         let mut spawn = Spawn::new(&program);

@@ -69,10 +69,10 @@ fn fadt(dsdt: u64) -> impl Aml {
         .flag(Flags::Headless)
         .flag(Flags::HwReducedAcpi);
     fadt.iapc_boot_arch = IAPC_BOOT_ARCH.into();
-    fadt.reset_reg = port(power::RESET_PORT);
-    fadt.reset_value = power::RESET_VALUE;
-    fadt.sleep_control_reg = port(power::SLEEP_CONTROL_PORT);
-    fadt.sleep_status_reg = port(power::SLEEP_STATUS_PORT);
+    fadt.reset_reg = port(chipset::power::RESET_PORT);
+    fadt.reset_value = chipset::power::RESET_VALUE;
+    fadt.sleep_control_reg = port(chipset::power::SLEEP_CONTROL_PORT);
+    fadt.sleep_status_reg = port(chipset::power::SLEEP_STATUS_PORT);
     fadt.finalize()
 }
 
@@ -89,7 +89,7 @@ fn madt(vcpus: u8) -> impl Aml {
 fn dsdt(devices: &[Slot]) -> Vec<u8> {
     let mut aml = Vec::new();
     // ACPI 6.5 §7.4.2.6: the first element is the value for SLP_TYP.
-    let s5 = Package::new(vec![&power::SLEEP_TYPE_S5, &0u8, &0u8, &0u8]);
+    let s5 = Package::new(vec![&chipset::power::SLEEP_TYPE_S5, &0u8, &0u8, &0u8]);
     Name::new("_S5_".into(), &s5).to_aml_bytes(&mut aml);
     let devices: Vec<_> = devices.iter().zip(0u8..).map(|(slot, index)| VirtioMmio { slot, index }).collect();
     let mut children: Vec<&dyn Aml> = vec![&Serial];
@@ -207,9 +207,9 @@ mod tests {
         let blob = tables(BASE, 1, &[]);
         let fadt = walk(&blob)[0].1;
         assert_ne!(u32_at(fadt, 112) & 1 << 20, 0);
-        assert_eq!(u64_at(fadt, 120), u64::from(power::RESET_PORT));
-        assert_eq!(u64_at(fadt, 248), u64::from(power::SLEEP_CONTROL_PORT));
-        assert_eq!(u64_at(fadt, 260), u64::from(power::SLEEP_STATUS_PORT));
+        assert_eq!(u64_at(fadt, 120), u64::from(chipset::power::RESET_PORT));
+        assert_eq!(u64_at(fadt, 248), u64::from(chipset::power::SLEEP_CONTROL_PORT));
+        assert_eq!(u64_at(fadt, 260), u64::from(chipset::power::SLEEP_STATUS_PORT));
     }
 
     /// A second reading, by ACPICA itself.
@@ -239,11 +239,4 @@ mod tests {
         assert!(source.contains("Edge, ActiveHigh, Exclusive"));
         assert!(source.contains("0x03F8,             // Range Minimum"));
     }
-}
-mod power {
-    pub(super) const RESET_PORT: u16 = 0x604;
-    pub(super) const RESET_VALUE: u8 = 1;
-    pub(super) const SLEEP_CONTROL_PORT: u16 = 0x600;
-    pub(super) const SLEEP_STATUS_PORT: u16 = 0x601;
-    pub(super) const SLEEP_TYPE_S5: u8 = 5;
 }

@@ -1,5 +1,18 @@
 //! The VMM: where hypervisor and devices meet.
+//!
+//! One process runs one machine (`matchlock-vmm`). It opens nothing: its supervisor sends a spec and every descriptor
+//! over the process channel, and the process is confined before the guest's first instruction. Start with
+//! [`machine::run`], the machine's life from spec to end. Not here: the supervisor's side (crate `machine`), policy,
+//! and anything inside the guest.
 
 pub mod acpi;
+pub mod board;
+pub mod descriptors;
+pub mod devices;
+pub mod events;
 pub mod layout;
 pub mod loader;
+pub mod log;
+pub mod machine;
+pub mod sys;
+pub mod vcpu;

@@ -1,0 +1,171 @@
+//! What guest accesses reach: the ports of the chipset and the windows of the virtio devices.
+//!
+//! Both are a handful of fixed places (`layout`), so finding one is arithmetic. What nobody owns reads as ones and
+//! ignores writes, as on a PC. Not here: interrupts' way to the guest (`devices`).
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use chipset::{I8042, Outcome, Power, Rtc, Serial, i8042, power, rtc, serial};
+use hypervisor::{VcpuIo, VcpuStop};
+use virtio::mmio::MmioTransport;
+
+use crate::layout;
+
+/// Everything outside guest memory.
+pub struct Board {
+    transports: Vec<MmioTransport>,
+    legacy: Mutex<Legacy>,
+    exits: Exits,
+}
+
+/// The chipset's devices.
+pub struct Legacy {
+    /// The serial line.
+    pub serial: Serial,
+    /// The real-time clock.
+    pub rtc: Rtc,
+    /// The keyboard controller.
+    pub i8042: I8042,
+    /// ACPI power and reset registers.
+    pub power: Power,
+}
+
+/// A device of the chipset, and an offset in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Port {
+    Serial(u16),
+    Rtc(u16),
+    I8042(u16),
+    Power(u16),
+    Nobody,
+}
+
+impl Port {
+    fn at(port: u16) -> Self {
+        let within = |first: u16, count: u16| port.checked_sub(first).filter(|offset| *offset < count);
+        None.or_else(|| within(serial::PORT, serial::PORTS).map(Self::Serial))
+            .or_else(|| within(rtc::PORT, rtc::PORTS).map(Self::Rtc))
+            .or_else(|| within(i8042::PORT, i8042::PORTS).map(Self::I8042))
+            .or_else(|| within(power::PORT, power::PORTS).map(Self::Power))
+            .unwrap_or(Self::Nobody)
+    }
+}
+
+/// How often the guest left for user space, and what for.
+#[derive(Debug, Default)]
+pub struct Exits {
+    devices: [AtomicU64; layout::VIRTIO_DEVICES_MAX],
+    serial: AtomicU64,
+    rtc: AtomicU64,
+    other_ports: AtomicU64,
+    nowhere: AtomicU64,
+}
+
+impl fmt::Display for Exits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let devices: Vec<_> = self.devices.iter().map(|count| count.load(Relaxed)).collect();
+        let used = devices.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
+        write!(
+            f,
+            "exits: serial {}, rtc {}, other ports {}, no device {}, virtio {:?}",
+            self.serial.load(Relaxed),
+            self.rtc.load(Relaxed),
+            self.other_ports.load(Relaxed),
+            self.nowhere.load(Relaxed),
+            &devices[..used],
+        )
+    }
+}
+
+impl Board {
+    /// A board with these devices; transport `n` is in window `n`.
+    #[must_use]
+    pub fn new(transports: Vec<MmioTransport>, legacy: Legacy) -> Self {
+        Self { transports, legacy: Mutex::new(legacy), exits: Exits::default() }
+    }
+
+    /// The virtio devices, in the order of their windows.
+    #[must_use]
+    pub fn transports(&self) -> &[MmioTransport] {
+        &self.transports
+    }
+
+    /// How often the guest left for user space so far.
+    #[must_use]
+    pub fn exits(&self) -> &Exits {
+        &self.exits
+    }
+
+    /// The device whose window `address` is in, and the offset in it.
+    fn window(&self, address: u64) -> Option<(&MmioTransport, u64)> {
+        let offset = address.checked_sub(layout::VIRTIO_WINDOWS);
+        let found = offset.and_then(|offset| {
+            let index = usize::try_from(offset / layout::VIRTIO_WINDOW).ok()?;
+            let transport = self.transports.get(index)?;
+            self.exits.devices.get(index)?.fetch_add(1, Relaxed);
+            Some((transport, offset % layout::VIRTIO_WINDOW))
+        });
+        if found.is_none() {
+            self.exits.nowhere.fetch_add(1, Relaxed);
+        }
+        found
+    }
+
+    fn legacy(&self, port: Port) -> MutexGuard<'_, Legacy> {
+        let counter = match port {
+            Port::Serial(_) => &self.exits.serial,
+            Port::Rtc(_) => &self.exits.rtc,
+            Port::I8042(_) | Port::Power(_) | Port::Nobody => &self.exits.other_ports,
+        };
+        counter.fetch_add(1, Relaxed);
+        self.legacy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl VcpuIo for &Board {
+    fn mmio_read(&mut self, address: u64, data: &mut [u8]) {
+        match self.window(address) {
+            Some((transport, offset)) => transport.read(offset, data),
+            None => data.fill(0xff),
+        }
+    }
+
+    fn mmio_write(&mut self, address: u64, data: &[u8]) -> ControlFlow<VcpuStop> {
+        if let Some((transport, offset)) = self.window(address) {
+            transport.write(offset, data);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn port_read(&mut self, port: u16, data: &mut [u8]) {
+        let port = Port::at(port);
+        let mut legacy = self.legacy(port);
+        match port {
+            Port::Serial(offset) => legacy.serial.read(offset, data),
+            Port::Rtc(offset) => legacy.rtc.read(offset, data),
+            Port::I8042(offset) => legacy.i8042.read(offset, data),
+            Port::Power(offset) => legacy.power.read(offset, data),
+            Port::Nobody => data.fill(0xff),
+        }
+    }
+
+    fn port_write(&mut self, port: u16, data: &[u8]) -> ControlFlow<VcpuStop> {
+        let port = Port::at(port);
+        let mut legacy = self.legacy(port);
+        let outcome = match port {
+            Port::Serial(offset) => legacy.serial.write(offset, data),
+            Port::Rtc(offset) => legacy.rtc.write(offset, data),
+            Port::I8042(offset) => legacy.i8042.write(offset, data),
+            Port::Power(offset) => legacy.power.write(offset, data),
+            Port::Nobody => Outcome::Continue,
+        };
+        match outcome {
+            Outcome::Continue => ControlFlow::Continue(()),
+            Outcome::Reset => ControlFlow::Break(VcpuStop::Reset),
+            Outcome::PowerOff => ControlFlow::Break(VcpuStop::PowerOff),
+        }
+    }
+}

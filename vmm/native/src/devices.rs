@@ -1,0 +1,203 @@
+//! Makes the devices a spec asks for and wires them: windows, interrupts, doorbells.
+//!
+//! Where the hypervisor has doorbells, a queue's notification and a device's interrupt pass by user space. Where not,
+//! the notification is an exit that signals the same event, and the event thread raises the interrupt. Not here: how a
+//! device works.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use chipset::{I8042, Power, Rtc, Serial};
+use disk::{Disk, DiskError, Segment};
+use guest_memory::GuestRam;
+use hypervisor::{IrqLine, Vm};
+use machine::native::protocol::{DiskSpec, Entropy, SegmentSpec, Spec};
+use virtio::balloon::{Balloon, Reclaim};
+use virtio::blk::BlockDevice;
+use virtio::console::Console;
+use virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
+use virtio::{Device, Event, event_fd};
+
+use crate::board::{Board, Legacy};
+use crate::descriptors::{Descriptors, MissingDescriptor};
+use crate::layout::{self, Slot};
+
+/// Why a device could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The spec names a descriptor that did not come.
+    #[error(transparent)]
+    Descriptor(#[from] MissingDescriptor),
+    /// A disk's parts are not a disk.
+    #[error("disk {index}: {source}")]
+    Disk {
+        /// Which one, from 0.
+        index: usize,
+        /// What is wrong.
+        source: DiskError,
+    },
+    /// The back end in another process cannot be used.
+    #[error("vhost-user back end: {0}")]
+    BackEnd(String),
+    /// The hypervisor refused to wire it.
+    #[error(transparent)]
+    Hypervisor(#[from] hypervisor::Error),
+    /// The system refused.
+    #[error("{what}: {source}")]
+    System {
+        /// What was asked.
+        what: &'static str,
+        /// The system's words.
+        source: io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> DeviceError {
+    move |source| DeviceError::System { what, source }
+}
+
+/// What the event thread does for hypervisors without doorbells.
+#[derive(Default)]
+pub struct Wiring {
+    /// Interrupts it raises when the event is signalled.
+    pub interrupts: Vec<(Event, IrqLine)>,
+}
+
+/// How many virtio devices a spec makes.
+#[must_use]
+pub fn count(spec: &Spec) -> usize {
+    let others = [spec.ports.is_some(), spec.entropy != Entropy::None, spec.virtio_console, spec.balloon];
+    spec.disks.len() + others.into_iter().filter(|there| *there).count()
+}
+
+/// Makes everything outside guest memory.
+pub fn assemble<V: Vm>(
+    spec: &Spec,
+    descriptors: &mut Descriptors,
+    vm: &V,
+    ram: &GuestRam,
+) -> Result<(Board, Wiring), DeviceError> {
+    let console = descriptors.take(spec.console)?;
+    set_nonblocking(&console).map_err(system("console"))?;
+    let console = File::from(console);
+    let mut wiring = Wiring::default();
+
+    let legacy = {
+        let output = console.try_clone().map_err(system("console"))?;
+        let irq = interrupt(vm, layout::SERIAL_IRQ, &mut wiring)?;
+        legacy(output, irq)
+    };
+    let mut transports = Vec::new();
+    for (device, slot) in make(spec, descriptors, console, ram)?.into_iter().zip(layout::slots()) {
+        transports.push(connect(device, slot, vm, ram, &mut wiring)?);
+    }
+    Ok((Board::new(transports, legacy), wiring))
+}
+
+fn make(
+    spec: &Spec,
+    descriptors: &mut Descriptors,
+    console: File,
+    ram: &GuestRam,
+) -> Result<Vec<Box<dyn Device>>, DeviceError> {
+    let mut devices: Vec<Box<dyn Device>> = Vec::with_capacity(count(spec));
+    for (index, disk) in spec.disks.iter().enumerate() {
+        devices.push(block_device(index, disk, descriptors)?);
+    }
+    match spec.entropy {
+        Entropy::None => {}
+        Entropy::InProcess => devices.push(Box::new(virtio::rng::Entropy::new())),
+        Entropy::VhostUser(_) => return Err(DeviceError::BackEnd("not built yet".to_owned())),
+    }
+    if spec.virtio_console {
+        devices.push(Box::new(Console::new(Box::new(console), None).map_err(system("console"))?));
+    }
+    if spec.balloon {
+        let (balloon, _) = Balloon::new(Box::new(Release(ram.clone()))).map_err(system("balloon"))?;
+        devices.push(Box::new(balloon));
+    }
+    Ok(devices)
+}
+
+fn block_device(
+    index: usize,
+    spec: &DiskSpec,
+    descriptors: &mut Descriptors,
+) -> Result<Box<dyn Device>, DeviceError> {
+    let segments = spec.segments.iter().map(|segment| {
+        Ok(match segment {
+            SegmentSpec::File { file, offset, len } => {
+                Segment::File { file: descriptors.take(*file)?, offset: *offset, len: *len }
+            }
+            SegmentSpec::Bytes(bytes) => Segment::Bytes(bytes.clone()),
+            SegmentSpec::Zeroes(len) => Segment::Zeroes(*len),
+        })
+    });
+    let segments = segments.collect::<Result<_, DeviceError>>()?;
+    let disk = Disk::new(segments, spec.readonly).map_err(|source| DeviceError::Disk { index, source })?;
+    Ok(Box::new(BlockDevice::new(Box::new(disk), &format!("disk{index}"))))
+}
+
+/// Puts a device behind its window and wires its queues and its interrupt.
+fn connect<V: Vm>(
+    device: Box<dyn Device>,
+    slot: Slot,
+    vm: &V,
+    ram: &GuestRam,
+    wiring: &mut Wiring,
+) -> Result<MmioTransport, DeviceError> {
+    let irq = interrupt(vm, slot.irq, wiring)?;
+    let transport = MmioTransport::new(device, ram.clone(), irq).map_err(system("virtio device"))?;
+    if let Some(doorbell) = vm.doorbell() {
+        for (queue, kick) in (0..).zip(transport.kicks()) {
+            doorbell.on_write(slot.window + QUEUE_NOTIFY, queue, event_fd(kick))?;
+        }
+    }
+    Ok(transport)
+}
+
+/// An event that raises an edge on `line`.
+fn interrupt<V: Vm>(vm: &V, line: IrqLine, wiring: &mut Wiring) -> Result<Event, DeviceError> {
+    let event = virtio::event().map_err(system("event"))?;
+    match vm.doorbell() {
+        Some(doorbell) => doorbell.irq_on(event_fd(&event), line)?,
+        None => {
+            let ours = event.try_clone().map_err(system("event"))?;
+            wiring.interrupts.push((ours, line));
+        }
+    }
+    Ok(event)
+}
+
+fn legacy(output: File, irq: Event) -> Legacy {
+    let raise = move || {
+        // The only error of a non-blocking event is a full counter: it is signalled already.
+        let _ = irq.write(1);
+    };
+    Legacy {
+        serial: Serial::new(Box::new(raise), Box::new(output)),
+        rtc: Rtc::new(Box::new(seconds_since_epoch)),
+        i8042: I8042,
+        power: Power,
+    }
+}
+
+fn seconds_since_epoch() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Output that its reader does not take is lost rather than waited for.
+fn set_nonblocking(console: &OwnedFd) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(console.as_fd())?;
+    Ok(rustix::fs::fcntl_setfl(console.as_fd(), flags | rustix::fs::OFlags::NONBLOCK)?)
+}
+
+/// Gives pages the guest does not need back to the host.
+struct Release(GuestRam);
+
+impl Reclaim for Release {
+    fn reclaim(&mut self, address: u64, len: u64) {
+        let _ = (&self.0, address, len);
+    }
+}

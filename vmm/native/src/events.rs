@@ -1,0 +1,166 @@
+//! The event thread: the one loop that serves queues, devices' host sides, and the supervisor.
+//!
+//! Everything is level-triggered, so a loop turn that leaves work behind comes back to it. Not here: vCPU exits.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use hypervisor::{IrqLine, VcpuStop, Vm};
+use machine::native::protocol::{End, Report, Request};
+use process::Channel;
+use virtio::{Event, event_fd};
+
+use crate::board::Board;
+use crate::devices::Wiring;
+use crate::sys::Poller;
+use crate::vcpu::Gate;
+
+/// How the loop ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The guest ended.
+    Ended(End),
+    /// The supervisor is gone.
+    HungUp,
+}
+
+/// What a token of the poller stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// The supervisor.
+    Channel,
+    /// A vCPU stopped for good.
+    Ended,
+    /// A queue has buffers.
+    Queue { device: usize, queue: usize },
+    /// A device's host side has something.
+    Host { device: usize },
+    /// An interrupt that the hypervisor does not take as an event.
+    Interrupt { index: usize },
+}
+
+/// The loop, ready to run.
+pub struct EventLoop<'a, V> {
+    channel: &'a Channel,
+    vm: &'a V,
+    board: &'a Board,
+    gate: &'a Gate,
+    /// Interrupts to be raised from here.
+    interrupts: Vec<(Event, IrqLine)>,
+    poller: Poller,
+    sources: Vec<Source>,
+}
+
+impl<'a, V: Vm> EventLoop<'a, V> {
+    /// A loop over everything there is to wait for.
+    pub fn new(
+        channel: &'a Channel,
+        vm: &'a V,
+        board: &'a Board,
+        gate: &'a Gate,
+        wiring: Wiring,
+    ) -> io::Result<Self> {
+        let interrupts = wiring.interrupts;
+        let mut new =
+            Self { channel, vm, board, gate, interrupts, poller: Poller::new()?, sources: Vec::new() };
+        channel.set_nonblocking(true)?;
+        new.add(channel.as_fd(), Source::Channel)?;
+        new.add(event_fd(gate.ended()), Source::Ended)?;
+        for (device, transport) in board.transports().iter().enumerate() {
+            if let Some(host) = transport.host_event() {
+                new.add(host, Source::Host { device })?;
+            }
+            if transport.serves_own_queues() {
+                continue;
+            }
+            for (queue, kick) in transport.kicks().iter().enumerate() {
+                new.add(event_fd(kick), Source::Queue { device, queue })?;
+            }
+        }
+        for index in 0..new.interrupts.len() {
+            new.poller.add(event_fd(&new.interrupts[index].0), new.sources.len() as u64)?;
+            new.sources.push(Source::Interrupt { index });
+        }
+        Ok(new)
+    }
+
+    fn add(&mut self, descriptor: std::os::fd::BorrowedFd<'_>, source: Source) -> io::Result<()> {
+        self.poller.add(descriptor, self.sources.len() as u64)?;
+        self.sources.push(source);
+        Ok(())
+    }
+
+    /// Serves until the machine ends.
+    pub fn run(self) -> io::Result<Outcome> {
+        let mut ready = Vec::new();
+        loop {
+            self.poller.wait(&mut ready)?;
+            for token in &ready {
+                let source = usize::try_from(*token).ok().and_then(|token| self.sources.get(token));
+                let Some(source) = source else { continue };
+                if let Some(outcome) = self.serve(*source)? {
+                    return Ok(outcome);
+                }
+            }
+        }
+    }
+
+    fn serve(&self, source: Source) -> io::Result<Option<Outcome>> {
+        match source {
+            Source::Channel => return self.obey(),
+            Source::Ended => return Ok(self.gate.stop().map(|stop| Outcome::Ended(end(stop)))),
+            Source::Queue { device, queue } => {
+                if let Some(transport) = self.board.transports().get(device) {
+                    transport.process_queue(queue);
+                }
+            }
+            Source::Host { device } => {
+                if let Some(transport) = self.board.transports().get(device) {
+                    transport.process_host();
+                }
+            }
+            Source::Interrupt { index } => {
+                if let Some((event, line)) = self.interrupts.get(index) {
+                    // Non-blocking: an error only says that somebody else took the signal.
+                    let _ = event.read();
+                    self.vm.set_irq(*line, true).map_err(io::Error::other)?;
+                    self.vm.set_irq(*line, false).map_err(io::Error::other)?;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Does what the supervisor asks for.
+    fn obey(&self) -> io::Result<Option<Outcome>> {
+        let request = match self.channel.try_recv::<Request>() {
+            Ok(Some((request, _))) => request,
+            Err(process::Error::Channel(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Ok(None);
+            }
+            // Gone, or no longer making sense.
+            Ok(None) | Err(_) => return Ok(Some(Outcome::HungUp)),
+        };
+        let report = match request {
+            Request::Pause => {
+                self.gate.close(self.vm).map_err(io::Error::other)?;
+                Report::Paused
+            }
+            Request::Resume => {
+                self.gate.open();
+                Report::Resumed
+            }
+            Request::Boot(_) => Report::Refused("this machine has been booted".to_owned()),
+        };
+        Ok(self.channel.send(&report, &[]).is_err().then_some(Outcome::HungUp))
+    }
+}
+
+fn end(stop: VcpuStop) -> End {
+    match stop {
+        VcpuStop::PowerOff => End::PowerOff,
+        VcpuStop::Reset => End::Reset,
+        VcpuStop::Crashed(why) => End::Crashed(why),
+        VcpuStop::Halted | VcpuStop::Kicked => End::Crashed(format!("unexpected stop: {stop:?}")),
+    }
+}

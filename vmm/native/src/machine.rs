@@ -1,0 +1,190 @@
+//! One machine, from its spec to its end, generic over the hypervisor.
+//!
+//! ```text
+//!  spec, descriptors
+//!    │ confine the process: from here on it could not open anything if it tried
+//!    ├──────────────▶ loader thread: kernel and initramfs into RAM
+//!    │ make the machine (KVM mostly waits), ACPI tables, devices
+//!    │◀────────────── join
+//!    ├──────────────▶ vCPU threads: bind, confine themselves, wait at the gate
+//!    │ confine this thread, report, open the gate
+//!    ▼
+//!  event loop, until a vCPU stops for good or the supervisor hangs up
+//! ```
+//!
+//! Not here: how the spec got here (`main`), and what the devices do.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use guest_memory::{Backing, GuestRam};
+use hypervisor::{Hypervisor, VmConfig};
+use machine::native::protocol::{Report, Spec, Timeline};
+use process::Channel;
+use vm_memory::Bytes;
+
+use crate::descriptors::{Descriptors, MissingDescriptor};
+use crate::devices::{self, DeviceError};
+use crate::events::{EventLoop, Outcome};
+use crate::loader::{self, LoadError, Payload};
+use crate::sys::{self, ConfineError, Role};
+use crate::vcpu::{self, Gate, StartError};
+use crate::{acpi, layout};
+
+/// Stack of the threads besides the first. Only what is touched takes memory.
+const STACK: usize = 256 << 10;
+
+/// Why a machine could not be made, or went wrong on our side.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The spec is out of bounds.
+    #[error("{0}")]
+    Spec(&'static str),
+    /// The spec names a descriptor that did not come.
+    #[error(transparent)]
+    Descriptor(#[from] MissingDescriptor),
+    /// The hypervisor refused.
+    #[error(transparent)]
+    Hypervisor(#[from] hypervisor::Error),
+    /// There is no memory for the guest.
+    #[error(transparent)]
+    Memory(#[from] guest_memory::Error),
+    /// Kernel or initramfs cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A device cannot be made.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// Confinement failed.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
+    /// The channel to the supervisor failed.
+    #[error(transparent)]
+    Channel(#[from] process::Error),
+    /// The system refused something else.
+    #[error("{what}: {source}")]
+    System {
+        /// What was asked.
+        what: &'static str,
+        /// The system's words.
+        source: std::io::Error,
+    },
+}
+
+impl From<StartError> for RunError {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Hypervisor(error) => Self::Hypervisor(error),
+            StartError::Confine(error) => Self::Confine(error),
+        }
+    }
+}
+
+/// Names what a system call was for.
+fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> RunError {
+    move |source| RunError::System { what, source }
+}
+
+/// Runs a machine to its end.
+pub fn run<H: Hypervisor>(
+    channel: &Channel,
+    spec: Spec,
+    descriptors: Vec<OwnedFd>,
+    open: impl FnOnce(OwnedFd) -> hypervisor::Result<H>,
+    mut timeline: Timeline,
+) -> Result<Outcome, RunError> {
+    let mut descriptors = Descriptors::new(descriptors);
+    check(&spec)?;
+    if !sys::confine_process()? {
+        tracing::warn!("the host's kernel has no Landlock: confined by seccomp alone");
+    }
+    let ram = allocate(&spec)?;
+    let loading = start_loading(&spec, &ram, &mut descriptors)?;
+
+    let hypervisor = open(descriptors.take(spec.hypervisor)?)?;
+    let config = VmConfig {
+        vcpus: spec.vcpus,
+        boot: Some(loader::boot_state(spec.kernel_format)?),
+        // Hardware-reduced ACPI has none; stock kernels take the time from the hypervisor's clock and the local APIC.
+        legacy_timer: false,
+    };
+    let (vm, seeds) = hypervisor.create_vm(&config, &ram)?;
+    timeline.created_ns = sys::now_ns();
+
+    let slots: Vec<_> = layout::slots().take(devices::count(&spec)).collect();
+    let tables = acpi::tables(layout::ACPI_TABLES.0, spec.vcpus, &slots);
+    ram.write_slice(&tables, layout::ACPI_TABLES).map_err(LoadError::from)?;
+    let (board, wiring) = devices::assemble(&spec, &mut descriptors, &vm, &ram)?;
+    let board = Arc::new(board);
+    timeline.devices_ns = sys::now_ns();
+
+    // A panic ends the process, so a thread that is joined has returned.
+    loading.join().map_err(|_| RunError::Spec("the loader ended early"))??;
+    timeline.loaded_ns = sys::now_ns();
+
+    let gate = Arc::new(Gate::new(spec.vcpus).map_err(system("event"))?);
+    for seed in seeds {
+        let (board, gate) = (Arc::clone(&board), Arc::clone(&gate));
+        let body = move || vcpu::run(seed, &board, &gate, sys::IOCTLS);
+        spawn("vcpu", body)?;
+    }
+    let events = EventLoop::new(channel, &vm, &board, &gate, wiring).map_err(system("event loop"))?;
+    gate.wait_ready()?;
+    sys::confine_thread(Role::Events, sys::IOCTLS)?;
+    timeline.running_ns = sys::now_ns();
+    channel.send(&Report::Running(timeline), &[])?;
+    gate.open();
+
+    let outcome = events.run().map_err(system("event loop"))?;
+    if spec.count_exits {
+        tracing::info!("{}", board.exits());
+    }
+    Ok(outcome)
+}
+
+fn check(spec: &Spec) -> Result<(), RunError> {
+    if spec.vcpus == 0 {
+        return Err(RunError::Spec("a machine needs a vCPU"));
+    }
+    if !(layout::MEMORY_MIN_MIB..=layout::MEMORY_MAX_MIB).contains(&spec.memory_mib) {
+        return Err(RunError::Spec("memory must be from 32 MiB to 1 TiB"));
+    }
+    if devices::count(spec) > layout::VIRTIO_DEVICES_MAX {
+        return Err(RunError::Spec("a machine has at most 16 virtio devices"));
+    }
+    Ok(())
+}
+
+fn allocate(spec: &Spec) -> Result<GuestRam, RunError> {
+    let backing = if spec.shared_memory { Backing::Shared } else { Backing::Anonymous };
+    let ranges: Result<Vec<_>, _> = layout::ram(spec.memory_mib)
+        .into_iter()
+        .map(|(start, size)| Ok((start, usize::try_from(size)?)))
+        .collect();
+    let ranges =
+        ranges.map_err(|_: std::num::TryFromIntError| RunError::Spec("memory exceeds this host's"))?;
+    Ok(guest_memory::allocate(&ranges, backing)?)
+}
+
+fn start_loading(
+    spec: &Spec,
+    ram: &GuestRam,
+    descriptors: &mut Descriptors,
+) -> Result<JoinHandle<Result<(), LoadError>>, RunError> {
+    let mut payload = Payload {
+        kernel: descriptors.take(spec.kernel)?.into(),
+        format: spec.kernel_format,
+        initramfs: descriptors.take(spec.initramfs)?.into(),
+        command_line: spec.command_line.clone(),
+    };
+    let (ram, memory_mib) = (ram.clone(), spec.memory_mib);
+    spawn("loader", move || loader::load(&ram, memory_mib, &mut payload))
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, RunError> {
+    thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(body).map_err(system("thread"))
+}

@@ -1,0 +1,10 @@
+//! What differs by host system: waiting, confinement, the clock, and which hypervisor there is.
+
+#[cfg(target_os = "linux")]
+mod confine;
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+pub use confine::{ConfineError, Role, confine_process, confine_thread};
+#[cfg(target_os = "linux")]
+pub use linux::{Host, IOCTLS, Poller, frugal_allocator, hypervisor, now_ns};
