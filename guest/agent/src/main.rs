@@ -1,3 +1,14 @@
-//! Placeholder until the program is written.
+//! The guest's only program: the kernel starts it as `/init` of the initramfs, and it stays PID 1.
+//!
+//! It has a C `main`, because before a Rust one the standard library wants descriptors 0, 1 and 2 open or /dev/null to
+//! open instead, and aborts: in an initramfs there may be neither.
 
-fn main() {}
+#![no_main]
+#![allow(unsafe_code, reason = "main is exported under its C name")]
+
+/// Where the C library enters.
+// SAFETY: the C start code expects exactly this symbol with the C calling convention; arguments may be ignored.
+#[unsafe(no_mangle)]
+extern "C" fn main() -> std::ffi::c_int {
+    guest_agent::boot::run()
+}

@@ -1,0 +1,170 @@
+//! From the kernel's start of `/init` to the moment the host is answered.
+//!
+//! ```text
+//!  /dev ▶ modules for vsock ▶ other modules ▶ clock, host name ▶ root ▶ mounts, /etc ▶ listen ▶ Ready ▶ late modules
+//!              └▶ Hello … Boot (own thread) ──┘
+//! ```
+//!
+//! Every step is an event of the one before: nothing sleeps, nothing polls. A step that fails is reported by name, on
+//! the control stream if that is open and in the kernel's log, and the guest powers off.
+
+use std::ffi::c_int;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use guest_protocol::{AGENT_PORT, BootConfig, BootFailure, ControlFromGuest, Ready};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::time::ClockId;
+
+use crate::control::{self, Control};
+use crate::modules::Modules;
+use crate::orphans::Orphans;
+use crate::service::{self, Agent};
+use crate::{log, mounts, root, shutdown, system, vsock, words};
+
+/// A step of the start that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {error}")]
+pub(crate) struct Failure {
+    step: String,
+    error: String,
+}
+
+impl Failure {
+    /// A step that the system refused.
+    pub(crate) fn new(step: impl Into<String>, errno: Errno) -> Self {
+        Self::because(step, words(errno))
+    }
+
+    /// A step that failed for another reason.
+    pub(crate) fn because(step: impl Into<String>, error: impl Into<String>) -> Self {
+        Self { step: step.into(), error: error.into() }
+    }
+}
+
+/// Turns the system's refusal of a step into a [`Failure`].
+pub(crate) trait AtStep<T> {
+    /// Names the step.
+    fn at(self, step: &str) -> Result<T, Failure>;
+}
+
+impl<T> AtStep<T> for Result<T, Errno> {
+    fn at(self, step: &str) -> Result<T, Failure> {
+        self.map_err(|errno| Failure::new(step, errno))
+    }
+}
+
+/// Microseconds since the kernel started.
+fn since_start() -> u64 {
+    let now = rustix::time::clock_gettime(ClockId::Boottime);
+    let micros = now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1000);
+    u64::try_from(micros).unwrap_or(0)
+}
+
+/// Runs the guest. Returns only if this is not a guest: then the exit status.
+pub fn run() -> c_int {
+    let started = since_start();
+    if !rustix::process::getpid().is_init() {
+        let _ =
+            rustix::io::write(rustix::stdio::stderr(), b"matchlock-guest: runs as PID 1 of a guest only\n");
+        return 2;
+    }
+    system::prepare_process();
+    match boot(started) {
+        Ok(guest) => guest.serve(),
+        Err((failure, control)) => {
+            log::line(&failure.to_string());
+            if let Some(control) = control {
+                control.send(&ControlFromGuest::Failed(BootFailure {
+                    step: failure.step,
+                    error: failure.error,
+                }));
+            }
+            shutdown::power_off()
+        }
+    }
+}
+
+/// A guest that answers.
+struct Guest {
+    control: Control,
+    orphans: Orphans,
+    agent: Arc<Agent>,
+    /// The writable file system below the root.
+    upper: OwnedFd,
+    late: Modules,
+    initramfs: OwnedFd,
+}
+
+fn boot(started: u64) -> Result<Guest, (Failure, Option<Control>)> {
+    let alone = |failure: Failure| (failure, None);
+    let orphans = Orphans::watch().at("watch SIGCHLD").map_err(alone)?;
+    let (mut modules, initramfs) = first_steps().map_err(alone)?;
+    // The host answers while the other drivers load.
+    let opening = std::thread::Builder::new().name("control".to_owned()).stack_size(64 << 10);
+    let opening = opening
+        .spawn(move || control::open(started))
+        .map_err(|error| alone(Failure::because("start a thread", error.to_string())))?;
+    let loaded = modules.load_needed(&initramfs);
+    let modules_us = since_start();
+    let (control, config) = opening
+        .join()
+        .unwrap_or_else(|_| Err(Failure::because("open the control stream", "its thread ended")))
+        .map_err(alone)?;
+    match loaded.and_then(|()| become_ready(&control, &config, modules_us)) {
+        Ok((agent, upper)) => Ok(Guest { control, orphans, agent, upper, late: modules, initramfs }),
+        Err(failure) => Err((failure, Some(control))),
+    }
+}
+
+/// Devices, and the drivers that the control stream needs.
+fn first_steps() -> Result<(Modules, OwnedFd), Failure> {
+    mounts::mount_devices()?;
+    system::fill_standard_streams()?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let initramfs = rustix::fs::open("/", flags, Mode::empty()).at("open the initramfs")?;
+    let mut modules = Modules::read()?;
+    modules.load_transport(&initramfs)?;
+    Ok((modules, initramfs))
+}
+
+fn become_ready(
+    control: &Control,
+    config: &BootConfig,
+    modules_us: u64,
+) -> Result<(Arc<Agent>, OwnedFd), Failure> {
+    system::configure(config)?;
+    let upper = root::assemble(config)?;
+    let root_us = since_start();
+    let terminals = mounts::mount_all()?;
+    mounts::write_network_files(config)?;
+    system::limit_cpu(config.cpu_quota_milli)?;
+    let null =
+        rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).at("open /dev/null")?;
+    let agent = Arc::new(Agent::new(null, terminals));
+    let listener = vsock::listen(AGENT_PORT).at("listen")?;
+    let shared = Arc::clone(&agent);
+    std::thread::Builder::new()
+        .name("accept".to_owned())
+        .stack_size(64 << 10)
+        .spawn(move || service::accept_streams(&listener, &shared))
+        .map_err(|error| Failure::because("start a thread", error.to_string()))?;
+    control.send(&ControlFromGuest::Ready(Ready { modules_us, root_us, ready_us: since_start() }));
+    Ok((agent, upper))
+}
+
+impl Guest {
+    /// Lives until the host ends it.
+    fn serve(self) -> ! {
+        let Self { mut control, orphans, agent, upper, mut late, initramfs } = self;
+        let tidy = std::thread::Builder::new().name("tidy".to_owned()).stack_size(64 << 10);
+        // Nobody waits for this, so it may as well not happen.
+        let _ = tidy.spawn(move || {
+            late.load_late(&initramfs);
+            root::empty_initramfs(&initramfs);
+        });
+        let grace = control.wait_for_the_end(&orphans);
+        shutdown::end(&agent, grace, &upper, control)
+    }
+}

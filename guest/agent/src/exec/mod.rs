@@ -1,0 +1,64 @@
+//! Running a program for the host: one stream, one thread, one loop over everything that can happen.
+//!
+//! ```text
+//!             ┌────────── stdin ─────────┐
+//!  stream ◀───┤ relay: one poll(2) loop  ├───▶ program (PID 2 of its own namespaces)
+//!             └───── stdout, stderr ─────┘
+//! ```
+//!
+//! * Memory is bounded: at most one frame waits in either direction, and while it does, its source is not read. A host
+//!   that does not take output stops the program, not the agent.
+//! * The end of the stream (or nonsense on it) cancels: SIGTERM to the program's group, SIGKILL to all of its namespace
+//!   after half a second. It is noticed whatever else is stuck.
+//! * When the program ends, everything else in its namespace is killed; `Exited` follows the last byte of output.
+//!
+//! Why a PID namespace of this shape: see `namespace`. Not here: how streams come to be (`service`).
+
+mod child;
+mod namespace;
+mod program;
+mod relay;
+mod restrict;
+mod spawn;
+mod user;
+
+use std::os::fd::BorrowedFd;
+use std::time::Instant;
+
+use guest_protocol::frame::Splitter;
+use guest_protocol::{ExecRequest, Exit, ServiceFromGuest};
+use rustix::process::{WaitId, WaitIdOptions};
+
+use crate::service::Agent;
+
+/// Serves one request to the end. `input` holds what arrived behind the request; `arrived` is when that was.
+///
+/// The calling thread enters the program's PID namespace and must end after this.
+pub(crate) fn serve(
+    stream: BorrowedFd<'_>,
+    input: Splitter,
+    request: &ExecRequest,
+    arrived: Instant,
+    agent: &Agent,
+) {
+    let _running = agent.running.enter();
+    match spawn::start(request, agent) {
+        Ok((child, streams)) => relay::Relay::new(stream, input, child, streams, arrived).run(),
+        Err(failure) => {
+            let _ = crate::service::send_message(stream, &ServiceFromGuest::Failed(failure));
+        }
+    }
+}
+
+/// Reaps a process that is known to have ended, or waits until it does.
+fn reap(pidfd: BorrowedFd<'_>) -> Exit {
+    let wait = || rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED);
+    let status = rustix::io::retry_on_intr(wait).ok().flatten();
+    let byte = |number: i32| u8::try_from(number & 0xff).unwrap_or(u8::MAX);
+    match status.map(|status| (status.exit_status(), status.terminating_signal())) {
+        Some((Some(code), _)) => Exit::Code(byte(code)),
+        Some((None, Some(signal))) => Exit::Signal(byte(signal)),
+        // Not a child of ours, or reaped by another: neither can be. Better a wrong status than a stuck stream.
+        Some((None, None)) | None => Exit::Signal(byte(libc::SIGKILL)),
+    }
+}

@@ -1,0 +1,85 @@
+//! The PID and mount namespaces of one program, held by their own PID 1.
+//!
+//! That PID 1 is a bare clone of the agent which only waits to be killed: its death kills everything in the namespace
+//! (pid_namespaces(7)), and as it ignores SIGCHLD the kernel reaps its orphans. The program itself is PID 2 and the
+//! *agent's* child, made by a thread that has entered the PID namespace. That way
+//!
+//! * the program dies of signals like anywhere else (a PID 1 ignores all it does not handle, so `kill -9 $$` would do
+//!   nothing), and its status reaches the agent first-hand;
+//! * nothing waits for the PID 1: it need not even have run before the program does.
+
+use std::ffi::c_int;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::process::{Signal, WaitId, WaitIdOptions};
+use rustix::thread::ThreadNameSpaceType;
+
+use crate::signals;
+
+/// A pair of namespaces. Dropping it kills everything inside and waits until that is done.
+pub(super) struct Namespace {
+    init: OwnedFd,
+}
+
+impl Namespace {
+    /// Makes the namespaces and lets the calling thread's next children be born in the PID namespace. The thread must
+    /// have all signals blocked, and afterwards can make no more threads.
+    pub(super) fn enter() -> Result<Self, Errno> {
+        let namespace = Self { init: clone_init()? };
+        // setns(2), on a PID namespace: "the calling process … [is] not moved"; only its later children are born there.
+        rustix::thread::move_into_thread_name_spaces(namespace.init(), ThreadNameSpaceType::PROCESS_ID)?;
+        Ok(namespace)
+    }
+
+    /// The PID 1, as a pidfd: readable once everything in the namespace is dead.
+    pub(super) fn init(&self) -> BorrowedFd<'_> {
+        self.init.as_fd()
+    }
+
+    /// Kills everything inside.
+    pub(super) fn kill(&self) {
+        // The PID 1 is our child and not reaped yet, so the signal cannot miss.
+        let _ = rustix::process::pidfd_send_signal(&self.init, Signal::KILL);
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        self.kill();
+        // __WALL: the PID 1 was made without an exit signal.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::from_bits_retain(libc::__WALL.cast_unsigned());
+        let _ =
+            rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::PidFd(self.init.as_fd()), options));
+    }
+}
+
+/// Clones the agent into new PID and mount namespaces, as their PID 1.
+fn clone_init() -> Result<OwnedFd, Errno> {
+    let flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_PIDFD;
+    let mut pidfd: c_int = -1;
+    // SAFETY: without CLONE_VM this is a fork: the child has its own copy of all memory, this stack included, and runs
+    // nothing but `be_init`, which is async-signal-safe. The kernel writes one c_int to `pidfd`, in the parent.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
+    match pid {
+        0 => be_init(),
+        // SAFETY: on success the kernel has stored a fresh descriptor, which nobody else owns.
+        1.. => Ok(unsafe { OwnedFd::from_raw_fd(pidfd) }),
+        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)),
+    }
+}
+
+/// The PID 1. All signals are blocked, as they were in the thread that was cloned; SIGKILL from the agent ends it.
+fn be_init() -> ! {
+    // SAFETY: this process has its own copy of the descriptor table and uses none of it afterwards.
+    unsafe { libc::close_range(0, libc::c_uint::MAX, 0) };
+    // wait(2): with SIGCHLD set to SIG_IGN "children that terminate do not become zombies".
+    signals::ignore(libc::SIGCHLD);
+    // The thread that made it waits for it, so this matters only if the agent itself is killed (a test run, say).
+    // SAFETY: no memory is involved.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    loop {
+        // SAFETY: no memory is involved.
+        unsafe { libc::pause() };
+    }
+}

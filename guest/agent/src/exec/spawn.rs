@@ -1,0 +1,236 @@
+//! Starting one program: its streams, its identity, its namespaces, and the clone that leads to [`super::child`].
+
+use std::ffi::{c_int, c_void};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use guest_protocol::{ExecFailure, ExecRequest, Stdio, TerminalSize};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+use rustix::process::Pid;
+use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
+use rustix::thread::{Gid, Uid};
+
+use super::child::{self, Credentials, Plan, Report, Step};
+use super::namespace::Namespace;
+use super::program::Strings;
+use super::user::{self, Identity};
+use crate::service::Agent;
+use crate::{signals, words};
+
+/// Stack of the child until it executes. It calls little.
+const CHILD_STACK: usize = 16 << 10;
+
+/// A running program, seen from the agent.
+pub(super) struct Child {
+    /// Its process and process group.
+    pub(super) pid: Pid,
+    /// Readable once it has ended.
+    pub(super) pidfd: OwnedFd,
+    /// `None` for a detached one.
+    pub(super) namespace: Option<Namespace>,
+}
+
+/// The agent's ends, none of which blocks.
+pub(super) enum Streams {
+    Pipes {
+        stdin: Option<OwnedFd>,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
+    /// The controlling side, twice.
+    Terminal {
+        input: OwnedFd,
+        output: OwnedFd,
+    },
+}
+
+/// Starts the request's program. The calling thread can make no more threads afterwards.
+pub(super) fn start(request: &ExecRequest, agent: &Agent) -> Result<(Child, Streams), ExecFailure> {
+    let identity = match request.user.as_str() {
+        "" => None,
+        spec => Some(user::look_up(spec).map_err(ExecFailure::User)?),
+    };
+    let home = identity.as_ref().and_then(|identity| identity.home.clone());
+    let strings = Strings::new(request, home)?;
+    let ends =
+        Ends::open(request.stdio, identity.as_ref(), agent).map_err(|errno| other("streams", errno))?;
+    let groups: Vec<Gid> =
+        identity.iter().flat_map(|identity| &identity.groups).map(|gid| Gid::from_raw(*gid)).collect();
+    let report = Report::default();
+
+    let blocked = BlockedSignals::new();
+    let namespace = match request.detached {
+        true => None,
+        false => Some(Namespace::enter().map_err(|errno| other("namespaces", errno))?),
+    };
+    let plan = Plan {
+        stdio: ends.child(agent),
+        terminal: matches!(request.stdio, Stdio::Terminal(_)),
+        init: namespace.as_ref().map(Namespace::init),
+        identity: identity.as_ref().map(|identity| Credentials {
+            uid: Uid::from_raw(identity.uid),
+            gid: Gid::from_raw(identity.gid),
+            groups: &groups,
+        }),
+        restricted: !request.privileged,
+        directory: &strings.directory,
+        candidates: &strings.candidates,
+        arguments: strings.arguments(),
+        environment: strings.environment(),
+        report: &report,
+    };
+    let (pid, pidfd) = clone_child(&plan).map_err(|errno| other("clone", errno))?;
+    drop(blocked);
+    match report.failure() {
+        None => Ok((Child { pid, pidfd, namespace }, ends.agent())),
+        Some((step, errno)) => {
+            super::reap(pidfd.as_fd());
+            Err(failure(step, errno, request, &strings))
+        }
+    }
+}
+
+fn other(what: &str, errno: Errno) -> ExecFailure {
+    ExecFailure::Other(format!("{what}: {}", words(errno)))
+}
+
+/// What the user is told when the child could not become the program.
+fn failure(step: Step, errno: Errno, request: &ExecRequest, strings: &Strings) -> ExecFailure {
+    match (step, errno) {
+        (Step::WorkingDir, _) => {
+            ExecFailure::WorkingDir(format!("{}: {}", request.working_dir, words(errno)))
+        }
+        (Step::User, _) => ExecFailure::User(format!("{}: {}", request.user, words(errno))),
+        (Step::Exec, Errno::NOENT | Errno::NOTDIR) => match strings.name.contains('/') {
+            true => ExecFailure::NotFound(format!("{}: {}", strings.name, words(errno))),
+            false => ExecFailure::NotFound(format!("{}: not found in PATH", strings.name)),
+        },
+        (Step::Exec, _) => ExecFailure::NotExecutable(format!("{}: {}", strings.name, words(errno))),
+        (Step::Session, _) => other("session", errno),
+        (Step::Terminal, _) => other("terminal", errno),
+        (Step::Namespace, _) => other("mount namespace", errno),
+        (Step::Stdio, _) => other("standard streams", errno),
+        (Step::Restrict, _) => other("restrictions", errno),
+    }
+}
+
+/// Both ends of a program's streams.
+enum Ends {
+    Pipes { stdin: Option<(OwnedFd, OwnedFd)>, stdout: (OwnedFd, OwnedFd), stderr: (OwnedFd, OwnedFd) },
+    Terminal { user: OwnedFd, input: OwnedFd, output: OwnedFd },
+}
+
+impl Ends {
+    fn open(stdio: Stdio, identity: Option<&Identity>, agent: &Agent) -> Result<Self, Errno> {
+        match stdio {
+            Stdio::Null | Stdio::Pipe => {
+                let stdin = match stdio {
+                    Stdio::Pipe => {
+                        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+                        // Pipes have two open file descriptions, so this does not touch the program's end.
+                        rustix::fs::fcntl_setfl(&write, OFlags::NONBLOCK)?;
+                        Some((read, write))
+                    }
+                    _ => None,
+                };
+                Ok(Self::Pipes { stdin, stdout: output_pipe(identity)?, stderr: output_pipe(identity)? })
+            }
+            Stdio::Terminal(size) => {
+                let (controller, user) = open_terminal(size, agent)?;
+                if let Some(identity) = identity {
+                    rustix::fs::fchown(&user, Some(Uid::from_raw(identity.uid)), None)?;
+                }
+                let output = rustix::io::fcntl_dupfd_cloexec(&controller, 0)?;
+                Ok(Self::Terminal { user, input: controller, output })
+            }
+        }
+    }
+
+    /// The program's standard streams.
+    fn child<'a>(&'a self, agent: &'a Agent) -> [BorrowedFd<'a>; 3] {
+        match self {
+            Self::Pipes { stdin, stdout, stderr } => {
+                let stdin = stdin.as_ref().map_or(agent.null.as_fd(), |(read, _)| read.as_fd());
+                [stdin, stdout.1.as_fd(), stderr.1.as_fd()]
+            }
+            Self::Terminal { user, .. } => [user.as_fd(); 3],
+        }
+    }
+
+    /// Keeps only the agent's ends, so that the program's disappear with the program.
+    fn agent(self) -> Streams {
+        match self {
+            Self::Pipes { stdin, stdout, stderr } => {
+                Streams::Pipes { stdin: stdin.map(|(_, write)| write), stdout: stdout.0, stderr: stderr.0 }
+            }
+            Self::Terminal { input, output, .. } => Streams::Terminal { input, output },
+        }
+    }
+}
+
+fn output_pipe(identity: Option<&Identity>) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::fs::fcntl_setfl(&read, OFlags::NONBLOCK)?;
+    if let Some(identity) = identity {
+        // So that the program may open /dev/stdout and /dev/stderr, which are checked like files.
+        rustix::fs::fchown(&write, Some(Uid::from_raw(identity.uid)), None)?;
+    }
+    Ok((read, write))
+}
+
+/// A new terminal of the agent's devpts: the controlling side, which does not block, and the program's.
+fn open_terminal(size: TerminalSize, agent: &Agent) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let controller = rustix::fs::openat(&agent.terminals, c"ptmx", flags, Mode::empty())?;
+    rustix::pty::unlockpt(&controller)?;
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let user = rustix::pty::ioctl_tiocgptpeer(&controller, flags)?;
+    resize_terminal(&controller, size)?;
+    Ok((controller, user))
+}
+
+/// Sets a terminal's size; the programs on it get SIGWINCH.
+pub(super) fn resize_terminal(controller: impl AsFd, size: TerminalSize) -> Result<(), Errno> {
+    let size = Winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(controller, size)
+}
+
+/// Clones the calling thread like vfork: the child runs [`child::main`] on a stack of its own in the same memory, and
+/// this returns when it has executed or exited.
+fn clone_child(plan: &Plan<'_>) -> Result<(Pid, OwnedFd), Errno> {
+    #[repr(align(16))]
+    struct Stack([MaybeUninit<u8>; CHILD_STACK]);
+    let mut stack = Stack([MaybeUninit::uninit(); CHILD_STACK]);
+    let mut pidfd: c_int = -1;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+    let argument = std::ptr::from_ref(plan).cast_mut().cast::<c_void>();
+    let top = stack.0.as_mut_ptr_range().end.cast::<c_void>();
+    // SAFETY: CLONE_VFORK keeps this thread, and so stack, plan and all it borrows, until the child no longer uses this
+    // memory. All signals are blocked, so no handler runs in the child. The kernel writes one c_int to `pidfd`.
+    let pid = unsafe { libc::clone(child::main, top, flags, argument, &raw mut pidfd) };
+    let Some(pid) = Pid::from_raw(pid).filter(|_| pid > 0) else {
+        return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL));
+    };
+    // SAFETY: on success the kernel has stored a fresh descriptor, which nobody else owns.
+    Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+}
+
+/// All signals of this thread blocked, until dropped.
+struct BlockedSignals {
+    before: signals::Set,
+}
+
+impl BlockedSignals {
+    fn new() -> Self {
+        Self { before: signals::block(&signals::all()) }
+    }
+}
+
+impl Drop for BlockedSignals {
+    fn drop(&mut self) {
+        signals::block(&self.before);
+    }
+}

@@ -1,0 +1,39 @@
+//! What runs inside the guest: PID 1, which assembles the root file system and then answers the host.
+//!
+//! ```text
+//!  main ── boot ──▶ ready ──▶ control stream + orphans ──▶ shutdown     (one thread)
+//!             └──▶ accept ──▶ one thread a service stream: ping, exec
+//! ```
+//!
+//! Everything below `exec` and `service` works over any stream socket, so it is tested on an ordinary Linux host; `boot`
+//! needs to be PID 1 of a virtual machine. Not here: anything of the host, an async runtime, configuration files.
+
+#![allow(
+    unsafe_code,
+    reason = "PID 1 needs clone, ioctl and execve, which rustix does not offer as safe calls"
+)]
+
+pub mod boot;
+mod control;
+pub mod exec;
+mod files;
+mod log;
+mod modules;
+mod mounts;
+mod orphans;
+mod root;
+pub mod service;
+mod shutdown;
+mod signals;
+mod system;
+mod vsock;
+
+use rustix::io::Errno;
+
+/// An error number in plain words: lowercase, without the number.
+fn words(errno: Errno) -> String {
+    let text = std::io::Error::from(errno).to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
+}

@@ -1,0 +1,121 @@
+//! Kernel modules of the initramfs: `/modules` lists their paths, one a line, in load order.
+//!
+//! Three groups, so that the host is heard from early and the root does not wait for what it does not need. Without the
+//! file everything is built into the kernel. Not here: which modules a kernel needs, and dependencies; the host has
+//! worked both out.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::boot::Failure;
+use crate::{files, log};
+
+/// The list.
+const LIST: &str = "/modules";
+
+/// Largest list that is read.
+const LIST_LIMIT: usize = 64 << 10;
+
+/// The control stream can be opened once these and all before them are loaded.
+const TRANSPORT: [&str; 3] = ["virtio_mmio", "virtio_pci", "vmw_vsock_virtio_transport"];
+
+/// Loaded after the guest has become ready: nothing on the way there uses them.
+const LATE: [&str; 3] = ["virtio_console", "virtio_rng", "virtio_balloon"];
+
+/// Modules yet to load, in order.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Modules {
+    transport: Vec<String>,
+    needed: Vec<String>,
+    late: Vec<String>,
+}
+
+impl Modules {
+    /// The modules of the initramfs.
+    pub(crate) fn read() -> Result<Self, Failure> {
+        match files::read_regular(LIST, LIST_LIMIT) {
+            Ok(list) => Ok(Self::sort(&String::from_utf8_lossy(&list))),
+            Err(Errno::NOENT) => Ok(Self::default()),
+            Err(errno) => Err(Failure::new("read /modules", errno)),
+        }
+    }
+
+    fn sort(list: &str) -> Self {
+        let paths = list.lines().map(str::trim).filter(|line| !line.is_empty());
+        let (late, now): (Vec<_>, Vec<_>) =
+            paths.map(str::to_owned).partition(|path| LATE.contains(&&*name(path)));
+        let transport =
+            now.iter().rposition(|path| TRANSPORT.contains(&&*name(path))).map_or(0, |last| last + 1);
+        let (transport, needed) = now.split_at(transport);
+        Self { transport: transport.to_vec(), needed: needed.to_vec(), late }
+    }
+
+    /// Loads what the control stream needs.
+    pub(crate) fn load_transport(&mut self, initramfs: &OwnedFd) -> Result<(), Failure> {
+        load_all(&mut self.transport, initramfs)
+    }
+
+    /// Loads what the root needs.
+    pub(crate) fn load_needed(&mut self, initramfs: &OwnedFd) -> Result<(), Failure> {
+        load_all(&mut self.needed, initramfs)
+    }
+
+    /// Loads the rest. A failure is only logged.
+    pub(crate) fn load_late(&mut self, initramfs: &OwnedFd) {
+        if let Err(failure) = load_all(&mut self.late, initramfs) {
+            log::line(&failure.to_string());
+        }
+    }
+}
+
+fn load_all(paths: &mut Vec<String>, initramfs: &OwnedFd) -> Result<(), Failure> {
+    paths.drain(..).try_for_each(|path| {
+        load(initramfs, &path).map_err(|errno| Failure::new(format!("load {path}"), errno))
+    })
+}
+
+fn load(initramfs: &OwnedFd, path: &str) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(initramfs, path.trim_start_matches('/'), flags, Mode::empty())?;
+    match rustix::system::finit_module(&file, c"", 0) {
+        // It is built in, or loaded already.
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// The module's name: of `/lib/modules-min/003-virtio-rng.ko` it is `virtio_rng`.
+fn name(path: &str) -> String {
+    let file = path.rsplit('/').next().unwrap_or_default();
+    let file = file.strip_suffix(".ko").unwrap_or(file);
+    file.trim_start_matches(|letter: char| letter.is_ascii_digit()).trim_start_matches('-').replace('-', "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        assert_eq!(name("/lib/modules-min/003-virtio-rng.ko"), "virtio_rng");
+        assert_eq!(name("/a/12-9p.ko"), "9p");
+        assert_eq!(name("overlay.ko"), "overlay");
+        assert_eq!(name(""), "");
+    }
+
+    #[test]
+    fn three_groups() {
+        let list = "/m/1-virtio.ko\n/m/2-virtio-rng.ko\n/m/3-vsock.ko\n/m/4-vmw_vsock_virtio_transport.ko\n/m/5-virtio_mmio.ko\n\n/m/6-erofs.ko\n/m/7-virtio_console.ko\n/m/8-overlay.ko\n";
+        let modules = Modules::sort(list);
+        assert_eq!(
+            modules.transport,
+            ["/m/1-virtio.ko", "/m/3-vsock.ko", "/m/4-vmw_vsock_virtio_transport.ko", "/m/5-virtio_mmio.ko"]
+        );
+        assert_eq!(modules.needed, ["/m/6-erofs.ko", "/m/8-overlay.ko"]);
+        assert_eq!(modules.late, ["/m/2-virtio-rng.ko", "/m/7-virtio_console.ko"]);
+        assert_eq!(Modules::sort(""), Modules::default());
+        assert_eq!(Modules::sort("/m/1-erofs.ko").needed, ["/m/1-erofs.ko"]);
+    }
+}

@@ -1,0 +1,160 @@
+//! What the guest sees besides its image: kernel file systems, memory file systems, and three files in /etc.
+//!
+//! The image is untrusted. All of this happens after the change of root, so no symbolic link leads out of it; a mount
+//! point that is not a directory is an error, never followed.
+
+use std::os::fd::OwnedFd;
+
+use guest_protocol::{BootConfig, HostEntry};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::MountFlags;
+
+use crate::boot::{AtStep, Failure};
+use crate::files;
+
+const NOSUID: MountFlags = MountFlags::NOSUID;
+const NOSUID_NODEV: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
+const NOTHING: MountFlags = NOSUID_NODEV.union(MountFlags::NOEXEC);
+
+/// One mount.
+struct Mount {
+    place: &'static str,
+    kind: &'static str,
+    flags: MountFlags,
+    options: Option<&'static std::ffi::CStr>,
+    /// Kernels without it do.
+    optional: bool,
+}
+
+const DEVICES: Mount = mount("/dev", "devtmpfs", NOSUID, Some(c"mode=0755"));
+
+const MOUNTS: [Mount; 10] = [
+    mount("/proc", "proc", NOTHING, None),
+    mount("/sys", "sysfs", NOTHING, None),
+    DEVICES,
+    // gid 5 is the group `tty` of every distribution.
+    mount(
+        "/dev/pts",
+        "devpts",
+        MountFlags::NOSUID.union(MountFlags::NOEXEC),
+        Some(c"gid=5,mode=620,ptmxmode=666"),
+    ),
+    mount("/dev/shm", "tmpfs", NOSUID_NODEV, Some(c"mode=1777")),
+    mount("/run", "tmpfs", NOSUID_NODEV, Some(c"mode=0755")),
+    mount("/tmp", "tmpfs", NOSUID_NODEV, Some(c"mode=1777")),
+    optional("/dev/mqueue", "mqueue", None),
+    optional("/sys/fs/cgroup", "cgroup2", None),
+    optional("/sys/fs/bpf", "bpf", Some(c"mode=0700")),
+];
+
+const LINKS: [(&str, &str); 4] = [
+    ("/proc/self/fd", "/dev/fd"),
+    ("/proc/self/fd/0", "/dev/stdin"),
+    ("/proc/self/fd/1", "/dev/stdout"),
+    ("/proc/self/fd/2", "/dev/stderr"),
+];
+
+const fn mount(
+    place: &'static str,
+    kind: &'static str,
+    flags: MountFlags,
+    options: Option<&'static std::ffi::CStr>,
+) -> Mount {
+    Mount { place, kind, flags, options, optional: false }
+}
+
+const fn optional(
+    place: &'static str,
+    kind: &'static str,
+    options: Option<&'static std::ffi::CStr>,
+) -> Mount {
+    Mount { place, kind, flags: NOTHING, options, optional: true }
+}
+
+impl Mount {
+    fn attach(&self) -> Result<(), Failure> {
+        let made = match files::make_directory(self.place, 0o755) {
+            // sysfs has the mount points of what the kernel has, and takes no others.
+            Err(Errno::PERM) if self.optional => return Ok(()),
+            made => made,
+        };
+        let mounted = made
+            .and_then(|()| rustix::mount::mount(self.kind, self.place, self.kind, self.flags, self.options));
+        match mounted {
+            Err(Errno::NODEV) if self.optional => Ok(()),
+            mounted => mounted.at(&format!("mount {}", self.place)),
+        }
+    }
+}
+
+/// The devices, in the initramfs.
+pub(crate) fn mount_devices() -> Result<(), Failure> {
+    DEVICES.attach()
+}
+
+/// Everything, in the new root. Returns the root directory of devpts.
+pub(crate) fn mount_all() -> Result<OwnedFd, Failure> {
+    MOUNTS.iter().try_for_each(Mount::attach)?;
+    for (target, link) in LINKS {
+        match rustix::fs::symlink(target, link) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(Failure::new(format!("link {link}"), errno)),
+        }
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open("/dev/pts", flags, Mode::empty()).at("open /dev/pts")
+}
+
+/// Writes /etc/hostname, /etc/hosts and /etc/resolv.conf over the image's.
+pub(crate) fn write_network_files(config: &BootConfig) -> Result<(), Failure> {
+    match rustix::fs::mkdir("/etc", Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(Failure::new("make /etc", errno)),
+    }
+    let files = [
+        ("/etc/hostname", format!("{}\n", config.hostname)),
+        ("/etc/hosts", hosts(&config.hostname, &config.hosts)),
+        ("/etc/resolv.conf", resolv_conf(&config.nameservers)),
+    ];
+    for (path, contents) in files {
+        files::replace(path, contents.as_bytes()).at(&format!("write {path}"))?;
+    }
+    Ok(())
+}
+
+fn hosts(hostname: &str, entries: &[HostEntry]) -> String {
+    let mut text = format!("127.0.0.1 localhost {hostname}\n");
+    for entry in entries {
+        text.push_str(&format!("{} {}\n", entry.ip, entry.host));
+    }
+    text.push_str("::1 localhost ip6-localhost ip6-loopback\nff02::1 ip6-allnodes\nff02::2 ip6-allrouters\n");
+    text
+}
+
+fn resolv_conf(nameservers: &[String]) -> String {
+    nameservers.iter().map(|server| format!("nameserver {server}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_file() {
+        let entry = HostEntry { host: "db.local".into(), ip: "10.0.0.7".into() };
+        assert_eq!(
+            hosts("vm-1", &[entry]),
+            "127.0.0.1 localhost vm-1\n10.0.0.7 db.local\n::1 localhost ip6-localhost ip6-loopback\nff02::1 ip6-allnodes\nff02::2 ip6-allrouters\n"
+        );
+    }
+
+    #[test]
+    fn resolver_file() {
+        assert_eq!(
+            resolv_conf(&["8.8.8.8".into(), "fe80::1".into()]),
+            "nameserver 8.8.8.8\nnameserver fe80::1\n"
+        );
+        assert_eq!(resolv_conf(&[]), "");
+    }
+}

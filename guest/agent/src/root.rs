@@ -1,0 +1,130 @@
+//! The guest's root: read-only EROFS layers under a writable upper file system, joined by overlayfs.
+//!
+//! ```text
+//!  /dev/vda1..n  erofs ─┐ lowerdir=n:…:1 (top layer first)
+//!  /dev/vdb      ext4  ─┤ or tmpfs: upperdir, workdir
+//!                       └▶ overlay ─▶ moved over the initramfs, chroot
+//! ```
+//!
+//! The overlay keeps private copies of the mounts it is made of, so these are detached again: a program's mount
+//! namespace copies only what it sees, and nothing of the old root can be reached. All paths here are the
+//! initramfs' own; the image's contents are first looked at by `mounts`, inside the new root.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use guest_protocol::{BootConfig, UpperDisk};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use crate::boot::{AtStep, Failure};
+use crate::files;
+
+/// overlayfs' own limit (OVL_MAX_STACK).
+const LAYERS_LIMIT: u16 = 500;
+
+/// Where the parts are mounted; one detach of this mount takes all of them along.
+const PARTS: &str = "/parts";
+
+/// Where the overlay is mounted before it becomes the root.
+const ROOT: &str = "/root";
+
+/// Makes the root of `config` this process' root. Returns the upper file system, for the end.
+pub(crate) fn assemble(config: &BootConfig) -> Result<OwnedFd, Failure> {
+    if config.layers == 0 || config.layers > LAYERS_LIMIT {
+        return Err(Failure::because(
+            "mount layers",
+            format!("{} of them, 1 to {LAYERS_LIMIT} work", config.layers),
+        ));
+    }
+    files::make_directory(PARTS, 0o755).at("make /parts")?;
+    files::make_directory(ROOT, 0o755).at("make /root")?;
+    rustix::mount::mount("parts", PARTS, "tmpfs", MountFlags::empty(), None).at("mount /parts")?;
+    rustix::process::chdir(PARTS).at("enter /parts")?;
+    mount_upper(config.upper)?;
+    let mut lower = Vec::with_capacity(usize::from(config.layers));
+    for layer in (1..=config.layers).rev() {
+        mount_layer(layer)?;
+        lower.push(layer.to_string());
+    }
+    // Relative names: the options of mount(2) are one page, enough for all the layers that overlayfs takes.
+    let options = format!("lowerdir={},upperdir=upper/data,workdir=upper/work\0", lower.join(":"));
+    let options = std::ffi::CStr::from_bytes_with_nul(options.as_bytes());
+    let options = options.map_err(|_| Failure::because("mount the root", "bad options"))?;
+    rustix::mount::mount("overlay", ROOT, "overlay", MountFlags::empty(), options).at("mount the root")?;
+    let upper = open_path("upper").at("open the upper file system")?;
+    become_root()?;
+    Ok(upper)
+}
+
+fn mount_upper(upper: UpperDisk) -> Result<(), Failure> {
+    files::make_directory("upper", 0o755).at("make /parts/upper")?;
+    match upper {
+        UpperDisk::Ext4 => {
+            // noinit_itable: no background thread that fills a sparse disk with zeroes.
+            let options = Some(c"noinit_itable");
+            rustix::mount::mount("/dev/vdb", "upper", "ext4", MountFlags::NOATIME, options)
+                .at("mount /dev/vdb")?;
+        }
+        UpperDisk::Memory => {
+            rustix::mount::mount("upper", "upper", "tmpfs", MountFlags::empty(), c"mode=0755")
+                .at("mount the upper tmpfs")?;
+        }
+    }
+    files::make_directory("upper/data", 0o755).at("make the upper directory")?;
+    files::make_directory("upper/work", 0o755).at("make the work directory")
+}
+
+fn mount_layer(layer: u16) -> Result<(), Failure> {
+    let device = format!("/dev/vda{layer}");
+    let place = layer.to_string();
+    files::make_directory(&place, 0o755).at("make a layer's directory")?;
+    rustix::mount::mount(device.as_str(), place.as_str(), "erofs", MountFlags::RDONLY, None)
+        .at(&format!("mount {device}"))
+}
+
+/// Detaches what the overlay was made of, and moves it over the initramfs.
+fn become_root() -> Result<(), Failure> {
+    rustix::process::chdir(ROOT).at("enter the root")?;
+    rustix::mount::unmount(PARTS, UnmountFlags::DETACH).at("detach /parts")?;
+    rustix::mount::unmount("/dev", UnmountFlags::DETACH).at("detach /dev")?;
+    rustix::mount::mount_move(".", "/").at("move the root")?;
+    rustix::process::chroot(".").at("change the root")?;
+    rustix::process::chdir("/").at("enter the root")
+}
+
+fn open_path(path: &str) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Deletes what is left in the initramfs, which is memory.
+pub(crate) fn empty_initramfs(directory: &OwnedFd) {
+    if let Ok(status) = rustix::fs::fstat(directory) {
+        empty(directory.as_fd(), status.st_dev);
+    }
+}
+
+/// Deletes everything below `directory` on the same file system. Errors leave something behind, no more.
+fn empty(directory: BorrowedFd<'_>, device: u64) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(readable) = rustix::fs::openat(directory, ".", flags, Mode::empty()) else { return };
+    let Ok(entries) = rustix::fs::Dir::new(readable) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        let Ok(status) = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        if status.st_dev != device {
+            continue;
+        }
+        if FileType::from_raw_mode(status.st_mode) == FileType::Directory {
+            if let Ok(below) = rustix::fs::openat(directory, name, flags, Mode::empty()) {
+                empty(below.as_fd(), device);
+            }
+            let _ = rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR);
+        } else {
+            let _ = rustix::fs::unlinkat(directory, name, AtFlags::empty());
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Small settings of the process and the machine: limits, clock, entropy, host name, loopback, CPU quota.
+
+use std::ffi::c_int;
+use std::os::fd::{AsRawFd, IntoRawFd};
+
+use guest_protocol::BootConfig;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{Resource, Rlimit};
+use rustix::time::{ClockId, Timespec};
+
+use crate::boot::{AtStep, Failure};
+use crate::{files, signals};
+
+/// Open files: the limit up to which programs may raise theirs, and the agent's own. The kernel's default for PID 1 is
+/// 4096, which is too little for databases.
+const OPEN_FILES: u64 = 1 << 20;
+
+/// Period of the CPU quota, microseconds.
+const CPU_PERIOD_US: u64 = 100_000;
+
+/// Least CPU quota the kernel takes, microseconds.
+const CPU_QUOTA_LEAST_US: u64 = 1000;
+
+/// The process itself: what std's start would do, and room for many streams.
+pub(crate) fn prepare_process() {
+    // Writing to a program that has closed its input must be an error, no signal.
+    signals::ignore(libc::SIGPIPE);
+    let limit = Rlimit { current: Some(OPEN_FILES), maximum: Some(OPEN_FILES) };
+    let _ = rustix::process::setrlimit(Resource::Nofile, limit);
+}
+
+/// Puts /dev/null where standard streams are missing (a kernel without a console opens none for PID 1), so that no
+/// other descriptor gets their numbers.
+pub(crate) fn fill_standard_streams() -> Result<(), Failure> {
+    loop {
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty()).at("open /dev/null")?;
+        if null.as_raw_fd() > libc::STDERR_FILENO {
+            return Ok(());
+        }
+        let _ = null.into_raw_fd();
+    }
+}
+
+/// Everything of `config` that has nothing to do with files.
+pub(crate) fn configure(config: &BootConfig) -> Result<(), Failure> {
+    set_clock(config.wall_clock_ns).at("set the clock")?;
+    add_entropy(&config.entropy).at("add entropy")?;
+    rustix::system::sethostname(config.hostname.as_bytes()).at("set the host name")?;
+    raise_loopback().at("raise lo")
+}
+
+fn set_clock(wall_clock_ns: u64) -> Result<(), Errno> {
+    let tv_sec = i64::try_from(wall_clock_ns / 1_000_000_000).map_err(|_| Errno::INVAL)?;
+    let tv_nsec = i64::try_from(wall_clock_ns % 1_000_000_000).map_err(|_| Errno::INVAL)?;
+    rustix::time::clock_settime(ClockId::Realtime, Timespec { tv_sec, tv_nsec })
+}
+
+/// `_IOW('R', 0x03, int [2])` of linux/random.h.
+const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
+
+/// Mixes the host's bytes into the pool and credits them, so that nothing in the guest waits for entropy.
+fn add_entropy(bytes: &[u8; 32]) -> Result<(), Errno> {
+    /// random(4): `struct rand_pool_info` with its buffer.
+    #[repr(C)]
+    struct PoolInfo {
+        entropy_count: c_int,
+        buf_size: c_int,
+        buf: [u8; 32],
+    }
+    let info = PoolInfo { entropy_count: 256, buf_size: 32, buf: *bytes };
+    let random = rustix::fs::open("/dev/random", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    // SAFETY: RNDADDENTROPY reads a rand_pool_info of buf_size bytes, which `info` is.
+    check(unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, &raw const info) })
+}
+
+fn raise_loopback() -> Result<(), Errno> {
+    let socket =
+        rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    // SAFETY: all-zero is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(c"lo".to_bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP).unwrap_or(1);
+    // SAFETY: SIOCSIFFLAGS reads an ifreq.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })
+}
+
+fn check(result: c_int) -> Result<(), Errno> {
+    match result {
+        -1 => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)),
+        _ => Ok(()),
+    }
+}
+
+/// Gives every controller to the root group's children, and moves the agent, and so all it starts, into `/init`, which
+/// gets the quota.
+pub(crate) fn limit_cpu(quota_milli: u32) -> Result<(), Failure> {
+    if quota_milli == 0 {
+        return Ok(());
+    }
+    let controllers =
+        files::read_regular("/sys/fs/cgroup/cgroup.controllers", 4096).at("read cgroup.controllers")?;
+    let all: String =
+        String::from_utf8_lossy(&controllers).split_whitespace().map(|name| format!("+{name} ")).collect();
+    files::write_existing("/sys/fs/cgroup/cgroup.subtree_control", all.as_bytes())
+        .at("delegate controllers")?;
+    files::make_directory("/sys/fs/cgroup/init", 0o755).at("make the cgroup init")?;
+    files::write_existing("/sys/fs/cgroup/init/cgroup.procs", b"0").at("enter the cgroup init")?;
+    let max = cpu_max(quota_milli);
+    files::write_existing("/sys/fs/cgroup/init/cpu.max", max.as_bytes()).at("set cpu.max")
+}
+
+fn cpu_max(quota_milli: u32) -> String {
+    let quota_us = (u64::from(quota_milli) * CPU_PERIOD_US / 1000).max(CPU_QUOTA_LEAST_US);
+    format!("{quota_us} {CPU_PERIOD_US}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quota() {
+        assert_eq!(cpu_max(500), "50000 100000");
+        assert_eq!(cpu_max(1), "1000 100000");
+        assert_eq!(cpu_max(u32::MAX), "429496729500 100000");
+    }
+}
