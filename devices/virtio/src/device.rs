@@ -56,6 +56,10 @@ pub trait Device: Send {
     fn process_host(&mut self, io: &mut Io<'_>) {
         let _ = io;
     }
+    /// Whether the device can no longer work: its host side went away. The transport then sets `DEVICE_NEEDS_RESET`.
+    fn broken(&self) -> bool {
+        false
+    }
     /// Back to the state before `activate`.
     fn reset(&mut self);
     /// Whether the device serves its queues elsewhere, kicks included (a vhost-user front end): then nobody calls

@@ -338,7 +338,7 @@ impl MmioTransport {
         let mut io = Io { memory: &self.memory, queues: &mut queues, interrupt: &self.interrupt };
         call(state.device.as_mut(), &mut io);
         let broken = |queue: &mut Queue| queue.ready() && queue.iter(&self.memory).is_err();
-        if !self.serves_own_queues && state.queues.iter_mut().any(broken) {
+        if state.device.broken() || !self.serves_own_queues && state.queues.iter_mut().any(broken) {
             self.break_down(state);
         }
     }
