@@ -1,3 +1,82 @@
-//! Placeholder until the program is written.
+//! The `matchlock` program: arguments in, exit status out.
+//!
+//! Standard output is the guest's, or the answer that was asked for; everything else goes to standard error. Not here:
+//! what a sandbox is (`sandbox`).
 
-fn main() {}
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the program that talks to people")]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
+
+mod args;
+mod detach;
+mod diagnose;
+mod environment;
+mod exec;
+mod failure;
+mod image;
+mod progress;
+mod run;
+mod signals;
+mod state;
+mod stdio;
+mod table;
+mod terminal;
+
+use std::process::ExitCode;
+
+use args::{Cli, Command, ImageCommand};
+use sandbox::Start;
+
+fn main() -> ExitCode {
+    let start = Start::now();
+    let cli = match args::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(refusal) => return refusal.show(),
+    };
+    log_to_stderr(cli.log_level);
+    match dispatch(cli, start) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            failure::show(&error);
+            ExitCode::from(failure::status(&error))
+        }
+    }
+}
+
+fn dispatch(cli: Cli, start: Start) -> anyhow::Result<u8> {
+    match cli.command {
+        Command::Run(args) => run::run(*args, start),
+        Command::Exec(args) => exec::exec(args),
+        Command::List(args) => state::list(&args),
+        Command::Kill(args) => state::kill(&args),
+        Command::Rm(args) => state::rm(&args),
+        Command::Image { command } => match command {
+            ImageCommand::Ls(args) => image::ls(&args),
+            ImageCommand::Import(args) => image::import(&args),
+            ImageCommand::Rm(args) => image::rm(&args),
+        },
+        Command::Diagnose(args) => diagnose::diagnose(&args),
+        Command::Version => {
+            let commit = option_env!("MATCHLOCK_COMMIT").unwrap_or("unknown");
+            let built = option_env!("MATCHLOCK_BUILD_TIME").unwrap_or("unknown");
+            println!("matchlock {} (commit: {commit}, built: {built})", env!("CARGO_PKG_VERSION"));
+            Ok(0)
+        }
+    }
+}
+
+fn log_to_stderr(level: args::LogLevel) {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(tracing::Level::from(level))
+        .with_target(false)
+        .without_time()
+        .init();
+}
+
+/// Runs a future on this thread; what blocks forever on other threads does not keep the program.
+fn block_on<F: Future>(future: F) -> anyhow::Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let output = runtime.block_on(future);
+    runtime.shutdown_background();
+    Ok(output)
+}

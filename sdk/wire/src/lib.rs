@@ -1,1 +1,110 @@
-//! Placeholder until the crate is written.
+//! The JSON that programs read: the lists and reports of `--json`.
+//!
+//! Names and meaning are a promise to scripts: fields are added, never changed. Not here: the types the product works
+//! with; each caller converts by hand.
+
+use serde::Serialize;
+
+/// One sandbox of `matchlock list --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Vm {
+    /// Its id.
+    pub id: String,
+    /// `running`, `stopped`, `crashed`.
+    pub status: String,
+    /// Image, as asked for.
+    pub image: String,
+    /// `YYYY-MM-DD HH:MM:SS`, UTC.
+    pub created_at: String,
+    /// Owner's process id; 0 = it has ended.
+    pub pid: u32,
+}
+
+/// One image of `matchlock image ls --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Image {
+    /// Tag.
+    pub tag: String,
+    /// Where it came from.
+    pub source: String,
+    /// Manifest digest.
+    pub digest: String,
+    /// Bytes of its layers.
+    pub size: u64,
+    /// `YYYY-MM-DD HH:MM:SS`, UTC.
+    pub created_at: String,
+}
+
+/// `matchlock diagnose --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Diagnosis {
+    /// Whether no check failed.
+    pub ok: bool,
+    /// The checks.
+    pub checks: Vec<Check>,
+}
+
+/// One check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What was looked at.
+    pub name: String,
+    /// How it is.
+    pub status: CheckStatus,
+    /// What was found.
+    pub message: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
+}
+
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckStatus {
+    /// Fine.
+    Pass,
+    /// It works, but not as well as it could.
+    Warn,
+    /// Sandboxes cannot run.
+    Fail,
+}
+
+/// When a sandbox got where; microseconds since the program's start unless the name says otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "named as in the sandbox's own timings")]
+pub struct Timings {
+    pub start_monotonic_ns: u64,
+    pub created_us: Option<u64>,
+    pub prepared_us: Option<u64>,
+    pub machine_us: Option<u64>,
+    pub hello_us: Option<u64>,
+    pub ready_us: Option<u64>,
+    pub exec_us: Option<u64>,
+    pub started_us: Option<u64>,
+    pub exited_us: Option<u64>,
+    pub stopped_us: Option<u64>,
+    pub end_us: u64,
+    pub guest_agent_us: Option<u64>,
+    pub guest_modules_us: Option<u64>,
+    pub guest_root_us: Option<u64>,
+    pub guest_ready_us: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_without_a_fix_has_no_member_for_it() {
+        let check = Check {
+            name: "kvm-device".into(),
+            status: CheckStatus::Pass,
+            message: "/dev/kvm".into(),
+            fix: None,
+        };
+        let json = serde_json::to_string(&Diagnosis { ok: true, checks: vec![check] }).expect("plain data");
+        let expected = r#"{"ok":true,"checks":[{"name":"kvm-device","status":"pass","message":"/dev/kvm"}]}"#;
+        assert_eq!(json, expected);
+    }
+}

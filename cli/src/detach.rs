@@ -1,0 +1,60 @@
+//! `matchlock run --detach`: the same program again, in a session of its own.
+//!
+//! The child reports over its standard output once its sandbox is ready, so the id that is printed is one that works,
+//! and over its standard error why there is none. Not here: what the child does otherwise (`run`).
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
+
+use sandbox::Id;
+
+/// Tells the child that it is one.
+const CHILD_ENV: &str = "MATCHLOCK_DETACHED";
+
+/// Longest error text taken from the child.
+const MAX_ERROR: u64 = 64 << 10;
+
+/// Whether this process is the child.
+pub(crate) fn is_child() -> bool {
+    std::env::var_os(CHILD_ENV).is_some()
+}
+
+/// Starts the child and waits for its report.
+pub(crate) fn launch() -> anyhow::Result<u8> {
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .env(CHILD_ENV, "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut report = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        stdout.take(MAX_ERROR).read_to_string(&mut report)?;
+    }
+    if !report.is_empty() {
+        print!("{report}");
+        return Ok(0);
+    }
+    let mut error = Vec::new();
+    if let Some(stderr) = child.stderr.take() {
+        stderr.take(MAX_ERROR).read_to_end(&mut error)?;
+    }
+    std::io::stderr().write_all(&error)?;
+    let status = child.wait()?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1).max(1))
+}
+
+/// In the child: the sandbox is ready. From here on nobody listens.
+pub(crate) fn report(id: &Id) -> anyhow::Result<()> {
+    // Only now, so that ^C still ended parent and child together.
+    rustix::process::setsid()?;
+    println!("{id}");
+    std::io::stdout().flush()?;
+    let null = File::options().write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdout(null.as_fd())?;
+    rustix::stdio::dup2_stderr(null.as_fd())?;
+    Ok(())
+}

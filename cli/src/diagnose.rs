@@ -1,0 +1,177 @@
+//! `matchlock diagnose`: what this host can run, and what to do about the rest.
+//!
+//! Checks only look; nothing is changed. Not here: the decision which machine is taken (`policy`).
+
+use policy::machine::{HostFacts, Kind, KvmDevice, Request, choose};
+use sandbox::{Home, host};
+use wire::CheckStatus::{Fail, Pass, Warn};
+use wire::{Check, CheckStatus, Diagnosis};
+
+use crate::args::JsonArgs;
+
+/// This project's programs beside the command line.
+const PROGRAMS: [&str; 3] = ["matchlock-vmm", "matchlock-devices", "matchlock-launcher"];
+
+/// Less than this and the default sandbox does not fit.
+const ENOUGH_MEMORY_MB: u64 = 1024;
+
+/// Less than this and images and kernels hardly fit.
+const ENOUGH_DISK_MB: u64 = 2048;
+
+/// Prints every check; status 1 if one failed.
+pub(crate) fn diagnose(args: &JsonArgs) -> anyhow::Result<u8> {
+    let home = Home::from_env()?;
+    let facts = host::facts();
+    let mut checks = vec![machine(&facts)];
+    checks.extend(kvm(&facts));
+    checks.push(qemu(&facts));
+    checks.extend(programs());
+    checks.push(kernel(&home));
+    checks.push(memory());
+    checks.push(disk(&home));
+    checks.extend(shared_memory_huge_pages());
+    let ok = checks.iter().all(|check| check.status != Fail);
+    let diagnosis = Diagnosis { ok, checks };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&diagnosis)?);
+    } else {
+        diagnosis.checks.iter().for_each(print);
+    }
+    Ok(u8::from(!ok))
+}
+
+fn print(check: &Check) {
+    let mark = match check.status {
+        Pass => '✓',
+        Warn => '⚠',
+        Fail => '✗',
+    };
+    println!("{mark} {}: {}", check.name, check.message);
+    if let Some(fix) = &check.fix {
+        println!("  fix: {fix}");
+    }
+}
+
+fn check(name: &str, status: CheckStatus, message: impl Into<String>, fix: Option<&str>) -> Check {
+    Check { name: name.to_owned(), status, message: message.into(), fix: fix.map(str::to_owned) }
+}
+
+fn machine(facts: &HostFacts) -> Check {
+    match choose(Request::Auto, facts) {
+        Ok(choice) => check("machine", Pass, format!("auto takes {}: {}", choice.kind, choice.why), None),
+        Err(refusal) => check("machine", Fail, refusal.reason.clone(), Some(&refusal.hint)),
+    }
+}
+
+/// What is missing for KVM is no failure as long as another machine works: `machine` says whether one does.
+fn kvm(facts: &HostFacts) -> Vec<Check> {
+    let device = match &facts.kvm {
+        KvmDevice::Absent => {
+            check("kvm-device", Warn, "there is no /dev/kvm", Some("load kvm_intel or kvm_amd"))
+        }
+        KvmDevice::Broken(error) => check("kvm-device", Warn, format!("/dev/kvm: {error}"), None),
+        KvmDevice::Denied => check("kvm-device", Pass, "/dev/kvm is there", None),
+        KvmDevice::Open { api_version } => {
+            check("kvm-device", Pass, format!("/dev/kvm speaks API version {api_version}"), None)
+        }
+    };
+    let access = match &facts.kvm {
+        KvmDevice::Denied => {
+            let fix = "usermod -aG kvm $USER, then log in again";
+            Some(check("kvm-access", Warn, "no permission to open /dev/kvm", Some(fix)))
+        }
+        KvmDevice::Open { .. } => Some(check("kvm-access", Pass, "/dev/kvm can be opened", None)),
+        KvmDevice::Absent | KvmDevice::Broken(_) => None,
+    };
+    let hardware = facts.hardware_virtualization.map(|there| match there {
+        true => check("cpu-virtualization", Pass, "the CPU shows vmx or svm", None),
+        false => check(
+            "cpu-virtualization",
+            Warn,
+            "the CPU shows neither vmx nor svm: sandboxes run on the slower software machine",
+            Some("enable virtualization in the firmware, or nesting where this host is a guest"),
+        ),
+    });
+    [Some(device), access, hardware].into_iter().flatten().collect()
+}
+
+fn qemu(facts: &HostFacts) -> Check {
+    let needed = matches!(
+        choose(Request::Auto, facts),
+        Err(_) | Ok(policy::machine::Choice { kind: Kind::Software, .. })
+    );
+    match &facts.qemu {
+        Some(path) => check("qemu", Pass, path.clone(), None),
+        None => {
+            let status = if needed { Fail } else { Warn };
+            check("qemu", status, "qemu-system-x86_64 not found", Some("apt-get install qemu-system-x86"))
+        }
+    }
+}
+
+fn programs() -> Vec<Check> {
+    let fix = "install all of matchlock's programs in one directory";
+    let mut checks: Vec<_> = PROGRAMS
+        .into_iter()
+        .map(|name| match process::find_program(name) {
+            Some(path) => check(name, Pass, path.display().to_string(), None),
+            None => check(name, Fail, "not found", Some(fix)),
+        })
+        .collect();
+    checks.push(match host::agent() {
+        Ok(path) => check("guest-agent", Pass, path.display().to_string(), None),
+        Err(error) => check("guest-agent", Fail, error.to_string(), error.hint()),
+    });
+    checks
+}
+
+fn kernel(home: &Home) -> Check {
+    let kernels = kernels::Store::open(home.cache()).and_then(|store| store.list());
+    match kernels {
+        Ok(list) => match list.iter().find(|kernel| kernel.current) {
+            Some(kernel) => check("kernel", Pass, format!("{} ({})", kernel.release, kernel.origin), None),
+            None => check(
+                "kernel",
+                Warn,
+                "no kernel in the store yet",
+                Some("the first run fetches Debian's cloud kernel; or use --kernel file:///path"),
+            ),
+        },
+        Err(error) => check("kernel", Fail, error.to_string(), None),
+    }
+}
+
+fn memory() -> Check {
+    let resources = host::resources();
+    let status = if resources.memory_mb < ENOUGH_MEMORY_MB { Warn } else { Pass };
+    check("memory", status, format!("{} MB, {} CPUs", resources.memory_mb, resources.cpus), None)
+}
+
+fn disk(home: &Home) -> Check {
+    // The cache itself may not be there yet; an ancestor is.
+    let path = home.cache().ancestors().find(|path| path.exists());
+    let free = path.and_then(|path| rustix::fs::statvfs(path).ok());
+    match free.map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) >> 20) {
+        Some(free) if free < ENOUGH_DISK_MB => {
+            check("disk", Warn, format!("{free} MB free for images and kernels"), Some("free some space"))
+        }
+        Some(free) => check("disk", Pass, format!("{free} MB free for images and kernels"), None),
+        None => check("disk", Warn, format!("{} cannot be looked at", home.cache().display()), None),
+    }
+}
+
+/// Shared guest memory without huge pages nearly doubles the time to start.
+fn shared_memory_huge_pages() -> Option<Check> {
+    const PATH: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+    let text = std::fs::read_to_string(PATH).ok()?;
+    let value = text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(value, _)| value)?;
+    Some(match value {
+        "never" | "deny" => check(
+            "shmem-huge-pages",
+            Warn,
+            format!("shmem_enabled is {value}: sandboxes with shared memory start slower"),
+            Some("echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled"),
+        ),
+        value => check("shmem-huge-pages", Pass, format!("shmem_enabled is {value}"), None),
+    })
+}

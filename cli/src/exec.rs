@@ -1,0 +1,51 @@
+//! `matchlock exec`: a command in a sandbox that another process owns.
+//!
+//! The owner hands over the stream to the guest; from then on this program talks to the guest directly, and its end
+//! cancels the command. Not here: the owner's side (`sandbox`).
+
+use guest_protocol::Stdio;
+use sandbox::{Client, Error, Exec, Home, Id};
+
+use crate::args::ExecArgs;
+use crate::failure::Interrupted;
+use crate::signals::Signals;
+use crate::stdio::Unwatched;
+use crate::{block_on, environment, run, stdio};
+
+/// Runs it; the command's exit status.
+pub(crate) fn exec(args: ExecArgs) -> anyhow::Result<u8> {
+    let home = Home::from_env()?;
+    let mode = stdio::mode(args.interactive, args.tty)?;
+    let mut argv = args.command;
+    if argv.is_empty() {
+        match mode {
+            Stdio::Terminal(_) => argv.push("sh".to_owned()),
+            _ => anyhow::bail!("command required"),
+        }
+    }
+    let mut env: Vec<_> = run::terminal_type(mode).into_iter().collect();
+    env.extend(environment::collect(&[], &args.env)?);
+    let exec = Exec { argv, env, working_dir: args.workdir, user: args.user, stdio: mode };
+    block_on(async {
+        let client = args.id.parse::<Id>().and_then(|id| Client::connect(&home, &id)).map_err(not_found)?;
+        let service = client.exec(exec)?;
+        let mut signals = Signals::catch()?;
+        let mut nobody = Unwatched;
+        let result = tokio::select! {
+            biased;
+            signal = signals.next() => Err(Interrupted(signal).into()),
+            result = stdio::relay(service, mode, &mut nobody) => result,
+        };
+        result.map_err(|error| match error.downcast_ref() {
+            Some(Error::HangUp) => anyhow::anyhow!("VM {} ended while the command ran", args.id),
+            _ => error,
+        })
+    })?
+}
+
+fn not_found(error: Error) -> anyhow::Error {
+    match error {
+        Error::UnknownVm(id) => anyhow::anyhow!("VM not found {id}: VM {id} not found"),
+        error => error.into(),
+    }
+}

@@ -1,0 +1,84 @@
+//! How an error is told: one line that says what, one that says what to do, and an exit status.
+//!
+//! Not here: what can go wrong.
+
+use sandbox::Error;
+
+/// Exit status of every error of this program's own.
+pub(crate) const FAILED: u8 = 1;
+
+/// An error with advice, where the advice is the command line's.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Advice {
+    message: String,
+    hint: &'static str,
+}
+
+/// An error with advice.
+pub(crate) fn advice(message: impl Into<String>, hint: &'static str) -> anyhow::Error {
+    Advice { message: message.into(), hint }.into()
+}
+
+/// A command ended by a signal to this program; nothing is printed.
+#[derive(Debug, thiserror::Error)]
+#[error("signal {0}")]
+pub(crate) struct Interrupted(pub(crate) i32);
+
+/// A command that never ran, with the status a shell would give.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct NotRun {
+    pub(crate) message: String,
+    pub(crate) status: u8,
+}
+
+/// Tells it.
+pub(crate) fn show(error: &anyhow::Error) {
+    if error.is::<Interrupted>() {
+        return;
+    }
+    let hint = error.downcast_ref::<Advice>().map(|advice| advice.hint);
+    let hint = hint.or_else(|| error.downcast_ref::<Error>().and_then(Error::hint));
+    print(&error.to_string(), hint);
+}
+
+/// The status to exit with.
+pub(crate) fn status(error: &anyhow::Error) -> u8 {
+    if let Some(Interrupted(signal)) = error.downcast_ref() {
+        return u8::try_from(*signal).unwrap_or(0).saturating_add(128);
+    }
+    error.downcast_ref().map_or(FAILED, |NotRun { status, .. }| *status)
+}
+
+/// The two lines.
+pub(crate) fn print(message: &str, hint: Option<&str>) {
+    eprintln!("matchlock: {}", one_line(message));
+    if let Some(hint) = hint {
+        eprintln!("hint: {hint}");
+    }
+}
+
+/// Without line breaks and without anything that could move a terminal's cursor.
+fn one_line(message: &str) -> String {
+    let lines: Vec<_> = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.join("; ").chars().filter(|c| !c.is_control()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_become_one_line() {
+        assert_eq!(one_line("a\n  b\r\n\nc\x1b[2J"), "a; b; c[2J");
+    }
+
+    #[test]
+    fn statuses() {
+        assert_eq!(status(&Interrupted(2).into()), 130);
+        assert_eq!(status(&Interrupted(15).into()), 143);
+        assert_eq!(status(&NotRun { message: String::new(), status: 127 }.into()), 127);
+        assert_eq!(status(&anyhow::anyhow!("x")), 1);
+    }
+}

@@ -1,0 +1,81 @@
+//! `matchlock image`: what is in the image store.
+//!
+//! Not here: the store (`images`).
+
+use std::fs::File;
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
+
+use images::{ImageSummary, ImportSource, Store};
+use sandbox::Home;
+
+use crate::args::{ImageRmArgs, ImportArgs, JsonArgs};
+use crate::failure::advice;
+use crate::progress::Bar;
+use crate::table;
+
+/// Lists images.
+pub(crate) fn ls(args: &JsonArgs) -> anyhow::Result<u8> {
+    let list = open()?.list()?;
+    if args.json {
+        let list: Vec<_> = list.iter().map(wire_image).collect();
+        println!("{}", serde_json::to_string_pretty(&list)?);
+        return Ok(0);
+    }
+    let rows = list.iter().map(|image| {
+        let created = table::timestamp(image.created);
+        [image.tag.clone(), image.source.clone(), megabytes(image.size), created[..16].to_owned()]
+    });
+    table::print(["TAG", "SOURCE", "SIZE", "CREATED"], rows);
+    Ok(0)
+}
+
+fn wire_image(image: &ImageSummary) -> wire::Image {
+    wire::Image {
+        tag: image.tag.clone(),
+        source: image.source.clone(),
+        digest: image.digest.to_string(),
+        size: image.size,
+        created_at: table::timestamp(image.created),
+    }
+}
+
+/// Imports an archive.
+pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<u8> {
+    let bar = Bar::default();
+    let source = if args.path.as_os_str() == "-" {
+        let stdin = std::io::stdin();
+        if stdin.is_terminal() {
+            let hint = "docker save IMAGE | matchlock image import TAG, or: matchlock image import TAG PATH";
+            return Err(advice("standard input is a terminal, not an archive", hint));
+        }
+        ImportSource::File(File::from(stdin.as_fd().try_clone_to_owned()?))
+    } else {
+        ImportSource::Path(&args.path)
+    };
+    let imported = open()?.import(source, args.tag.as_deref(), &bar)?;
+    bar.clear();
+    for tag in &imported.tags {
+        println!("Imported: {tag}");
+    }
+    println!("Layers: {}", imported.image.layers.len());
+    println!("Size: {}", megabytes(imported.size));
+    Ok(0)
+}
+
+/// Removes a tag.
+pub(crate) fn rm(args: &ImageRmArgs) -> anyhow::Result<u8> {
+    open()?.remove(&args.tag)?;
+    println!("Removed {}", args.tag);
+    Ok(0)
+}
+
+fn open() -> anyhow::Result<Store> {
+    Ok(Store::open(Home::from_env()?.cache())?)
+}
+
+/// One decimal of a megabyte.
+fn megabytes(bytes: u64) -> String {
+    let tenths = bytes.saturating_mul(10) / (1 << 20);
+    format!("{}.{} MB", tenths / 10, tenths % 10)
+}

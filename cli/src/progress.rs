@@ -1,0 +1,57 @@
+//! Progress on standard error, when somebody is there to see it.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use images::Progress;
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Draws nothing until the first step, so that a start with nothing to do shows nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Bar {
+    bar: Mutex<Option<ProgressBar>>,
+}
+
+impl Bar {
+    /// Takes it off the screen.
+    pub(crate) fn clear(&self) {
+        if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Progress for Bar {
+    fn step(&self, name: &str, total_bytes: Option<u64>) {
+        // indicatif draws to standard error, and not at all where that is no terminal.
+        let bar = match total_bytes {
+            Some(total) => ProgressBar::new(total),
+            None => ProgressBar::new_spinner(),
+        };
+        let template = match total_bytes {
+            Some(_) => "{msg} {wide_bar} {bytes}/{total_bytes}",
+            None => "{spinner} {msg}",
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_message(name.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(100));
+        let old = self.bar.lock().unwrap_or_else(PoisonError::into_inner).replace(bar);
+        if let Some(old) = old {
+            old.finish_and_clear();
+        }
+    }
+
+    fn advance(&self, bytes: u64) {
+        if let Some(bar) = &*self.bar.lock().unwrap_or_else(PoisonError::into_inner) {
+            bar.inc(bytes);
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}

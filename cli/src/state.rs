@@ -1,0 +1,101 @@
+//! `matchlock list`, `kill` and `rm`: what is remembered of sandboxes.
+//!
+//! Each begins with a reconcile, so that the records are true. Not here: the records themselves (`sandbox`).
+
+use sandbox::{Client, Error, Home, Id, Record, Records, Status};
+
+use crate::args::{KillArgs, ListArgs, RmArgs};
+use crate::failure::{self, FAILED};
+use crate::table;
+
+/// Lists sandboxes, newest first.
+pub(crate) fn list(args: &ListArgs) -> anyhow::Result<u8> {
+    let (_, records) = open()?;
+    let mut list = records.list()?;
+    list.retain(|record| !args.running || record.status == Status::Running);
+    if args.json {
+        let list: Vec<_> = list.iter().map(wire_vm).collect();
+        println!("{}", serde_json::to_string_pretty(&list)?);
+        return Ok(0);
+    }
+    table::print(["ID", "STATUS", "IMAGE", "CREATED", "PID"], list.iter().map(row));
+    Ok(0)
+}
+
+fn row(record: &Record) -> [String; 5] {
+    let created = record.created_at.get(..16).unwrap_or(&record.created_at);
+    let pid = if record.pid == 0 { "-".to_owned() } else { record.pid.to_string() };
+    [record.id.to_string(), record.status.name().to_owned(), record.image.clone(), created.to_owned(), pid]
+}
+
+fn wire_vm(record: &Record) -> wire::Vm {
+    wire::Vm {
+        id: record.id.to_string(),
+        status: record.status.name().to_owned(),
+        image: record.image.clone(),
+        created_at: record.created_at.clone(),
+        pid: record.pid,
+    }
+}
+
+/// Ends sandboxes, and waits until nothing is left of each.
+pub(crate) fn kill(args: &KillArgs) -> anyhow::Result<u8> {
+    let (home, records) = open()?;
+    if args.all {
+        let running = records.list()?.into_iter().filter(|record| record.status == Status::Running);
+        return Ok(for_each(running, "Killed", |id| Client::connect(&home, id)?.stop()));
+    }
+    let id = id(args.id.as_deref(), "VM ID required (or use --all)")?;
+    match Client::connect(&home, &id).and_then(Client::stop) {
+        Err(Error::NotRunning { .. }) => anyhow::bail!("VM {id} is not running"),
+        result => result?,
+    }
+    println!("Killed {id}");
+    Ok(0)
+}
+
+/// Removes what is left of ended sandboxes.
+pub(crate) fn rm(args: &RmArgs) -> anyhow::Result<u8> {
+    let (home, records) = open()?;
+    if args.stopped {
+        let ended = records.list()?.into_iter().filter(|record| record.status != Status::Running);
+        // Failures are told, but the command did what it could.
+        for_each(ended, "Removed", |id| sandbox::remove(&home, &records, id));
+        return Ok(0);
+    }
+    let id = id(args.id.as_deref(), "VM ID required (or use --stopped)")?;
+    sandbox::remove(&home, &records, &id)?;
+    println!("Removed {id}");
+    Ok(0)
+}
+
+fn for_each(
+    records: impl Iterator<Item = Record>,
+    done: &str,
+    mut act: impl FnMut(&Id) -> sandbox::Result<()>,
+) -> u8 {
+    let mut status = 0;
+    for Record { id, .. } in records {
+        match act(&id) {
+            Ok(()) => println!("{done} {id}"),
+            // It ended by itself meanwhile.
+            Err(Error::NotRunning { .. } | Error::UnknownVm(_)) => {}
+            Err(error) => {
+                failure::print(&format!("{id}: {error}"), error.hint());
+                status = FAILED;
+            }
+        }
+    }
+    status
+}
+
+fn id(text: Option<&str>, missing: &'static str) -> anyhow::Result<Id> {
+    Ok(text.ok_or_else(|| anyhow::anyhow!(missing))?.parse()?)
+}
+
+fn open() -> anyhow::Result<(Home, Records)> {
+    let home = Home::from_env()?;
+    let records = Records::open(&home)?;
+    sandbox::reconcile(&home, &records)?;
+    Ok((home, records))
+}
