@@ -10,6 +10,10 @@ pub mod blk;
 mod chain;
 pub mod console;
 mod device;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod harness;
 pub mod mmio;
 pub mod rng;
 mod sys;

@@ -1,0 +1,328 @@
+//! Fuzz bodies: each takes any bytes as the script of a hostile guest, and panics only on a defect.
+//!
+//! A body is a plain function, so that it can be called from anywhere: `cargo test` runs it a fixed number of times
+//! with fixed seeds (`run`, which shrinks what fails), and a cargo-fuzz target outside the workspace is one line,
+//! `fuzz_target!(|data: &[u8]| virtio::fuzz::blk(data))` with the feature `fuzzing`. Not here: a corpus.
+
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+
+use vm_memory::VolatileSlice;
+
+use crate::balloon::{Balloon, Reclaim};
+use crate::blk::{BlockDevice, Blocks};
+use crate::console::Console;
+use crate::harness::{self, Descriptor, END, NEXT, Rig, SEAM, WRITE};
+use crate::mmio::MmioTransport;
+use crate::rng::Entropy;
+use crate::{Device, event};
+
+/// Most steps of one script: keeps a run short.
+const MAX_STEPS: usize = 64;
+
+/// A script, read from the front; past its end everything is 0.
+struct Script<'a>(&'a [u8]);
+
+impl Script<'_> {
+    fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        let mut bytes = [0; N];
+        let (now, later) = self.0.split_at(self.0.len().min(N));
+        bytes[..now.len()].copy_from_slice(now);
+        self.0 = later;
+        bytes
+    }
+
+    fn u8(&mut self) -> u8 {
+        let [byte] = self.bytes();
+        byte
+    }
+
+    fn u16(&mut self) -> u16 {
+        u16::from_le_bytes(self.bytes())
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.bytes())
+    }
+
+    /// One of `choices`, which is not empty.
+    fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[usize::from(self.u8()) % choices.len()]
+    }
+
+    /// An address where something may go wrong, or a fair one.
+    fn address(&mut self) -> u64 {
+        let base = self.pick(&[harness::DATA, harness::DATA, 0, 0x1000, SEAM, END, 1 << 32, u64::MAX]);
+        base.wrapping_add(u64::from(self.u16())).wrapping_sub(self.pick(&[0, 0, 1, 512, 4096]))
+    }
+
+    fn descriptor(&mut self) -> Descriptor {
+        let len = self.pick(&[0, 1, 15, 16, 17, 20, 512, 513, 4096, 65_536, 1 << 20, 1 << 31, u32::MAX]);
+        let flags = self.pick(&[0, NEXT, NEXT, WRITE, NEXT | WRITE, NEXT | WRITE, 4, 4 | NEXT, u16::MAX]);
+        Descriptor { addr: self.address(), len, flags, next: u16::from(self.u8() % 132) }
+    }
+}
+
+/// A chain as a block driver makes it, with at most one thing wrong; to other devices it is only a chain. Its header is
+/// a request's, or page numbers.
+fn almost_right<D: Device>(script: &mut Script<'_>, rig: &mut Rig<D>, queue: usize) {
+    let (header, data, status) = (harness::DATA, SEAM - 512, END - 1);
+    let kind = script.pick(&[0, 0, 1, 1, 4, 8, 11, 11, 13, 13, 14]);
+    let range = [script.u32() % 36, 0, u32::from(script.u8() % 36), script.u32() % 4];
+    let request = [kind, 0, script.u32() % 36, script.pick(&[0, 0, 0, u32::MAX])];
+    for (address, words) in [(header, request), (data, range)] {
+        let bytes: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
+        harness::write(&rig.memory, address, &bytes);
+    }
+    let readable = matches!(kind, 1 | 11 | 13);
+    let len = match kind {
+        8 => 20,
+        11 | 13 => 16,
+        _ => script.pick(&[512, 1024, 4096, 512 * 32]),
+    };
+    let flags = if readable { 0 } else { WRITE };
+    let mut descriptors = [
+        Descriptor { addr: header, len: 16, flags: 0, next: 0 },
+        Descriptor { addr: data, len, flags, next: 0 },
+        Descriptor { addr: status, len: 1, flags: WRITE, next: 0 },
+    ];
+    if script.u8() % 2 == 0 {
+        descriptors[usize::from(script.u8() % 3)] = script.descriptor();
+    }
+    rig.drivers[queue].chain(&rig.memory, &descriptors);
+}
+
+/// Plays the script to a device by itself.
+fn device<D: Device>(device: D, data: &[u8]) {
+    let mut script = Script(data);
+    let mut rig = Rig::new(device, script.u8() & 1 != 0);
+    for _ in 0..MAX_STEPS {
+        if script.0.is_empty() {
+            break;
+        }
+        let queue = usize::from(script.u8()) % rig.drivers.len();
+        match script.u8() % 10 {
+            0 | 1 => rig.drivers[queue].put(&rig.memory, u16::from(script.u8() % 128), script.descriptor()),
+            2 => {
+                let descriptors = [script.descriptor(), script.descriptor(), script.descriptor()];
+                let count = usize::from(script.u8()) % 3 + 1;
+                rig.drivers[queue].chain(&rig.memory, &descriptors[..count]);
+            }
+            3 => rig.drivers[queue].offer(&rig.memory, script.u16()),
+            4 => rig.drivers[queue].set_avail_idx(&rig.memory, script.u16()),
+            5 => almost_right(&mut script, &mut rig, queue),
+            6 => {
+                let mut config = [0; 8];
+                rig.device.write_config(script.address(), &script.bytes::<4>());
+                rig.device.read_config(script.address(), &mut config);
+            }
+            7 => rig.process_host(),
+            8 if script.u8() == 0 => rig.activate(script.u8() & 1 != 0),
+            _ => rig.process(queue),
+        }
+    }
+    (0..rig.drivers.len()).for_each(|queue| rig.process(queue));
+}
+
+/// The entropy device.
+pub fn rng(data: &[u8]) {
+    device(Entropy::new(), data);
+}
+
+/// The console.
+pub fn console(data: &[u8]) {
+    let console = UnixStream::pair().and_then(|(near, mut far)| {
+        near.set_nonblocking(true)?;
+        far.write_all(data)?;
+        Console::new(Box::new(io::sink()), Some(near.into()))
+    });
+    if let Ok(console) = console {
+        device(console, data);
+    }
+}
+
+/// The balloon.
+pub fn balloon(data: &[u8]) {
+    if let Ok((balloon, handle)) = Balloon::new(Box::new(InRam)) {
+        handle.set_target(u64::from(Script(data).u32()));
+        device(balloon, data);
+    }
+}
+
+/// The block device.
+pub fn blk(data: &[u8]) {
+    let readonly = data.len() % 5 == 0;
+    device(BlockDevice::new(Box::new(Bounded { readonly }), "fuzz"), data);
+}
+
+/// The transport, with one of the devices behind it.
+pub fn mmio(data: &[u8]) {
+    let mut script = Script(data);
+    let device: Box<dyn Device> = match script.u8() % 3 {
+        0 => Box::new(Entropy::new()),
+        1 => Box::new(BlockDevice::new(Box::new(Bounded { readonly: false }), "fuzz")),
+        _ => match Balloon::new(Box::new(InRam)) {
+            Ok((balloon, _)) => Box::new(balloon),
+            Err(_) => return,
+        },
+    };
+    let memory = harness::memory();
+    let Some(transport) = event().and_then(|irq| MmioTransport::new(device, memory.clone(), irq)).ok() else {
+        return;
+    };
+    let word = |offset: u64| {
+        let mut data = [0; 4];
+        transport.read(offset, &mut data);
+        u32::from_le_bytes(data)
+    };
+    let set = |offset: u64, value: u32| transport.write(offset, &value.to_le_bytes());
+    for _ in 0..4 * MAX_STEPS {
+        if script.0.is_empty() {
+            break;
+        }
+        match script.u8() % 8 {
+            // The driver's way up, so that the rest of the script meets a device at work.
+            0 => {
+                for (offset, value) in
+                    [(0x70, 0), (0x70, 1), (0x70, 3), (0x24, 1), (0x20, 1), (0x24, 0), (0x20, 0)]
+                {
+                    set(offset, value);
+                }
+                set(0x70, 11);
+                let queue = harness::Place::new(0, u16::from(script.pick(&[8u8, 64, 128])));
+                let low = |address: u64| u32::try_from(address).unwrap_or(0);
+                let registers =
+                    [(0x38, u32::from(queue.size)), (0x80, low(queue.desc)), (0x90, low(queue.avail))];
+                for (offset, value) in
+                    registers.into_iter().chain([(0xa0, low(queue.used)), (0x44, 1), (0x70, 15)])
+                {
+                    set(offset, value);
+                }
+            }
+            1 => {
+                let offset = u64::from(script.u8()) * 4;
+                set(offset, script.u32());
+            }
+            2 => {
+                let offset =
+                    script.pick(&[0x70, 0x30, 0x38, 0x44, 0x50, 0x64, 0x80, 0x84, 0x90, 0xa0, 0x20, 0x24]);
+                set(
+                    offset,
+                    script.pick(&[0, 1, 2, 3, 4, 7, 8, 11, 15, 64, 128, 0x1000, 0x1800, 0x1a00, u32::MAX]),
+                );
+            }
+            3 => {
+                let mut bytes = [0xaa; 8];
+                let len = usize::from(script.u8()) % 9;
+                transport.read(u64::from(script.u16() % 0x240), &mut bytes[..len]);
+                transport.write(u64::from(script.u16() % 0x240), &bytes[..len]);
+            }
+            4 => harness::write(&memory, 0x1000 + u64::from(script.u16() % 0x1000), &script.bytes::<8>()),
+            5 => transport.process_host(),
+            _ => transport.process_queue(usize::from(script.u8() % 8)),
+        }
+        let status = word(0x70);
+        assert_eq!(transport.activated(), status & 4 != 0 && status & 0xc0 == 0, "status {status:#x}");
+        assert_eq!(status & 8 != 0, status & 8 != 0 && status & 3 == 3, "status {status:#x}");
+        assert!(status & 4 == 0 || status & 8 != 0, "status {status:#x}");
+    }
+}
+
+/// Checks what a balloon promises its port.
+struct InRam;
+
+impl Reclaim for InRam {
+    fn reclaim(&mut self, address: u64, len: u64) {
+        assert!(address.is_multiple_of(4096) && len.is_multiple_of(4096) && len > 0);
+        assert!(address + len <= END);
+    }
+}
+
+/// Checks what a block device promises its port.
+struct Bounded {
+    readonly: bool,
+}
+
+impl Bounded {
+    fn check(&self, offset: u64, len: u64) -> io::Result<()> {
+        assert!(offset.is_multiple_of(512) && len.is_multiple_of(512));
+        assert!(offset.checked_add(len).is_some_and(|end| end <= self.len()));
+        // One in four requests fails.
+        if offset / 512 % 4 == 3 { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
+    }
+}
+
+impl Blocks for Bounded {
+    fn len(&self) -> u64 {
+        32 * 512
+    }
+
+    fn readonly(&self) -> bool {
+        self.readonly
+    }
+
+    fn read(&mut self, offset: u64, buffers: &[VolatileSlice<'_>]) -> io::Result<()> {
+        self.check(offset, buffers.iter().map(|buffer| buffer.len() as u64).sum())?;
+        buffers.iter().for_each(|buffer| buffer.copy_from(&[0x55u8; 512]));
+        Ok(())
+    }
+
+    fn write(&mut self, offset: u64, buffers: &[VolatileSlice<'_>]) -> io::Result<()> {
+        assert!(!self.readonly);
+        self.check(offset, buffers.iter().map(|buffer| buffer.len() as u64).sum())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        assert!(!self.readonly);
+        self.check(offset, len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::any;
+    use proptest::test_runner::{Config, RngSeed, TestRunner};
+
+    /// Calls `body` with `cases` scripts, always the same ones; a failing one is made small and printed.
+    #[allow(clippy::unwrap_used, reason = "tests")]
+    fn run(cases: u32, body: fn(&[u8])) {
+        let config =
+            Config { cases, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..Config::default() };
+        TestRunner::new(config)
+            .run(&vec(any::<u8>(), 0..1024), |data| {
+                body(&data);
+                Ok(())
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn rng() {
+        run(4000, super::rng);
+    }
+
+    #[test]
+    fn console() {
+        run(4000, super::console);
+    }
+
+    #[test]
+    fn balloon() {
+        run(4000, super::balloon);
+    }
+
+    #[test]
+    fn blk() {
+        run(4000, super::blk);
+    }
+
+    #[test]
+    fn mmio() {
+        run(4000, super::mmio);
+    }
+}

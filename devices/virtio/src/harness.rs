@@ -1,0 +1,297 @@
+//! A driver for tests: memory, queues in it, and a device that serves them.
+//!
+//! It plays the guest: well-behaved by [`Rig::send`], hostile by writing descriptors and rings itself. Not here: a
+//! transport (the tests of `mmio` bring their own accesses).
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use guest_memory::GuestRam;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+use virtio_queue::{Queue, QueueT};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::{Activation, Device, Event, Interrupt, Io, event};
+
+/// "This buffer continues via the next field."
+pub const NEXT: u16 = VRING_DESC_F_NEXT as u16;
+/// "This buffer is device write-only."
+pub const WRITE: u16 = VRING_DESC_F_WRITE as u16;
+/// Where the two adjoining regions of memory meet.
+pub const SEAM: u64 = 0x10_0000;
+/// Where memory ends.
+pub const END: u64 = 0x20_0000;
+/// Where the harness puts buffers.
+pub const DATA: u64 = 0x4_0000;
+
+/// One entry of a descriptor table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Guest-physical address.
+    pub addr: u64,
+    /// Bytes.
+    pub len: u32,
+    /// `NEXT`, `WRITE`.
+    pub flags: u16,
+    /// Index of the next one.
+    pub next: u16,
+}
+
+/// Guest memory of two adjoining regions, so that buffers can cross from one mapping to another.
+pub fn memory() -> GuestRam {
+    let len = usize::try_from(SEAM).unwrap_or_default();
+    GuestRam::from_ranges(&[(GuestAddress(0), len), (GuestAddress(SEAM), len)]).unwrap_or_default()
+}
+
+/// Where a queue is.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// Number of descriptors.
+    pub size: u16,
+    /// Descriptor table.
+    pub desc: u64,
+    /// Available ring.
+    pub avail: u64,
+    /// Used ring.
+    pub used: u64,
+}
+
+impl Place {
+    /// Where the harness puts queue `index`; the four kilobytes there hold sizes up to 128.
+    pub fn new(index: usize, size: u16) -> Self {
+        let desc = 0x1000 * (index as u64 + 1);
+        Self { size, desc, avail: desc + 0x800, used: desc + 0xa00 }
+    }
+}
+
+/// The driver's side of a queue.
+#[derive(Debug)]
+pub struct DriverQueue {
+    /// Where it is.
+    pub at: Place,
+    next_desc: u16,
+    avail_idx: u16,
+    used_idx: u16,
+}
+
+impl DriverQueue {
+    /// A queue nothing was put in yet.
+    pub fn new(at: Place) -> Self {
+        Self { at, next_desc: 0, avail_idx: 0, used_idx: 0 }
+    }
+
+    /// Writes descriptor `index`.
+    pub fn put(&self, memory: &GuestRam, index: u16, descriptor: Descriptor) {
+        let Descriptor { addr, len, flags, next } = descriptor;
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&addr.to_le_bytes());
+        bytes[8..12].copy_from_slice(&len.to_le_bytes());
+        bytes[12..14].copy_from_slice(&flags.to_le_bytes());
+        bytes[14..].copy_from_slice(&next.to_le_bytes());
+        write(memory, self.at.desc + 16 * u64::from(index), &bytes);
+    }
+
+    /// Makes the chain that begins at descriptor `head` available.
+    pub fn offer(&mut self, memory: &GuestRam, head: u16) {
+        write(memory, self.at.avail + 4 + 2 * u64::from(self.avail_idx % self.at.size), &head.to_le_bytes());
+        self.set_avail_idx(memory, self.avail_idx.wrapping_add(1));
+    }
+
+    /// Moves the available index anywhere.
+    pub fn set_avail_idx(&mut self, memory: &GuestRam, idx: u16) {
+        self.avail_idx = idx;
+        write(memory, self.at.avail + 2, &idx.to_le_bytes());
+    }
+
+    /// Chains descriptors in table order and makes them available; returns the head.
+    pub fn chain(&mut self, memory: &GuestRam, descriptors: &[Descriptor]) -> u16 {
+        let head = self.next_desc;
+        for (left, &descriptor) in (0..descriptors.len()).rev().zip(descriptors) {
+            let index = self.next_desc;
+            self.next_desc = (index + 1) % self.at.size;
+            let (next, more) = if left > 0 { (self.next_desc, NEXT) } else { (0, 0) };
+            self.put(memory, index, Descriptor { next, flags: descriptor.flags | more, ..descriptor });
+        }
+        self.offer(memory, head);
+        head
+    }
+
+    /// The next entry of the used ring, if there is a new one: head and length.
+    pub fn used(&mut self, memory: &GuestRam) -> Option<(u32, u32)> {
+        let mut idx = [0; 2];
+        read(memory, self.at.used + 2, &mut idx);
+        if u16::from_le_bytes(idx) == self.used_idx {
+            return None;
+        }
+        let mut entry = [0; 8];
+        read(memory, self.at.used + 4 + 8 * u64::from(self.used_idx % self.at.size), &mut entry);
+        self.used_idx = self.used_idx.wrapping_add(1);
+        let [h0, h1, h2, h3, len @ ..] = entry;
+        Some((u32::from_le_bytes([h0, h1, h2, h3]), u32::from_le_bytes(len)))
+    }
+
+    /// The queue as a transport hands it to a device.
+    pub fn to_queue(&self, event_idx: bool) -> Queue {
+        let mut queue = Queue::new(self.at.size).unwrap_or_default();
+        let low = |address: u64| u32::try_from(address).ok();
+        queue.set_desc_table_address(low(self.at.desc), None);
+        queue.set_avail_ring_address(low(self.at.avail), None);
+        queue.set_used_ring_address(low(self.at.used), None);
+        queue.set_event_idx(event_idx);
+        queue.set_ready(true);
+        queue
+    }
+}
+
+/// Writes guest memory; what is outside is dropped.
+pub fn write(memory: &GuestRam, address: u64, bytes: &[u8]) {
+    let _ = memory.write(bytes, GuestAddress(address));
+}
+
+/// Reads guest memory; what is outside is left alone.
+pub fn read(memory: &GuestRam, address: u64, bytes: &mut [u8]) {
+    let _ = memory.read(bytes, GuestAddress(address));
+}
+
+/// Counts notifications.
+#[derive(Debug, Default)]
+pub struct Recorder {
+    queue: AtomicU32,
+    config: AtomicU32,
+}
+
+impl Recorder {
+    /// Used-buffer notifications since the last look.
+    pub fn queue(&self) -> u32 {
+        self.queue.swap(0, Ordering::SeqCst)
+    }
+
+    /// Configuration change notifications since the last look.
+    pub fn config(&self) -> u32 {
+        self.config.swap(0, Ordering::SeqCst)
+    }
+}
+
+impl Interrupt for Recorder {
+    fn queue(&self, _index: usize) {
+        self.queue.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn config(&self) {
+        self.config.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// What a well-behaved driver puts in a chain.
+#[derive(Debug, Clone, Copy)]
+pub enum Buffer<'a> {
+    /// The device reads this.
+    Out(&'a [u8]),
+    /// The device may write this many bytes.
+    In(u32),
+}
+
+/// A device and its driver.
+pub struct Rig<D> {
+    /// The device.
+    pub device: D,
+    /// Guest memory.
+    pub memory: GuestRam,
+    /// The driver's side of each queue.
+    pub drivers: Vec<DriverQueue>,
+    /// What the device told the driver.
+    pub interrupt: Recorder,
+    /// One event a queue.
+    pub kicks: Vec<Event>,
+    queues: Vec<Queue>,
+    next_data: u64,
+}
+
+impl<D: Device> Rig<D> {
+    /// A device whose driver is ready. `event_idx` as negotiated.
+    pub fn new(device: D, event_idx: bool) -> Self {
+        let memory = memory();
+        let drivers: Vec<_> = device
+            .queue_sizes()
+            .iter()
+            .zip(0..)
+            .map(|(&size, i)| DriverQueue::new(Place::new(i, size)))
+            .collect();
+        let kicks = drivers.iter().filter_map(|_| event().ok()).collect();
+        let mut rig = Self {
+            device,
+            memory,
+            drivers,
+            interrupt: Recorder::default(),
+            kicks,
+            queues: Vec::new(),
+            next_data: DATA,
+        };
+        rig.activate(event_idx);
+        rig
+    }
+
+    /// Resets the device and makes it ready again, with its rings empty.
+    pub fn activate(&mut self, event_idx: bool) {
+        self.device.reset();
+        for driver in &mut self.drivers {
+            *driver = DriverQueue::new(driver.at);
+            write(&self.memory, driver.at.desc, &[0; 0x1000]);
+        }
+        self.queues = self.drivers.iter().map(|driver| driver.to_queue(event_idx)).collect();
+        let features = self.device.features() | u64::from(event_idx) << VIRTIO_RING_F_EVENT_IDX;
+        let activation =
+            Activation { features, memory: &self.memory, queues: &self.queues, kicks: &self.kicks };
+        let _ = self.device.activate(&activation);
+    }
+
+    /// Makes a chain of `buffers` available, each at a fresh place; returns where they are.
+    pub fn send(&mut self, queue: usize, buffers: &[Buffer<'_>]) -> Vec<u64> {
+        let mut descriptors = Vec::new();
+        for &buffer in buffers {
+            let (len, flags) = match buffer {
+                Buffer::Out(bytes) => {
+                    write(&self.memory, self.next_data, bytes);
+                    (u32::try_from(bytes.len()).unwrap_or(0), 0)
+                }
+                Buffer::In(len) => (len, WRITE),
+            };
+            descriptors.push(Descriptor { addr: self.next_data, len, flags, next: 0 });
+            self.next_data += u64::from(len);
+        }
+        self.drivers[queue].chain(&self.memory, &descriptors);
+        descriptors.iter().map(|descriptor| descriptor.addr).collect()
+    }
+
+    /// Lets the device serve a queue.
+    pub fn process(&mut self, queue: usize) {
+        self.lend(|device, io| device.process(queue, io));
+    }
+
+    /// Lets the device serve its host side.
+    pub fn process_host(&mut self) {
+        self.lend(Device::process_host);
+    }
+
+    fn lend(&mut self, call: impl FnOnce(&mut D, &mut Io<'_>)) {
+        let mut queues: Vec<&mut Queue> = self.queues.iter_mut().collect();
+        let mut io = Io { memory: &self.memory, queues: &mut queues, interrupt: &self.interrupt };
+        call(&mut self.device, &mut io);
+        for queue in &self.queues {
+            let (taken, given) = (queue.next_avail(), queue.next_used());
+            // Never more given back than taken; a chain whose head is no descriptor cannot be given back.
+            assert!(taken.wrapping_sub(given) < 0x8000, "gave back {given} chains, took {taken}");
+        }
+    }
+
+    /// Takes the next used chain of a queue: its length.
+    pub fn used(&mut self, queue: usize) -> Option<u32> {
+        self.drivers[queue].used(&self.memory).map(|(_, len)| len)
+    }
+
+    /// Copies guest memory.
+    pub fn read(&self, address: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        read(&self.memory, address, &mut bytes);
+        bytes
+    }
+}
