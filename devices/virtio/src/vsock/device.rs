@@ -100,6 +100,18 @@ impl Vsock {
         }
     }
 
+    /// Bytes of the guest's that wait for the host.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.switch.waiting()
+    }
+
+    /// Number of streams.
+    #[cfg(test)]
+    pub(super) fn streams(&self) -> usize {
+        self.switch.streams()
+    }
+
     /// Most packets of one turn on a queue.
     fn turn(&self, queue: usize) -> usize {
         if self.kicks[queue].is_some() { Io::TURN } else { usize::MAX }

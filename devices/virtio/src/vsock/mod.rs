@@ -23,6 +23,9 @@ mod stream;
 mod switch;
 mod sys;
 
+#[cfg(test)]
+mod tests;
+
 pub use device::Vsock;
 pub use switch::{MAX_RESETS, MAX_STREAMS};
 

@@ -250,9 +250,9 @@ impl Stream {
         }
     }
 
-    /// Lets the host's writes fail.
+    /// Lets the host's writes fail: nobody will have those bytes.
     fn stop_reading(&mut self) {
-        self.readable = false;
+        self.host_done |= Done::SEND;
         let _ = rustix::net::shutdown(&self.host, Shutdown::Read);
     }
 
@@ -270,7 +270,7 @@ impl Stream {
     }
 
     fn is_readable(&self) -> bool {
-        self.readable && !self.guest_done.contains(Done::RECEIVE)
+        self.readable && !self.host_done.contains(Done::SEND)
     }
 
     /// What the guest gets next; payload is put into `room`.

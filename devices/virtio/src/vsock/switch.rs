@@ -351,4 +351,10 @@ impl Switch {
     pub(super) fn waiting(&self) -> usize {
         self.streams.values().map(|stream| stream.credit.waiting() as usize).sum()
     }
+
+    /// Number of streams.
+    #[cfg(test)]
+    pub(super) fn streams(&self) -> usize {
+        self.streams.len()
+    }
 }
