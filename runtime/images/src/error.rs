@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::Digest;
+
 /// Result of an image operation.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -12,12 +14,86 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// Neither the store nor the built-in images have it, and there is nothing to pull with.
     #[error(
-        "image {0} is not in the store and registry pulls are not built in; import it: docker save {0} | matchlock image import {0}"
+        "image {0} is not in the store, and this version has no registry pulls; import it: docker save {0} | matchlock image import {0}"
     )]
     NotFound(String),
+    /// No image has this tag.
+    #[error("image {0} is not in the store")]
+    UnknownTag(String),
+    /// Not the text of an image reference.
+    #[error("{0:?} is not an image reference")]
+    Reference(String),
     /// Not a digest of a kind that is understood.
     #[error("{0:?} is not a sha256 digest")]
     Digest(String),
+    /// The archive is of no known form.
+    #[error("{archive}: {why}")]
+    Archive {
+        /// Which archive.
+        archive: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The image is for other machines.
+    #[error("image {reference} is for {found}, this host needs {wanted}")]
+    Architecture {
+        /// Which image.
+        reference: String,
+        /// What it is for.
+        found: String,
+        /// What runs here.
+        wanted: String,
+    },
+    /// A layer could not be taken.
+    #[error("image {reference}, layer {layer}: {source}")]
+    Layer {
+        /// Which image.
+        reference: String,
+        /// Digest of the layer's uncompressed tar.
+        layer: Digest,
+        /// Why.
+        source: LayerError,
+    },
+    /// A stored layer's file is gone or damaged.
+    #[error(
+        "image {reference}: the file of layer {layer} is missing or cut short; remove the image and import it again"
+    )]
+    LayerLost {
+        /// Which image.
+        reference: String,
+        /// Which layer.
+        layer: Digest,
+    },
+    /// The store's records.
+    #[error("{path}: {source}", path = path.display())]
+    Metadata {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// The store is of a later version.
+    #[error("{path} was written by a later version of matchlock", path = path.display())]
+    Version {
+        /// The database.
+        path: PathBuf,
+    },
+    /// A built-in image's package could not be had.
+    #[error("built-in image {reference}: {source}")]
+    Package {
+        /// Which image.
+        reference: String,
+        /// Why.
+        source: debian::Error,
+    },
+    /// The writable disk could not be formatted.
+    #[error("writable disk of {size_mb} MB: {why}")]
+    UpperDisk {
+        /// Its size.
+        size_mb: u64,
+        /// What mke2fs said.
+        why: String,
+    },
     /// The system refused.
     #[error("{path}: {source}", path = path.display())]
     Io {
@@ -26,4 +102,96 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+}
+
+impl Error {
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+
+    pub(crate) fn archive(archive: &str, why: impl Into<String>) -> Self {
+        Self::Archive { archive: archive.to_owned(), why: why.into() }
+    }
+}
+
+/// Why a layer could not be taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayerError {
+    /// The layer ends in the middle.
+    #[error("it ends early")]
+    Truncated,
+    /// It could not be read or decompressed.
+    #[error("{0}")]
+    Read(io::Error),
+    /// A tar header makes no sense.
+    #[error("not a valid tar: {0}")]
+    Tar(&'static str),
+    /// It is over a limit.
+    #[error("more than {limit} {what}")]
+    Limit {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much is taken.
+        limit: u64,
+    },
+    /// An entry of the tar cannot be.
+    #[error("{path:?}: {why}")]
+    Entry {
+        /// Which entry.
+        path: String,
+        /// Why.
+        why: EntryError,
+    },
+    /// The tar is not the one that the configuration names.
+    #[error("its contents have digest {0}")]
+    DiffId(Digest),
+    /// The blob is not the one that the manifest names.
+    #[error("its blob {expected} has digest {actual}")]
+    Blob {
+        /// What the manifest says.
+        expected: Digest,
+        /// What it is.
+        actual: Digest,
+    },
+    /// The file system image could not be written.
+    #[error(transparent)]
+    Write(erofs::Error),
+}
+
+/// Why an entry of a tar cannot be.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EntryError {
+    /// It leaves the root.
+    #[error("has a .. in its name")]
+    ParentDirectory,
+    /// Something on the way to it is not a directory.
+    #[error("is below something that is not a directory")]
+    NotADirectory,
+    /// Too many symbolic links on the way to it.
+    #[error("is behind a loop of symbolic links")]
+    SymlinkLoop,
+    /// A hard link to nothing.
+    #[error("is a hard link to {0:?}, which is not in this layer")]
+    LinkTarget(String),
+    /// A hard link to a directory.
+    #[error("is a hard link to a directory")]
+    LinkToDirectory,
+    /// A whiteout of nothing.
+    #[error("is a whiteout without a name")]
+    Whiteout,
+    /// The root is not a directory.
+    #[error("is the root, but not a directory")]
+    Root,
+    /// A type that has no meaning in a layer.
+    #[error("has unknown type {0:?}")]
+    Type(char),
+    /// A field out of range.
+    #[error("has a bad {0}")]
+    Field(&'static str),
+    /// It cannot be stored.
+    #[error(transparent)]
+    Store(erofs::Error),
 }

@@ -9,13 +9,23 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
+mod archive;
+mod builtin;
 mod error;
+#[cfg(feature = "fixtures")]
+pub mod fixtures;
 mod image;
+mod layer;
+mod manifest;
+mod metadata;
 mod progress;
+mod reference;
 mod store;
+mod stream;
+mod tar_stream;
 mod upper;
 
-pub use error::{Error, Result};
+pub use error::{EntryError, Error, LayerError, Result};
 pub use image::{Digest, Image, ImageConfig, ImageSummary, Layer};
 pub use progress::{Progress, Quiet};
 pub use store::{ImportSource, Imported, Puller, Store};

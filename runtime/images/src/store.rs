@@ -1,15 +1,35 @@
 //! The image store: `<cache>/images`.
+//!
+//! ```text
+//! metadata.db                     what there is
+//! blobs/sha256_<hex>.erofs        layers, by diff id
+//! tmp/                            files being written
+//! lock                            shared by who writes blobs, exclusive for who deletes any
+//! ```
+//!
+//! A layer's file appears by a rename, complete and synced; an image appears by one transaction. So whatever is in
+//! `tmp`, or in `blobs` and in no image, while nobody writes, is garbage of an interrupted import: the next one that
+//! finds the lock free deletes it. Not here: what archives hold (`manifest`), what becomes of a layer (`layer`).
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::{Error, Image, ImageSummary, Progress, Result};
+use crate::archive::Archive;
+use crate::error::LayerError;
+use crate::layer::{self, Converted, Limits};
+use crate::manifest::{self, Plan, PlannedLayer};
+use crate::metadata::{Metadata, Record};
+use crate::reference::{check, normalized};
+use crate::{Digest, Error, Image, ImageSummary, Layer, Progress, Result, builtin, stream};
 
 /// Images kept on this host. Any number of processes may use one store at the same time.
 pub struct Store {
     root: PathBuf,
+    metadata: Metadata,
     puller: Option<Box<dyn Puller>>,
+    limits: Limits,
 }
 
 /// Brings an image that the store does not have. **Seam**: registry pulls are one implementation.
@@ -31,9 +51,9 @@ pub enum ImportSource<'a> {
 /// What an import stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Imported {
-    /// Every tag it was stored under.
+    /// Every tag that was stored.
     pub tags: Vec<String>,
-    /// The image.
+    /// The image; the first one of an archive that holds several.
     pub image: Image,
     /// Bytes of its layers.
     pub size: u64,
@@ -42,10 +62,21 @@ pub struct Imported {
 impl Store {
     /// Opens the store below the cache directory `cache`, making it where there is none.
     pub fn open(cache: &Path) -> Result<Self> {
-        Ok(Self { root: cache.join("images"), puller: None })
+        let root = cache.join("images");
+        for dir in ["blobs", "tmp"] {
+            let dir = root.join(dir);
+            fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
+        }
+        let metadata = Metadata::open(&root.join("metadata.db"))?;
+        let store = Self { root, metadata, puller: None, limits: Limits::default() };
+        if store.has_leftovers()? {
+            store.collect()?;
+        }
+        Ok(store)
     }
 
     /// The same store, with a way to get what it does not have.
+    #[must_use]
     pub fn with_puller(mut self, puller: Box<dyn Puller>) -> Self {
         self.puller = Some(puller);
         self
@@ -53,32 +84,278 @@ impl Store {
 
     /// The image stored under `reference`, by its exact text or else normalised (`busybox` is `busybox:latest`).
     pub fn get(&self, reference: &str) -> Result<Option<Image>> {
-        let _ = (&self.root, reference);
-        Ok(None)
+        check(reference)?;
+        let Some(record) = self.metadata.image(reference)? else { return Ok(None) };
+        let image = self.image(record);
+        for layer in &image.layers {
+            if !fs::metadata(&layer.path).is_ok_and(|file| file.len() == layer.len) {
+                return Err(Error::LayerLost { reference: image.reference, layer: layer.digest.clone() });
+            }
+        }
+        Ok(Some(image))
     }
 
     /// The image of `reference`: from the store, or a built-in one, or from the puller.
-    pub fn resolve(&self, reference: &str, _progress: &dyn Progress) -> Result<Image> {
-        Err(Error::NotFound(reference.to_owned()))
+    pub fn resolve(&self, reference: &str, progress: &dyn Progress) -> Result<Image> {
+        let stored = match self.get(reference) {
+            // What can be made again is.
+            Err(Error::LayerLost { .. }) if builtin::is_one(&normalized(reference)) => None,
+            other => other?,
+        };
+        if let Some(image) = stored {
+            return Ok(image);
+        }
+        if builtin::is_one(&normalized(reference)) {
+            return builtin::make(self, progress);
+        }
+        match &self.puller {
+            Some(puller) => Ok(puller.pull(self, reference, progress)?.image),
+            None => Err(Error::NotFound(reference.to_owned())),
+        }
     }
 
-    /// Every stored image, imported ones first, each kind by tag.
+    /// Every stored image, those of registries last, each kind by tag.
     pub fn list(&self) -> Result<Vec<ImageSummary>> {
-        Ok(Vec::new())
+        self.metadata.images()
     }
 
     /// Removes a tag, and the layers that no tag needs any more.
     pub fn remove(&self, tag: &str) -> Result<()> {
-        Err(Error::NotFound(tag.to_owned()))
+        check(tag)?;
+        if !self.metadata.remove(tag)? {
+            return Err(Error::UnknownTag(tag.to_owned()));
+        }
+        self.collect()
     }
 
-    /// Stores the image of an archive under `tag`, or else under the names the archive gives.
+    /// Stores the image of an archive under `tag`, or else every image of it under the names the archive gives.
     pub fn import(
         &self,
-        _source: ImportSource<'_>,
+        source: ImportSource<'_>,
         tag: Option<&str>,
-        _progress: &dyn Progress,
+        progress: &dyn Progress,
     ) -> Result<Imported> {
-        Err(Error::NotFound(tag.unwrap_or_default().to_owned()))
+        tag.map_or(Ok(()), check)?;
+        let imported = {
+            let _writing = self.lock_shared()?;
+            let archive = Archive::open(source, &self.root.join("tmp"), progress)?;
+            let plans = named(&archive, manifest::plans(&archive)?, tag)?;
+            let mut imported: Option<Imported> = None;
+            for plan in plans {
+                let one = self.take(&archive, plan, progress)?;
+                match &mut imported {
+                    Some(imported) => imported.tags.extend(one.tags),
+                    None => imported = Some(one),
+                }
+            }
+            imported.ok_or_else(|| archive.error("it holds no image"))?
+        };
+        // Tags that were in use before may have left layers behind.
+        self.collect()?;
+        Ok(imported)
     }
+
+    /// Takes one image of an archive.
+    fn take(&self, archive: &Archive, plan: Plan, progress: &dyn Progress) -> Result<Imported> {
+        let reference = plan.names.first().cloned().unwrap_or_default();
+        let mut layers = Vec::new();
+        for (index, layer) in plan.layers.iter().enumerate() {
+            let member = archive.member(&layer.member)?;
+            progress.step(&format!("layer {} of {}", index + 1, plan.layers.len()), Some(member.len()));
+            layers.push((layer.diff_id.clone(), self.layer(&reference, layer, member, progress)?));
+        }
+        let source = "import".to_owned();
+        self.save(plan, source, &layers)
+    }
+
+    /// Records an image whose layers are all there.
+    pub(crate) fn save(
+        &self,
+        plan: Plan,
+        source: String,
+        layers: &[(Digest, Converted)],
+    ) -> Result<Imported> {
+        // Nothing below an opaque root is ever seen.
+        let lowest = layers.iter().rposition(|(_, converted)| converted.opaque_root).unwrap_or(0);
+        let layers: Vec<(Digest, u64)> =
+            layers.iter().skip(lowest).map(|(digest, converted)| (digest.clone(), converted.len)).collect();
+        let size = layers.iter().map(|(_, len)| len).sum();
+        let tag = plan.names.first().cloned().unwrap_or_default();
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let summary = ImageSummary { tag, source, size, created, digest: plan.digest };
+        let record = Record { summary, config: plan.config, layers };
+        self.metadata.save(&plan.names, &record)?;
+        Ok(Imported { tags: plan.names, image: self.image(record), size })
+    }
+
+    /// Makes sure that a layer's file is there. The caller holds the lock, shared.
+    pub(crate) fn layer(
+        &self,
+        reference: &str,
+        layer: &PlannedLayer,
+        blob: impl Read + Send,
+        progress: &dyn Progress,
+    ) -> Result<Converted> {
+        let path = self.blob_path(&layer.diff_id);
+        if let Some(known) = self.metadata.blob(&layer.diff_id)?
+            && fs::metadata(&path).is_ok_and(|file| file.len() == known.len)
+        {
+            return Ok(known);
+        }
+        let tmp = self.root.join("tmp");
+        let file = tempfile::Builder::new().prefix("layer-").tempfile_in(&tmp).map_err(Error::io(&tmp))?;
+        let output = file.as_file().try_clone().map_err(Error::io(&tmp))?;
+        let converted = convert(layer, blob, output, self.limits, progress).map_err(|source| {
+            Error::Layer { reference: reference.to_owned(), layer: layer.diff_id.clone(), source }
+        })?;
+        readable(file.as_file()).and_then(|()| file.as_file().sync_all()).map_err(Error::io(file.path()))?;
+        file.persist(&path).map_err(|error| Error::Io { path: path.clone(), source: error.error })?;
+        sync_directory(&self.root.join("blobs"))?;
+        self.metadata.save_blob(&layer.diff_id, converted)?;
+        Ok(converted)
+    }
+
+    /// Holds off deletions while blobs are written that no image has yet.
+    pub(crate) fn lock_shared(&self) -> Result<File> {
+        let lock = self.lock_file("lock")?;
+        lock.lock_shared().map_err(Error::io(self.root.join("lock")))?;
+        Ok(lock)
+    }
+
+    /// A lock file of the store, not yet locked.
+    pub(crate) fn lock_file(&self, name: &str) -> Result<File> {
+        let path = self.root.join(name);
+        File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(Error::io(path))
+    }
+
+    /// Where files are made before they get their place.
+    pub(crate) fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    fn image(&self, record: Record) -> Image {
+        let layer = |(digest, len): (Digest, u64)| Layer { path: self.blob_path(&digest), digest, len };
+        Image {
+            reference: record.summary.tag,
+            digest: record.summary.digest,
+            config: record.config,
+            layers: record.layers.into_iter().map(layer).collect(),
+        }
+    }
+
+    fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs").join(blob_name(digest))
+    }
+
+    fn has_leftovers(&self) -> Result<bool> {
+        let tmp = self.tmp();
+        Ok(fs::read_dir(&tmp).map_err(Error::io(&tmp))?.next().is_some())
+    }
+
+    /// Deletes what belongs to no image, unless somebody is writing: then it is the next one's to do.
+    fn collect(&self) -> Result<()> {
+        let lock = self.lock_file("lock")?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Ok(()),
+            Err(fs::TryLockError::Error(error)) => return Err(Error::io(self.root.join("lock"))(error)),
+        }
+        let kept: Vec<String> = self.metadata.collect()?.iter().map(blob_name).collect();
+        let blobs = self.root.join("blobs");
+        for entry in fs::read_dir(&blobs).map_err(Error::io(&blobs))? {
+            let path = entry.map_err(Error::io(&blobs))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if !kept.iter().any(|kept| *kept == name) {
+                fs::remove_file(&path).map_err(Error::io(path))?;
+            }
+        }
+        let tmp = self.tmp();
+        for entry in fs::read_dir(&tmp).map_err(Error::io(&tmp))? {
+            let path = entry.map_err(Error::io(&tmp))?.path();
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(Error::io(path))?;
+        }
+        Ok(())
+    }
+}
+
+/// The images to take, each with the tags it is to have.
+fn named(archive: &Archive, mut plans: Vec<Plan>, tag: Option<&str>) -> Result<Vec<Plan>> {
+    let Some(tag) = tag else {
+        for plan in &plans {
+            plan.names.iter().try_for_each(|name| check(name))?;
+            if plan.names.is_empty() {
+                return Err(archive.error(format!("image {} has no name; give a tag", plan.digest)));
+            }
+        }
+        return Ok(plans);
+    };
+    if plans.len() > 1 {
+        let matching = |plan: &Plan| plan.names.iter().any(|name| normalized(name) == normalized(tag));
+        let names: Vec<String> = plans.iter().flat_map(|plan| plan.names.clone()).take(10).collect();
+        plans.retain(matching);
+        if plans.len() != 1 {
+            let names = names.join(", ");
+            return Err(archive.error(format!("several images ({names}), none of them {tag}; give no tag")));
+        }
+    }
+    for plan in &mut plans {
+        plan.names = vec![tag.to_owned()];
+    }
+    Ok(plans)
+}
+
+/// Converts a layer, and verifies that it is the one that was asked for.
+fn convert(
+    layer: &PlannedLayer,
+    blob: impl Read + Send,
+    output: File,
+    limits: Limits,
+    progress: &dyn Progress,
+) -> std::result::Result<Converted, LayerError> {
+    let uuid = uuid(&layer.diff_id);
+    let ((_, converted), digests) =
+        stream::run(blob, limits.bytes, progress, |tar| layer::convert(tar, output, uuid, limits))?;
+    match &layer.blob {
+        Some(expected) if *expected != digests.blob => {
+            Err(LayerError::Blob { expected: expected.clone(), actual: digests.blob })
+        }
+        _ if layer.diff_id != digests.diff_id => Err(LayerError::DiffId(digests.diff_id)),
+        _ => Ok(converted),
+    }
+}
+
+/// A UUID of the layer's digest. RFC 9562 §5.8: "UUIDv8 provides a format for experimental or vendor-specific use
+/// cases".
+fn uuid(digest: &Digest) -> [u8; 16] {
+    let mut uuid = [0; 16];
+    for (byte, hex) in uuid.iter_mut().zip(digest.hex().as_bytes().chunks(2)) {
+        *byte = std::str::from_utf8(hex)
+            .ok()
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok())
+            .unwrap_or_default();
+    }
+    uuid[6] = uuid[6] & 0x0f | 0x80;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    uuid
+}
+
+fn blob_name(digest: &Digest) -> String {
+    format!("{}.erofs", digest.as_str().replace(':', "_"))
+}
+
+/// Temporary files start out private; layers are for whoever may use the store.
+fn readable(file: &File) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.set_permissions(fs::Permissions::from_mode(0o444))
+}
+
+fn sync_directory(path: &Path) -> Result<()> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(Error::io(path))
 }

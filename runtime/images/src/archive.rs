@@ -1,0 +1,285 @@
+//! An image archive as named members: a tar read in place, or the directory of an OCI layout.
+//!
+//! Member names come from manifests, which are hostile: in a tar they are only keys of an index, in a directory no part
+//! of them may be `..` or a symbolic link. Not here: what the members mean (`docker`, `oci`).
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::error::LayerError;
+use crate::stream::{decompressed, fill, is_compressed};
+use crate::tar_stream::{Source, TarKind, TarStream};
+use crate::{Error, ImportSource, Progress, Result};
+
+/// Most members of an archive.
+const MAX_MEMBERS: usize = 1 << 16;
+
+/// Largest archive that is spooled, when it cannot be read in place.
+const MAX_SPOOLED_BYTES: u64 = 256 << 30;
+
+/// An open archive.
+pub(crate) struct Archive {
+    /// What to call it in errors.
+    name: String,
+    contents: Contents,
+}
+
+enum Contents {
+    Directory(File),
+    Tar { file: Arc<File>, members: HashMap<Vec<u8>, (u64, u64)> },
+}
+
+impl Archive {
+    /// Opens `source`; what cannot be read in place goes to an unnamed file in `tmp`.
+    pub(crate) fn open(source: ImportSource<'_>, tmp: &Path, progress: &dyn Progress) -> Result<Self> {
+        match source {
+            ImportSource::Path(path) => {
+                let name = path.display().to_string();
+                let file = File::open(path).map_err(Error::io(path))?;
+                if file.metadata().map_err(Error::io(path))?.is_dir() {
+                    return Ok(Self { name, contents: Contents::Directory(file) });
+                }
+                Self::from_file(name, file, tmp, progress)
+            }
+            ImportSource::File(file) => Self::from_file("standard input".to_owned(), file, tmp, progress),
+            ImportSource::Reader(reader) => Self::spooled("the archive".to_owned(), reader, tmp, progress),
+        }
+    }
+
+    fn from_file(name: String, mut file: File, tmp: &Path, progress: &dyn Progress) -> Result<Self> {
+        let io_error = |source| Error::Io { path: name.clone().into(), source };
+        if !file.metadata().map_err(io_error)?.is_file() {
+            return Self::spooled(name, &mut file, tmp, progress);
+        }
+        let start = file.stream_position().map_err(io_error)?;
+        let mut magic = [0; 4];
+        file.read_at(&mut magic, start).map_err(io_error)?;
+        if is_compressed(&magic) {
+            return Self::spooled(name, &mut file, tmp, progress);
+        }
+        let end = file.metadata().map_err(io_error)?.len();
+        Self::tar(name, file, start, end)
+    }
+
+    fn spooled(name: String, reader: &mut dyn Read, tmp: &Path, progress: &dyn Progress) -> Result<Self> {
+        let spool_error = |source| Error::Io { path: tmp.to_owned(), source };
+        let mut spool = tempfile::tempfile_in(tmp).map_err(spool_error)?;
+        progress.step("reading the archive", None);
+        let mut reader = decompressed(reader).map_err(|error| Error::archive(&name, error.to_string()))?;
+        let mut buffer = vec![0; 256 << 10];
+        let mut len = 0;
+        loop {
+            let got =
+                fill(&mut reader, &mut buffer).map_err(|error| Error::archive(&name, error.to_string()))?;
+            let Some(bytes) = buffer.get(..got).filter(|bytes| !bytes.is_empty()) else { break };
+            spool.write_all(bytes).map_err(spool_error)?;
+            progress.advance(got as u64);
+            len += got as u64;
+            if len > MAX_SPOOLED_BYTES {
+                return Err(Error::archive(&name, format!("more than {MAX_SPOOLED_BYTES} bytes")));
+            }
+        }
+        drop(reader);
+        Self::tar(name, spool, 0, len)
+    }
+
+    fn tar(name: String, file: File, start: u64, end: u64) -> Result<Self> {
+        let file = Arc::new(file);
+        let members = index(Member { file: Arc::clone(&file), at: start, end });
+        let members =
+            members.map_err(|error| Error::archive(&name, format!("not a valid archive: {error}")))?;
+        Ok(Self { name, contents: Contents::Tar { file, members } })
+    }
+
+    /// An error about this archive.
+    pub(crate) fn error(&self, why: impl Into<String>) -> Error {
+        Error::archive(&self.name, why)
+    }
+
+    /// A member to be read; `None` if there is none.
+    pub(crate) fn find(&self, name: &str) -> Result<Option<Member>> {
+        match &self.contents {
+            Contents::Tar { file, members } => Ok(members
+                .get(&normal(name.as_bytes()))
+                .map(|(at, len)| Member { file: Arc::clone(file), at: *at, end: at + len })),
+            Contents::Directory(directory) => {
+                let opened = beneath(directory, name);
+                let file = match opened {
+                    Ok(file) => file,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                    Err(error) => return Err(self.error(format!("{name}: {error}"))),
+                };
+                let metadata = file.metadata().map_err(|error| self.error(format!("{name}: {error}")))?;
+                if !metadata.is_file() {
+                    return Err(self.error(format!("{name} is not a regular file")));
+                }
+                Ok(Some(Member { file: Arc::new(file), at: 0, end: metadata.len() }))
+            }
+        }
+    }
+
+    /// A member that must be there.
+    pub(crate) fn member(&self, name: &str) -> Result<Member> {
+        self.find(name)?.ok_or_else(|| self.error(format!("{} is missing", show_name(name))))
+    }
+
+    /// The bytes of a member that must be there, at most `max` of them.
+    pub(crate) fn bytes(&self, name: &str, max: u64) -> Result<Vec<u8>> {
+        let member = self.member(name)?;
+        if member.len() > max {
+            return Err(self.error(format!("{} has more than {max} bytes", show_name(name))));
+        }
+        let mut bytes = Vec::new();
+        let mut member = member;
+        member
+            .read_to_end(&mut bytes)
+            .map_err(|error| self.error(format!("{}: {error}", show_name(name))))?;
+        Ok(bytes)
+    }
+}
+
+/// One file of an archive.
+pub(crate) struct Member {
+    file: Arc<File>,
+    at: u64,
+    end: u64,
+}
+
+impl Member {
+    /// Bytes left.
+    pub(crate) fn len(&self) -> u64 {
+        self.end.saturating_sub(self.at)
+    }
+}
+
+impl Read for Member {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let want = buffer.len().min(usize::try_from(self.len()).unwrap_or(usize::MAX));
+        let len = self.file.read_at(buffer.get_mut(..want).unwrap_or_default(), self.at)?;
+        self.at += len as u64;
+        Ok(len)
+    }
+}
+
+impl Source for Member {
+    fn skip(&mut self, len: u64) -> io::Result<()> {
+        if len > self.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.at += len;
+        Ok(())
+    }
+
+    fn position(&self) -> u64 {
+        self.at
+    }
+}
+
+/// Where every member's data is. Links count as what they point to: old archives store a layer once.
+fn index(tar: Member) -> std::result::Result<HashMap<Vec<u8>, (u64, u64)>, LayerError> {
+    let end = tar.end;
+    let mut tar = TarStream::new(tar);
+    let (mut members, mut links) = (HashMap::new(), Vec::new());
+    while let Some(entry) = tar.next()? {
+        let path = normal(&entry.path);
+        match entry.kind {
+            TarKind::File(len) => {
+                let at = tar.position();
+                if at.checked_add(len).is_none_or(|after| after > end) {
+                    return Err(LayerError::Truncated);
+                }
+                members.insert(path, (at, len));
+            }
+            TarKind::HardLink(target) => links.push((path, normal(&target))),
+            TarKind::Symlink(target) => {
+                let parent = path.iter().rposition(|byte| *byte == b'/').map_or(&[][..], |at| &path[..at]);
+                let target = normal(&[parent, b"/", &target].concat());
+                links.push((path, target));
+            }
+            _ => {}
+        }
+        if members.len() + links.len() > MAX_MEMBERS {
+            return Err(LayerError::Limit { what: "members", limit: MAX_MEMBERS as u64 });
+        }
+    }
+    for (path, target) in links {
+        if let Some(found) = members.get(&target).copied() {
+            members.insert(path, found);
+        }
+    }
+    Ok(members)
+}
+
+/// The name without what does not matter; `..` takes back the part before it.
+fn normal(name: &[u8]) -> Vec<u8> {
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in name.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => drop(parts.pop()),
+            _ => parts.push(part),
+        }
+    }
+    parts.join(&b'/')
+}
+
+/// Opens a file below a directory, one part after the other, following nothing.
+fn beneath(directory: &File, name: &str) -> io::Result<File> {
+    let mut parts: Vec<&str> = name.split('/').collect();
+    if parts.iter().any(|part| matches!(*part, "" | "." | "..")) {
+        return Err(io::ErrorKind::InvalidFilename.into());
+    }
+    let last = parts.pop().unwrap_or_default();
+    let mut here = directory.try_clone()?;
+    for part in parts {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        here = rustix::fs::openat(&here, part, flags, Mode::empty())?.into();
+    }
+    // A pipe must not hold us up.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(&here, last, flags, Mode::empty())?.into())
+}
+
+fn show_name(name: &str) -> String {
+    name.chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_normal() {
+        for (name, wanted) in
+            [("./a//b", "a/b"), ("/a/../b", "b"), ("../../x", "x"), ("a/b/../../../c", "c"), ("", "")]
+        {
+            assert_eq!(normal(name.as_bytes()), wanted.as_bytes(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_directory_is_not_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let (outside, inside) = (dir.path().join("secret"), dir.path().join("layout"));
+        std::fs::write(&outside, "secret").unwrap();
+        std::fs::create_dir_all(inside.join("blobs")).unwrap();
+        std::os::unix::fs::symlink(&outside, inside.join("blobs/link")).unwrap();
+        std::os::unix::fs::symlink(dir.path(), inside.join("up")).unwrap();
+        std::fs::write(inside.join("blobs/good"), "good").unwrap();
+        let open = || Archive::open(ImportSource::Path(&inside), dir.path(), &crate::Quiet).unwrap();
+        for name in
+            ["../secret", "blobs/../../secret", "blobs/link", "up/secret", "/etc/passwd", "blobs//good"]
+        {
+            assert!(open().find(name).is_err(), "{name}");
+        }
+        assert_eq!(open().bytes("blobs/good", 10).unwrap(), b"good");
+        assert!(open().find("blobs/none").unwrap().is_none());
+        assert!(open().bytes("blobs/good", 3).is_err());
+    }
+}

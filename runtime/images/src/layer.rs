@@ -1,0 +1,343 @@
+//! One layer: the entries of its tar applied to a tree, its whiteouts turned into overlayfs' form.
+//!
+//! Names are resolved as container engines do when they unpack: below the root of this layer alone, symbolic links on
+//! the way followed within it, the last part never. Nothing here is ever a path of the host.
+
+use std::collections::{HashMap, HashSet};
+use std::io::Read;
+
+use erofs::{Attributes, DirId, Entry, NodeId, Options, Output, Special, Writer};
+
+use crate::error::{EntryError, LayerError};
+use crate::tar_stream::{Source, TarEntry, TarKind, TarStream, show};
+
+/// OCI image specification, layer: "a whiteout file is an empty file with a special filename that signifies a path
+/// should be deleted", that is this prefix and the name.
+const WHITEOUT: &[u8] = b".wh.";
+
+/// OCI image specification, layer: "an opaque whiteout indicates that all siblings are hidden in the lower layer".
+const OPAQUE: &[u8] = b".wh..wh..opq";
+
+/// Other names with this prefix are AUFS' own bookkeeping.
+const WHITEOUT_META: &[u8] = b".wh..wh.";
+
+/// overlayfs: "A directory is made opaque by setting the xattr \"trusted.overlay.opaque\" to \"y\"."
+const OPAQUE_XATTR: &[u8] = b"trusted.overlay.opaque";
+
+/// Symbolic links followed on the way to one entry, as the kernel's own limit.
+const MAX_SYMLINKS: usize = 40;
+
+/// What one layer may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Bytes of the tar, and of the file made of it.
+    pub(crate) bytes: u64,
+    /// Entries.
+    pub(crate) entries: u64,
+    /// Bytes of names, link targets and attributes held in memory.
+    pub(crate) metadata_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { bytes: 64 << 30, entries: 4 << 20, metadata_bytes: 256 << 20 }
+    }
+}
+
+/// What came out besides the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Converted {
+    /// Length of the file.
+    pub(crate) len: u64,
+    /// The layer hides all layers below it. overlayfs has no opaque root, so this is for whoever stacks layers.
+    pub(crate) opaque_root: bool,
+}
+
+/// Writes the layer of `tar` to `output`.
+pub(crate) fn convert<O: Output>(
+    tar: &mut dyn Source,
+    output: O,
+    uuid: [u8; 16],
+    limits: Limits,
+) -> Result<(O, Converted), LayerError> {
+    let options = Options { uuid, max_len: limits.bytes };
+    let mut layer = Layer {
+        writer: Writer::new(output, options),
+        symlinks: HashMap::new(),
+        whiteouts: Vec::new(),
+        opaque: HashSet::new(),
+        metadata_bytes: 0,
+        limits,
+    };
+    let mut tar = TarStream::new(tar);
+    let mut entries = 0;
+    while let Some(entry) = tar.next()? {
+        entries += 1;
+        if entries > limits.entries {
+            return Err(LayerError::Limit { what: "entries in a layer", limit: limits.entries });
+        }
+        let path = show(&entry.path);
+        layer.apply(entry, &mut tar).map_err(|why| match why {
+            Failed::Entry(why) => LayerError::Entry { path, why },
+            Failed::Layer(error) => error,
+        })?;
+    }
+    let opaque_root = layer.whiteouts()?;
+    let (output, summary) = layer.writer.finish().map_err(LayerError::Write)?;
+    Ok((output, Converted { len: summary.len, opaque_root }))
+}
+
+/// Fails either for an entry's own sake or for the whole layer's.
+enum Failed {
+    Entry(EntryError),
+    Layer(LayerError),
+}
+
+impl From<EntryError> for Failed {
+    fn from(why: EntryError) -> Self {
+        Self::Entry(why)
+    }
+}
+
+impl From<erofs::Error> for Failed {
+    fn from(error: erofs::Error) -> Self {
+        match error {
+            erofs::Error::Read(error) => Self::Layer(crate::tar_stream::read_error(error)),
+            erofs::Error::ShortData { .. } => Self::Layer(LayerError::Truncated),
+            erofs::Error::Write(_) | erofs::Error::ImageSize { .. } | erofs::Error::Inodes => {
+                Self::Layer(LayerError::Write(error))
+            }
+            other => Self::Entry(EntryError::Store(other)),
+        }
+    }
+}
+
+struct Layer<O> {
+    writer: Writer<O>,
+    /// Targets, for names that lead through them.
+    symlinks: HashMap<NodeId, Box<[u8]>>,
+    /// Names that hide what is below; they count when the layer is complete.
+    whiteouts: Vec<(DirId, Box<[u8]>)>,
+    opaque: HashSet<DirId>,
+    metadata_bytes: u64,
+    limits: Limits,
+}
+
+impl<O: Output> Layer<O> {
+    fn apply(&mut self, entry: TarEntry, data: &mut dyn Read) -> Result<(), Failed> {
+        let mut parts = parts(&entry.path)?;
+        let Some(name) = parts.pop() else { return self.root(entry) };
+        if parts.iter().any(|part| part.starts_with(WHITEOUT_META)) {
+            return Ok(());
+        }
+        let parent = self.directory(&parts)?;
+        self.budget(name.len() as u64 + 64)?;
+        if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+            return self.whiteout(parent, name, hidden);
+        }
+        let attributes = attributes(&entry);
+        if let TarKind::Directory = entry.kind {
+            // What a directory already has stays in it.
+            self.budget(attributes.xattrs.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum())?;
+            match self.writer.tree().entry(parent, name) {
+                Some(Entry::Dir(dir)) => *self.writer.tree_mut().attributes_mut(dir) = attributes,
+                _ => drop(self.writer.tree_mut().make_dir(parent, name, attributes)?),
+            }
+            return Ok(());
+        }
+        let node = self.node(&entry.kind, &attributes, data)?;
+        Ok(self.writer.tree_mut().link(parent, name, node)?)
+    }
+
+    fn node(
+        &mut self,
+        kind: &TarKind,
+        attributes: &Attributes,
+        data: &mut dyn Read,
+    ) -> Result<NodeId, Failed> {
+        Ok(match kind {
+            TarKind::File(size) => self.writer.file(attributes, *size, data)?,
+            TarKind::Sparse(size, extents) => self.writer.sparse_file(attributes, *size, extents, data)?,
+            TarKind::HardLink(target) => self.link_target(target)?,
+            TarKind::Symlink(target) => {
+                // Linux gives every symbolic link this mode.
+                let attributes = Attributes { mode: 0o777, ..attributes.clone() };
+                self.budget(target.len() as u64)?;
+                let node = self.writer.symlink(&attributes, target)?;
+                self.symlinks.insert(node, target.as_slice().into());
+                node
+            }
+            TarKind::CharDevice(major, minor) => {
+                self.writer.special(attributes, Special::CharDevice { major: *major, minor: *minor })?
+            }
+            TarKind::BlockDevice(major, minor) => {
+                self.writer.special(attributes, Special::BlockDevice { major: *major, minor: *minor })?
+            }
+            TarKind::Fifo => self.writer.special(attributes, Special::Fifo)?,
+            TarKind::Directory => return Err(EntryError::Root.into()),
+        })
+    }
+
+    fn root(&mut self, entry: TarEntry) -> Result<(), Failed> {
+        if entry.kind != TarKind::Directory {
+            return Err(EntryError::Root.into());
+        }
+        let root = self.writer.tree().root();
+        *self.writer.tree_mut().attributes_mut(root) = attributes(&entry);
+        Ok(())
+    }
+
+    fn whiteout(&mut self, parent: DirId, name: &[u8], hidden: &[u8]) -> Result<(), Failed> {
+        match hidden {
+            _ if name == OPAQUE => drop(self.opaque.insert(parent)),
+            _ if name.starts_with(WHITEOUT_META) => {}
+            b"" | b"." | b".." => return Err(EntryError::Whiteout.into()),
+            _ => self.whiteouts.push((parent, hidden.into())),
+        }
+        Ok(())
+    }
+
+    /// The directory of these parts; what is missing on the way is made.
+    fn directory(&mut self, path: &[&[u8]]) -> Result<DirId, Failed> {
+        self.walk(path, true)?.ok_or_else(|| EntryError::NotADirectory.into())
+    }
+
+    /// What a hard link's target is.
+    fn link_target(&mut self, target: &[u8]) -> Result<NodeId, Failed> {
+        let missing = || EntryError::LinkTarget(show(target));
+        let mut parts = parts(target)?;
+        let name = parts.pop().ok_or_else(missing)?;
+        let parent = self.walk(&parts, false)?.ok_or_else(missing)?;
+        match self.writer.tree().entry(parent, name) {
+            Some(Entry::Node(node)) => Ok(node),
+            Some(Entry::Dir(_)) => Err(EntryError::LinkToDirectory.into()),
+            None => Err(missing().into()),
+        }
+    }
+
+    /// Follows a path of directories and symbolic links within the root. `None` if something is missing and not made.
+    fn walk(&mut self, path: &[&[u8]], make: bool) -> Result<Option<DirId>, Failed> {
+        let root = self.writer.tree().root();
+        let mut way = vec![root];
+        let mut followed = 0;
+        // What is still to walk, last part first.
+        let mut pending: Vec<Box<[u8]>> = path.iter().rev().map(|part| (*part).into()).collect();
+        while let Some(part) = pending.pop() {
+            let here = way.last().copied().unwrap_or(root);
+            match self.writer.tree().entry(here, &part) {
+                _ if &*part == b".." => {
+                    // Only symbolic links get here; above the root is the root.
+                    way.pop();
+                }
+                Some(Entry::Dir(dir)) => way.push(dir),
+                Some(Entry::Node(node)) => {
+                    let target = self.symlinks.get(&node).ok_or(EntryError::NotADirectory)?;
+                    followed += 1;
+                    if followed > MAX_SYMLINKS {
+                        return Err(EntryError::SymlinkLoop.into());
+                    }
+                    if target.starts_with(b"/") {
+                        way.clear();
+                    }
+                    let split = target.split(|byte| *byte == b'/').rev();
+                    pending.extend(split.filter(|part| !matches!(*part, b"" | b".")).map(Box::from));
+                }
+                None if make => {
+                    self.budget(part.len() as u64 + 64)?;
+                    // OCI does not say; engines make missing parents like this.
+                    let attributes = Attributes { mode: 0o755, ..Attributes::default() };
+                    way.push(self.writer.tree_mut().make_dir(here, &part, attributes)?);
+                }
+                None => return Ok(None),
+            }
+        }
+        Ok(way.last().copied().or(Some(root)))
+    }
+
+    fn budget(&mut self, bytes: u64) -> Result<(), Failed> {
+        self.metadata_bytes = self.metadata_bytes.saturating_add(bytes);
+        if self.metadata_bytes > self.limits.metadata_bytes {
+            let limit = self.limits.metadata_bytes;
+            return Err(Failed::Layer(LayerError::Limit { what: "bytes of names in a layer", limit }));
+        }
+        Ok(())
+    }
+
+    /// Puts the whiteouts into the tree. Returns whether the root is opaque.
+    ///
+    /// OCI image specification, layer: "Whiteout files MUST only apply to resources in lower/parent layers." So a
+    /// whiteout of what this layer has itself hides only what is below: a file covers that anyway, a directory must be
+    /// opaque.
+    fn whiteouts(&mut self) -> Result<bool, LayerError> {
+        let whiteouts = std::mem::take(&mut self.whiteouts);
+        for (parent, name) in &whiteouts {
+            if let Some(Entry::Dir(dir)) = self.writer.tree().entry(*parent, name) {
+                self.opaque.insert(dir);
+            }
+        }
+        let cut_off = self.cut_off();
+        let mut hiding = None;
+        for (parent, name) in &whiteouts {
+            // Where nothing shows through, a whiteout would hide nothing, and be seen by who lists the directory.
+            if cut_off.contains(parent) || self.writer.tree().entry(*parent, name).is_some() {
+                continue;
+            }
+            let node = match hiding {
+                Some(node) => node,
+                // overlayfs: "A whiteout is created as a character device with 0/0 device number"
+                None => {
+                    let device = Special::CharDevice { major: 0, minor: 0 };
+                    self.writer.special(&Attributes::default(), device).map_err(LayerError::Write)?
+                }
+            };
+            hiding = Some(node);
+            self.writer
+                .tree_mut()
+                .link(*parent, name, node)
+                .map_err(|error| LayerError::Entry { path: show(name), why: EntryError::Store(error) })?;
+        }
+        let root = self.writer.tree().root();
+        for dir in self.opaque.iter().filter(|dir| **dir != root) {
+            let attributes = self.writer.tree_mut().attributes_mut(*dir);
+            attributes.xattrs.insert(OPAQUE_XATTR.to_vec(), b"y".to_vec());
+        }
+        Ok(self.opaque.contains(&root))
+    }
+
+    /// Every directory that is opaque or below one that is.
+    fn cut_off(&self) -> HashSet<DirId> {
+        let mut cut_off = self.opaque.clone();
+        let mut pending: Vec<DirId> = cut_off.iter().copied().collect();
+        while let Some(dir) = pending.pop() {
+            for (_, entry) in self.writer.tree().entries(dir) {
+                if let Entry::Dir(below) = entry
+                    && cut_off.insert(below)
+                {
+                    pending.push(below);
+                }
+            }
+        }
+        cut_off
+    }
+}
+
+/// The parts of a path below the root; engines take absolute names as relative to it.
+fn parts(path: &[u8]) -> Result<Vec<&[u8]>, Failed> {
+    let parts = path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
+    let parts: Vec<&[u8]> = parts.collect();
+    if parts.contains(&b"..".as_slice()) { Err(EntryError::ParentDirectory.into()) } else { Ok(parts) }
+}
+
+/// The attributes of an entry. Extended ones that no Linux file system of ours can hold are left out, as the engines
+/// do, and so are those of an overlay: this layer will be part of another one.
+fn attributes(entry: &TarEntry) -> Attributes {
+    let foreign = |name: &[u8]| name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.");
+    let kept = entry.xattrs.iter().filter(|(name, _)| erofs::can_store_xattr(name) && !foreign(name));
+    Attributes {
+        mode: entry.mode,
+        uid: entry.uid,
+        gid: entry.gid,
+        mtime: entry.mtime,
+        xattrs: kept.cloned().collect(),
+    }
+}

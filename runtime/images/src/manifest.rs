@@ -1,0 +1,318 @@
+//! What an archive holds, as it tells by itself: docker-archives by `manifest.json`, OCI layouts by `index.json`.
+//!
+//! Every document is bounded before it is parsed, every digest is checked before it becomes a member's name. Layers are
+//! only named here; they are verified where they are read.
+
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+
+use crate::archive::Archive;
+use crate::{Digest, Error, ImageConfig, Result};
+
+/// Largest manifest, index or configuration.
+const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
+
+/// Most layers of one image; Docker itself stops at 127.
+pub(crate) const MAX_LAYERS: usize = 128;
+
+/// Most images of one archive.
+const MAX_IMAGES: usize = 256;
+
+/// Indexes within indexes.
+const MAX_DEPTH: u32 = 3;
+
+/// An image of an archive, not yet taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// What the archive calls it.
+    pub(crate) names: Vec<String>,
+    pub(crate) digest: Digest,
+    pub(crate) config: ImageConfig,
+    pub(crate) layers: Vec<PlannedLayer>,
+}
+
+/// A layer of an archive, not yet taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PlannedLayer {
+    pub(crate) diff_id: Digest,
+    /// The member's name.
+    pub(crate) member: String,
+    /// The member's digest, where the archive names it.
+    pub(crate) blob: Option<Digest>,
+}
+
+/// Every image of the archive that this host can run.
+pub(crate) fn plans(archive: &Archive) -> Result<Vec<Plan>> {
+    // Newer docker-archives are OCI layouts as well; only `manifest.json` has all their names.
+    if archive.find("manifest.json")?.is_some() {
+        return docker(archive);
+    }
+    if archive.find("index.json")?.is_some() {
+        return oci(archive);
+    }
+    Err(archive
+        .error("neither a docker-archive nor an OCI layout: it has no manifest.json and no index.json"))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerImage {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Option<Vec<String>>,
+}
+
+fn docker(archive: &Archive) -> Result<Vec<Plan>> {
+    let images: Vec<DockerImage> =
+        document(archive, "manifest.json", &archive.bytes("manifest.json", MAX_DOCUMENT_BYTES)?)?;
+    if images.len() > MAX_IMAGES {
+        return Err(archive.error(format!("more than {MAX_IMAGES} images")));
+    }
+    let plan = |image: DockerImage| {
+        let config = archive.bytes(&image.config, MAX_DOCUMENT_BYTES)?;
+        let names = image.repo_tags.unwrap_or_default();
+        let members = image.layers.unwrap_or_default();
+        let what = names.first().map_or(image.config.as_str(), String::as_str);
+        let (config_json, digest) = (document(archive, &image.config, &config)?, sha256(&config));
+        let layers = members.into_iter().map(|member| (member, None)).collect();
+        let (config, layers) = contents(archive, what, &config_json, layers)?;
+        Ok(Plan { names, digest, config, layers })
+    };
+    images.into_iter().map(plan).collect()
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Index {
+    manifests: Option<Vec<Descriptor>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Manifest {
+    config: Descriptor,
+    layers: Option<Vec<Descriptor>>,
+}
+
+#[derive(Deserialize, Clone)]
+#[serde(rename_all = "camelCase")]
+struct Descriptor {
+    media_type: Option<String>,
+    digest: String,
+    size: u64,
+    platform: Option<Platform>,
+    #[serde(default)]
+    annotations: Option<std::collections::BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize, Clone)]
+struct Platform {
+    architecture: String,
+    os: String,
+}
+
+fn oci(archive: &Archive) -> Result<Vec<Plan>> {
+    let index: Index = document(archive, "index.json", &archive.bytes("index.json", MAX_DOCUMENT_BYTES)?)?;
+    let mut plans = Vec::new();
+    let mut refused = None;
+    for descriptor in index.manifests.unwrap_or_default().iter().take(MAX_IMAGES) {
+        let annotation = |key| descriptor.annotations.as_ref()?.get(key).cloned();
+        // containerd keeps the whole name apart from OCI's, which may be a tag alone.
+        let name = annotation("io.containerd.image.name")
+            .or_else(|| annotation("org.opencontainers.image.ref.name"));
+        match oci_image(archive, descriptor, 0) {
+            Ok(Some(plan)) => plans.push(Plan { names: name.into_iter().collect(), ..plan }),
+            Ok(None) => {}
+            // Others may be for this machine.
+            Err(error @ Error::Architecture { .. }) => refused = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    match (plans.is_empty(), refused) {
+        (true, Some(error)) => Err(error),
+        (true, None) => {
+            Err(archive.error(format!("no image for linux/{} in its index", host_architecture())))
+        }
+        _ => Ok(plans),
+    }
+}
+
+/// The image that a descriptor of an index leads to; `None` if it is for another machine, or no image.
+fn oci_image(archive: &Archive, descriptor: &Descriptor, depth: u32) -> Result<Option<Plan>> {
+    let foreign =
+        |platform: &Platform| platform.os != "linux" || platform.architecture != host_architecture();
+    if descriptor.platform.as_ref().is_some_and(foreign) {
+        return Ok(None);
+    }
+    let (digest, bytes) = blob(archive, descriptor)?;
+    match descriptor.media_type.as_deref() {
+        Some(
+            "application/vnd.oci.image.index.v1+json"
+            | "application/vnd.docker.distribution.manifest.list.v2+json",
+        ) => {
+            if depth >= MAX_DEPTH {
+                return Err(archive.error("indexes nested too deeply"));
+            }
+            let index: Index = document(archive, digest.as_str(), &bytes)?;
+            for inner in index.manifests.unwrap_or_default().iter().take(MAX_IMAGES) {
+                if let Some(plan) = oci_image(archive, inner, depth + 1)? {
+                    // The index is what the name stands for.
+                    return Ok(Some(Plan { digest, ..plan }));
+                }
+            }
+            Ok(None)
+        }
+        Some(
+            "application/vnd.oci.image.manifest.v1+json"
+            | "application/vnd.docker.distribution.manifest.v2+json",
+        )
+        | None => {
+            let manifest: Manifest = document(archive, digest.as_str(), &bytes)?;
+            let (_, config) = blob(archive, &manifest.config)?;
+            let layers =
+                manifest.layers.unwrap_or_default().into_iter().map(|layer| layer_blob(archive, &layer));
+            let layers = layers.collect::<Result<Vec<_>>>()?;
+            let what =
+                descriptor.annotations.as_ref().and_then(|all| all.get("org.opencontainers.image.ref.name"));
+            let what = what.map_or(digest.as_str(), String::as_str);
+            let config = document(archive, manifest.config.digest.as_str(), &config)?;
+            let (config, layers) = contents(archive, what, &config, layers)?;
+            Ok(Some(Plan { names: Vec::new(), digest, config, layers }))
+        }
+        Some(other) => Err(archive.error(format!("{digest} has unknown media type {other:?}"))),
+    }
+}
+
+/// A document that a descriptor names, verified.
+fn blob(archive: &Archive, descriptor: &Descriptor) -> Result<(Digest, Vec<u8>)> {
+    let digest = Digest::parse(&descriptor.digest)?;
+    let bytes = archive.bytes(&blob_name(&digest), MAX_DOCUMENT_BYTES)?;
+    let actual = sha256(&bytes);
+    // OCI image specification, descriptor: "if the size or the digest does not match, the content should not be trusted"
+    if actual != digest || bytes.len() as u64 != descriptor.size {
+        return Err(archive.error(format!("blob {digest} has {} bytes and digest {actual}", bytes.len())));
+    }
+    Ok((digest, bytes))
+}
+
+/// A layer that a descriptor names; how it is compressed is seen in its bytes.
+fn layer_blob(archive: &Archive, descriptor: &Descriptor) -> Result<(String, Option<Digest>)> {
+    let digest = Digest::parse(&descriptor.digest)?;
+    let media_type = descriptor.media_type.as_deref().unwrap_or_default();
+    let known = matches!(
+        media_type,
+        "application/vnd.oci.image.layer.v1.tar"
+            | "application/vnd.oci.image.layer.v1.tar+gzip"
+            | "application/vnd.oci.image.layer.v1.tar+zstd"
+            | "application/vnd.oci.image.layer.nondistributable.v1.tar"
+            | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+            | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
+            | "application/vnd.docker.image.rootfs.diff.tar"
+            | "application/vnd.docker.image.rootfs.diff.tar.gzip"
+            | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+    );
+    if !known {
+        return Err(archive.error(format!("layer {digest} has unknown media type {media_type:?}")));
+    }
+    let member = blob_name(&digest);
+    let len = archive.member(&member)?.len();
+    if len != descriptor.size {
+        return Err(
+            archive.error(format!("layer {digest} has {len} bytes, its manifest says {}", descriptor.size))
+        );
+    }
+    Ok((member, Some(digest)))
+}
+
+fn blob_name(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+#[derive(Deserialize)]
+struct ConfigFile {
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    os: String,
+    config: Option<Execution>,
+    rootfs: Option<RootFs>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct Execution {
+    user: Option<String>,
+    working_dir: Option<String>,
+    entrypoint: Option<Vec<String>>,
+    cmd: Option<Vec<String>>,
+    env: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    diff_ids: Option<Vec<String>>,
+}
+
+/// What a configuration says, and its layers with their diff ids; `what` names the image in errors.
+fn contents(
+    archive: &Archive,
+    what: &str,
+    config: &ConfigFile,
+    layers: Vec<(String, Option<Digest>)>,
+) -> Result<(ImageConfig, Vec<PlannedLayer>)> {
+    let wanted = host_architecture();
+    let os = if config.os.is_empty() { "linux" } else { config.os.as_str() };
+    let architecture = if config.architecture.is_empty() { wanted } else { config.architecture.as_str() };
+    if os != "linux" || architecture != wanted {
+        return Err(Error::Architecture {
+            reference: what.to_owned(),
+            found: format!("{os}/{architecture}"),
+            wanted: format!("linux/{wanted}"),
+        });
+    }
+    let diff_ids = config.rootfs.as_ref().and_then(|rootfs| rootfs.diff_ids.as_deref()).unwrap_or_default();
+    if diff_ids.len() != layers.len() || layers.len() > MAX_LAYERS {
+        let (layers, ids) = (layers.len(), diff_ids.len());
+        return Err(archive
+            .error(format!("image {what} has {layers} layers and {ids} diff ids (at most {MAX_LAYERS})")));
+    }
+    let layers = layers
+        .into_iter()
+        .zip(diff_ids)
+        .map(|((member, blob), diff_id)| Ok(PlannedLayer { diff_id: Digest::parse(diff_id)?, member, blob }));
+    let execution = config.config.as_ref();
+    let text = |get: fn(&Execution) -> &Option<String>| {
+        execution.and_then(|all| get(all).clone()).unwrap_or_default()
+    };
+    let list = |get: fn(&Execution) -> &Option<Vec<String>>| {
+        execution.and_then(|all| get(all).clone()).unwrap_or_default()
+    };
+    let config = ImageConfig {
+        user: text(|all| &all.user),
+        working_dir: text(|all| &all.working_dir),
+        entrypoint: list(|all| &all.entrypoint),
+        cmd: list(|all| &all.cmd),
+        env: list(|all| &all.env),
+    };
+    Ok((config, layers.collect::<Result<_>>()?))
+}
+
+fn document<'a, T: Deserialize<'a>>(archive: &Archive, name: &str, bytes: &'a [u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let name: String = name.chars().take(200).collect();
+        archive.error(format!("{name}: {error}"))
+    })
+}
+
+fn sha256(bytes: &[u8]) -> Digest {
+    Digest::of(&Sha256::digest(bytes).into())
+}
+
+/// The host's architecture in OCI's words, which are Go's.
+pub(crate) fn host_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}

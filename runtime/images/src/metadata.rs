@@ -1,0 +1,236 @@
+//! The store's records: `metadata.db`, SQLite in WAL mode.
+//!
+//! ```text
+//! images        one row a tag: digest, size, when, where from, configuration
+//! image_layers  its layers by ordinal, lowest first; the file is blobs/<digest with ':' as '_'>.<fs_type>
+//! blobs         one row a layer file: its size, and whether the layer hides all below it
+//! ```
+//!
+//! A blob's row is written after its file is complete and synced; an image's rows in one transaction after its blobs'.
+//! Not here: the files.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::{Deserialize, Serialize};
+
+use crate::layer::Converted;
+use crate::reference::normalized;
+use crate::{Digest, Error, ImageConfig, ImageSummary, Result};
+
+/// Version of the tables.
+const SCHEMA: u32 = 1;
+
+/// Raised when layers come out differently: older files are then made anew.
+const CONVERSION: u32 = 1;
+
+/// How long to wait for another process that writes.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+const TABLES: &str = "
+    CREATE TABLE images (
+        scope TEXT NOT NULL, tag TEXT NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL,
+        created_at INTEGER NOT NULL, source TEXT NOT NULL, config TEXT NOT NULL, PRIMARY KEY (scope, tag));
+    CREATE INDEX images_name ON images (name);
+    CREATE TABLE image_layers (
+        scope TEXT NOT NULL, tag TEXT NOT NULL, ordinal INTEGER NOT NULL, digest TEXT NOT NULL,
+        fs_type TEXT NOT NULL DEFAULT 'erofs', size INTEGER NOT NULL, PRIMARY KEY (scope, tag, ordinal),
+        FOREIGN KEY (scope, tag) REFERENCES images (scope, tag) ON DELETE CASCADE);
+    CREATE INDEX image_layers_digest ON image_layers (digest);
+    CREATE TABLE blobs (
+        digest TEXT NOT NULL PRIMARY KEY, size INTEGER NOT NULL, opaque_root INTEGER NOT NULL,
+        conversion INTEGER NOT NULL);";
+
+/// The open records.
+pub(crate) struct Metadata {
+    path: PathBuf,
+    connection: Mutex<Connection>,
+}
+
+/// An image as recorded.
+pub(crate) struct Record {
+    pub(crate) summary: ImageSummary,
+    pub(crate) config: ImageConfig,
+    /// Digest and length of each layer, lowest first.
+    pub(crate) layers: Vec<(Digest, u64)>,
+}
+
+/// Which table rows an image's source belongs to.
+fn scope(source: &str) -> &'static str {
+    if source == "registry" { "registry" } else { "local" }
+}
+
+/// `ImageConfig` as it is stored.
+#[derive(Serialize, Deserialize, Default)]
+#[serde(default)]
+struct StoredConfig {
+    user: String,
+    working_dir: String,
+    entrypoint: Vec<String>,
+    cmd: Vec<String>,
+    env: Vec<String>,
+}
+
+impl Metadata {
+    /// Opens the records at `path`, making them where there are none.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let error = |source| Error::Metadata { path: path.to_owned(), source };
+        let mut connection = Connection::open(path).map_err(error)?;
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(error)?;
+        let version =
+            |connection: &Connection| connection.query_row("PRAGMA user_version", [], |row| row.get(0));
+        match version(&connection).map_err(error)? {
+            SCHEMA => {}
+            0u32 => {
+                connection.pragma_update(None, "journal_mode", "WAL").map_err(error)?;
+                let change = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate);
+                let change = change.map_err(error)?;
+                // Another process may have been first.
+                if version(&change).map_err(error)? == 0 {
+                    change.execute_batch(TABLES).map_err(error)?;
+                    change.pragma_update(None, "user_version", SCHEMA).map_err(error)?;
+                }
+                change.commit().map_err(error)?;
+            }
+            _ => return Err(Error::Version { path: path.to_owned() }),
+        }
+        connection.pragma_update(None, "foreign_keys", true).map_err(error)?;
+        Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
+    }
+
+    /// The image of a reference: by its exact text, else by what it means; local ones first.
+    pub(crate) fn image(&self, reference: &str) -> Result<Option<Record>> {
+        let connection = self.connection();
+        let query = "SELECT tag, source, size, created_at, digest, config, scope FROM images
+            WHERE tag = ?1 OR name = ?2 ORDER BY tag = ?1 DESC, scope, created_at DESC LIMIT 1";
+        let row = connection.query_row(query, params![reference, normalized(reference)], |row| {
+            Ok((summary(row)?, row.get::<_, String>(5)?, row.get::<_, String>(6)?))
+        });
+        let Some((summary, config, scope)) = row.optional().map_err(|error| self.error(error))? else {
+            return Ok(None);
+        };
+        let query = "SELECT digest, size FROM image_layers WHERE scope = ?1 AND tag = ?2 ORDER BY ordinal";
+        let mut statement = connection.prepare(query).map_err(|error| self.error(error))?;
+        let layers = statement.query_map([&scope, &summary.tag], |row| Ok((digest(row, 0)?, row.get(1)?)));
+        let layers = layers.and_then(Iterator::collect).map_err(|error| self.error(error))?;
+        let stored: StoredConfig = serde_json::from_str(&config).unwrap_or_default();
+        let StoredConfig { user, working_dir, entrypoint, cmd, env } = stored;
+        Ok(Some(Record { summary, config: ImageConfig { user, working_dir, entrypoint, cmd, env }, layers }))
+    }
+
+    /// Every image, local ones first.
+    pub(crate) fn images(&self) -> Result<Vec<ImageSummary>> {
+        let connection = self.connection();
+        let query = "SELECT tag, source, size, created_at, digest FROM images ORDER BY scope, tag";
+        let mut statement = connection.prepare(query).map_err(|error| self.error(error))?;
+        let rows = statement.query_map([], summary).and_then(Iterator::collect);
+        rows.map_err(|error| self.error(error))
+    }
+
+    /// Records an image under each of `tags`, in place of what they stood for.
+    pub(crate) fn save(&self, tags: &[String], record: &Record) -> Result<()> {
+        let config = StoredConfig {
+            user: record.config.user.clone(),
+            working_dir: record.config.working_dir.clone(),
+            entrypoint: record.config.entrypoint.clone(),
+            cmd: record.config.cmd.clone(),
+            env: record.config.env.clone(),
+        };
+        // Plain text and lists of it always serialize.
+        let config = serde_json::to_string(&config).unwrap_or_default();
+        let scope = scope(&record.summary.source);
+        let mut connection = self.connection();
+        let save = |connection: &mut Connection| {
+            let change = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            for tag in tags {
+                change.execute("DELETE FROM images WHERE scope = ?1 AND tag = ?2", [scope, tag])?;
+                let row = "INSERT INTO images (scope, tag, name, digest, size, created_at, source, config)
+                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+                let of = &record.summary;
+                let values = params![
+                    scope,
+                    tag,
+                    normalized(tag),
+                    of.digest.as_str(),
+                    of.size,
+                    of.created,
+                    of.source,
+                    config
+                ];
+                change.execute(row, values)?;
+                let row = "INSERT INTO image_layers (scope, tag, ordinal, digest, size) VALUES (?1, ?2, ?3, ?4, ?5)";
+                for (ordinal, (digest, len)) in record.layers.iter().enumerate() {
+                    change.execute(row, params![scope, tag, ordinal, digest.as_str(), len])?;
+                }
+            }
+            change.commit()
+        };
+        save(&mut connection).map_err(|error| self.error(error))
+    }
+
+    /// Removes a tag. Returns whether there was one.
+    pub(crate) fn remove(&self, tag: &str) -> Result<bool> {
+        // Local ones shadow those of a registry, so they go first.
+        let row = "DELETE FROM images WHERE rowid IN
+            (SELECT rowid FROM images WHERE tag = ?1 OR name = ?2 ORDER BY tag = ?1 DESC, scope LIMIT 1)";
+        let removed = self.connection().execute(row, [tag, &normalized(tag)]);
+        removed.map(|count| count > 0).map_err(|error| self.error(error))
+    }
+
+    /// What is known of a layer's file.
+    pub(crate) fn blob(&self, layer: &Digest) -> Result<Option<Converted>> {
+        let query = "SELECT size, opaque_root FROM blobs WHERE digest = ?1 AND conversion = ?2";
+        let row = self.connection().query_row(query, params![layer.as_str(), CONVERSION], |row| {
+            Ok(Converted { len: row.get(0)?, opaque_root: row.get(1)? })
+        });
+        row.optional().map_err(|error| self.error(error))
+    }
+
+    /// Records a layer's file.
+    pub(crate) fn save_blob(&self, layer: &Digest, converted: Converted) -> Result<()> {
+        let row =
+            "INSERT OR REPLACE INTO blobs (digest, size, opaque_root, conversion) VALUES (?1, ?2, ?3, ?4)";
+        let values = params![layer.as_str(), converted.len, converted.opaque_root, CONVERSION];
+        self.connection().execute(row, values).map(drop).map_err(|error| self.error(error))
+    }
+
+    /// Forgets the layer files that no image has, and returns those that are left.
+    pub(crate) fn collect(&self) -> Result<Vec<Digest>> {
+        let connection = self.connection();
+        let collect = || -> rusqlite::Result<Vec<Digest>> {
+            connection
+                .execute("DELETE FROM blobs WHERE digest NOT IN (SELECT digest FROM image_layers)", [])?;
+            let mut statement = connection.prepare("SELECT DISTINCT digest FROM image_layers")?;
+            statement.query_map([], |row| digest(row, 0))?.collect()
+        };
+        collect().map_err(|error| self.error(error))
+    }
+
+    fn error(&self, source: rusqlite::Error) -> Error {
+        Error::Metadata { path: self.path.clone(), source }
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        // A panic elsewhere leaves a connection whose transaction was rolled back.
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn summary(row: &Row<'_>) -> rusqlite::Result<ImageSummary> {
+    Ok(ImageSummary {
+        tag: row.get(0)?,
+        source: row.get(1)?,
+        size: row.get(2)?,
+        created: row.get(3)?,
+        digest: digest(row, 4)?,
+    })
+}
+
+fn digest(row: &Row<'_>, index: usize) -> rusqlite::Result<Digest> {
+    let text: String = row.get(index)?;
+    let kind = rusqlite::types::Type::Text;
+    Digest::parse(&text)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(index, kind, Box::new(error)))
+}

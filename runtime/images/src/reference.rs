@@ -1,0 +1,54 @@
+//! Image references: which texts are ones, and which mean the same.
+
+use crate::{Error, Result};
+
+/// Longest reference: a registry name, a repository, a tag and a digest fit.
+const MAX_LEN: usize = 512;
+
+/// Takes a reference from outside: names, tags and digests have no other characters, and do not start like an option.
+pub(crate) fn check(reference: &str) -> Result<()> {
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:@+".contains(&byte);
+    let first = reference.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    if first && reference.len() <= MAX_LEN && reference.bytes().all(valid) {
+        Ok(())
+    } else {
+        Err(Error::Reference(reference.chars().take(MAX_LEN).collect()))
+    }
+}
+
+/// The short form of a reference with its tag: `docker.io/library/busybox` is `busybox:latest`.
+pub(crate) fn normalized(reference: &str) -> String {
+    let short = reference.strip_prefix("docker.io/").or_else(|| reference.strip_prefix("index.docker.io/"));
+    let short = short.map_or(reference, |rest| rest.strip_prefix("library/").unwrap_or(rest));
+    // A colon before the last slash is a registry's port.
+    let name = short.rsplit('/').next().unwrap_or(short);
+    if name.contains([':', '@']) { short.to_owned() } else { format!("{short}:latest") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_means_the_same() {
+        for (reference, wanted) in [
+            ("busybox", "busybox:latest"),
+            ("docker.io/library/busybox", "busybox:latest"),
+            ("docker.io/library/busybox:1.36", "busybox:1.36"),
+            ("docker.io/alpine/git", "alpine/git:latest"),
+            ("localhost:5000/x", "localhost:5000/x:latest"),
+            ("localhost:5000/x:1", "localhost:5000/x:1"),
+            ("x@sha256:00", "x@sha256:00"),
+        ] {
+            assert_eq!(normalized(reference), wanted);
+        }
+    }
+
+    #[test]
+    fn what_is_none() {
+        for reference in ["", "-x", "a b", "a\n", "/x", ".", "ä", &"a".repeat(513)] {
+            assert!(check(reference).is_err(), "{reference:?}");
+        }
+        assert!(check("ghcr.io/a/b_c.d:1.2-3+x@sha256:00").is_ok());
+    }
+}

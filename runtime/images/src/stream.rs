@@ -1,0 +1,204 @@
+//! A layer's bytes on their way: read, hashed, decompressed and hashed again on one thread, consumed on another.
+//!
+//! Not here: what the bytes mean.
+
+use std::io::{self, Read};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::error::LayerError;
+use crate::tar_stream::{Source, read_error};
+use crate::{Digest, Progress};
+
+const CHUNK_SIZE: usize = 256 << 10;
+const CHUNKS: usize = 8;
+
+/// Largest window a zstd frame may ask for: 128 MiB, what the format's own tools allow.
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+
+/// What is known of a layer's bytes when all of them have gone by.
+pub(crate) struct Digests {
+    /// Of the bytes as they came.
+    pub(crate) blob: Digest,
+    /// Of the tar.
+    pub(crate) diff_id: Digest,
+}
+
+/// Runs `consume` on the uncompressed bytes of `blob`, at most `max_bytes` of them, and returns their digests as well.
+/// What `consume` leaves unread is read to the end.
+pub(crate) fn run<T>(
+    blob: impl Read + Send,
+    max_bytes: u64,
+    progress: &dyn Progress,
+    consume: impl FnOnce(&mut dyn Source) -> Result<T, LayerError>,
+) -> Result<(T, Digests), LayerError> {
+    let (full_sender, full) = sync_channel(CHUNKS);
+    let (empty, empty_receiver) = sync_channel(CHUNKS);
+    for _ in 0..CHUNKS {
+        let _ = empty.send(Vec::new());
+    }
+    thread::scope(|scope| {
+        let producer = scope.spawn(move || {
+            let result = produce(blob, max_bytes, progress, &full_sender, &empty_receiver);
+            // After an error the consumer sees the stream end; the error is what gets reported.
+            drop(full_sender);
+            result
+        });
+        let mut chunks = Chunks { full, empty, chunk: Vec::new(), at: 0 };
+        let consumed = consume(&mut chunks);
+        if consumed.is_ok() {
+            chunks.drain();
+        }
+        drop(chunks);
+        let produced = producer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        match (consumed, produced) {
+            (_, Err(error)) => Err(error),
+            (Err(error), _) => Err(error),
+            (Ok(value), Ok(Some(digests))) => Ok((value, digests)),
+            // The consumer hung up without an error of its own, which `drain` rules out.
+            (Ok(_), Ok(None)) => Err(LayerError::Truncated),
+        }
+    })
+}
+
+/// Returns `None` if the consumer hung up.
+fn produce(
+    blob: impl Read,
+    max_bytes: u64,
+    progress: &dyn Progress,
+    full: &SyncSender<Vec<u8>>,
+    empty: &Receiver<Vec<u8>>,
+) -> Result<Option<Digests>, LayerError> {
+    let mut blob = Hashed { inner: blob, hash: Sha256::new(), progress };
+    let mut diff = Sha256::new();
+    let mut total = 0u64;
+    let mut tar = decompressed(&mut blob).map_err(read_error)?;
+    while let Ok(mut chunk) = empty.recv() {
+        chunk.resize(CHUNK_SIZE, 0);
+        let len = fill(&mut tar, &mut chunk).map_err(read_error)?;
+        chunk.truncate(len);
+        if len == 0 {
+            drop(tar);
+            // A decompressor may stop before its input ends.
+            io::copy(&mut blob, &mut io::sink()).map_err(read_error)?;
+            let blob = Digest::of(&blob.hash.finalize().into());
+            return Ok(Some(Digests { blob, diff_id: Digest::of(&diff.finalize().into()) }));
+        }
+        total += len as u64;
+        if total > max_bytes {
+            return Err(LayerError::Limit { what: "bytes in a layer", limit: max_bytes });
+        }
+        diff.update(&chunk);
+        if full.send(chunk).is_err() {
+            break;
+        }
+    }
+    Ok(None)
+}
+
+/// Undoes the compression that the first bytes show.
+pub(crate) fn decompressed<'a>(mut blob: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    let mut magic = [0; 4];
+    let len = fill(&mut blob, &mut magic)?;
+    let start = io::Cursor::new(magic).take(len as u64);
+    let whole = start.chain(blob);
+    Ok(match magic {
+        // RFC 1952 §2.3.1: "ID1 = 31, ID2 = 139"
+        [31, 139, ..] => Box::new(flate2::read::MultiGzDecoder::new(whole)),
+        // RFC 8878 §3.1.1: "Magic_Number … 0xFD2FB528"
+        [0x28, 0xb5, 0x2f, 0xfd] => {
+            let mut decoder = zstd::Decoder::new(whole)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+            Box::new(decoder)
+        }
+        _ => Box::new(whole),
+    })
+}
+
+/// Whether these first bytes are those of a compressed stream.
+pub(crate) fn is_compressed(start: &[u8]) -> bool {
+    start.starts_with(&[31, 139]) || start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])
+}
+
+/// Reads until the buffer is full or the input ends.
+pub(crate) fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match input.read(rest) {
+            Ok(0) => break,
+            Ok(len) => filled += len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+struct Hashed<'a, R> {
+    inner: R,
+    hash: Sha256,
+    progress: &'a dyn Progress,
+}
+
+impl<R: Read> Read for Hashed<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.inner.read(buffer)?;
+        self.hash.update(buffer.get(..len).unwrap_or_default());
+        self.progress.advance(len as u64);
+        Ok(len)
+    }
+}
+
+struct Chunks {
+    full: Receiver<Vec<u8>>,
+    empty: SyncSender<Vec<u8>>,
+    chunk: Vec<u8>,
+    at: usize,
+}
+
+impl Chunks {
+    /// What is left of the chunk, or of the next one. Empty at the end.
+    fn rest(&mut self) -> &[u8] {
+        if self.at == self.chunk.len() {
+            let next = self.full.recv().unwrap_or_default();
+            let used = std::mem::replace(&mut self.chunk, next);
+            self.at = 0;
+            let _ = self.empty.try_send(used);
+        }
+        self.chunk.get(self.at..).unwrap_or_default()
+    }
+
+    fn drain(&mut self) {
+        loop {
+            self.at = self.chunk.len();
+            if self.rest().is_empty() {
+                return;
+            }
+        }
+    }
+}
+
+impl Read for Chunks {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = Read::read(&mut self.rest(), buffer)?;
+        self.at += len;
+        Ok(len)
+    }
+}
+
+impl Source for Chunks {
+    fn skip(&mut self, mut len: u64) -> io::Result<()> {
+        while len > 0 {
+            let rest = self.rest().len();
+            if rest == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let step = rest.min(usize::try_from(len).unwrap_or(usize::MAX));
+            self.at += step;
+            len -= step as u64;
+        }
+        Ok(())
+    }
+}
