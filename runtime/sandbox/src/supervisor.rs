@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use guest_protocol::{BootConfig, HOST_PORT, HostEntry, UpperDisk, VERSION};
 use images::Progress;
+use machine::tsc::Calibration;
 use machine::{Ending, Kind, Machine, MachineError};
 use policy::machine as choice;
 use policy::resources::{self, Grant};
@@ -44,6 +45,9 @@ const START_LIMIT: Duration = Duration::from_secs(180);
 
 /// How long an ended machine may take to show it, and its last console bytes to arrive.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long `end` waits for a machine that is being made; its processes end with this one in any case.
+const BOOT_CALL_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a guest may take to sync and power off, beyond the grace its processes get.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
@@ -87,6 +91,8 @@ pub struct Sandbox {
     home: Home,
     grant: Grant,
     kind: Kind,
+    /// Started first of all: the longer it runs, the better it is.
+    clock: Calibration,
     vm: OwnedVm,
     lifecycle: Lifecycle,
     writer: Writer,
@@ -130,6 +136,7 @@ impl std::fmt::Debug for Running {
 impl Sandbox {
     /// Checks the spec, then makes the sandbox's directory, record and control socket. Needs a tokio runtime.
     pub fn create(home: &Home, spec: Spec, start: Start) -> Result<Self> {
+        let clock = Calibration::start();
         let grant = resources::grant(&spec.resources, &host::resources())?;
         if let Some(hostname) = &spec.hostname {
             policy::names::hostname(hostname)?;
@@ -157,6 +164,7 @@ impl Sandbox {
             home: home.clone(),
             grant,
             kind: machine_kind(choice.kind),
+            clock,
             vm,
             lifecycle: Lifecycle::new(),
             writer,
@@ -254,10 +262,10 @@ impl Sandbox {
 
         let upper = finished(&mut self.making_disk);
         let (image, kernel, upper) = tokio::try_join!(flat(image), flat(kernel), upper)?;
-        if let Some(recorded) = self.recorded.take() {
-            if recorded.await.is_err() {
-                self.writer.finish()?;
-            }
+        if let Some(recorded) = self.recorded.take()
+            && recorded.await.is_err()
+        {
+            self.writer.finish()?;
         }
         Ok((image, kernel, upper))
     }
@@ -287,8 +295,8 @@ impl Sandbox {
         };
         let console = Arc::clone(&self.console);
         let console = tokio::spawn(read_pipe(reader, move |bytes| console.console(bytes)));
-        let kind = self.kind;
-        self.booting = Some(spawn_blocking(move || boot_machine(kind, config)));
+        let (kind, clock) = (self.kind, self.clock);
+        self.booting = Some(spawn_blocking(move || boot_machine(kind, config, clock)));
         let Booted(machine) = finished(&mut self.booting).await?;
         self.timings.machine_us = Some(self.start.elapsed_us());
         self.watch(machine, console)?;
@@ -406,10 +414,10 @@ impl Sandbox {
         if let Some(making) = self.making_disk.take() {
             let _ = making.await;
         }
-        if let Some(booting) = self.booting.take() {
-            if let Ok(Ok(Booted(machine))) = booting.await {
-                let _ = self.watch(machine, tokio::spawn(std::future::ready(())));
-            }
+        if let Some(booting) = self.booting.take()
+            && let Ok(Ok(Ok(Booted(machine)))) = timeout(BOOT_CALL_LIMIT, booting).await
+        {
+            let _ = self.watch(machine, tokio::spawn(std::future::ready(())));
         }
         if matches!(self.lifecycle.phase(), Phase::Starting | Phase::StartFailed | Phase::Running) {
             self.to(Phase::Stopping);
@@ -537,10 +545,10 @@ fn record(home: &Home, id: &Id, spec: &Spec, grant: Grant) -> (Writer, oneshot::
     (writer, answer)
 }
 
-fn boot_machine(kind: Kind, config: machine::Config) -> Result<Booted, MachineError> {
+fn boot_machine(kind: Kind, config: machine::Config, clock: Calibration) -> Result<Booted, MachineError> {
     match kind {
         Kind::Kvm => Ok(Booted(Box::new(machine::native::Native::boot(config)?))),
-        Kind::Software => Err(MachineError::Refused("machine software is not built yet".to_owned())),
+        Kind::Software => Ok(Booted(Box::new(machine::software::Software::boot(config, clock)?))),
         Kind::Hvf => Err(MachineError::Refused("machine hvf is not built yet".to_owned())),
     }
 }

@@ -1,1 +1,254 @@
-//! Placeholder until the crate is written.
+//! What black-box tests share: a home of their own, the `matchlock` program, and proof that nothing is left behind.
+//!
+//! Everything goes through the program; nothing here knows its insides. Environment: `MATCHLOCK_BIN` (the program;
+//! without it nothing can run), `MATCHLOCK_TEST_MACHINE` (`software`, `kvm`), `MATCHLOCK_TEST_KERNEL` (a kernel
+//! reference, empty = the default). Not here: the tests.
+
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test's helper fails the test")]
+
+mod terminal;
+
+pub use terminal::Terminal;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::symlink;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long processes may take to notice that their sandbox has ended.
+const LINGER_LIMIT: Duration = Duration::from_secs(10);
+
+/// The built-in image.
+pub const IMAGE: &str = "busybox:latest";
+
+/// The program under test, if there is one.
+#[must_use]
+pub fn program() -> Option<PathBuf> {
+    std::env::var_os("MATCHLOCK_BIN").map(PathBuf::from)
+}
+
+/// The machine the tests run on.
+#[must_use]
+pub fn machine() -> String {
+    std::env::var("MATCHLOCK_TEST_MACHINE").unwrap_or_else(|_| "software".to_owned())
+}
+
+/// A user's home directory, with images and kernels of the real one.
+#[derive(Debug)]
+pub struct Home {
+    directory: tempfile::TempDir,
+    mark: String,
+}
+
+/// What a command did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// Exit status; 128 + n for signal n.
+    pub status: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Home {
+    /// An empty one whose cache is the real one's.
+    #[must_use]
+    pub fn new() -> Self {
+        let home = Self::bare();
+        fs::create_dir_all(real_cache()).unwrap();
+        symlink(real_cache(), home.cache()).unwrap();
+        home
+    }
+
+    /// An empty one with an image store of its own; only kernels are the real one's.
+    #[must_use]
+    pub fn with_own_images() -> Self {
+        let home = Self::bare();
+        let kernels = real_cache().join("kernels");
+        fs::create_dir_all(&kernels).unwrap();
+        fs::create_dir(home.cache()).unwrap();
+        symlink(kernels, home.cache().join("kernels")).unwrap();
+        home
+    }
+
+    fn bare() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir_all(directory.path().join(".cache")).unwrap();
+        fs::create_dir(directory.path().join("tmp")).unwrap();
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Self { directory, mark: format!("/matchlock-test-{}-{number}", std::process::id()) }
+    }
+
+    /// Where images and kernels are.
+    #[must_use]
+    pub fn cache(&self) -> PathBuf {
+        self.directory.path().join(".cache/matchlock")
+    }
+
+    /// Where sandboxes keep their files.
+    #[must_use]
+    pub fn vms(&self) -> PathBuf {
+        self.directory.path().join(".matchlock/vms")
+    }
+
+    /// The program with these arguments.
+    #[must_use]
+    pub fn matchlock<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(program().unwrap());
+        command.args(args).stdin(Stdio::null());
+        command.env("HOME", self.directory.path()).env("TMPDIR", self.directory.path().join("tmp"));
+        // PATH is what every process of a sandbox inherits, so it carries the mark by which they are found.
+        let path = std::env::var("PATH").unwrap();
+        command.env("PATH", format!("{path}:{}", self.mark));
+        command
+    }
+
+    /// `matchlock run` on the machine and kernel under test, with the built-in image.
+    #[must_use]
+    pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = self.matchlock(["run", "--machine", &machine(), "--image", IMAGE, "--memory", "256"]);
+        if let Ok(kernel) = std::env::var("MATCHLOCK_TEST_KERNEL") {
+            command.args(["--kernel", &kernel]);
+        }
+        command.args(args);
+        command
+    }
+
+    /// Runs the program to its end.
+    pub fn done<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Done {
+        done(&mut self.matchlock(args))
+    }
+
+    /// Starts a sandbox that stays, and gives its id.
+    #[must_use]
+    pub fn detached(&self, args: &[&str]) -> String {
+        let done = done(self.run(["-d"]).args(args));
+        assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{done:?}");
+        let id = done.stdout.trim_end().to_owned();
+        assert!(id.starts_with("vm-") && id.len() == 11, "{done:?}");
+        id
+    }
+
+    /// Processes of sandboxes of this home.
+    #[must_use]
+    pub fn processes(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let path = entry.path();
+            let environment = fs::read(path.join("environ")).unwrap_or_default();
+            let marked = environment.windows(self.mark.len()).any(|window| window == self.mark.as_bytes());
+            // A zombie has no environment, and is its parent's business.
+            if marked {
+                let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
+                found.push(format!("{} {}", entry.file_name().to_string_lossy(), name.trim()));
+            }
+        }
+        found
+    }
+
+    /// Waits until no process is left.
+    pub fn assert_no_process(&self) {
+        let start = Instant::now();
+        loop {
+            let processes = self.processes();
+            if processes.is_empty() {
+                return;
+            }
+            assert!(start.elapsed() < LINGER_LIMIT, "still there: {processes:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// No process, no file of any sandbox, no temporary file.
+    pub fn assert_nothing_left(&self) {
+        self.assert_no_process();
+        assert_eq!(names(&self.vms()), Vec::<String>::new(), "sandbox directories");
+        assert_eq!(names(&self.directory.path().join("tmp")), Vec::<String>::new(), "temporary files");
+        assert_eq!(self.done(["list", "--json"]).stdout.trim(), "[]", "records");
+    }
+}
+
+impl Default for Home {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn real_cache() -> PathBuf {
+    PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/matchlock")
+}
+
+/// Names in a directory; none if it is not there.
+#[must_use]
+pub fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Runs a command to its end.
+pub fn done(command: &mut Command) -> Done {
+    command.output().unwrap().into()
+}
+
+/// Runs a command to its end with this on its standard input.
+pub fn done_with_input(command: &mut Command, input: &[u8]) -> Done {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        // The command may end before it has read everything.
+        scope.spawn(move || stdin.write_all(input));
+        child.wait_with_output().unwrap().into()
+    })
+}
+
+/// Starts a command whose output is collected.
+pub fn spawn(command: &mut Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Waits until the command has written this much of its output, and gives it.
+pub fn read_until(child: &mut Child, text: &str) -> String {
+    let stdout = child.stdout.as_mut().unwrap();
+    let mut seen = String::new();
+    let mut byte = [0];
+    while !seen.contains(text) {
+        assert_eq!(stdout.read(&mut byte).unwrap(), 1, "ended after {seen:?}");
+        seen.push(char::from(byte[0]));
+    }
+    seen
+}
+
+/// Sends a signal.
+pub fn signal(child: &Child, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    kill_process(pid, signal).unwrap();
+}
+
+/// Waits for a command's end.
+pub fn end(child: Child) -> Done {
+    child.wait_with_output().unwrap().into()
+}
+
+impl From<Output> for Done {
+    fn from(output: Output) -> Self {
+        Self {
+            status: status(output.status),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+fn status(status: ExitStatus) -> i32 {
+    status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap()
+}
