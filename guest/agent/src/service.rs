@@ -64,7 +64,7 @@ impl Running {
     }
 
     /// Waits until none is left, but not for longer than `limit`.
-    pub(crate) fn wait_for_none(&self, limit: Duration) {
+    pub fn wait_for_none(&self, limit: Duration) {
         let waited = self.changed.wait_timeout_while(self.lock(), limit, |count| *count > 0);
         drop(waited);
     }

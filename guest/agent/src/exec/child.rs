@@ -161,7 +161,8 @@ fn execute(plan: &Plan<'_>) -> Errno {
         unsafe { libc::execve(path.as_ptr(), plan.arguments, plan.environment) };
         // The errno of the thread-locals that the child borrows from the waiting parent; reading it allocates nothing.
         match last_error() {
-            Errno::NOENT | Errno::NOTDIR | Errno::NODEV | Errno::STALE | Errno::TIMEDOUT => {}
+            absent @ (Errno::NOENT | Errno::NOTDIR) if error != Errno::ACCESS => error = absent,
+            Errno::NOENT | Errno::NOTDIR => {}
             Errno::ACCESS => error = Errno::ACCESS,
             other => return other,
         }

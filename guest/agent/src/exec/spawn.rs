@@ -1,6 +1,6 @@
 //! Starting one program: its streams, its identity, its namespaces, and the clone that leads to [`super::child`].
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{CString, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -104,16 +104,24 @@ fn failure(step: Step, errno: Errno, request: &ExecRequest, strings: &Strings) -
             ExecFailure::WorkingDir(format!("{}: {}", request.working_dir, words(errno)))
         }
         (Step::User, _) => ExecFailure::User(format!("{}: {}", request.user, words(errno))),
-        (Step::Exec, Errno::NOENT | Errno::NOTDIR) => match strings.name.contains('/') {
-            true => ExecFailure::NotFound(format!("{}: {}", strings.name, words(errno))),
-            false => ExecFailure::NotFound(format!("{}: not found in PATH", strings.name)),
-        },
+        (Step::Exec, Errno::NOENT | Errno::NOTDIR) => ExecFailure::NotFound(not_found(errno, strings)),
         (Step::Exec, _) => ExecFailure::NotExecutable(format!("{}: {}", strings.name, words(errno))),
         (Step::Session, _) => other("session", errno),
         (Step::Terminal, _) => other("terminal", errno),
         (Step::Namespace, _) => other("mount namespace", errno),
         (Step::Stdio, _) => other("standard streams", errno),
         (Step::Restrict, _) => other("restrictions", errno),
+    }
+}
+
+/// What exactly is not there.
+fn not_found(errno: Errno, strings: &Strings) -> String {
+    let there = |path: &CString| rustix::fs::stat(path.as_c_str()).is_ok();
+    match strings.name.as_str() {
+        "" => "no program given".to_owned(),
+        name if strings.candidates.iter().any(there) => format!("{name}: its interpreter does not exist"),
+        name if name.contains('/') => format!("{name}: {}", words(errno)),
+        name => format!("{name}: not found in PATH"),
     }
 }
 

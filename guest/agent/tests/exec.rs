@@ -1,0 +1,420 @@
+//! Programs, as the host sees them: status, streams, terminal, signals, the end of either side.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs, reason = "tests")]
+#![allow(unsafe_code, reason = "each test enters a mount namespace")]
+#![allow(clippy::pedantic, reason = "tests")]
+
+#[allow(unreachable_pub, dead_code, reason = "shared by tests that use parts of it")]
+mod support;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use guest_protocol::{ExecFailure, Exit, Request, ServiceFromGuest, ServiceFromHost, Stdio, TerminalSize};
+use support::{Client, guest, request, run, shell};
+
+#[test]
+fn output_and_status() {
+    let Some(agent) = guest() else { return };
+    let outcome = run(&agent, shell("echo hi; echo oh >&2; exit 7"));
+    assert!(outcome.started);
+    assert_eq!(
+        (outcome.text(), outcome.stderr.as_slice(), outcome.status()),
+        ("hi\n", b"oh\n".as_slice(), 7)
+    );
+    let usage = outcome.exit.unwrap().1;
+    assert!(usage.spawn_us > 0 && usage.spawn_us <= usage.wall_us, "{usage:?}");
+    assert_eq!(run(&agent, request(&["printf", "%s|", "a b", "", "$HOME"])).text(), "a b||$HOME|");
+    assert_eq!(run(&agent, request(&["true"])).exit.unwrap().0, Exit::Code(0));
+}
+
+#[test]
+fn death_by_signal() {
+    let Some(agent) = guest() else { return };
+    for (text, signal) in [("kill -9 $$", 9), ("kill -TERM $$", 15), ("kill -SEGV $$", 11)] {
+        assert_eq!(run(&agent, shell(text)).exit.unwrap().0, Exit::Signal(signal), "{text}");
+    }
+    assert_eq!(run(&agent, shell("(kill -9 $$)")).status(), 137);
+}
+
+#[test]
+fn programs_that_never_run() {
+    let Some(agent) = guest() else { return };
+    let failure = |request| {
+        let outcome = run(&agent, request);
+        assert!(!outcome.started && outcome.exit.is_none(), "{outcome:?}");
+        outcome.failure.unwrap()
+    };
+    let not_found = |text: &str| ExecFailure::NotFound(text.to_owned());
+    let not_executable = |text: &str| ExecFailure::NotExecutable(text.to_owned());
+    assert_eq!(failure(request(&["nosuch"])), not_found("nosuch: not found in PATH"));
+    assert_eq!(failure(request(&["/bin/nosuch"])), not_found("/bin/nosuch: no such file or directory"));
+    assert_eq!(failure(request(&["/bin/plain/x"])), not_found("/bin/plain/x: not a directory"));
+    assert_eq!(failure(request(&["orphaned"])), not_found("orphaned: its interpreter does not exist"));
+    assert_eq!(failure(request(&["plain"])), not_executable("plain: permission denied"));
+    assert_eq!(failure(request(&["/etc"])), not_executable("/etc: permission denied"));
+    assert_eq!(failure(request(&["garbage"])), not_executable("garbage: exec format error"));
+    assert_eq!(failure(request(&[""])), not_found("no program given"));
+    assert_eq!(failure(request(&[])), not_found("no program given"));
+    let mut no_shell = shell("true");
+    no_shell.env = vec![("PATH".to_owned(), "/nowhere".to_owned())];
+    assert_eq!(failure(no_shell), not_found("sh: not found in PATH"));
+
+    let mut lost = shell("true");
+    lost.working_dir = "/no/such".to_owned();
+    assert_eq!(failure(lost), ExecFailure::WorkingDir("/no/such: no such file or directory".to_owned()));
+    let mut locked_out = shell("true");
+    locked_out.working_dir = "/private".to_owned();
+    locked_out.user = "app".to_owned();
+    assert_eq!(failure(locked_out), ExecFailure::WorkingDir("/private: permission denied".to_owned()));
+    let mut nobody = shell("true");
+    nobody.user = "nobody".to_owned();
+    assert_eq!(failure(nobody), ExecFailure::User("no such user: nobody".to_owned()));
+    let mut nul = request(&["echo", "a\0b"]);
+    nul.privileged = true;
+    assert!(matches!(failure(nul), ExecFailure::Other(_)));
+    assert!(matches!(failure(request(&["echo", &"x".repeat(200 << 10)])), ExecFailure::NotExecutable(_)));
+}
+
+#[test]
+fn environment_and_directory() {
+    let Some(agent) = guest() else { return };
+    let mut request = request(&["env"]);
+    request.env =
+        vec![("PATH".into(), "/bin".into()), ("A".into(), "x=y z".into()), ("E".into(), String::new())];
+    assert_eq!(run(&agent, request.clone()).text(), "PATH=/bin\nA=x=y z\nE=\n");
+    request.user = "app".into();
+    assert_eq!(run(&agent, request).text(), "PATH=/bin\nA=x=y z\nE=\nHOME=/home/app\n");
+    let mut there = shell("pwd");
+    assert_eq!(run(&agent, there.clone()).text(), "/\n");
+    there.working_dir = "/home/app".into();
+    assert_eq!(run(&agent, there).text(), "/home/app\n");
+}
+
+#[test]
+fn users_and_groups() {
+    let Some(agent) = guest() else { return };
+    for (user, expected) in [
+        ("", "0 0 0"),
+        ("root", "0 0 0 10"),
+        ("app", "1000 1001 1001 10 29"),
+        ("1000", "1000 1001 1001 10 29"),
+        ("app:audio", "1000 29 29"),
+        ("4000", "4000 4000 4000"),
+        ("4000:7", "4000 7 7"),
+    ] {
+        let mut who = shell("echo $(id -u) $(id -g) $(id -G)");
+        who.user = user.to_owned();
+        assert_eq!(run(&agent, who).text().trim(), expected, "user {user:?}");
+    }
+    let mut open = shell("echo out >/proc/self/fd/1; echo err >/proc/self/fd/2; id -u </dev/null");
+    open.user = "app".to_owned();
+    let outcome = run(&agent, open);
+    assert!(outcome.text().starts_with("out\n"), "a user may open its own streams: {outcome:?}");
+}
+
+#[test]
+fn a_namespace_of_its_own() {
+    let Some(agent) = guest() else { return };
+    let outcome = run(&agent, shell("echo $$; ls /proc | grep -c '^[0-9]'"));
+    let mut lines = outcome.text().lines();
+    assert_eq!(lines.next(), Some("2"), "PID 2, under the namespace's init");
+    let visible: u32 = lines.next().unwrap().parse().unwrap();
+    assert!(visible <= 4, "init, sh, ls, grep; not {visible}");
+    let mut mounts = shell("mount -t tmpfs none /home && touch /home/x && ls /home");
+    mounts.privileged = true;
+    assert_eq!(run(&agent, mounts).text(), "x\n");
+    assert_eq!(
+        run(&agent, request(&["ls", "/home"])).text(),
+        "app\n",
+        "mounts of one exec are not seen by others"
+    );
+    assert_eq!(
+        run(&agent, shell("sleep 0.1 & for i in 1 2 3; do (sleep 0 &); done; wait; echo ok")).text(),
+        "ok\n"
+    );
+}
+
+#[test]
+fn background_processes_end_with_the_program() {
+    let Some(agent) = guest() else { return };
+    let started = Instant::now();
+    let outcome =
+        run(&agent, shell("sleep 600.125 & sleep 600.125 >/dev/null 2>&1 & setsid sleep 600.125 & echo up"));
+    assert_eq!((outcome.text(), outcome.status()), ("up\n", 0));
+    agent.running.wait_for_none(Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert_eq!(processes_with("600.125"), 0);
+}
+
+/// How many processes of the machine have this word in their command line.
+fn processes_with(word: &str) -> usize {
+    let line = |entry: std::fs::DirEntry| std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+    let found = |line: &Vec<u8>| String::from_utf8_lossy(line).split('\0').any(|part| part == word);
+    std::fs::read_dir("/proc").unwrap().flatten().map(line).filter(found).count()
+}
+
+#[test]
+fn input() {
+    let Some(agent) = guest() else { return };
+    assert_eq!(run(&agent, request(&["cat"])).text(), "", "without a pipe, input is /dev/null");
+
+    let mut cat = request(&["cat"]);
+    cat.stdio = Stdio::Pipe;
+    let mut client = Client::exec(&agent, cat.clone());
+    client.stdin(b"one\n");
+    client.expect("one\n");
+    client.stdin(b"two\n");
+    client.stdin(b"");
+    let outcome = client.finish();
+    assert_eq!((outcome.text(), outcome.status()), ("two\n", 0));
+
+    let data: Vec<u8> =
+        (0..8 << 20).map(|index: u32| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let client = Client::exec(&agent, cat);
+    let mut writer = Client { stream: client.stream.try_clone().unwrap(), input: Default::default() };
+    let sent = data.clone();
+    let feeding = std::thread::spawn(move || {
+        for piece in sent.chunks(100_000) {
+            writer.stdin(piece);
+        }
+        writer.stdin(b"");
+    });
+    let outcome = client.finish();
+    feeding.join().unwrap();
+    assert!(outcome.stdout == data, "{} of {} bytes", outcome.stdout.len(), data.len());
+}
+
+#[test]
+fn input_nobody_reads() {
+    let Some(agent) = guest() else { return };
+    let mut deaf = shell("exec <&-; echo closed; sleep 0.2; exit 3");
+    deaf.stdio = Stdio::Pipe;
+    let mut client = Client::exec(&agent, deaf);
+    client.expect("closed\n");
+    for _ in 0..20 {
+        client.stdin(&[b'x'; 50_000]);
+    }
+    assert_eq!(client.finish().status(), 3);
+
+    let mut ignoring = shell("sleep 0.2; exit 4");
+    ignoring.stdio = Stdio::Pipe;
+    let mut client = Client::exec(&agent, ignoring);
+    client.stdin(&[b'x'; 200_000]);
+    assert_eq!(client.finish().status(), 4);
+}
+
+#[test]
+fn much_output_and_a_slow_reader() {
+    let Some(agent) = guest() else { return };
+    let outcome = run(
+        &agent,
+        shell("dd if=/proc/self/exe bs=1M count=0 2>/dev/null; yes 0123456789abcde | head -c 67108864"),
+    );
+    assert_eq!(outcome.stdout.len(), 64 << 20);
+    assert!(outcome.stdout.chunks(16).all(|line| line == b"0123456789abcde\n"));
+
+    let client = Client::exec(&agent, shell("yes | head -c 3000000; echo over >&2"));
+    std::thread::sleep(Duration::from_millis(300));
+    let outcome = client.finish();
+    assert_eq!((outcome.stdout.len(), outcome.stderr.as_slice()), (3_000_000, b"over\n".as_slice()));
+}
+
+#[test]
+fn output_closed_early() {
+    let Some(agent) = guest() else { return };
+    assert_eq!(run(&agent, shell("exec >&- 2>&-; sleep 0.1; exit 9")).status(), 9);
+}
+
+#[test]
+fn signals_from_the_host() {
+    let Some(agent) = guest() else { return };
+    let mut client =
+        Client::exec(&agent, shell("trap 'echo got; exit 5' USR1; echo up; while :; do sleep 0.05; done"));
+    client.expect("up\n");
+    client.send(&ServiceFromHost::Signal(0));
+    client.send(&ServiceFromHost::Signal(-9));
+    client.send(&ServiceFromHost::Signal(65));
+    client.send(&ServiceFromHost::Signal(10));
+    let outcome = client.finish();
+    assert_eq!((outcome.text(), outcome.status()), ("got\n", 5));
+
+    let mut client = Client::exec(&agent, shell("echo up; sleep 600"));
+    client.expect("up\n");
+    client.send(&ServiceFromHost::Signal(15));
+    assert_eq!(client.finish().exit.unwrap().0, Exit::Signal(15));
+}
+
+const SIZE: TerminalSize = TerminalSize { rows: 33, cols: 111 };
+
+#[test]
+fn terminal() {
+    let Some(agent) = guest() else { return };
+    let mut request = shell("tty; stty size; read line; stty size; echo \"<$line>\"; echo err >&2; exit 6");
+    request.stdio = Stdio::Terminal(SIZE);
+    request.user = "app".to_owned();
+    let mut client = Client::exec(&agent, request);
+    assert!(client.expect("33 111\r\n").starts_with("/dev/pts/"));
+    client.send(&ServiceFromHost::Resize(TerminalSize { rows: 50, cols: 99 }));
+    client.stdin(b"");
+    client.stdin(b"hello\r");
+    let outcome = client.finish();
+    assert_eq!((outcome.text(), outcome.status()), ("hello\r\n50 99\r\n<hello>\r\nerr\r\n", 6));
+    assert!(outcome.stderr.is_empty());
+}
+
+#[test]
+fn terminal_keys_and_last_bytes() {
+    let Some(agent) = guest() else { return };
+    let mut request = shell("echo up; sleep 600");
+    request.stdio = Stdio::Terminal(SIZE);
+    let mut client = Client::exec(&agent, request);
+    client.expect("up\r\n");
+    client.stdin(&[3]);
+    assert_eq!(client.finish().exit.unwrap().0, Exit::Signal(2), "^C");
+
+    for _ in 0..20 {
+        let mut request = shell("seq 1 3000");
+        request.stdio = Stdio::Terminal(SIZE);
+        let outcome = run(&agent, request);
+        assert!(outcome.text().ends_with("\r\n3000\r\n"), "the tail arrived");
+        assert_eq!(outcome.text().lines().count(), 3000);
+    }
+    let mut lingering = shell("sleep 600.25 & echo last");
+    lingering.stdio = Stdio::Terminal(SIZE);
+    assert_eq!(run(&agent, lingering).text(), "last\r\n");
+}
+
+#[test]
+fn hanging_up_cancels() {
+    let Some(agent) = guest() else { return };
+    let mut pipe = shell("trap '' TERM HUP INT; echo up; while :; do sleep 0.05; done");
+    pipe.stdio = Stdio::Pipe;
+    let mut terminal = pipe.clone();
+    terminal.stdio = Stdio::Terminal(SIZE);
+    let mut stopped = shell("echo up; kill -STOP $$; sleep 600");
+    stopped.stdio = Stdio::Pipe;
+    for (request, up) in
+        [(shell("echo up; exec sleep 600"), "up\n"), (pipe, "up\n"), (terminal, "up\r\n"), (stopped, "up\n")]
+    {
+        let mut client = Client::exec(&agent, request);
+        client.expect(up);
+        let hung_up = Instant::now();
+        drop(client);
+        agent.running.wait_for_none(Duration::from_secs(10));
+        assert!(hung_up.elapsed() < Duration::from_secs(1), "{:?}", hung_up.elapsed());
+    }
+}
+
+#[test]
+fn hanging_up_lets_programs_clean_up() {
+    let Some(agent) = guest() else { return };
+    let mut client = Client::exec(
+        &agent,
+        shell("trap 'echo bye; echo done >/tmp/cleaned; exit' TERM; echo up; while :; do sleep 0.05; done"),
+    );
+    client.expect("up\n");
+    drop(client);
+    agent.running.wait_for_none(Duration::from_secs(10));
+    assert_eq!(std::fs::read_to_string("/tmp/cleaned").unwrap(), "done\n");
+}
+
+#[test]
+fn hanging_up_with_both_directions_full() {
+    let Some(agent) = guest() else { return };
+    let mut busy = shell("yes & sleep 600");
+    busy.stdio = Stdio::Pipe;
+    let mut client = Client::exec(&agent, busy);
+    assert_eq!(client.message(), Some(ServiceFromGuest::Started));
+    client.stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    // Neither side reads: the program's input and the output to the host both fill up.
+    let head = guest_protocol::frame::Head::bytes(guest_protocol::frame::Kind::Stdin, 1 << 20).unwrap();
+    std::io::Write::write_all(&mut client.stream, &head).unwrap();
+    while std::io::Write::write(&mut client.stream, &[0; 65536]).is_ok() {}
+    let hung_up = Instant::now();
+    drop(client);
+    agent.running.wait_for_none(Duration::from_secs(10));
+    assert!(hung_up.elapsed() < Duration::from_secs(1), "{:?}", hung_up.elapsed());
+}
+
+#[test]
+fn pings_then_a_program() {
+    let Some(agent) = guest() else { return };
+    let mut client = Client::connect(&agent);
+    for _ in 0..3 {
+        client.send(&ServiceFromHost::Request(Request::Ping));
+        assert_eq!(client.message(), Some(ServiceFromGuest::Pong));
+    }
+    // All at once: two pings, a request, and its input.
+    let mut cat = request(&["cat"]);
+    cat.stdio = Stdio::Pipe;
+    client.send(&ServiceFromHost::Request(Request::Ping));
+    client.send(&ServiceFromHost::Request(Request::Exec(Box::new(cat))));
+    client.stdin(b"early");
+    client.stdin(b"");
+    assert_eq!(client.message(), Some(ServiceFromGuest::Pong));
+    assert_eq!(client.finish().text(), "early");
+}
+
+#[test]
+fn a_hundred_at_once() {
+    let Some(agent) = guest() else { return };
+    let clients: Vec<_> = (0..100)
+        .map(|index| {
+            Client::exec(
+                &agent,
+                shell(&format!("read x < /etc/passwd; sleep 0.2; echo {index}; exit {index}")),
+            )
+        })
+        .collect();
+    for (index, client) in clients.into_iter().enumerate() {
+        let outcome = client.finish();
+        assert_eq!((outcome.text(), usize::from(outcome.status())), (format!("{index}\n").as_str(), index));
+    }
+}
+
+#[test]
+fn more_streams_than_the_limit() {
+    let Some(agent) = guest() else { return };
+    let mut clients: Vec<_> =
+        (0..guest_agent::service::STREAM_LIMIT).map(|_| Client::connect(&agent)).collect();
+    let refused = Client::connect(&agent).finish();
+    assert!(matches!(refused.failure, Some(ExecFailure::Other(_))), "{refused:?}");
+    let last = clients.pop().unwrap();
+    last.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    assert!(last.finish().failure.is_none());
+    // The place is free once the thread has ended, which nothing here can wait for but by trying.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while run(&agent, request(&["true"])).exit.is_none() {
+        assert!(Instant::now() < deadline);
+    }
+}
+
+#[test]
+fn detached() {
+    let Some(agent) = guest() else { return };
+    let mut request = shell("sh -c 'echo $$; exec sleep 600.5' & sleep 0.2");
+    request.detached = true;
+    let outcome = run(&agent, request);
+    assert_eq!(outcome.status(), 0);
+    let pid: i32 = outcome.text().trim().parse().unwrap();
+    assert_eq!(processes_with("600.5"), 1, "it goes on, in the agent's PID namespace");
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+#[test]
+fn an_agent_is_shared() {
+    let Some(agent) = guest() else { return };
+    let streams: Vec<_> = (0..8)
+        .map(|_| {
+            let agent = Arc::clone(&agent);
+            std::thread::spawn(move || {
+                for _ in 0..20 {
+                    assert_eq!(run(&agent, request(&["echo", "x"])).text(), "x\n");
+                }
+            })
+        })
+        .collect();
+    streams.into_iter().for_each(|stream| stream.join().unwrap());
+}

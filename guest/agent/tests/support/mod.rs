@@ -1,0 +1,220 @@
+//! A small root with busybox, an agent that serves in it, and the host's end of its streams.
+//!
+//! Each test runs in a mount namespace of its own, changed into that root; threads started by the test inherit both.
+
+use std::fs::{File, Permissions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use guest_agent::service::{Agent, start_stream};
+use guest_protocol::frame::{self, Head, Kind, Splitter};
+use guest_protocol::{
+    ExecFailure, ExecRequest, Exit, Program, Request, ServiceFromGuest, ServiceFromHost, Stdio, Usage,
+};
+use rustix::fs::{CWD, FileType, Mode};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::thread::UnshareFlags;
+
+pub const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// What a guest needs of the host; `None` (or, if `REQUIRE` names it, a panic) with the reason printed.
+pub fn guest() -> Option<Arc<Agent>> {
+    let missing = match busybox() {
+        _ if !rustix::process::geteuid().is_root() => "root",
+        None => "busybox-static",
+        Some(busybox) => return Some(enter(busybox)),
+    };
+    let required = std::env::var("REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|name| name == missing), "this test needs {missing}");
+    eprintln!("skipped: this test needs {missing}");
+    None
+}
+
+fn busybox() -> Option<&'static Path> {
+    ["/bin/busybox", "/usr/bin/busybox"].iter().map(Path::new).find(|path| path.exists())
+}
+
+/// Fills a memory file system, which ends with the test's mount namespace.
+fn fill(root: &Path, busybox: &Path) {
+    for directory in ["bin", "dev/pts", "proc", "etc", "tmp", "root", "home/app", "private"] {
+        std::fs::create_dir_all(root.join(directory)).unwrap();
+    }
+    std::fs::copy(busybox, root.join("bin/busybox")).unwrap();
+    let applets = Command::new(busybox).arg("--list").output().unwrap();
+    for applet in String::from_utf8(applets.stdout).unwrap().lines().filter(|name| *name != "busybox") {
+        symlink("busybox", root.join("bin").join(applet)).unwrap();
+    }
+    for (name, major, minor) in [("null", 1, 3), ("tty", 5, 0)] {
+        let device = rustix::fs::makedev(major, minor);
+        let mode = Mode::from_raw_mode(0o666);
+        rustix::fs::mknodat(CWD, root.join("dev").join(name), FileType::CharacterDevice, mode, device).unwrap();
+    }
+    let write = |path: &str, text: &str| std::fs::write(root.join(path), text).unwrap();
+    write("etc/passwd", "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n");
+    write("etc/group", "root:x:0:\napp:x:1001:\nwheel:x:10:root,app\naudio:x:29:app\n");
+    write("bin/plain", "no program\n");
+    write("bin/garbage", "\x7fELF nonsense");
+    write("bin/orphaned", "#!/no/such/interpreter\n");
+    for (path, mode) in [("bin/garbage", 0o755), ("bin/orphaned", 0o755), ("tmp", 0o1777), ("private", 0o700)]
+    {
+        std::fs::set_permissions(root.join(path), Permissions::from_mode(mode)).unwrap();
+    }
+}
+
+fn enter(busybox: &Path) -> Arc<Agent> {
+    let root = std::env::temp_dir();
+    let null = File::options().read(true).write(true).open("/dev/null").unwrap();
+    // SAFETY: neither flag takes the descriptor table away from other threads.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }.unwrap();
+    let recursive = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", recursive).unwrap();
+    rustix::mount::mount("root", &root, "tmpfs", MountFlags::empty(), None).unwrap();
+    fill(&root, busybox);
+    for (place, kind) in [("proc", "proc"), ("dev/pts", "devpts")] {
+        rustix::mount::mount(kind, root.join(place), kind, MountFlags::empty(), None).unwrap();
+    }
+    // Not chroot: entering a mount namespace leads to its root.
+    rustix::process::chdir(&root).unwrap();
+    rustix::process::pivot_root(".", ".").unwrap();
+    rustix::mount::unmount(".", UnmountFlags::DETACH).unwrap();
+    rustix::process::chdir("/").unwrap();
+    let terminals = File::open("/dev/pts").unwrap();
+    Arc::new(Agent::new(null.into(), terminals.into()))
+}
+
+pub fn request(program: &[&str]) -> ExecRequest {
+    ExecRequest {
+        program: Program::Argv(program.iter().map(|text| (*text).to_owned()).collect()),
+        env: vec![("PATH".to_owned(), PATH.to_owned())],
+        working_dir: String::new(),
+        user: String::new(),
+        stdio: Stdio::Null,
+        privileged: false,
+        detached: false,
+    }
+}
+
+pub fn shell(text: &str) -> ExecRequest {
+    ExecRequest { program: Program::Shell(text.to_owned()), ..request(&[]) }
+}
+
+/// How an exec went.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub started: bool,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    pub exit: Option<(Exit, Usage)>,
+    pub failure: Option<ExecFailure>,
+}
+
+impl Outcome {
+    pub fn status(&self) -> u8 {
+        self.exit.unwrap_or_else(|| panic!("no exit: {self:?}")).0.status()
+    }
+
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.stdout).unwrap()
+    }
+}
+
+/// The host's end of a service stream.
+pub struct Client {
+    pub stream: UnixStream,
+    pub input: Splitter,
+}
+
+impl Client {
+    pub fn connect(agent: &Arc<Agent>) -> Self {
+        let (host, guest) = UnixStream::pair().unwrap();
+        host.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        start_stream(OwnedFd::from(guest), agent);
+        Self { stream: host, input: Splitter::default() }
+    }
+
+    pub fn exec(agent: &Arc<Agent>, request: ExecRequest) -> Self {
+        let mut client = Self::connect(agent);
+        client.send(&ServiceFromHost::Request(Request::Exec(Box::new(request))));
+        client
+    }
+
+    pub fn send(&mut self, message: &ServiceFromHost) {
+        self.stream.write_all(&frame::encode(message).unwrap()).unwrap();
+    }
+
+    pub fn stdin(&mut self, bytes: &[u8]) {
+        let mut data = Head::bytes(Kind::Stdin, bytes.len()).unwrap().to_vec();
+        data.extend_from_slice(bytes);
+        self.stream.write_all(&data).unwrap();
+    }
+
+    /// The next frame; `None` at the end of the stream.
+    pub fn next(&mut self) -> Option<(Kind, Vec<u8>)> {
+        loop {
+            if let Some((kind, payload)) = self.input.next_frame().unwrap() {
+                return Some((kind, payload.to_vec()));
+            }
+            let mut buffer = [0; 32768];
+            let n = match self.stream.read(&mut buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                read => read.expect("an answer within a minute"),
+            };
+            if n == 0 {
+                assert!(self.input.at_boundary(), "the stream ended inside a frame");
+                return None;
+            }
+            self.input.push(&buffer[..n]);
+        }
+    }
+
+    pub fn message(&mut self) -> Option<ServiceFromGuest> {
+        let (kind, payload) = self.next()?;
+        assert_eq!(kind, Kind::Message);
+        Some(frame::decode(&payload).unwrap())
+    }
+
+    /// Waits until output shows up that ends with `text`.
+    pub fn expect(&mut self, text: &str) -> String {
+        let mut all = Vec::new();
+        while !String::from_utf8_lossy(&all).ends_with(text) {
+            let (kind, payload) = self.next().unwrap_or_else(|| panic!("{text:?} in {all:?}"));
+            if kind == Kind::Stdout {
+                all.extend(payload);
+            } else if let Ok(ServiceFromGuest::Exited(..) | ServiceFromGuest::Failed(_)) =
+                frame::decode(&payload)
+            {
+                panic!("ended without {text:?}: {:?}", String::from_utf8_lossy(&all));
+            }
+        }
+        String::from_utf8(all).unwrap()
+    }
+
+    /// Reads to the end of the stream.
+    pub fn finish(mut self) -> Outcome {
+        let mut outcome = Outcome::default();
+        while let Some((kind, payload)) = self.next() {
+            match kind {
+                Kind::Stdout => outcome.stdout.extend(payload),
+                Kind::Stderr => outcome.stderr.extend(payload),
+                Kind::Stdin => panic!("stdin from the guest"),
+                Kind::Message => match frame::decode(&payload).unwrap() {
+                    ServiceFromGuest::Started => outcome.started = true,
+                    ServiceFromGuest::Exited(exit, usage) => outcome.exit = Some((exit, usage)),
+                    ServiceFromGuest::Failed(failure) => outcome.failure = Some(failure),
+                    ServiceFromGuest::Pong => panic!("unasked pong"),
+                },
+            }
+        }
+        outcome
+    }
+}
+
+pub fn run(agent: &Arc<Agent>, request: ExecRequest) -> Outcome {
+    Client::exec(agent, request).finish()
+}
