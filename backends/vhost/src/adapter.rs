@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use guest_memory::GuestRam;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackendMut, VringEpollHandler, VringState, VringT};
-use virtio::{Activation, Device, Interrupt, Io};
+use virtio::{Activation, Device, DeviceKind, Event, Interrupt, Io};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
@@ -20,6 +20,9 @@ use crate::ring::{Memory, Ring};
 
 /// Queues that fit the set of interrupts to raise; more than any device here has.
 pub(crate) const MAX_QUEUES: usize = 32;
+/// What QEMU's virtio-mmio tells the driver is the largest size of any queue (`VIRTQUEUE_MAX_SIZE`), whatever the device
+/// says; Linux takes the largest.
+const QEMU_MMIO_QUEUE_SIZE: u16 = 1024;
 /// Longest configuration space of the protocol (`VHOST_USER_CONFIG_SIZE`).
 const MAX_CONFIG: u32 = 256;
 
@@ -29,6 +32,7 @@ type Epoll = VringEpollHandler<Arc<Mutex<Adapter>>>;
 pub(crate) struct Adapter {
     // The trait wants `Sync`; nobody ever waits for this lock, the loop's own is around it.
     device: Mutex<Box<dyn Device>>,
+    kind: DeviceKind,
     queues: usize,
     max_queue_size: u16,
     offered: u64,
@@ -38,7 +42,18 @@ pub(crate) struct Adapter {
     /// Rings stopped since the device was last active, a bit each.
     stopped: u64,
     epoll: Weak<Epoll>,
+    /// How the device asks for another turn on a queue. The driver's kicks are the loop's.
+    turns: Vec<Event>,
     exit: (EventConsumer, EventNotifier),
+}
+
+/// What the loop calls for.
+#[derive(Clone, Copy)]
+enum Happened {
+    /// A queue has something, or is to have another turn.
+    Queue(usize),
+    /// The device's host side has something.
+    Host,
 }
 
 /// Whether the device is active, and whether its rings are.
@@ -54,13 +69,14 @@ enum Running {
 
 impl Adapter {
     pub(crate) fn new(device: Box<dyn Device>) -> io::Result<Self> {
-        let sizes = device.queue_sizes();
+        let sizes = device.queue_sizes().to_vec();
         let transport = 1 << VIRTIO_F_VERSION_1
             | 1 << VIRTIO_RING_F_EVENT_IDX
             | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
         Ok(Self {
+            kind: device.kind(),
             queues: sizes.len(),
-            max_queue_size: sizes.iter().copied().max().unwrap_or(1),
+            max_queue_size: sizes.iter().copied().max().unwrap_or(1).max(QEMU_MMIO_QUEUE_SIZE),
             offered: device.features() | transport,
             device: Mutex::new(device),
             accepted: 0,
@@ -68,13 +84,18 @@ impl Adapter {
             running: Running::Reset,
             stopped: 0,
             epoll: Weak::new(),
+            turns: sizes.iter().map(|_| virtio::event()).collect::<io::Result<_>>()?,
             exit: new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC)?,
         })
     }
 
-    /// The loop, in which the device's own event will be.
-    pub(crate) fn set_epoll(&mut self, epoll: &Arc<Epoll>) {
+    /// The loop, in which the device's own events will be.
+    pub(crate) fn set_epoll(&mut self, epoll: &Arc<Epoll>) -> io::Result<()> {
+        for (turn, number) in self.turns.iter().zip(self.host_event() + 1..) {
+            epoll.register_listener(turn.as_raw_fd(), EventSet::IN, number)?;
+        }
         self.epoll = Arc::downgrade(epoll);
+        Ok(())
     }
 
     fn device(&mut self) -> &mut dyn Device {
@@ -110,9 +131,9 @@ impl Adapter {
             else {
                 return false;
             };
-            // The kicks are the loop's.
-            let activation = Activation { features, memory, queues: &queues, kicks: &[] };
-            if self.device().activate(&activation).is_err() {
+            let device = self.device.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let activation = Activation { features, memory, queues: &queues, kicks: &self.turns };
+            if device.activate(&activation).is_err() {
                 return false;
             }
         }
@@ -136,7 +157,23 @@ impl Adapter {
         };
     }
 
-    fn process(&mut self, event: u16, vrings: &[Ring]) {
+    /// What happened, by the loop's number: a queue's kick, the device's own event, or its wish for another turn.
+    fn happened(&self, number: u16) -> Happened {
+        let number = usize::from(number);
+        match number.checked_sub(self.queues + 1) {
+            None => Happened::Queue(number),
+            Some(0) => Happened::Host,
+            Some(turn) => {
+                if let Some(event) = self.turns.get(turn - 1) {
+                    // It fails if it was not signalled, and then it was somebody's doing who asks for nothing.
+                    let _ = event.read();
+                }
+                Happened::Queue(turn - 1)
+            }
+        }
+    }
+
+    fn process(&mut self, happened: Happened, vrings: &[Ring]) {
         let Some(memory) = self.memory.clone() else { return };
         let memory = memory.memory();
         let mut guards: Vec<MutexGuard<'_, VringState<Memory>>> =
@@ -147,13 +184,17 @@ impl Adapter {
             if self.running != Running::Active && !self.start(&memory, &mut queues) {
                 return;
             }
-            let index = usize::from(event);
-            let ready = queues.get(index).is_some_and(|queue| queue.ready());
-            let mut io = Io { memory: &memory, queues: &mut queues, interrupt: &interrupts };
-            if u64::from(event) == self.host_event() {
-                self.device().process_host(&mut io);
-            } else if ready {
-                self.device().process(index, &mut io);
+            let ready = |index: usize| queues.get(index).is_some_and(|queue| queue.ready());
+            match happened {
+                Happened::Queue(index) if !ready(index) => {}
+                Happened::Queue(index) => self
+                    .device()
+                    .process(index, &mut Io { memory: &memory, queues: &mut queues, interrupt: &interrupts }),
+                Happened::Host => self.device().process_host(&mut Io {
+                    memory: &memory,
+                    queues: &mut queues,
+                    interrupt: &interrupts,
+                }),
             }
         }
         for (index, ring) in guards.iter().enumerate() {
@@ -186,10 +227,11 @@ impl VhostUserBackendMut for Adapter {
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
-        VhostUserProtocolFeatures::MQ
-            | VhostUserProtocolFeatures::CONFIG
+        let features = VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
-            | VhostUserProtocolFeatures::RESET_DEVICE
+            | VhostUserProtocolFeatures::RESET_DEVICE;
+        // VIRTIO 1.3 §5.4.4: "None currently defined", and QEMU warns of one that nobody will read.
+        if self.kind == DeviceKind::Entropy { features } else { features | VhostUserProtocolFeatures::CONFIG }
     }
 
     fn reset_device(&mut self) {
@@ -240,7 +282,7 @@ impl VhostUserBackendMut for Adapter {
         _thread: usize,
     ) -> io::Result<()> {
         // An error would end the loop for good, and none of what a guest can do wrong is worth that.
-        self.process(event, vrings);
+        self.process(self.happened(event), vrings);
         Ok(())
     }
 }

@@ -54,7 +54,7 @@ pub fn start(name: &str, device: Box<dyn Device>, listener: UnixListener) -> Res
     let mut daemon =
         VhostUserDaemon::new(name.to_owned(), adapter.clone(), memory).map_err(front_end_error)?;
     if let Some(epoll) = daemon.get_epoll_handlers().first() {
-        adapter.lock().unwrap_or_else(PoisonError::into_inner).set_epoll(epoll);
+        adapter.lock().unwrap_or_else(PoisonError::into_inner).set_epoll(epoll).map_err(Error::Loop)?;
     }
     daemon.start(&mut Listener::from(listener)).map_err(front_end_error)?;
     Ok(Served { daemon })

@@ -18,6 +18,10 @@ pub const CHANNEL_FD: RawFd = 3;
 /// The only variables a child inherits.
 const ENVIRONMENT: [&str; 2] = ["PATH", "RUST_BACKTRACE"];
 
+/// Variables for programs of this project. One malloc arena is enough for them, and glibc then never counts the CPUs,
+/// for which it would open a file long after the program has confined itself.
+const OUR_PROGRAMS: [(&str, &str); 1] = [("MALLOC_ARENA_MAX", "1")];
+
 /// What to start. Its input is `/dev/null`, and it leads a session of its own, so that a terminal's ^C
 /// does not reach it.
 #[derive(Debug)]
@@ -56,11 +60,15 @@ impl Spawn {
 pub fn spawn(mut spawn: Spawn) -> Result<(Child, Channel)> {
     let (ours, theirs) = Channel::pair()?;
     spawn.inherit.push((theirs.into(), CHANNEL_FD));
-    Ok((spawn_without_channel(spawn)?, ours))
+    Ok((start(spawn, &OUR_PROGRAMS)?, ours))
 }
 
 /// Starts a program that knows nothing of channels. Its parent must end it.
 pub fn spawn_without_channel(spawn: Spawn) -> Result<Child> {
+    start(spawn, &[])
+}
+
+fn start(spawn: Spawn, environment: &[(&str, &str)]) -> Result<Child> {
     let Spawn { program, args, stdout, stderr, inherit, dies_with_thread } = spawn;
     let start_error =
         |source: io::Error| Error::Start { program: program.to_string_lossy().into_owned(), source };
@@ -79,6 +87,8 @@ pub fn spawn_without_channel(spawn: Spawn) -> Result<Child> {
     command.stderr(stderr.map_or_else(Stdio::null, Stdio::from));
     command.env_clear().current_dir("/");
     command.envs(ENVIRONMENT.iter().filter_map(|name| std::env::var_os(name).map(|value| (name, value))));
+
+    command.envs(environment.iter().copied());
 
     let parent = rustix::process::getpid();
     let isolate = move || isolate(parent, dies_with_thread);

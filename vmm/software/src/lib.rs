@@ -1,1 +1,27 @@
-//! Placeholder.
+//! Helpers of the software machine: the device process and QEMU's launcher.
+//!
+//! Both get one message from the supervisor with every descriptor they will ever use, confine themselves, and end when
+//! the supervisor's end of the channel hangs up. Not here: the supervisor's side (`machine::software`), the devices,
+//! and the vhost-user protocol.
+
+mod confine;
+pub mod devices;
+pub mod launcher;
+
+use std::os::fd::OwnedFd;
+
+use machine::software::protocol::Fd;
+
+/// Descriptors by index, each taken once.
+struct Descriptors(Vec<Option<OwnedFd>>);
+
+impl Descriptors {
+    fn new(descriptors: Vec<OwnedFd>) -> Self {
+        Self(descriptors.into_iter().map(Some).collect())
+    }
+
+    fn take(&mut self, index: Fd) -> anyhow::Result<OwnedFd> {
+        let slot = self.0.get_mut(usize::from(index.0));
+        slot.and_then(Option::take).ok_or_else(|| anyhow::anyhow!("descriptor {} did not come", index.0))
+    }
+}

@@ -1,3 +1,5 @@
-//! Placeholder until the program is written.
+//! `matchlock-devices`: serves the software machine's devices. Started by matchlock, not by people.
 
-fn main() {}
+fn main() -> anyhow::Result<()> {
+    software::devices::run(process::parent_channel()?)
+}

@@ -1,3 +1,5 @@
-//! Placeholder until the program is written.
+//! `matchlock-launcher`: runs QEMU for the software machine. Started by matchlock, not by people.
 
-fn main() {}
+fn main() -> anyhow::Result<()> {
+    software::launcher::run(&process::parent_channel()?)
+}
