@@ -145,6 +145,7 @@ fn ours(options: &Options, scratch: &Path) -> Result<Boot> {
         },
         ports: options.devices.then(|| descriptors.add(device_ports)),
         console: descriptors.add(write),
+        virtio_console: options.devices,
         entropy: if options.devices { Entropy::InProcess } else { Entropy::None },
         balloon: false,
         count_exits: false,
