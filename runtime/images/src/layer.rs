@@ -341,3 +341,5 @@ fn attributes(entry: &TarEntry) -> Attributes {
         xattrs: kept.cloned().collect(),
     }
 }
+#[cfg(test)]
+mod tests;
