@@ -102,15 +102,8 @@ impl Console {
                 result => {
                     // Not used: it is the next one again.
                     io.unpop(RECEIVE);
-                    match result {
-                        Err(Errno::INTR) => {}
-                        Err(Errno::AGAIN) => input.pending = false,
-                        // End of input, or an error that will not go away.
-                        _ => {
-                            input.pending = false;
-                            input.readable.remove(input.fd.as_fd());
-                        }
-                    }
+                    // Nothing now, or (end of input, an error) never again: an edge would tell.
+                    input.pending = matches!(result, Err(Errno::INTR));
                 }
             }
         }

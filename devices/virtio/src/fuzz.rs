@@ -303,26 +303,26 @@ mod tests {
 
     #[test]
     fn rng() {
-        run(4000, super::rng);
+        run(2000, super::rng);
     }
 
     #[test]
     fn console() {
-        run(4000, super::console);
+        run(2000, super::console);
     }
 
     #[test]
     fn balloon() {
-        run(4000, super::balloon);
+        run(2000, super::balloon);
     }
 
     #[test]
     fn blk() {
-        run(4000, super::blk);
+        run(2000, super::blk);
     }
 
     #[test]
     fn mmio() {
-        run(4000, super::mmio);
+        run(2000, super::mmio);
     }
 }

@@ -8,7 +8,7 @@ use vm_memory::VolatileSlice;
 
 use super::*;
 use crate::harness::Buffer::{In, Out};
-use crate::harness::{DATA, Descriptor, END, NEXT, Rig, SEAM, WRITE};
+use crate::harness::{Buffer, DATA, Descriptor, END, NEXT, Rig, SEAM, WRITE};
 
 const OK: u8 = 0;
 const IOERR: u8 = 1;
@@ -97,7 +97,6 @@ fn request(rig: &mut Rig<BlockDevice>, buffers: &[Buffer<'_>]) -> (u8, u32) {
     assert_eq!(rig.used(0), None);
     (rig.read(places[buffers.len()], 1)[0], used)
 }
-use crate::harness::Buffer;
 
 fn write_request(rig: &mut Rig<BlockDevice>, sector: u64, data: &[u8]) -> u8 {
     request(rig, &[Out(&header(1, sector)), Out(data)]).0
@@ -185,6 +184,11 @@ fn directions_must_fit() {
     rig.process(0);
     assert_eq!(rig.used(0), Some(1));
     assert_eq!(rig.read(places[3], 1), [IOERR]);
+    // The same, and right but for the order.
+    let places = rig.send(0, &[Out(&header(1, 0)), In(1), Out(&[1; 512])]);
+    rig.process(0);
+    assert_eq!(rig.used(0), Some(1));
+    assert_eq!(rig.read(places[1], 1), [IOERR]);
     // No writable byte at all: nowhere to answer.
     rig.send(0, &[Out(&header(1, 0)), Out(&[1; 512])]);
     rig.process(0);
@@ -305,6 +309,62 @@ fn hostile_chains_are_answered_or_dropped() {
     rig.process(0);
     assert_eq!(rig.used(0), None);
     assert_eq!(disk.lock().unwrap().bytes, before);
+}
+
+/// Chains that would be fine if what is wrong with them were skipped.
+#[test]
+fn a_chain_with_one_bad_buffer_is_refused_whole() {
+    for bad in 0..3 {
+        let (mut rig, disk) = rig();
+        let before = disk.lock().unwrap().bytes.clone();
+        crate::harness::write(&rig.memory, DATA, &header(1, 0));
+        crate::harness::write(&rig.memory, DATA + 0x1000, &[0xee]);
+        let data = [(DATA + 64, 512), (END, 512), (END - 8, 16)][bad];
+        let after_status = if bad == 0 { (WRITE | NEXT, 500) } else { (WRITE, 0) };
+        for (index, (addr, len), (flags, next)) in [
+            (0, (DATA, 16), (NEXT, 1)),
+            (1, data, (NEXT, 2)),
+            (2, (DATA + 64, 512), (NEXT, 3)),
+            (3, (DATA + 0x1000, 1), after_status),
+        ] {
+            rig.drivers[0].put(&rig.memory, index, Descriptor { addr, len, flags, next });
+        }
+        rig.drivers[0].offer(&rig.memory, 0);
+        rig.process(0);
+        assert_eq!(rig.used(0), Some(1));
+        assert_eq!(rig.read(DATA + 0x1000, 1), [IOERR]);
+        assert_eq!(disk.lock().unwrap().bytes, before);
+    }
+}
+
+#[test]
+fn one_range_is_bounded_on_any_disk() {
+    struct Huge;
+    impl Blocks for Huge {
+        fn len(&self) -> u64 {
+            1 << 50
+        }
+        fn readonly(&self) -> bool {
+            false
+        }
+        fn read(&mut self, _: u64, _: &[VolatileSlice<'_>]) -> io::Result<()> {
+            Ok(())
+        }
+        fn write(&mut self, _: u64, _: &[VolatileSlice<'_>]) -> io::Result<()> {
+            Ok(())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+        fn discard(&mut self, _: u64, len: u64) -> io::Result<()> {
+            assert_eq!(len, u64::from(MAX_RANGE_SECTORS) * SECTOR);
+            Ok(())
+        }
+    }
+    let mut rig = Rig::new(BlockDevice::new(Box::new(Huge), ""), true);
+    for (sectors, expected) in [(MAX_RANGE_SECTORS, OK), (MAX_RANGE_SECTORS + 1, IOERR), (u32::MAX, IOERR)] {
+        assert_eq!(request(&mut rig, &[Out(&header(11, 0)), Out(&segment(0, sectors, 0))]).0, expected);
+    }
 }
 
 #[test]
