@@ -112,6 +112,12 @@ impl Vsock {
         self.switch.streams()
     }
 
+    /// Number of resets that wait for room.
+    #[cfg(test)]
+    pub(super) fn resets(&self) -> usize {
+        self.switch.resets()
+    }
+
     /// Most packets of one turn on a queue.
     fn turn(&self, queue: usize) -> usize {
         if self.kicks[queue].is_some() { Io::TURN } else { usize::MAX }

@@ -16,7 +16,8 @@ pub(super) const HOST_CID: u64 = 2;
 pub(super) const MAX_PAYLOAD: u32 = 64 << 10;
 
 /// Length of a header.
-pub(super) const HEADER: usize = 44;
+pub(super) const HEADER: usize = HEADER_LEN as usize;
+const HEADER_LEN: u32 = 44;
 
 /// `VIRTIO_VSOCK_TYPE_STREAM`, the only type here.
 pub(super) const TYPE_STREAM: u16 = 1;
@@ -179,7 +180,7 @@ impl<'a> Room<'a> {
     /// Writes the header in front of `header.len` bytes that are there already; returns the packet's length.
     pub(super) fn complete(&self, header: &Header) -> u32 {
         self.header.write(&header.encode());
-        HEADER as u32 + header.len
+        HEADER_LEN + header.len
     }
 }
 

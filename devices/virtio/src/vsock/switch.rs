@@ -274,9 +274,7 @@ impl Switch {
     pub(super) fn host_arrivals(&mut self) {
         loop {
             let arrivals = self.watch.take();
-            if arrivals.is_empty() {
-                return;
-            }
+            let last = arrivals.len() < Watch::BATCH;
             for arrival in arrivals {
                 if arrival.token == CHANNEL {
                     self.channel_arrived(arrival);
@@ -285,11 +283,24 @@ impl Switch {
                     self.settle(arrival.token);
                 }
             }
+            // Whatever comes from here on is reported anew.
+            if last {
+                return;
+            }
         }
     }
 
     fn channel_arrived(&mut self, arrival: Arrival) {
-        while arrival.readable {
+        if arrival.readable {
+            self.take_messages();
+        }
+        if arrival.writable || arrival.hung_up {
+            self.make_offers();
+        }
+    }
+
+    fn take_messages(&mut self) {
+        loop {
             match channel::receive(self.channel.as_fd()) {
                 Ok(Some((PortMessage::Connect { port }, end))) => self.connect(port, end),
                 // Not for this side of the channel; its descriptor is closed.
@@ -302,9 +313,6 @@ impl Switch {
                     break;
                 }
             }
-        }
-        if arrival.writable || arrival.hung_up {
-            self.make_offers();
         }
     }
 
@@ -356,5 +364,11 @@ impl Switch {
     #[cfg(test)]
     pub(super) fn streams(&self) -> usize {
         self.streams.len()
+    }
+
+    /// Number of resets that wait for room.
+    #[cfg(test)]
+    pub(super) fn resets(&self) -> usize {
+        self.resets.len()
     }
 }

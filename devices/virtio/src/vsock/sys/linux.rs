@@ -5,9 +5,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{Timespec, epoll};
 
-/// Arrivals taken at once.
-const BATCH: usize = 64;
-
 /// Something happened to a socket since it was last reported.
 #[derive(Debug, Clone, Copy)]
 pub(in super::super) struct Arrival {
@@ -26,6 +23,9 @@ pub(in super::super) struct Arrival {
 pub(in super::super) struct Watch(OwnedFd);
 
 impl Watch {
+    /// Most arrivals of one [`Self::take`].
+    pub(in super::super) const BATCH: usize = 64;
+
     pub(in super::super) fn new() -> io::Result<Self> {
         Ok(Self(epoll::create(epoll::CreateFlags::CLOEXEC)?))
     }
@@ -53,7 +53,7 @@ impl Watch {
 
     /// The next arrivals; none if nothing happened. Does not wait.
     pub(in super::super) fn take(&self) -> Vec<Arrival> {
-        let mut events = Vec::with_capacity(BATCH);
+        let mut events = Vec::with_capacity(Self::BATCH);
         // Nothing to do about an error: a valid set and buffer have none but EINTR, which needs a wait.
         let _ = epoll::wait(
             &self.0,
