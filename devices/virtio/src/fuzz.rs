@@ -86,7 +86,7 @@ fn almost_right<D: Device>(script: &mut Script<'_>, rig: &mut Rig<D>, queue: usi
         Descriptor { addr: data, len, flags, next: 0 },
         Descriptor { addr: status, len: 1, flags: WRITE, next: 0 },
     ];
-    if script.u8() % 2 == 0 {
+    if script.u8().is_multiple_of(2) {
         descriptors[usize::from(script.u8() % 3)] = script.descriptor();
     }
     rig.drivers[queue].chain(&rig.memory, &descriptors);
@@ -151,7 +151,7 @@ pub fn balloon(data: &[u8]) {
 
 /// The block device.
 pub fn blk(data: &[u8]) {
-    let readonly = data.len() % 5 == 0;
+    let readonly = data.len().is_multiple_of(5);
     device(BlockDevice::new(Box::new(Bounded { readonly }), "fuzz"), data);
 }
 

@@ -6,16 +6,16 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use guest_memory::GuestRam;
-use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::{Activation, Device, Event, Interrupt, Io, event};
 
-/// "This buffer continues via the next field."
-pub const NEXT: u16 = VRING_DESC_F_NEXT as u16;
-/// "This buffer is device write-only."
-pub const WRITE: u16 = VRING_DESC_F_WRITE as u16;
+/// VIRTIO 1.3 §2.7.5: "This marks a buffer as continuing via the next field."
+pub const NEXT: u16 = 1;
+/// VIRTIO 1.3 §2.7.5: "This marks a buffer as device write-only (otherwise device read-only)."
+pub const WRITE: u16 = 2;
 /// Where the two adjoining regions of memory meet.
 pub const SEAM: u64 = 0x10_0000;
 /// Where memory ends.
