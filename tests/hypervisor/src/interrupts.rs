@@ -95,8 +95,12 @@ fn legacy_timer<H: Hypervisor>(hypervisor: &H) {
     let rig = Rig::new(hypervisor, &Setup::real(guests::TIMER).legacy_timer());
     write(&rig.ram, HANDLER, guests::COUNT_INTERRUPT);
     rig.run(0);
-    let marks = (1..=3).map(|count| Access::Out { port: 0x80, data: vec![count] });
-    assert_eq!(rig.completed(), marks.collect::<Vec<_>>());
+    // The next tick may come before the guest looks: it counts three or a few more.
+    let accesses = rig.completed();
+    assert!(accesses.len() >= 3, "{accesses:?}");
+    for (count, access) in (1..).zip(accesses) {
+        assert_eq!(access, Access::Out { port: 0x80, data: vec![count] });
+    }
 }
 
 fn no_legacy_timer<H: Hypervisor>(hypervisor: &H) {
