@@ -34,6 +34,13 @@ use arguments::{Arguments, front_end};
 /// Where QEMU's inherited descriptors begin: past its standard ones.
 const FIRST_INHERITED: i32 = 3;
 
+/// Kernel parameters of this machine; the caller's come after them, and of two Linux takes the last.
+///
+/// * `tsc=reliable`: nothing here is good enough to check the counter against, and Linux would believe the worse clock.
+/// * `noreplace-smp`: a kernel that finds one CPU patches itself all over, and TCG translates all of that again.
+/// * `pci=off`: there is none, and Linux would complain of it.
+const PARAMETERS: &str = "console=ttyS0 reboot=t panic=-1 tsc=reliable noreplace-smp pci=off";
+
 /// The programs of this machine.
 #[derive(Debug, Clone)]
 pub struct Programs {
@@ -134,7 +141,11 @@ impl Software {
         if self.stopped || self.ending.is_some() {
             return Err(MachineError::Refused("the machine has ended".to_owned()));
         }
-        self.qmp.execute(command).map_err(|source| MachineError::Process { what: QEMU, source })
+        let result = self.qmp.execute(command);
+        if result.is_err() && is_readable(self.ended.as_fd()) {
+            return Err(MachineError::Refused("the machine has ended".to_owned()));
+        }
+        result.map_err(|source| MachineError::Process { what: QEMU, source })
     }
 
     /// Why one of the processes is not there any more.
@@ -270,9 +281,7 @@ impl Plan {
         let (qmp, monitor) = UnixStream::pair()?;
         let monitor = inherited.add(monitor.into());
         let (kernel, initramfs) = (inherited.add(config.kernel.file), inherited.add(config.initramfs));
-        // Those of the caller come last: where a parameter is given twice, Linux takes the last.
-        let command_line =
-            format!("console=ttyS0 reboot=t panic=-1 tsc_early_khz={} {}", clock.khz(), config.command_line);
+        let command_line = format!("{PARAMETERS} tsc_early_khz={} {}", clock.khz(), config.command_line);
         let args = Arguments {
             vcpus: config.vcpus,
             memory_mib: config.memory_mib,
@@ -345,6 +354,11 @@ fn any_of(members: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
 fn wait_readable(descriptor: BorrowedFd<'_>) {
     // EINTR is the only error of a valid descriptor.
     while poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], None).is_err() {}
+}
+
+fn is_readable(descriptor: BorrowedFd<'_>) -> bool {
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 fn in_process(what: &'static str) -> impl Fn(process::Error) -> MachineError {
