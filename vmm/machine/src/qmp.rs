@@ -37,13 +37,15 @@ pub(crate) enum Shutdown {
 }
 
 impl Qmp {
-    /// Opens the conversation. Does not wait: QEMU may not even run yet.
+    /// Opens the conversation, and starts the vCPUs of a QEMU that was told to wait for that (`-S`): so no event is
+    /// missed. Does not wait: QEMU may not even run yet.
     pub(crate) fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
         let mut qmp = Self { stream, received: Vec::new(), commands: 0, shutdown: None };
         // QEMU docs/interop/qmp-spec: no command and no event before this one. Its answer is read later.
         qmp.send("qmp_capabilities")?;
+        qmp.send("cont")?;
         Ok(qmp)
     }
 
@@ -147,10 +149,12 @@ mod tests {
             let mut commands = BufReader::new(qemu.try_clone().unwrap()).lines();
             assert_eq!(commands.next().unwrap().unwrap(), r#"{"execute":"qmp_capabilities","id":1}"#);
             qemu.write_all(b"{\"return\": {}, \"id\": 1}\r\n").unwrap();
-            assert_eq!(commands.next().unwrap().unwrap(), r#"{"execute":"stop","id":2}"#);
-            qemu.write_all(b"{\"event\": \"STOP\"}\r\n{\"return\": {}, \"id\": 2}\r\n").unwrap();
-            assert_eq!(commands.next().unwrap().unwrap(), r#"{"execute":"cont","id":3}"#);
-            qemu.write_all(b"{\"id\": 3, \"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}}\r\n")
+            assert_eq!(commands.next().unwrap().unwrap(), r#"{"execute":"cont","id":2}"#);
+            qemu.write_all(b"{\"return\": {}, \"id\": 2}\r\n").unwrap();
+            assert_eq!(commands.next().unwrap().unwrap(), r#"{"execute":"stop","id":3}"#);
+            qemu.write_all(b"{\"event\": \"STOP\"}\r\n{\"return\": {}, \"id\": 3}\r\n").unwrap();
+            assert_eq!(commands.next().unwrap().unwrap(), r#"{"execute":"cont","id":4}"#);
+            qemu.write_all(b"{\"id\": 4, \"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}}\r\n")
                 .unwrap();
             qemu.write_all(
                 b"{\"event\":\"SHUTDOWN\",\"data\":{\"guest\":true,\"reason\":\"guest-reset\"}}\r\n",

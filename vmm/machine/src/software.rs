@@ -157,11 +157,12 @@ impl Software {
             Some(Shutdown::Other(reason)) => return Ending::Failed(format!("QEMU shut down: {reason}")),
             None => {}
         }
+        // What QEMU says of a device process that gave up is only a consequence.
+        if let Some(why) = device_failure(&self.devices_channel) {
+            return Ending::Failed(why);
+        }
         if let Ok(Some(status)) = self.devices.try_wait() {
-            return Ending::Failed(match last_report(&self.devices_channel) {
-                Some(DevicesReport::Failed(why)) => why,
-                _ => format!("the device process ended: {status}"),
-            });
+            return Ending::Failed(format!("the device process ended: {status}"));
         }
         match last_report(&self.launcher_channel) {
             Some(LaunchReport::Ended { status, last_words }) => {
@@ -330,6 +331,18 @@ fn started(launcher: &Channel) -> Result<(OwnedFd, u32), MachineError> {
         Some((LaunchReport::Refused(why), _)) => Err(MachineError::Refused(why)),
         Some((LaunchReport::Ended { last_words, .. }, _)) => Err(MachineError::Refused(last_words)),
         None => Err(MachineError::Refused("QEMU's launcher ended at its start".to_owned())),
+    }
+}
+
+/// Why the device process gave up, if it has said so: it does before it lets go of anything.
+fn device_failure(channel: &Channel) -> Option<String> {
+    channel.set_nonblocking(true).ok()?;
+    loop {
+        match channel.try_recv() {
+            Ok(Some((DevicesReport::Failed(why), _))) => return Some(why),
+            Ok(Some((DevicesReport::Serving, _))) => {}
+            Ok(None) | Err(_) => return None,
+        }
     }
 }
 

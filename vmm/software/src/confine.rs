@@ -89,6 +89,8 @@ pub(crate) type Conditional = (i64, u8, Condition);
 pub(crate) enum Condition {
     /// This.
     Is(i32),
+    /// This process's id.
+    IsOwnProcess,
     /// Without any of these bits.
     Without(i32),
     /// With all of these bits.
@@ -102,6 +104,7 @@ pub(crate) fn allow_only(lists: &[&[i64]], conditional: &[Conditional]) -> anyho
     for (call, argument, condition) in conditional {
         let (operator, value) = match *condition {
             Condition::Is(value) => (SeccompCmpOp::Eq, value),
+            Condition::IsOwnProcess => (SeccompCmpOp::Eq, std::process::id().cast_signed()),
             Condition::Without(bits) => (SeccompCmpOp::MaskedEq(u64::from(bits.cast_unsigned())), 0),
             Condition::With(bits) => (SeccompCmpOp::MaskedEq(u64::from(bits.cast_unsigned())), bits),
         };
@@ -157,12 +160,12 @@ pub(crate) const EVERYWHERE: &[i64] = &[
     libc::SYS_exit_group,
 ];
 
-/// What every thread of ours may call with some arguments: memory that is never executable, and the signal of
-/// abort(3).
+/// What every thread of ours may call with some arguments: memory that is never executable, and signals to its own
+/// threads (abort(3) is one).
 pub(crate) const EVERYWHERE_IF: &[Conditional] = &[
     // The standard library's check that a descriptor is its own to close, in debug builds.
     (libc::SYS_fcntl, 1, Condition::Is(libc::F_GETFD)),
     (libc::SYS_mmap, 2, Condition::Without(libc::PROT_EXEC)),
     (libc::SYS_mprotect, 2, Condition::Without(libc::PROT_EXEC)),
-    (libc::SYS_tgkill, 2, Condition::Is(libc::SIGABRT)),
+    (libc::SYS_tgkill, 0, Condition::IsOwnProcess),
 ];

@@ -30,26 +30,30 @@ struct Prepared {
 /// Serves until the supervisor hangs up or a device fails.
 pub fn run(channel: Channel) -> anyhow::Result<()> {
     let channel = Arc::new(channel);
-    let outcome = serve(&channel);
+    // They outlive the report of a failure: QEMU notices the loss of a device only after the supervisor knows why.
+    let (mut descriptors, mut prepared) = (Descriptors::default(), Vec::new());
+    let outcome = serve(&channel, &mut descriptors, &mut prepared);
     if let Err(error) = &outcome {
         fail(&channel, error);
     }
     outcome
 }
 
-fn serve(channel: &Arc<Channel>) -> anyhow::Result<()> {
-    let Some((Devices(specs), descriptors)) = channel.recv().context("first message")? else {
+fn serve(
+    channel: &Arc<Channel>,
+    descriptors: &mut Descriptors,
+    prepared: &mut Vec<Prepared>,
+) -> anyhow::Result<()> {
+    let Some((Devices(specs), received)) = channel.recv().context("first message")? else {
         return Ok(());
     };
-    let mut descriptors = Descriptors::new(descriptors);
-    let prepared = specs.into_iter().enumerate().map(|(index, spec)| prepare(index, spec, &mut descriptors));
-    let prepared: Vec<Prepared> = prepared.collect::<anyhow::Result<_>>()?;
+    *descriptors = Descriptors::new(received);
+    for (index, spec) in specs.into_iter().enumerate() {
+        prepared.push(prepare(index, spec, descriptors)?);
+    }
 
-    confine::drop_capabilities(CapabilitySet::empty())?;
-    confine::deny_everything()?;
-    confine::hide_clone3()?;
-    confine::allow_only(&[confine::EVERYWHERE, SERVING], &[confine::EVERYWHERE_IF, SERVING_IF].concat())?;
-    for Prepared { name, device, listener } in prepared {
+    confine()?;
+    for Prepared { name, device, listener } in prepared.drain(..) {
         let served = vhost_backend::start(&name, device, listener).with_context(|| name.clone())?;
         let channel = Arc::clone(channel);
         let wait = move || {
@@ -68,13 +72,20 @@ fn serve(channel: &Arc<Channel>) -> anyhow::Result<()> {
     }
 }
 
+/// Leaves this process what serving takes, and nothing else.
+fn confine() -> anyhow::Result<()> {
+    confine::drop_capabilities(CapabilitySet::empty())?;
+    confine::deny_everything()?;
+    confine::hide_clone3()?;
+    confine::allow_only(&[confine::EVERYWHERE, SERVING], &[confine::EVERYWHERE_IF, SERVING_IF].concat())
+}
+
 fn fail(channel: &Channel, error: &anyhow::Error) {
     // A supervisor that is gone does not want to know.
     let _ = channel.send(&DevicesReport::Failed(format!("device process: {error:#}")), &[]);
 }
 
 fn prepare(index: usize, spec: DeviceSpec, descriptors: &mut Descriptors) -> anyhow::Result<Prepared> {
-    let listener = UnixListener::from(descriptors.take(spec.listener)?);
     let (name, device): (_, Box<dyn Device>) = match spec.device {
         DeviceModel::Block(disk, id) => {
             let blocks = open_disk(disk, descriptors).with_context(|| id.clone())?;
@@ -87,6 +98,7 @@ fn prepare(index: usize, spec: DeviceSpec, descriptors: &mut Descriptors) -> any
         }
         DeviceModel::Entropy => ("rng".to_owned(), Box::new(Entropy::new())),
     };
+    let listener = UnixListener::from(descriptors.take(spec.listener)?);
     Ok(Prepared { name, device, listener })
 }
 
@@ -133,13 +145,103 @@ const SERVING: &[i64] = &[
     libc::SYS_writev,
 ];
 
+/// Linux asm-generic/ioctls.h
+const FIONBIO: i32 = 0x5421;
+
 /// What it takes with some arguments.
 const SERVING_IF: &[Conditional] = &[
     (libc::SYS_clone, 0, Condition::With(libc::CLONE_THREAD)),
     (libc::SYS_fcntl, 1, Condition::Is(libc::F_DUPFD_CLOEXEC)),
     (libc::SYS_fcntl, 1, Condition::Is(libc::F_GETFL)),
     (libc::SYS_fcntl, 1, Condition::Is(libc::F_SETFL)),
-    (libc::SYS_ioctl, 1, Condition::Is(libc::FIONBIO as i32)),
+    (libc::SYS_ioctl, 1, Condition::Is(FIONBIO)),
     (libc::SYS_prctl, 0, Condition::Is(libc::PR_SET_NAME)),
     (libc::SYS_socketpair, 0, Condition::Is(libc::AF_UNIX)),
 ];
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+
+    use std::fs::File;
+    use std::net::{TcpStream, UdpSocket};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, ExitStatus};
+
+    use landlock::{ABI, Access, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr};
+    use process::{Spawn, spawn};
+
+    use super::*;
+
+    const FORBIDDEN: [&str; 4] = ["open", "socket", "process", "kill"];
+
+    /// What a device process that a guest has taken over might try.
+    fn attempt(what: &str) {
+        match what {
+            "open" => drop(File::open("/etc/passwd")),
+            "socket" => drop(UdpSocket::bind("127.0.0.1:0")),
+            "process" => drop(Command::new("/bin/true").status()),
+            "kill" => {
+                let parent = rustix::process::getppid().unwrap();
+                let _ = rustix::process::kill_process(parent, rustix::process::Signal::CONT);
+            }
+            _ => {
+                // What it may: threads, events, memory, the channel.
+                thread::spawn(|| vec![1u8; 1 << 20]).join().unwrap();
+                virtio::event().unwrap().write(1).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "the process that other tests confine"]
+    fn confined() {
+        let channel = process::parent_channel().unwrap();
+        let ((seccomp, what), _) = channel.recv::<(bool, String)>().unwrap().unwrap();
+        if seccomp {
+            confine().unwrap();
+            attempt(&what);
+        } else {
+            confine::drop_capabilities(CapabilitySet::empty()).unwrap();
+            confine::deny_everything().unwrap();
+            let denied = File::open("/etc/passwd").unwrap_err().kind();
+            assert_eq!(denied, std::io::ErrorKind::PermissionDenied);
+            let denied = TcpStream::connect("127.0.0.1:9").unwrap_err().kind();
+            assert_eq!(denied, std::io::ErrorKind::PermissionDenied);
+            assert!(rustix::thread::capabilities(None).unwrap().permitted.is_empty());
+        }
+        channel.send(&"did it", &[]).unwrap();
+        std::process::exit(0);
+    }
+
+    /// How a confined process fares, and whether it could say that it did what it was told.
+    fn fate(seccomp: bool, what: &str) -> (ExitStatus, bool) {
+        let mut spec = Spawn::new(&std::env::current_exe().unwrap());
+        spec.args =
+            ["--exact", "devices::tests::confined", "--ignored", "--test-threads=1"].map(Into::into).into();
+        let (mut child, channel) = spawn(spec).unwrap();
+        channel.send(&(seccomp, what), &[]).unwrap();
+        let did_it = channel.recv::<String>().unwrap().is_some();
+        (child.wait().unwrap(), did_it)
+    }
+
+    #[test]
+    fn forbidden_calls_kill_the_process() {
+        assert_eq!(fate(true, "nothing forbidden"), (ExitStatus::from_raw(0), true));
+        for what in FORBIDDEN {
+            let (status, did_it) = fate(true, what);
+            assert_eq!((status.signal(), did_it), (Some(libc::SIGSYS), false), "{what}: {status}");
+        }
+    }
+
+    #[test]
+    fn landlock_and_capabilities_hold_without_seccomp() {
+        // Its network rules came with ABI 4.
+        let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        if ruleset.handle_access(AccessNet::from_all(ABI::V4)).is_err() {
+            eprintln!("skipped: this kernel's Landlock is too old or switched off");
+            return;
+        }
+        assert_eq!(fate(false, ""), (ExitStatus::from_raw(0), true));
+    }
+}

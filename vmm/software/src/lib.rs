@@ -13,6 +13,7 @@ use std::os::fd::OwnedFd;
 use machine::software::protocol::Fd;
 
 /// Descriptors by index, each taken once.
+#[derive(Default)]
 struct Descriptors(Vec<Option<OwnedFd>>);
 
 impl Descriptors {

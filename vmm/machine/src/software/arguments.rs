@@ -53,7 +53,8 @@ impl Arguments<'_> {
         add("-initrd", by_number(*initramfs));
         add("-append", (*command_line).to_owned());
         add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into());
-        args.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(str::to_owned));
+        // `-S`: the supervisor's first QMP commands start the vCPUs, and no event of theirs is missed.
+        args.extend(["-nodefaults", "-no-user-config", "-no-reboot", "-S"].map(str::to_owned));
         args
     }
 }

@@ -1,0 +1,246 @@
+//! The software machine with real processes and a guest of a few instructions: how it ends, and that nothing of it is
+//! ever left.
+//!
+//! Needs QEMU. Without it the tests say so and pass; `REQUIRE=qemu` makes that a failure.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs, reason = "tests")]
+
+mod guest;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, PipeReader, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use guest::Guest;
+use machine::software::{Programs, Software};
+use machine::tsc::Calibration;
+use machine::{Config, Disk, Ending, Kernel, KernelFormat, Kind, Machine, MachineError};
+use process::{Channel, Spawn};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// Nothing here takes long, unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn programs() -> Option<Programs> {
+    let Some(qemu) = process::find_program(Programs::QEMU) else {
+        let required = std::env::var("REQUIRE").unwrap_or_default();
+        assert!(!required.split(',').any(|need| need == "qemu"), "no {} on PATH", Programs::QEMU);
+        eprintln!("skipped: no {} on PATH", Programs::QEMU);
+        return None;
+    };
+    Some(Programs {
+        qemu,
+        launcher: env!("CARGO_BIN_EXE_matchlock-launcher").into(),
+        devices: env!("CARGO_BIN_EXE_matchlock-devices").into(),
+    })
+}
+
+fn memory_file(contents: &[u8]) -> OwnedFd {
+    let mut file = File::from(memfd_create("test", MemfdFlags::CLOEXEC).unwrap());
+    file.write_all(contents).unwrap();
+    file.into()
+}
+
+/// A machine's configuration, the other end of its console and of its port channel.
+fn config(guest: Guest) -> (Config, BufReader<PipeReader>, Channel) {
+    let (console, output) = std::io::pipe().unwrap();
+    let (ports, device_end) = Channel::pair().unwrap();
+    let disk = || disk::Segment::File { file: memory_file(&[0; 8192]), offset: 0, len: 8192 };
+    let config = Config {
+        vcpus: 1,
+        memory_mib: 64,
+        shared_memory: false,
+        kernel: Kernel { file: memory_file(&guest.elf()), format: KernelFormat::Elf },
+        initramfs: memory_file(b"no initramfs"),
+        command_line: "quiet".to_owned(),
+        disks: vec![
+            Disk { segments: vec![disk()], readonly: false },
+            Disk { segments: vec![disk(), disk::Segment::Zeroes(4096)], readonly: true },
+        ],
+        ports: device_end.into(),
+        console: output.into(),
+        log: Some(std::io::stderr().as_fd().try_clone_to_owned().unwrap()),
+        entropy_out_of_process: false,
+    };
+    (config, BufReader::new(console), ports)
+}
+
+/// A machine whose guest has said its first word.
+fn running(programs: &Programs, guest: Guest) -> (Software, BufReader<PipeReader>, Channel) {
+    let (config, mut console, ports) = config(guest);
+    let machine = Software::boot_with(programs, config, Calibration::start()).unwrap();
+    let mut line = String::new();
+    console.read_line(&mut line).unwrap();
+    assert_eq!(line, "up\n");
+    (machine, console, ports)
+}
+
+fn pidfds(machine: &Software) -> [OwnedFd; 3] {
+    machine
+        .pids()
+        .map(|pid| pidfd_open(Pid::from_raw(pid.cast_signed()).unwrap(), PidfdFlags::empty()).unwrap())
+}
+
+fn wait_readable(descriptor: impl AsFd) {
+    let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+    let ready = poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&patience)).unwrap();
+    assert_eq!(ready, 1, "nothing happened in {PATIENCE:?}");
+}
+
+fn has_ended(descriptor: impl AsFd) -> bool {
+    poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap()
+        == 1
+}
+
+#[test]
+fn a_guest_that_powers_off_or_resets_says_so() {
+    let Some(programs) = programs() else { return };
+    for (guest, expected) in [(Guest::PowerOff, Ending::PowerOff), (Guest::Reset, Ending::Reset)] {
+        let (config, _console, _ports) = config(guest);
+        let mut machine = Software::boot_with(&programs, config, Calibration::start()).unwrap();
+        assert_eq!(machine.kind(), Kind::Software);
+        let processes = pidfds(&machine);
+        wait_readable(machine.ended());
+        assert_eq!(machine.wait(), expected);
+        assert!(processes.iter().all(has_ended), "a process is left");
+        assert_eq!(machine.wait(), expected, "the second answer differs");
+        assert!(matches!(machine.pause(), Err(MachineError::Refused(_))));
+        machine.stop();
+        assert_eq!(machine.wait(), expected);
+    }
+}
+
+#[test]
+fn a_stopped_or_dropped_machine_leaves_nothing() {
+    let Some(programs) = programs() else { return };
+    let (mut machine, _console, _ports) = running(&programs, Guest::Halt);
+    let processes = pidfds(&machine);
+    assert!(!has_ended(machine.ended()));
+    machine.stop();
+    machine.stop();
+    wait_readable(machine.ended());
+    assert_eq!(machine.wait(), Ending::PowerOff);
+    assert!(processes.iter().all(has_ended), "a process is left");
+
+    let (machine, _console, _ports) = running(&programs, Guest::Halt);
+    let processes = pidfds(&machine);
+    drop(machine);
+    assert!(processes.iter().all(has_ended), "a process is left");
+}
+
+#[test]
+fn whichever_process_is_killed_the_others_end_and_the_machine_says_which() {
+    let Some(programs) = programs() else { return };
+    for (victim, words) in [(0, "QEMU"), (1, "QEMU ended"), (2, "device process ended")] {
+        let (mut machine, _console, _ports) = running(&programs, Guest::Halt);
+        let processes = pidfds(&machine);
+        pidfd_send_signal(&processes[victim], Signal::KILL).unwrap();
+        wait_readable(machine.ended());
+        let ending = machine.wait();
+        assert!(matches!(&ending, Ending::Failed(why) if why.contains(words)), "killed {victim}: {ending:?}");
+        assert!(processes.iter().all(has_ended), "killed {victim}: a process is left");
+    }
+}
+
+#[test]
+fn nothing_outlives_a_supervisor_that_was_killed() {
+    if programs().is_none() {
+        return;
+    }
+    let mut spawn = Spawn::new(&std::env::current_exe().unwrap());
+    spawn.args = ["--exact", "supervisor_to_be_killed", "--ignored", "--nocapture"].map(Into::into).into();
+    spawn.stderr = Some(std::io::stderr().as_fd().try_clone_to_owned().unwrap());
+    let (mut supervisor, channel) = process::spawn(spawn).unwrap();
+    let (_, processes) = channel.recv::<()>().unwrap().unwrap();
+    assert_eq!(processes.len(), 3);
+    assert!(!processes.iter().any(has_ended));
+    supervisor.kill().unwrap();
+    supervisor.wait().unwrap();
+    processes.iter().for_each(wait_readable);
+}
+
+#[test]
+#[ignore = "the process that another test kills"]
+fn supervisor_to_be_killed() {
+    let channel = process::parent_channel().unwrap();
+    let (mut machine, _console, _ports) = running(&programs().unwrap(), Guest::Halt);
+    let processes = pidfds(&machine);
+    channel.send(&(), &processes.each_ref().map(AsFd::as_fd)).unwrap();
+    machine.wait();
+}
+
+#[test]
+fn a_paused_guest_stands_still() {
+    let Some(programs) = programs() else { return };
+    let (mut machine, mut console, _ports) = running(&programs, Guest::Chatter);
+    machine.pause().unwrap();
+    // What was on its way is read, until for a while nothing comes.
+    let quiet = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+    let begun = Instant::now();
+    loop {
+        let buffered = console.fill_buf().unwrap().len();
+        console.consume(buffered);
+        assert!(begun.elapsed() < PATIENCE, "the guest goes on");
+        if poll(&mut [PollFd::new(console.get_ref(), PollFlags::IN)], Some(&quiet)).unwrap() == 0 {
+            break;
+        }
+    }
+    machine.resume().unwrap();
+    wait_readable(console.get_ref());
+    machine.stop();
+    assert_eq!(machine.wait(), Ending::PowerOff);
+}
+
+#[test]
+fn a_console_nobody_reads_does_not_stop_the_guest() {
+    let Some(programs) = programs() else { return };
+    // It says more than any pipe holds, and then powers off.
+    let (config, console, _ports) = config(Guest::ChatterThenPowerOff);
+    let mut machine = Software::boot_with(&programs, config, Calibration::start()).unwrap();
+    wait_readable(machine.ended());
+    assert_eq!(machine.wait(), Ending::PowerOff);
+    drop(console);
+}
+
+#[test]
+fn what_cannot_be_booted_is_an_error_with_a_reason() {
+    let Some(programs) = programs() else { return };
+    // No kernel at all: QEMU says so and ends.
+    let (mut nonsense, _console, _ports) = config(Guest::Halt);
+    nonsense.kernel.file = memory_file(b"this is no kernel, this is text");
+    let mut machine = Software::boot_with(&programs, nonsense, Calibration::start()).unwrap();
+    let ending = machine.wait();
+    assert!(matches!(&ending, Ending::Failed(why) if why.contains("kernel")), "{ending:?}");
+
+    // More memory than any host has.
+    let (mut greedy, _console, _ports) = config(Guest::Halt);
+    greedy.memory_mib = u32::MAX;
+    let ending = Software::boot_with(&programs, greedy, Calibration::start()).unwrap().wait();
+    assert!(matches!(&ending, Ending::Failed(why) if why.contains("memory")), "{ending:?}");
+
+    // A disk whose file is shorter than it is said to be.
+    let (mut short, _console, _ports) = config(Guest::Halt);
+    short.disks[0].segments =
+        vec![disk::Segment::File { file: memory_file(&[0; 512]), offset: 0, len: 4096 }];
+    let ending = Software::boot_with(&programs, short, Calibration::start()).unwrap().wait();
+    assert!(matches!(&ending, Ending::Failed(why) if why.contains("disk0")), "{ending:?}");
+
+    // No QEMU, and a launcher that is none.
+    let (plain, _console, _ports) = config(Guest::Halt);
+    let missing = Programs { qemu: "/nonexistent/qemu".into(), ..programs.clone() };
+    let error = Software::boot_with(&missing, plain, Calibration::start()).unwrap_err();
+    assert!(error.to_string().contains("/nonexistent/qemu"), "{error}");
+    let (plain, _console, _ports) = config(Guest::Halt);
+    let missing = Programs { launcher: "/nonexistent/launcher".into(), ..programs.clone() };
+    assert!(matches!(
+        Software::boot_with(&missing, plain, Calibration::start()),
+        Err(MachineError::Process { what: "matchlock-launcher", .. })
+    ));
+    let (plain, _console, _ports) = config(Guest::Halt);
+    let wrong = Programs { devices: "/bin/true".into(), ..programs };
+    let ending = Software::boot_with(&wrong, plain, Calibration::start()).map(|mut machine| machine.wait());
+    assert!(!matches!(ending, Ok(Ending::PowerOff | Ending::Reset)), "{ending:?}");
+}
