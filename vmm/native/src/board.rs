@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use chipset::{I8042, Outcome, Power, Rtc, Serial, i8042, power, rtc, serial};
+use chipset::{I8042, Outcome, PciConfig, Power, Rtc, Serial, i8042, pci, power, rtc, serial};
 use hypervisor::{VcpuIo, VcpuStop};
 use virtio::mmio::MmioTransport;
 
@@ -31,6 +31,8 @@ pub struct Legacy {
     pub i8042: I8042,
     /// ACPI power and reset registers.
     pub power: Power,
+    /// The PCI bus without devices.
+    pub pci: PciConfig,
 }
 
 /// A device of the chipset, and an offset in it.
@@ -40,6 +42,7 @@ enum Port {
     Rtc(u16),
     I8042(u16),
     Power(u16),
+    Pci(u16),
     Nobody,
 }
 
@@ -50,6 +53,7 @@ impl Port {
             .or_else(|| within(rtc::PORT, rtc::PORTS).map(Self::Rtc))
             .or_else(|| within(i8042::PORT, i8042::PORTS).map(Self::I8042))
             .or_else(|| within(power::PORT, power::PORTS).map(Self::Power))
+            .or_else(|| within(pci::PORT, pci::PORTS).map(Self::Pci))
             .unwrap_or(Self::Nobody)
     }
 }
@@ -118,7 +122,7 @@ impl Board {
         let counter = match port {
             Port::Serial(_) => &self.exits.serial,
             Port::Rtc(_) => &self.exits.rtc,
-            Port::I8042(_) | Port::Power(_) | Port::Nobody => &self.exits.other_ports,
+            Port::I8042(_) | Port::Power(_) | Port::Pci(_) | Port::Nobody => &self.exits.other_ports,
         };
         counter.fetch_add(1, Relaxed);
         self.legacy.lock().unwrap_or_else(PoisonError::into_inner)
@@ -148,6 +152,7 @@ impl VcpuIo for &Board {
             Port::Rtc(offset) => legacy.rtc.read(offset, data),
             Port::I8042(offset) => legacy.i8042.read(offset, data),
             Port::Power(offset) => legacy.power.read(offset, data),
+            Port::Pci(offset) => legacy.pci.read(offset, data),
             Port::Nobody => data.fill(0xff),
         }
     }
@@ -160,6 +165,7 @@ impl VcpuIo for &Board {
             Port::Rtc(offset) => legacy.rtc.write(offset, data),
             Port::I8042(offset) => legacy.i8042.write(offset, data),
             Port::Power(offset) => legacy.power.write(offset, data),
+            Port::Pci(offset) => legacy.pci.write(offset, data),
             Port::Nobody => Outcome::Continue,
         };
         match outcome {

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use chipset::{I8042, Power, Rtc, Serial};
+use chipset::{I8042, PciConfig, Power, Rtc, Serial};
 use disk::{Disk, DiskError, Segment};
 use guest_memory::GuestRam;
 use hypervisor::{IrqLine, Vm};
@@ -180,6 +180,7 @@ fn legacy(output: File, irq: Event) -> Legacy {
         rtc: Rtc::new(Box::new(seconds_since_epoch)),
         i8042: I8042,
         power: Power,
+        pci: PciConfig::default(),
     }
 }
 

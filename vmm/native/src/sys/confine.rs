@@ -4,15 +4,11 @@
 //! seccomp then allows each kind of thread the few system calls its work takes, `ioctl` only with the hypervisor's own
 //! requests, and kills the process at any other. Not here: namespaces and users, which are the supervisor's business.
 
-use std::collections::BTreeMap;
-
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope,
 };
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition, SeccompFilter,
-    SeccompRule,
-};
+
+use super::filter::{Rule, Test, program};
 
 /// The newest Landlock this was written for; older kernels enforce what they know.
 const LANDLOCK: ABI = ABI::V6;
@@ -26,9 +22,6 @@ pub enum ConfineError {
     /// Landlock is there and refused.
     #[error("landlock: {0}")]
     Landlock(#[from] landlock::RulesetError),
-    /// The filter is malformed.
-    #[error("seccomp filter: {0}")]
-    Filter(#[from] seccompiler::BackendError),
     /// The kernel refused the filter.
     #[error("seccomp: {0}")]
     Seccomp(#[from] seccompiler::Error),
@@ -60,11 +53,11 @@ pub fn confine_process() -> Result<bool, ConfineError> {
 /// Leaves the calling thread only the system calls of its role. `ioctls` are the hypervisor's requests. Needs
 /// [`confine_process`].
 pub fn confine_thread(role: Role, ioctls: &[u32]) -> Result<(), ConfineError> {
-    Ok(seccompiler::apply_filter(&filter(role, ioctls)?)?)
+    Ok(seccompiler::apply_filter(&program(&rules(role, ioctls)))?)
 }
 
 /// What every thread may call, with any arguments. None of them names a file, a process or an address.
-const EVERYWHERE: &[i64] = &[
+const EVERYWHERE: &[libc::c_long] = &[
     // Descriptors it has: events, sockets, the console.
     libc::SYS_read,
     libc::SYS_write,
@@ -98,7 +91,7 @@ const EVERYWHERE: &[i64] = &[
 ];
 
 /// What the event thread may call besides: disks, streams, waiting.
-const EVENTS: &[i64] = &[
+const EVENTS: &[libc::c_long] = &[
     libc::SYS_epoll_wait,
     libc::SYS_epoll_pwait,
     libc::SYS_readv,
@@ -113,44 +106,31 @@ const EVENTS: &[i64] = &[
     libc::SYS_fallocate,
 ];
 
-fn filter(role: Role, ioctls: &[u32]) -> Result<BpfProgram, ConfineError> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    rules.extend(EVERYWHERE.iter().map(|call| (*call, Vec::new())));
+pub(super) fn rules(role: Role, ioctls: &[u32]) -> Vec<Rule> {
+    let free = |call: &libc::c_long| Rule::new(*call, Vec::new());
+    let mut rules: Vec<Rule> = EVERYWHERE.iter().map(free).collect();
     if role == Role::Events {
-        rules.extend(EVENTS.iter().map(|call| (*call, Vec::new())));
+        rules.extend(EVENTS.iter().map(free));
         // Streams of the guest become socket pairs.
-        rules.insert(libc::SYS_socketpair, vec![only(&[(0, number(libc::AF_UNIX))])?]);
+        rules.push(Rule::new(libc::SYS_socketpair, vec![Test::equal(0, number(libc::AF_UNIX))]));
     }
-    let ioctls = ioctls.iter().map(|request| only(&[(1, u64::from(*request))]));
-    let nonblocking = only(&[(1, libc::FIONBIO)]);
-    rules.insert(libc::SYS_ioctl, ioctls.chain([nonblocking]).collect::<Result<_, _>>()?);
-    let fcntls = [libc::F_GETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC];
-    let fcntls = fcntls.iter().map(|command| only(&[(1, number(*command))]));
-    rules.insert(libc::SYS_fcntl, fcntls.collect::<Result<_, _>>()?);
+    let mut requests: Vec<Test> = ioctls.iter().map(|request| Test::equal(1, *request)).collect();
+    requests.push(Test::equal(1, FIONBIO));
+    rules.push(Rule::new(libc::SYS_ioctl, requests));
+    let commands = [libc::F_GETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC];
+    rules.push(Rule::new(libc::SYS_fcntl, commands.map(|command| Test::equal(1, number(command))).to_vec()));
     // Signals for its own threads: kicks, and abort().
-    rules.insert(libc::SYS_tgkill, vec![only(&[(0, u64::from(std::process::id()))])?]);
+    rules.push(Rule::new(libc::SYS_tgkill, vec![Test::equal(0, std::process::id())]));
     // No memory is ever executable.
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
-        let executable = Op::MaskedEq(number(libc::PROT_EXEC));
-        rules.insert(
-            call,
-            vec![SeccompRule::new(vec![SeccompCondition::new(2, Len::Dword, executable, 0)?])?],
-        );
+        rules.push(Rule::new(call, vec![Test::clear(2, number(libc::PROT_EXEC))]));
     }
-    let architecture = std::env::consts::ARCH.try_into()?;
-    let filter = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, architecture)?;
-    Ok(filter.try_into()?)
+    rules
 }
 
-/// A rule: arguments with these numbers have these values, in their low 32 bits.
-fn only(arguments: &[(u8, u64)]) -> Result<SeccompRule, seccompiler::BackendError> {
-    let conditions = arguments
-        .iter()
-        .map(|(argument, value)| SeccompCondition::new(*argument, Len::Dword, Op::Eq, *value))
-        .collect::<Result<_, _>>()?;
-    SeccompRule::new(conditions)
-}
+/// Makes a descriptor non-blocking, or not.
+const FIONBIO: u32 = 0x5421;
 
-fn number(value: libc::c_int) -> u64 {
-    u64::from(value.cast_unsigned())
+const fn number(value: libc::c_int) -> u32 {
+    value.cast_unsigned()
 }
