@@ -110,15 +110,14 @@ impl Adapter {
     /// Activates the device if its driver is new, and lets its own event in. Returns whether it is active.
     fn start(&mut self, memory: &GuestRam, queues: &mut [&mut Queue]) -> bool {
         if self.running == Running::Stopped {
-            let is_back =
-                |(index, queue): &(usize, &&mut Queue)| self.stopped & 1 << index != 0 && queue.ready();
-            let mut back =
-                queues.iter().enumerate().filter(is_back).map(|(_, queue)| queue.next_avail()).peekable();
-            if back.peek().is_none() {
-                // A last kick of a ring that will be stopped like the others.
+            let stopped = queues.iter().enumerate().filter(|(index, _)| self.stopped & 1 << index != 0);
+            let (ready, next): (Vec<bool>, Vec<u16>) =
+                stopped.map(|(_, queue)| (queue.ready(), queue.next_avail())).unzip();
+            // Rings come back one after the other; only all of them together show what this is.
+            if ready.contains(&false) {
                 return false;
             }
-            if back.all(|next| next == 0) {
+            if next.iter().all(|next| *next == 0) {
                 self.device().reset();
                 self.running = Running::Reset;
             }
@@ -157,6 +156,12 @@ impl Adapter {
         };
     }
 
+    fn process_queue(&mut self, index: usize, io: &mut Io<'_>) {
+        if io.queues.get(index).is_some_and(|queue| queue.ready()) {
+            self.device().process(index, io);
+        }
+    }
+
     /// What happened, by the loop's number: a queue's kick, the device's own event, or its wish for another turn.
     fn happened(&self, number: u16) -> Happened {
         let number = usize::from(number);
@@ -181,20 +186,16 @@ impl Adapter {
         let interrupts = Interrupts::default();
         {
             let mut queues: Vec<&mut Queue> = guards.iter_mut().map(|ring| ring.get_queue_mut()).collect();
-            if self.running != Running::Active && !self.start(&memory, &mut queues) {
+            let starts = self.running != Running::Active;
+            if starts && !self.start(&memory, &mut queues) {
                 return;
             }
-            let ready = |index: usize| queues.get(index).is_some_and(|queue| queue.ready());
+            let mut io = Io { memory: &memory, queues: &mut queues, interrupt: &interrupts };
             match happened {
-                Happened::Queue(index) if !ready(index) => {}
-                Happened::Queue(index) => self
-                    .device()
-                    .process(index, &mut Io { memory: &memory, queues: &mut queues, interrupt: &interrupts }),
-                Happened::Host => self.device().process_host(&mut Io {
-                    memory: &memory,
-                    queues: &mut queues,
-                    interrupt: &interrupts,
-                }),
+                // Rings that were ready before have been kicked in vain.
+                _ if starts => (0..self.queues).for_each(|index| self.process_queue(index, &mut io)),
+                Happened::Queue(index) => self.process_queue(index, &mut io),
+                Happened::Host => self.device().process_host(&mut io),
             }
         }
         for (index, ring) in guards.iter().enumerate() {

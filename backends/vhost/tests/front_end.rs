@@ -1,0 +1,332 @@
+//! A device behind a real vhost-user connection, with a driver that can be paused, reset, early and rude.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+use std::io::Write;
+use std::os::fd::BorrowedFd;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use guest_memory::{Backing, GuestRam, allocate};
+use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures};
+use vhost::vhost_user::{Frontend, VhostUserFrontend};
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vhost_backend::{Served, start};
+use virtio::{ActivateError, Activation, Device, DeviceKind, Event, Io, event, event_fd};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const VERSION_1: u64 = 1 << 32;
+const PROTOCOL_FEATURES: u64 = 1 << 30;
+const QUEUE_SIZE: u16 = 128;
+
+/// What became of the device.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    Activated { features: u64, ready: Vec<bool> },
+    Served(usize),
+    HostSide,
+    Reset,
+}
+
+/// Gives every chain back, and tells.
+struct Witness {
+    tell: Sender<Heard>,
+    host: Event,
+    kick: Option<Event>,
+    config: Vec<u8>,
+}
+
+impl Device for Witness {
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Block
+    }
+    fn features(&self) -> u64 {
+        1 << 6
+    }
+    fn queue_sizes(&self) -> &[u16] {
+        &[QUEUE_SIZE, QUEUE_SIZE]
+    }
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        for (index, byte) in data.iter_mut().enumerate() {
+            *byte = self.config.get(usize::try_from(offset).unwrap() + index).copied().unwrap_or(0);
+        }
+    }
+    fn write_config(&mut self, offset: u64, data: &[u8]) {
+        let offset = usize::try_from(offset).unwrap();
+        self.config[offset..offset + data.len()].copy_from_slice(data);
+    }
+    fn activate(&mut self, activation: &Activation<'_>) -> Result<(), ActivateError> {
+        self.kick = activation.own_kick(0);
+        let ready = activation.queues.iter().map(virtio_queue::QueueT::ready).collect();
+        self.tell.send(Heard::Activated { features: activation.features, ready }).unwrap();
+        Ok(())
+    }
+    fn process(&mut self, index: usize, io: &mut Io<'_>) {
+        let mut served = 0;
+        let again = self.kick.as_ref().filter(|_| index == 0);
+        io.serve(index, again, |_, _| {
+            served += 1;
+            0
+        });
+        if served > 0 {
+            self.tell.send(Heard::Served(served)).unwrap();
+        }
+    }
+    fn host_event(&self) -> Option<BorrowedFd<'_>> {
+        Some(event_fd(&self.host))
+    }
+    fn process_host(&mut self, io: &mut Io<'_>) {
+        self.host.read().unwrap();
+        io.notify(1);
+        self.tell.send(Heard::HostSide).unwrap();
+    }
+    fn reset(&mut self) {
+        self.tell.send(Heard::Reset).unwrap();
+    }
+}
+
+/// A driver and the front end that stands for it.
+struct Driver {
+    front_end: Frontend,
+    ram: GuestRam,
+    kicks: [EventFd; 2],
+    calls: [EventFd; 2],
+    heard: Receiver<Heard>,
+    host: Event,
+    served: Option<Served>,
+}
+
+/// Where a queue's parts are.
+const fn descriptors(queue: usize) -> u64 {
+    0x1_0000 * (queue as u64 + 1)
+}
+const fn available(queue: usize) -> u64 {
+    descriptors(queue) + 0x4000
+}
+const fn used(queue: usize) -> u64 {
+    descriptors(queue) + 0x8000
+}
+
+impl Driver {
+    /// Up to the point where the rings may start.
+    fn connect() -> Self {
+        let (tell, heard) = channel();
+        let host = event().unwrap();
+        let witness =
+            Witness { tell, host: host.try_clone().unwrap(), kick: None, config: b"config".to_vec() };
+        let (listener, stream) = process::accept_pair().unwrap();
+        let served = Some(start("witness", Box::new(witness), listener).unwrap());
+        let ram = allocate(&[(GuestAddress(0), 1 << 20)], Backing::Shared).unwrap();
+        let mut front_end = Frontend::from_stream(stream, 2);
+        front_end.set_owner().unwrap();
+        let offered = front_end.get_features().unwrap();
+        assert_eq!(offered, 1 << 6 | VERSION_1 | 1 << 29 | PROTOCOL_FEATURES);
+        let wanted = VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK;
+        let protocol = front_end.get_protocol_features().unwrap();
+        assert!(protocol.contains(wanted));
+        front_end.set_protocol_features(wanted).unwrap();
+        front_end.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+        assert_eq!(front_end.get_queue_num().unwrap(), 2);
+        front_end.set_features(VERSION_1 | PROTOCOL_FEATURES).unwrap();
+        let regions = [VhostUserMemoryRegionInfo::from_guest_region(ram.iter().next().unwrap()).unwrap()];
+        front_end.set_mem_table(&regions).unwrap();
+        let events = || [EventFd::new(EFD_NONBLOCK).unwrap(), EventFd::new(EFD_NONBLOCK).unwrap()];
+        Self { front_end, ram, kicks: events(), calls: events(), heard, host, served }
+    }
+
+    /// Starts both rings as QEMU does: first everything about each, then all at once.
+    fn start(&mut self, bases: [u16; 2], with_calls: bool) {
+        for (queue, base) in bases.into_iter().enumerate() {
+            let address = |at| self.ram.get_host_address(GuestAddress(at)).unwrap() as u64;
+            self.front_end.set_vring_num(queue, QUEUE_SIZE).unwrap();
+            self.front_end.set_vring_base(queue, base).unwrap();
+            let rings = VringConfigData {
+                queue_max_size: QUEUE_SIZE,
+                queue_size: QUEUE_SIZE,
+                flags: 0,
+                desc_table_addr: address(descriptors(queue)),
+                used_ring_addr: address(used(queue)),
+                avail_ring_addr: address(available(queue)),
+                log_addr: None,
+            };
+            self.front_end.set_vring_addr(queue, &rings).unwrap();
+            if with_calls {
+                self.front_end.set_vring_call(queue, &self.calls[queue]).unwrap();
+            }
+            self.front_end.set_vring_kick(queue, &self.kicks[queue]).unwrap();
+        }
+        for queue in 0..2 {
+            self.front_end.set_vring_enable(queue, true).unwrap();
+        }
+    }
+
+    fn stop(&mut self) -> [u16; 2] {
+        [0, 1].map(|queue| u16::try_from(self.front_end.get_vring_base(queue).unwrap()).unwrap())
+    }
+
+    /// Makes `count` more chains available.
+    fn offer(&self, queue: usize, count: u16) {
+        let index: u16 = self.ram.read_obj(GuestAddress(available(queue) + 2)).unwrap();
+        for position in (0..count).map(|more| index.wrapping_add(more) % QUEUE_SIZE) {
+            let descriptor = descriptors(queue) + 16 * u64::from(position);
+            self.ram.write_obj(0x8_0000u64, GuestAddress(descriptor)).unwrap();
+            self.ram.write_obj([16u32, 2], GuestAddress(descriptor + 8)).unwrap();
+            let entry = available(queue) + 4 + 2 * u64::from(position);
+            self.ram.write_obj(position, GuestAddress(entry)).unwrap();
+        }
+        self.ram.write_obj(index.wrapping_add(count), GuestAddress(available(queue) + 2)).unwrap();
+    }
+
+    fn used(&self, queue: usize) -> u16 {
+        self.ram.read_obj(GuestAddress(used(queue) + 2)).unwrap()
+    }
+
+    fn hear(&self) -> Heard {
+        self.heard.recv_timeout(PATIENCE).unwrap()
+    }
+
+    fn hears_nothing(&self) {
+        assert_eq!(self.heard.recv_timeout(Duration::from_millis(50)).ok(), None);
+    }
+
+    fn interrupted(&self, queue: usize) -> bool {
+        self.calls[queue].read().is_ok()
+    }
+
+    /// Connected, started, and active for the first time.
+    fn running() -> Self {
+        let mut driver = Self::connect();
+        driver.start([0, 0], true);
+        assert_eq!(driver.hear(), activated());
+        driver
+    }
+}
+
+fn activated() -> Heard {
+    Heard::Activated { features: VERSION_1, ready: vec![true, true] }
+}
+
+#[test]
+fn chains_come_back_with_an_interrupt() {
+    let mut driver = Driver::running();
+    driver.offer(0, 3);
+    driver.kicks[0].write(1).unwrap();
+    assert_eq!(driver.hear(), Heard::Served(3));
+    assert_eq!((driver.used(0), driver.used(1)), (3, 0));
+    // The interrupt follows the rings, which the stop waits for.
+    driver.stop();
+    assert!(driver.interrupted(0));
+}
+
+#[test]
+fn one_kick_serves_as_many_turns_as_it_takes() {
+    let driver = Driver::running();
+    let count = u16::try_from(2 * Io::TURN + 1).unwrap();
+    driver.offer(0, count);
+    driver.kicks[0].write(1).unwrap();
+    assert_eq!(
+        [driver.hear(), driver.hear(), driver.hear()].map(|heard| heard == Heard::Served(1)),
+        [false, false, true]
+    );
+    assert_eq!(driver.used(0), count);
+}
+
+#[test]
+fn a_pause_keeps_the_device_and_loses_nothing() {
+    let mut driver = Driver::running();
+    driver.offer(0, 1);
+    driver.kicks[0].write(1).unwrap();
+    assert_eq!(driver.hear(), Heard::Served(1));
+    let bases = driver.stop();
+    assert_eq!(bases, [1, 0]);
+    // What happens meanwhile waits.
+    driver.offer(0, 2);
+    driver.kicks[0].write(1).unwrap();
+    driver.host.write(1).unwrap();
+    driver.hears_nothing();
+    driver.start(bases, true);
+    let mut later = [driver.hear(), driver.hear()];
+    later.sort_by_key(|heard| *heard == Heard::HostSide);
+    assert_eq!(later, [Heard::Served(2), Heard::HostSide]);
+    driver.hears_nothing();
+}
+
+#[test]
+fn rings_that_start_from_zero_are_a_new_driver() {
+    let mut driver = Driver::running();
+    driver.offer(1, 1);
+    driver.kicks[1].write(1).unwrap();
+    assert_eq!(driver.hear(), Heard::Served(1));
+    assert_eq!(driver.stop(), [0, 1]);
+    for queue in 0..2 {
+        driver.ram.write_slice(&[0; 0xc000], GuestAddress(descriptors(queue))).unwrap();
+    }
+    driver.offer(1, 1);
+    driver.start([0, 0], true);
+    assert_eq!([driver.hear(), driver.hear(), driver.hear()], [Heard::Reset, activated(), Heard::Served(1)]);
+}
+
+#[test]
+fn the_host_side_waits_for_the_driver() {
+    let mut driver = Driver::connect();
+    driver.host.write(1).unwrap();
+    driver.hears_nothing();
+    driver.start([0, 0], true);
+    assert_eq!([driver.hear(), driver.hear()], [activated(), Heard::HostSide]);
+    driver.stop();
+    assert!(driver.interrupted(1));
+}
+
+#[test]
+fn an_interrupt_that_had_nowhere_to_go_is_raised_later() {
+    let mut driver = Driver::connect();
+    driver.offer(0, 1);
+    driver.start([0, 0], false);
+    assert_eq!([driver.hear(), driver.hear()], [activated(), Heard::Served(1)]);
+    driver.front_end.set_vring_call(0, &driver.calls[0]).unwrap();
+    assert!(driver.interrupted(0));
+}
+
+#[test]
+fn the_configuration_space_is_read_and_written() {
+    let mut driver = Driver::connect();
+    let flags = VhostUserConfigFlags::WRITABLE;
+    driver.front_end.set_config(2, flags, b"NF").unwrap();
+    let (_, config) = driver.front_end.get_config(0, 8, flags, &[0; 8]).unwrap();
+    assert_eq!(config, b"coNFig\0\0");
+}
+
+#[test]
+fn a_front_end_that_goes_is_no_error_and_one_that_lies_is() {
+    let mut driver = Driver::running();
+    let served = driver.served.take().unwrap();
+    drop(driver.front_end);
+    served.wait().unwrap();
+
+    let mut driver = Driver::connect();
+    let served = driver.served.take().unwrap();
+    // Rings where no memory is.
+    let rings = VringConfigData {
+        queue_max_size: QUEUE_SIZE,
+        queue_size: QUEUE_SIZE,
+        flags: 0,
+        desc_table_addr: 0x1000,
+        used_ring_addr: 0x2000,
+        avail_ring_addr: 0x3000,
+        log_addr: None,
+    };
+    assert!(driver.front_end.set_vring_addr(0, &rings).is_err());
+    drop(driver.front_end);
+    let _ = served.wait();
+
+    let (tell, _heard) = channel();
+    let witness = Witness { tell, host: event().unwrap(), kick: None, config: Vec::new() };
+    let (listener, mut stream) = process::accept_pair().unwrap();
+    let served = start("witness", Box::new(witness), listener).unwrap();
+    stream.write_all(&[0xff; 64]).unwrap();
+    assert!(served.wait().is_err());
+}
