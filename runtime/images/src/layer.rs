@@ -24,6 +24,10 @@ const WHITEOUT_META: &[u8] = b".wh..wh.";
 /// overlayfs: "A directory is made opaque by setting the xattr \"trusted.overlay.opaque\" to \"y\"."
 const OPAQUE_XATTR: &[u8] = b"trusted.overlay.opaque";
 
+/// overlayfs leaves whiteouts out of a listing only where it joins directories, or where this attribute says that the
+/// directory was copied from a lower layer; empty, it does not say from which. The kernel's own upper layers have it.
+const ORIGIN_XATTR: &[u8] = b"trusted.overlay.origin";
+
 /// Symbolic links followed on the way to one entry, as the kernel's own limit.
 const MAX_SYMLINKS: usize = 40;
 
@@ -276,9 +280,10 @@ impl<O: Output> Layer<O> {
             }
         }
         let cut_off = self.cut_off();
+        let root = self.writer.tree().root();
         let mut hiding = None;
         for (parent, name) in &whiteouts {
-            // Where nothing shows through, a whiteout would hide nothing, and be seen by who lists the directory.
+            // Where nothing shows through, a whiteout has nothing to hide.
             if cut_off.contains(parent) || self.writer.tree().entry(*parent, name).is_some() {
                 continue;
             }
@@ -295,8 +300,14 @@ impl<O: Output> Layer<O> {
                 .tree_mut()
                 .link(*parent, name, node)
                 .map_err(|error| LayerError::Entry { path: show(name), why: EntryError::Store(error) })?;
+            if *parent != root {
+                self.writer
+                    .tree_mut()
+                    .attributes_mut(*parent)
+                    .xattrs
+                    .insert(ORIGIN_XATTR.to_vec(), Vec::new());
+            }
         }
-        let root = self.writer.tree().root();
         for dir in self.opaque.iter().filter(|dir| **dir != root) {
             let attributes = self.writer.tree_mut().attributes_mut(*dir);
             attributes.xattrs.insert(OPAQUE_XATTR.to_vec(), b"y".to_vec());

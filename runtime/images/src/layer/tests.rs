@@ -48,6 +48,7 @@ fn whiteouts_become_devices() {
     assert_eq!(names(&files), ["", "a", "a/gone", "top"]);
     assert!(is_whiteout(&files[&b"a/gone"[..]]) && is_whiteout(&files[&b"top"[..]]));
     assert!(!is_opaque(&files[&b"a"[..]]));
+    assert_eq!(files[&b"a"[..]].attributes.xattrs, BTreeMap::from([(ORIGIN_XATTR.to_vec(), Vec::new())]));
 }
 
 #[test]
