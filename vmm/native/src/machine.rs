@@ -6,8 +6,8 @@
 //!    ├──────────────▶ loader thread: kernel and initramfs into RAM
 //!    │ make the machine (KVM mostly waits), ACPI tables, devices
 //!    │◀────────────── join
-//!    ├──────────────▶ vCPU threads: bind, confine themselves, wait at the gate
-//!    │ confine this thread, report, open the gate
+//!    ├──────────────▶ vCPU threads: bind, wait at the gate
+//!    │ confine all threads, report, open the gate
 //!    ▼
 //!  event loop, until a vCPU stops for good or the supervisor hangs up
 //! ```
@@ -28,8 +28,8 @@ use crate::descriptors::{Descriptors, MissingDescriptor};
 use crate::devices::{self, DeviceError};
 use crate::events::{EventLoop, Outcome};
 use crate::loader::{self, LoadError, Payload};
-use crate::sys::{self, ConfineError, Role};
-use crate::vcpu::{self, Gate, StartError};
+use crate::sys::{self, ConfineError};
+use crate::vcpu::{self, Gate};
 use crate::{acpi, layout};
 
 /// Stack of the threads besides the first. Only what is touched takes memory.
@@ -70,15 +70,6 @@ pub enum RunError {
         /// The system's words.
         source: std::io::Error,
     },
-}
-
-impl From<StartError> for RunError {
-    fn from(error: StartError) -> Self {
-        match error {
-            StartError::Hypervisor(error) => Self::Hypervisor(error),
-            StartError::Confine(error) => Self::Confine(error),
-        }
-    }
 }
 
 /// Names what a system call was for.
@@ -126,12 +117,12 @@ pub fn run<H: Hypervisor>(
     let gate = Arc::new(Gate::new(spec.vcpus).map_err(system("event"))?);
     for seed in seeds {
         let (board, gate) = (Arc::clone(&board), Arc::clone(&gate));
-        let body = move || vcpu::run(seed, &board, &gate, sys::IOCTLS);
+        let body = move || vcpu::run(seed, &board, &gate);
         spawn("vcpu", body)?;
     }
     let events = EventLoop::new(channel, &vm, &board, &gate, wiring).map_err(system("event loop"))?;
     gate.wait_ready()?;
-    sys::confine_thread(Role::Events, sys::IOCTLS)?;
+    sys::confine_threads(sys::IOCTLS)?;
     timeline.running_ns = sys::now_ns();
     channel.send(&Report::Running(timeline), &[])?;
     gate.open();

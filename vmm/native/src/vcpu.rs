@@ -16,7 +16,6 @@ use hypervisor::{Vcpu, VcpuSeed, VcpuStop, Vm};
 use virtio::Event;
 
 use crate::board::Board;
-use crate::sys::{self, ConfineError, Role};
 
 /// What the vCPU threads should be doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,18 +33,7 @@ struct State {
     /// Why the first vCPU stopped.
     stop: Option<VcpuStop>,
     /// Why a thread could not start.
-    failure: Option<StartError>,
-}
-
-/// Why a vCPU thread could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The hypervisor refused.
-    #[error(transparent)]
-    Hypervisor(#[from] hypervisor::Error),
-    /// Confinement failed.
-    #[error(transparent)]
-    Confine(#[from] ConfineError),
+    failure: Option<hypervisor::Error>,
 }
 
 /// Where vCPU threads wait.
@@ -78,8 +66,8 @@ impl Gate {
         self.lock().stop.clone()
     }
 
-    /// Waits until every thread is bound and confined, or one is not.
-    pub fn wait_ready(&self) -> Result<(), StartError> {
+    /// Waits until every vCPU is bound to its thread, or one is not.
+    pub fn wait_ready(&self) -> hypervisor::Result<()> {
         let mut state = self.wait_until(|state| state.waiting == self.vcpus || state.failure.is_some());
         state.failure.take().map_or(Ok(()), Err)
     }
@@ -116,7 +104,7 @@ impl Gate {
         self.changed.wait_while(guard, |state| !condition(state)).unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fail(&self, error: StartError) {
+    fn fail(&self, error: hypervisor::Error) {
         self.lock().failure = Some(error);
         self.changed.notify_all();
     }
@@ -133,11 +121,9 @@ impl Gate {
 }
 
 /// The life of a vCPU's thread. It does not return once its vCPU has run: the process ends with it.
-pub fn run<S: VcpuSeed>(seed: S, board: &Board, gate: &Gate, ioctls: &[u32]) {
-    let bound = seed.bind().map_err(StartError::from);
-    let ready = bound.and_then(|vcpu| Ok((vcpu, sys::confine_thread(Role::Vcpu, ioctls)?)));
-    let mut vcpu = match ready {
-        Ok((vcpu, ())) => vcpu,
+pub fn run<S: VcpuSeed>(seed: S, board: &Board, gate: &Gate) {
+    let mut vcpu = match seed.bind() {
+        Ok(vcpu) => vcpu,
         Err(error) => return gate.fail(error),
     };
     loop {

@@ -1,8 +1,9 @@
 //! Confinement on Linux: Landlock, then seccomp, before the first guest instruction.
 //!
 //! The process opens nothing, so Landlock denies it every path, port and abstract socket the host's kernel can deny.
-//! seccomp then allows each kind of thread the few system calls its work takes, `ioctl` only with the hypervisor's own
-//! requests, and kills the process at any other. Not here: namespaces and users, which are the supervisor's business.
+//! seccomp then allows the few system calls that its work takes, `ioctl` only with the hypervisor's own requests, and
+//! kills the process at any other. All threads have one filter: they share their memory, so that whoever controls one
+//! controls them all. Not here: namespaces and users, which are the supervisor's business.
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope,
@@ -27,15 +28,6 @@ pub enum ConfineError {
     Seccomp(#[from] seccompiler::Error),
 }
 
-/// What a thread does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Waits for events and serves devices.
-    Events,
-    /// Runs a vCPU.
-    Vcpu,
-}
-
 /// Takes privileges and the file system from the calling thread and those it will start. Returns whether the kernel
 /// has Landlock.
 pub fn confine_process() -> Result<bool, ConfineError> {
@@ -50,25 +42,38 @@ pub fn confine_process() -> Result<bool, ConfineError> {
     Ok(status.ruleset != RulesetStatus::NotEnforced)
 }
 
-/// Leaves the calling thread only the system calls of its role. `ioctls` are the hypervisor's requests. Needs
+/// Leaves all threads only the system calls of a running machine. `ioctls` are the hypervisor's requests. Needs
 /// [`confine_process`].
-pub fn confine_thread(role: Role, ioctls: &[u32]) -> Result<(), ConfineError> {
-    Ok(seccompiler::apply_filter(&program(&rules(role, ioctls)))?)
+pub fn confine_threads(ioctls: &[u32]) -> Result<(), ConfineError> {
+    Ok(seccompiler::apply_filter_all_threads(&program(&rules(ioctls)))?)
 }
 
-/// What every thread may call, with any arguments. None of them names a file, a process or an address.
-const EVERYWHERE: &[libc::c_long] = &[
+/// What may be called with any arguments. None of them names a file, a process or an address.
+const CALLS: &[libc::c_long] = &[
     // Descriptors it has: events, sockets, the console.
     libc::SYS_read,
+    libc::SYS_readv,
     libc::SYS_write,
     libc::SYS_writev,
     libc::SYS_close,
     libc::SYS_epoll_ctl,
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
     libc::SYS_sendmsg,
     libc::SYS_recvmsg,
+    libc::SYS_sendto,
+    libc::SYS_recvfrom,
     libc::SYS_shutdown,
     libc::SYS_ppoll,
     libc::SYS_poll,
+    // Disks.
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_fallocate,
     // Memory.
     libc::SYS_brk,
     libc::SYS_munmap,
@@ -90,30 +95,10 @@ const EVERYWHERE: &[libc::c_long] = &[
     libc::SYS_exit_group,
 ];
 
-/// What the event thread may call besides: disks, streams, waiting.
-const EVENTS: &[libc::c_long] = &[
-    libc::SYS_epoll_wait,
-    libc::SYS_epoll_pwait,
-    libc::SYS_readv,
-    libc::SYS_recvfrom,
-    libc::SYS_sendto,
-    libc::SYS_pread64,
-    libc::SYS_pwrite64,
-    libc::SYS_preadv,
-    libc::SYS_pwritev,
-    libc::SYS_fsync,
-    libc::SYS_fdatasync,
-    libc::SYS_fallocate,
-];
-
-pub(super) fn rules(role: Role, ioctls: &[u32]) -> Vec<Rule> {
-    let free = |call: &libc::c_long| Rule::new(*call, Vec::new());
-    let mut rules: Vec<Rule> = EVERYWHERE.iter().map(free).collect();
-    if role == Role::Events {
-        rules.extend(EVENTS.iter().map(free));
-        // Streams of the guest become socket pairs.
-        rules.push(Rule::new(libc::SYS_socketpair, vec![Test::equal(0, number(libc::AF_UNIX))]));
-    }
+pub(super) fn rules(ioctls: &[u32]) -> Vec<Rule> {
+    let mut rules: Vec<Rule> = CALLS.iter().map(|call| Rule::new(*call, Vec::new())).collect();
+    // Streams of the guest become socket pairs.
+    rules.push(Rule::new(libc::SYS_socketpair, vec![Test::equal(0, number(libc::AF_UNIX))]));
     let mut requests: Vec<Test> = ioctls.iter().map(|request| Test::equal(1, *request)).collect();
     requests.push(Test::equal(1, FIONBIO));
     rules.push(Rule::new(libc::SYS_ioctl, requests));

@@ -7,6 +7,6 @@ mod filter;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
-pub use confine::{ConfineError, Role, confine_process, confine_thread};
+pub use confine::{ConfineError, confine_process, confine_threads};
 #[cfg(target_os = "linux")]
 pub use linux::{Host, IOCTLS, Poller, frugal_allocator, hypervisor, now_ns};
