@@ -6,10 +6,12 @@
 #![allow(unsafe_code, reason = "mapping memory at an address of our choice; system calls on guest memory")]
 
 mod allocate;
+mod discard;
 mod file;
 mod socket;
 
 pub use allocate::{Backing, Error, allocate};
+pub use discard::discard;
 pub use file::{read_exact_at, write_all_at};
 pub use socket::{receive, send};
 
