@@ -122,6 +122,7 @@ fn boot(started: u64) -> Result<Guest, (Failure, Option<Control>)> {
 fn first_steps() -> Result<(Modules, OwnedFd), Failure> {
     mounts::mount_devices()?;
     system::fill_standard_streams()?;
+    log::open();
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let initramfs = rustix::fs::open("/", flags, Mode::empty()).at("open the initramfs")?;
     let mut modules = Modules::read()?;
@@ -159,8 +160,9 @@ impl Guest {
     fn serve(self) -> ! {
         let Self { mut control, orphans, agent, upper, mut late, initramfs } = self;
         let tidy = std::thread::Builder::new().name("tidy".to_owned()).stack_size(64 << 10);
-        // Nobody waits for this, so it may as well not happen.
+        // Nobody waits for this, so it may as well not happen, and does so only while the CPU has nothing better to do.
         let _ = tidy.spawn(move || {
+            system::run_when_idle();
             late.load_late(&initramfs);
             root::empty_initramfs(&initramfs);
         });

@@ -1,12 +1,23 @@
 //! Lines for the console, through the kernel's log: that reaches every console, also those found later.
 
+use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
+
 use rustix::fs::{Mode, OFlags};
+
+static KERNEL_LOG: OnceLock<OwnedFd> = OnceLock::new();
+
+/// Opens the kernel's log, once there are devices. What is written before is lost.
+pub(crate) fn open() {
+    if let Ok(log) = rustix::fs::open("/dev/kmsg", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+        let _ = KERNEL_LOG.set(log);
+    }
+}
 
 /// Writes one line. Only for what a human has to see: there are few such moments in a guest's life.
 pub(crate) fn line(text: &str) {
-    let open = || rustix::fs::open("/dev/kmsg", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
-    if let Ok(kmsg) = open() {
+    if let Some(log) = KERNEL_LOG.get() {
         // <3>: the severity "error", which a `quiet` kernel shows.
-        let _ = rustix::io::write(&kmsg, format!("<3>matchlock: {text}\n").as_bytes());
+        let _ = rustix::io::write(log, format!("<3>matchlock: {text}\n").as_bytes());
     }
 }

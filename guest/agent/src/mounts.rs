@@ -74,16 +74,17 @@ const fn optional(
 
 impl Mount {
     fn attach(&self) -> Result<(), Failure> {
-        let made = match files::make_directory(self.place, 0o755) {
-            // sysfs has the mount points of what the kernel has, and takes no others.
+        let step = || format!("mount {}", self.place);
+        match files::make_directory(self.place, 0o755) {
+            Ok(()) => {}
+            // sysfs has mount points for what the kernel has, and takes no others.
             Err(Errno::PERM) if self.optional => return Ok(()),
-            made => made,
-        };
-        let mounted = made
-            .and_then(|()| rustix::mount::mount(self.kind, self.place, self.kind, self.flags, self.options));
-        match mounted {
+            Err(Errno::LOOP) => return Err(Failure::because(step(), "is a symbolic link")),
+            Err(errno) => return Err(Failure::new(step(), errno)),
+        }
+        match rustix::mount::mount(self.kind, self.place, self.kind, self.flags, self.options) {
             Err(Errno::NODEV) if self.optional => Ok(()),
-            mounted => mounted.at(&format!("mount {}", self.place)),
+            mounted => mounted.at(&step()),
         }
     }
 }

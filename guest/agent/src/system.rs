@@ -43,6 +43,14 @@ pub(crate) fn fill_standard_streams() -> Result<(), Failure> {
     }
 }
 
+/// Lets the calling thread run only when nothing else wants the CPU.
+pub(crate) fn run_when_idle() {
+    // SAFETY: all-zero is a valid sched_param.
+    let parameters: libc::sched_param = unsafe { std::mem::zeroed() };
+    // SAFETY: the parameters are only read; 0 means the calling thread.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) };
+}
+
 /// Everything of `config` that has nothing to do with files.
 pub(crate) fn configure(config: &BootConfig) -> Result<(), Failure> {
     set_clock(config.wall_clock_ns).at("set the clock")?;
@@ -108,9 +116,18 @@ pub(crate) fn limit_cpu(quota_milli: u32) -> Result<(), Failure> {
     files::write_existing("/sys/fs/cgroup/cgroup.subtree_control", all.as_bytes())
         .at("delegate controllers")?;
     files::make_directory("/sys/fs/cgroup/init", 0o755).at("make the cgroup init")?;
-    files::write_existing("/sys/fs/cgroup/init/cgroup.procs", b"0").at("enter the cgroup init")?;
+    // Moving a process waits for an RCU grace period, several clock ticks; an expedited one takes microseconds.
+    expedite_rcu(true);
+    let entered = files::write_existing("/sys/fs/cgroup/init/cgroup.procs", b"0").at("enter the cgroup init");
+    expedite_rcu(false);
+    entered?;
     let max = cpu_max(quota_milli);
     files::write_existing("/sys/fs/cgroup/init/cpu.max", max.as_bytes()).at("set cpu.max")
+}
+
+/// Kernels without the switch do not need it.
+fn expedite_rcu(expedite: bool) {
+    let _ = files::write_existing("/sys/kernel/rcu_expedited", if expedite { b"1" } else { b"0" });
 }
 
 fn cpu_max(quota_milli: u32) -> String {

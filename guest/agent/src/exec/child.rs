@@ -135,6 +135,7 @@ fn enter(plan: &Plan<'_>) -> Result<std::convert::Infallible, (Step, Errno)> {
             .map_err(at(Step::User))?;
     }
     rustix::process::chdir(plan.directory).map_err(at(Step::WorkingDir))?;
+    close_others().map_err(at(Step::Stdio))?;
     // The agent ignores SIGPIPE and has blocked everything for the clone; execve would keep both.
     signals::reset(libc::SIGPIPE);
     signals::block(&signals::none());
@@ -150,6 +151,17 @@ fn enter_mount_namespace(init: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::thread::move_into_thread_name_spaces(init, ThreadNameSpaceType::MOUNT)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     rustix::mount::mount(c"proc", c"/proc", c"proc", flags, None)
+}
+
+/// Lets execve close everything but the standard streams. The agent's own descriptors are marked so anyway; this is for
+/// those that it was started with.
+fn close_others() -> Result<(), Errno> {
+    let flags = libc::c_int::try_from(libc::CLOSE_RANGE_CLOEXEC).unwrap_or(0);
+    // SAFETY: descriptors are only marked, in this process' own table.
+    match unsafe { libc::close_range(3, libc::c_uint::MAX, flags) } {
+        0 => Ok(()),
+        _ => Err(last_error()),
+    }
 }
 
 /// Tries the candidates like execvp(3): goes on while a file is not there; a file that may not be executed is

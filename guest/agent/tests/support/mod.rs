@@ -53,7 +53,8 @@ fn fill(root: &Path, busybox: &Path) {
     for (name, major, minor) in [("null", 1, 3), ("tty", 5, 0)] {
         let device = rustix::fs::makedev(major, minor);
         let mode = Mode::from_raw_mode(0o666);
-        rustix::fs::mknodat(CWD, root.join("dev").join(name), FileType::CharacterDevice, mode, device).unwrap();
+        rustix::fs::mknodat(CWD, root.join("dev").join(name), FileType::CharacterDevice, mode, device)
+            .unwrap();
     }
     let write = |path: &str, text: &str| std::fs::write(root.join(path), text).unwrap();
     write("etc/passwd", "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n");

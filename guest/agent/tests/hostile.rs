@@ -1,0 +1,171 @@
+//! A host that sends nonsense: the stream ends, its program with it, and the agent goes on.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs, reason = "tests")]
+#![allow(unsafe_code, reason = "each test enters a mount namespace")]
+
+#[allow(unreachable_pub, dead_code, reason = "shared by tests that use parts of it")]
+mod support;
+
+use std::io::Write;
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+use guest_protocol::frame::{self, HEAD, Head, Kind, MAX_PAYLOAD};
+use guest_protocol::{ExecRequest, Request, ServiceFromHost, Stdio, TerminalSize};
+use support::{Client, guest, request, run, shell};
+
+fn raw(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![kind];
+    frame.extend(u32::try_from(payload.len()).unwrap().to_le_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// Frames that are wrong on any stream.
+fn nonsense() -> Vec<(&'static str, Vec<u8>)> {
+    let ping = frame::encode(&ServiceFromHost::Request(Request::Ping)).unwrap();
+    let mut trailing = ping[HEAD..].to_vec();
+    trailing.push(0);
+    let over = u32::try_from(MAX_PAYLOAD + 1).unwrap().to_le_bytes();
+    vec![
+        ("unknown kind", raw(4, b"")),
+        ("unknown kind, longest length", vec![0xff; HEAD]),
+        ("too long", [&[1][..], &over].concat()),
+        ("output from the host", raw(Kind::Stdout as u8, b"x")),
+        ("error output from the host", raw(Kind::Stderr as u8, b"x")),
+        ("empty message", raw(0, b"")),
+        ("unknown message", raw(0, &[0x7f])),
+        ("garbage", raw(0, &[0xff; 64])),
+        ("trailing byte", raw(0, &trailing)),
+        ("a count of four thousand million strings", raw(0, &[0, 1, 1, 0xff, 0xff, 0xff, 0xff, 0x0f])),
+    ]
+}
+
+#[test]
+fn before_a_request() {
+    let Some(agent) = guest() else { return };
+    let mut all = nonsense();
+    let size = TerminalSize { rows: 1, cols: 1 };
+    all.push(("input before a request", raw(1, b"x")));
+    all.push(("resize before a request", frame::encode(&ServiceFromHost::Resize(size)).unwrap()));
+    all.push(("signal before a request", frame::encode(&ServiceFromHost::Signal(9)).unwrap()));
+    for (what, bytes) in all {
+        let mut client = Client::connect(&agent);
+        client.stream.write_all(&bytes).unwrap();
+        assert_eq!(client.next(), None, "{what}");
+    }
+}
+
+#[test]
+fn to_a_running_program() {
+    let Some(agent) = guest() else { return };
+    let mut all = nonsense();
+    all.push(("a second request", frame::encode(&ServiceFromHost::Request(Request::Ping)).unwrap()));
+    for (what, bytes) in all {
+        let mut client = Client::exec(&agent, shell("echo up; exec sleep 600"));
+        client.expect("up\n");
+        let sent = Instant::now();
+        client.stream.write_all(&bytes).unwrap();
+        let outcome = client.finish();
+        agent.running.wait_for_none(Duration::from_secs(10));
+        assert!(sent.elapsed() < Duration::from_secs(1), "{what}: {:?}", sent.elapsed());
+        assert!(outcome.exit.is_none() && outcome.failure.is_none(), "{what}: {outcome:?}");
+    }
+}
+
+#[test]
+fn streams_that_end_early() {
+    let Some(agent) = guest() else { return };
+    let whole =
+        frame::encode(&ServiceFromHost::Request(Request::Exec(Box::new(request(&["true"]))))).unwrap();
+    for end in [0, 1, HEAD, HEAD + 1, whole.len() - 1] {
+        let mut client = Client::connect(&agent);
+        client.stream.write_all(&whole[..end]).unwrap();
+        client.stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(client.next(), None, "after {end} bytes");
+    }
+    // In the smallest pieces it works as well.
+    let mut client = Client::connect(&agent);
+    for byte in &whole {
+        client.stream.write_all(std::slice::from_ref(byte)).unwrap();
+    }
+    assert_eq!(client.finish().status(), 0);
+}
+
+#[test]
+fn a_host_that_never_reads() {
+    let Some(agent) = guest() else { return };
+    let mut client = Client::connect(&agent);
+    client.stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+    let ping = frame::encode(&ServiceFromHost::Request(Request::Ping)).unwrap().repeat(1000);
+    while client.stream.write_all(&ping).is_ok() {}
+    drop(client);
+    assert_eq!(run(&agent, request(&["true"])).status(), 0);
+}
+
+#[test]
+fn large_requests() {
+    let Some(agent) = guest() else { return };
+    // The kernel limits a single string to 128 KiB, so this many middle-sized ones.
+    let env: Vec<_> = (0..15).map(|index| (format!("V{index}"), "x".repeat(60_000))).collect();
+    let full = ExecRequest { env, ..request(&["/bin/sh", "-c", "echo ${#V14}"]) };
+    assert_eq!(run(&agent, full).text(), "60000\n");
+}
+
+/// SplitMix64: a fixed sequence of frames, the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = self.0;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ (word >> 31)
+    }
+
+    fn below(&mut self, limit: u64) -> usize {
+        usize::try_from(self.next() % limit).unwrap()
+    }
+
+    fn bytes(&mut self, limit: u64) -> Vec<u8> {
+        (0..self.below(limit)).map(|_| self.next().to_le_bytes()[0]).collect()
+    }
+}
+
+#[test]
+fn random_conversations() {
+    let Some(agent) = guest() else { return };
+    let mut random = Random(20_26);
+    for _ in 0..300 {
+        let mut client = Client::connect(&agent);
+        if random.below(2) == 0 {
+            let stdio = match random.below(3) {
+                0 => Stdio::Null,
+                1 => Stdio::Pipe,
+                _ => Stdio::Terminal(TerminalSize { rows: 24, cols: 80 }),
+            };
+            let message = Request::Exec(Box::new(ExecRequest { stdio, ..request(&["cat"]) }));
+            client.send(&ServiceFromHost::Request(message));
+        }
+        for _ in 0..random.below(6) {
+            let kind = u8::try_from(random.below(5)).unwrap();
+            let payload = random.bytes(200);
+            let mut bytes = match random.below(4) {
+                0 => frame::encode(&ServiceFromHost::Signal(i32::from(kind) - 1)).unwrap(),
+                1 => [&Head::bytes(Kind::Stdin, payload.len()).unwrap()[..], &payload].concat(),
+                _ => raw(kind, &payload),
+            };
+            if random.below(8) == 0 {
+                let end = random.below(bytes.len() as u64);
+                bytes.truncate(end);
+            }
+            // The agent may have hung up already.
+            if client.stream.write_all(&bytes).is_err() {
+                break;
+            }
+        }
+    }
+    agent.running.wait_for_none(Duration::from_secs(30));
+    assert_eq!(run(&agent, shell("echo alive")).text(), "alive\n");
+}
