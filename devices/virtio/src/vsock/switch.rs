@@ -14,8 +14,9 @@ use super::stream::{self, Outgoing, Phase, Stream};
 use super::sys::{Arrival, Watch};
 use super::{PortMessage, channel};
 
-/// Most streams at once, those included whose guest side is gone while the host still has bytes to take.
-pub const MAX_STREAMS: usize = 1024;
+/// Most streams at once, those included whose guest side is gone while the host still has bytes to take. Each is a
+/// descriptor, of which processes have 1,024 by default; should they run out, streams are refused.
+pub const MAX_STREAMS: usize = 512;
 
 /// Most resets that wait for room in the rx queue. As long as there are that many, no packet is taken from the guest.
 pub const MAX_RESETS: usize = 128;

@@ -449,7 +449,7 @@ fn as_many_streams_as_the_limit_says_and_no_more() {
 #[test]
 fn connections_beyond_the_channels_length_wait_for_the_supervisor() {
     let (mut guest, channel) = machine();
-    let keys: Vec<_> = (0..600).map(|port| guest.connect(HOST_PORT, 20_000 + port, 4096)).collect();
+    let keys: Vec<_> = (0..500).map(|port| guest.connect(HOST_PORT, 20_000 + port, 4096)).collect();
     let connected = |guest: &Guest| keys.iter().filter(|key| guest.sockets[key].connected).count();
     assert!(connected(&guest) < keys.len(), "the channel took everything: this tests nothing");
     let mut hosts = Vec::new();
@@ -458,7 +458,7 @@ fn connections_beyond_the_channels_length_wait_for_the_supervisor() {
         guest.settle();
     }
     assert_eq!(connected(&guest), keys.len());
-    guest.send(keys[599], b"last");
+    guest.send(keys[499], b"last");
     assert_eq!(read_now(hosts.last_mut().unwrap()), (b"last".to_vec(), false));
 }
 
@@ -466,7 +466,7 @@ fn connections_beyond_the_channels_length_wait_for_the_supervisor() {
 fn guests_that_give_up_leave_no_offer() {
     let (mut guest, channel) = machine();
     for _ in 0..3 {
-        let keys: Vec<_> = (0..700).map(|port| guest.connect(HOST_PORT, 20_000 + port, 4096)).collect();
+        let keys: Vec<_> = (0..500).map(|port| guest.connect(HOST_PORT, 20_000 + port, 4096)).collect();
         for key in keys {
             guest.control(key, Operation::Reset, 0);
         }
@@ -519,7 +519,7 @@ fn streams_outlive_the_channel() {
 #[ignore = "a measurement, not a test"]
 #[allow(clippy::print_stderr, reason = "a measurement")]
 fn measure() {
-    let (mut guest, channel) = machine();
+    let (mut guest, channel) = machine_with(false);
     let (mut host, key) = stream_to_guest(&mut guest, &channel);
     let rounds = 100_000;
     let start = Instant::now();

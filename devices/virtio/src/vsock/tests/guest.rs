@@ -427,7 +427,8 @@ impl Guest {
     /// Reads up to `len` bytes that arrived, and tells of the room as Linux does.
     pub(super) fn read(&mut self, key: (u32, u32), len: usize) -> Vec<u8> {
         let socket = self.sockets.get_mut(&key).unwrap();
-        let bytes: Vec<u8> = socket.inbox.drain(..len.min(socket.inbox.len())).collect();
+        let rest = socket.inbox.split_off(len.min(socket.inbox.len()));
+        let bytes = Vec::from(std::mem::replace(&mut socket.inbox, rest));
         socket.fwd_cnt = socket.fwd_cnt.wrapping_add(bytes.len() as u32);
         let delta = socket.fwd_cnt.wrapping_sub(socket.told_fwd);
         let low = socket.inbox.is_empty();

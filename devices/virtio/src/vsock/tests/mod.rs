@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::Resource;
 
 use super::{GUEST_CID, PortMessage, Vsock, channel};
 use guest::Guest;
@@ -25,6 +26,9 @@ fn machine() -> (Guest, OwnedFd) {
 }
 
 fn machine_with(turns: bool) -> (Guest, OwnedFd) {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    rustix::process::setrlimit(Resource::Nofile, limit).unwrap();
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .unwrap();
