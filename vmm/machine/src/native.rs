@@ -1,21 +1,25 @@
 //! The native machine: one `matchlock-vmm` process on the host's hypervisor.
 //!
-//! The handle opens what the process must not open itself, hands it over, and afterwards only listens. Not here: what
-//! the VMM does with it.
+//! The handle opens what the process must not open itself, hands it over, and afterwards only listens. A device that is
+//! served out of process is in a `matchlock-devices` process, as on the software machine. Not here: what the VMM does.
 
 pub mod protocol;
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
+use disk::Segment;
 use process::{Channel, Child, Spawn};
 use protocol::{DiskSpec, End, Entropy, Fd, Report, Request, SegmentSpec, Spec, Timeline, exit};
 
+use crate::software::protocol::{DeviceModel, DeviceSpec, Devices};
+use crate::software::{any_of, in_process, is_readable, wait_readable};
 use crate::{Config, Disk, Ending, Kind, Machine, MachineError};
-use disk::Segment;
 
 /// The VMM's program.
 const PROGRAM: &str = "matchlock-vmm";
+/// The program that serves devices out of process.
+const DEVICES: &str = "matchlock-devices";
 /// KVM's device.
 const KVM: &str = "/dev/kvm";
 
@@ -24,6 +28,9 @@ const KVM: &str = "/dev/kvm";
 pub struct Native {
     child: Child,
     channel: Channel,
+    back_end: Option<BackEnd>,
+    /// Readable when one of the processes has ended.
+    ended: OwnedFd,
     timeline: Timeline,
     stopped: bool,
     ending: Option<Ending>,
@@ -32,21 +39,42 @@ pub struct Native {
 impl Native {
     /// Boots a machine. Returns when its vCPUs run.
     pub fn boot(config: Config) -> Result<Self, MachineError> {
-        let (spec, descriptors, log) = describe(config)?;
-        Self::start(spec, descriptors, log)
+        let log = config.log.as_ref().map(OwnedFd::try_clone).transpose();
+        let log = log.map_err(|source| MachineError::Process { what: "log", source })?;
+        let mut descriptors = Descriptors::default();
+        let kvm = descriptors.add(open_kvm()?);
+        let (back_end, entropy) = match config.entropy_out_of_process {
+            true => {
+                let (back_end, socket) = BackEnd::start(config.log.as_ref())?;
+                (Some(back_end), Entropy::VhostUser(descriptors.add(socket)))
+            }
+            false => (None, Entropy::InProcess),
+        };
+        let spec = describe(config, kvm, entropy, &mut descriptors);
+        Self::launch(spec, descriptors.0, log, back_end)
     }
 
     /// Boots what `spec` says: for measurements, which want other machines than sandboxes do.
     pub fn start(spec: Spec, descriptors: Vec<OwnedFd>, log: Option<OwnedFd>) -> Result<Self, MachineError> {
-        let program = process::find_program(PROGRAM)
-            .ok_or_else(|| MachineError::Program { program: PROGRAM.to_owned() })?;
-        let mut spawn = Spawn::new(&program);
+        Self::launch(spec, descriptors, log, None)
+    }
+
+    fn launch(
+        spec: Spec,
+        descriptors: Vec<OwnedFd>,
+        log: Option<OwnedFd>,
+        back_end: Option<BackEnd>,
+    ) -> Result<Self, MachineError> {
+        let mut spawn = Spawn::new(&find(PROGRAM)?);
         spawn.stderr = log;
-        let (child, channel) = process::spawn(spawn).map_err(of_process)?;
+        let (child, channel) = process::spawn(spawn).map_err(in_process(PROGRAM))?;
         let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-        channel.send(&Request::Boot(Box::new(spec)), &borrowed).map_err(of_process)?;
-        let mut machine =
-            Self { child, channel, timeline: Timeline::default(), stopped: false, ending: None };
+        channel.send(&Request::Boot(Box::new(spec)), &borrowed).map_err(in_process(PROGRAM))?;
+        let mut members = vec![child.as_fd()];
+        members.extend(back_end.iter().map(|back_end| back_end.child.as_fd()));
+        let ended = any_of(&members).map_err(|source| MachineError::Process { what: PROGRAM, source })?;
+        let (timeline, stopped, ending) = (Timeline::default(), false, None);
+        let mut machine = Self { child, channel, back_end, ended, timeline, stopped, ending };
         match machine.report()? {
             Some(Report::Running(timeline)) => machine.timeline = timeline,
             Some(Report::Refused(why)) => return Err(MachineError::Refused(why)),
@@ -74,7 +102,7 @@ impl Native {
 
     /// The next report; `None` once the process is gone.
     fn report(&self) -> Result<Option<Report>, MachineError> {
-        Ok(self.channel.recv().map_err(of_process)?.map(|(report, _)| report))
+        Ok(self.channel.recv().map_err(in_process(PROGRAM))?.map(|(report, _)| report))
     }
 
     fn request(&mut self, request: &Request, answer: &Report) -> Result<(), MachineError> {
@@ -140,19 +168,52 @@ impl Machine for Native {
     }
 
     fn ended(&self) -> BorrowedFd<'_> {
-        self.child.as_fd()
+        self.ended.as_fd()
     }
 
     fn wait(&mut self) -> Ending {
-        if self.stopped {
-            let _ = self.child.wait();
-            self.ending.get_or_insert(Ending::PowerOff);
-        }
+        wait_readable(self.ended.as_fd());
         if self.ending.is_none() {
-            self.ending = Some(self.last_words());
+            let lost = match &mut self.back_end {
+                Some(back_end) if !is_readable(self.child.as_fd()) => {
+                    back_end.child.try_wait().ok().flatten()
+                }
+                _ => None,
+            };
+            self.ending = Some(match lost {
+                _ if self.stopped => Ending::PowerOff,
+                Some(status) => Ending::Failed(format!("the device process ended: {status}")),
+                None => self.last_words(),
+            });
         }
+        let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Some(back_end) = &mut self.back_end {
+            let _ = back_end.child.kill();
+            let _ = back_end.child.wait();
+        }
         self.ending.clone().unwrap_or(Ending::PowerOff)
+    }
+}
+
+/// A process that serves the entropy device. It ends with its channel, like every process of a machine.
+#[derive(Debug)]
+struct BackEnd {
+    child: Child,
+    _channel: Channel,
+}
+
+impl BackEnd {
+    /// Starts it; the descriptor is the front end's.
+    fn start(log: Option<&OwnedFd>) -> Result<(Self, OwnedFd), MachineError> {
+        let system = |source| MachineError::Process { what: DEVICES, source };
+        let (listener, front_end) = process::accept_pair().map_err(system)?;
+        let mut spawn = Spawn::new(&find(DEVICES)?);
+        spawn.stderr = log.map(OwnedFd::try_clone).transpose().map_err(system)?;
+        let (child, channel) = process::spawn(spawn).map_err(in_process(DEVICES))?;
+        let devices = Devices(vec![DeviceSpec { listener: Fd(0), device: DeviceModel::Entropy }]);
+        channel.send(&devices, &[listener.as_fd()]).map_err(in_process(DEVICES))?;
+        Ok((Self { child, _channel: channel }, front_end.into()))
     }
 }
 
@@ -166,12 +227,8 @@ impl From<End> for Ending {
     }
 }
 
-fn of_process(error: process::Error) -> MachineError {
-    let source = match error {
-        process::Error::Start { source, .. } | process::Error::Channel(source) => source,
-        other => io::Error::other(other),
-    };
-    MachineError::Process { what: PROGRAM, source }
+fn find(program: &str) -> Result<PathBuf, MachineError> {
+    process::find_program(program).ok_or_else(|| MachineError::Program { program: program.to_owned() })
 }
 
 /// Collects descriptors and numbers them.
@@ -186,29 +243,24 @@ impl Descriptors {
     }
 }
 
-fn describe(config: Config) -> Result<(Spec, Vec<OwnedFd>, Option<OwnedFd>), MachineError> {
-    let mut descriptors = Descriptors::default();
-    if config.entropy_out_of_process {
-        return Err(MachineError::Refused("entropy out of process is not built yet".to_owned()));
-    }
-    let spec = Spec {
+fn describe(config: Config, hypervisor: Fd, entropy: Entropy, descriptors: &mut Descriptors) -> Spec {
+    Spec {
         vcpus: config.vcpus,
         memory_mib: config.memory_mib,
-        shared_memory: config.shared_memory || config.entropy_out_of_process,
-        hypervisor: descriptors.add(open_kvm()?),
+        shared_memory: config.shared_memory || matches!(entropy, Entropy::VhostUser(_)),
+        hypervisor,
         kernel: descriptors.add(config.kernel.file),
         kernel_format: config.kernel.format,
         initramfs: descriptors.add(config.initramfs),
         command_line: config.command_line,
-        disks: config.disks.into_iter().map(|disk| describe_disk(disk, &mut descriptors)).collect(),
+        disks: config.disks.into_iter().map(|disk| describe_disk(disk, descriptors)).collect(),
         ports: Some(descriptors.add(config.ports)),
         console: descriptors.add(config.console),
         virtio_console: true,
-        entropy: Entropy::InProcess,
+        entropy,
         balloon: true,
         count_exits: false,
-    };
-    Ok((spec, descriptors.0, config.log))
+    }
 }
 
 pub(crate) fn describe_disk(disk: Disk, descriptors: &mut Descriptors) -> DiskSpec {

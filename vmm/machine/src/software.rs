@@ -356,7 +356,7 @@ fn last_report<T: serde::de::DeserializeOwned>(channel: &Channel) -> Option<T> {
 }
 
 /// A descriptor that is readable when one of `members` is.
-fn any_of(members: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
+pub(crate) fn any_of(members: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
     let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     for member in members {
         epoll::add(&set, member, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
@@ -364,17 +364,17 @@ fn any_of(members: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
     Ok(set)
 }
 
-fn wait_readable(descriptor: BorrowedFd<'_>) {
+pub(crate) fn wait_readable(descriptor: BorrowedFd<'_>) {
     // EINTR is the only error of a valid descriptor.
     while poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], None).is_err() {}
 }
 
-fn is_readable(descriptor: BorrowedFd<'_>) -> bool {
+pub(crate) fn is_readable(descriptor: BorrowedFd<'_>) -> bool {
     let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
-fn in_process(what: &'static str) -> impl Fn(process::Error) -> MachineError {
+pub(crate) fn in_process(what: &'static str) -> impl Fn(process::Error) -> MachineError {
     move |error| {
         let source = match error {
             process::Error::Start { source, .. } | process::Error::Channel(source) => source,

@@ -13,11 +13,14 @@ use disk::{Disk, DiskError, Segment};
 use guest_memory::GuestRam;
 use hypervisor::{IrqLine, Vm};
 use machine::native::protocol::{DiskSpec, Entropy, SegmentSpec, Spec};
+use vhost_user::Frontend;
 use virtio::balloon::{Balloon, Reclaim};
 use virtio::blk::BlockDevice;
 use virtio::console::Console;
 use virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
+use virtio::vsock::{GUEST_CID, Vsock};
 use virtio::{Device, Event, event_fd};
+use vm_memory::GuestAddress;
 
 use crate::board::{Board, Legacy};
 use crate::descriptors::{Descriptors, MissingDescriptor};
@@ -38,8 +41,8 @@ pub enum DeviceError {
         source: DiskError,
     },
     /// The back end in another process cannot be used.
-    #[error("vhost-user back end: {0}")]
-    BackEnd(String),
+    #[error(transparent)]
+    BackEnd(#[from] vhost_user::Error),
     /// The hypervisor refused to wire it.
     #[error(transparent)]
     Hypervisor(#[from] hypervisor::Error),
@@ -105,16 +108,25 @@ fn make(
     for (index, disk) in spec.disks.iter().enumerate() {
         devices.push(block_device(index, disk, descriptors)?);
     }
+    if let Some(ports) = spec.ports {
+        let ports = descriptors.take(ports)?;
+        let vsock = Vsock::new(ports, ::machine::LISTENING.to_vec(), GUEST_CID).map_err(system("vsock"))?;
+        devices.push(Box::new(vsock));
+    }
     match spec.entropy {
         Entropy::None => {}
         Entropy::InProcess => devices.push(Box::new(virtio::rng::Entropy::new())),
-        Entropy::VhostUser(_) => return Err(DeviceError::BackEnd("not built yet".to_owned())),
+        Entropy::VhostUser(socket) => {
+            let like = virtio::rng::Entropy::new();
+            let connection = descriptors.take(socket)?.into();
+            devices.push(Box::new(Frontend::new(connection, like.kind(), like.queue_sizes())?));
+        }
     }
     if spec.virtio_console {
         devices.push(Box::new(Console::new(Box::new(console), None).map_err(system("console"))?));
     }
     if spec.balloon {
-        let (balloon, _) = Balloon::new(Box::new(Release(ram.clone()))).map_err(system("balloon"))?;
+        let (balloon, _) = Balloon::new(Box::new(Release(ram.clone(), false))).map_err(system("balloon"))?;
         devices.push(Box::new(balloon));
     }
     Ok(devices)
@@ -194,11 +206,17 @@ fn set_nonblocking(console: &OwnedFd) -> io::Result<()> {
     Ok(rustix::fs::fcntl_setfl(console.as_fd(), flags | rustix::fs::OFlags::NONBLOCK)?)
 }
 
-/// Gives pages the guest does not need back to the host.
-struct Release(GuestRam);
+/// Gives pages the guest does not need back to the host; and whether it was said that the host does not take them.
+struct Release(GuestRam, bool);
 
 impl Reclaim for Release {
     fn reclaim(&mut self, address: u64, len: u64) {
-        let _ = (&self.0, address, len);
+        let Ok(len) = usize::try_from(len) else { return };
+        // Memory the host cannot take back stays where it is.
+        if let Err(error) = guest_memory::discard(&self.0, GuestAddress(address), len)
+            && !std::mem::replace(&mut self.1, true)
+        {
+            tracing::warn!(%error, "the host does not take guest memory back");
+        }
     }
 }

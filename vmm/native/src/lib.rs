@@ -14,5 +14,6 @@ pub mod layout;
 pub mod loader;
 pub mod log;
 pub mod machine;
+pub mod parameters;
 pub mod sys;
 pub mod vcpu;

@@ -30,7 +30,7 @@ use crate::events::{EventLoop, Outcome};
 use crate::loader::{self, LoadError, Payload};
 use crate::sys::{self, ConfineError};
 use crate::vcpu::{self, Gate};
-use crate::{acpi, layout};
+use crate::{acpi, layout, parameters};
 
 /// Stack of the threads besides the first. Only what is touched takes memory.
 const STACK: usize = 256 << 10;
@@ -167,7 +167,7 @@ fn start_loading(
         kernel: descriptors.take(spec.kernel)?.into(),
         format: spec.kernel_format,
         initramfs: descriptors.take(spec.initramfs)?.into(),
-        command_line: spec.command_line.clone(),
+        command_line: parameters::command_line(&spec.command_line, spec.virtio_console),
     };
     let (ram, memory_mib) = (ram.clone(), spec.memory_mib);
     spawn("loader", move || loader::load(&ram, memory_mib, &mut payload))

@@ -9,6 +9,8 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope,
 };
 
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
 use super::filter::{Rule, Test, program};
 
 /// The newest Landlock this was written for; older kernels enforce what they know.
@@ -20,6 +22,9 @@ pub enum ConfineError {
     /// `PR_SET_NO_NEW_PRIVS` was refused.
     #[error("no_new_privs: {0}")]
     NoNewPrivileges(#[source] std::io::Error),
+    /// Capabilities could not be given up.
+    #[error("capabilities: {0}")]
+    Capabilities(#[source] std::io::Error),
     /// Landlock is there and refused.
     #[error("landlock: {0}")]
     Landlock(#[from] landlock::RulesetError),
@@ -28,10 +33,14 @@ pub enum ConfineError {
     Seccomp(#[from] seccompiler::Error),
 }
 
-/// Takes privileges and the file system from the calling thread and those it will start. Returns whether the kernel
+/// Takes privileges, capabilities and the file system from the calling thread and those it will start. Returns whether the kernel
 /// has Landlock.
 pub fn confine_process() -> Result<bool, ConfineError> {
     rustix::thread::set_no_new_privs(true).map_err(|error| ConfineError::NoNewPrivileges(error.into()))?;
+    let none = CapabilitySet::empty();
+    let nothing = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    rustix::thread::set_capabilities(None, nothing)
+        .map_err(|error| ConfineError::Capabilities(error.into()))?;
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(LANDLOCK))?
