@@ -29,7 +29,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("hypervisor", "hypervisor/core", &["guest_memory"]),
     // 2: back ends of one seam each
     ("hypervisor_kvm", "hypervisor/kvm", &["guest_memory", "hypervisor"]),
-    ("disk", "backends/disk", &["virtio"]),
+    ("disk", "backends/disk", &["guest_memory", "virtio"]),
     ("vhost_backend", "backends/vhost", &["guest_memory", "virtio"]),
     // 3: the only place where hypervisor and devices meet
     ("machine", "vmm/machine", &["disk", "policy", "process"]),
