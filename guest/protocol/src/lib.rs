@@ -14,8 +14,8 @@ pub mod frame;
 mod message;
 
 pub use message::{
-    BootConfig, BootFailure, ControlFromGuest, ControlFromHost, ExecFailure, ExecRequest, Exit, HostEntry, Program,
-    Ready, Request, ServiceFromGuest, ServiceFromHost, Stdio, TerminalSize, UpperDisk, Usage,
+    BootConfig, BootFailure, ControlFromGuest, ControlFromHost, ExecFailure, ExecRequest, Exit, HostEntry,
+    Program, Ready, Request, ServiceFromGuest, ServiceFromHost, Stdio, TerminalSize, UpperDisk, Usage,
 };
 
 /// Raised with every incompatible change; the agent travels in the same release as the host, so equality is required.

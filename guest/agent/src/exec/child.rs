@@ -156,7 +156,7 @@ fn enter_mount_namespace(init: BorrowedFd<'_>) -> Result<(), Errno> {
 /// Lets execve close everything but the standard streams. The agent's own descriptors are marked so anyway; this is for
 /// those that it was started with.
 fn close_others() -> Result<(), Errno> {
-    let flags = libc::c_int::try_from(libc::CLOSE_RANGE_CLOEXEC).unwrap_or(0);
+    let flags = c_int::try_from(libc::CLOSE_RANGE_CLOEXEC).unwrap_or(0);
     // SAFETY: descriptors are only marked, in this process' own table.
     match unsafe { libc::close_range(3, libc::c_uint::MAX, flags) } {
         0 => Ok(()),

@@ -1,0 +1,216 @@
+//! Messages: each survives its encoding, and bytes that are none are refused without harm.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+use std::fmt::Debug;
+
+use guest_protocol::frame::{self, FrameError, HEAD, Head, Kind};
+use guest_protocol::{
+    BootConfig, BootFailure, ControlFromGuest, ControlFromHost, ExecFailure, ExecRequest, Exit, HostEntry,
+    Program, Ready, Request, ServiceFromGuest, ServiceFromHost, Stdio, TerminalSize, UpperDisk, Usage,
+};
+use proptest::prelude::*;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+fn round_trip<M: Serialize + DeserializeOwned + PartialEq + Debug>(message: &M) {
+    let bytes = frame::encode(message).unwrap();
+    let (head, payload) = bytes.split_first_chunk::<HEAD>().unwrap();
+    assert_eq!(Head::parse(*head), Ok(Head { kind: Kind::Message, len: payload.len() }));
+    assert_eq!(frame::decode::<M>(payload).as_ref(), Ok(message));
+    if let Some(shorter) = payload.len().checked_sub(1) {
+        assert_eq!(frame::decode::<M>(&payload[..shorter]), Err(FrameError::Message), "cut short");
+    }
+    assert_eq!(
+        frame::decode::<M>(&[payload, &[0]].concat()),
+        Err(FrameError::Message),
+        "with a byte too many"
+    );
+}
+
+fn size() -> impl Strategy<Value = TerminalSize> {
+    (any::<u16>(), any::<u16>()).prop_map(|(rows, cols)| TerminalSize { rows, cols })
+}
+
+fn program() -> impl Strategy<Value = Program> {
+    prop_oneof![
+        any::<String>().prop_map(Program::Shell),
+        prop::collection::vec(any::<String>(), 0..5).prop_map(Program::Argv),
+    ]
+}
+
+fn exec() -> impl Strategy<Value = ExecRequest> {
+    let stdio = prop_oneof![Just(Stdio::Null), Just(Stdio::Pipe), size().prop_map(Stdio::Terminal)];
+    let env = prop::collection::vec((any::<String>(), any::<String>()), 0..5);
+    (program(), env, any::<String>(), any::<String>(), stdio, any::<bool>(), any::<bool>()).prop_map(
+        |(program, env, working_dir, user, stdio, privileged, detached)| ExecRequest {
+            program,
+            env,
+            working_dir,
+            user,
+            stdio,
+            privileged,
+            detached,
+        },
+    )
+}
+
+fn boot() -> impl Strategy<Value = BootConfig> {
+    let hosts = (any::<String>(), any::<String>()).prop_map(|(host, ip)| HostEntry { host, ip });
+    let upper = prop_oneof![Just(UpperDisk::Ext4), Just(UpperDisk::Memory)];
+    (
+        (any::<u16>(), any::<u64>(), any::<[u8; 32]>(), any::<u16>(), upper),
+        (
+            any::<String>(),
+            prop::collection::vec(hosts, 0..4),
+            prop::collection::vec(any::<String>(), 0..3),
+            any::<u32>(),
+        ),
+    )
+        .prop_map(
+            |((version, wall_clock_ns, entropy, layers, upper), (hostname, hosts, nameservers, quota))| {
+                BootConfig {
+                    version,
+                    wall_clock_ns,
+                    entropy,
+                    layers,
+                    upper,
+                    hostname,
+                    hosts,
+                    nameservers,
+                    cpu_quota_milli: quota,
+                }
+            },
+        )
+}
+
+fn exec_failure() -> impl Strategy<Value = ExecFailure> {
+    (0..5, any::<String>()).prop_map(|(which, text)| match which {
+        0 => ExecFailure::NotFound(text),
+        1 => ExecFailure::NotExecutable(text),
+        2 => ExecFailure::User(text),
+        3 => ExecFailure::WorkingDir(text),
+        _ => ExecFailure::Other(text),
+    })
+}
+
+proptest! {
+    #[test]
+    fn control_from_guest(version: u16, times: (u64, u64, u64), step: String, error: String) {
+        round_trip(&ControlFromGuest::Hello { version, agent_start_us: times.0 });
+        let (modules_us, root_us, ready_us) = times;
+        round_trip(&ControlFromGuest::Ready(Ready { modules_us, root_us, ready_us }));
+        round_trip(&ControlFromGuest::Failed(BootFailure { step, error }));
+    }
+
+    #[test]
+    fn control_from_host(config in boot(), grace_ms: u32) {
+        round_trip(&ControlFromHost::Boot(Box::new(config)));
+        round_trip(&ControlFromHost::Shutdown { grace_ms });
+    }
+
+    #[test]
+    fn service_from_host(request in exec(), size in size(), signal: i32) {
+        round_trip(&ServiceFromHost::Request(Request::Exec(Box::new(request))));
+        round_trip(&ServiceFromHost::Request(Request::Ping));
+        round_trip(&ServiceFromHost::Resize(size));
+        round_trip(&ServiceFromHost::Signal(signal));
+    }
+
+    #[test]
+    fn service_from_guest(failure in exec_failure(), code: u8, spawn_us: u64, wall_us: u64) {
+        round_trip(&ServiceFromGuest::Failed(failure));
+        round_trip(&ServiceFromGuest::Exited(Exit::Code(code), Usage { spawn_us, wall_us }));
+        round_trip(&ServiceFromGuest::Exited(Exit::Signal(code), Usage { spawn_us, wall_us }));
+        round_trip(&ServiceFromGuest::Started);
+        round_trip(&ServiceFromGuest::Pong);
+    }
+}
+
+#[test]
+fn too_long_to_send() {
+    let text = "x".repeat(frame::MAX_PAYLOAD);
+    assert_eq!(frame::encode(&ServiceFromGuest::Failed(ExecFailure::Other(text))), Err(FrameError::Message));
+}
+
+#[test]
+fn exit_status() {
+    assert_eq!(Exit::Code(7).status(), 7);
+    assert_eq!(Exit::Signal(9).status(), 137);
+    assert_eq!(Exit::Signal(200).status(), 255);
+}
+
+/// SplitMix64: the same bytes in every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = self.0;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ (word >> 31)
+    }
+
+    fn bytes(&mut self, limit: u64) -> Vec<u8> {
+        // Small bytes are more often valid variants, lengths and booleans.
+        (0..self.next() % limit)
+            .map(|_| self.next().to_le_bytes())
+            .map(|word| word[0] >> (word[1] & 7))
+            .collect()
+    }
+}
+
+/// Whatever is decoded at all means the same when it is sent on.
+fn decode_as<M: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8]) -> bool {
+    let Ok(message) = frame::decode::<M>(bytes) else { return false };
+    round_trip(&message);
+    true
+}
+
+#[test]
+fn random_bytes() {
+    let mut random = Random(2);
+    let mut decoded = [0u32; 4];
+    for _ in 0..200_000 {
+        let bytes = random.bytes(80);
+        for (count, valid) in decoded.iter_mut().zip([
+            decode_as::<ControlFromGuest>(&bytes),
+            decode_as::<ControlFromHost>(&bytes),
+            decode_as::<ServiceFromHost>(&bytes),
+            decode_as::<ServiceFromGuest>(&bytes),
+        ]) {
+            *count += u32::from(valid);
+        }
+    }
+    assert!(decoded.iter().all(|count| *count > 100), "most decoders were reached: {decoded:?}");
+}
+
+#[test]
+fn one_changed_byte() {
+    let request = ServiceFromHost::Request(Request::Exec(Box::new(ExecRequest {
+        program: Program::Argv(vec!["sh".into(), "-c".into(), "true".into()]),
+        env: vec![("PATH".into(), "/bin".into())],
+        working_dir: "/".into(),
+        user: "app:app".into(),
+        stdio: Stdio::Terminal(TerminalSize { rows: 24, cols: 80 }),
+        privileged: false,
+        detached: false,
+    })));
+    let bytes = frame::encode(&request).unwrap();
+    for at in HEAD..bytes.len() {
+        for value in 0..=u8::MAX {
+            let mut changed = bytes[HEAD..].to_vec();
+            changed[at - HEAD] = value;
+            decode_as::<ServiceFromHost>(&changed);
+        }
+    }
+}
+
+#[test]
+fn claimed_counts_allocate_nothing() {
+    // An argument vector of 2^32-1 strings, an environment of as many, in a message of a few bytes.
+    for bytes in [&[0, 1, 1, 0xff, 0xff, 0xff, 0xff, 0x0f][..], &[0, 1, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f]] {
+        assert_eq!(frame::decode::<ServiceFromHost>(bytes), Err(FrameError::Message));
+    }
+}
