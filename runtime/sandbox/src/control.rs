@@ -205,6 +205,8 @@ const FRAME_KIND: Error = Error::Frame(frame::FrameError::Message);
 pub struct Client {
     stream: UnixStream,
     splitter: Splitter,
+    /// Arrives with whichever bytes are read together with the message it belongs to.
+    descriptor: Option<OwnedFd>,
     paths: VmPaths,
 }
 
@@ -215,7 +217,7 @@ impl Client {
         let path = paths.control();
         let connected = sys::SocketPath::new(&path).and_then(|short| UnixStream::connect(short.path()));
         match connected {
-            Ok(stream) => Ok(Self { stream, splitter: Splitter::default(), paths }),
+            Ok(stream) => Ok(Self { stream, splitter: Splitter::default(), descriptor: None, paths }),
             Err(error) => Err(why_not(home, id, &path, error)),
         }
     }
@@ -248,21 +250,20 @@ impl Client {
         let mut message = frame::encode(&Hello { version: VERSION })?;
         message.extend(frame::encode(request).map_err(|_| Error::TooLong)?);
         io::Write::write_all(&mut self.stream, &message).map_err(hung_up)?;
-        let (hello, _) = self.receive::<Hello>()?;
+        let hello: Hello = self.receive()?;
         if hello.version != VERSION {
             return Err(Error::ControlVersion { theirs: hello.version, ours: VERSION });
         }
         match self.receive()? {
-            (Answer::Refused(reason), _) => Err(Error::Refused(reason)),
-            answer => Ok(answer),
+            Answer::Refused(reason) => Err(Error::Refused(reason)),
+            answer => Ok((answer, self.descriptor.take())),
         }
     }
 
-    fn receive<M: DeserializeOwned>(&mut self) -> Result<(M, Option<OwnedFd>)> {
-        let mut descriptor = None;
+    fn receive<M: DeserializeOwned>(&mut self) -> Result<M> {
         loop {
             match self.splitter.next_frame()? {
-                Some((Kind::Message, payload)) => return Ok((frame::decode(payload)?, descriptor)),
+                Some((Kind::Message, payload)) => return Ok(frame::decode(payload)?),
                 Some(_) => return Err(FRAME_KIND),
                 None => {}
             }
@@ -271,7 +272,7 @@ impl Client {
             if length == 0 {
                 return Err(Error::HangUp);
             }
-            descriptor = descriptor.or(received);
+            self.descriptor = self.descriptor.take().or(received);
             self.splitter.push(&bytes[..length]);
         }
     }
@@ -289,5 +290,183 @@ fn why_not(home: &Home, id: &Id, path: &std::path::Path, error: io::Error) -> Er
         Ok(Some(Status::Running)) => Error::Io { path: PathBuf::from(path), source: error },
         Ok(Some(status)) => Error::NotRunning { id: id.clone(), status: status.name() },
         Err(error) => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use guest_protocol::{Exit, ServiceFromGuest, Stdio, Usage};
+    use images::ImageConfig;
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+    use crate::home::OwnedVm;
+    use crate::service::Event;
+
+    /// A sandbox's directory, and an owner whose guest is `guest`, called with every service stream.
+    fn with_owner<T>(
+        guest: impl Fn(tokio::net::UnixStream) + Send + 'static,
+        client: impl FnOnce(&Home, &Id) -> T + Send + 'static,
+    ) -> (T, bool)
+    where
+        T: Send + 'static,
+    {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::at(directory.path());
+        let owned = OwnedVm::create(&home).unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (ports, device) = Ports::pair().unwrap();
+            let device = descriptors::watched(device, Interest::READABLE | Interest::WRITABLE).unwrap();
+            rustix::io::ioctl_fionbio(&device, true).unwrap();
+            tokio::spawn(async move {
+                loop {
+                    let mut message = [0; 16];
+                    let receive = |device: &OwnedFd| descriptors::receive(device, &mut message);
+                    let Ok((8, Some(stream))) = device.async_io(Interest::READABLE, receive).await else {
+                        return;
+                    };
+                    let stream = UnixStream::from(stream);
+                    stream.set_nonblocking(true).unwrap();
+                    guest(tokio::net::UnixStream::from_std(stream).unwrap());
+                }
+            });
+            let image = ImageConfig { user: "app".into(), env: vec!["A=image".into()], ..Default::default() };
+            let services = Services::new(Arc::new(ports), Defaults { image, ..Default::default() });
+            services.refill().await.unwrap();
+            let shared = Arc::new(Shared {
+                services: watch::Sender::new(Some(services)),
+                stop: watch::Sender::new(false),
+            });
+            let listener = tokio::net::UnixListener::from_std(bind(&owned.paths).unwrap()).unwrap();
+            tokio::spawn(serve(listener, Arc::clone(&shared)));
+            let id = owned.id.clone();
+            let handle = tokio::runtime::Handle::current();
+            let result = tokio::task::spawn_blocking(move || {
+                let _inside = handle.enter();
+                client(&home, &id)
+            });
+            // What an owner does when it is asked to stop, cut down to letting go of its lock.
+            let mut stop = shared.stop.subscribe();
+            let stopping = tokio::spawn(async move {
+                stop.wait_for(|stop| *stop).await.unwrap();
+                drop(owned);
+            });
+            let result = result.await.unwrap();
+            stopping.abort();
+            (result, *shared.stop.borrow())
+        })
+    }
+
+    fn exec(argv: &[&str]) -> Exec {
+        let argv = argv.iter().map(|arg| (*arg).to_owned()).collect();
+        let env = vec![("B".to_owned(), "exec".to_owned())];
+        Exec { argv, env, working_dir: None, user: None, stdio: Stdio::Null }
+    }
+
+    /// Answers a request with its own words on the program's output, then waits for the hang-up.
+    fn echo(hung_up: std::sync::mpsc::Sender<()>) -> impl Fn(tokio::net::UnixStream) + Send + 'static {
+        move |mut stream| {
+            let hung_up = hung_up.clone();
+            tokio::spawn(async move {
+                let mut payload = Vec::new();
+                let Ok(request) = receive(&mut stream, &mut payload).await else { return };
+                let ServiceFromHost::Request(GuestRequest::Exec(request)) = request else {
+                    panic!("{request:?}")
+                };
+                let words = format!("{:?} {} {:?}", request.program, request.user, request.env);
+                let head = frame::Head::bytes(Kind::Stdout, words.len()).unwrap();
+                stream.write_all(&[&head[..], words.as_bytes()].concat()).await.unwrap();
+                let exited = ServiceFromGuest::Exited(Exit::Code(3), Usage::default());
+                stream.write_all(&frame::encode(&exited).unwrap()).await.unwrap();
+                assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+                hung_up.send(()).unwrap();
+            });
+        }
+    }
+
+    #[test]
+    fn a_client_gets_the_only_end_of_the_stream() {
+        let (sender, hung_up) = std::sync::mpsc::channel();
+        let ((), stopped) = with_owner(echo(sender), move |home, id| {
+            for number in 0..3 {
+                let service = Client::connect(home, id).unwrap().exec(exec(&["echo", "hi"])).unwrap();
+                let Service { mut output, input } = service;
+                let runtime = tokio::runtime::Handle::current();
+                let mut words = String::new();
+                loop {
+                    match runtime.block_on(output.next()).unwrap() {
+                        Event::Stdout(bytes) => words.push_str(std::str::from_utf8(bytes).unwrap()),
+                        Event::Exited(exit, _) => break assert_eq!(exit, Exit::Code(3)),
+                        event => panic!("{event:?}"),
+                    }
+                }
+                for part in [r#"Argv(["echo", "hi"]) app"#, r#"("A", "image"), ("B", "exec")]"#] {
+                    assert!(words.contains(part), "{number}: {words}");
+                }
+                assert!(hung_up.try_recv().is_err());
+                drop((output, input));
+                hung_up.recv_timeout(std::time::Duration::from_secs(10)).unwrap();
+            }
+        });
+        assert!(!stopped);
+    }
+
+    #[test]
+    fn a_dead_spare_is_replaced() {
+        let (sender, _hung_up) = std::sync::mpsc::channel();
+        let echo = echo(sender);
+        let first = std::sync::atomic::AtomicBool::new(true);
+        let guest = move |stream| match first.swap(false, std::sync::atomic::Ordering::Relaxed) {
+            true => drop(stream),
+            false => echo(stream),
+        };
+        let (output, _) = with_owner(guest, |home, id| {
+            let Service { mut output, .. } = Client::connect(home, id).unwrap().exec(exec(&["x"])).unwrap();
+            matches!(tokio::runtime::Handle::current().block_on(output.next()), Ok(Event::Stdout(_)))
+        });
+        assert!(output);
+    }
+
+    #[test]
+    fn stop_returns_when_the_owner_is_gone() {
+        let ((), stopped) = with_owner(drop, |home, id| {
+            assert!(home.vm(id).is_owned().unwrap());
+            Client::connect(home, id).unwrap().stop().unwrap();
+            assert!(!home.vm(id).is_owned().unwrap());
+        });
+        assert!(stopped);
+    }
+
+    #[test]
+    fn other_versions_are_told_ours() {
+        let (hello, stopped) = with_owner(drop, |home, id| {
+            let mut client = Client::connect(home, id).unwrap();
+            let mut bytes = frame::encode(&Hello { version: VERSION + 1 }).unwrap();
+            bytes.extend(frame::encode(&Request::Stop).unwrap());
+            io::Write::write_all(&mut client.stream, &bytes).unwrap();
+            let hello: Hello = client.receive().unwrap();
+            assert!(matches!(client.receive::<Answer>(), Err(Error::HangUp)));
+            hello.version
+        });
+        assert_eq!((hello, stopped), (VERSION, false));
+    }
+
+    #[test]
+    fn what_no_frame_can_hold_is_refused() {
+        let (error, _) = with_owner(drop, |home, id| {
+            let long = "x".repeat(frame::MAX_PAYLOAD);
+            Client::connect(home, id).unwrap().exec(exec(&[&long])).unwrap_err()
+        });
+        assert!(matches!(error, Error::TooLong), "{error}");
+    }
+
+    #[test]
+    fn nobody_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::at(directory.path());
+        let id: Id = "vm-00000001".parse().unwrap();
+        assert!(matches!(Client::connect(&home, &id), Err(Error::UnknownVm(_))));
     }
 }

@@ -13,6 +13,7 @@ pub use terminal::Terminal;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -20,10 +21,14 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long processes may take to notice that their sandbox has ended.
 const LINGER_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a guest may take to say something.
+const INPUT_LIMIT: Duration = Duration::from_secs(120);
 
 /// The built-in image.
 pub const IMAGE: &str = "busybox:latest";
@@ -115,7 +120,8 @@ impl Home {
     /// `matchlock run` on the machine and kernel under test, with the built-in image.
     #[must_use]
     pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = self.matchlock(["run", "--machine", &machine(), "--image", IMAGE, "--memory", "256"]);
+        let mut command =
+            self.matchlock(["run", "--machine", &machine(), "--image", IMAGE, "--memory", "256"]);
         if let Ok(kernel) = std::env::var("MATCHLOCK_TEST_KERNEL") {
             command.args(["--kernel", &kernel]);
         }
@@ -222,10 +228,18 @@ pub fn read_until(child: &mut Child, text: &str) -> String {
     let mut seen = String::new();
     let mut byte = [0];
     while !seen.contains(text) {
+        wait_for_input(&*stdout, &seen);
         assert_eq!(stdout.read(&mut byte).unwrap(), 1, "ended after {seen:?}");
         seen.push(char::from(byte[0]));
     }
     seen
+}
+
+/// Waits until there is something to read.
+pub(crate) fn wait_for_input(from: impl AsFd, seen: &str) {
+    let limit = rustix::event::Timespec { tv_sec: INPUT_LIMIT.as_secs().cast_signed(), tv_nsec: 0 };
+    let mut polled = [PollFd::new(&from, PollFlags::IN)];
+    assert_eq!(poll(&mut polled, Some(&limit)).unwrap(), 1, "nothing more after {seen:?}");
 }
 
 /// Sends a signal.

@@ -31,7 +31,8 @@ impl Terminal {
 
     /// Gives it another size. Nobody is told: it is no one's controlling terminal.
     pub fn resize(&self, rows: u16, cols: u16) {
-        tcsetwinsize(&self.master, Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+        tcsetwinsize(&self.master, Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 })
+            .unwrap();
     }
 
     /// Starts a command in it.
@@ -56,6 +57,7 @@ impl Terminal {
         let mut seen = String::new();
         let mut buffer = [0; 256];
         while !seen.contains(text) {
+            crate::wait_for_input(&self.master, &seen);
             let length = self.master.read(&mut buffer).unwrap();
             seen.push_str(&String::from_utf8_lossy(&buffer[..length]));
         }

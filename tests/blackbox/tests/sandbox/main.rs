@@ -1,2 +1,76 @@
 //! Black-box tests of sandboxes: `matchlock` in, status and output out, nothing left behind.
-fn main() {}
+//!
+//! A harness of its own, so that a test that cannot run here says why. With `REQUIRE=kvm` a skip for want of that is a
+//! failure. Tests that need no guest run first; one sandbox serves every test that only needs some sandbox.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+
+mod arguments;
+mod broken;
+mod interrupted;
+mod lifecycle;
+mod programs;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+type Test = (&'static str, fn());
+
+/// What a test needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    /// The program only.
+    Program,
+    /// A machine that runs guests.
+    Guest,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let sets: [(Needs, &[Test]); 5] = [
+        (Needs::Program, arguments::TESTS),
+        (Needs::Guest, programs::TESTS),
+        (Needs::Guest, lifecycle::TESTS),
+        (Needs::Guest, interrupted::TESTS),
+        (Needs::Guest, broken::TESTS),
+    ];
+    let mut trials = Vec::new();
+    for (needs, tests) in sets {
+        let missing = missing(needs);
+        for (name, test) in tests {
+            if let Some(reason) = &missing {
+                eprintln!("SKIP {name}: {reason}");
+            }
+            let test = *test;
+            let trial = Trial::test(*name, move || {
+                test();
+                Ok(())
+            });
+            trials.push(trial.with_ignored_flag(missing.is_some()));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Why a test with these needs cannot run here; ends the program where it was required to.
+fn missing(needs: Needs) -> Option<String> {
+    if blackbox::program().is_none() {
+        return Some("MATCHLOCK_BIN names no program".to_owned());
+    }
+    if needs == Needs::Program {
+        return None;
+    }
+    // The program itself knows what the machine under test lacks; a probe that starts no guest asks it.
+    let home = blackbox::Home::new();
+    let probe =
+        home.matchlock(["run", "--machine", &blackbox::machine(), "--image", "no-such-image:at-all", "true"]);
+    let probe = blackbox::done(&mut { probe });
+    let reason = probe.stderr.lines().next()?.strip_prefix("matchlock: machine ")?.to_owned();
+    let required = std::env::var("REQUIRE").unwrap_or_default();
+    if required.split(',').any(|name| name == blackbox::machine()) {
+        eprintln!("required machine {reason}");
+        std::process::exit(101);
+    }
+    Some(format!("machine {reason}"))
+}

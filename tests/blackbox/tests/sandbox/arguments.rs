@@ -1,0 +1,163 @@
+//! What needs no guest: arguments, records of nothing, reports.
+
+use blackbox::{Done, Home, done};
+
+use crate::Test;
+
+pub(crate) const TESTS: &[Test] = &[
+    ("arguments::bad_ones_are_one_line", bad_ones_are_one_line),
+    ("arguments::options_of_later_parts_are_refused", options_of_later_parts_are_refused),
+    ("arguments::impossible_resources_are_refused", impossible_resources_are_refused),
+    ("arguments::help_and_version", help_and_version),
+    ("arguments::empty_lists", empty_lists),
+    ("arguments::unknown_sandboxes", unknown_sandboxes),
+    ("arguments::diagnose_agrees_with_auto", diagnose_agrees_with_auto),
+    ("arguments::a_long_home_is_no_obstacle", a_long_home_is_no_obstacle),
+];
+
+/// One line that says what, at most one that says what to do, status 1, and no state.
+#[track_caller]
+fn refused(home: &Home, args: &[&str], message: &str) {
+    let Done { status, stdout, stderr } = home.done(args);
+    let lines: Vec<_> = stderr.lines().collect();
+    assert_eq!((status, stdout.as_str()), (1, ""), "{args:?}: {stderr}");
+    assert_eq!(lines.first().copied(), Some(format!("matchlock: {message}").as_str()), "{args:?}");
+    assert!(lines.len() == 1 || lines.len() == 2 && lines[1].starts_with("hint: "), "{args:?}: {stderr}");
+}
+
+fn bad_ones_are_one_line() {
+    let home = Home::new();
+    refused(&home, &[], "a command is missing");
+    refused(&home, &["frob"], "unknown command \"frob\"");
+    refused(&home, &["run", "--image", "x", "--frob", "true"], "unknown flag: --frob");
+    refused(&home, &["run", "true"], "missing --image <REF>");
+    refused(&home, &["run", "--image", "x", "-it", "sh"], "-it requires a TTY");
+    refused(
+        &home,
+        &["run", "--image", "x", "-d", "-i", "sh"],
+        "--detach cannot be combined with -t/--tty or -i/--interactive",
+    );
+    refused(
+        &home,
+        &["run", "--image", "x", "-e", "NO_SUCH_NAME", "true"],
+        "invalid environment variable \"NO_SUCH_NAME\": not set here",
+    );
+    refused(
+        &home,
+        &["run", "--image", "x", "--add-host", "db", "true"],
+        "invalid add-host mapping \"db\": expected host:ip",
+    );
+    refused(
+        &home,
+        &["run", "--image", "no-such-file", "--env-file", "/no/such/file", "true"],
+        "environment file /no/such/file",
+    );
+    home.assert_nothing_left();
+}
+
+fn options_of_later_parts_are_refused() {
+    let home = Home::new();
+    for (option, part) in [
+        (["--allow-host", "x"], "the network"),
+        (["--secret", "A@b"], "secrets"),
+        (["--volume", "/a:/b"], "mounts"),
+        (["--publish", "80"], "port forwarding"),
+    ] {
+        let args = ["run", "--image", "x", option[0], option[1], "true"];
+        refused(&home, &args, &format!("{}: {part} is not built yet", option[0]));
+    }
+    home.assert_nothing_left();
+}
+
+fn impossible_resources_are_refused() {
+    let home = Home::new();
+    for (option, value, message) in [
+        ("--cpus", "0", "0 is no number of CPUs"),
+        ("--cpus", "-1", "-1 is no number of CPUs"),
+        ("--cpus", "NaN", "NaN is no number of CPUs"),
+        ("--cpus", "100000", "100000 CPUs asked for"),
+        ("--memory", "1", "1 MB of memory is less than"),
+        ("--memory", "999999999", "999999999 MB of memory asked for, but the host has"),
+        ("--disk-size", "1", "a disk of 1 MB is outside"),
+        ("--hostname", "a_b", "invalid hostname \"a_b\""),
+    ] {
+        let done = home.done(["run", "--image", "x", option, value, "true"]);
+        assert_eq!(done.status, 1, "{done:?}");
+        assert!(done.stderr.starts_with(&format!("matchlock: {message}")), "{done:?}");
+    }
+    home.assert_nothing_left();
+}
+
+fn help_and_version() {
+    let home = Home::new();
+    for args in [&["--help"][..], &["run", "--help"], &["exec", "-h"], &["image", "--help"]] {
+        let done = home.done(args);
+        assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{args:?}");
+        assert!(done.stdout.contains("Usage: matchlock"), "{args:?}: {}", done.stdout);
+    }
+    let long = home.done(["version"]).stdout;
+    let short = home.done(["--version"]).stdout;
+    let version = short.strip_prefix("matchlock version ").unwrap().trim();
+    assert!(long.starts_with(&format!("matchlock {version} (commit: ")), "{long}");
+}
+
+fn empty_lists() {
+    let home = Home::with_own_images();
+    assert_eq!(home.done(["list"]).stdout, "ID   STATUS   IMAGE   CREATED   PID\n");
+    assert_eq!(home.done(["list", "--json"]).stdout, "[]\n");
+    assert_eq!(
+        home.done(["kill", "--all"]),
+        Done { status: 0, stdout: String::new(), stderr: String::new() }
+    );
+    assert_eq!(
+        home.done(["rm", "--stopped"]),
+        Done { status: 0, stdout: String::new(), stderr: String::new() }
+    );
+    home.assert_nothing_left();
+}
+
+fn unknown_sandboxes() {
+    let home = Home::new();
+    for id in ["vm-00000000", "vm-x", "../../etc"] {
+        refused(&home, &["exec", id, "true"], &format!("VM not found {id}: VM {id} not found"));
+        refused(&home, &["kill", id], &format!("VM {id} not found"));
+        refused(&home, &["rm", id], &format!("VM {id} not found"));
+    }
+    refused(&home, &["kill"], "VM ID required (or use --all)");
+    refused(&home, &["rm"], "VM ID required (or use --stopped)");
+    home.assert_nothing_left();
+}
+
+/// `auto` takes what `diagnose` says it takes, and what is not usable is refused by name.
+fn diagnose_agrees_with_auto() {
+    let home = Home::new();
+    let diagnosis = home.done(["diagnose", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&diagnosis.stdout).unwrap();
+    let checks = json["checks"].as_array().unwrap();
+    let status =
+        |name: &str| checks.iter().find(|check| check["name"] == name).map(|check| check["status"].clone());
+    let failed = checks.iter().any(|check| check["status"] == "fail");
+    assert_eq!((json["ok"] == true, diagnosis.status), (!failed, i32::from(failed)), "{diagnosis:?}");
+
+    let usable =
+        status("kvm-access") == Some("pass".into()) && status("cpu-virtualization") != Some("warn".into());
+    let machine = checks.iter().find(|check| check["name"] == "machine").unwrap();
+    let expected = if usable { "auto takes kvm: " } else { "auto takes software: no usable KVM: " };
+    assert!(machine["message"].as_str().unwrap().starts_with(expected), "{machine}");
+    let kvm = home.done(["run", "--machine", "kvm", "--image", "no-such-image:at-all", "true"]);
+    assert_eq!(kvm.stderr.starts_with("matchlock: machine kvm: "), !usable, "{kvm:?}");
+    home.assert_nothing_left();
+}
+
+/// Socket addresses hold 107 bytes of path.
+fn a_long_home_is_no_obstacle() {
+    let home = Home::new();
+    let deep = tempfile::tempdir().unwrap();
+    let path = deep.path().join("d".repeat(120));
+    std::fs::create_dir(&path).unwrap();
+    let mut command =
+        home.matchlock(["run", "--machine", &blackbox::machine(), "--image", "no-such-image:at-all", "true"]);
+    let done = done(command.env("HOME", &path));
+    assert!(done.stderr.starts_with("matchlock: image no-such-image:at-all "), "{done:?}");
+    assert_eq!(blackbox::names(&path.join(".matchlock/vms")), Vec::<String>::new());
+}

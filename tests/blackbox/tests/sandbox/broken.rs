@@ -1,0 +1,157 @@
+//! Broken images, kernels and guests: one line that says what, and nothing left.
+
+use std::fs;
+use std::path::PathBuf;
+
+use blackbox::{Done, Home, IMAGE, done};
+
+use crate::Test;
+
+pub(crate) const TESTS: &[Test] = &[
+    ("broken::no_such_image", no_such_image),
+    ("broken::an_archive_that_is_none", an_archive_that_is_none),
+    ("broken::a_truncated_layer", a_truncated_layer),
+    ("broken::an_overwritten_layer", an_overwritten_layer),
+    ("broken::no_kernel", no_kernel),
+    ("broken::a_kernel_that_panics", a_kernel_that_panics),
+    ("broken::a_guest_that_is_never_ready", a_guest_that_is_never_ready),
+    ("broken::a_guest_that_crashes", a_guest_that_crashes),
+    ("broken::no_command", no_command),
+];
+
+#[track_caller]
+fn assert_told(done: &Done, start: &str) {
+    assert_eq!(done.status, 1, "{done:?}");
+    assert!(done.stderr.starts_with(&format!("matchlock: {start}")), "{done:?}");
+    let lines = done.stderr.lines().count();
+    assert!(lines == 1 || lines == 2 && done.stderr.contains("\nhint: "), "{done:?}");
+}
+
+fn no_such_image() {
+    let home = Home::new();
+    assert_told(
+        &home.done(["run", "--image", "no-such-image:at-all", "true"]),
+        "image no-such-image:at-all ",
+    );
+    home.assert_nothing_left();
+}
+
+fn an_archive_that_is_none() {
+    let home = Home::with_own_images();
+    for input in [&b""[..], b"not a tar", &[0; 4096], &[b'x'; 10_000]] {
+        let done = blackbox::done_with_input(&mut home.matchlock(["image", "import", "x"]), input);
+        assert_told(&done, "");
+    }
+    assert_told(&home.done(["image", "import", "x", "/no/such/file"]), "/no/such/file");
+    assert_eq!(home.done(["image", "rm", "x"]).status, 1);
+    home.assert_nothing_left();
+}
+
+/// The only layer of the built-in image, in an image store of the test's own.
+fn layer(home: &Home) -> PathBuf {
+    let told = done(&mut home.run(["--timeout", "1", "true"]));
+    let blobs: Vec<_> = fs::read_dir(home.cache().join("images/blobs"))
+        .unwrap_or_else(|error| panic!("{error}: {told:?}"))
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "erofs"))
+        .collect();
+    let [layer] = &blobs[..] else { panic!("{blobs:?}") };
+    layer.clone()
+}
+
+fn a_truncated_layer() {
+    let home = Home::with_own_images();
+    let path = layer(&home);
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+    let done = done(&mut home.run(["true"]));
+    assert_told(&done, &format!("image {IMAGE}: layer {}", path.display()));
+    assert!(done.stderr.contains("is damaged"), "{done:?}");
+    home.assert_nothing_left();
+}
+
+fn an_overwritten_layer() {
+    let home = Home::with_own_images();
+    let path = layer(&home);
+    let length = usize::try_from(fs::metadata(&path).unwrap().len()).unwrap();
+    fs::write(&path, vec![b'x'; length]).unwrap();
+    let done = done(&mut home.run(["true"]));
+    assert_told(&done, "the guest cannot start: mount ");
+    home.assert_nothing_left();
+}
+
+fn no_kernel() {
+    let home = Home::new();
+    let run = |kernel: &str| done(&mut home.run(["--kernel", kernel, "true"]));
+    assert_told(&run("file:///etc/passwd"), "/etc/passwd is not a bootable kernel");
+    assert_told(&run("file:///no/such/kernel"), "/no/such/kernel: ");
+    assert_told(&run("relative"), "kernel reference \"relative\"");
+    // A directory is a file of sorts.
+    assert_told(&run("file:///etc"), "/etc");
+    home.assert_nothing_left();
+}
+
+/// An agent that is no program: the kernel finds no init.
+fn a_kernel_that_panics() {
+    let home = Home::new();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), "no program").unwrap();
+    let done = done(home.run(["true"]).env("MATCHLOCK_GUEST_INIT", file.path()));
+    assert_told(
+        &done,
+        "the guest kernel panicked before the sandbox was ready; its console said: Kernel panic",
+    );
+    home.assert_nothing_left();
+}
+
+/// An agent that only sleeps.
+fn a_guest_that_is_never_ready() {
+    let home = Home::new();
+    let sleeper = sleeper();
+    let done = done(home.run(["--timeout", "15", "true"]).env("MATCHLOCK_GUEST_INIT", sleeper.path()));
+    assert_eq!((done.status, done.stderr.as_str()), (1, "matchlock: timed out after 15 s\n"));
+    home.assert_nothing_left();
+}
+
+/// A static program that pauses for ever when it is started as `/init`.
+fn sleeper() -> tempfile::NamedTempFile {
+    let mut elf = vec![0; 0x80];
+    let mut put = |at: usize, bytes: &[u8]| elf[at..at + bytes.len()].copy_from_slice(bytes);
+    // System V ABI: a 64-bit little-endian executable for x86-64 with one segment, entered at 0x400078.
+    put(0x00, b"\x7fELF\x02\x01\x01");
+    put(0x10, &[2, 0, 62, 0, 1, 0, 0, 0]);
+    put(0x18, &0x40_0078u64.to_le_bytes());
+    put(0x20, &0x40u64.to_le_bytes());
+    put(0x34, &[64, 0, 56, 0, 1, 0]);
+    put(0x40, &[1, 0, 0, 0, 5, 0, 0, 0]);
+    put(0x50, &0x40_0000u64.to_le_bytes());
+    put(0x58, &0x40_0000u64.to_le_bytes());
+    put(0x60, &0x80u64.to_le_bytes());
+    put(0x68, &0x80u64.to_le_bytes());
+    put(0x70, &0x1000u64.to_le_bytes());
+    // pause(): mov eax, 34; syscall; jmp back
+    put(0x78, &[0x6a, 34, 0x58, 0x0f, 0x05, 0xeb, 0xf9]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), elf).unwrap();
+    file
+}
+
+fn a_guest_that_crashes() {
+    let home = Home::new();
+    let script = "echo up; echo c > /proc/sysrq-trigger; sleep 1000";
+    let done = done(&mut home.run(["--privileged", "--", "sh", "-c", script]));
+    assert_eq!((done.status, done.stdout.as_str()), (1, "up\n"), "{done:?}");
+    let expected =
+        "matchlock: the guest kernel panicked while the command ran; its console said: Kernel panic";
+    assert!(done.stderr.starts_with(expected), "{done:?}");
+    home.assert_nothing_left();
+}
+
+/// An image without a command, and none given: the built-in one has a shell, so its entrypoint is cleared by hand.
+fn no_command() {
+    let home = Home::new();
+    let done = done(&mut home.run(["--entrypoint", ""]));
+    // The built-in image's own command is a shell that finds no input.
+    assert_eq!((done.status, done.stdout.as_str(), done.stderr.as_str()), (0, "", ""), "{done:?}");
+    home.assert_nothing_left();
+}
