@@ -9,11 +9,12 @@
 //! A blob's row is written after its file is complete and synced; an image's rows in one transaction after its blobs'.
 //! Not here: the files.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 
 use crate::layer::Converted;
@@ -79,22 +80,15 @@ impl Metadata {
         let error = |source| Error::Metadata { path: path.to_owned(), source };
         let mut connection = Connection::open(path).map_err(error)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(error)?;
-        let version =
-            |connection: &Connection| connection.query_row("PRAGMA user_version", [], |row| row.get(0));
-        match version(&connection).map_err(error)? {
-            SCHEMA => {}
-            0u32 => {
-                connection.pragma_update(None, "journal_mode", "WAL").map_err(error)?;
-                let change = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate);
-                let change = change.map_err(error)?;
-                // Another process may have been first.
-                if version(&change).map_err(error)? == 0 {
-                    change.execute_batch(TABLES).map_err(error)?;
-                    change.pragma_update(None, "user_version", SCHEMA).map_err(error)?;
-                }
-                change.commit().map_err(error)?;
-            }
-            _ => return Err(Error::Version { path: path.to_owned() }),
+        if version(&connection).map_err(error)? == 0 {
+            // SQLite does not wait for others while it changes the journal mode, so whoever is first holds this.
+            let lock_path = path.with_extension("lock");
+            let lock = File::create(&lock_path).map_err(Error::io(&lock_path))?;
+            lock.lock().map_err(Error::io(&lock_path))?;
+            create(&mut connection).map_err(error)?;
+        }
+        if version(&connection).map_err(error)? != SCHEMA {
+            return Err(Error::Version { path: path.to_owned() });
         }
         connection.pragma_update(None, "foreign_keys", true).map_err(error)?;
         Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
@@ -143,7 +137,7 @@ impl Metadata {
         let scope = scope(&record.summary.source);
         let mut connection = self.connection();
         let save = |connection: &mut Connection| {
-            let change = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             for tag in tags {
                 change.execute("DELETE FROM images WHERE scope = ?1 AND tag = ?2", [scope, tag])?;
                 let row = "INSERT INTO images (scope, tag, name, digest, size, created_at, source, config)
@@ -216,6 +210,22 @@ impl Metadata {
         // A panic elsewhere leaves a connection whose transaction was rolled back.
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn version(connection: &Connection) -> rusqlite::Result<u32> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+/// Makes the tables, unless another process was first.
+fn create(connection: &mut Connection) -> rusqlite::Result<()> {
+    if version(connection)? != 0 {
+        return Ok(());
+    }
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    change.execute_batch(TABLES)?;
+    change.pragma_update(None, "user_version", SCHEMA)?;
+    change.commit()
 }
 
 fn summary(row: &Row<'_>) -> rusqlite::Result<ImageSummary> {
