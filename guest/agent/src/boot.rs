@@ -1,8 +1,8 @@
 //! From the kernel's start of `/init` to the moment the host is answered.
 //!
 //! ```text
-//!  /dev ▶ modules for vsock ▶ other modules ▶ clock, host name ▶ root ▶ mounts, /etc ▶ listen ▶ Ready ▶ late modules
-//!              └▶ Hello … Boot (own thread) ──┘
+//!  /dev ▶ modules for vsock ▶ other modules ─┬─▶ root ▶ mounts, /etc ▶ quota ▶ listen ▶ Ready ▶ late modules
+//!              └▶ Hello … Boot ▶ clock, lo ──┘
 //! ```
 //!
 //! Every step is an event of the one before: nothing sleeps, nothing polls. A step that fails is reported by name, on
@@ -101,18 +101,23 @@ fn boot(started: u64) -> Result<Guest, (Failure, Option<Control>)> {
     let alone = |failure: Failure| (failure, None);
     let orphans = Orphans::watch().at("watch SIGCHLD").map_err(alone)?;
     let (mut modules, initramfs) = first_steps().map_err(alone)?;
-    // The host answers while the other drivers load.
+    // The host answers, and clock and network are set, while the other drivers load.
     let opening = std::thread::Builder::new().name("control".to_owned()).stack_size(64 << 10);
     let opening = opening
-        .spawn(move || control::open(started))
+        .spawn(move || {
+            let (control, config) = control::open(started)?;
+            let configured = system::configure(&config);
+            Ok((control, config, configured))
+        })
         .map_err(|error| alone(Failure::because("start a thread", error.to_string())))?;
     let loaded = modules.load_needed(&initramfs);
     let modules_us = since_start();
-    let (control, config) = opening
+    let (control, config, configured) = opening
         .join()
         .unwrap_or_else(|_| Err(Failure::because("open the control stream", "its thread ended")))
         .map_err(alone)?;
-    match loaded.and_then(|()| become_ready(&control, &config, modules_us)) {
+    let ready = loaded.and(configured).and_then(|()| become_ready(&control, &config, modules_us));
+    match ready {
         Ok((agent, upper)) => Ok(Guest { control, orphans, agent, upper, late: modules, initramfs }),
         Err(failure) => Err((failure, Some(control))),
     }
@@ -135,7 +140,6 @@ fn become_ready(
     config: &BootConfig,
     modules_us: u64,
 ) -> Result<(Arc<Agent>, OwnedFd), Failure> {
-    system::configure(config)?;
     let upper = root::assemble(config)?;
     let root_us = since_start();
     let terminals = mounts::mount_all()?;

@@ -22,6 +22,9 @@ pub const STREAM_LIMIT: usize = 512;
 /// Stack of a stream's thread. Its largest frames are a buffer of input and the stack of a child about to execute.
 const STREAM_STACK: usize = 256 << 10;
 
+/// How long nothing is accepted after the kernel had no memory for it.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);
+
 /// What streams share.
 #[derive(Debug)]
 pub struct Agent {
@@ -80,6 +83,10 @@ pub(crate) fn accept_streams(listener: &OwnedFd, agent: &Arc<Agent>) {
         match vsock::accept(listener) {
             Ok((stream, vsock::HOST_CID)) => start_stream(stream, agent),
             Ok(_) | Err(Errno::INTR | Errno::CONNABORTED) => {}
+            // Short of memory or descriptors: that passes, and until then asking again at once would only make it worse.
+            Err(Errno::NOMEM | Errno::NOBUFS | Errno::MFILE | Errno::NFILE) => {
+                std::thread::sleep(SHORTAGE_PAUSE)
+            }
             Err(errno) => {
                 crate::log::line(&format!("accept: {}", crate::words(errno)));
                 return;

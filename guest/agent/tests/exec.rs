@@ -107,10 +107,18 @@ fn users_and_groups() {
         who.user = user.to_owned();
         assert_eq!(run(&agent, who).text().trim(), expected, "user {user:?}");
     }
-    let mut open = shell("echo out >/proc/self/fd/1; echo err >/proc/self/fd/2; id -u </dev/null");
+    let mut open = shell("cat /proc/self/fd/0 >/proc/self/fd/1; echo err >/proc/self/fd/2");
     open.user = "app".to_owned();
-    let outcome = run(&agent, open);
-    assert!(outcome.text().starts_with("out\n"), "a user may open its own streams: {outcome:?}");
+    open.stdio = Stdio::Pipe;
+    let mut client = Client::exec(&agent, open);
+    client.stdin(b"in");
+    client.stdin(b"");
+    let outcome = client.finish();
+    assert_eq!(
+        (outcome.text(), outcome.stderr.as_slice()),
+        ("in", b"err\n".as_slice()),
+        "a user may open its streams"
+    );
 }
 
 #[test]

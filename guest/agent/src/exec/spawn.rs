@@ -136,15 +136,15 @@ impl Ends {
         match stdio {
             Stdio::Null | Stdio::Pipe => {
                 let stdin = match stdio {
-                    Stdio::Pipe => {
-                        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-                        // Pipes have two open file descriptions, so this does not touch the program's end.
-                        rustix::fs::fcntl_setfl(&write, OFlags::NONBLOCK)?;
-                        Some((read, write))
-                    }
+                    Stdio::Pipe => Some(pipe(identity)?),
                     _ => None,
                 };
-                Ok(Self::Pipes { stdin, stdout: output_pipe(identity)?, stderr: output_pipe(identity)? })
+                let (stdout, stderr) = (pipe(identity)?, pipe(identity)?);
+                // The agent's ends. A pipe has two open file descriptions, so this does not touch the program's.
+                for end in [Some(&stdout.0), Some(&stderr.0), stdin.as_ref().map(|(_, write)| write)] {
+                    end.map_or(Ok(()), |end| rustix::fs::fcntl_setfl(end, OFlags::NONBLOCK))?;
+                }
+                Ok(Self::Pipes { stdin, stdout, stderr })
             }
             Stdio::Terminal(size) => {
                 let (controller, user) = open_terminal(size, agent)?;
@@ -179,12 +179,11 @@ impl Ends {
     }
 }
 
-fn output_pipe(identity: Option<&Identity>) -> Result<(OwnedFd, OwnedFd), Errno> {
+fn pipe(identity: Option<&Identity>) -> Result<(OwnedFd, OwnedFd), Errno> {
     let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-    rustix::fs::fcntl_setfl(&read, OFlags::NONBLOCK)?;
     if let Some(identity) = identity {
-        // So that the program may open /dev/stdout and /dev/stderr, which are checked like files.
-        rustix::fs::fchown(&write, Some(Uid::from_raw(identity.uid)), None)?;
+        // So that the program may open /dev/stdin and its kin, which are checked like files.
+        rustix::fs::fchown(&read, Some(Uid::from_raw(identity.uid)), None)?;
     }
     Ok((read, write))
 }
