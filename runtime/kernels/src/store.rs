@@ -155,7 +155,7 @@ impl Store {
         let current = directory.join("current");
         fs::rename(&link, &current).map_err(Error::io(&current))?;
         remove(&scratch)?;
-        self.current()?.ok_or_else(|| Error::NotAKernel { path: place, why: "vanished from the store" })
+        self.current()?.ok_or(Error::NotAKernel { path: place, why: "vanished from the store" })
     }
 }
 
