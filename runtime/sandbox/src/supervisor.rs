@@ -317,7 +317,7 @@ impl Sandbox {
         Ok(())
     }
 
-    async fn become_ready(&mut self, ports: &Ports, config: BootConfig) -> Result<()> {
+    async fn become_ready(&mut self, ports: &Ports, mut config: BootConfig) -> Result<()> {
         let stream = loop {
             match ports.accept().await.map_err(Error::system("vsock port channel"))? {
                 Some((HOST_PORT, stream)) => break stream,
@@ -330,6 +330,8 @@ impl Sandbox {
         self.timings.hello_us = Some(self.start.elapsed_us());
         self.timings.guest_agent_us = Some(agent_start_us);
         let control = self.control.insert(control);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        config.wall_clock_ns = u64::try_from(now.as_nanos()).unwrap_or(0);
         self.timings.guest = Some(control.boot(config).await?);
         Ok(())
     }
@@ -475,11 +477,11 @@ impl Sandbox {
     fn boot_config(&self, layers: u16) -> Result<BootConfig> {
         let mut entropy = [0; 32];
         getrandom::fill(&mut entropy).map_err(|_| Error::Entropy)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let hosts = self.spec.add_hosts.iter();
         Ok(BootConfig {
             version: VERSION,
-            wall_clock_ns: u64::try_from(now.as_nanos()).unwrap_or(0),
+            // Filled in when it is sent: a guest takes its time to ask.
+            wall_clock_ns: 0,
             entropy,
             layers,
             upper: UpperDisk::Ext4,

@@ -253,7 +253,7 @@ fn the_guest_has_the_hosts_time() {
     let later = numbers(&read_until(&mut child, "\n"))[0];
     let elapsed = start.elapsed().as_secs_f64();
     let [uptime, date] = numbers(&seen)[..] else { panic!("{seen}") };
-    assert!((date - now).abs() < 5.0, "guest {date}, host {now}");
+    assert!((date - now).abs() < 2.0, "guest {date}, host {now}");
     // What a busy host adds to either end is no error of the clock: 1 % and 100 ms.
     assert!(
         (later - uptime - elapsed).abs() < 0.05 + elapsed * 0.01 + 0.05,
