@@ -1,18 +1,21 @@
 //! QEMU's control protocol, as much of it as a machine needs: `stop`, `cont`, and the events that say how it ended.
 //!
-//! QEMU is not trusted here: a guest may have taken it over. Its lines are bounded, and it gets a bounded time to
-//! answer.
+//! A thread reads what QEMU says for as long as it runs, so that events nobody waits for do not pile up. QEMU is not
+//! trusted here: a guest may have taken it over. Its lines are bounded, and it gets a bounded time to answer.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 /// Longest line taken from QEMU.
-const MAX_LINE: usize = 64 * 1024;
-/// Lines read in search of one answer.
-const MAX_LINES: usize = 10_000;
+const MAX_LINE: u64 = 64 * 1024;
+/// Answers kept until somebody asks; more than there are commands at a time.
+const MAX_ANSWERS: usize = 8;
 /// How long a command may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -20,9 +23,16 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Qmp {
     stream: UnixStream,
-    received: Vec<u8>,
     commands: u64,
-    shutdown: Option<Shutdown>,
+    answers: Receiver<Answer>,
+    reader: Option<JoinHandle<Option<Shutdown>>>,
+}
+
+/// What became of a command.
+#[derive(Debug)]
+struct Answer {
+    command: u64,
+    error: Option<String>,
 }
 
 /// Why QEMU said that the guest ended (QAPI `ShutdownCause`).
@@ -40,10 +50,12 @@ impl Qmp {
     /// Opens the conversation, and starts the vCPUs of a QEMU that was told to wait for that (`-S`): so no event is
     /// missed. Does not wait: QEMU may not even run yet.
     pub(crate) fn new(stream: UnixStream) -> io::Result<Self> {
-        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-        let mut qmp = Self { stream, received: Vec::new(), commands: 0, shutdown: None };
-        // QEMU docs/interop/qmp-spec: no command and no event before this one. Its answer is read later.
+        let (answer, answers) = sync_channel(MAX_ANSWERS);
+        let lines = BufReader::new(stream.try_clone()?);
+        let reader = thread::Builder::new().name("qmp".to_owned()).spawn(move || read(lines, &answer))?;
+        let mut qmp = Self { stream, commands: 0, answers, reader: Some(reader) };
+        // QEMU docs/interop/qmp-spec: no command and no event before this one.
         qmp.send("qmp_capabilities")?;
         qmp.send("cont")?;
         Ok(qmp)
@@ -51,34 +63,27 @@ impl Qmp {
 
     /// Runs a command without arguments and waits for its answer.
     pub(crate) fn execute(&mut self, command: &str) -> io::Result<()> {
-        let id = self.send(command)?;
-        for _ in 0..MAX_LINES {
-            let message = self.message()?;
-            if message.get("id").and_then(Value::as_u64) != Some(id) {
-                continue;
+        // Answers nobody waited for.
+        while self.answers.try_recv().is_ok() {}
+        let sent = self.send(command)?;
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let answer =
+                self.answers.recv_timeout(left).map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+            match answer.error {
+                _ if answer.command != sent => {}
+                None => return Ok(()),
+                Some(error) => return Err(io::Error::other(format!("QEMU refused {command}: {error}"))),
             }
-            return match message.get("error") {
-                None => Ok(()),
-                Some(error) => {
-                    let text = error.get("desc").and_then(Value::as_str).unwrap_or("unnamed error");
-                    Err(io::Error::other(format!("QEMU refused {command}: {text}")))
-                }
-            };
         }
-        Err(io::Error::other("QEMU does not answer, it only talks"))
     }
 
-    /// How QEMU said that the guest ended, once QEMU has closed its end or has nothing more to say.
+    /// How QEMU said that the guest ended, if it has. Ends the conversation.
     pub(crate) fn shutdown(&mut self) -> Option<Shutdown> {
-        // A socket that cannot be made non-blocking would still time out.
-        let _ = self.stream.set_nonblocking(true);
-        for _ in 0..MAX_LINES {
-            if self.message().is_err() {
-                break;
-            }
-        }
-        let _ = self.stream.set_nonblocking(false);
-        self.shutdown.clone()
+        // What has arrived is still read; after that the reader finds the end.
+        let _ = self.stream.shutdown(net::Shutdown::Both);
+        self.reader.take()?.join().ok().flatten()
     }
 
     fn send(&mut self, command: &str) -> io::Result<u64> {
@@ -88,40 +93,36 @@ impl Qmp {
         self.stream.write_all(line.as_bytes())?;
         Ok(self.commands)
     }
+}
 
-    /// The next message; an event that matters is remembered on the way.
-    fn message(&mut self) -> io::Result<Value> {
-        let line = self.line()?;
-        let message: Value = serde_json::from_slice(&line)?;
+impl Drop for Qmp {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+/// Reads until QEMU closes its end, or says what is no message.
+fn read(mut lines: BufReader<UnixStream>, answers: &SyncSender<Answer>) -> Option<Shutdown> {
+    let mut shutdown = None;
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let Ok(1..) = lines.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) else { return shutdown };
+        let Ok(message) = serde_json::from_slice::<Value>(&line) else { return shutdown };
         if message.get("event").and_then(Value::as_str) == Some("SHUTDOWN") {
             let reason = message.pointer("/data/reason").and_then(Value::as_str).unwrap_or("no reason");
-            self.shutdown = Some(match reason {
+            shutdown = Some(match reason {
                 "guest-shutdown" => Shutdown::PowerOff,
                 "guest-reset" => Shutdown::Reset,
                 other => Shutdown::Other(other.to_owned()),
             });
         }
-        Ok(message)
-    }
-
-    fn line(&mut self) -> io::Result<Vec<u8>> {
-        let mut searched = 0;
-        loop {
-            if let Some(end) = self.received[searched..].iter().position(|byte| *byte == b'\n') {
-                let rest = self.received.split_off(searched + end + 1);
-                return Ok(std::mem::replace(&mut self.received, rest));
-            }
-            searched = self.received.len();
-            if searched > MAX_LINE {
-                return Err(io::Error::other("QEMU sent a line that does not end"));
-            }
-            let mut chunk = [0; 4096];
-            match self.stream.read(&mut chunk) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => self.received.extend_from_slice(&chunk[..count]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        if let Some(command) = message.get("id").and_then(Value::as_u64) {
+            let error = message
+                .get("error")
+                .map(|error| error.get("desc").and_then(Value::as_str).unwrap_or("unnamed error").to_owned());
+            // More than anybody asked for is nobody's.
+            let _ = answers.try_send(Answer { command, error });
         }
     }
 }
@@ -129,8 +130,6 @@ impl Qmp {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-
-    use std::io::{BufRead, BufReader};
 
     use super::*;
 
@@ -144,7 +143,7 @@ mod tests {
     #[test]
     fn answers_are_told_from_events_and_from_other_answers() {
         let (mut qmp, mut qemu) = pair();
-        let server = std::thread::spawn(move || {
+        let server = thread::spawn(move || {
             qemu.write_all(GREETING.as_bytes()).unwrap();
             let mut commands = BufReader::new(qemu.try_clone().unwrap()).lines();
             assert_eq!(commands.next().unwrap().unwrap(), r#"{"execute":"qmp_capabilities","id":1}"#);
@@ -179,7 +178,7 @@ mod tests {
         assert!(qmp.execute("stop").is_err());
 
         let (mut qmp, mut qemu) = pair();
-        let talker = std::thread::spawn(move || qemu.write_all(&vec![b'x'; 2 * MAX_LINE]));
+        let talker = thread::spawn(move || qemu.write_all(&vec![b'x'; 200_000]));
         assert!(qmp.execute("stop").is_err());
         drop(qmp);
         let _ = talker.join().unwrap();
