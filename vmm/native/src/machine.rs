@@ -167,7 +167,7 @@ fn start_loading(
         kernel: descriptors.take(spec.kernel)?.into(),
         format: spec.kernel_format,
         initramfs: descriptors.take(spec.initramfs)?.into(),
-        command_line: parameters::command_line(&spec.command_line, spec.virtio_console),
+        command_line: parameters::command_line(&spec.command_line, spec.vcpus, spec.virtio_console),
     };
     let (ram, memory_mib) = (ram.clone(), spec.memory_mib);
     spawn("loader", move || loader::load(&ram, memory_mib, &mut payload))

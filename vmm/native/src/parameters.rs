@@ -8,6 +8,9 @@
 /// * `pci=conf1,noearly`: the PCI bus is known to be there without a search of it, device by device; its absence would
 ///   be an error on the console.
 const ALWAYS: &str = "panic=-1 pci=conf1,noearly";
+/// For a machine with one CPU: a kernel that finds itself alone takes the lock prefixes out of its code, all over, which
+/// takes 7 % of the time to its init.
+const ONE_CPU: &str = "noreplace-smp";
 /// Without a virtio console.
 const SERIAL: &str = "console=ttyS0";
 /// With one: the serial line, at two exits a byte, is for what comes before it only, and nobody probes its ports.
@@ -17,13 +20,13 @@ const EARLY: &str = "earlycon=uart8250,io,0x3f8";
 
 /// The whole command line. Of two settings of one parameter, kernels take the last: the caller's.
 #[must_use]
-pub fn command_line(given: &str, virtio_console: bool) -> String {
-    let line = if virtio_console {
-        format!("{ALWAYS} {VIRTIO_CONSOLE} {given} {EARLY}")
-    } else {
-        format!("{ALWAYS} {SERIAL} {given}")
-    };
-    line.trim_end().to_owned()
+pub fn command_line(given: &str, vcpus: u8, virtio_console: bool) -> String {
+    let mut parts = vec![ALWAYS];
+    parts.extend((vcpus == 1).then_some(ONE_CPU));
+    parts.push(if virtio_console { VIRTIO_CONSOLE } else { SERIAL });
+    parts.extend((!given.is_empty()).then_some(given));
+    parts.extend(virtio_console.then_some(EARLY));
+    parts.join(" ")
 }
 
 #[cfg(test)]
@@ -32,10 +35,10 @@ mod tests {
 
     #[test]
     fn the_callers_parameters_win_and_quiet_comes_before_the_early_console() {
-        let line = command_line("quiet panic=5", true);
+        let line = command_line("quiet panic=5", 2, true);
         let at = |word: &str| line.find(word);
         assert!(at("panic=-1") < at("panic=5"));
         assert!(at("quiet") < at("earlycon="));
-        assert!(command_line("", false).ends_with(SERIAL));
+        assert!(command_line("", 1, false).ends_with(SERIAL));
     }
 }
