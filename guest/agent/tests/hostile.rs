@@ -41,6 +41,9 @@ fn nonsense() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// A cancelled program is gone within a second; a busy test machine gets a few.
+const GONE: Duration = Duration::from_secs(4);
+
 #[test]
 fn before_a_request() {
     let Some(agent) = guest() else { return };
@@ -68,7 +71,7 @@ fn to_a_running_program() {
         client.stream.write_all(&bytes).unwrap();
         let outcome = client.finish();
         agent.running.wait_for_none(Duration::from_secs(10));
-        assert!(sent.elapsed() < Duration::from_secs(1), "{what}: {:?}", sent.elapsed());
+        assert!(sent.elapsed() < GONE, "{what}: {:?}", sent.elapsed());
         assert!(outcome.exit.is_none() && outcome.failure.is_none(), "{what}: {outcome:?}");
     }
 }

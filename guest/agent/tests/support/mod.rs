@@ -45,7 +45,9 @@ fn fill(root: &Path, busybox: &Path) {
     for directory in ["bin", "dev/pts", "proc", "etc", "tmp", "root", "home/app", "private"] {
         std::fs::create_dir_all(root.join(directory)).unwrap();
     }
-    std::fs::copy(busybox, root.join("bin/busybox")).unwrap();
+    // By another process: an agent of another test may be just cloning this one, and a program that any process has open
+    // for writing cannot be executed.
+    assert!(Command::new("cp").args([busybox, &root.join("bin/busybox")]).status().unwrap().success());
     let applets = Command::new(busybox).arg("--list").output().unwrap();
     for applet in String::from_utf8(applets.stdout).unwrap().lines().filter(|name| *name != "busybox") {
         symlink("busybox", root.join("bin").join(applet)).unwrap();
@@ -120,7 +122,9 @@ impl Outcome {
         self.exit.unwrap_or_else(|| panic!("no exit: {self:?}")).0.status()
     }
 
+    /// Standard output of a program that ran.
     pub fn text(&self) -> &str {
+        assert!(self.exit.is_some(), "no exit: {self:?}");
         std::str::from_utf8(&self.stdout).unwrap()
     }
 }
