@@ -164,3 +164,105 @@ fn end(stop: VcpuStop) -> End {
         VcpuStop::Halted | VcpuStop::Kicked => End::Crashed(format!("unexpected stop: {stop:?}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::os::fd::OwnedFd;
+    use std::sync::Mutex;
+
+    use hypervisor::{Doorbell, MemorySlot, Result, VcpuIo};
+    use machine::KernelFormat;
+    use machine::native::protocol::{Entropy, Fd, Spec};
+    use vm_memory::GuestAddress;
+
+    use super::*;
+    use crate::descriptors::Descriptors;
+    use crate::{devices, layout};
+
+    /// A hypervisor without doorbells.
+    #[derive(Default)]
+    struct Plain {
+        irqs: Mutex<Vec<(IrqLine, bool)>>,
+    }
+
+    impl Vm for Plain {
+        fn add_memory(&self, _: MemorySlot) -> Result<()> {
+            Ok(())
+        }
+        fn set_irq(&self, line: IrqLine, level: bool) -> Result<()> {
+            self.irqs.lock().unwrap().push((line, level));
+            Ok(())
+        }
+        fn kick(&self, _: u8) -> Result<()> {
+            Ok(())
+        }
+        fn doorbell(&self) -> Option<&dyn Doorbell> {
+            None
+        }
+    }
+
+    fn spec() -> Spec {
+        Spec {
+            vcpus: 1,
+            memory_mib: 32,
+            shared_memory: false,
+            hypervisor: Fd(9),
+            kernel: Fd(9),
+            kernel_format: KernelFormat::Elf,
+            initramfs: Fd(9),
+            command_line: String::new(),
+            disks: Vec::new(),
+            ports: None,
+            console: Fd(0),
+            virtio_console: false,
+            entropy: Entropy::InProcess,
+            balloon: false,
+            count_exits: false,
+        }
+    }
+
+    #[test]
+    fn without_doorbells_the_loop_raises_interrupts() {
+        let vm = Plain::default();
+        let ram =
+            guest_memory::allocate(&[(GuestAddress(0), 1 << 20)], guest_memory::Backing::Anonymous).unwrap();
+        let (console, output) = io::pipe().unwrap();
+        let mut descriptors = Descriptors::new(vec![OwnedFd::from(output)]);
+        let (board, wiring) = devices::assemble(&spec(), &mut descriptors, &vm, &ram).unwrap();
+        assert_eq!(wiring.interrupts.len(), 2);
+        let (_supervisor, channel) = Channel::pair().unwrap();
+        let gate = Gate::new(1).unwrap();
+        let events = EventLoop::new(&channel, &vm, &board, &gate, wiring).unwrap();
+
+        // The guest turns the serial line's transmitter interrupt on, and it is pending at once; then it ends.
+        assert!((&mut &board).port_write(layout::SERIAL_PORT + 1, &[2]).is_continue());
+        gate.end(VcpuStop::PowerOff);
+        assert_eq!(events.run().unwrap(), Outcome::Ended(End::PowerOff));
+        assert_eq!(*vm.irqs.lock().unwrap(), [(layout::SERIAL_IRQ, true), (layout::SERIAL_IRQ, false)]);
+        drop(console);
+    }
+
+    #[test]
+    fn a_supervisor_that_hangs_up_or_makes_no_sense_ends_the_loop() {
+        for sensible in [true, false] {
+            let vm = Plain::default();
+            let ram = guest_memory::GuestRam::new();
+            let (_console, output) = io::pipe().unwrap();
+            let mut descriptors = Descriptors::new(vec![OwnedFd::from(output)]);
+            let (board, wiring) = devices::assemble(&spec(), &mut descriptors, &vm, &ram).unwrap();
+            let (supervisor, channel) = Channel::pair().unwrap();
+            let gate = Gate::new(1).unwrap();
+            let events = EventLoop::new(&channel, &vm, &board, &gate, wiring).unwrap();
+            let _kept = if sensible {
+                drop(supervisor);
+                None
+            } else {
+                supervisor.send(&[0xffu8; 3], &[]).unwrap();
+                Some(supervisor)
+            };
+            assert_eq!(events.run().unwrap(), Outcome::HungUp);
+        }
+    }
+}

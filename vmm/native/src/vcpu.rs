@@ -109,7 +109,8 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    fn end(&self, stop: VcpuStop) {
+    /// A vCPU stopped for good.
+    pub(crate) fn end(&self, stop: VcpuStop) {
         self.lock().stop.get_or_insert(stop);
         // The only error of a non-blocking event is a full counter: it is signalled already.
         let _ = self.ended.write(1);
