@@ -339,7 +339,7 @@ impl Refusal {
     pub(crate) fn show(&self) -> ExitCode {
         match self {
             Self::Asked(text) => {
-                print!("{text}");
+                crate::say::text(text);
                 ExitCode::SUCCESS
             }
             Self::Wrong { message, hint } => {

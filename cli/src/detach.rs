@@ -8,13 +8,14 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 
+use crate::say;
 use sandbox::Id;
 
 /// Tells the child that it is one.
 const CHILD_ENV: &str = "MATCHLOCK_DETACHED";
 
-/// Longest error text taken from the child.
-const MAX_ERROR: u64 = 64 << 10;
+/// Longer than any id.
+const MAX_REPORT: u64 = 256;
 
 /// Whether this process is the child.
 pub(crate) fn is_child() -> bool {
@@ -30,19 +31,23 @@ pub(crate) fn launch() -> anyhow::Result<u8> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
+    let errors = child.stderr.take().map(|mut stderr| {
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut stderr, &mut std::io::stderr());
+        })
+    });
     let mut report = String::new();
     if let Some(stdout) = child.stdout.take() {
-        stdout.take(MAX_ERROR).read_to_string(&mut report)?;
+        stdout.take(MAX_REPORT).read_to_string(&mut report)?;
+    }
+    // It ends with the child, or when the child has reported.
+    if let Some(Err(panic)) = errors.map(std::thread::JoinHandle::join) {
+        std::panic::resume_unwind(panic);
     }
     if !report.is_empty() {
-        print!("{report}");
+        say::text(&report);
         return Ok(0);
     }
-    let mut error = Vec::new();
-    if let Some(stderr) = child.stderr.take() {
-        stderr.take(MAX_ERROR).read_to_end(&mut error)?;
-    }
-    std::io::stderr().write_all(&error)?;
     let status = child.wait()?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1).max(1))
 }
@@ -51,8 +56,11 @@ pub(crate) fn launch() -> anyhow::Result<u8> {
 pub(crate) fn report(id: &Id) -> anyhow::Result<()> {
     // Only now, so that ^C still ended parent and child together.
     rustix::process::setsid()?;
-    println!("{id}");
-    std::io::stdout().flush()?;
+    // Without a listener the parent is gone, and the sandbox must not outlive its start.
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{id}")?;
+    stdout.flush()?;
+    drop(stdout);
     let null = File::options().write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdout(null.as_fd())?;
     rustix::stdio::dup2_stderr(null.as_fd())?;

@@ -8,6 +8,7 @@ use wire::CheckStatus::{Fail, Pass, Warn};
 use wire::{Check, CheckStatus, Diagnosis};
 
 use crate::args::JsonArgs;
+use crate::say::say;
 
 /// This project's programs beside the command line.
 const PROGRAMS: [&str; 3] = ["matchlock-vmm", "matchlock-devices", "matchlock-launcher"];
@@ -33,7 +34,7 @@ pub(crate) fn diagnose(args: &JsonArgs) -> anyhow::Result<u8> {
     let ok = checks.iter().all(|check| check.status != Fail);
     let diagnosis = Diagnosis { ok, checks };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&diagnosis)?);
+        say!("{}", serde_json::to_string_pretty(&diagnosis)?);
     } else {
         diagnosis.checks.iter().for_each(print);
     }
@@ -46,9 +47,9 @@ fn print(check: &Check) {
         Warn => '⚠',
         Fail => '✗',
     };
-    println!("{mark} {}: {}", check.name, check.message);
+    say!("{mark} {}: {}", check.name, check.message);
     if let Some(fix) = &check.fix {
-        println!("  fix: {fix}");
+        say!("  fix: {fix}");
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Not here: what can go wrong.
 
+use crate::say::tell;
 use sandbox::Error;
 
 /// Exit status of every error of this program's own.
@@ -53,9 +54,9 @@ pub(crate) fn status(error: &anyhow::Error) -> u8 {
 
 /// The two lines.
 pub(crate) fn print(message: &str, hint: Option<&str>) {
-    eprintln!("matchlock: {}", one_line(message));
+    tell!("matchlock: {}", one_line(message));
     if let Some(hint) = hint {
-        eprintln!("hint: {hint}");
+        tell!("hint: {hint}");
     }
 }
 

@@ -12,6 +12,7 @@ use sandbox::Home;
 use crate::args::{ImageRmArgs, ImportArgs, JsonArgs};
 use crate::failure::advice;
 use crate::progress::Bar;
+use crate::say::say;
 use crate::table;
 
 /// Lists images.
@@ -19,7 +20,7 @@ pub(crate) fn ls(args: &JsonArgs) -> anyhow::Result<u8> {
     let list = open()?.list()?;
     if args.json {
         let list: Vec<_> = list.iter().map(wire_image).collect();
-        println!("{}", serde_json::to_string_pretty(&list)?);
+        say!("{}", serde_json::to_string_pretty(&list)?);
         return Ok(0);
     }
     let rows = list.iter().map(|image| {
@@ -56,17 +57,17 @@ pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<u8> {
     let imported = open()?.import(source, args.tag.as_deref(), &bar)?;
     bar.clear();
     for tag in &imported.tags {
-        println!("Imported: {tag}");
+        say!("Imported: {tag}");
     }
-    println!("Layers: {}", imported.image.layers.len());
-    println!("Size: {}", megabytes(imported.size));
+    say!("Layers: {}", imported.image.layers.len());
+    say!("Size: {}", megabytes(imported.size));
     Ok(0)
 }
 
 /// Removes a tag.
 pub(crate) fn rm(args: &ImageRmArgs) -> anyhow::Result<u8> {
     open()?.remove(&args.tag)?;
-    println!("Removed {}", args.tag);
+    say!("Removed {}", args.tag);
     Ok(0)
 }
 

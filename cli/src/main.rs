@@ -3,7 +3,6 @@
 //! Standard output is the guest's, or the answer that was asked for; everything else goes to standard error. Not here:
 //! what a sandbox is (`sandbox`).
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the program that talks to people")]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 mod args;
@@ -15,6 +14,7 @@ mod failure;
 mod image;
 mod progress;
 mod run;
+mod say;
 mod signals;
 mod state;
 mod stdio;
@@ -25,6 +25,7 @@ use std::process::ExitCode;
 
 use args::{Cli, Command, ImageCommand};
 use sandbox::Start;
+use say::say;
 
 fn main() -> ExitCode {
     let start = Start::now();
@@ -58,7 +59,7 @@ fn dispatch(cli: Cli, start: Start) -> anyhow::Result<u8> {
         Command::Version => {
             let commit = option_env!("MATCHLOCK_COMMIT").unwrap_or("unknown");
             let built = option_env!("MATCHLOCK_BUILD_TIME").unwrap_or("unknown");
-            println!("matchlock {} (commit: {commit}, built: {built})", env!("CARGO_PKG_VERSION"));
+            say!("matchlock {} (commit: {commit}, built: {built})", env!("CARGO_PKG_VERSION"));
             Ok(0)
         }
     }
@@ -69,6 +70,7 @@ fn log_to_stderr(level: args::LogLevel) {
         .with_writer(std::io::stderr)
         .with_max_level(tracing::Level::from(level))
         .with_target(false)
+        .log_internal_errors(false)
         .without_time()
         .init();
 }

@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use crate::args::RunArgs;
 use crate::failure::Interrupted;
 use crate::progress::Bar;
+use crate::say::tell;
 use crate::signals::Signals;
 use crate::stdio::{self, Watch};
 use crate::{block_on, detach, environment};
@@ -103,7 +104,7 @@ impl Run {
         };
         let ended = sandbox.end().await;
         if let (true, Ok(timings)) = (self.args.timings, &ended) {
-            eprintln!("{}", serde_json::to_string(&wire_timings(timings, self.start.elapsed_us()))?);
+            tell!("{}", serde_json::to_string(&wire_timings(timings, self.start.elapsed_us()))?);
         }
         match (outcome, ended) {
             (Ok(_), Err(error)) => Err(error.into()),
@@ -124,9 +125,9 @@ impl Run {
             detach::report(sandbox.id())?;
         } else if self.spec.keep {
             let id = sandbox.id();
-            eprintln!("Sandbox {id} is running");
-            eprintln!("  Connect: matchlock exec -it {id} sh");
-            eprintln!("  Stop:    matchlock kill {id}");
+            tell!("Sandbox {id} is running");
+            tell!("  Connect: matchlock exec -it {id} sh");
+            tell!("  Stop:    matchlock kill {id}");
         }
         let mut argv = sandbox.command(&self.args.command);
         if argv.is_empty() && matches!(self.mode, Stdio::Terminal(_)) {

@@ -6,6 +6,7 @@ use sandbox::{Client, Error, Home, Id, Record, Records, Status};
 
 use crate::args::{KillArgs, ListArgs, RmArgs};
 use crate::failure::{self, FAILED};
+use crate::say::say;
 use crate::table;
 
 /// Lists sandboxes, newest first.
@@ -15,7 +16,7 @@ pub(crate) fn list(args: &ListArgs) -> anyhow::Result<u8> {
     list.retain(|record| !args.running || record.status == Status::Running);
     if args.json {
         let list: Vec<_> = list.iter().map(wire_vm).collect();
-        println!("{}", serde_json::to_string_pretty(&list)?);
+        say!("{}", serde_json::to_string_pretty(&list)?);
         return Ok(0);
     }
     table::print(["ID", "STATUS", "IMAGE", "CREATED", "PID"], list.iter().map(row));
@@ -50,7 +51,7 @@ pub(crate) fn kill(args: &KillArgs) -> anyhow::Result<u8> {
         Err(Error::NotRunning { .. }) => anyhow::bail!("VM {id} is not running"),
         result => result?,
     }
-    println!("Killed {id}");
+    say!("Killed {id}");
     Ok(0)
 }
 
@@ -65,7 +66,7 @@ pub(crate) fn rm(args: &RmArgs) -> anyhow::Result<u8> {
     }
     let id = id(args.id.as_deref(), "VM ID required (or use --stopped)")?;
     sandbox::remove(&home, &records, &id)?;
-    println!("Removed {id}");
+    say!("Removed {id}");
     Ok(0)
 }
 
@@ -77,7 +78,7 @@ fn for_each(
     let mut status = 0;
     for Record { id, .. } in records {
         match act(&id) {
-            Ok(()) => println!("{done} {id}"),
+            Ok(()) => say!("{done} {id}"),
             // It ended by itself meanwhile.
             Err(Error::NotRunning { .. } | Error::UnknownVm(_)) => {}
             Err(error) => {

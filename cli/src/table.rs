@@ -5,7 +5,7 @@ const GAP: usize = 3;
 
 /// Prints rows below their headings.
 pub(crate) fn print<const N: usize>(headings: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
-    print!("{}", format(headings.map(str::to_owned), rows));
+    crate::say::text(&format(headings.map(str::to_owned), rows));
 }
 
 fn format<const N: usize>(headings: [String; N], rows: impl IntoIterator<Item = [String; N]>) -> String {

@@ -31,6 +31,8 @@ struct Inner {
     file: File,
     written: u64,
     tail: VecDeque<u8>,
+    /// The console's unfinished line, for those who watch.
+    line: Vec<u8>,
 }
 
 impl Console {
@@ -39,7 +41,9 @@ impl Console {
         DirBuilder::new().mode(0o700).create(directory)?;
         let path = directory.join("vm.log");
         let file = open(&path)?;
-        Ok(Self { inner: Mutex::new(Inner { path, file, written: 0, tail: VecDeque::new() }) })
+        Ok(Self {
+            inner: Mutex::new(Inner { path, file, written: 0, tail: VecDeque::new(), line: Vec::new() }),
+        })
     }
 
     /// Output of a command: to the file only.
@@ -51,6 +55,9 @@ impl Console {
     pub(crate) fn console(&self, bytes: &[u8]) {
         let mut inner = self.lock();
         inner.write(bytes);
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            inner.tell(bytes);
+        }
         let bytes = &bytes[bytes.len().saturating_sub(TAIL)..];
         let surplus = (inner.tail.len() + bytes.len()).saturating_sub(TAIL);
         inner.tail.drain(..surplus);
@@ -71,6 +78,18 @@ impl Console {
 }
 
 impl Inner {
+    /// Shows whole lines to whoever asked for every detail.
+    fn tell(&mut self, bytes: &[u8]) {
+        for part in bytes.split_inclusive(|b| *b == b'\n') {
+            let room = MAX_LINE.saturating_sub(self.line.len());
+            self.line.extend_from_slice(&part[..part.len().min(room)]);
+            if part.ends_with(b"\n") {
+                tracing::debug!("console: {}", printable(&self.line));
+                self.line.clear();
+            }
+        }
+    }
+
     /// A log that cannot be written is no reason to end a sandbox.
     fn write(&mut self, bytes: &[u8]) {
         if self.written >= MAX_LOG {

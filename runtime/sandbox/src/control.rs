@@ -46,6 +46,8 @@ struct Hello {
 enum Request {
     /// Run a program.
     Exec(Exec),
+    /// A service stream on which nothing is asked yet.
+    Service,
     /// End the sandbox.
     Stop,
 }
@@ -163,24 +165,40 @@ async fn answer(mut stream: tokio::net::UnixStream, shared: &Shared) -> Result<(
             shared.stop.send_replace(true);
             Ok(())
         }
-        Request::Exec(exec) => match exec_when_ready(exec, shared).await {
-            Ok(service) => {
-                let message = frame::encode(&Answer::Stream)?;
-                let pass = || descriptors::send(&stream, &message, Some(service.as_fd()));
-                stream.async_io(Interest::WRITABLE, pass).await.map_err(hung_up)?;
-                // From here on the client's is the only end on the host: its hang-up is the guest's to see.
-                drop(service);
-                Ok(())
-            }
-            Err(error) => send(&mut stream, &Answer::Refused(error.to_string())).await,
-        },
+        Request::Exec(exec) => {
+            let services = ready(shared).await?;
+            hand_over(&mut stream, services.exec(exec).await).await
+        }
+        Request::Service => {
+            let services = ready(shared).await?;
+            hand_over(&mut stream, services.stream().await).await
+        }
     }
 }
 
-async fn exec_when_ready(exec: Exec, shared: &Shared) -> Result<tokio::net::UnixStream> {
+/// Passes a service stream on, or says why there is none.
+async fn hand_over(
+    stream: &mut tokio::net::UnixStream,
+    service: Result<tokio::net::UnixStream>,
+) -> Result<()> {
+    match service {
+        Ok(service) => {
+            let message = frame::encode(&Answer::Stream)?;
+            let pass = || descriptors::send(&*stream, &message, Some(service.as_fd()));
+            stream.async_io(Interest::WRITABLE, pass).await.map_err(hung_up)?;
+            // From here on the client's is the only end on the host: its hang-up is the guest's to see.
+            drop(service);
+            Ok(())
+        }
+        Err(error) => send(stream, &Answer::Refused(error.to_string())).await,
+    }
+}
+
+/// Waits until the guest is ready.
+async fn ready(shared: &Shared) -> Result<Arc<Services>> {
     let mut services = shared.services.subscribe();
     let ready = services.wait_for(Option::is_some).await.map_err(|_| Error::HangUp)?.clone();
-    ready.ok_or(Error::HangUp)?.exec(exec).await
+    ready.ok_or(Error::HangUp)
 }
 
 async fn send<M: Serialize>(stream: &mut tokio::net::UnixStream, message: &M) -> Result<()> {
@@ -223,8 +241,17 @@ impl Client {
     }
 
     /// Runs a program. Needs a tokio runtime with I/O around it.
-    pub fn exec(mut self, exec: Exec) -> Result<Service> {
-        match self.ask(&Request::Exec(exec))? {
+    pub fn exec(self, exec: Exec) -> Result<Service> {
+        self.stream(&Request::Exec(exec))
+    }
+
+    /// A service stream on which nothing is asked yet, for measurements. Needs a tokio runtime with I/O around it.
+    pub fn service(self) -> Result<Service> {
+        self.stream(&Request::Service)
+    }
+
+    fn stream(mut self, request: &Request) -> Result<Service> {
+        match self.ask(request)? {
             (Answer::Stream, Some(stream)) => {
                 let stream = UnixStream::from(stream);
                 stream.set_nonblocking(true).map_err(Error::system("guest stream"))?;

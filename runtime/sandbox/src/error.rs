@@ -72,18 +72,6 @@ pub enum Error {
     /// The image.
     #[error(transparent)]
     Image(#[from] images::Error),
-    /// The store's files do not fit its records.
-    #[error("image {image}: layer {path} is damaged: {actual} bytes instead of {expected}", path = path.display())]
-    DamagedLayer {
-        /// The image.
-        image: String,
-        /// The layer's file.
-        path: PathBuf,
-        /// Bytes there are.
-        actual: u64,
-        /// Bytes there should be.
-        expected: u64,
-    },
     /// The image's layers make no disk.
     #[error("image {image}: {source}")]
     Layers {
@@ -175,7 +163,7 @@ impl Error {
             Self::Machine(machine::MachineError::Program { .. }) => {
                 Some("install all of matchlock's programs in one directory; see matchlock diagnose")
             }
-            Self::DamagedLayer { .. } => {
+            Self::Image(images::Error::LayerLost { .. }) => {
                 Some("remove the image with matchlock image rm, and import it again")
             }
             Self::NeverReady { .. } | Self::Ended { .. } | Self::Boot { .. } => {

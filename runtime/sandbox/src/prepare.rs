@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use disk::Segment;
-use images::{Image, ImageConfig, Progress};
+use images::{ImageConfig, Progress};
 
 use crate::{Error, Result, host};
 
@@ -29,26 +29,17 @@ pub(crate) struct OpenKernel {
 /// Finds the image and opens its layers.
 pub(crate) fn image(cache: &Path, reference: &str, progress: &dyn Progress) -> Result<OpenImage> {
     let image = images::Store::open(cache)?.resolve(reference, progress)?;
-    let files = image.layers.iter().map(|layer| open_layer(&image, &layer.path, layer.len));
-    let files = files.collect::<Result<Vec<_>>>()?;
-    let damaged = |source| Error::Layers { image: image.reference.clone(), source };
+    // The store has just checked that they are there and whole.
+    let open = |path: &Path| File::open(path).map(OwnedFd::from).map_err(Error::io(path));
+    let files = image.layers.iter().map(|layer| open(&layer.path)).collect::<Result<Vec<_>>>()?;
+    let no_disk = |source| Error::Layers { image: image.reference.clone(), source };
     let lengths: Vec<u64> = image.layers.iter().map(|layer| layer.len).collect();
     let count = lengths.len();
-    let too_many = || damaged(disk::composite::PlanError::TooMany(count));
+    let too_many = || no_disk(disk::composite::PlanError::TooMany(count));
     let layers = u16::try_from(count).map_err(|_| too_many())?;
-    let plan = disk::composite::plan(&lengths).map_err(damaged)?;
+    let plan = disk::composite::plan(&lengths).map_err(no_disk)?;
     let segments = plan.with_files(files).ok_or_else(too_many)?;
     Ok(OpenImage { config: image.config, layers, disk: machine::Disk { segments, readonly: true } })
-}
-
-fn open_layer(image: &Image, path: &Path, expected: u64) -> Result<OwnedFd> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    let actual = file.metadata().map_err(Error::io(path))?.len();
-    if actual != expected {
-        let image = image.reference.clone();
-        return Err(Error::DamagedLayer { image, path: path.to_path_buf(), actual, expected });
-    }
-    Ok(file.into())
 }
 
 /// Finds the kernel and its initramfs; an empty reference is the default kernel.

@@ -46,6 +46,9 @@ const START_LIMIT: Duration = Duration::from_secs(180);
 /// How long an ended machine may take to show it, and its last console bytes to arrive.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long `end` waits for an image or a kernel that is being made ready.
+const OPENING_LIMIT: Duration = Duration::from_secs(2);
+
 /// How long `end` waits for a machine that is being made; its processes end with this one in any case.
 const BOOT_CALL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -84,7 +87,7 @@ pub struct Spec {
     pub shared_memory: bool,
 }
 
-/// A sandbox and everything it holds.
+/// A sandbox and everything it holds. Ends with [`Sandbox::end`].
 #[derive(Debug)]
 pub struct Sandbox {
     spec: Spec,
@@ -100,7 +103,9 @@ pub struct Sandbox {
     console: Arc<Console>,
     shared: Arc<Shared>,
     tasks: Vec<JoinHandle<()>>,
-    /// Threads that make files in the sandbox's directory or processes; `end` waits for them.
+    /// Threads that make files or processes; `end` waits for them, so that an interrupted start leaves none behind.
+    opening_image: Option<JoinHandle<Result<OpenImage>>>,
+    opening_kernel: Option<JoinHandle<Result<OpenKernel>>>,
     making_disk: Option<JoinHandle<Result<machine::Disk>>>,
     booting: Option<JoinHandle<Result<Booted, MachineError>>>,
     machine: Option<Running>,
@@ -172,6 +177,8 @@ impl Sandbox {
             console,
             shared,
             tasks: vec![serve],
+            opening_image: None,
+            opening_kernel: None,
             making_disk: None,
             booting: None,
             machine: None,
@@ -253,15 +260,18 @@ impl Sandbox {
     ) -> Result<(OpenImage, OpenKernel, machine::Disk)> {
         let (cache, reference) = (self.home.cache().to_path_buf(), self.spec.image.clone());
         let image_progress = Arc::clone(&progress);
-        let image = spawn_blocking(move || prepare::image(&cache, &reference, &*image_progress));
+        self.opening_image =
+            Some(spawn_blocking(move || prepare::image(&cache, &reference, &*image_progress)));
         let (cache, reference) = (self.home.cache().to_path_buf(), self.spec.kernel.clone());
-        let kernel = spawn_blocking(move || prepare::kernel(&cache, &reference, &*progress));
+        self.opening_kernel = Some(spawn_blocking(move || prepare::kernel(&cache, &reference, &*progress)));
         let (cache, directory) = (self.home.cache().to_path_buf(), self.vm.paths.directory().to_path_buf());
         let size_mb = self.grant.disk_size_mb;
         self.making_disk = Some(spawn_blocking(move || prepare::upper(&cache, &directory, size_mb)));
 
+        let image = finished(&mut self.opening_image);
+        let kernel = finished(&mut self.opening_kernel);
         let upper = finished(&mut self.making_disk);
-        let (image, kernel, upper) = tokio::try_join!(flat(image), flat(kernel), upper)?;
+        let (image, kernel, upper) = tokio::try_join!(image, kernel, upper)?;
         if let Some(recorded) = self.recorded.take()
             && recorded.await.is_err()
         {
@@ -416,6 +426,16 @@ impl Sandbox {
         if let Some(making) = self.making_disk.take() {
             let _ = making.await;
         }
+        // A download or a large image takes longer; what it leaves is found by the next one.
+        let opening = async {
+            if let Some(opening) = self.opening_image.take() {
+                let _ = opening.await;
+            }
+            if let Some(opening) = self.opening_kernel.take() {
+                let _ = opening.await;
+            }
+        };
+        let _ = timeout(OPENING_LIMIT, opening).await;
         if let Some(booting) = self.booting.take()
             && let Ok(Ok(Ok(Booted(machine)))) = timeout(BOOT_CALL_LIMIT, booting).await
         {
@@ -586,8 +606,4 @@ async fn finished<T>(slot: &mut Option<JoinHandle<T>>) -> T {
     let result = handle.await;
     *slot = None;
     joined(result)
-}
-
-async fn flat<T>(handle: JoinHandle<Result<T>>) -> Result<T> {
-    joined(handle.await)
 }

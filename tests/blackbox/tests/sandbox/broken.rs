@@ -1,8 +1,10 @@
 //! Broken images, kernels and guests: one line that says what, and nothing left.
 
 use std::fs;
+use std::path::PathBuf;
 
-use blackbox::{Done, Home, IMAGE, done};
+use blackbox::{Done, Home, done, done_with_input};
+use sha2::Digest;
 
 use crate::Test;
 
@@ -10,6 +12,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("broken::no_such_image", no_such_image),
     ("broken::an_archive_that_is_none", an_archive_that_is_none),
     ("broken::a_damaged_layer", a_damaged_layer),
+    ("broken::a_truncated_layer", a_truncated_layer),
     ("broken::no_kernel", no_kernel),
     ("broken::a_kernel_that_panics", a_kernel_that_panics),
     ("broken::a_guest_that_is_never_ready", a_guest_that_is_never_ready),
@@ -37,7 +40,7 @@ fn no_such_image() {
 fn an_archive_that_is_none() {
     let home = Home::with_own_images();
     for input in [&b""[..], b"not a tar", &[0; 4096], &[b'x'; 10_000]] {
-        let done = blackbox::done_with_input(&mut home.matchlock(["image", "import", "x"]), input);
+        let done = done_with_input(&mut home.matchlock(["image", "import", "x"]), input);
         assert_told(&done, "");
     }
     assert_told(&home.done(["image", "import", "x", "/no/such/file"]), "/no/such/file");
@@ -48,22 +51,75 @@ fn an_archive_that_is_none() {
 fn a_damaged_layer() {
     let home = Home::with_own_images();
     assert_eq!(done(&mut home.run(["true"])).status, 0);
+    let layer = &layer(&home);
+    let length = usize::try_from(fs::metadata(layer).unwrap().len()).unwrap();
+    fs::write(layer, vec![b'x'; length]).unwrap();
+    assert_told(&done(&mut home.run(["true"])), "the guest cannot start: mount ");
+
+    // The built-in image is made anew when its files are obviously wrong.
+    fs::File::options().write(true).open(layer).unwrap().set_len(4096).unwrap();
+    assert_eq!(done(&mut home.run(["true"])).status, 0);
+    home.assert_nothing_left();
+}
+
+/// An imported image cannot be made anew.
+fn a_truncated_layer() {
+    let home = Home::with_own_images();
+    let imported = done_with_input(&mut home.matchlock(["image", "import", "mine:1"]), &docker_archive());
+    assert_eq!((imported.status, imported.stderr.as_str()), (0, ""), "{imported:?}");
+    assert_eq!(imported.stdout.lines().take(2).collect::<Vec<_>>(), ["Imported: mine:1", "Layers: 1"]);
+    let listed = home.done(["image", "ls"]).stdout;
+    assert!(listed.lines().any(|line| line.starts_with("mine:1 ")), "{listed}");
+
+    let layer = layer(&home);
+    fs::File::options().write(true).open(&layer).unwrap().set_len(4096).unwrap();
+    let told =
+        done(&mut home.matchlock(["run", "--machine", &blackbox::machine(), "--image", "mine:1", "/hello"]));
+    assert_told(&told, "");
+    assert!(told.stderr.contains("mine:1"), "{told:?}");
+    assert_eq!(home.done(["image", "rm", "mine:1"]).stdout, "Removed mine:1\n");
+    assert_eq!(home.done(["image", "rm", "mine:1"]).status, 1);
+    assert!(!layer.exists());
+    home.assert_nothing_left();
+}
+
+/// The only layer in an image store of the test's own.
+fn layer(home: &Home) -> PathBuf {
     let blobs: Vec<_> = fs::read_dir(home.cache().join("images/blobs"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "erofs"))
         .collect();
     let [layer] = &blobs[..] else { panic!("{blobs:?}") };
+    layer.clone()
+}
 
-    let length = usize::try_from(fs::metadata(layer).unwrap().len()).unwrap();
-    fs::write(layer, vec![b'x'; length]).unwrap();
-    assert_told(&done(&mut home.run(["true"])), "the guest cannot start: mount ");
-
-    fs::File::options().write(true).open(layer).unwrap().set_len(4096).unwrap();
-    let told = done(&mut home.run(["true"]));
-    assert_told(&told, &format!("image {IMAGE}: layer {}", layer.display()));
-    assert!(told.stderr.contains("is damaged: 4096 bytes instead of "), "{told:?}");
-    home.assert_nothing_left();
+/// What `docker save` writes, of an image with one file.
+fn docker_archive() -> Vec<u8> {
+    fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut archive = tar::Builder::new(Vec::new());
+        for (name, contents) in files {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(contents.len() as u64);
+            header.set_mode(0o755);
+            archive.append_data(&mut header, name, *contents).unwrap();
+        }
+        archive.into_inner().unwrap()
+    }
+    let layer = archive(&[("hello", &[b'#'; 100_000])]);
+    let digest =
+        sha2::Sha256::digest(&layer).iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux", "config": {},
+        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
+    });
+    let manifest =
+        serde_json::json!([{ "Config": "config.json", "RepoTags": ["other:1"], "Layers": ["layer.tar"] }]);
+    archive(&[
+        ("config.json", config.to_string().as_bytes()),
+        ("layer.tar", &layer),
+        ("manifest.json", manifest.to_string().as_bytes()),
+    ])
 }
 
 fn no_kernel() {
