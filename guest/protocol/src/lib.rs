@@ -7,6 +7,11 @@
 //! * **service streams**: the host opens each to [`AGENT_PORT`]; one request a stream. The host keeps one spare open so
 //!   that a request needs no connection set-up.
 //!
+//! A program's stream lasts as long as the program: the host keeps its sending direction open until `Exited` or
+//! `Failed`, even when it has nothing to send, because the end of either direction cancels. The end of input is an empty
+//! [`frame::Kind::Stdin`] frame. Messages are taken in order: a `Signal` behind input that the program does not read
+//! waits with it, hanging up does not.
+//!
 //! Both sides distrust each other: lengths are checked before anything is allocated, see [`frame::MAX_PAYLOAD`]. Not
 //! here: I/O, sockets, and anything that only one side needs.
 
