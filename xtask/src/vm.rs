@@ -134,16 +134,12 @@ impl Suite {
         Ok(suite)
     }
 
-    fn kernel_argument(cell: &Cell, path: &Path) -> String {
-        if cell.slim { format!("file://{}", path.display()) } else { String::new() }
-    }
-
     fn here(&self, cell: &Cell, filter: &str) -> Result<Counts> {
         let mut command = sh::command(&self.binary);
         command.env("HOME", self.home.path()).env("MATCHLOCK_BIN", self.programs.join("matchlock"));
         command.env("MATCHLOCK_TEST_MACHINE", cell.machine).args(["--test-threads", "1"]);
-        if let Some(kernel) = kernel::built() {
-            command.env("MATCHLOCK_TEST_KERNEL", Self::kernel_argument(cell, &kernel));
+        if let Some(kernel) = kernel::built().filter(|_| cell.slim) {
+            command.env("MATCHLOCK_TEST_KERNEL", format!("file://{}", kernel.display()));
         }
         if !filter.is_empty() {
             command.arg(filter);
@@ -168,12 +164,14 @@ impl Suite {
         if let Some(kernel) = kernel::built() {
             files.push((PathBuf::from("/opt/matchlock/vmlinux-slim"), kernel));
         }
-        let kernel = Self::kernel_argument(cell, Path::new("/opt/matchlock/vmlinux-slim"));
+        let kernel =
+            if cell.slim { "export MATCHLOCK_TEST_KERNEL=file:///opt/matchlock/vmlinux-slim" } else { "" };
         let script = format!(
-            "export MATCHLOCK_BIN=/opt/matchlock/matchlock MATCHLOCK_TEST_MACHINE=kvm MATCHLOCK_TEST_KERNEL={kernel} REQUIRE=kvm\n\
+            "export MATCHLOCK_BIN=/opt/matchlock/matchlock MATCHLOCK_TEST_MACHINE=kvm REQUIRE=kvm\n\
+             {kernel}\n\
              cd /opt/matchlock\n\
-             ./conformance; a=$?\n\
-             ./suite --test-threads 1 {filter}; b=$?\n\
+             ./conformance --color never; a=$?\n\
+             ./suite --color never --test-threads 1 {filter}; b=$?\n\
              [ $a = 0 ] && [ $b = 0 ]\n"
         );
         let job = Job {
