@@ -70,6 +70,7 @@ fn log_to_stderr(level: args::LogLevel) {
         .with_writer(std::io::stderr)
         .with_max_level(tracing::Level::from(level))
         .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .log_internal_errors(false)
         .without_time()
         .init();

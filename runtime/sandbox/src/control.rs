@@ -265,10 +265,9 @@ impl Client {
 
     /// Ends the sandbox, and waits until nothing is left of it.
     pub fn stop(mut self) -> Result<()> {
+        let owner = self.paths.owner().map_err(Error::io(self.paths.directory()))?;
         match self.ask(&Request::Stop)? {
-            (Answer::Stopping, None) => {
-                self.paths.wait_for_owner().map_err(Error::io(self.paths.directory()))
-            }
+            (Answer::Stopping, None) => owner.wait().map_err(Error::io(self.paths.directory())),
             _ => Err(FRAME_KIND),
         }
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! ~/.matchlock/                0700
 //!     state.db                 records
-//!     vms.lock                 held shared while a directory is made, exclusively while orphans are looked for
+//!     vms.lock                 shared while a directory is made or removed, exclusive while orphans are looked for
 //!     vms/<id>/                0700, one per sandbox
 //!         lock                 flock held by the owner as long as it lives: the only truth about that
 //!         control.sock         see `control`
@@ -122,11 +122,11 @@ impl VmPaths {
         }
     }
 
-    /// Waits until no process owns it.
-    pub(crate) fn wait_for_owner(&self) -> io::Result<()> {
+    /// To wait on, until no process owns it.
+    pub(crate) fn owner(&self) -> io::Result<Owner> {
         match File::open(self.lock()) {
-            Ok(file) => wait_for(&file, FlockOperation::LockShared),
-            Err(error) if is_missing(&error) => Ok(()),
+            Ok(file) => Ok(Owner(Some(file))),
+            Err(error) if is_missing(&error) => Ok(Owner(None)),
             Err(error) => Err(error),
         }
     }
@@ -152,6 +152,17 @@ impl VmPaths {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+}
+
+/// The owner of a sandbox, if it has one; still the same when its directory is gone.
+#[derive(Debug)]
+pub(crate) struct Owner(Option<File>);
+
+impl Owner {
+    /// Waits for its end.
+    pub(crate) fn wait(&self) -> io::Result<()> {
+        self.0.as_ref().map_or(Ok(()), |file| wait_for(file, FlockOperation::LockShared))
     }
 }
 

@@ -50,10 +50,11 @@ pub fn reconcile(home: &Home, records: &Records) -> Result<()> {
 /// Removes an ended sandbox: its directory, then its record.
 pub fn remove(home: &Home, records: &Records, id: &Id) -> Result<()> {
     let record = records.get(id)?.ok_or_else(|| Error::UnknownVm(id.to_string()))?;
-    if record.status == Status::Running {
+    let paths = home.vm(id);
+    // An owner that is about to end has written so, but is not done with its files.
+    if record.status == Status::Running || paths.is_owned().map_err(Error::io(paths.directory()))? {
         return Err(Error::StillRunning(record.id));
     }
-    let paths = home.vm(id);
     paths.remove().map_err(Error::io(paths.directory()))?;
     records.delete(id)
 }

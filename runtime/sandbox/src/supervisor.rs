@@ -22,6 +22,7 @@ use machine::tsc::Calibration;
 use machine::{Ending, Kind, Machine, MachineError};
 use policy::machine as choice;
 use policy::resources::{self, Grant};
+use rustix::fs::FlockOperation;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -449,14 +450,15 @@ impl Sandbox {
         self.timings.stopped_us = Some(self.start.elapsed_us());
         self.to(Phase::Cleaning);
         self.tasks.iter().for_each(JoinHandle::abort);
-        let removed = self.clean();
-        self.to(if removed.is_ok() { Phase::Cleaned } else { Phase::CleanupFailed });
+        // The record first: a directory without one is nobody's, should this process end in between.
         let (keep, id) = (self.spec.keep, self.vm.id.clone());
         self.writer.submit(move |records| match keep {
             true => records.set_ended(&id, Status::Stopped),
             false => records.delete(&id),
         });
         let written = self.writer.finish();
+        let removed = self.clean();
+        self.to(if removed.is_ok() { Phase::Cleaned } else { Phase::CleanupFailed });
         removed.and(written)?;
         Ok(self.timings)
     }
@@ -489,6 +491,8 @@ impl Sandbox {
     }
 
     fn clean(&self) -> Result<()> {
+        // Whoever looks for orphans sees all of it or nothing.
+        let _removing = self.home.lock_vms(FlockOperation::LockShared)?;
         let paths = &self.vm.paths;
         let removed = if self.spec.keep { paths.remove_leftovers() } else { paths.remove() };
         removed.map_err(Error::io(paths.directory()))

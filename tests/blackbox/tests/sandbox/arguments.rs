@@ -1,6 +1,6 @@
 //! What needs no guest: arguments, records of nothing, reports.
 
-use blackbox::{Done, Home, done};
+use blackbox::{Done, Home, done, end, spawn};
 
 use crate::Test;
 
@@ -12,6 +12,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("arguments::empty_lists", empty_lists),
     ("arguments::unknown_sandboxes", unknown_sandboxes),
     ("arguments::diagnose_agrees_with_auto", diagnose_agrees_with_auto),
+    ("arguments::failures_at_once_do_not_meet", failures_at_once_do_not_meet),
     ("arguments::a_long_home_is_no_obstacle", a_long_home_is_no_obstacle),
 ];
 
@@ -146,6 +147,22 @@ fn diagnose_agrees_with_auto() {
     assert!(machine["message"].as_str().unwrap().starts_with(expected), "{machine}");
     let kvm = home.done(["run", "--machine", "kvm", "--image", "no-such-image:at-all", "true"]);
     assert_eq!(kvm.stderr.starts_with("matchlock: machine kvm: "), !usable, "{kvm:?}");
+    home.assert_nothing_left();
+}
+
+/// Sandboxes that come and go while others look for orphans.
+fn failures_at_once_do_not_meet() {
+    let home = Home::new();
+    let run = ["run", "--machine", &blackbox::machine(), "--image", "no-such-image:at-all", "true"];
+    let start = |_| (spawn(&mut home.matchlock(run)), spawn(&mut home.matchlock(["list"])));
+    let children: Vec<_> = (0..20).map(start).collect();
+    for (run, list) in children {
+        let (run, list) = (end(run), end(list));
+        assert_eq!(run.status, 1);
+        assert!(run.stderr.starts_with("matchlock: image no-such-image:at-all "), "{run:?}");
+        assert_eq!((list.status, list.stderr.as_str()), (0, ""));
+        assert!(!list.stdout.contains("crashed"), "{list:?}");
+    }
     home.assert_nothing_left();
 }
 
