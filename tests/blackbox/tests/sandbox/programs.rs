@@ -2,7 +2,9 @@
 //!
 //! One sandbox serves them all; the last test ends it.
 
+use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use blackbox::{Done, Home, Terminal, done, done_with_input, end, read_until, signal, spawn};
 use rustix::process::Signal;
@@ -164,7 +166,7 @@ fn hanging_up_cancels() {
         let done = end(child);
         assert_eq!((done.status, done.stderr.as_str()), (status, ""), "{done:?}");
         // The command hears SIGTERM; how soon it acts on it is the guest's affair.
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         while alive() {
             assert!(start.elapsed().as_secs() < 20, "the command still runs");
         }
@@ -237,30 +239,35 @@ fn terminal() {
 
 /// The guest's clock runs as fast as the host's, and shows the same time.
 fn the_guest_has_the_hosts_time() {
-    let script = "cut -d' ' -f1 /proc/uptime; date +%s; read x; cut -d' ' -f1 /proc/uptime";
-    let mut child = with_sandbox(|home, id| {
-        spawn(
-            home.matchlock(["exec", "-i", id, "--", "sh", "-c", script]).stdin(std::process::Stdio::piped()),
-        )
-    });
-    let numbers = |text: &str| text.lines().map(|line| line.parse::<f64>().unwrap()).collect::<Vec<_>>();
-    let mut seen = read_until(&mut child, "\n");
-    let start = std::time::Instant::now();
-    seen.push_str(&read_until(&mut child, "\n"));
+    let date: f64 = output(&["date", "+%s"]).trim().parse().unwrap();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
-    std::thread::sleep(std::time::Duration::from_secs(5));
+    assert!((date - now).abs() < 3.0, "guest {date}, host {now}");
+    // A busy host adds to either end of a measurement; a wrong clock is wrong every time.
+    let mut errors = Vec::new();
+    while errors.len() < 5 {
+        let error = clock_error();
+        if error.abs() < 0.01 {
+            return;
+        }
+        errors.push(error);
+    }
+    panic!("relative errors {errors:?}");
+}
+
+/// How much faster the guest's clock is, measured over 5 s.
+fn clock_error() -> f64 {
+    let script = "cut -d' ' -f1 /proc/uptime; read x; cut -d' ' -f1 /proc/uptime";
+    let mut child = with_sandbox(|home, id| {
+        spawn(home.matchlock(["exec", "-i", id, "--", "sh", "-c", script]).stdin(Stdio::piped()))
+    });
+    let before = read_until(&mut child, "\n").trim().parse::<f64>().unwrap();
+    let start = Instant::now();
+    std::thread::sleep(Duration::from_secs(5));
     std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"go\n").unwrap();
-    let later = numbers(&read_until(&mut child, "\n"))[0];
+    let after = read_until(&mut child, "\n").trim().parse::<f64>().unwrap();
     let elapsed = start.elapsed().as_secs_f64();
-    let [uptime, date] = numbers(&seen)[..] else { panic!("{seen}") };
-    assert!((date - now).abs() < 2.0, "guest {date}, host {now}");
-    // What a busy host adds to either end is no error of the clock: 1 % and 100 ms.
-    assert!(
-        (later - uptime - elapsed).abs() < 0.05 + elapsed * 0.01 + 0.05,
-        "guest {}, host {elapsed}",
-        later - uptime
-    );
     assert_eq!(end(child).status, 0);
+    (after - before) / elapsed - 1.0
 }
 
 fn the_sandbox_ends() {
