@@ -5,9 +5,11 @@
 /// For every kernel.
 ///
 /// * `panic=-1`: a guest that panicked resets, and the machine ends.
+/// * `reboot=acpi`: through the reset register. A kernel built with EFI would ask EFI, which is not there, if ACPI is
+///   hardware-reduced.
 /// * `pci=conf1,noearly`: the PCI bus is known to be there without a search of it, device by device; its absence would
 ///   be an error on the console.
-const ALWAYS: &str = "panic=-1 pci=conf1,noearly";
+const ALWAYS: &str = "panic=-1 reboot=acpi pci=conf1,noearly";
 /// For a machine with one CPU: a kernel that finds itself alone takes the lock prefixes out of its code, all over, which
 /// takes 7 % of the time to its init.
 const ONE_CPU: &str = "noreplace-smp";
