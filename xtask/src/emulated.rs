@@ -196,7 +196,7 @@ fn disk(job: &Job<'_>, busybox: &[u8], scratch: &Path) -> Result<PathBuf> {
     place(&root.join("etc/passwd"), b"root:x:0:0:root:/root:/bin/sh\n", 0o644)?;
     let script = format!(
         "#!/bin/busybox sh\n\
-         export PATH=/bin:/opt/matchlock HOME=/root\n\
+         export PATH=/usr/sbin:/bin:/opt/matchlock HOME=/root\n\
          /bin/busybox dmesg -n 1\n\
          /bin/busybox --install -s /bin\n\
          mount -t tmpfs run /run; mkdir -p /dev/pts; mount -t devpts devpts /dev/pts; hostname emulated; ip link set lo up\n\
@@ -204,6 +204,8 @@ fn disk(job: &Job<'_>, busybox: &[u8], scratch: &Path) -> Result<PathBuf> {
     );
     place(&root.join("script"), script.as_bytes(), 0o755)?;
     place(&root.join("job"), job.script.as_bytes(), 0o755)?;
+    // Ours: busybox has one of that name that makes other file systems.
+    copy(Path::new("/sbin/mke2fs"), &root.join("usr/sbin/mke2fs"), &root)?;
     for (to, from) in &job.files {
         copy(from, &root.join(to.strip_prefix("/").unwrap_or(to)), &root)?;
     }

@@ -96,7 +96,14 @@ impl Archive {
         command
             .args(["-q", "-o", &option("Dir::State::lists", "lists"), "-o", &option("Dir::Cache", "cache")])
             // As root apt would fetch as user _apt, which cannot write to a private directory.
-            .args(["-o", "APT::Sandbox::User=root", "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="])
+            .args([
+                "-o",
+                "APT::Sandbox::User=root",
+                "-o",
+                "Dir::Cache::pkgcache=",
+                "-o",
+                "Dir::Cache::srcpkgcache=",
+            ])
             .args(["-o", "Debug::NoLocking=1"])
             .env("LC_ALL", "C")
             .stdin(Stdio::null());
@@ -133,7 +140,8 @@ fn parse_record(text: &str) -> Option<Record> {
         let value = record.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         value.map(|value| value.trim().to_owned())
     };
-    let sha256 = field("SHA256").filter(|hex| hex.len() == 64 && hex.bytes().all(|c| c.is_ascii_hexdigit()))?;
+    let sha256 =
+        field("SHA256").filter(|hex| hex.len() == 64 && hex.bytes().all(|c| c.is_ascii_hexdigit()))?;
     Some(Record { version: field("Version")?, sha256, depends: field("Depends").unwrap_or_default() })
 }
 

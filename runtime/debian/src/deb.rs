@@ -60,7 +60,8 @@ fn walk(tar: impl Read, visit: &mut impl FnMut(Entry<'_>) -> io::Result<()>) -> 
             tar::EntryType::Regular | tar::EntryType::Continuous => EntryKind::File,
             tar::EntryType::Directory => EntryKind::Directory,
             tar::EntryType::Symlink => {
-                let target = entry.link_name()?.ok_or_else(|| io::Error::other("symlink without a target"))?;
+                let target =
+                    entry.link_name()?.ok_or_else(|| io::Error::other("symlink without a target"))?;
                 EntryKind::Symlink(target.into_owned())
             }
             _ => continue,

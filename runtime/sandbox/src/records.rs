@@ -20,7 +20,7 @@ use crate::{Error, Id, Result};
 const SCHEMA: i64 = 1;
 
 /// How long one command waits for another's write.
-const BUSY: Duration = Duration::from_secs(10);
+const BUSY: Duration = Duration::from_secs(60);
 
 /// What a user is told about a sandbox's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -39,6 +39,13 @@ pub fn program() -> Option<PathBuf> {
     std::env::var_os("MATCHLOCK_BIN").map(PathBuf::from)
 }
 
+/// Whether this host can fetch Debian packages.
+#[must_use]
+pub fn fetches_packages() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join("apt-get").is_file())
+}
+
 /// The machine the tests run on.
 #[must_use]
 pub fn machine() -> String {
@@ -122,7 +129,10 @@ impl Home {
     pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command =
             self.matchlock(["run", "--machine", &machine(), "--image", IMAGE, "--memory", "256"]);
-        if let Ok(kernel) = std::env::var("MATCHLOCK_TEST_KERNEL") {
+        let args: Vec<_> = args.into_iter().collect();
+        let own_kernel = args.iter().any(|arg| arg.as_ref() == "--kernel");
+        let kernel = std::env::var("MATCHLOCK_TEST_KERNEL").unwrap_or_default();
+        if !kernel.is_empty() && !own_kernel {
             command.args(["--kernel", &kernel]);
         }
         command.args(args);

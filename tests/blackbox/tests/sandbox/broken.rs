@@ -11,7 +11,6 @@ use crate::Test;
 pub(crate) const TESTS: &[Test] = &[
     ("broken::no_such_image", no_such_image),
     ("broken::an_archive_that_is_none", an_archive_that_is_none),
-    ("broken::a_damaged_layer", a_damaged_layer),
     ("broken::a_truncated_layer", a_truncated_layer),
     ("broken::no_kernel", no_kernel),
     ("broken::a_kernel_that_panics", a_kernel_that_panics),
@@ -19,6 +18,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("broken::a_guest_that_crashes", a_guest_that_crashes),
     ("broken::no_command", no_command),
 ];
+
+/// They make the built-in image anew.
+pub(crate) const TESTS_THAT_FETCH: &[Test] = &[("broken::a_damaged_layer", a_damaged_layer)];
 
 #[track_caller]
 fn assert_told(done: &Done, start: &str) {

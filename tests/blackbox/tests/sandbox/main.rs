@@ -24,16 +24,19 @@ enum Needs {
     Program,
     /// A machine that runs guests.
     Guest,
+    /// That, and packages to make the built-in image from.
+    Packages,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let sets: [(Needs, &[Test]); 5] = [
+    let sets: [(Needs, &[Test]); 6] = [
         (Needs::Program, arguments::TESTS),
         (Needs::Guest, programs::TESTS),
         (Needs::Guest, lifecycle::TESTS),
         (Needs::Guest, interrupted::TESTS),
         (Needs::Guest, broken::TESTS),
+        (Needs::Packages, broken::TESTS_THAT_FETCH),
     ];
     let mut trials = Vec::new();
     for (needs, tests) in sets {
@@ -60,6 +63,9 @@ fn missing(needs: Needs) -> Option<String> {
     }
     if needs == Needs::Program {
         return None;
+    }
+    if needs == Needs::Packages && !blackbox::fetches_packages() {
+        return Some("apt-get is not installed, so no package can be fetched".to_owned());
     }
     // The program itself knows what the machine under test lacks; a probe that starts no guest asks it.
     let home = blackbox::Home::new();
