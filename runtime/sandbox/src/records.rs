@@ -4,7 +4,7 @@
 //! sandbox's directory, see [`crate::reconcile`]. No secret and no environment value is ever in a row. Not here: the
 //! directory's files.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::mpsc;
 use std::thread;
@@ -91,9 +91,16 @@ impl Records {
             .map_err(Error::io(&path))?;
         let db = Connection::open(&path)?;
         db.busy_timeout(BUSY)?;
-        let schema: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        match schema {
-            0 => create(&db)?,
+        if schema(&db)? == 0 {
+            // SQLite does not wait for others while it changes the journal mode, so whoever is first holds this.
+            let lock_path = path.with_extension("lock");
+            let lock = File::create(&lock_path).map_err(Error::io(&lock_path))?;
+            lock.lock().map_err(Error::io(&lock_path))?;
+            if schema(&db)? == 0 {
+                create(&db)?;
+            }
+        }
+        match schema(&db)? {
             SCHEMA => {}
             newer => return Err(Error::Schema(newer)),
         }
@@ -181,9 +188,12 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Result<Record, BadRow>> {
 #[error("row {0:?} of the state database is not understood")]
 pub struct BadRow(String);
 
+fn schema(db: &Connection) -> Result<i64> {
+    Ok(db.query_row("PRAGMA user_version", [], |row| row.get(0))?)
+}
+
 fn create(db: &Connection) -> Result<()> {
     db.pragma_update(None, "journal_mode", "WAL")?;
-    // Two first commands may come here at once: the second finds everything made.
     db.execute_batch(&format!(
         "BEGIN IMMEDIATE;
          CREATE TABLE IF NOT EXISTS vms (

@@ -80,14 +80,16 @@ impl Home {
         home
     }
 
-    /// An empty one with an image store of its own; only kernels are the real one's.
+    /// An empty one with an image store of its own; the rest of the cache is the real one's.
     #[must_use]
     pub fn with_own_images() -> Self {
         let home = Self::bare();
-        let kernels = real_cache().join("kernels");
-        fs::create_dir_all(&kernels).unwrap();
         fs::create_dir(home.cache()).unwrap();
-        symlink(kernels, home.cache().join("kernels")).unwrap();
+        for name in ["kernels", "uppers"] {
+            let real = real_cache().join(name);
+            fs::create_dir_all(&real).unwrap();
+            symlink(real, home.cache().join(name)).unwrap();
+        }
         home
     }
 

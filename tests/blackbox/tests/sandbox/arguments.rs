@@ -171,9 +171,8 @@ fn a_long_home_is_no_obstacle() {
     let home = Home::new();
     let deep = tempfile::tempdir().unwrap();
     let path = deep.path().join("d".repeat(120));
-    std::fs::create_dir(&path).unwrap();
-    // The kernel is looked up beside the image, and fetching one is not what this is about.
-    std::os::unix::fs::symlink(home.cache().parent().unwrap(), path.join(".cache")).unwrap();
+    std::fs::create_dir_all(path.join(".cache")).unwrap();
+    std::os::unix::fs::symlink(home.cache(), path.join(".cache/matchlock")).unwrap();
     let mut command =
         home.matchlock(["run", "--machine", &blackbox::machine(), "--image", "no-such-image:at-all", "true"]);
     let done = done(command.env("HOME", &path));
