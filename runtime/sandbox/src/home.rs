@@ -3,6 +3,7 @@
 //! ```text
 //! ~/.matchlock/                0700
 //!     state.db                 records
+//!     state.lock               held while the database is made
 //!     vms.lock                 shared while a directory is made or removed, exclusive while orphans are looked for
 //!     vms/<id>/                0700, one per sandbox
 //!         lock                 flock held by the owner as long as it lives: the only truth about that

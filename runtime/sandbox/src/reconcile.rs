@@ -1,4 +1,7 @@
-//! Makes whole what dead owners left: every command begins with it, so nothing else has to clean up after a crash.
+//! Makes whole what dead owners left, so that nothing else has to clean up after a crash.
+//!
+//! Every command that looks at records begins with it, `run` does it beside its own start, and an exec only when it
+//! cannot reach its sandbox.
 //!
 //! A sandbox is alive exactly as long as the lock in its directory is held. The kernel lets go of it with the owner's
 //! last breath, so neither a reused pid nor a stale row can fool anyone. Not here: processes; they end by themselves
