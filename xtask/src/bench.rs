@@ -21,7 +21,7 @@ pub(crate) struct Options {
     /// Measure a peer beside us: `firecracker=PATH`
     #[arg(long)]
     peer: Vec<String>,
-    /// Only these parts: software, start, memory
+    /// Only these parts: software, start, memory, exec
     #[arg(long)]
     only: Vec<String>,
     /// Counted runs of each figure
@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if wanted("software") {
         software(options, &programs, &stock)?;
     }
-    if wanted("start") || wanted("memory") {
+    if wanted("start") || wanted("memory") || wanted("exec") {
         let slim = match kernel::built() {
             Some(slim) => slim,
             None => kernel::run()?,
@@ -51,6 +51,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         if wanted("memory") {
             bench.memory()?;
+        }
+        if wanted("exec") {
+            bench.exec()?;
         }
     }
     Ok(())
@@ -92,17 +95,21 @@ fn software(options: &Options, programs: &Path, stock: &Kernel) -> Result<()> {
     Ok(())
 }
 
-/// QEMU as the software machine uses it, without devices.
+/// QEMU and kernel parameters as the software machine uses them, without devices.
 fn bare_qemu(kernel: &Kernel, initramfs: &Path) -> std::process::Command {
     let mut qemu = sh::command("qemu-system-x86_64");
-    qemu.args(["-M", "microvm", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-m", "512"])
+    qemu.args(["-M", "microvm,pit=off,pic=off,rtc=on,auto-kernel-cmdline=off", "-accel", "tcg,thread=multi"])
+        .args(["-cpu", "max,la57=off", "-smp", "1", "-m", "512"])
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "null"])
         .arg("-kernel")
         .arg(&kernel.path)
         .arg("-initrd")
         .arg(initramfs)
         .arg("-append")
-        .arg(format!("console=ttyS0 panic=-1 reboot=t quiet tsc_early_khz={}", tsc_khz()));
+        .arg(format!(
+            "console=ttyS0 reboot=t panic=-1 tsc=reliable noreplace-smp pci=off quiet tsc_early_khz={}",
+            tsc_khz()
+        ));
     qemu
 }
 
@@ -221,6 +228,12 @@ impl Emulated<'_> {
         Ok(())
     }
 
+    fn exec(&self) -> Result<()> {
+        let script = "./measure exec --matchlock ./matchlock --machine kvm\n".to_owned();
+        self.rows(script, Clock::Wall)?.iter().for_each(say_exec);
+        Ok(())
+    }
+
     fn memory(&self) -> Result<()> {
         let script = "./measure memory --matchlock ./matchlock --machine kvm\n".to_owned();
         println!(
@@ -235,6 +248,20 @@ impl Emulated<'_> {
         }
         Ok(())
     }
+}
+
+/// An exec, in words.
+fn say_exec(row: &Value) {
+    let of = |key: &str| row[key].as_f64().unwrap_or(f64::NAN);
+    println!(
+        "exec of true, {} machine: median {:.0} us, p99 {:.0} us; round trip {:.0} + agent {:.0}; ratio {:.2} (target 1.2)",
+        row["machine"].as_str().unwrap_or("?"),
+        of("exec_us"),
+        of("exec_p99_us"),
+        of("ping_us"),
+        of("agent_us"),
+        of("ratio")
+    );
 }
 
 fn seconds(row: &Value) -> f64 {

@@ -67,7 +67,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ),
     ("hypervisor_conformance", "tests/hypervisor", &["guest_memory", "hypervisor", "hypervisor_kvm"]),
     ("blackbox", "tests/blackbox", &[]),
-    ("measure", "tests/bench", &["machine", "process"]),
+    ("measure", "tests/bench", &["guest_protocol", "machine", "process", "sandbox"]),
     ("xtask", "xtask", &["debian", "kernels"]),
 ];
 

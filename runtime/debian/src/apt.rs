@@ -106,6 +106,8 @@ impl Archive {
             ])
             .args(["-o", "Debug::NoLocking=1"])
             .env("LC_ALL", "C")
+            // A killed apt leaves its temporary files: here they go with the rest.
+            .env("TMPDIR", &self.state)
             .stdin(Stdio::null());
         let output = command.output().map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound => Error::NoApt,

@@ -3,6 +3,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
 
+mod exec;
 mod exits;
 mod memory;
 mod start;
@@ -20,6 +21,8 @@ struct Arguments {
 enum What {
     /// From the start of a VMM's process to the guest's /init
     Start(start::Options),
+    /// An exec of `true` on a running sandbox
+    Exec(exec::Options),
     /// What the processes of a running sandbox keep for themselves
     Memory(memory::Options),
 }
@@ -27,6 +30,7 @@ enum What {
 fn main() -> Result<()> {
     match Arguments::parse().what {
         What::Start(options) => start::run(&options),
+        What::Exec(options) => exec::run(&options),
         What::Memory(options) => memory::run(&options),
     }
 }

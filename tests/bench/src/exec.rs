@@ -1,0 +1,123 @@
+//! An exec on a running sandbox, as a client sees it, against the two things it cannot do without: an empty round trip
+//! on a vsock stream, and the agent's own time for the same program.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use guest_protocol::Stdio;
+use sandbox::{Client, Event, Exec, Home, Id};
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// The `matchlock` program
+    #[arg(long)]
+    matchlock: PathBuf,
+    /// Which machine
+    #[arg(long, default_value = "kvm")]
+    machine: String,
+    /// Counted execs, after ten that are not
+    #[arg(long, default_value_t = 200)]
+    runs: u32,
+}
+
+/// One line of output; times in microseconds.
+#[derive(serde::Serialize)]
+struct Row {
+    machine: String,
+    exec_us: f64,
+    exec_p99_us: f64,
+    ping_us: f64,
+    agent_us: f64,
+    ratio: f64,
+}
+
+const WARM_UP: u32 = 10;
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let start = Command::new(&options.matchlock)
+        .args(["run", "-d", "--machine", &options.machine, "--memory", "256", "--image", "busybox"])
+        .output()
+        .context("matchlock")?;
+    if !start.status.success() {
+        bail!("matchlock run: {}", String::from_utf8_lossy(&start.stderr).trim());
+    }
+    let text = String::from_utf8_lossy(&start.stdout).trim().to_owned();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let row = runtime.block_on(measure(options, &text));
+    let end = Command::new(&options.matchlock).args(["kill", &text]).output()?;
+    if !end.status.success() {
+        bail!("matchlock kill: {}", String::from_utf8_lossy(&end.stderr).trim());
+    }
+    println!("{}", serde_json::to_string(&row?)?);
+    Ok(())
+}
+
+async fn measure(options: &Options, id: &str) -> Result<Row> {
+    let home = Home::from_env()?;
+    let id: Id = id.parse()?;
+    let (mut execs, mut agents, mut pings) = (Vec::new(), Vec::new(), Vec::new());
+    for run in 0..WARM_UP + options.runs {
+        let (exec, agent) = exec(&home, &id).await?;
+        let ping = ping(&home, &id).await?;
+        if run >= WARM_UP {
+            execs.push(exec);
+            agents.push(agent);
+            pings.push(ping);
+        }
+    }
+    let (exec_us, ping_us, agent_us) = (at(&mut execs, 0.5), at(&mut pings, 0.5), at(&mut agents, 0.5));
+    Ok(Row {
+        machine: options.machine.clone(),
+        exec_us,
+        exec_p99_us: at(&mut execs, 0.99),
+        ping_us,
+        agent_us,
+        ratio: exec_us / (ping_us + agent_us),
+    })
+}
+
+/// One `true`, from asking the supervisor to the last byte; and what the agent says it took.
+async fn exec(home: &Home, id: &Id) -> Result<(f64, f64)> {
+    let exec = Exec {
+        argv: vec!["true".to_owned()],
+        env: Vec::new(),
+        working_dir: None,
+        user: None,
+        stdio: Stdio::Null,
+    };
+    let start = Instant::now();
+    let mut service = Client::connect(home, id)?.exec(exec)?;
+    loop {
+        match service.output.next().await? {
+            Event::Exited(_, usage) => {
+                return Ok((start.elapsed().as_secs_f64() * 1e6, f64::from(u32::try_from(usage.wall_us)?)));
+            }
+            Event::Failed(failure) => bail!("{failure:?}"),
+            _ => {}
+        }
+    }
+}
+
+/// One empty round trip, on a stream that has had one before.
+async fn ping(home: &Home, id: &Id) -> Result<f64> {
+    let mut service = Client::connect(home, id)?.service()?;
+    service.ping().await?;
+    let start = Instant::now();
+    service.ping().await?;
+    Ok(start.elapsed().as_secs_f64() * 1e6)
+}
+
+/// The value below which the share `rank` of them lies.
+fn at(values: &mut [f64], rank: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an index"
+    )]
+    let index = (values.len() as f64 * rank) as usize;
+    values.get(index.min(values.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
+}
