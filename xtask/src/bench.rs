@@ -188,17 +188,25 @@ impl Emulated<'_> {
     }
 
     fn start(&self, options: &Options) -> Result<()> {
-        let mut script = String::from("set -e\n");
+        // Debian's default leaves shared memory without huge pages; `diagnose` says so to users.
+        let mut script =
+            String::from("set -e\necho advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled\n");
         for extra in ["", "--shared", "--devices", "--devices --shared"] {
-            let common =
-                format!("--kernel vmlinux-slim --initramfs marker.cpio --runs {} {extra}", options.runs);
-            script.push_str(&format!("./measure start --vmm ./matchlock-vmm {common}\n"));
+            let common = format!(
+                "--kernel /opt/matchlock/vmlinux-slim --initramfs /opt/matchlock/marker.cpio --runs {} {extra}",
+                options.runs
+            );
+            script.push_str(&format!("./measure start --vmm /opt/matchlock/matchlock-vmm {common}\n"));
             if self.firecracker.is_some() && !extra.contains("--shared") {
-                script.push_str(&format!("./measure start --vmm ./firecracker --firecracker {common}\n"));
+                script.push_str(&format!(
+                    "./measure start --vmm /opt/matchlock/firecracker --firecracker {common}\n"
+                ));
             }
         }
         let rows = self.rows(script, Clock::Instructions)?;
-        println!("start to /init: emulated host, instruction clock, 1 vCPU, 256 MiB, slim kernel, quiet");
+        println!(
+            "start to /init: emulated host, instruction clock, 1 vCPU, 256 MiB, slim kernel, quiet, shmem_enabled=advise"
+        );
         for devices in [false, true] {
             let of = |vmm: &str, shared: bool| {
                 rows.iter()
@@ -229,13 +237,13 @@ impl Emulated<'_> {
     }
 
     fn exec(&self) -> Result<()> {
-        let script = "./measure exec --matchlock ./matchlock --machine kvm\n".to_owned();
+        let script = "./measure exec --matchlock /opt/matchlock/matchlock --machine kvm\n".to_owned();
         self.rows(script, Clock::Wall)?.iter().for_each(say_exec);
         Ok(())
     }
 
     fn memory(&self) -> Result<()> {
-        let script = "./measure memory --matchlock ./matchlock --machine kvm\n".to_owned();
+        let script = "./measure memory --matchlock /opt/matchlock/matchlock --machine kvm\n".to_owned();
         println!(
             "private memory with a guest up, guest memory left out (targets: VMM 1024 dirty, 5120 clean; supervisor 8192 dirty)"
         );

@@ -19,7 +19,7 @@ use crate::exits;
 const MARKER: u8 = 0xa5;
 /// Size of each disk.
 const DISK_BYTES: u64 = 64 << 20;
-const COMMAND_LINE: &str = "quiet panic=-1 reboot=k mitigations=off";
+const COMMAND_LINE: &str = "quiet panic=-1 reboot=k";
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
