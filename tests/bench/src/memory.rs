@@ -54,9 +54,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// The supervisor and every process below it.
 fn measure(supervisor: u32) -> Result<Vec<Row>> {
     let mut rows = vec![private(supervisor)?];
-    let children = fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children"))?;
-    for child in children.split_whitespace() {
-        rows.push(private(child.parse()?)?);
+    // A child belongs to the thread that started it.
+    for thread in fs::read_dir(format!("/proc/{supervisor}/task"))? {
+        let children = fs::read_to_string(thread?.path().join("children"))?;
+        for child in children.split_whitespace() {
+            rows.push(private(child.parse()?)?);
+        }
     }
     Ok(rows)
 }
