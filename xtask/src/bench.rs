@@ -92,7 +92,39 @@ fn software(options: &Options, programs: &Path, stock: &Kernel) -> Result<()> {
         ratios.push(ours / bare);
     }
     println!("software: median ratio {:.2} (target 1.3)", median(&mut ratios));
+    let mut command = sh::command(programs.join("matchlock"));
+    command
+        .env("HOME", &home)
+        .args(["run", "--machine", "software", "--timings"])
+        .args(["--image", "busybox", "true"]);
+    let output = command.stdin(std::process::Stdio::null()).output()?;
+    let timings =
+        String::from_utf8_lossy(&output.stderr).lines().find_map(|line| serde_json::from_str(line).ok());
+    say_breakdown("software", &timings.unwrap_or_default());
     Ok(())
+}
+
+/// Where the time from process start to the first exec's answer goes.
+fn say_breakdown(machine: &str, timings: &Value) {
+    let at = |key: &str| timings[key].as_f64().map_or(f64::NAN, |us| us / 1000.0);
+    let agent_ms = at("guest_agent_us");
+    println!("{machine}: start to first exec answered {:.0} ms (one run), of it", at("exited_us"));
+    println!(
+        "  preparing {:.1}, machine set-up {:.1}",
+        at("prepared_us"),
+        at("machine_us") - at("prepared_us")
+    );
+    println!("  kernel to agent {agent_ms:.0}, drivers {:.0}", at("guest_modules_us") - agent_ms);
+    println!(
+        "  root {:.0}, services {:.0}",
+        at("guest_root_us") - at("guest_modules_us"),
+        at("guest_ready_us") - at("guest_root_us")
+    );
+    println!(
+        "  exec {:.0} (its start {:.0})",
+        at("exited_us") - at("exec_us"),
+        at("started_us") - at("exec_us")
+    );
 }
 
 /// QEMU and kernel parameters as the software machine uses them, without devices.
@@ -237,8 +269,11 @@ impl Emulated<'_> {
     }
 
     fn exec(&self) -> Result<()> {
-        let script = "./measure exec --matchlock /opt/matchlock/matchlock --machine kvm\n".to_owned();
-        self.rows(script, Clock::Wall)?.iter().for_each(say_exec);
+        let script = "./measure exec --matchlock /opt/matchlock/matchlock --machine kvm\n\
+                      /opt/matchlock/matchlock run --timings --machine kvm --image busybox true\n";
+        for row in self.rows(script.to_owned(), Clock::Wall)? {
+            if row["exec_us"].is_f64() { say_exec(&row) } else { say_breakdown("kvm (stock kernel)", &row) }
+        }
         Ok(())
     }
 
