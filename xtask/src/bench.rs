@@ -140,14 +140,9 @@ fn bare_qemu(kernel: &Kernel, initramfs: &Path) -> std::process::Command {
         .arg("-append")
         .arg(format!(
             "console=ttyS0 reboot=t panic=-1 tsc=reliable noreplace-smp pci=off quiet tsc_early_khz={}",
-            tsc_khz()
+            machine::tsc::Calibration::start().khz()
         ));
     qemu
-}
-
-/// The time stamp counter's rate, measured over 50 ms: a wrong one would scale the guest's time.
-fn tsc_khz() -> u64 {
-    probe::tsc_khz(Duration::from_millis(50))
 }
 
 fn timed(command: &mut std::process::Command) -> Result<f64> {

@@ -1,7 +1,4 @@
-//! Small things the bench needs of the processor: the marker program that a measured guest runs as its init, and the
-//! rate of the time stamp counter.
-
-use std::time::{Duration, Instant};
+//! The marker program: what a measured guest runs as its init.
 
 /// What the marker program writes to its console.
 pub(crate) const MARKER: u8 = 0xa5;
@@ -44,21 +41,6 @@ pub(crate) fn marker_init() -> Vec<u8> {
     elf
 }
 
-/// Time stamp counter ticks a millisecond, counted for `span`.
-pub(crate) fn tsc_khz(span: Duration) -> u64 {
-    let (start, ticks) = (Instant::now(), tsc());
-    std::thread::sleep(span);
-    let (ticks, elapsed) = (tsc().wrapping_sub(ticks), start.elapsed());
-    let khz = u128::from(ticks) * 1_000_000 / elapsed.as_nanos().max(1);
-    u64::try_from(khz).unwrap_or(u64::MAX)
-}
-
-#[allow(unsafe_code, reason = "the instruction has no safe wrapper")]
-fn tsc() -> u64 {
-    // SAFETY: RDTSC has no preconditions; every x86-64 processor has it, and Linux leaves it open to user space.
-    unsafe { core::arch::x86_64::_rdtsc() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,10 +62,5 @@ mod tests {
         let script = format!("ulimit -t 1; exec {}", path.display());
         let output = std::process::Command::new("sh").args(["-c", &script]).output().expect("sh");
         assert_eq!(output.stdout, [MARKER]);
-    }
-
-    #[test]
-    fn the_counter_counts() {
-        assert!(tsc_khz(Duration::from_millis(2)) > 100_000);
     }
 }

@@ -68,7 +68,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("hypervisor_conformance", "tests/hypervisor", &["guest_memory", "hypervisor", "hypervisor_kvm"]),
     ("blackbox", "tests/blackbox", &[]),
     ("measure", "tests/bench", &["guest_protocol", "machine", "process", "sandbox"]),
-    ("xtask", "xtask", &["debian", "kernels"]),
+    ("xtask", "xtask", &["debian", "kernels", "machine"]),
 ];
 
 /// Where `target_os` may stand, besides `sys/` folders and the first lines of a back-end crate.
