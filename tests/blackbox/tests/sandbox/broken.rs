@@ -1,9 +1,11 @@
 //! Broken images, kernels and guests: one line that says what, and nothing left.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
+use std::process::Stdio;
 
-use blackbox::{Done, Home, done, done_with_input};
+use blackbox::{Done, Home, done, done_with_input, end, read_until, spawn};
 use sha2::Digest;
 
 use crate::Test;
@@ -180,11 +182,15 @@ fn sleeper() -> tempfile::NamedTempFile {
     file
 }
 
+/// The crash comes once the host has seen the output: what a guest still holds dies with it.
 fn a_guest_that_crashes() {
     let home = Home::new();
-    let script = "echo up; echo c > /proc/sysrq-trigger; sleep 1000";
-    let done = done(&mut home.run(["--privileged", "--", "sh", "-c", script]));
-    assert_eq!((done.status, done.stdout.as_str()), (1, "up\n"), "{done:?}");
+    let script = "echo up; read go; echo c > /proc/sysrq-trigger; sleep 1000";
+    let mut child = spawn(home.run(["-i", "--privileged", "--", "sh", "-c", script]).stdin(Stdio::piped()));
+    assert_eq!(read_until(&mut child, "\n"), "up\n");
+    child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+    let done = end(child);
+    assert_eq!(done.status, 1, "{done:?}");
     let expected =
         "matchlock: the guest kernel panicked while the command ran; its console said: Kernel panic";
     assert!(done.stderr.starts_with(expected), "{done:?}");
