@@ -3,7 +3,7 @@
 //! The owner hands over the stream to the guest; from then on this program talks to the guest directly, and its end
 //! cancels the command. Not here: the owner's side (`sandbox`).
 
-use guest_protocol::Stdio;
+use guest_protocol::{Program, Stdio};
 use sandbox::{Client, Error, Exec, Home, Id};
 
 use crate::args::ExecArgs;
@@ -25,7 +25,14 @@ pub(crate) fn exec(args: ExecArgs) -> anyhow::Result<u8> {
     }
     let mut env: Vec<_> = run::terminal_type(mode).into_iter().collect();
     env.extend(environment::collect(&[], &args.env)?);
-    let exec = Exec { argv, env, working_dir: args.workdir, user: args.user, stdio: mode };
+    let exec = Exec {
+        program: Program::Argv(argv),
+        env,
+        working_dir: args.workdir,
+        user: args.user,
+        stdio: mode,
+        detached: false,
+    };
     block_on(async {
         let client = args.id.parse::<Id>().and_then(|id| Client::connect(&home, &id)).map_err(not_found)?;
         let service = client.exec(exec)?;

@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use guest_protocol::Stdio;
+use guest_protocol::{Program, Stdio};
 use sandbox::{Error, Exec, Home, Sandbox, Service, Spec, Start, Timings};
 use tokio::time::{sleep, timeout};
 
@@ -154,7 +154,16 @@ impl Run {
             env.extend(terminal_type(self.mode));
         }
         let (working_dir, user) = (self.args.workdir.clone(), self.args.user.clone());
-        let service = sandbox.exec(Exec { argv, env, working_dir, user, stdio: self.mode }).await?;
+        let service = sandbox
+            .exec(Exec {
+                program: Program::Argv(argv),
+                env,
+                working_dir,
+                user,
+                stdio: self.mode,
+                detached: false,
+            })
+            .await?;
         let mut watch = Watched {
             log: (!matches!(self.mode, Stdio::Terminal(_))).then(|| sandbox.log()),
             start: self.start,

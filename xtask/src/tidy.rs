@@ -59,11 +59,13 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
         "runtime/sandbox",
         &["disk", "guest_protocol", "images", "kernels", "machine", "policy", "process", "virtio"],
     ),
+    // 5: what programs drive
+    ("rpc", "runtime/rpc", &["guest_protocol", "images", "policy", "sandbox", "wire"]),
     // 6: what people run
     (
         "matchlock",
         "cli",
-        &["guest_protocol", "images", "kernels", "machine", "policy", "process", "sandbox", "wire"],
+        &["guest_protocol", "images", "kernels", "machine", "policy", "process", "rpc", "sandbox", "wire"],
     ),
     ("hypervisor_conformance", "tests/hypervisor", &["guest_memory", "hypervisor", "hypervisor_kvm"]),
     ("blackbox", "tests/blackbox", &[]),

@@ -141,7 +141,9 @@ fn first_exec(stream: BorrowedFd<'_>) -> Result<Option<(Box<ExecRequest>, Splitt
                 ServiceFromHost::Request(Request::Exec(request)) => {
                     return Ok(Some((request, input, arrived)));
                 }
-                ServiceFromHost::Resize(_) | ServiceFromHost::Signal(_) => return Err(FrameError::Message),
+                ServiceFromHost::Request(Request::File(_) | Request::Connect { .. })
+                | ServiceFromHost::Resize(_)
+                | ServiceFromHost::Signal(_) => return Err(FrameError::Message),
             }
         }
     }

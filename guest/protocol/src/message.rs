@@ -98,6 +98,153 @@ pub enum Request {
     Ping,
     /// Run a program.
     Exec(Box<ExecRequest>),
+    /// Act on files, as root in the guest's own root directory.
+    File(FileRequest),
+    /// Connect to this TCP port of the guest's loopback address. After `Connected` the stream carries the connection's
+    /// bytes as they are, without frames, and each direction ends by itself.
+    Connect {
+        /// TCP port.
+        port: u16,
+    },
+}
+
+/// What to do with files. Relative paths start at `/`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FileRequest {
+    /// A regular file's content, as `Stdout` frames, then `Done`. Symbolic links are followed.
+    Read {
+        /// Which file.
+        path: String,
+        /// First byte.
+        offset: u64,
+        /// Most bytes; fewer come if the file ends before.
+        length: u64,
+        /// Fail with [`FileFailure::TooLarge`] before the first byte if the file as a whole is longer than this.
+        size_limit: Option<u64>,
+    },
+    /// Takes `Stdin` frames, an empty one ends them; `Done` comes when all of it is written. Directories above the
+    /// file are made. Hanging up before the end leaves what has been written.
+    Write {
+        /// Which file; made if it is not there.
+        path: String,
+        /// Permission bits of a new file; the umask applies.
+        mode: u32,
+        /// Where the bytes go.
+        at: WriteAt,
+    },
+    /// A directory's entries, as any number of `Entries`, then `Done`. By name, without `.` and `..`.
+    List {
+        /// Which directory.
+        path: String,
+    },
+    /// One `Entries` with one entry, named as the path's last part, then `Done`.
+    Stat {
+        /// Which file.
+        path: String,
+        /// Whether a symbolic link stands for its target.
+        follow: bool,
+    },
+    /// Makes a directory.
+    MakeDirectory {
+        /// Which.
+        path: String,
+        /// Its permission bits; the umask applies.
+        mode: u32,
+        /// Make those above it as well, and accept one that is there.
+        parents: bool,
+    },
+    /// Removes a file, a link or a directory.
+    Remove {
+        /// Which.
+        path: String,
+        /// A directory with all its content; without this only an empty one.
+        recursive: bool,
+    },
+    /// Renames, replacing as rename(2) does.
+    Rename {
+        /// From here.
+        from: String,
+        /// To here.
+        to: String,
+    },
+    /// Tells changes below a directory, or of a file, by `Watching`, then `Change` after `Change`, until the host hangs
+    /// up.
+    Watch {
+        /// Which.
+        path: String,
+        /// Directories below it as well.
+        recursive: bool,
+    },
+}
+
+/// Where written bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WriteAt {
+    /// To the start of the file, whose old content is gone.
+    Truncate,
+    /// Behind whatever the file holds.
+    Append,
+    /// From this byte on; the rest stays.
+    Offset(u64),
+}
+
+/// A file as a directory or stat(2) tells of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Its name: any bytes but `/` and NUL.
+    pub name: Vec<u8>,
+    /// Bytes.
+    pub size: u64,
+    /// `st_mode`: type and permissions.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Last change of the content, seconds since the epoch.
+    pub mtime_s: i64,
+    /// The nanoseconds to it.
+    pub mtime_ns: u32,
+    /// Where a symbolic link points; empty for anything else.
+    pub target: Vec<u8>,
+}
+
+/// Something that happened below a watched path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// What happened.
+    pub kind: ChangeKind,
+    /// To which file: an absolute path.
+    pub path: Vec<u8>,
+}
+
+/// What happened to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChangeKind {
+    /// It is there now: made, or moved in.
+    Created,
+    /// A writer closed it, or it was cut or its metadata changed.
+    Modified,
+    /// It is gone: removed, or moved out.
+    Removed,
+    /// More happened than the guest's kernel kept count of: look again.
+    Overflow,
+}
+
+/// Why an act on files did not happen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FileFailure {
+    /// Longer than the request's limit.
+    TooLarge,
+    /// Not a regular file, where one is needed.
+    NotRegular,
+    /// The system refused: its error number and its words.
+    System {
+        /// `errno`.
+        errno: i32,
+        /// For example `open /a/b: No such file or directory`.
+        text: String,
+    },
 }
 
 /// A program to run.
@@ -115,7 +262,8 @@ pub struct ExecRequest {
     pub stdio: Stdio,
     /// No restrictions inside the guest.
     pub privileged: bool,
-    /// The process shares the agent's PID namespace and outlives nothing else: kept for a later issue's detached exec.
+    /// What the program started outlives it: `Exited` comes at the program's own end, whoever holds its output open,
+    /// and output may follow it. All that is left ends when the host hangs up.
     pub detached: bool,
 }
 
@@ -167,10 +315,24 @@ pub enum ServiceFromGuest {
     Pong,
     /// The program runs.
     Started,
-    /// The program ended and all its output has been sent. Last message of the stream.
+    /// The program ended and all its output has been sent. Last message of the stream, unless it is detached.
     Exited(Exit, Usage),
     /// The program never ran. Last message of the stream.
     Failed(ExecFailure),
+    /// Entries of a directory, or the one asked for.
+    Entries(Vec<FileEntry>),
+    /// Changes from now on are told.
+    Watching,
+    /// A change.
+    Change(Change),
+    /// The act on files is done. Last message of the stream.
+    Done,
+    /// The act on files did not happen, or not all of it. Last message of the stream.
+    FileFailed(FileFailure),
+    /// The connection is there; from the next byte on the stream is the connection.
+    Connected,
+    /// There is no connection: the system's words. Last message of the stream.
+    NotConnected(String),
 }
 
 /// How a program ended.

@@ -16,8 +16,8 @@ const BASE_ENV: [(&str, &str); 3] = [
 /// A request to run a program in a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exec {
-    /// Argument vector; no shell is involved.
-    pub argv: Vec<String>,
+    /// An argument vector, or a shell command.
+    pub program: Program,
     /// Variables for this program, over all others.
     pub env: Vec<(String, String)>,
     /// Working directory; `None` = the image's.
@@ -26,6 +26,8 @@ pub struct Exec {
     pub user: Option<String>,
     /// Standard streams.
     pub stdio: Stdio,
+    /// What it starts outlives it, until the stream is dropped.
+    pub detached: bool,
 }
 
 /// What every program of a sandbox starts from.
@@ -40,13 +42,13 @@ impl Defaults {
     /// The request as the agent understands it.
     pub(crate) fn request(&self, exec: Exec) -> ExecRequest {
         ExecRequest {
-            program: Program::Argv(exec.argv),
+            program: exec.program,
             env: merge(&self.image.env, &self.env, &exec.env),
             working_dir: exec.working_dir.unwrap_or_else(|| self.image.working_dir.clone()),
             user: exec.user.unwrap_or_else(|| self.image.user.clone()),
             stdio: exec.stdio,
             privileged: self.privileged,
-            detached: false,
+            detached: exec.detached,
         }
     }
 }
@@ -111,7 +113,13 @@ mod tests {
     fn directory_and_user_come_from_the_image_unless_asked_for() {
         let image = ImageConfig { user: "app".into(), working_dir: "/srv".into(), ..Default::default() };
         let defaults = Defaults { image, ..Default::default() };
-        let exec = Exec { argv: vec![], env: vec![], working_dir: None, user: None, stdio: Stdio::Null };
+        let exec = Exec {
+            program: Program::Argv(vec![]),
+            env: vec![],
+            working_dir: None,
+            user: None,
+            stdio: Stdio::Null,
+        };
         let request = defaults.request(exec.clone());
         assert_eq!((request.user.as_str(), request.working_dir.as_str()), ("app", "/srv"));
         let request =

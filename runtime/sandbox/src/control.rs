@@ -35,7 +35,7 @@ use crate::service::{Service, hung_up, read_frame};
 use crate::{Error, Id, Result, descriptors, reconcile, sys};
 
 /// Raised with every incompatible change of [`Request`] or [`Answer`].
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Hello {
@@ -386,9 +386,9 @@ mod tests {
     }
 
     fn exec(argv: &[&str]) -> Exec {
-        let argv = argv.iter().map(|arg| (*arg).to_owned()).collect();
+        let program = guest_protocol::Program::Argv(argv.iter().map(|arg| (*arg).to_owned()).collect());
         let env = vec![("B".to_owned(), "exec".to_owned())];
-        Exec { argv, env, working_dir: None, user: None, stdio: Stdio::Null }
+        Exec { program, env, working_dir: None, user: None, stdio: Stdio::Null, detached: false }
     }
 
     /// Answers a request with its own words on the program's output, then waits for the hang-up.

@@ -83,7 +83,7 @@ impl Output {
                 ServiceFromGuest::Started => Ok(Event::Started),
                 ServiceFromGuest::Exited(exit, usage) => Ok(Event::Exited(exit, usage)),
                 ServiceFromGuest::Failed(failure) => Ok(Event::Failed(failure)),
-                ServiceFromGuest::Pong => Err(Error::Guest("a pong nobody asked for")),
+                _ => Err(Error::Guest("an answer to something that was not asked")),
             },
         }
     }

@@ -81,11 +81,12 @@ async fn measure(options: &Options, id: &str) -> Result<Row> {
 /// One `true`, from asking the supervisor to the last byte; and what the agent says it took.
 async fn exec(home: &Home, id: &Id) -> Result<(f64, f64)> {
     let exec = Exec {
-        argv: vec!["true".to_owned()],
+        program: guest_protocol::Program::Argv(vec!["true".to_owned()]),
         env: Vec::new(),
         working_dir: None,
         user: None,
         stdio: Stdio::Null,
+        detached: false,
     };
     let start = Instant::now();
     let mut service = Client::connect(home, id)?.exec(exec)?;
