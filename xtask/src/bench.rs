@@ -21,7 +21,7 @@ pub(crate) struct Options {
     /// Measure a peer beside us: `firecracker=PATH`
     #[arg(long)]
     peer: Vec<String>,
-    /// Only these parts: software, start, memory, exec
+    /// Only these parts: software, start, memory, exec, rpc
     #[arg(long)]
     only: Vec<String>,
     /// Counted runs of each figure
@@ -39,6 +39,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let stock = kernels::Store::open(&cache)?.get("", &|step| eprintln!("{step}"))?;
     if wanted("software") {
         software(options, &programs, &stock)?;
+    }
+    if wanted("rpc") {
+        rpc(&programs, &measure)?;
     }
     if wanted("start") || wanted("memory") || wanted("exec") {
         let slim = match kernel::built() {
@@ -74,9 +77,7 @@ fn peer(options: &Options) -> Result<Option<PathBuf>> {
 fn software(options: &Options, programs: &Path, stock: &Kernel) -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let initramfs = marker_initramfs(stock, scratch.path())?;
-    let home = scratch.path().join("home");
-    fs::create_dir_all(home.join(".cache"))?;
-    std::os::unix::fs::symlink(sh::target().join("cache"), home.join(".cache/matchlock"))?;
+    let home = home(scratch.path())?;
     let ours = || {
         let mut command = sh::command(programs.join("matchlock"));
         command.env("HOME", &home).args(["run", "--machine", "software", "--image", "busybox", "--", "true"]);
@@ -102,6 +103,53 @@ fn software(options: &Options, programs: &Path, stock: &Kernel) -> Result<()> {
         String::from_utf8_lossy(&output.stderr).lines().find_map(|line| serde_json::from_str(line).ok());
     say_breakdown("software", &timings.unwrap_or_default());
     Ok(())
+}
+
+/// What `matchlock rpc` adds, on the software machine.
+fn rpc(programs: &Path, measure: &Path) -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let home = home(scratch.path())?;
+    let mut command = sh::command(measure);
+    command.env("HOME", &home).args(["rpc", "--machine", "software", "--matchlock"]);
+    let output = sh::output(command.arg(programs.join("matchlock")))?;
+    let row: Value = serde_json::from_str(output.trim())?;
+    let of = |key: &str| row[key].as_f64().unwrap_or(f64::NAN);
+    println!(
+        "rpc, software machine: exec of true median {:.0} us, p99 {:.0} us; round trip {:.0} + agent {:.0}; ratio {:.2} (target 1.2)",
+        of("rpc_exec_us"),
+        of("rpc_exec_p99_us"),
+        of("ping_us"),
+        of("agent_us"),
+        of("ratio")
+    );
+    println!("  {} execs at once all answered in {:.0} ms", of("concurrent"), of("concurrent_ms"));
+    println!(
+        "  launch answered {:.1} ms after the guest was ready (target 20)",
+        of("launch_after_ready_us") / 1000.0
+    );
+    println!(
+        "  exec_stream of {} MiB: {:.0} MiB/s, the raw stream {:.0}: {:.2} times as long (target 2)",
+        of("mib"),
+        of("stream_mib_per_s"),
+        of("raw_mib_per_s"),
+        of("stream_ratio")
+    );
+    println!(
+        "  write_file {:.0} MiB/s, read_file {:.0} MiB/s; server's peak memory {:.0} MiB before, {:.0} MiB after (target 64)",
+        of("write_mib_per_s"),
+        of("read_mib_per_s"),
+        of("peak_rss_before_kib") / 1024.0,
+        of("peak_rss_after_kib") / 1024.0
+    );
+    Ok(())
+}
+
+/// A home whose cache is the project's own.
+fn home(scratch: &Path) -> Result<PathBuf> {
+    let home = scratch.join("home");
+    fs::create_dir_all(home.join(".cache"))?;
+    std::os::unix::fs::symlink(sh::target().join("cache"), home.join(".cache/matchlock"))?;
+    Ok(home)
 }
 
 /// Where the time from process start to the first exec's answer goes.

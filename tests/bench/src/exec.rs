@@ -102,7 +102,7 @@ async fn exec(home: &Home, id: &Id) -> Result<(f64, f64)> {
 }
 
 /// One empty round trip, on a stream that has had one before.
-async fn ping(home: &Home, id: &Id) -> Result<f64> {
+pub(crate) async fn ping(home: &Home, id: &Id) -> Result<f64> {
     let mut service = Client::connect(home, id)?.service()?;
     service.ping().await?;
     let start = Instant::now();
@@ -111,7 +111,7 @@ async fn ping(home: &Home, id: &Id) -> Result<f64> {
 }
 
 /// The value below which the share `rank` of them lies.
-fn at(values: &mut [f64], rank: f64) -> f64 {
+pub(crate) fn at(values: &mut [f64], rank: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     #[expect(
         clippy::cast_possible_truncation,

@@ -6,6 +6,7 @@
 mod exec;
 mod exits;
 mod memory;
+mod rpc;
 mod start;
 
 use anyhow::Result;
@@ -23,6 +24,8 @@ enum What {
     Start(start::Options),
     /// An exec of `true` on a running sandbox
     Exec(exec::Options),
+    /// What `matchlock rpc` adds
+    Rpc(rpc::Options),
     /// What the processes of a running sandbox keep for themselves
     Memory(memory::Options),
 }
@@ -31,6 +34,7 @@ fn main() -> Result<()> {
     match Arguments::parse().what {
         What::Start(options) => start::run(&options),
         What::Exec(options) => exec::run(&options),
+        What::Rpc(options) => rpc::run(&options),
         What::Memory(options) => memory::run(&options),
     }
 }
