@@ -1,4 +1,4 @@
-//! Decisions, as pure functions: which machine, which resources, which names are valid.
+//! Decisions, as pure functions: which machine, which resources, which names and ports are valid.
 //!
 //! No I/O, no clock, no async, nothing imported: facts about the host come in as plain values, so that every decision
 //! can be tested on any laptop and explained in one line. Not here: how the facts are found out.
@@ -7,4 +7,5 @@
 
 pub mod machine;
 pub mod names;
+pub mod ports;
 pub mod resources;
