@@ -71,6 +71,7 @@ fn spec(args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
         env: environment::collect(&args.env_file, &args.env)?,
         entrypoint,
         privileged: args.privileged,
+        timeout_seconds: args.timeout,
         keep: detached || !args.rm,
         grace: args.graceful_shutdown,
         shared_memory: args.shared_memory,

@@ -80,6 +80,8 @@ pub struct Spec {
     pub entrypoint: Option<Vec<String>>,
     /// No restrictions inside the guest.
     pub privileged: bool,
+    /// How long the sandbox may live; remembered here, kept to by whoever owns it.
+    pub timeout_seconds: Option<u64>,
     /// Keep the record and the log afterwards.
     pub keep: bool,
     /// How long the guest's processes may take to end by themselves; zero and not kept = the machine is just stopped.
