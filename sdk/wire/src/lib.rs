@@ -1,7 +1,10 @@
-//! The JSON that programs read: the lists and reports of `--json`.
+//! The JSON that programs read and write: the lists and reports of `--json` here, the protocol of `matchlock rpc` in
+//! [`rpc`].
 //!
 //! Names and meaning are a promise to scripts: fields are added, never changed. Not here: the types the product works
 //! with; each caller converts by hand.
+
+pub mod rpc;
 
 use serde::Serialize;
 

@@ -1,0 +1,154 @@
+//! The network part of `create`, and what goes over a callback socket.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Network of a sandbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Network {
+    /// Hosts that may be reached; empty = all that nothing else forbids.
+    pub allowed_hosts: Option<Vec<String>>,
+    /// No private addresses. Absent = false, once there is a network object.
+    pub block_private_ips: Option<bool>,
+    /// Lines of /etc/hosts.
+    pub add_hosts: Option<Vec<HostMapping>>,
+    /// No network device.
+    pub no_network: Option<bool>,
+    /// Look into every connection.
+    pub intercept: Option<bool>,
+    /// Rules for requests.
+    pub interception: Option<NetworkInterception>,
+    /// Secrets by name of their variable.
+    pub secrets: Option<BTreeMap<String, Option<Secret>>>,
+    /// Unused.
+    pub policy_script: Option<String>,
+    /// Resolvers.
+    pub dns_servers: Option<Vec<String>>,
+    /// Host name; default: the sandbox's id.
+    pub hostname: Option<String>,
+    /// 1 to 65535; default 1500.
+    pub mtu: Option<i64>,
+}
+
+/// A line of /etc/hosts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HostMapping {
+    /// Name.
+    pub host: Option<String>,
+    /// Address.
+    pub ip: Option<String>,
+}
+
+/// A secret. Programs see a placeholder; requests to its hosts carry the value.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Secret {
+    /// The secret itself.
+    pub value: Option<String>,
+    /// Where it may go; empty = anywhere.
+    pub hosts: Option<Vec<String>>,
+    /// In place of a random placeholder.
+    pub placeholder: Option<String>,
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secret").field("hosts", &self.hosts).finish_non_exhaustive()
+    }
+}
+
+/// Rules for requests, and where the client answers callbacks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NetworkInterception {
+    /// Rules, in order.
+    pub rules: Option<Vec<NetworkRule>>,
+    /// Unix stream socket of the client.
+    pub callback_socket: Option<String>,
+}
+
+/// A rule for requests.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[expect(missing_docs, reason = "named for what they set")]
+pub struct NetworkRule {
+    pub name: Option<String>,
+    /// `before` (the default) or `after`.
+    pub phase: Option<String>,
+    pub hosts: Option<Vec<String>>,
+    pub methods: Option<Vec<String>>,
+    pub path: Option<String>,
+    /// `allow` (the default), `block`, `mutate`.
+    pub action: Option<String>,
+    pub timeout_ms: Option<i64>,
+    /// The client is asked.
+    pub callback_id: Option<String>,
+    pub set_headers: Option<BTreeMap<String, String>>,
+    pub delete_headers: Option<Vec<String>>,
+    pub set_query: Option<BTreeMap<String, String>>,
+    pub delete_query: Option<Vec<String>>,
+    pub rewrite_path: Option<String>,
+    pub set_response_headers: Option<BTreeMap<String, String>>,
+    pub delete_response_headers: Option<Vec<String>>,
+    pub body_replacements: Option<Vec<BodyReplacement>>,
+}
+
+/// One literal replacement in a response's body.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BodyReplacement {
+    /// What is replaced.
+    pub find: Option<String>,
+    /// By what; absent = nothing.
+    pub replace: Option<String>,
+}
+
+/// What a client's callback socket is asked, one line a connection.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[expect(missing_docs, reason = "named as in the request they tell of")]
+pub struct CallbackRequest {
+    pub callback_id: String,
+    /// `before` or `after`.
+    pub phase: String,
+    pub host: String,
+    pub method: String,
+    pub path: String,
+    /// First value of each key.
+    pub query: BTreeMap<String, String>,
+    pub request_headers: BTreeMap<String, Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status_code: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_headers: Option<BTreeMap<String, Vec<String>>>,
+    /// The response is a stream of events.
+    pub is_sse: bool,
+}
+
+/// What it answers. Everything absent = no change.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[expect(missing_docs, reason = "named for what they change")]
+pub struct CallbackAnswer {
+    pub action: Option<String>,
+    pub request: Option<RequestMutation>,
+    pub response: Option<ResponseMutation>,
+    /// The callback failed: no change.
+    pub error: Option<String>,
+}
+
+/// Changes of a request. `headers` and `query` replace the whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[expect(missing_docs, reason = "named for what they change")]
+pub struct RequestMutation {
+    pub headers: Option<BTreeMap<String, Vec<String>>>,
+    pub query: Option<BTreeMap<String, String>>,
+    pub path: Option<String>,
+}
+
+/// Changes of a response. `headers` replace the whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[expect(missing_docs, reason = "named for what they change")]
+pub struct ResponseMutation {
+    pub headers: Option<BTreeMap<String, Vec<String>>>,
+    pub body_replacements: Option<Vec<BodyReplacement>>,
+    #[schemars(extend("contentEncoding" = "base64"))]
+    pub set_body_base64: Option<String>,
+}

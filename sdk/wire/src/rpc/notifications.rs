@@ -1,0 +1,103 @@
+//! What the server tells without being asked.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Parameters of every notification that carries bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DataParams {
+    /// The request's id.
+    pub id: u64,
+    /// Bytes; a UTF-8 character is never cut.
+    #[schemars(extend("contentEncoding" = "base64"))]
+    pub data: String,
+}
+
+/// Parameters of `watch.change`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ChangeParams {
+    /// The request's id.
+    pub id: u64,
+    /// What happened.
+    pub kind: ChangeKind,
+    /// To which file: an absolute path of the guest.
+    pub path: String,
+}
+
+/// What happened to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeKind {
+    /// Made, or moved in.
+    Created,
+    /// Written, cut, or its metadata changed.
+    Modified,
+    /// Removed, or moved out.
+    Removed,
+    /// Changes were lost: look again.
+    Overflow,
+}
+
+/// Parameters of `event`: something that happened to the sandbox. Lossy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EventParams {
+    /// `file`, `network`, `exec`: which of the others is there.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Since the epoch: milliseconds for `file`, seconds for `network`.
+    pub timestamp: i64,
+    /// A request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkEvent>,
+    /// An operation on a mounted file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileEvent>,
+    /// A program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exec: Option<ExecEvent>,
+}
+
+/// An operation on a mounted file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[expect(missing_docs, reason = "named for what they are")]
+pub struct FileEvent {
+    pub op: String,
+    pub path: String,
+    pub size: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub mode: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub uid: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub gid: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// A request that was passed on or blocked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[expect(missing_docs, reason = "named for what they are")]
+pub struct NetworkEvent {
+    pub method: String,
+    /// Without its query.
+    pub url: String,
+    pub host: String,
+    pub status_code: u16,
+    pub request_bytes: u64,
+    pub response_bytes: u64,
+    pub duration_ms: u64,
+    pub blocked: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block_reason: Option<String>,
+}
+
+/// A program that was run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[expect(missing_docs, reason = "named for what they are")]
+pub struct ExecEvent {
+    pub command: String,
+    pub exit_code: i64,
+}
