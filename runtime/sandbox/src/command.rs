@@ -119,6 +119,7 @@ mod tests {
             working_dir: None,
             user: None,
             stdio: Stdio::Null,
+            detached: false,
         };
         let request = defaults.request(exec.clone());
         assert_eq!((request.user.as_str(), request.working_dir.as_str()), ("app", "/srv"));

@@ -1,10 +1,12 @@
 //! What can go wrong in a sandbox's life, and what a user can do about it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use guest_protocol::frame::FrameError;
+use guest_protocol::{ExecFailure, FileFailure};
 
 /// Result of this crate's calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -134,6 +136,61 @@ pub enum Error {
     /// A request that no frame can hold.
     #[error("command and environment are over 1 MiB")]
     TooLong,
+    /// A program never ran.
+    #[error("{}", not_started(.0))]
+    NotStarted(ExecFailure),
+    /// An act on files did not happen, or not all of it.
+    #[error("{}", file_failure(.0))]
+    File(FileFailure),
+    /// A port of the guest does not take connections; the text is the guest's.
+    #[error("{0}")]
+    NotConnected(String),
+    /// A port forward cannot listen.
+    #[error("bind local port-forward listener {address}: {source}")]
+    Listener {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// No such detached program.
+    #[error("no detached program {0}")]
+    UnknownProgram(u32),
+    /// It has ended.
+    #[error("detached program {0} has ended")]
+    ProgramEnded(u32),
+    /// No more detached programs.
+    #[error("{0} detached programs are running")]
+    TooManyPrograms(usize),
+    /// The process that owns the sandbox is there, but says nothing.
+    #[error("the owner of VM {0} does not answer")]
+    NoAnswer(crate::Id),
+    /// It said that it would end the sandbox, and did not.
+    #[error("VM {id} has not ended after {} s", after.as_secs())]
+    NotEnding {
+        /// Which.
+        id: crate::Id,
+        /// How long it had.
+        after: Duration,
+    },
+}
+
+fn not_started(failure: &ExecFailure) -> String {
+    match failure {
+        ExecFailure::NotFound(what) | ExecFailure::NotExecutable(what) | ExecFailure::Other(what) => {
+            what.clone()
+        }
+        ExecFailure::User(what) => format!("user {what}"),
+        ExecFailure::WorkingDir(what) => format!("working directory {what}"),
+    }
+}
+
+fn file_failure(failure: &FileFailure) -> &str {
+    match failure {
+        FileFailure::TooLarge => "the file is over the size limit",
+        FileFailure::NotRegular => "not a regular file",
+        FileFailure::System { text, .. } => text,
+    }
 }
 
 fn said(last_words: &Option<String>) -> String {
@@ -171,6 +228,9 @@ impl Error {
             }
             Self::Schema(_) => Some("use the newer matchlock, or remove ~/.matchlock/state.db"),
             Self::ControlVersion { .. } => Some("use the matchlock that started the sandbox"),
+            Self::NoAnswer(_) | Self::NotEnding { .. } => Some(
+                "its owner may be suspended: find it with matchlock list, and resume or kill that process",
+            ),
             Self::StillRunning(_) => Some("end it first: matchlock kill"),
             Self::Kernel(kernels::Error::Package(_)) => {
                 Some("the default kernel is fetched once; give another with --kernel file:///path")

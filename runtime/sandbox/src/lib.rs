@@ -1,16 +1,24 @@
 //! One sandbox's life: what it is made of, how it starts, how programs run in it, how it ends, what is remembered.
 //!
 //! The [`Sandbox`] is owned by the process that started it, never by a daemon. The path of an exec enters here at
-//! [`Client::exec`] or [`Sandbox::exec`], leaves through `ports` to the guest, and comes back on the same stream. Not
+//! [`Guest::exec`], leaves through `ports` to the guest, and comes back on the same stream. Not
 //! here: terminals and arguments (`matchlock`), what a machine does (`machine`), where images come from (`images`).
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests"))]
 
+mod agent;
+mod client;
 mod command;
 mod console;
 mod control;
 mod descriptors;
+mod detached;
 mod error;
+#[cfg(test)]
+mod fake;
+mod files;
+mod forward;
+mod frames;
 mod guest;
 mod home;
 pub mod host;
@@ -25,9 +33,13 @@ mod supervisor;
 mod sys;
 mod timings;
 
+pub use client::Client;
 pub use command::Exec;
-pub use control::Client;
+pub use detached::{DETACHED_TAIL, DetachedInfo, DetachedState, MAX_DETACHED};
 pub use error::{Error, Result};
+pub use files::{Files, MAX_LISTING, MAX_PATH, Reader, Watch, Writer};
+pub use forward::{Binding, Forward, Forwards, MAX_CONNECTIONS};
+pub use guest::Guest;
 pub use home::Home;
 pub use id::Id;
 pub use reconcile::{reconcile, remove};

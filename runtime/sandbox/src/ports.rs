@@ -9,7 +9,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
-use virtio::vsock::PortMessage;
+use virtio::vsock::{PortMessage, channel};
 
 use crate::descriptors;
 
@@ -32,8 +32,8 @@ impl Ports {
     pub(crate) async fn connect(&self, port: u32) -> io::Result<UnixStream> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let message = PortMessage::Connect { port }.encode();
-        let send = |channel: &OwnedFd| descriptors::send(channel, &message, Some(theirs.as_fd()));
+        let message = PortMessage::Connect { port };
+        let send = |channel: &OwnedFd| channel::send(channel.as_fd(), message, theirs.as_fd());
         self.channel.async_io(Interest::WRITABLE, send).await?;
         UnixStream::from_std(ours)
     }
@@ -41,18 +41,18 @@ impl Ports {
     /// The next stream that the guest opened, and to which port; `None` once the device is gone.
     pub(crate) async fn accept(&self) -> io::Result<Option<(u32, UnixStream)>> {
         loop {
-            let mut message = [0; PortMessage::LEN];
-            let receive = |channel: &OwnedFd| descriptors::receive(channel, &mut message);
-            let (length, stream) = self.channel.async_io(Interest::READABLE, receive).await?;
-            match (PortMessage::decode(&message[..length]), stream) {
-                (_, None) if length == 0 => return Ok(None),
-                (Some(PortMessage::Accept { port }), Some(stream)) => {
+            let receive = |channel: &OwnedFd| channel::receive(channel.as_fd());
+            match self.channel.async_io(Interest::READABLE, receive).await {
+                Ok(None) => return Ok(None),
+                Ok(Some((PortMessage::Accept { port }, stream))) => {
                     let stream = std::os::unix::net::UnixStream::from(stream);
                     stream.set_nonblocking(true)?;
                     return Ok(Some((port, UnixStream::from_std(stream)?)));
                 }
-                // The device process is not trusted either: what is no message is dropped.
-                _ => {}
+                // The device process is not trusted either: what is no message, or not one of its, is dropped.
+                Ok(Some((PortMessage::Connect { .. }, _))) => {}
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
+                Err(error) => return Err(error),
             }
         }
     }

@@ -3,17 +3,18 @@
 //! Whoever holds the stream talks to the agent directly; hanging up before the program's end cancels it. Not here: who
 //! opens streams ([`crate::supervisor`]), and where output goes.
 
-use std::io;
-
-use guest_protocol::frame::{self, DATA_CHUNK, HEAD, Head, Kind};
+use guest_protocol::frame::{self, DATA_CHUNK, Kind};
 use guest_protocol::{ExecFailure, Exit, Request, ServiceFromGuest, ServiceFromHost, TerminalSize, Usage};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
+use crate::frames::{Frames, write_frame, write_message};
 use crate::{Error, Result};
 
-/// A stream on which a program was asked for.
+/// Most characters of a guest's words that are passed on.
+const MAX_WORDS: usize = 1000;
+
+/// A stream on which a program was asked for. Dropping it cancels the program.
 #[derive(Debug)]
 pub struct Service {
     /// What comes from the program.
@@ -25,11 +26,12 @@ pub struct Service {
 /// What comes from a program.
 #[derive(Debug)]
 pub struct Output {
-    stream: BufReader<OwnedReadHalf>,
-    payload: Vec<u8>,
+    frames: Frames<OwnedReadHalf>,
 }
 
-/// What goes to a program.
+/// What goes to a program. Dropping it cancels the program.
+///
+/// A call that is dropped half-way may have sent half of something: then the stream is good for nothing but dropping.
 #[derive(Debug)]
 pub struct Input {
     stream: OwnedWriteHalf,
@@ -44,7 +46,7 @@ pub enum Event<'a> {
     Stdout(&'a [u8]),
     /// Its error output.
     Stderr(&'a [u8]),
-    /// It ended, and all output came before this.
+    /// It ended, and all output came before this; of a detached one more may follow.
     Exited(Exit, Usage),
     /// It never ran.
     Failed(ExecFailure),
@@ -53,43 +55,50 @@ pub enum Event<'a> {
 impl Service {
     pub(crate) fn new(stream: UnixStream) -> Self {
         let (read, write) = stream.into_split();
-        let output =
-            Output { stream: BufReader::with_capacity(DATA_CHUNK + HEAD, read), payload: Vec::new() };
-        Self { output, input: Input { stream: write } }
+        Self { output: Output { frames: Frames::new(read) }, input: Input { stream: write } }
     }
 
     /// Measures one empty round trip to the agent; the stream must not have been used for a program yet.
     pub async fn ping(&mut self) -> Result<()> {
         self.input.message(&ServiceFromHost::Request(Request::Ping)).await?;
-        match self.output.frame().await? {
-            Some((Kind::Message, payload)) if matches!(frame::decode(payload)?, ServiceFromGuest::Pong) => {
-                Ok(())
-            }
-            Some(_) => Err(Error::Guest("answer to a ping is no pong")),
-            None => Err(Error::HangUp),
+        match self.output.message().await? {
+            ServiceFromGuest::Pong => Ok(()),
+            _ => Err(Error::Guest("answer to a ping is no pong")),
         }
+    }
+
+    /// Cancels the program and waits until it is gone: what it still says is lost.
+    pub async fn cancel(self) {
+        let Self { mut output, input } = self;
+        // The guest hears the end of this direction, and ends the other when the program has ended.
+        drop(input);
+        while let Ok(Some(_)) = output.frames.next().await {}
     }
 }
 
 impl Output {
-    /// The next event. Must not be dropped half-way if the stream is to be used any further.
+    /// The next event. May be dropped at any time and called again: nothing is lost.
     pub async fn next(&mut self) -> Result<Event<'_>> {
-        match self.frame().await? {
+        match self.frames.next().await? {
             None => Err(Error::HangUp),
-            Some((Kind::Stdout, payload)) => Ok(Event::Stdout(payload)),
-            Some((Kind::Stderr, payload)) => Ok(Event::Stderr(payload)),
-            Some((Kind::Stdin, _)) => Err(Error::Guest("input came from the guest")),
-            Some((Kind::Message, payload)) => match frame::decode(payload)? {
+            Some(Kind::Stdout) => Ok(Event::Stdout(self.frames.payload())),
+            Some(Kind::Stderr) => Ok(Event::Stderr(self.frames.payload())),
+            Some(Kind::Stdin) => Err(Error::Guest("input came from the guest")),
+            Some(Kind::Message) => match frame::decode(self.frames.payload())? {
                 ServiceFromGuest::Started => Ok(Event::Started),
                 ServiceFromGuest::Exited(exit, usage) => Ok(Event::Exited(exit, usage)),
-                ServiceFromGuest::Failed(failure) => Ok(Event::Failed(failure)),
+                ServiceFromGuest::Failed(failure) => Ok(Event::Failed(tame_failure(failure))),
                 _ => Err(Error::Guest("an answer to something that was not asked")),
             },
         }
     }
 
-    async fn frame(&mut self) -> Result<Option<(Kind, &[u8])>> {
-        read_frame(&mut self.stream, &mut self.payload).await
+    async fn message(&mut self) -> Result<ServiceFromGuest> {
+        match self.frames.next().await? {
+            Some(Kind::Message) => Ok(frame::decode(self.frames.payload())?),
+            Some(_) => Err(Error::Guest("data instead of an answer")),
+            None => Err(Error::HangUp),
+        }
     }
 }
 
@@ -97,14 +106,14 @@ impl Input {
     /// Input for the program; an empty slice says nothing, see [`Input::end`].
     pub async fn stdin(&mut self, bytes: &[u8]) -> Result<()> {
         for chunk in bytes.chunks(DATA_CHUNK) {
-            self.data(chunk).await?;
+            write_frame(&mut self.stream, Kind::Stdin, chunk).await?;
         }
         Ok(())
     }
 
     /// End of input.
     pub async fn end(&mut self) -> Result<()> {
-        self.data(&[]).await
+        write_frame(&mut self.stream, Kind::Stdin, &[]).await
     }
 
     /// The terminal has another size.
@@ -117,66 +126,39 @@ impl Input {
         self.message(&ServiceFromHost::Signal(signal)).await
     }
 
-    async fn data(&mut self, bytes: &[u8]) -> Result<()> {
-        let head = Head::bytes(Kind::Stdin, bytes.len()).ok_or(Error::Guest("input over the frame limit"))?;
-        self.stream.write_all(&head).await.map_err(hung_up)?;
-        self.stream.write_all(bytes).await.map_err(hung_up)
-    }
-
     async fn message(&mut self, message: &ServiceFromHost) -> Result<()> {
-        let bytes = frame::encode(message)?;
-        self.stream.write_all(&bytes).await.map_err(hung_up)
+        write_message(&mut self.stream, message).await
     }
 }
 
-/// Reads one frame into `payload`; `None` = the stream ended between frames.
-pub(crate) async fn read_frame<'a, R>(
-    stream: &mut R,
-    payload: &'a mut Vec<u8>,
-) -> Result<Option<(Kind, &'a [u8])>>
-where
-    R: AsyncReadExt + Unpin,
-{
-    let mut head = [0; HEAD];
-    match stream.read(&mut head[..1]).await {
-        Ok(0) => return Ok(None),
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
-        Err(error) => return Err(hung_up(error)),
-    }
-    stream.read_exact(&mut head[1..]).await.map_err(hung_up)?;
-    let head = Head::parse(head)?;
-    payload.resize(head.len, 0);
-    stream.read_exact(payload).await.map_err(hung_up)?;
-    Ok(Some((head.kind, payload)))
+/// A guest's words for a message: no control characters, bounded.
+pub(crate) fn tame(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MAX_WORDS).collect()
 }
 
-/// The ways in which a stream shows that its other end is gone.
-pub(crate) fn hung_up(error: io::Error) -> Error {
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
-            Error::HangUp
-        }
-        _ => Error::System { what: "guest stream", source: error },
+/// The same for a reason why a program never ran.
+pub(crate) fn tame_failure(failure: ExecFailure) -> ExecFailure {
+    match failure {
+        ExecFailure::NotFound(text) => ExecFailure::NotFound(tame(&text)),
+        ExecFailure::NotExecutable(text) => ExecFailure::NotExecutable(tame(&text)),
+        ExecFailure::User(text) => ExecFailure::User(tame(&text)),
+        ExecFailure::WorkingDir(text) => ExecFailure::WorkingDir(tame(&text)),
+        ExecFailure::Other(text) => ExecFailure::Other(tame(&text)),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use tokio::io::AsyncWriteExt;
 
-    fn run<F: Future>(future: F) -> F::Output {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
-    }
+    use super::*;
+    use crate::fake::{data, run};
+    use crate::frames::read_frame;
 
     async fn service_after(bytes: &[u8]) -> Service {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(bytes).await.unwrap();
         Service::new(ours)
-    }
-
-    fn data(kind: Kind, bytes: &[u8]) -> Vec<u8> {
-        [&Head::bytes(kind, bytes.len()).unwrap()[..], bytes].concat()
     }
 
     #[test]
@@ -216,7 +198,7 @@ mod tests {
             for (bytes, what) in cases {
                 let mut service = service_after(&bytes).await;
                 assert!(service.output.next().await.is_err(), "{what}");
-                assert!(service.output.payload.capacity() <= frame::MAX_PAYLOAD, "{what}");
+                assert!(service.output.frames.room() <= 2 * frame::MAX_PAYLOAD, "{what}");
             }
         });
     }

@@ -28,10 +28,12 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
+use crate::agent::Control;
 use crate::command::{self, Defaults, Exec};
 use crate::console::Console;
-use crate::control::{self, Services, Shared};
-use crate::guest::Control;
+use crate::control::{self, Shared};
+use crate::detached::Log;
+use crate::guest::Guest;
 use crate::home::{Home, OwnedVm};
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::ports::Ports;
@@ -55,6 +57,9 @@ const BOOT_CALL_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a guest may take to sync and power off, beyond the grace its processes get.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long ending a sandbox may take beyond the grace its processes get; the limits above fit in it.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// The kernel's own parameters. After a panic it resets at once, which is seen as the machine's end.
 const COMMAND_LINE: &str = "quiet panic=-1";
@@ -113,7 +118,7 @@ pub struct Sandbox {
     booting: Option<JoinHandle<Result<Booted, MachineError>>>,
     machine: Option<Running>,
     control: Option<Control>,
-    services: Option<Arc<Services>>,
+    guest: Option<Guest>,
     defaults: Defaults,
     start: Start,
     timings: Timings,
@@ -160,7 +165,11 @@ impl Sandbox {
         let listener = control::bind(&vm.paths)?;
         let listener =
             tokio::net::UnixListener::from_std(listener).map_err(Error::system("control socket"))?;
-        let shared = Arc::new(Shared { services: watch::Sender::new(None), stop: watch::Sender::new(false) });
+        let shared = Arc::new(Shared {
+            guest: watch::Sender::new(None),
+            stop: watch::Sender::new(false),
+            stop_limit: spec.grace.saturating_add(STOP_LIMIT),
+        });
         let serve = tokio::spawn(control::serve(listener, Arc::clone(&shared)));
         let timings = Timings {
             start_monotonic_ns: start.monotonic_ns(),
@@ -186,7 +195,7 @@ impl Sandbox {
             booting: None,
             machine: None,
             control: None,
-            services: None,
+            guest: None,
             defaults: Defaults::default(),
             start,
             timings,
@@ -350,12 +359,12 @@ impl Sandbox {
     }
 
     async fn serve(&mut self, ports: Arc<Ports>) -> Result<()> {
-        let services = Services::new(Arc::clone(&ports), self.defaults.clone());
-        services.refill().await?;
+        let guest = Guest::own(Arc::clone(&ports), self.defaults.clone(), Log::new(self.log()));
+        guest.refill().await?;
         // Streams that the guest opens from now on have no taker; each is closed as it arrives.
         self.tasks.push(tokio::spawn(async move { while let Ok(Some(_)) = ports.accept().await {} }));
-        self.shared.services.send_replace(Some(Arc::clone(&services)));
-        self.services = Some(services);
+        self.shared.guest.send_replace(Some(guest.clone()));
+        self.guest = Some(guest);
         Ok(())
     }
 
@@ -365,22 +374,20 @@ impl Sandbox {
         command::command(&self.defaults.image, self.spec.entrypoint.as_deref(), args)
     }
 
-    /// Runs a program.
-    pub async fn exec(&mut self, exec: Exec) -> Result<Service> {
-        let services = self.services.as_ref().ok_or(Error::HangUp)?;
-        let stream = services.exec(exec).await?;
-        self.timings.exec_us.get_or_insert(self.start.elapsed_us());
-        Ok(Service::new(stream))
+    /// Its guest, once that is ready. It may outlive the sandbox: whatever is asked of it then fails.
+    pub fn guest(&self) -> Result<Guest> {
+        self.guest.clone().ok_or(Error::HangUp)
     }
 
-    /// A service stream on which nothing is asked yet, for measurements.
-    pub async fn service(&mut self) -> Result<Service> {
-        let services = self.services.as_ref().ok_or(Error::HangUp)?;
-        Ok(Service::new(services.stream().await?))
+    /// Runs a program.
+    pub async fn exec(&mut self, exec: Exec) -> Result<Service> {
+        let service = self.guest()?.exec(exec).await?;
+        self.timings.exec_us.get_or_insert(self.start.elapsed_us());
+        Ok(service)
     }
 
     /// Adds a program's output to the log.
-    pub fn log(&self) -> impl Fn(&[u8]) + Send + use<> {
+    pub fn log(&self) -> impl Fn(&[u8]) + Send + Sync + use<> {
         let console = Arc::clone(&self.console);
         move |bytes| console.log(bytes)
     }

@@ -1,0 +1,288 @@
+//! Detached programs: those whose stream the sandbox's owner holds, so that they outlive whoever asked for them.
+//!
+//! ```text
+//! Running ──▶ Exited ──▶ (stream's end: nothing of it is left)
+//!         └─▶ Lost   ──▶
+//! ```
+//!
+//! The owner drains their output, into the log and a bounded tail, so that no program waits for a reader. What a
+//! program started lives on after its end, as long as the stream does. Not here: how another process asks for any of
+//! this ([`crate::control`]).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use guest_protocol::{Exit, Program, Stdio};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::command::Exec;
+use crate::guest::Guest;
+use crate::service::{Event, Input, Output};
+use crate::{Error, Result};
+
+/// Most detached programs at once, those included that ended and left something behind. Each holds a stream.
+pub const MAX_DETACHED: usize = 128;
+
+/// How much of a program's last output is kept.
+pub const DETACHED_TAIL: usize = 64 << 10;
+
+/// Longest description of a program.
+const MAX_COMMAND: usize = 200;
+
+/// How long a killed program, or one that is sent a signal, may take to show it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const SIGKILL: i32 = 9;
+
+/// Takes the output of detached programs.
+#[derive(Clone)]
+pub(crate) struct Log(Arc<Take>);
+
+type Take = dyn Fn(&[u8]) + Send + Sync;
+
+impl Log {
+    pub(crate) fn new(take: impl Fn(&[u8]) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(take))
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Log")
+    }
+}
+
+/// What is known of a detached program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DetachedInfo {
+    /// Its number in this sandbox, counted from 1.
+    pub id: u32,
+    /// Its command, cut to a line's length.
+    pub command: String,
+    /// When it was started.
+    pub started: SystemTime,
+    /// What has become of it.
+    pub state: DetachedState,
+}
+
+/// What has become of a detached program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DetachedState {
+    /// It runs.
+    Running,
+    /// It ended; what it started may run on.
+    Exited(Exit),
+    /// The guest ended, or broke the protocol, before the program's end was told.
+    Lost,
+}
+
+/// The detached programs of one sandbox.
+#[derive(Debug)]
+pub(crate) struct Detached {
+    log: Log,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    last: u32,
+    programs: BTreeMap<u32, Arc<Kept>>,
+}
+
+/// A program that is kept.
+#[derive(Debug)]
+struct Kept {
+    command: String,
+    started: SystemTime,
+    /// Gone once the stream has ended, or is to end.
+    input: tokio::sync::Mutex<Option<Input>>,
+    progress: watch::Sender<Progress>,
+    tail: Mutex<VecDeque<u8>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Progress {
+    state: DetachedState,
+    /// The stream has ended: nothing of the program is left.
+    gone: bool,
+}
+
+impl Detached {
+    pub(crate) fn new(log: Log) -> Self {
+        Self { log, table: Mutex::default() }
+    }
+
+    /// Starts a program in this guest, and keeps it.
+    pub(crate) async fn start(&self, guest: &Guest, exec: Exec) -> Result<u32> {
+        self.table().make_room()?;
+        let command = describe(&exec.program);
+        let mut service = guest.exec(Exec { stdio: Stdio::Null, detached: true, ..exec }).await?;
+        match service.output.next().await? {
+            Event::Started => {}
+            Event::Failed(failure) => return Err(Error::NotStarted(failure)),
+            _ => return Err(Error::Guest("output of a program that has not started")),
+        }
+        let mut table = self.table();
+        // Others may have come first meanwhile; this program is then cancelled.
+        table.make_room()?;
+        table.last += 1;
+        let id = table.last;
+        let state = DetachedState::Running;
+        let kept = Arc::new(Kept {
+            command,
+            started: SystemTime::now(),
+            input: tokio::sync::Mutex::new(Some(service.input)),
+            progress: watch::Sender::new(Progress { state, gone: false }),
+            tail: Mutex::default(),
+        });
+        tokio::spawn(drain(service.output, Arc::clone(&kept), self.log.clone()));
+        table.programs.insert(id, kept);
+        Ok(id)
+    }
+
+    pub(crate) fn list(&self) -> Vec<DetachedInfo> {
+        let table = self.table();
+        let info = |(id, kept): (&u32, &Arc<Kept>)| DetachedInfo {
+            id: *id,
+            command: kept.command.clone(),
+            started: kept.started,
+            state: kept.progress.borrow().state,
+        };
+        table.programs.iter().map(info).collect()
+    }
+
+    /// Waits for the program's own end.
+    pub(crate) async fn wait(&self, id: u32) -> Result<Exit> {
+        let mut progress = self.get(id)?.progress.subscribe();
+        let over = progress.wait_for(|progress| progress.state != DetachedState::Running).await;
+        match over.map(|progress| progress.state) {
+            Ok(DetachedState::Exited(exit)) => Ok(exit),
+            _ => Err(Error::HangUp),
+        }
+    }
+
+    pub(crate) async fn signal(&self, id: u32, signal: i32) -> Result<()> {
+        let kept = self.get(id)?;
+        if kept.progress.borrow().state != DetachedState::Running {
+            return Err(Error::ProgramEnded(id));
+        }
+        kept.signal(signal).await
+    }
+
+    /// Kills the program and all it started.
+    pub(crate) async fn kill(&self, id: u32) -> Result<()> {
+        let kept = self.get(id)?;
+        // Once begun it goes on, whether or not somebody waits for it.
+        let killed = tokio::spawn(async move { kept.kill().await }).await;
+        killed.unwrap_or(Err(Error::HangUp))
+    }
+
+    pub(crate) fn output(&self, id: u32) -> Result<Vec<u8>> {
+        let kept = self.get(id)?;
+        let tail = kept.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(tail.iter().copied().collect())
+    }
+
+    fn get(&self, id: u32) -> Result<Arc<Kept>> {
+        self.table().programs.get(&id).cloned().ok_or(Error::UnknownProgram(id))
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    /// Forgets the oldest program of which nothing is left, if there is no room for one more.
+    fn make_room(&mut self) -> Result<()> {
+        if self.programs.len() < MAX_DETACHED {
+            return Ok(());
+        }
+        let gone = self.programs.iter().find(|(_, kept)| kept.progress.borrow().gone).map(|(id, _)| *id);
+        let gone = gone.ok_or(Error::TooManyPrograms(MAX_DETACHED))?;
+        self.programs.remove(&gone);
+        Ok(())
+    }
+}
+
+impl Kept {
+    async fn signal(&self, signal: i32) -> Result<()> {
+        let mut input = self.input.lock().await;
+        let Some(open) = input.as_mut() else { return Err(Error::HangUp) };
+        match timeout(PATIENCE, open.signal(signal)).await {
+            Ok(sent) => sent,
+            Err(_) => {
+                // Half a message may be on its way: nothing can follow it.
+                *input = None;
+                Err(Error::Guest("signals are not taken"))
+            }
+        }
+    }
+
+    async fn kill(&self) -> Result<()> {
+        let mut progress = self.progress.subscribe();
+        let killed = async {
+            // By signal first, so that its end is told.
+            if progress.borrow().state == DetachedState::Running && self.signal(SIGKILL).await.is_ok() {
+                let _ = progress.wait_for(|progress| progress.state != DetachedState::Running).await;
+            }
+            // The end of this direction ends the rest; the guest then ends the other direction.
+            *self.input.lock().await = None;
+            let _ = progress.wait_for(|progress| progress.gone).await;
+        };
+        timeout(PATIENCE, killed).await.map_err(|_| Error::Guest("a killed program does not end"))
+    }
+
+    fn keep(&self, bytes: &[u8]) {
+        let bytes = &bytes[bytes.len().saturating_sub(DETACHED_TAIL)..];
+        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let surplus = (tail.len() + bytes.len()).saturating_sub(DETACHED_TAIL);
+        tail.drain(..surplus);
+        tail.extend(bytes);
+    }
+
+    fn told(&self, exit: Exit) {
+        self.progress.send_if_modified(|progress| {
+            let first = progress.state == DetachedState::Running;
+            if first {
+                progress.state = DetachedState::Exited(exit);
+            }
+            first
+        });
+    }
+}
+
+/// Takes all that comes from a program, until its stream ends.
+async fn drain(mut output: Output, kept: Arc<Kept>, Log(log): Log) {
+    loop {
+        match output.next().await {
+            Ok(Event::Stdout(bytes) | Event::Stderr(bytes)) => {
+                log(bytes);
+                kept.keep(bytes);
+            }
+            Ok(Event::Exited(exit, _)) => kept.told(exit),
+            Ok(Event::Started | Event::Failed(_)) | Err(_) => break,
+        }
+    }
+    drop(output);
+    *kept.input.lock().await = None;
+    kept.progress.send_modify(|progress| {
+        progress.gone = true;
+        if progress.state == DetachedState::Running {
+            progress.state = DetachedState::Lost;
+        }
+    });
+}
+
+/// A command as one line, for lists.
+fn describe(program: &Program) -> String {
+    let text = match program {
+        Program::Shell(text) => text.clone(),
+        Program::Argv(argv) => argv.join(" "),
+    };
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_COMMAND).collect()
+}

@@ -1,0 +1,134 @@
+//! For tests: a guest that is a closure behind the device's end of the port channel, and an owner of it.
+//!
+//! Not here: what such a guest says.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use guest_protocol::frame::{self, Head, Kind};
+use guest_protocol::{Program, Request, ServiceFromGuest, ServiceFromHost, Stdio};
+use images::ImageConfig;
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use virtio::vsock::{PortMessage, channel};
+
+use crate::command::{Defaults, Exec};
+use crate::control::{self, Shared};
+use crate::detached::Log;
+use crate::frames::read_frame;
+use crate::guest::Guest;
+use crate::home::{Home, OwnedVm};
+use crate::ports::Ports;
+use crate::{Id, descriptors};
+
+/// Runs a future, with a limit so that what hangs fails.
+pub(crate) fn run<F: Future>(future: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), future).await.unwrap() })
+}
+
+/// A guest of this process; `serve` is called with every service stream.
+pub(crate) fn guest(log: Log, serve: impl Fn(UnixStream) + Send + 'static) -> Guest {
+    let (ports, device) = Ports::pair().unwrap();
+    rustix::io::ioctl_fionbio(&device, true).unwrap();
+    let device = descriptors::watched(device, Interest::READABLE | Interest::WRITABLE).unwrap();
+    tokio::spawn(async move {
+        loop {
+            let receive = |device: &std::os::fd::OwnedFd| channel::receive(device.as_fd());
+            let Ok(Some((PortMessage::Connect { port: 1024 }, stream))) =
+                device.async_io(Interest::READABLE, receive).await
+            else {
+                return;
+            };
+            let stream = std::os::unix::net::UnixStream::from(stream);
+            stream.set_nonblocking(true).unwrap();
+            serve(UnixStream::from_std(stream).unwrap());
+        }
+    });
+    let image = ImageConfig { user: "app".into(), env: vec!["A=image".into()], ..Default::default() };
+    Guest::own(Arc::new(ports), Defaults { image, ..Default::default() }, log)
+}
+
+/// A guest that answers every stream in a task of its own.
+pub(crate) fn guest_with<F>(serve: impl Fn(UnixStream) -> F + Send + 'static) -> Guest
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    guest(Log::new(|_| {}), move |stream| drop(tokio::spawn(serve(stream))))
+}
+
+/// A sandbox's directory, and an owner whose guest is `guest`, called with every service stream. The client gets a
+/// thread that may block, inside the runtime. Also tells whether the owner was asked to stop.
+pub(crate) fn with_owner<T>(
+    serve: impl Fn(UnixStream) + Send + 'static,
+    client: impl FnOnce(&Home, &Id) -> T + Send + 'static,
+) -> (T, bool)
+where
+    T: Send + 'static,
+{
+    let directory = tempfile::tempdir().unwrap();
+    let home = Home::at(directory.path());
+    let owned = OwnedVm::create(&home).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let guest = guest(Log::new(|_| {}), serve);
+        guest.refill().await.unwrap();
+        let shared = Arc::new(Shared {
+            guest: watch::Sender::new(Some(guest)),
+            stop: watch::Sender::new(false),
+            stop_limit: Duration::from_secs(30),
+        });
+        let listener = tokio::net::UnixListener::from_std(control::bind(&owned.paths).unwrap()).unwrap();
+        tokio::spawn(control::serve(listener, Arc::clone(&shared)));
+        let id = owned.id.clone();
+        let handle = tokio::runtime::Handle::current();
+        let result = tokio::task::spawn_blocking(move || {
+            let _inside = handle.enter();
+            client(&home, &id)
+        });
+        // What an owner does when it is asked to stop, cut down to letting go of its lock.
+        let mut stop = shared.stop.subscribe();
+        let stopping = tokio::spawn(async move {
+            stop.wait_for(|stop| *stop).await.unwrap();
+            drop(owned);
+        });
+        let result = result.await.unwrap();
+        stopping.abort();
+        (result, *shared.stop.borrow())
+    })
+}
+
+/// A program to ask for.
+pub(crate) fn exec(argv: &[&str]) -> Exec {
+    let program = Program::Argv(argv.iter().map(|arg| (*arg).to_owned()).collect());
+    let env = vec![("B".to_owned(), "exec".to_owned())];
+    Exec { program, env, working_dir: None, user: None, stdio: Stdio::Null, detached: false }
+}
+
+/// The request of a stream; `None` if it is a spare one that ends unused.
+pub(crate) async fn request(stream: &mut UnixStream) -> Option<Request> {
+    match message(stream).await? {
+        ServiceFromHost::Request(request) => Some(request),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The next message from the host; `None` at the stream's end.
+pub(crate) async fn message(stream: &mut UnixStream) -> Option<ServiceFromHost> {
+    match read_frame(stream, &mut Vec::new()).await.ok()?? {
+        (Kind::Message, payload) => Some(frame::decode(payload).unwrap()),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Says something to the host.
+pub(crate) async fn say(stream: &mut UnixStream, message: &ServiceFromGuest) {
+    stream.write_all(&frame::encode(message).unwrap()).await.unwrap();
+}
+
+/// A frame of data.
+pub(crate) fn data(kind: Kind, bytes: &[u8]) -> Vec<u8> {
+    [&Head::bytes(kind, bytes.len()).unwrap()[..], bytes].concat()
+}
