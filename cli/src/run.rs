@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guest_protocol::{Program, Stdio};
-use sandbox::{Error, Exec, Home, Sandbox, Service, Spec, Start, Timings};
+use sandbox::{Error, Exec, Home, ImageOverrides, Sandbox, Service, Spec, Start, Timings};
 use tokio::time::{sleep, timeout};
 
 use crate::args::RunArgs;
@@ -69,7 +69,9 @@ fn spec(args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
         hostname: args.hostname.clone(),
         add_hosts: mappings.collect::<Result<_, _>>()?,
         env: environment::collect(&args.env_file, &args.env)?,
+        nameservers: Vec::new(),
         entrypoint,
+        image_config: ImageOverrides::default(),
         privileged: args.privileged,
         timeout_seconds: args.timeout,
         keep: detached || !args.rm,

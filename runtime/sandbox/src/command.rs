@@ -30,6 +30,36 @@ pub struct Exec {
     pub detached: bool,
 }
 
+/// What a sandbox has in place of what its image says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageOverrides {
+    /// User; empty = the image's.
+    pub user: String,
+    /// Working directory; empty = the image's.
+    pub working_dir: String,
+    /// Working directory if there is no other; empty = none.
+    pub workspace: String,
+    /// Arguments to the entrypoint.
+    pub cmd: Option<Vec<String>>,
+    /// Environment, each `NAME=VALUE`.
+    pub env: Option<Vec<String>>,
+}
+
+impl ImageOverrides {
+    /// The image's words, as this sandbox understands them.
+    pub(crate) fn apply(&self, image: ImageConfig) -> ImageConfig {
+        let first = |texts: [&String; 3]| texts.into_iter().find(|text| !text.is_empty()).cloned();
+        let none = String::new();
+        ImageConfig {
+            user: first([&self.user, &image.user, &none]).unwrap_or_default(),
+            working_dir: first([&self.working_dir, &image.working_dir, &self.workspace]).unwrap_or_default(),
+            entrypoint: image.entrypoint,
+            cmd: self.cmd.clone().unwrap_or(image.cmd),
+            env: self.env.clone().unwrap_or(image.env),
+        }
+    }
+}
+
 /// What every program of a sandbox starts from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Defaults {
@@ -126,6 +156,35 @@ mod tests {
         let request =
             defaults.request(Exec { working_dir: Some("/".into()), user: Some("0".into()), ..exec });
         assert_eq!((request.user.as_str(), request.working_dir.as_str()), ("0", "/"));
+    }
+
+    #[test]
+    fn overrides_of_the_image() {
+        let image = ImageConfig {
+            user: "app".into(),
+            working_dir: "/srv".into(),
+            cmd: strings("run"),
+            env: strings("A=1"),
+            ..Default::default()
+        };
+        assert_eq!(ImageOverrides::default().apply(image.clone()), image);
+        let workspace = ImageOverrides { workspace: "/workspace".into(), ..Default::default() };
+        assert_eq!(workspace.apply(image.clone()).working_dir, "/srv");
+        assert_eq!(workspace.apply(ImageConfig::default()).working_dir, "/workspace");
+        let overrides = ImageOverrides {
+            user: "0".into(),
+            working_dir: "/tmp".into(),
+            cmd: Some(vec![]),
+            env: Some(strings("B=2")),
+            ..workspace
+        };
+        let expected = ImageConfig {
+            user: "0".into(),
+            working_dir: "/tmp".into(),
+            env: strings("B=2"),
+            ..Default::default()
+        };
+        assert_eq!(overrides.apply(image), expected);
     }
 
     #[test]

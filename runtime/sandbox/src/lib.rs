@@ -34,7 +34,7 @@ mod sys;
 mod timings;
 
 pub use client::Client;
-pub use command::Exec;
+pub use command::{Exec, ImageOverrides};
 pub use detached::{DETACHED_TAIL, DetachedInfo, DetachedState, MAX_DETACHED};
 pub use error::{Error, Result};
 pub use files::{Files, MAX_LISTING, MAX_PATH, Reader, Watch, Writer};

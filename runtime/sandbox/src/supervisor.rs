@@ -14,7 +14,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use guest_protocol::{BootConfig, HOST_PORT, HostEntry, UpperDisk, VERSION};
 use images::Progress;
@@ -29,7 +29,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
 use crate::agent::Control;
-use crate::command::{self, Defaults, Exec};
+use crate::command::{self, Defaults, Exec, ImageOverrides};
 use crate::console::Console;
 use crate::control::{self, Shared};
 use crate::detached::Log;
@@ -81,8 +81,12 @@ pub struct Spec {
     pub add_hosts: Vec<(String, IpAddr)>,
     /// Environment of every program, over the image's.
     pub env: Vec<(String, String)>,
+    /// Lines for /etc/resolv.conf.
+    pub nameservers: Vec<IpAddr>,
     /// Instead of the image's entrypoint.
     pub entrypoint: Option<Vec<String>>,
+    /// Instead of the rest of what the image says.
+    pub image_config: ImageOverrides,
     /// No restrictions inside the guest.
     pub privileged: bool,
     /// How long the sandbox may live; remembered here, kept to by whoever owns it.
@@ -122,6 +126,8 @@ pub struct Sandbox {
     defaults: Defaults,
     start: Start,
     timings: Timings,
+    /// When the end must have come.
+    end_by: Option<Instant>,
 }
 
 /// A machine that nothing watches yet.
@@ -199,6 +205,7 @@ impl Sandbox {
             defaults: Defaults::default(),
             start,
             timings,
+            end_by: None,
         })
     }
 
@@ -238,8 +245,11 @@ impl Sandbox {
         self.timings.prepared_us = Some(self.start.elapsed_us());
         self.to(Phase::Created);
         self.to(Phase::Starting);
-        self.defaults =
-            Defaults { image: image.config, env: self.spec.env.clone(), privileged: self.spec.privileged };
+        self.defaults = Defaults {
+            image: self.spec.image_config.apply(image.config),
+            env: self.spec.env.clone(),
+            privileged: self.spec.privileged,
+        };
         let config = self.boot_config(image.layers)?;
         let ports = self.boot(image.disk, upper, kernel).await?;
 
@@ -431,11 +441,25 @@ impl Sandbox {
         Error::Ended { how, last_words }
     }
 
+    /// Nothing is to be kept of it, whatever its spec says, and its processes get no time.
+    pub fn discard(&mut self) {
+        self.spec.keep = false;
+        self.spec.grace = Duration::ZERO;
+    }
+
+    /// Ends it like [`Sandbox::end`], but waits for nothing any longer than this: what the guest has not written back by
+    /// then is lost.
+    pub async fn end_within(mut self, limit: Duration) -> Result<Timings> {
+        self.end_by = Instant::now().checked_add(limit);
+        self.end().await
+    }
+
     /// Ends it: guest, machine, files. After this nothing is left but what `keep` keeps.
     pub async fn end(mut self) -> Result<Timings> {
         if let Some(making) = self.making_disk.take() {
             let _ = making.await;
         }
+        let opening_limit = self.at_most(OPENING_LIMIT);
         // A download or a large image takes longer; what it leaves is found by the next one.
         let opening = async {
             if let Some(opening) = self.opening_image.take() {
@@ -445,9 +469,9 @@ impl Sandbox {
                 let _ = opening.await;
             }
         };
-        let _ = timeout(OPENING_LIMIT, opening).await;
+        let _ = timeout(opening_limit, opening).await;
         if let Some(booting) = self.booting.take()
-            && let Ok(Ok(Ok(Booted(machine)))) = timeout(BOOT_CALL_LIMIT, booting).await
+            && let Ok(Ok(Ok(Booted(machine)))) = timeout(self.at_most(BOOT_CALL_LIMIT), booting).await
         {
             let _ = self.watch(machine, tokio::spawn(std::future::ready(())));
         }
@@ -477,14 +501,14 @@ impl Sandbox {
         let Some(mut running) = self.machine.take() else { return };
         if let (true, Some(mut control)) = (gently, self.control.take()) {
             let grace_ms = u32::try_from(self.spec.grace.as_millis()).unwrap_or(u32::MAX);
-            let limit = self.spec.grace.saturating_add(SHUTDOWN_LIMIT);
+            let limit = self.at_most(self.spec.grace.saturating_add(SHUTDOWN_LIMIT));
             let shutdown = async {
                 if control.shut_down(grace_ms).await.is_ok() {
                     let _ = running.ended.wait_for(|ended| *ended).await;
                 }
             };
             if timeout(limit, shutdown).await.is_err() {
-                tracing::warn!("the guest did not power off in {} s", limit.as_secs());
+                tracing::warn!("the guest did not power off in {:.1} s", limit.as_secs_f32());
             }
         }
         running.machine.stop();
@@ -497,6 +521,11 @@ impl Sandbox {
             .await,
         );
         tracing::debug!("machine ended: {ending:?}");
+    }
+
+    /// This limit, or what is left of the time to end in.
+    fn at_most(&self, limit: Duration) -> Duration {
+        self.end_by.map_or(limit, |by| limit.min(by.saturating_duration_since(Instant::now())))
     }
 
     fn clean(&self) -> Result<()> {
@@ -520,7 +549,7 @@ impl Sandbox {
             upper: UpperDisk::Ext4,
             hostname: self.spec.hostname.clone().unwrap_or_else(|| self.vm.id.to_string()),
             hosts: hosts.map(|(host, ip)| HostEntry { host: host.clone(), ip: ip.to_string() }).collect(),
-            nameservers: Vec::new(),
+            nameservers: self.spec.nameservers.iter().map(ToString::to_string).collect(),
             cpu_quota_milli: self.grant.cpu_quota_milli,
         })
     }
