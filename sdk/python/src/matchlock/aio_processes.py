@@ -1,0 +1,128 @@
+"""What lives on after the call that made it, on an event loop: detached commands and watches.
+
+Not here: how a request is made (`aio_transport`).
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import Any, NoReturn
+
+from . import wire
+from .aio_transport import AsyncTransport, Call
+from .errors import RPCError
+from .messages import Params
+from .processes import change
+from .results import FileChange
+
+Request = Callable[..., Awaitable[Any]]
+
+
+class AsyncProcess:
+    """A detached command."""
+
+    def __init__(self, request: Request, id: int) -> None:
+        self._request = request
+        self._id = id
+        self._exit_code: int | None = None
+
+    @property
+    def id(self) -> int:
+        """Its number in the sandbox's list of detached commands; no process id."""
+        return self._id
+
+    async def wait(self, timeout: float | None = None) -> int:
+        """Waits for its end and gives its exit code. TimeoutError leaves it running."""
+        if self._exit_code is None:
+            params: Params = {"process_id": self._id}
+            result = await self._request("process_wait", params, timeout=timeout)
+            self._exit_code = wire.exit_code(result)
+        return self._exit_code
+
+    async def poll(self) -> int | None:
+        """Its exit code, or None while it runs."""
+        if self._exit_code is None:
+            for process in wire.processes(await self._request("process_list")):
+                if process.id == self._id and not process.running:
+                    self._exit_code = process.exit_code
+        return self._exit_code
+
+    async def send_signal(self, number: int) -> None:
+        """Sends it a signal."""
+        params: Params = {"process_id": self._id, "signal": int(number)}
+        await self._request("process_signal", params)
+
+    async def terminate(self) -> None:
+        """Asks it to end (SIGTERM)."""
+        await self.send_signal(signal.SIGTERM)
+
+    async def kill(self) -> None:
+        """Ends it (SIGKILL)."""
+        await self.send_signal(signal.SIGKILL)
+
+
+class AsyncWatch:
+    """Changes of files, one after the other: an asynchronous iterator, and a context manager that ends it."""
+
+    def __init__(self, transport: AsyncTransport, call: Call) -> None:
+        self._transport = transport
+        self._call = call
+
+    @staticmethod
+    async def start(transport: AsyncTransport, params: Params, timeout: float | None) -> AsyncWatch:
+        """Starts it, and waits until no change can be missed."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        call = await transport.begin("watch", params, lossy=True)
+        try:
+            while True:
+                notification = await call.next(deadline)
+                if notification is None:
+                    call.result()
+                if notification is None or notification.method == "watch.ready":
+                    return AsyncWatch(transport, call)
+        except BaseException:
+            transport.end(call)
+            raise
+
+    async def next(self, timeout: float | None = None) -> FileChange:
+        """The next change. TimeoutError if none comes in time; StopAsyncIteration after `close`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            notification = await self._call.next(deadline)
+            if notification is None:
+                self._ended()
+            news = change(notification)
+            if news is not None:
+                return news
+
+    def __aiter__(self) -> AsyncIterator[FileChange]:
+        return self
+
+    async def __anext__(self) -> FileChange:
+        return await self.next()
+
+    async def __aenter__(self) -> AsyncWatch:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends it."""
+        self._transport.end(self._call)
+
+    def _ended(self) -> NoReturn:
+        try:
+            self._call.result()
+        except RPCError as error:
+            if not error.is_cancelled_error():
+                raise
+        raise StopAsyncIteration

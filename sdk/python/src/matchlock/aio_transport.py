@@ -1,0 +1,286 @@
+"""The server process on an event loop: one task that reads what it says, coroutines that wait for their requests.
+
+The same promises as `transport`: no line and no callback ends the reader, and what waits for a consumer has a bound.
+Not here: what any message means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import Any
+
+from .errors import MatchlockError
+from .messages import Notification, Params, Response, decode, encode
+from .transport import CLOSED_UNEXPECTEDLY, LOST, NOT_RUNNING, QUEUE_BYTES
+
+READ_BYTES = 256 << 10
+
+OnNotification = Callable[[Notification], Awaitable[None]]
+
+
+class Call:
+    """One request under way: a queue of notifications with an end."""
+
+    def __init__(self, id: int, method: str, lossy: bool = False) -> None:
+        self.id = id
+        self.method = method
+        self._lossy = lossy
+        self._lost = False
+        self._queue: deque[Notification] = deque()
+        self._queued = 0
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._abandoned = False
+        self._done = False
+        self._result: Any = None
+        self._error: Exception | None = None
+
+    # The reader's side.
+
+    async def notify(self, notification: Notification) -> None:
+        """Queues it; while the consumer is too far behind, waits, or drops it if the call is lossy."""
+        while self._queue and self._queued > QUEUE_BYTES and not self._abandoned:
+            if self._lossy:
+                self._lost = True
+                return
+            self._room.clear()
+            await self._room.wait()
+        if not (self._abandoned or self._done):
+            self._queue.append(notification)
+            self._queued += notification.size
+            self._news.set()
+
+    def finish(self, result: Any, error: Exception | None) -> None:
+        """Ends it; the first end counts."""
+        if not self._done:
+            self._done = True
+            self._result = result
+            self._error = error
+            self._news.set()
+
+    # The consumer's side.
+
+    def abandon(self) -> bool:
+        """Stops listening; says whether the request was still under way."""
+        self._abandoned = True
+        self._queue.clear()
+        self._news.set()
+        self._room.set()
+        return not self._done
+
+    async def next(self, deadline: float | None) -> Notification | None:
+        """The next notification; None = no more will come, see `result`. Raises TimeoutError at the deadline, a time
+        of `time.monotonic`."""
+        while not (self._queue or self._lost or self._done or self._abandoned):
+            self._news.clear()
+            await self._wait_for_news(deadline)
+        if not self._queue:
+            if not self._lost:
+                return None
+            self._lost = False
+            return Notification(LOST, {}, 0)
+        notification = self._queue.popleft()
+        self._queued -= notification.size
+        self._room.set()
+        return notification
+
+    async def _wait_for_news(self, deadline: float | None) -> None:
+        if deadline is None:
+            await self._news.wait()
+            return
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise TimeoutError
+        timer = asyncio.get_running_loop().call_later(remaining, self._news.set)
+        try:
+            await self._news.wait()
+        finally:
+            timer.cancel()
+
+    def result(self) -> Any:
+        """What a finished request gave."""
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+class AsyncTransport:
+    """One server process, for one event loop."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        on_event: Callable[[Params], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._process = process
+        self._on_event = on_event
+        self._on_end = on_end
+        self._stdin = process.stdin
+        self._last_id = 0
+        self._calls: dict[int, Call] = {}
+        self._ended = False
+        self._draining = asyncio.Lock()
+        self._reader = asyncio.create_task(self._read(process.stdout), name="matchlock-reader")
+
+    @staticmethod
+    async def start(
+        argv: Sequence[str], on_event: Callable[[Params], None], on_end: Callable[[], None]
+    ) -> AsyncTransport:
+        """Starts the server."""
+        process = await asyncio.create_subprocess_exec(
+            *argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        return AsyncTransport(process, on_event, on_end)
+
+    def running(self) -> bool:
+        """Whether requests can be made."""
+        return not self._ended and self._process.returncode is None and not self._stdin.is_closing()
+
+    async def request(
+        self,
+        method: str,
+        params: Params | None = None,
+        on_notification: OnNotification | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Makes a request and waits for its end; whatever ends the wait before, also cancels the request."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        async with self.open(method, params) as call:
+            while True:
+                try:
+                    notification = await call.next(deadline)
+                except TimeoutError:
+                    text = f"request {method} (id={call.id}) timed out after {timeout}s"
+                    raise TimeoutError(text) from None
+                if notification is None:
+                    return call.result()
+                if on_notification is not None:
+                    await on_notification(notification)
+
+    @contextlib.asynccontextmanager
+    async def open(self, method: str, params: Params | None = None) -> AsyncGenerator[Call, None]:
+        """Makes a request; leaving the context cancels it if it is still under way."""
+        call = await self.begin(method, params)
+        try:
+            yield call
+        finally:
+            self.end(call)
+
+    async def begin(self, method: str, params: Params | None = None, lossy: bool = False) -> Call:
+        """Makes a request that `end` has to end."""
+        if not self.running():
+            raise MatchlockError(NOT_RUNNING)
+        call = Call(self._next_id(), method, lossy)
+        self._calls[call.id] = call
+        try:
+            await self._write(encode(method, call.id, params))
+        except BaseException:
+            self.end(call)
+            raise
+        return call
+
+    def end(self, call: Call) -> None:
+        """Stops listening to a request, and cancels it if it is still under way."""
+        self._calls.pop(call.id, None)
+        if call.abandon():
+            self.post_soon("cancel", {"id": call.id})
+
+    async def post(self, method: str, params: Params) -> None:
+        """Sends a message that nothing waits for. A server that is gone is no error."""
+        with contextlib.suppress(MatchlockError):
+            await self._write(encode(method, self._next_id(), params))
+
+    def post_soon(self, method: str, params: Params) -> None:
+        """The same, without waiting for the server to take it."""
+        if self.running():
+            self._stdin.write(encode(method, self._next_id(), params))
+
+    async def close(self, timeout: float) -> None:
+        """Asks the server to close its sandbox and to end; kills it when that takes longer than `timeout`."""
+        deadline = time.monotonic() + timeout + 1.0
+        if self.running():
+            with contextlib.suppress(Exception):
+                await self._ask_to_close(timeout, deadline)
+        # End of input is what ends the server, even one that this user may not kill.
+        self._stdin.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), timeout)
+        except asyncio.TimeoutError:
+            # What the server has not read yet keeps the end of input from it.
+            self._stdin.transport.abort()
+            with contextlib.suppress(OSError, asyncio.TimeoutError):
+                self._process.kill()
+                await asyncio.wait_for(self._process.wait(), 1)
+        if self._process.returncode is None:
+            self._reader.cancel()
+        await asyncio.wait([self._reader], timeout=1)
+
+    async def _ask_to_close(self, timeout: float, deadline: float) -> None:
+        call = Call(self._next_id(), "close")
+        self._calls[call.id] = call
+        try:
+            self._stdin.write(encode("close", call.id, {"timeout_seconds": timeout}))
+            while await call.next(deadline) is not None:
+                pass
+        finally:
+            self._calls.pop(call.id, None)
+
+    def _next_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+    async def _write(self, line: bytes) -> None:
+        if not self.running():
+            raise MatchlockError(NOT_RUNNING)
+        self._stdin.write(line)
+        try:
+            # One at a time: up to Python 3.11 a stream lets only one coroutine wait for it.
+            async with self._draining:
+                await self._stdin.drain()
+        except OSError as error:
+            raise MatchlockError(NOT_RUNNING) from error
+
+    async def _read(self, stdout: asyncio.StreamReader) -> None:
+        try:
+            begun: list[bytes] = []
+            with contextlib.suppress(OSError):
+                while chunk := await stdout.read(READ_BYTES):
+                    *lines, rest = chunk.split(b"\n")
+                    for line in lines:
+                        begun.append(line)
+                        await self._dispatch(b"".join(begun))
+                        begun.clear()
+                    begun.append(rest)
+        finally:
+            self._ended = True
+            calls = list(self._calls.values())
+            self._calls.clear()
+            for call in calls:
+                call.finish(None, MatchlockError(CLOSED_UNEXPECTEDLY))
+            with contextlib.suppress(Exception):
+                self._on_end()
+
+    async def _dispatch(self, line: bytes) -> None:
+        message = decode(line)
+        if message is None:
+            return
+        if isinstance(message, Notification) and message.method == "event":
+            with contextlib.suppress(Exception):
+                self._on_event(message.params)
+            return
+        id = message.id if isinstance(message, Response) else message.request_id()
+        call = None if id is None else self._calls.get(id)
+        if call is None:
+            return
+        if isinstance(message, Response):
+            call.finish(message.result, message.error)
+        else:
+            await call.notify(message)

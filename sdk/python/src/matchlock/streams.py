@@ -1,0 +1,121 @@
+"""Output that is written as it comes, and input that is sent as it is read, for the threaded client.
+
+Not here: what kind of stream it is (`sinks`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import IO
+
+from . import sinks, wire
+from .messages import Notification, Params
+from .sinks import Reader, Sink, Writer
+
+Post = Callable[[str, Params], None]
+"""Sends a message that nothing waits for."""
+
+
+class Output:
+    """Streams by the method of the notifications they get."""
+
+    def __init__(self, streams: Mapping[str, Writer | None]) -> None:
+        self._sinks = {method: Sink(stream) for method, stream in streams.items() if stream is not None}
+
+    def take(self, notification: Notification) -> None:
+        """Writes what a notification carries."""
+        sink = self._sinks.get(notification.method)
+        if sink is not None:
+            sink.write(sinks.data(notification.params))
+
+    def finish(self) -> None:
+        """Writes what is left."""
+        for sink in self._sinks.values():
+            sink.finish()
+
+
+class Side:
+    """Something that is sent to a command while it runs, by a thread of its own."""
+
+    def __init__(self, post: Post, method: str) -> None:
+        self._post = post
+        self._method = method
+        self._stopped = threading.Event()
+        self._error: Exception | None = None
+
+    def start(self, id: int) -> None:
+        """Starts sending to this request."""
+        threading.Thread(target=self._run, args=(id,), name="matchlock-input", daemon=True).start()
+
+    def stop(self) -> None:
+        """The command has ended. The thread may wait for its source a while yet."""
+        self._stopped.set()
+
+    def check(self) -> None:
+        """Raises what went wrong with the source while the command ran."""
+        if self._error is not None:
+            raise self._error
+
+    def _run(self, id: int) -> None:
+        try:
+            self._send_all(id)
+        except Exception as error:
+            if not self._stopped.is_set():
+                self._error = error
+
+    def _send_all(self, id: int) -> None:
+        raise NotImplementedError
+
+
+class Input(Side):
+    """A command's standard input."""
+
+    def __init__(self, post: Post, method: str, stream: Reader | None) -> None:
+        super().__init__(post, method)
+        self._stream = stream
+
+    def _send_all(self, id: int) -> None:
+        try:
+            while self._stream is not None and not self._stopped.is_set():
+                read = sinks.read_some(self._stream)
+                piece = sinks.wait_for_more(self._stream) if read is None else sinks.to_bytes(read)
+                if piece == b"":
+                    break
+                if piece and not self._stopped.is_set():
+                    self._post(f"{self._method}.stdin", wire.input_params(id, piece))
+        finally:
+            self._post(f"{self._method}.stdin_eof", {"id": id})
+
+
+class Resizes(Side):
+    """A terminal's changes of size."""
+
+    def __init__(self, post: Post, method: str, sizes: Iterable[tuple[int, int]]) -> None:
+        super().__init__(post, method)
+        self._sizes = sizes
+
+    def _send_all(self, id: int) -> None:
+        for size in self._sizes:
+            if self._stopped.is_set():
+                return
+            params = wire.resize_params(id, size)
+            if params is not None:
+                self._post(f"{self._method}.resize", params)
+
+
+def pieces(content: bytes) -> Iterator[bytes]:
+    """Content in pieces of one request; at least one, which may be empty."""
+    for start in range(0, max(len(content), 1), wire.CHUNK_BYTES):
+        yield content[start : start + wire.CHUNK_BYTES]
+
+
+def fill(source: IO[bytes]) -> Iterator[bytes]:
+    """A stream in pieces of one request; at least one, which may be empty."""
+    first = True
+    while True:
+        piece = sinks.to_bytes(source.read(wire.CHUNK_BYTES))
+        if not piece and not first:
+            return
+        first = False
+        yield piece

@@ -1,0 +1,321 @@
+"""The server process, one thread that reads what it says, and threads that wait for their requests.
+
+The reader hands every message to the waiting thread and does nothing else, so neither a line that makes no sense nor
+a callback that fails can end it. Notifications are queued up to a bound per request; past it the reader, and so the
+server, waits for the consumer. Not here: what any message means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from typing import IO, Any
+
+from .errors import MatchlockError
+from .messages import Notification, Params, Response, decode, encode
+
+QUEUE_BYTES = 8 << 20
+"""Notifications of one request that may wait for their consumer."""
+
+LOST = "lost"
+"""Method of the notification that stands for those a lossy call dropped."""
+
+NOT_RUNNING = "Matchlock process not running"
+CLOSED_UNEXPECTEDLY = "Matchlock process closed unexpectedly"
+
+OnNotification = Callable[[Notification], None]
+
+
+class Call:
+    """One request under way: a queue of notifications with an end."""
+
+    def __init__(self, id: int, method: str, lossy: bool = False) -> None:
+        self.id = id
+        self.method = method
+        self._lossy = lossy
+        self._lost = False
+        self._changed = threading.Condition()
+        self._queue: deque[Notification] = deque()
+        self._queued = 0
+        self._abandoned = False
+        self._done = False
+        self._result: Any = None
+        self._error: Exception | None = None
+
+    # The reader's side.
+
+    def notify(self, notification: Notification) -> None:
+        """Queues it; while the consumer is too far behind, waits, or drops it if the call is lossy."""
+        with self._changed:
+            while self._queue and self._queued > QUEUE_BYTES and not self._abandoned:
+                if self._lossy:
+                    self._lost = True
+                    return
+                self._changed.wait()
+            if self._abandoned or self._done:
+                return
+            self._queue.append(notification)
+            self._queued += notification.size
+            self._changed.notify_all()
+
+    def finish(self, result: Any, error: Exception | None) -> None:
+        """Ends it; the first end counts."""
+        with self._changed:
+            if self._done:
+                return
+            self._done = True
+            self._result = result
+            self._error = error
+            self._changed.notify_all()
+
+    # The consumer's side.
+
+    def abandon(self) -> bool:
+        """Stops listening; says whether the request was still under way."""
+        with self._changed:
+            self._abandoned = True
+            self._queue.clear()
+            self._changed.notify_all()
+            return not self._done
+
+    def next(self, timeout: float | None) -> Notification | None:
+        """The next notification; None = no more will come, see `result`. Raises TimeoutError."""
+        with self._changed:
+            if not self._changed.wait_for(self._has_news, timeout):
+                raise TimeoutError
+            if not self._queue:
+                if not self._lost:
+                    return None
+                self._lost = False
+                return Notification(LOST, {}, 0)
+            notification = self._queue.popleft()
+            self._queued -= notification.size
+            self._changed.notify_all()
+            return notification
+
+    def _has_news(self) -> bool:
+        return bool(self._queue) or self._lost or self._done or self._abandoned
+
+    def result(self) -> Any:
+        """What a finished request gave."""
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+class Transport:
+    """One server process. Every method may be called by any thread."""
+
+    def __init__(self, argv: Sequence[str], on_event: Callable[[Params], None], on_end: Callable[[], None]) -> None:
+        self._on_event = on_event
+        self._on_end = on_end
+        self._lock = threading.Lock()
+        self._last_id = 0
+        self._calls: dict[int, Call] = {}
+        self._ended = False
+        self._writing = threading.Lock()
+        self._stdin_open = True
+        self._unsent = b""
+        self._wake_read, self._wake_write = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+        except BaseException:
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+            raise
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin: IO[bytes] = self._process.stdin
+        os.set_blocking(self._stdin.fileno(), False)
+        reader = threading.Thread(target=self._read, args=(self._process.stdout,), name="matchlock-reader", daemon=True)
+        reader.start()
+
+    def running(self) -> bool:
+        """Whether requests can be made."""
+        return not self._ended and self._process.poll() is None
+
+    def request(
+        self,
+        method: str,
+        params: Params | None = None,
+        on_notification: OnNotification | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Makes a request and waits for its end. Its notifications are handled on the calling thread; whatever ends
+        the wait before the request ended, also cancels the request."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self.open(method, params) as call:
+            while True:
+                remaining = None if deadline is None else max(deadline - time.monotonic(), 0)
+                try:
+                    notification = call.next(remaining)
+                except TimeoutError:
+                    text = f"request {method} (id={call.id}) timed out after {timeout}s"
+                    raise TimeoutError(text) from None
+                if notification is None:
+                    return call.result()
+                if on_notification is not None:
+                    on_notification(notification)
+
+    @contextlib.contextmanager
+    def open(self, method: str, params: Params | None = None) -> Generator[Call, None, None]:
+        """Makes a request; leaving the context cancels it if it is still under way."""
+        call = self.begin(method, params)
+        try:
+            yield call
+        finally:
+            self.end(call)
+
+    def begin(self, method: str, params: Params | None = None, lossy: bool = False) -> Call:
+        """Makes a request that `end` has to end."""
+        with self._lock:
+            if not self.running():
+                raise MatchlockError(NOT_RUNNING)
+            self._last_id += 1
+            call = Call(self._last_id, method, lossy)
+            self._calls[call.id] = call
+        try:
+            self._write(encode(method, call.id, params))
+        except BaseException:
+            self.end(call)
+            raise
+        return call
+
+    def end(self, call: Call) -> None:
+        """Stops listening to a request, and cancels it if it is still under way."""
+        self._forget(call)
+        if call.abandon():
+            self.post("cancel", {"id": call.id})
+
+    def post(self, method: str, params: Params) -> None:
+        """Sends a message that nothing waits for. A server that is gone is no error."""
+        with contextlib.suppress(MatchlockError):
+            self._write(encode(method, self._next_id(), params))
+
+    def close(self, timeout: float) -> None:
+        """Asks the server to close its sandbox and to end; kills it when that takes longer than `timeout`."""
+        deadline = time.monotonic() + timeout + 1.0
+        if self.running():
+            with contextlib.suppress(Exception):
+                self._ask_to_close(timeout, deadline)
+        # End of input is what ends the server, even one that this user may not kill.
+        self._close_stdin()
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            # A server under sudo cannot be killed, only left to its end of input.
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                self._process.kill()
+                self._process.wait(1)
+
+    def _ask_to_close(self, timeout: float, deadline: float) -> None:
+        with self._lock:
+            self._last_id += 1
+            call = Call(self._last_id, "close")
+            self._calls[call.id] = call
+        try:
+            self._write(encode("close", call.id, {"timeout_seconds": timeout}), deadline)
+            while call.next(max(deadline - time.monotonic(), 0)) is not None:
+                pass
+        finally:
+            self._forget(call)
+
+    def _next_id(self) -> int:
+        with self._lock:
+            self._last_id += 1
+            return self._last_id
+
+    def _forget(self, call: Call) -> None:
+        with self._lock:
+            self._calls.pop(call.id, None)
+
+    def _write(self, line: bytes, deadline: float | None = None) -> None:
+        """Writes one line whole. Raises MatchlockError when the server is gone, TimeoutError at the deadline."""
+        limit = -1 if deadline is None else max(deadline - time.monotonic(), 0)
+        if not self._writing.acquire(timeout=limit):
+            raise TimeoutError
+        try:
+            if not self._stdin_open:
+                raise MatchlockError(NOT_RUNNING)
+            self._write_all(line, deadline)
+        except OSError as error:
+            raise MatchlockError(NOT_RUNNING) from error
+        finally:
+            self._writing.release()
+
+    def _write_all(self, line: bytes, deadline: float | None) -> None:
+        # An interrupted writer leaves the rest of its line to the next one, so that lines never mix.
+        rest = memoryview(self._unsent + line if self._unsent else line)
+        try:
+            while rest:
+                try:
+                    rest = rest[os.write(self._stdin.fileno(), rest) :]
+                except BlockingIOError:
+                    self._wait_writable(deadline)
+        finally:
+            self._unsent = bytes(rest)
+
+    def _wait_writable(self, deadline: float | None) -> None:
+        poll = select.poll()
+        poll.register(self._stdin.fileno(), select.POLLOUT)
+        poll.register(self._wake_read, select.POLLIN)
+        limit = None if deadline is None else max(deadline - time.monotonic(), 0) * 1000
+        ready = [fd for fd, _ in poll.poll(limit)]
+        if self._wake_read in ready:
+            raise MatchlockError(NOT_RUNNING)
+        if not ready:
+            raise TimeoutError
+
+    def _close_stdin(self) -> None:
+        # A writer that waits for a server that does not read must not keep its end of input from it.
+        with contextlib.suppress(OSError):
+            os.write(self._wake_write, b"\0")
+        with self._writing:
+            if not self._stdin_open:
+                return
+            self._stdin_open = False
+            with contextlib.suppress(OSError):
+                self._stdin.close()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+
+    def _read(self, stdout: IO[bytes]) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            for line in stdout:
+                self._dispatch(line)
+        with contextlib.suppress(OSError):
+            stdout.close()
+        with self._lock:
+            self._ended = True
+            calls = list(self._calls.values())
+            self._calls.clear()
+        for call in calls:
+            call.finish(None, MatchlockError(CLOSED_UNEXPECTEDLY))
+        with contextlib.suppress(Exception):
+            self._on_end()
+
+    def _dispatch(self, line: bytes) -> None:
+        message = decode(line)
+        if message is None:
+            return
+        if isinstance(message, Notification) and message.method == "event":
+            with contextlib.suppress(Exception):
+                self._on_event(message.params)
+            return
+        id = message.id if isinstance(message, Response) else message.request_id()
+        with self._lock:
+            call = None if id is None else self._calls.get(id)
+        if call is None:
+            return
+        if isinstance(message, Response):
+            call.finish(message.result, message.error)
+        else:
+            call.notify(message)
