@@ -25,6 +25,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::command::Exec;
@@ -154,13 +155,18 @@ pub(crate) fn bind(paths: &VmPaths) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// Answers connections until it is dropped.
+/// Answers connections until it is dropped; then all of them end.
 pub(crate) async fn serve(listener: tokio::net::UnixListener, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        match accepted {
             Ok((stream, _)) => {
                 let shared = Arc::clone(&shared);
-                tokio::spawn(async move {
+                connections.spawn(async move {
                     if let Err(error) = answer(stream, &shared).await {
                         tracing::debug!("control connection: {error}");
                     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use guest_protocol::frame::{self, Head, Kind};
 use guest_protocol::{Program, Request, ServiceFromGuest, ServiceFromHost, Stdio};
 use images::ImageConfig;
+use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -27,6 +28,11 @@ use crate::{Id, descriptors};
 pub(crate) fn run<F: Future>(future: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), future).await.unwrap() })
+}
+
+/// For property tests: so many cases, the same ones each time.
+pub(crate) fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..Default::default() }
 }
 
 /// A guest of this process; `serve` is called with every service stream.

@@ -288,3 +288,310 @@ fn tame_file_failure(failure: FileFailure) -> FileFailure {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use guest_protocol::{ChangeKind, ExecFailure};
+    use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::fake::{cases, data, guest_with, request, run, say};
+    use crate::frames::read_frame;
+
+    /// Files of a guest that says these bytes, whatever is asked, then hangs up.
+    fn saying(bytes: Vec<u8>) -> Files {
+        guest_with(move |mut stream| {
+            let bytes = bytes.clone();
+            async move {
+                if request(&mut stream).await.is_some() {
+                    let _ = stream.write_all(&bytes).await;
+                    let _ = stream.shutdown().await;
+                    let _ = stream.read_to_end(&mut Vec::new()).await;
+                }
+            }
+        })
+        .files()
+    }
+
+    fn message(message: &ServiceFromGuest) -> Vec<u8> {
+        frame::encode(message).unwrap()
+    }
+
+    fn done() -> Vec<u8> {
+        message(&ServiceFromGuest::Done)
+    }
+
+    fn entry(name: &str) -> FileEntry {
+        FileEntry {
+            name: name.into(),
+            size: 1,
+            mode: 0o100_644,
+            uid: 0,
+            gid: 0,
+            mtime_s: 1,
+            mtime_ns: 2,
+            target: Vec::new(),
+        }
+    }
+
+    fn entries(names: &[&str]) -> Vec<u8> {
+        message(&ServiceFromGuest::Entries(names.iter().map(|name| entry(name)).collect()))
+    }
+
+    fn no_such_file() -> ServiceFromGuest {
+        let text = "open /x: No such file\x1b[2J or directory".into();
+        ServiceFromGuest::FileFailed(FileFailure::System { errno: 2, text })
+    }
+
+    async fn read_all(files: &Files, length: u64) -> Result<Vec<u8>> {
+        let mut reader = files.read("/x", 0, length, None).await?;
+        let mut content = Vec::new();
+        while let Some(piece) = reader.next().await? {
+            assert!(!piece.is_empty());
+            content.extend_from_slice(piece);
+        }
+        assert_eq!(reader.next().await?, None);
+        Ok(content)
+    }
+
+    #[test]
+    fn files_are_read_piece_by_piece() {
+        run(async {
+            let pieces =
+                [data(Kind::Stdout, b"hello "), data(Kind::Stdout, b""), data(Kind::Stdout, b"world")];
+            let files = saying([pieces.concat(), done()].concat());
+            assert_eq!(read_all(&files, 11).await.unwrap(), b"hello world");
+            assert!(matches!(read_all(&files, 10).await, Err(Error::Guest(_))), "more than asked for");
+            assert!(matches!(read_all(&saying(pieces.concat()), 99).await, Err(Error::HangUp)));
+            assert_eq!(read_all(&saying(done()), 5).await.unwrap(), b"");
+            for failure in [FileFailure::TooLarge, FileFailure::NotRegular] {
+                let files = saying(message(&ServiceFromGuest::FileFailed(failure.clone())));
+                assert!(matches!(read_all(&files, 9).await, Err(Error::File(said)) if said == failure));
+            }
+        });
+    }
+
+    #[test]
+    fn what_was_asked_is_what_arrives() {
+        run(async {
+            let (sender, mut asked) = tokio::sync::mpsc::unbounded_channel();
+            let guest = guest_with(move |mut stream: UnixStream| {
+                let sender = sender.clone();
+                async move {
+                    let Some(request) = request(&mut stream).await else { return };
+                    sender.send(request).unwrap();
+                    say(&mut stream, &ServiceFromGuest::Done).await;
+                }
+            });
+            let files = guest.files();
+            assert_eq!(files.read("a", 1, 2, Some(3)).await.unwrap().next().await.unwrap(), None);
+            files.make_directory("d", 0o755, true).await.unwrap();
+            files.remove("r", true).await.unwrap();
+            files.rename("from", "to").await.unwrap();
+            let expected = [
+                FileRequest::Read { path: "a".into(), offset: 1, length: 2, size_limit: Some(3) },
+                FileRequest::MakeDirectory { path: "d".into(), mode: 0o755, parents: true },
+                FileRequest::Remove { path: "r".into(), recursive: true },
+                FileRequest::Rename { from: "from".into(), to: "to".into() },
+            ];
+            for expected in expected {
+                assert_eq!(asked.recv().await.unwrap(), Request::File(expected));
+            }
+        });
+    }
+
+    /// Takes what is written; fails at `limit` bytes if there is one. Tells what arrived and whether its end came.
+    async fn take(mut stream: UnixStream, limit: usize) -> Option<(Vec<u8>, bool)> {
+        let Request::File(FileRequest::Write { .. }) = request(&mut stream).await? else { return None };
+        let (mut content, mut payload) = (Vec::new(), Vec::new());
+        loop {
+            match read_frame(&mut stream, &mut payload).await.unwrap() {
+                Some((Kind::Stdin, [])) => {
+                    say(&mut stream, &ServiceFromGuest::Done).await;
+                    return Some((content, true));
+                }
+                Some((Kind::Stdin, bytes)) => content.extend_from_slice(bytes),
+                Some(other) => panic!("{other:?}"),
+                None => return Some((content, false)),
+            }
+            if content.len() >= limit {
+                say(&mut stream, &no_such_file()).await;
+                return Some((content, false));
+            }
+        }
+    }
+
+    fn taking(limit: usize) -> (Files, tokio::sync::mpsc::UnboundedReceiver<(Vec<u8>, bool)>) {
+        let (sender, taken) = tokio::sync::mpsc::unbounded_channel();
+        let guest = guest_with(move |stream| {
+            let sender = sender.clone();
+            async move {
+                if let Some(result) = take(stream, limit).await {
+                    sender.send(result).unwrap();
+                }
+            }
+        });
+        (guest.files(), taken)
+    }
+
+    #[test]
+    fn files_are_written_and_their_end_is_waited_for() {
+        run(async {
+            let (files, mut taken) = taking(usize::MAX);
+            let mut writer = files.write("/x", 0o644, WriteAt::Truncate).await.unwrap();
+            writer.data(b"").await.unwrap();
+            writer.data(&[7; 3 * DATA_CHUNK + 1]).await.unwrap();
+            writer.data(b"end").await.unwrap();
+            writer.finish().await.unwrap();
+            let content = [&[7; 3 * DATA_CHUNK + 1][..], b"end"].concat();
+            assert_eq!(taken.recv().await.unwrap(), (content, true));
+
+            let mut writer = files.write("/x", 0o644, WriteAt::Append).await.unwrap();
+            writer.data(b"half").await.unwrap();
+            drop(writer);
+            assert_eq!(taken.recv().await.unwrap(), (b"half".to_vec(), false), "no end was claimed");
+        });
+    }
+
+    #[test]
+    fn a_guest_that_cannot_write_on_is_heard() {
+        run(async {
+            let (files, _taken) = taking(1);
+            let mut writer = files.write("/x", 0o644, WriteAt::Truncate).await.unwrap();
+            let mut pieces = 0;
+            let error = loop {
+                if let Err(error) = writer.data(&[7; DATA_CHUNK]).await {
+                    break error;
+                }
+                pieces += 1;
+                assert!(pieces < 1000, "nobody takes it");
+            };
+            assert_eq!(error.to_string(), "open /x: No such file[2J or directory");
+            let mut writer = files.write("/x", 0o644, WriteAt::Truncate).await.unwrap();
+            writer.data(b"short").await.unwrap();
+            assert!(matches!(writer.finish().await, Err(Error::File(FileFailure::System { errno: 2, .. }))));
+        });
+    }
+
+    #[test]
+    fn directories_are_listed_within_limits() {
+        run(async {
+            let files = saying([entries(&["a", "b"]), entries(&[]), entries(&["c"]), done()].concat());
+            let names: Vec<_> = files.list("/").await.unwrap().into_iter().map(|entry| entry.name).collect();
+            assert_eq!(names, [b"a", b"b", b"c"]);
+            assert!(saying(done()).list("/").await.unwrap().is_empty());
+            for bad in ["", ".", "..", "../x", "a/b", "nul\0"] {
+                let files = saying([entries(&["a", bad]), done()].concat());
+                assert!(matches!(files.list("/").await, Err(Error::Guest(_))), "{bad:?}");
+            }
+            let odd = FileEntry { mtime_ns: 1_000_000_000, ..entry("a") };
+            let files = saying([message(&ServiceFromGuest::Entries(vec![odd])), done()].concat());
+            assert!(matches!(files.list("/").await, Err(Error::Guest(_))));
+        });
+    }
+
+    #[test]
+    fn an_endless_directory_is_refused() {
+        run(async {
+            let files = guest_with(|mut stream: UnixStream| async move {
+                if request(&mut stream).await.is_some() {
+                    let many = entries(&["x"; 50_000]);
+                    while stream.write_all(&many).await.is_ok() {}
+                }
+            })
+            .files();
+            let error = files.list("/").await.unwrap_err();
+            assert_eq!(error.to_string(), "guest protocol: a directory's listing is over the limit");
+        });
+    }
+
+    #[test]
+    fn stat_is_one_entry() {
+        run(async {
+            assert_eq!(
+                saying([entries(&["x"]), done()].concat()).stat("/x", true).await.unwrap(),
+                entry("x")
+            );
+            for bad in [entries(&[]), entries(&["x", "y"]), done(), data(Kind::Stdout, b"x"), vec![]] {
+                assert!(saying(bad).stat("/x", false).await.is_err());
+            }
+            let refused = message(&ServiceFromGuest::Failed(ExecFailure::Other("512 requests".into())));
+            assert!(matches!(saying(refused).stat("/x", true).await, Err(Error::NotStarted(_))));
+        });
+    }
+
+    #[test]
+    fn changes_are_told_once_they_are_watched_for() {
+        run(async {
+            let change = Change { kind: ChangeKind::Created, path: b"/d/x".to_vec() };
+            let told = [ServiceFromGuest::Watching, ServiceFromGuest::Change(change.clone())];
+            let mut watch = saying(told.iter().flat_map(message).collect()).watch("/d", true).await.unwrap();
+            assert_eq!(watch.next().await.unwrap(), change);
+            assert!(matches!(watch.next().await, Err(Error::HangUp)));
+            assert!(saying(message(&told[1])).watch("/d", true).await.is_err(), "a change before the answer");
+            assert!(matches!(saying(message(&no_such_file())).watch("/d", true).await, Err(Error::File(_))));
+        });
+    }
+
+    #[test]
+    fn paths_that_no_system_call_takes_are_not_asked_for() {
+        run(async {
+            let files = guest_with(|_| async { panic!("something was asked") }).files();
+            let long = "x".repeat(MAX_PATH);
+            for (path, number) in [("a\0b", EINVAL), (&long, ENAMETOOLONG)] {
+                let error = files.make_directory(path, 0o755, false).await.unwrap_err();
+                let Error::File(FileFailure::System { errno, text }) = error else { panic!("{error}") };
+                assert_eq!(errno, number, "{text}");
+                assert!(files.rename("ok", path).await.is_err());
+            }
+        });
+    }
+
+    fn said() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            4 => prop::sample::select(vec![
+                done(),
+                entries(&["a"]),
+                entries(&["..", "b"]),
+                data(Kind::Stdout, b"data"),
+                data(Kind::Stderr, b"data"),
+                data(Kind::Stdin, b""),
+                message(&no_such_file()),
+                message(&ServiceFromGuest::Watching),
+                message(&ServiceFromGuest::Connected),
+                message(&ServiceFromGuest::Started),
+            ]),
+            1 => prop::collection::vec(any::<u8>(), 0..20),
+            1 => prop::collection::vec(any::<u8>(), 0..20).prop_map(|bytes| data(Kind::Message, &bytes)),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(cases(300))]
+
+        #[test]
+        fn every_answer_comes_to_an_end(said in prop::collection::vec(said(), 0..5)) {
+            run(async {
+                let files = saying(said.concat());
+                let sensible = said.concat().starts_with(&done());
+                assert_eq!(files.remove("/x", false).await.is_ok(), sensible);
+                let read = read_all(&files, 7).await;
+                assert!(read.is_err() || read.unwrap().len() <= 7);
+                let listed = files.list("/x").await;
+                assert!(listed.is_err() || listed.unwrap().iter().all(|entry| entry.name == b"a"));
+                let _ = files.stat("/x", true).await;
+                if let Ok(mut watch) = files.watch("/x", true).await {
+                    while watch.next().await.is_ok() {}
+                }
+                if let Ok(mut writer) = files.write("/x", 0, WriteAt::Append).await
+                    && writer.data(b"x").await.is_ok()
+                {
+                    let _ = writer.finish().await;
+                }
+                let _ = files.guest.connect(80).await;
+            });
+        }
+    }
+}

@@ -57,6 +57,15 @@ pub struct Forwards {
 impl Forwards {
     /// Listens for each forward on each address: all of them or none. Needs a tokio runtime around it.
     pub fn bind(guest: &Guest, forwards: &[Forward], addresses: &[IpAddr]) -> Result<(Self, Vec<Binding>)> {
+        Self::bind_at_most(guest, forwards, addresses, MAX_CONNECTIONS)
+    }
+
+    fn bind_at_most(
+        guest: &Guest,
+        forwards: &[Forward],
+        addresses: &[IpAddr],
+        connections: usize,
+    ) -> Result<(Self, Vec<Binding>)> {
         let mut bound = Vec::new();
         let mut taken = HashSet::new();
         for forward in forwards {
@@ -69,7 +78,7 @@ impl Forwards {
                 bound.push((listener, forward.remote_port));
             }
         }
-        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let slots = Arc::new(Semaphore::new(connections));
         let mut listeners = JoinSet::new();
         let mut bindings = Vec::new();
         for ((listener, address), remote_port) in bound {
@@ -127,4 +136,194 @@ async fn relay(mut stream: TcpStream, guest: &Guest, port: u16) -> Result<()> {
         .await
         .map_err(Error::system("connection"))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use guest_protocol::{Request, ServiceFromGuest};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::fake::{guest_with, request, run, say};
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const ANY: Forward = Forward { local_port: 0, remote_port: 80 };
+
+    /// The connection that was asked for, made; `None` if it was refused or nothing was asked.
+    async fn connected(mut stream: UnixStream) -> Option<UnixStream> {
+        match request(&mut stream).await? {
+            Request::Connect { port: 80 } => {
+                say(&mut stream, &ServiceFromGuest::Connected).await;
+                Some(stream)
+            }
+            Request::Connect { .. } => {
+                let why = "connect: Connection refused".to_owned();
+                say(&mut stream, &ServiceFromGuest::NotConnected(why)).await;
+                None
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A guest whose server takes all of a request, to its end, before it answers with it.
+    fn patient_server() -> Guest {
+        guest_with(|stream| async {
+            let Some(mut stream) = connected(stream).await else { return };
+            let mut asked = Vec::new();
+            stream.read_to_end(&mut asked).await.unwrap();
+            stream.write_all(&[b"asked: ", &asked[..]].concat()).await.unwrap();
+        })
+    }
+
+    fn bind(guest: &Guest) -> (Forwards, SocketAddr) {
+        let (forwards, bindings) = Forwards::bind(guest, &[ANY], &[HERE]).unwrap();
+        (forwards, at(&bindings[0]))
+    }
+
+    fn at(binding: &Binding) -> SocketAddr {
+        SocketAddr::new(binding.address, binding.local_port)
+    }
+
+    async fn ask(address: SocketAddr, question: &[u8]) -> Vec<u8> {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(question).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[test]
+    fn the_end_of_the_question_is_passed_on_before_the_answer() {
+        run(async {
+            let guest = patient_server();
+            let (_forwards, address) = bind(&guest);
+            assert_eq!(ask(address, b"hello").await, b"asked: hello");
+            let long = vec![7; 3 << 20];
+            assert_eq!(ask(address, &long).await.len(), long.len() + 7);
+        });
+    }
+
+    #[test]
+    fn a_server_may_end_first_and_still_listen() {
+        run(async {
+            let (sender, mut heard) = mpsc::unbounded_channel();
+            let guest = guest_with(move |stream| {
+                let sender = sender.clone();
+                async move {
+                    let Some(mut stream) = connected(stream).await else { return };
+                    stream.write_all(b"bye").await.unwrap();
+                    stream.shutdown().await.unwrap();
+                    let mut rest = Vec::new();
+                    stream.read_to_end(&mut rest).await.unwrap();
+                    sender.send(rest).unwrap();
+                }
+            });
+            let (_forwards, address) = bind(&guest);
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let mut said = Vec::new();
+            stream.read_to_end(&mut said).await.unwrap();
+            assert_eq!(said, b"bye");
+            stream.write_all(b"and more").await.unwrap();
+            drop(stream);
+            assert_eq!(heard.recv().await.unwrap(), b"and more");
+        });
+    }
+
+    #[test]
+    fn bytes_behind_the_answer_are_the_connections() {
+        run(async {
+            let guest = guest_with(|mut stream: UnixStream| async move {
+                if request(&mut stream).await.is_some() {
+                    let connected = guest_protocol::frame::encode(&ServiceFromGuest::Connected).unwrap();
+                    stream.write_all(&[&connected[..], b"220 ready"].concat()).await.unwrap();
+                }
+            });
+            let mut greeting = String::new();
+            guest.connect(25).await.unwrap().read_to_string(&mut greeting).await.unwrap();
+            assert_eq!(greeting, "220 ready");
+        });
+    }
+
+    #[test]
+    fn refused_connections_end() {
+        run(async {
+            let guest = patient_server();
+            let refused = Forward { remote_port: 81, ..ANY };
+            let (_forwards, bindings) = Forwards::bind(&guest, &[refused], &[HERE]).unwrap();
+            let mut stream = TcpStream::connect(at(&bindings[0])).await.unwrap();
+            assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+            assert_eq!(guest.connect(81).await.unwrap_err().to_string(), "connect: Connection refused");
+        });
+    }
+
+    #[test]
+    fn bindings_tell_where_they_are_and_are_all_or_none() {
+        run(async {
+            let guest = patient_server();
+            let (forwards, bindings) = Forwards::bind(&guest, &[ANY, ANY], &[HERE]).unwrap();
+            assert!(bindings.iter().all(|binding| binding.local_port != 0 && binding.remote_port == 80));
+            assert_ne!(bindings[0].local_port, bindings[1].local_port);
+
+            let taken = Forward { local_port: bindings[0].local_port, remote_port: 80 };
+            let error = Forwards::bind(&guest, &[ANY, taken], &[HERE]).unwrap_err();
+            let text =
+                format!("bind local port-forward listener {}: Address already in use", at(&bindings[0]));
+            assert!(error.to_string().starts_with(&text), "{error}");
+
+            forwards.close().await;
+            let error = Forwards::bind(&guest, &[taken, taken], &[HERE]).unwrap_err();
+            assert!(error.to_string().ends_with(": given twice"), "{error}");
+            // At once, and after the failure too: its port is free again.
+            let (_forwards, again) = Forwards::bind(&guest, &[taken], &[HERE]).unwrap();
+            assert_eq!(again, bindings[..1]);
+        });
+    }
+
+    #[test]
+    fn closing_ends_connections() {
+        run(async {
+            let (sender, mut ended) = mpsc::unbounded_channel();
+            let guest = guest_with(move |stream| {
+                let sender = sender.clone();
+                async move {
+                    if let Some(mut stream) = connected(stream).await {
+                        stream.write_all(b"x").await.unwrap();
+                        sender.send(stream.read(&mut [0]).await.unwrap_or(0)).unwrap();
+                    }
+                }
+            });
+            for closed in [true, false] {
+                let (forwards, address) = bind(&guest);
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                assert_eq!(stream.read(&mut [0]).await.unwrap(), 1);
+                match closed {
+                    true => forwards.close().await,
+                    false => drop(forwards),
+                }
+                assert_eq!(ended.recv().await.unwrap(), 0, "the guest's side");
+                assert_eq!(stream.read(&mut [0]).await.unwrap_or(0), 0, "the client's side");
+            }
+        });
+    }
+
+    #[test]
+    fn surplus_connections_wait_for_their_turn() {
+        run(async {
+            let guest = patient_server();
+            let (_forwards, bindings) = Forwards::bind_at_most(&guest, &[ANY], &[HERE], 1).unwrap();
+            let address = at(&bindings[0]);
+            let mut first = TcpStream::connect(address).await.unwrap();
+            first.write_all(b"first").await.unwrap();
+            let mut second = tokio::spawn(ask(address, b"second"));
+            let waits = tokio::time::timeout(Duration::from_millis(100), &mut second).await;
+            assert!(waits.is_err(), "there was one slot");
+            drop(first);
+            assert_eq!(second.await.unwrap(), b"asked: second");
+        });
+    }
 }

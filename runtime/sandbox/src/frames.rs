@@ -72,6 +72,7 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         self.arrived = 0..self.arrived.len();
         let room = needed.max(CAPACITY);
         if self.buffer.len() < room {
+            self.buffer.reserve_exact(room - self.buffer.len());
             self.buffer.resize(room, 0);
         }
     }
@@ -140,5 +141,120 @@ pub(crate) fn hung_up(error: io::Error) -> Error {
             Error::HangUp
         }
         _ => Error::System { what: "guest stream", source: error },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use guest_protocol::frame::MAX_PAYLOAD;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fake::{cases, data, run};
+
+    const MOST_ROOM: usize = HEAD + MAX_PAYLOAD;
+
+    /// Polls once, then drops the future, as a `select!` whose other arm was first.
+    fn poll_once<F: Future>(future: F) -> Option<F::Output> {
+        match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        }
+    }
+
+    fn kind() -> impl Strategy<Value = Kind> {
+        prop_oneof![Just(Kind::Message), Just(Kind::Stdin), Just(Kind::Stdout), Just(Kind::Stderr)]
+    }
+
+    fn frame() -> impl Strategy<Value = (Kind, Vec<u8>)> {
+        let length =
+            prop_oneof![8 => 0..100usize, 1 => DATA_CHUNK..DATA_CHUNK + 2, 1 => CAPACITY..CAPACITY + 9];
+        (kind(), length, any::<u8>()).prop_map(|(kind, length, byte)| (kind, vec![byte; length]))
+    }
+
+    proptest! {
+        #![proptest_config(cases(200))]
+
+        #[test]
+        fn frames_arrive_however_they_are_cut_and_however_often_nobody_waits(
+            frames in prop::collection::vec(frame(), 0..8),
+            cuts in prop::collection::vec(1..70_000usize, 1..20),
+        ) {
+            let bytes: Vec<u8> = frames.iter().flat_map(|(kind, bytes)| data(*kind, bytes)).collect();
+            let (mut guest, host) = tokio::io::duplex(bytes.len().max(1));
+            let (mut reader, mut got) = (Frames::new(host), Vec::new());
+            let mut rest = &bytes[..];
+            for cut in cuts.iter().cycle() {
+                let (piece, left) = rest.split_at(rest.len().min(*cut));
+                rest = left;
+                poll_once(guest.write_all(piece)).unwrap().unwrap();
+                while let Some(next) = poll_once(reader.next()) {
+                    got.push((next.unwrap().unwrap(), reader.payload().to_vec()));
+                }
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            drop(guest);
+            prop_assert!(poll_once(reader.next()).unwrap().unwrap().is_none());
+            prop_assert_eq!(got, frames);
+            prop_assert!(reader.room() <= MOST_ROOM);
+        }
+
+        #[test]
+        fn no_bytes_are_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut reader = Frames::new(&bytes[..]);
+            let mut most = bytes.len();
+            while let Some(Ok(Some(_))) = poll_once(reader.next()) {
+                most = most.checked_sub(HEAD + reader.payload().len()).unwrap();
+            }
+            prop_assert!(reader.room() <= MOST_ROOM);
+        }
+    }
+
+    #[test]
+    fn a_stream_of_any_length_needs_two_frames_of_memory() {
+        run(async {
+            let (mut guest, host) = tokio::net::UnixStream::pair().unwrap();
+            let sender = async {
+                for _ in 0..1000 {
+                    write_frame(&mut guest, Kind::Stdout, &[7; DATA_CHUNK]).await.unwrap();
+                }
+                drop(guest);
+            };
+            let receiver = async {
+                let (mut reader, mut total) = (Frames::new(host), 0);
+                while reader.next().await.unwrap().is_some() {
+                    total += reader.payload().len();
+                }
+                (total, reader.room())
+            };
+            let ((), (total, room)) = tokio::join!(sender, receiver);
+            assert_eq!((total, room), (1000 * DATA_CHUNK, CAPACITY));
+        });
+    }
+
+    #[test]
+    fn a_frame_is_written_whole_to_a_stream_that_takes_little() {
+        run(async {
+            let (mut guest, mut host) = tokio::io::duplex(3);
+            let sender = async { write_frame(&mut host, Kind::Stdin, b"hello").await.unwrap() };
+            let receiver = async {
+                let mut payload = Vec::new();
+                read_frame(&mut guest, &mut payload)
+                    .await
+                    .unwrap()
+                    .map(|(kind, bytes)| (kind, bytes.to_vec()))
+            };
+            let ((), got) = tokio::join!(sender, receiver);
+            assert_eq!(got, Some((Kind::Stdin, b"hello".to_vec())));
+            drop(guest);
+            assert!(matches!(write_frame(&mut host, Kind::Stdin, b"x").await, Err(Error::HangUp)));
+            let long = vec![0; MAX_PAYLOAD + 1];
+            assert!(matches!(write_frame(&mut host, Kind::Stdin, &long).await, Err(Error::TooLong)));
+        });
     }
 }
