@@ -105,6 +105,10 @@ fn stream(answered: Answered) -> Result<tokio::net::UnixStream> {
 
 /// Asks the owner of a sandbox. Once it has greeted, it may take its time: its guest may not be ready yet.
 async fn ask(home: &Home, id: &Id, request: &Request) -> Result<Answered> {
+    ask_within(GREETING_LIMIT, home, id, request).await
+}
+
+async fn ask_within(limit: Duration, home: &Home, id: &Id, request: &Request) -> Result<Answered> {
     let words = words(request)?;
     let path = home.vm(id).control();
     let connected = async {
@@ -117,7 +121,7 @@ async fn ask(home: &Home, id: &Id, request: &Request) -> Result<Answered> {
         owner.write_all(&words).await.map_err(hung_up)?;
         talk.hear_from(&owner, Talk::greeting).await
     };
-    timeout(GREETING_LIMIT, greeting).await.map_err(|_| Error::NoAnswer(id.clone()))??;
+    timeout(limit, greeting).await.map_err(|_| Error::NoAnswer(id.clone()))??;
     talk.hear_from(&owner, Talk::answer).await
 }
 
@@ -225,12 +229,16 @@ impl Client {
     }
 
     /// Ends the sandbox, and waits until nothing is left of it: for as long as its owner says it takes, no longer.
-    pub fn stop(mut self) -> Result<()> {
+    pub fn stop(self) -> Result<()> {
+        self.stop_within(STOP_MARGIN)
+    }
+
+    fn stop_within(mut self, margin: Duration) -> Result<()> {
         let owner = self.paths.owner().map_err(Error::io(self.paths.directory()))?;
         self.say(&Request::Stop)?;
         self.hear(Talk::greeting)?;
         let (Answer::Stopping { limit_ms }, None) = self.hear(Talk::answer)? else { return Err(FRAME_KIND) };
-        let limit = Duration::from_millis(limit_ms).saturating_add(STOP_MARGIN);
+        let limit = Duration::from_millis(limit_ms).saturating_add(margin);
         let (ended, end) = mpsc::channel();
         // A lock cannot be waited for with a limit. A thread that waits on after it costs nothing and does nothing.
         std::thread::spawn(move || ended.send(owner.wait()));
@@ -284,5 +292,124 @@ fn why_not(home: &Home, id: &Id, path: &Path, error: io::Error) -> Error {
         Ok(Some(Status::Running)) => Error::Io { path: path.to_path_buf(), source: error },
         Ok(Some(status)) => Error::NotRunning { id: id.clone(), status: status.name() },
         Err(error) => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use guest_protocol::{Request as GuestRequest, ServiceFromGuest, ServiceFromHost, Usage};
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+    use crate::fake::{exec, message, request, run, say, with_owner};
+    use crate::home::OwnedVm;
+    use crate::service::Event;
+    use crate::{DetachedState, Guest};
+
+    /// A program that ends with the number of the first signal it gets, a file system of one file, a port that echoes.
+    async fn guest(mut stream: tokio::net::UnixStream) {
+        match request(&mut stream).await {
+            Some(GuestRequest::Exec(_)) => {
+                say(&mut stream, &ServiceFromGuest::Started).await;
+                if let Some(ServiceFromHost::Signal(signal)) = message(&mut stream).await {
+                    let exit = Exit::Code(u8::try_from(signal).unwrap());
+                    say(&mut stream, &ServiceFromGuest::Exited(exit, Usage::default())).await;
+                }
+            }
+            Some(GuestRequest::File(_)) => say(&mut stream, &ServiceFromGuest::Done).await,
+            Some(GuestRequest::Connect { .. }) => {
+                say(&mut stream, &ServiceFromGuest::Connected).await;
+                let (mut read, mut write) = stream.split();
+                tokio::io::copy(&mut read, &mut write).await.unwrap();
+            }
+            Some(GuestRequest::Ping) | None => {}
+        }
+    }
+
+    #[test]
+    fn another_process_can_do_all_that_the_owner_can() {
+        let serve = |stream| drop(tokio::spawn(guest(stream)));
+        let ((), stopped) = with_owner(serve, |home, id| {
+            let guest = Guest::of(home, id);
+            run(async {
+                let mut service = guest.exec(exec(&["x"])).await.unwrap();
+                assert_eq!(service.output.next().await.unwrap(), Event::Started);
+                service.input.signal(4).await.unwrap();
+                let exited = Event::Exited(Exit::Code(4), Usage::default());
+                assert_eq!(service.output.next().await.unwrap(), exited);
+
+                guest.files().remove("/x", false).await.unwrap();
+
+                let mut connection = guest.connect(80).await.unwrap();
+                connection.write_all(b"hello").await.unwrap();
+                connection.shutdown().await.unwrap();
+                let mut echo = String::new();
+                connection.read_to_string(&mut echo).await.unwrap();
+                assert_eq!(echo, "hello");
+            });
+        });
+        assert!(!stopped);
+    }
+
+    #[test]
+    fn detached_programs_are_the_owners() {
+        let serve = |stream| drop(tokio::spawn(guest(stream)));
+        with_owner(serve, |home, id| {
+            let guest = Guest::of(home, id);
+            run(async {
+                let program = guest.detach(exec(&["x", "y"])).await.unwrap();
+                let list = guest.detached().await.unwrap();
+                assert_eq!((list[0].id, list[0].command.as_str()), (program, "x y"));
+                // Nobody hears the answer to this one.
+                let limit = Duration::from_millis(50);
+                assert!(timeout(limit, guest.wait(program)).await.is_err(), "it runs");
+                guest.signal(program, 7).await.unwrap();
+                assert_eq!(guest.wait(program).await.unwrap(), Exit::Code(7));
+                assert!(matches!(guest.signal(program, 7).await, Err(Error::ProgramEnded(_))));
+                assert_eq!(guest.detached_output(program).await.unwrap(), b"");
+                guest.kill(program).await.unwrap();
+                let state = guest.detached().await.unwrap()[0].state;
+                assert_eq!(state, DetachedState::Exited(Exit::Code(7)));
+                assert!(matches!(guest.kill(99).await, Err(Error::UnknownProgram(99))));
+            });
+        });
+    }
+
+    /// A sandbox whose owner lives, and whose socket `listener` is.
+    fn owned() -> (tempfile::TempDir, Home, OwnedVm, std::os::unix::net::UnixListener) {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::at(directory.path());
+        let owned = OwnedVm::create(&home).unwrap();
+        let listener = crate::control::bind(&owned.paths).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        (directory, home, owned, listener)
+    }
+
+    #[test]
+    fn an_owner_that_is_suspended_is_not_waited_for() {
+        let (_directory, home, owned, _listener) = owned();
+        let client = Client::connect(&home, &owned.id).unwrap();
+        client.owner.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let error = client.stop().unwrap_err();
+        assert_eq!(error.to_string(), format!("the owner of VM {} does not answer", owned.id));
+        assert!(error.hint().is_some());
+        let asked = run(ask_within(Duration::from_millis(50), &home, &owned.id, &Request::Detached));
+        assert!(matches!(asked, Err(Error::NoAnswer(_))));
+    }
+
+    #[test]
+    fn an_owner_that_does_not_do_what_it_said_is_not_waited_for() {
+        let (_directory, home, owned, listener) = owned();
+        let owner = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut words = frame::encode(&Hello { version: VERSION }).unwrap();
+            words.extend(frame::encode(&Answer::Stopping { limit_ms: 10 }).unwrap());
+            stream.write_all(&words).unwrap();
+            io::Read::read_to_end(&mut stream, &mut Vec::new())
+        });
+        let client = Client::connect(&home, &owned.id).unwrap();
+        let error = client.stop_within(Duration::ZERO).unwrap_err();
+        assert!(matches!(error, Error::NotEnding { .. }), "{error}");
+        let _ = owner.join().unwrap();
     }
 }

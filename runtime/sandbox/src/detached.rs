@@ -286,3 +286,181 @@ fn describe(program: &Program) -> String {
     };
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_COMMAND).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use guest_protocol::frame::Kind;
+    use guest_protocol::{ExecFailure, Request, ServiceFromGuest, ServiceFromHost, Usage};
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::UnixStream;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::fake::{data, exec, guest, guest_with, message, request, run, say};
+
+    /// A program that is not there (`nothing`), or one that says its name and then obeys signals: 15 ends it, 9 kills
+    /// it, 1 lets it end and leave something behind, 2 crashes the guest. What is left ends when the host hangs up.
+    async fn program(mut stream: UnixStream) {
+        let Some(Request::Exec(asked)) = request(&mut stream).await else { return };
+        assert!(asked.detached && asked.stdio == Stdio::Null, "{asked:?}");
+        let Program::Argv(argv) = asked.program else { panic!("{:?}", asked.program) };
+        if argv == ["nothing"] {
+            let failure = ExecFailure::NotFound("nothing: not found".into());
+            return say(&mut stream, &ServiceFromGuest::Failed(failure)).await;
+        }
+        say(&mut stream, &ServiceFromGuest::Started).await;
+        stream.write_all(&data(Kind::Stdout, argv.join(" ").as_bytes())).await.unwrap();
+        let exited = |exit| ServiceFromGuest::Exited(exit, Usage::default());
+        while let Some(ServiceFromHost::Signal(signal)) = message(&mut stream).await {
+            match signal {
+                15 => return say(&mut stream, &exited(Exit::Code(3))).await,
+                9 => say(&mut stream, &exited(Exit::Signal(9))).await,
+                1 => {
+                    say(&mut stream, &exited(Exit::Code(0))).await;
+                    stream.write_all(&data(Kind::Stderr, b" and its child")).await.unwrap();
+                }
+                _ => return,
+            }
+        }
+    }
+
+    async fn state(guest: &Guest, id: u32) -> DetachedState {
+        guest.detached().await.unwrap().into_iter().find(|info| info.id == id).unwrap().state
+    }
+
+    #[test]
+    fn programs_are_told_apart_and_their_ends_are_remembered() {
+        run(async {
+            let guest = guest_with(program);
+            let (one, two) =
+                (guest.detach(exec(&["one"])).await.unwrap(), guest.detach(exec(&["two"])).await.unwrap());
+            assert_eq!((one, two), (1, 2));
+            let waiting = tokio::spawn({
+                let guest = guest.clone();
+                async move { guest.wait(two).await }
+            });
+            guest.signal(two, 15).await.unwrap();
+            assert_eq!(waiting.await.unwrap().unwrap(), Exit::Code(3));
+            assert_eq!(guest.wait(two).await.unwrap(), Exit::Code(3), "however often");
+            let list = guest.detached().await.unwrap();
+            let list: Vec<_> = list.iter().map(|info| (info.id, info.command.as_str(), info.state)).collect();
+            let ended = DetachedState::Exited(Exit::Code(3));
+            assert_eq!(list, [(1, "one", DetachedState::Running), (2, "two", ended)]);
+            assert!(matches!(guest.signal(two, 15).await, Err(Error::ProgramEnded(2))));
+            for nobody in [0, 3] {
+                assert!(matches!(guest.wait(nobody).await, Err(Error::UnknownProgram(_))));
+                assert!(matches!(guest.kill(nobody).await, Err(Error::UnknownProgram(_))));
+            }
+        });
+    }
+
+    #[test]
+    fn output_goes_to_the_log_and_a_tail() {
+        run(async {
+            let (sender, mut logged) = mpsc::unbounded_channel();
+            let log = Log::new(move |bytes| sender.send(bytes.to_vec()).unwrap());
+            let guest = guest(log, |stream| drop(tokio::spawn(program(stream))));
+            let id = guest.detach(exec(&["echo", "hi"])).await.unwrap();
+            assert_eq!(logged.recv().await.unwrap(), b"echo hi");
+            guest.signal(id, 1).await.unwrap();
+            assert_eq!(guest.wait(id).await.unwrap(), Exit::Code(0));
+            assert_eq!(logged.recv().await.unwrap(), b" and its child", "after its end");
+            assert_eq!(guest.detached_output(id).await.unwrap(), b"echo hi and its child");
+            // The program has ended, what it left has not.
+            guest.kill(id).await.unwrap();
+            assert_eq!(state(&guest, id).await, DetachedState::Exited(Exit::Code(0)));
+        });
+    }
+
+    #[test]
+    fn the_tail_is_bounded() {
+        let kept = Kept {
+            command: String::new(),
+            started: SystemTime::UNIX_EPOCH,
+            input: tokio::sync::Mutex::default(),
+            progress: watch::Sender::new(Progress { state: DetachedState::Running, gone: false }),
+            tail: Mutex::default(),
+        };
+        kept.keep(&[1; DETACHED_TAIL]);
+        kept.keep(&[2; 10]);
+        kept.keep(&[3; DETACHED_TAIL - 11]);
+        let tail: Vec<u8> = kept.tail.lock().unwrap().iter().copied().collect();
+        assert_eq!((tail.len(), tail[..12].to_vec()), (DETACHED_TAIL, [&[1][..], &[2; 10], &[3]].concat()));
+        kept.keep(&[4; 3 * DETACHED_TAIL]);
+        assert_eq!(kept.tail.lock().unwrap().len(), DETACHED_TAIL);
+    }
+
+    #[test]
+    fn killed_programs_are_gone_and_how_is_told() {
+        run(async {
+            let (sender, mut gone) = mpsc::unbounded_channel();
+            let guest = guest_with(move |stream| {
+                let sender = sender.clone();
+                async move {
+                    program(stream).await;
+                    sender.send(()).unwrap();
+                }
+            });
+            let id = guest.detach(exec(&["sleep"])).await.unwrap();
+            guest.kill(id).await.unwrap();
+            gone.recv().await.unwrap();
+            assert_eq!(guest.wait(id).await.unwrap(), Exit::Signal(9));
+            guest.kill(id).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn programs_that_never_run_or_whose_guest_ends() {
+        run(async {
+            let guest = guest_with(program);
+            let error = guest.detach(exec(&["nothing"])).await.unwrap_err();
+            assert_eq!(error.to_string(), "nothing: not found");
+            assert!(guest.detached().await.unwrap().is_empty());
+            let id = guest.detach(exec(&["x"])).await.unwrap();
+            guest.signal(id, 2).await.unwrap();
+            assert!(matches!(guest.wait(id).await, Err(Error::HangUp)));
+            assert_eq!(state(&guest, id).await, DetachedState::Lost);
+        });
+    }
+
+    #[test]
+    fn room_is_made_by_forgetting_the_oldest_that_is_gone() {
+        run(async {
+            let guest = guest_with(program);
+            for _ in 0..MAX_DETACHED {
+                guest.detach(exec(&["x"])).await.unwrap();
+            }
+            assert!(matches!(guest.detach(exec(&["x"])).await, Err(Error::TooManyPrograms(MAX_DETACHED))));
+            for id in [1, 7, 5] {
+                guest.kill(id).await.unwrap();
+            }
+            let last = guest.detach(exec(&["x"])).await.unwrap();
+            assert_eq!(last, u32::try_from(MAX_DETACHED).unwrap() + 1);
+            let list = guest.detached().await.unwrap();
+            assert_eq!(list.len(), MAX_DETACHED);
+            assert!(list.iter().all(|info| info.id != 1) && list.iter().any(|info| info.id == 5));
+        });
+    }
+
+    #[test]
+    fn a_guest_that_talks_nonsense_loses_the_program() {
+        run(async {
+            let guest = guest_with(|mut stream: UnixStream| async move {
+                if request(&mut stream).await.is_some() {
+                    say(&mut stream, &ServiceFromGuest::Started).await;
+                    say(&mut stream, &ServiceFromGuest::Started).await;
+                    while message(&mut stream).await.is_some() {}
+                }
+            });
+            let id = guest.detach(exec(&["x"])).await.unwrap();
+            assert!(matches!(guest.wait(id).await, Err(Error::HangUp)));
+            guest.kill(id).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn commands_become_lines() {
+        assert_eq!(describe(&Program::Shell("echo a\n\techo b".into())), "echo a  echo b");
+        assert_eq!(describe(&Program::Argv(vec!["x".repeat(999)])).len(), MAX_COMMAND);
+    }
+}
