@@ -1,5 +1,6 @@
 //! The control stream: the guest's one connection to the host that lasts as long as the guest.
 
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use rustix::event::{PollFd, PollFlags};
 
 use crate::boot::{AtStep, Failure};
 use crate::orphans::Orphans;
-use crate::{log, service, vsock};
+use crate::stream::{self, MESSAGE_CHUNK};
+use crate::{log, vsock};
 
 /// The stream, and what has arrived on it.
 pub(crate) struct Control {
@@ -39,7 +41,7 @@ pub(crate) fn open(started: u64) -> Result<(Control, Box<BootConfig>), Failure> 
 impl Control {
     /// Tells the host something. A host that is gone is noticed elsewhere.
     pub(crate) fn send(&self, message: &ControlFromGuest) {
-        let _ = frame::encode(message).and_then(|bytes| service::send_all(self.stream.as_fd(), &bytes));
+        let _ = frame::encode(message).and_then(|bytes| stream::send_all(&self.stream, &bytes));
     }
 
     /// The next message; `None` when the host has hung up.
@@ -51,7 +53,8 @@ impl Control {
                     other => Err(FrameError::Kind(other as u8)),
                 };
             }
-            if !service::receive(self.stream.as_fd(), &mut self.input) {
+            let mut room = [MaybeUninit::uninit(); MESSAGE_CHUNK];
+            if !stream::receive(self.stream.as_fd(), &mut self.input, &mut room) {
                 return Ok(None);
             }
         }

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //!  main ── boot ──▶ ready ──▶ control stream + orphans ──▶ shutdown     (one thread)
-//!             └──▶ accept ──▶ one thread a service stream: ping, exec
+//!             └──▶ accept ──▶ one thread a service stream: ping, exec, act on files, connection
 //! ```
 //!
-//! Everything below `exec` and `service` works over any stream socket, so it is tested on an ordinary Linux host; `boot`
+//! Everything below `service` works over any stream socket, so it is tested on an ordinary Linux host; `boot`
 //! needs to be PID 1 of a virtual machine. Not here: anything of the host, an async runtime, configuration files.
 
 #![allow(
@@ -14,8 +14,10 @@
 )]
 
 pub mod boot;
+mod connection;
 mod control;
 pub mod exec;
+mod file_service;
 mod files;
 mod log;
 mod modules;
@@ -25,6 +27,7 @@ mod root;
 pub mod service;
 mod shutdown;
 mod signals;
+mod stream;
 mod system;
 mod vsock;
 

@@ -1,20 +1,20 @@
 //! Service streams: taking them from the listening socket, and their first messages.
 //!
 //! One thread a stream, at most [`STREAM_LIMIT`]; the host keeps one spare stream open, so a request finds its thread
-//! waiting. Not here: what a request does (`exec`).
+//! waiting. Not here: what a request does (`exec`, `file_service`, `connection`).
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use guest_protocol::frame::{self, FrameError, Kind, Splitter};
-use guest_protocol::{ExecFailure, ExecRequest, Request, ServiceFromGuest, ServiceFromHost};
+use guest_protocol::{ExecFailure, Request, ServiceFromGuest, ServiceFromHost};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::Shutdown;
 
-use crate::{exec, vsock};
+use crate::stream::{self, MESSAGE_CHUNK, Stream};
+use crate::{connection, exec, file_service, vsock};
 
 /// Most streams served at a time; a further one is told so and closed.
 pub const STREAM_LIMIT: usize = 512;
@@ -32,38 +32,73 @@ pub struct Agent {
     pub null: OwnedFd,
     /// The root directory of a devpts file system.
     pub terminals: OwnedFd,
-    /// Programs that run.
+    /// Programs whose own process runs.
+    pub programs: Running,
+    /// Programs of which anything is left: their process, its descendants, output for the host.
     pub running: Running,
-    streams: AtomicUsize,
+    /// Acts on files.
+    pub file_acts: Running,
+    streams: Mutex<Vec<Arc<OwnedFd>>>,
 }
 
 impl Agent {
     /// An agent without streams.
     #[must_use]
     pub fn new(null: OwnedFd, terminals: OwnedFd) -> Self {
-        Self { null, terminals, running: Running::default(), streams: AtomicUsize::new(0) }
+        let (programs, running, file_acts) = Default::default();
+        Self { null, terminals, programs, running, file_acts, streams: Mutex::default() }
+    }
+
+    /// Ends all streams, as if the host had hung up.
+    pub fn hang_up(&self) {
+        for stream in self.streams().iter() {
+            let _ = rustix::net::shutdown(stream, Shutdown::Both);
+        }
+    }
+
+    /// Notes a stream unless there are too many.
+    fn admit(&self, stream: &Arc<OwnedFd>) -> bool {
+        let mut streams = self.streams();
+        let admitted = streams.len() < STREAM_LIMIT;
+        if admitted {
+            streams.push(Arc::clone(stream));
+        }
+        admitted
+    }
+
+    fn dismiss(&self, stream: &Arc<OwnedFd>) {
+        // A clone that has just been made may hold a copy of the descriptor for a moment; this does not wait for it.
+        let _ = rustix::net::shutdown(stream, Shutdown::Both);
+        self.streams().retain(|known| !Arc::ptr_eq(known, stream));
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Vec<Arc<OwnedFd>>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Counts running programs.
+/// Counts what runs.
 #[derive(Debug, Default)]
 pub struct Running {
     count: Mutex<usize>,
     changed: Condvar,
 }
 
+/// One that runs, until dropped.
+pub(crate) struct Counted<'a>(&'a Running);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        *self.0.lock() -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
 impl Running {
-    /// Counts one, until dropped.
-    pub(crate) fn enter(&self) -> impl Drop {
-        struct One<'a>(&'a Running);
-        impl Drop for One<'_> {
-            fn drop(&mut self) {
-                *self.0.lock() -= 1;
-                self.0.changed.notify_all();
-            }
-        }
+    /// Counts one.
+    pub(crate) fn enter(&self) -> Counted<'_> {
         *self.lock() += 1;
-        One(self)
+        Counted(self)
     }
 
     /// Waits until none is left, but not for longer than `limit`.
@@ -97,84 +132,55 @@ pub(crate) fn accept_streams(listener: &OwnedFd, agent: &Arc<Agent>) {
 
 /// Serves a stream on a thread of its own.
 pub fn start_stream(stream: OwnedFd, agent: &Arc<Agent>) {
-    if agent.streams.fetch_add(1, Ordering::Relaxed) >= STREAM_LIMIT {
-        agent.streams.fetch_sub(1, Ordering::Relaxed);
-        return refuse(stream.as_fd(), format!("{STREAM_LIMIT} requests are running"));
-    }
     let stream = Arc::new(stream);
+    if !agent.admit(&stream) {
+        return refuse(&stream, format!("{STREAM_LIMIT} requests are running"));
+    }
     let served = Arc::clone(&stream);
     let shared = Arc::clone(agent);
     let thread = std::thread::Builder::new().name("stream".to_owned()).stack_size(STREAM_STACK);
     let started = thread.spawn(move || {
         serve(served.as_fd(), &shared);
-        // A clone that has just been made may hold a copy of the descriptor for a moment; this does not wait for it.
-        let _ = rustix::net::shutdown(&served, rustix::net::Shutdown::Both);
-        shared.streams.fetch_sub(1, Ordering::Relaxed);
+        shared.dismiss(&served);
     });
     if let Err(error) = started {
-        agent.streams.fetch_sub(1, Ordering::Relaxed);
-        refuse(stream.as_fd(), format!("thread: {error}"));
+        refuse(&stream, format!("thread: {error}"));
+        agent.dismiss(&stream);
     }
 }
 
-fn refuse(stream: BorrowedFd<'_>, reason: String) {
-    let _ = send_message(stream, &ServiceFromGuest::Failed(ExecFailure::Other(reason)));
+fn refuse(stream: &OwnedFd, reason: String) {
+    let _ = stream::send_message(stream, &ServiceFromGuest::Failed(ExecFailure::Other(reason)));
 }
 
 fn serve(stream: BorrowedFd<'_>, agent: &Agent) {
-    if let Ok(Some((request, input, arrived))) = first_exec(stream) {
-        exec::serve(stream, input, &request, arrived, agent);
+    let Ok(Some((request, input, arrived))) = first_request(stream) else { return };
+    match request {
+        Request::Ping => {}
+        Request::Exec(request) => exec::serve(stream, input, &request, arrived, agent),
+        Request::File(request) => file_service::serve(Stream::new(stream), input, &request, agent),
+        Request::Connect { port } => connection::serve(stream, &input, port),
     }
 }
 
-/// Answers pings until a program is asked for: the request, what arrived behind it, and when.
-fn first_exec(stream: BorrowedFd<'_>) -> Result<Option<(Box<ExecRequest>, Splitter, Instant)>, FrameError> {
+/// Answers pings until something else is asked for: the request, what arrived behind it, and when.
+fn first_request(stream: BorrowedFd<'_>) -> Result<Option<(Request, Splitter, Instant)>, FrameError> {
     let mut input = Splitter::default();
-    while receive(stream, &mut input) {
+    let mut room = [MaybeUninit::uninit(); MESSAGE_CHUNK];
+    while stream::receive(stream, &mut input, &mut room) {
         let arrived = Instant::now();
         while let Some((kind, payload)) = input.next_frame()? {
             if kind != Kind::Message {
                 return Err(FrameError::Kind(kind as u8));
             }
             match frame::decode(payload)? {
-                ServiceFromHost::Request(Request::Ping) => send_message(stream, &ServiceFromGuest::Pong)?,
-                ServiceFromHost::Request(Request::Exec(request)) => {
-                    return Ok(Some((request, input, arrived)));
+                ServiceFromHost::Request(Request::Ping) => {
+                    stream::send_message(stream, &ServiceFromGuest::Pong)?;
                 }
-                ServiceFromHost::Request(Request::File(_) | Request::Connect { .. })
-                | ServiceFromHost::Resize(_)
-                | ServiceFromHost::Signal(_) => return Err(FrameError::Message),
+                ServiceFromHost::Request(request) => return Ok(Some((request, input, arrived))),
+                ServiceFromHost::Resize(_) | ServiceFromHost::Signal(_) => return Err(FrameError::Message),
             }
         }
     }
     Ok(None)
-}
-
-/// Waits for bytes and adds them to `input`; false at the stream's end.
-pub(crate) fn receive(stream: BorrowedFd<'_>, input: &mut Splitter) -> bool {
-    let mut buffer = [MaybeUninit::uninit(); 4096];
-    loop {
-        match rustix::net::recv(stream, &mut buffer, RecvFlags::empty()) {
-            Ok(((bytes, _), _)) => {
-                input.push(bytes);
-                return !bytes.is_empty();
-            }
-            Err(Errno::INTR) => {}
-            Err(_) => return false,
-        }
-    }
-}
-
-/// Sends one message, waiting until the host takes it.
-pub(crate) fn send_message(stream: BorrowedFd<'_>, message: &ServiceFromGuest) -> Result<(), FrameError> {
-    send_all(stream, &frame::encode(message)?)
-}
-
-/// Sends bytes, waiting until the host takes them.
-pub(crate) fn send_all(stream: BorrowedFd<'_>, mut rest: &[u8]) -> Result<(), FrameError> {
-    while !rest.is_empty() {
-        let sent = rustix::io::retry_on_intr(|| rustix::net::send(stream, rest, SendFlags::NOSIGNAL));
-        rest = sent.ok().and_then(|sent| rest.get(sent..)).ok_or(FrameError::Truncated)?;
-    }
-    Ok(())
 }

@@ -20,10 +20,13 @@ const KILL_LIMIT: Duration = Duration::from_secs(1);
 pub(crate) fn end(agent: &Agent, grace: Duration, upper: &OwnedFd, control: Control) -> ! {
     if !grace.is_zero() {
         signal_everything(libc::SIGTERM);
-        agent.running.wait_for_none(grace);
+        agent.programs.wait_for_none(grace);
     }
     signal_everything(libc::SIGKILL);
     agent.running.wait_for_none(KILL_LIMIT);
+    // A file open for writing would keep its file system from becoming read-only.
+    agent.hang_up();
+    agent.file_acts.wait_for_none(KILL_LIMIT);
     rustix::fs::sync();
     if let Err(errno) = make_read_only(upper) {
         log::line(&format!("make the upper file system read-only: {}", words(errno)));

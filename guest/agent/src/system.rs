@@ -29,6 +29,8 @@ pub(crate) fn prepare_process() {
     signals::ignore(libc::SIGPIPE);
     let limit = Rlimit { current: Some(OPEN_FILES), maximum: Some(OPEN_FILES) };
     let _ = rustix::process::setrlimit(Resource::Nofile, limit);
+    // What the kernel gives its first process; files made for the host count on it.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
 }
 
 /// Puts /dev/null where standard streams are missing (a kernel without a console opens none for PID 1), so that no

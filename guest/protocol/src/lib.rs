@@ -10,7 +10,8 @@
 //! A program's stream lasts as long as the program: the host keeps its sending direction open until `Exited` or
 //! `Failed`, even when it has nothing to send, because the end of either direction cancels. The end of input is an empty
 //! [`frame::Kind::Stdin`] frame. Messages are taken in order: a `Signal` behind input that the program does not read
-//! waits with it, hanging up does not.
+//! waits with it, hanging up does not. An act on files lasts as long, until `Done` or `FileFailed`. When the guest ends
+//! a stream before it has taken all input, the host's writes fail, and why is still to be read.
 //!
 //! Both sides distrust each other: lengths are checked before anything is allocated, see [`frame::MAX_PAYLOAD`]. Not
 //! here: I/O, sockets, and anything that only one side needs.

@@ -191,7 +191,7 @@ pub enum WriteAt {
 /// A file as a directory or stat(2) tells of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
-    /// Its name: any bytes but `/` and NUL.
+    /// Its name: any bytes but `/` and NUL. The root's is empty.
     pub name: Vec<u8>,
     /// Bytes.
     pub size: u64,
@@ -221,9 +221,9 @@ pub struct Change {
 /// What happened to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ChangeKind {
-    /// It is there now: made, or moved in.
+    /// It is there now: made, or moved in. Told twice if it came together with the directory it is in.
     Created,
-    /// A writer closed it, or it was cut or its metadata changed.
+    /// It was written or cut, its writer closed it, or its metadata changed. Of many writes some may be told as one.
     Modified,
     /// It is gone: removed, or moved out.
     Removed,
@@ -242,7 +242,7 @@ pub enum FileFailure {
     System {
         /// `errno`.
         errno: i32,
-        /// For example `open /a/b: No such file or directory`.
+        /// For example `open /a/b: no such file or directory`.
         text: String,
     },
 }
@@ -317,7 +317,7 @@ pub enum ServiceFromGuest {
     Started,
     /// The program ended and all its output has been sent. Last message of the stream, unless it is detached.
     Exited(Exit, Usage),
-    /// The program never ran. Last message of the stream.
+    /// The program never ran, or there are too many streams for any request. Last message of the stream.
     Failed(ExecFailure),
     /// Entries of a directory, or the one asked for.
     Entries(Vec<FileEntry>),

@@ -6,8 +6,9 @@ use std::fmt::Debug;
 
 use guest_protocol::frame::{self, FrameError, HEAD, Head, Kind};
 use guest_protocol::{
-    BootConfig, BootFailure, ControlFromGuest, ControlFromHost, ExecFailure, ExecRequest, Exit, HostEntry,
-    Program, Ready, Request, ServiceFromGuest, ServiceFromHost, Stdio, TerminalSize, UpperDisk, Usage,
+    BootConfig, BootFailure, Change, ChangeKind, ControlFromGuest, ControlFromHost, ExecFailure, ExecRequest,
+    Exit, FileEntry, FileFailure, FileRequest, HostEntry, Program, Ready, Request, ServiceFromGuest,
+    ServiceFromHost, Stdio, TerminalSize, UpperDisk, Usage, WriteAt,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -94,7 +95,85 @@ fn exec_failure() -> impl Strategy<Value = ExecFailure> {
     })
 }
 
+fn file_request() -> impl Strategy<Value = FileRequest> {
+    let at =
+        prop_oneof![Just(WriteAt::Truncate), Just(WriteAt::Append), any::<u64>().prop_map(WriteAt::Offset)];
+    let path = any::<String>;
+    prop_oneof![
+        (path(), any::<u64>(), any::<u64>(), any::<Option<u64>>()).prop_map(
+            |(path, offset, length, size_limit)| FileRequest::Read { path, offset, length, size_limit }
+        ),
+        (path(), any::<u32>(), at).prop_map(|(path, mode, at)| FileRequest::Write { path, mode, at }),
+        path().prop_map(|path| FileRequest::List { path }),
+        (path(), any::<bool>()).prop_map(|(path, follow)| FileRequest::Stat { path, follow }),
+        (path(), any::<u32>(), any::<bool>())
+            .prop_map(|(path, mode, parents)| FileRequest::MakeDirectory { path, mode, parents }),
+        (path(), any::<bool>()).prop_map(|(path, recursive)| FileRequest::Remove { path, recursive }),
+        (path(), path()).prop_map(|(from, to)| FileRequest::Rename { from, to }),
+        (path(), any::<bool>()).prop_map(|(path, recursive)| FileRequest::Watch { path, recursive }),
+    ]
+}
+
+fn file_entry() -> impl Strategy<Value = FileEntry> {
+    let numbers = (any::<u64>(), any::<[u32; 3]>(), any::<i64>(), any::<u32>());
+    (any::<Vec<u8>>(), numbers, any::<Vec<u8>>()).prop_map(
+        |(name, (size, [mode, uid, gid], mtime_s, mtime_ns), target)| FileEntry {
+            name,
+            size,
+            mode,
+            uid,
+            gid,
+            mtime_s,
+            mtime_ns,
+            target,
+        },
+    )
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let kind = prop_oneof![
+        Just(ChangeKind::Created),
+        Just(ChangeKind::Modified),
+        Just(ChangeKind::Removed),
+        Just(ChangeKind::Overflow),
+    ];
+    (kind, any::<Vec<u8>>()).prop_map(|(kind, path)| Change { kind, path })
+}
+
+fn file_failure() -> impl Strategy<Value = FileFailure> {
+    prop_oneof![
+        Just(FileFailure::TooLarge),
+        Just(FileFailure::NotRegular),
+        (any::<i32>(), any::<String>()).prop_map(|(errno, text)| FileFailure::System { errno, text }),
+    ]
+}
+
 proptest! {
+    #[test]
+    fn files_from_host(request in file_request()) {
+        round_trip(&ServiceFromHost::Request(Request::File(request)));
+    }
+
+    #[test]
+    fn files_from_guest(
+        entries in prop::collection::vec(file_entry(), 0..4),
+        change in change(),
+        failure in file_failure(),
+    ) {
+        round_trip(&ServiceFromGuest::Entries(entries));
+        round_trip(&ServiceFromGuest::Change(change));
+        round_trip(&ServiceFromGuest::FileFailed(failure));
+        round_trip(&ServiceFromGuest::Watching);
+        round_trip(&ServiceFromGuest::Done);
+    }
+
+    #[test]
+    fn connections(port: u16, reason: String) {
+        round_trip(&ServiceFromHost::Request(Request::Connect { port }));
+        round_trip(&ServiceFromGuest::Connected);
+        round_trip(&ServiceFromGuest::NotConnected(reason));
+    }
+
     #[test]
     fn control_from_guest(version: u16, times: (u64, u64, u64), step: String, error: String) {
         round_trip(&ControlFromGuest::Hello { version, agent_start_us: times.0 });
@@ -186,9 +265,22 @@ fn random_bytes() {
     assert!(decoded.iter().all(|count| *count > 100), "most decoders were reached: {decoded:?}");
 }
 
+/// Every single byte of a valid message, replaced by every other.
+fn change_each_byte<M: Serialize + DeserializeOwned + PartialEq + Debug>(message: &M) {
+    let bytes = frame::encode(message).unwrap();
+    for at in HEAD..bytes.len() {
+        for value in 0..=u8::MAX {
+            let mut changed = bytes[HEAD..].to_vec();
+            changed[at - HEAD] = value;
+            decode_as::<M>(&changed);
+        }
+    }
+}
+
 #[test]
 fn one_changed_byte() {
-    let request = ServiceFromHost::Request(Request::Exec(Box::new(ExecRequest {
+    let path = String::from("/a/b");
+    let exec = ExecRequest {
         program: Program::Argv(vec!["sh".into(), "-c".into(), "true".into()]),
         env: vec![("PATH".into(), "/bin".into())],
         working_dir: "/".into(),
@@ -196,15 +288,32 @@ fn one_changed_byte() {
         stdio: Stdio::Terminal(TerminalSize { rows: 24, cols: 80 }),
         privileged: false,
         detached: false,
-    })));
-    let bytes = frame::encode(&request).unwrap();
-    for at in HEAD..bytes.len() {
-        for value in 0..=u8::MAX {
-            let mut changed = bytes[HEAD..].to_vec();
-            changed[at - HEAD] = value;
-            decode_as::<ServiceFromHost>(&changed);
-        }
+    };
+    let read = FileRequest::Read { path: path.clone(), offset: 1 << 40, length: 7, size_limit: Some(300) };
+    let write = FileRequest::Write { path: path.clone(), mode: 0o644, at: WriteAt::Offset(9) };
+    for request in [
+        Request::Exec(Box::new(exec)),
+        Request::File(read),
+        Request::File(write),
+        Request::File(FileRequest::Rename { from: path.clone(), to: path }),
+        Request::Connect { port: 8080 },
+    ] {
+        change_each_byte(&ServiceFromHost::Request(request));
     }
+    let entry = FileEntry {
+        name: b"link".to_vec(),
+        size: 4,
+        mode: 0o120_777,
+        uid: 0,
+        gid: 1000,
+        mtime_s: -1,
+        mtime_ns: 999_999_999,
+        target: b"/etc".to_vec(),
+    };
+    change_each_byte(&ServiceFromGuest::Entries(vec![entry.clone(), entry]));
+    change_each_byte(&ServiceFromGuest::Change(Change { kind: ChangeKind::Removed, path: b"/a".to_vec() }));
+    let failure = FileFailure::System { errno: 2, text: "open /a: no such file or directory".into() };
+    change_each_byte(&ServiceFromGuest::FileFailed(failure));
 }
 
 #[test]
@@ -212,5 +321,9 @@ fn claimed_counts_allocate_nothing() {
     // An argument vector of 2^32-1 strings, an environment of as many, in a message of a few bytes.
     for bytes in [&[0, 1, 1, 0xff, 0xff, 0xff, 0xff, 0x0f][..], &[0, 1, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f]] {
         assert_eq!(frame::decode::<ServiceFromHost>(bytes), Err(FrameError::Message));
+    }
+    // As many entries of a directory; one with a name as long.
+    for bytes in [&[4, 0xff, 0xff, 0xff, 0xff, 0x0f][..], &[4, 1, 0xff, 0xff, 0xff, 0xff, 0x0f]] {
+        assert_eq!(frame::decode::<ServiceFromGuest>(bytes), Err(FrameError::Message));
     }
 }

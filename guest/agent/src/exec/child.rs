@@ -27,8 +27,8 @@ pub(super) struct Plan<'a> {
     pub(super) stdio: [BorrowedFd<'a>; 3],
     /// Whether standard input is to be the controlling terminal.
     pub(super) terminal: bool,
-    /// The namespace's PID 1, if the program gets namespaces.
-    pub(super) init: Option<BorrowedFd<'a>>,
+    /// The namespace's PID 1.
+    pub(super) init: BorrowedFd<'a>,
     /// User and groups, if they change.
     pub(super) identity: Option<Credentials<'a>>,
     /// Whether privileges are dropped.
@@ -113,9 +113,7 @@ fn enter(plan: &Plan<'_>) -> Result<std::convert::Infallible, (Step, Errno)> {
     if plan.terminal {
         rustix::process::ioctl_tiocsctty(plan.stdio[0]).map_err(at(Step::Terminal))?;
     }
-    if let Some(init) = plan.init {
-        enter_mount_namespace(init).map_err(at(Step::Namespace))?;
-    }
+    enter_mount_namespace(plan.init).map_err(at(Step::Namespace))?;
     let [input, output, errors] = plan.stdio;
     rustix::stdio::dup2_stdin(input).map_err(at(Step::Stdio))?;
     rustix::stdio::dup2_stdout(output).map_err(at(Step::Stdio))?;

@@ -10,7 +10,9 @@
 //!   that does not take output stops the program, not the agent.
 //! * The end of the stream (or nonsense on it) cancels: SIGTERM to the program's group, SIGKILL to all of its namespace
 //!   after half a second. It is noticed whatever else is stuck.
-//! * When the program ends, everything else in its namespace is killed; `Exited` follows the last byte of output.
+//! * When the program ends, everything else in its namespace is killed; `Exited` follows the last byte of output. If it
+//!   is detached the rest lives on: `Exited` follows what the program left in its outputs, and the rest ends when the
+//!   host hangs up.
 //!
 //! Why a PID namespace of this shape: see `namespace`. Not here: how streams come to be (`service`).
 
@@ -42,10 +44,13 @@ pub(crate) fn serve(
     agent: &Agent,
 ) {
     let _running = agent.running.enter();
+    let program = agent.programs.enter();
     match spawn::start(request, agent) {
-        Ok((child, streams)) => relay::Relay::new(stream, input, child, streams, arrived).run(),
+        Ok((child, streams)) => {
+            relay::Relay::new(stream, input, child, streams, arrived, request.detached, program).run();
+        }
         Err(failure) => {
-            let _ = crate::service::send_message(stream, &ServiceFromGuest::Failed(failure));
+            let _ = crate::stream::send_message(stream, &ServiceFromGuest::Failed(failure));
         }
     }
 }

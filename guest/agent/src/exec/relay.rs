@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::spawn::{self, Child, Streams};
+use crate::service::Counted;
 use crate::signals;
 
 /// How long a cancelled program may take to end by itself. The promise to users is: gone within a second.
@@ -28,10 +29,16 @@ const INPUT_CHUNK: usize = 16 << 10;
 /// Highest signal number of Linux.
 const LAST_SIGNAL: i32 = 64;
 
+/// Most that a detached program can have left in an output: the largest pipe it may make without privilege
+/// (/proc/sys/fs/pipe-max-size). Without a bound, what it started could put off its `Exited` for ever.
+const LEFT_LIMIT: usize = 1 << 20;
+
 /// An output of the program.
 struct Output {
     source: OwnedFd,
     kind: Kind,
+    /// How much of this output may still come before a detached program's `Exited`.
+    left: usize,
 }
 
 /// Where input goes.
@@ -69,8 +76,12 @@ pub(super) struct Relay<'a> {
     exit: Option<Exit>,
     /// Whether every process that could write output is dead.
     deserted: bool,
-    /// Whether `Exited` is among the frames.
-    finished: bool,
+    /// Whether `Exited` is among the frames, or sent.
+    told: bool,
+    /// Whether what the program started outlives it.
+    detached: bool,
+    /// Counts the program until it ends.
+    program: Option<Counted<'a>>,
     kill_at: Option<Instant>,
     arrived: Instant,
     usage: Usage,
@@ -83,8 +94,10 @@ impl<'a> Relay<'a> {
         child: Child,
         streams: Streams,
         arrived: Instant,
+        detached: bool,
+        program: Counted<'a>,
     ) -> Self {
-        let output = |source: OwnedFd, kind: Kind| Some(Output { source, kind });
+        let output = |source: OwnedFd, kind: Kind| Some(Output { source, kind, left: LEFT_LIMIT });
         let (sink, outputs) = match streams {
             Streams::Pipes { stdin, stdout, stderr } => {
                 let sink = stdin.map_or(Sink::None, Sink::Pipe);
@@ -105,7 +118,9 @@ impl<'a> Relay<'a> {
             child,
             exit: None,
             deserted: false,
-            finished: false,
+            told: false,
+            detached,
+            program: Some(program),
             kill_at: None,
             arrived,
             usage: Usage { spawn_us: micros(arrived), wall_us: 0 },
@@ -113,19 +128,28 @@ impl<'a> Relay<'a> {
     }
 
     /// Runs until the program has ended and the host knows all about it, or the host is gone and the program killed.
+    /// What is left of its namespace ends with `self`.
     pub(super) fn run(mut self) {
         self.queue(&ServiceFromGuest::Started);
         self.take_frames();
-        loop {
-            let over = match self.stream {
-                Some(_) => self.finished && self.sent == self.frames.len(),
-                None => self.exit.is_some(),
-            };
-            if over {
-                return;
-            }
+        while !self.is_over() {
             self.round();
         }
+    }
+
+    fn is_over(&self) -> bool {
+        match self.stream {
+            Some(_) => {
+                let nothing_left = !self.detached || self.deserted && !self.is_open();
+                self.told && nothing_left && self.sent == self.frames.len()
+            }
+            None => self.exit.is_some(),
+        }
+    }
+
+    /// Whether any output may still come.
+    fn is_open(&self) -> bool {
+        self.outputs.iter().any(Option::is_some)
     }
 
     /// Waits for something to happen and deals with all that has.
@@ -143,12 +167,12 @@ impl<'a> Relay<'a> {
                 Source::Namespace => self.deserted = true,
             }
         }
-        if self.exit.is_some() {
-            self.finish();
+        if let Some(exit) = self.exit {
+            self.finish(exit);
         }
         if self.kill_at.is_some_and(|time| Instant::now() >= time) {
             self.kill_at = None;
-            self.kill_all();
+            self.child.namespace.kill();
         }
         self.flush();
     }
@@ -178,14 +202,16 @@ impl<'a> Relay<'a> {
                 add(Source::Output(index), output.source.as_fd(), PollFlags::IN);
             }
         }
-        match (&self.exit, &self.child.namespace) {
-            (None, _) => add(Source::Process, self.child.pidfd.as_fd(), PollFlags::IN),
-            (Some(_), Some(namespace)) if !self.deserted => {
-                add(Source::Namespace, namespace.init(), PollFlags::IN);
-            }
-            _ => {}
+        match self.exit {
+            None => add(Source::Process, self.child.pidfd.as_fd(), PollFlags::IN),
+            Some(_) if !self.deserted => add(Source::Namespace, self.child.namespace.init(), PollFlags::IN),
+            Some(_) => {}
         }
-        let timeout = self.kill_at.map(|time| time.saturating_duration_since(Instant::now()));
+        let timeout = match self.kill_at.map(|time| time.saturating_duration_since(Instant::now())) {
+            // What a program left is taken without being asked for: nothing of it need be readable.
+            _ if self.is_taking_what_is_left() && self.has_room() => Some(Duration::ZERO),
+            left => left,
+        };
         let timeout = timeout.and_then(|left| Timespec::try_from(left).ok());
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) => {}
@@ -282,11 +308,13 @@ impl<'a> Relay<'a> {
             Ok(taken) => taken,
             Err(Errno::AGAIN) if !self.deserted => {
                 self.frames.truncate(start);
+                output.left = 0;
                 return;
             }
             // EIO: the terminal's last user is gone. EAGAIN with nobody left to write: nothing more will come.
             Err(_) => 0,
         };
+        output.left = output.left.saturating_sub(taken);
         match Head::bytes(output.kind, taken).filter(|_| taken > 0) {
             Some(head) if self.stream.is_some() => {
                 // SAFETY: `taken` bytes behind the head's place have just been initialized by the kernel.
@@ -305,31 +333,32 @@ impl<'a> Relay<'a> {
     fn process_ended(&mut self) {
         self.usage.wall_us = micros(self.arrived);
         self.exit = Some(super::reap(self.child.pidfd.as_fd()));
-        // Nothing of a detached program's family is killed; what they still hold open is not waited for.
-        self.deserted = self.child.namespace.is_none();
+        self.program = None;
+        for output in self.outputs.iter_mut().flatten() {
+            output.left = LEFT_LIMIT;
+        }
+    }
+
+    /// Whether a detached program has ended, and some of its output may still come before that is told.
+    fn is_taking_what_is_left(&self) -> bool {
+        let left = self.outputs.iter().flatten().any(|output| output.left > 0);
+        self.detached && self.exit.is_some() && !self.told && left
     }
 
     /// After the program's end: takes the rest of its output, ends the rest of its namespace if that holds any output
-    /// open, and says how it ended once all output is on its way.
-    fn finish(&mut self) {
+    /// open and may not outlive it, and says how it ended once all its output is on its way.
+    fn finish(&mut self, exit: Exit) {
+        if self.told && !self.deserted {
+            return;
+        }
         for index in 0..self.outputs.len() {
             self.read_output(index);
         }
-        let open = self.outputs.iter().any(Option::is_some);
-        match self.exit {
-            _ if open => self.kill_all(),
-            Some(exit) if !self.finished && self.stream.is_some() => {
-                self.finished = true;
-                self.queue(&ServiceFromGuest::Exited(exit, self.usage));
-            }
-            _ => {}
-        }
-    }
-
-    fn kill_all(&self) {
-        match &self.child.namespace {
-            Some(namespace) => namespace.kill(),
-            None => self.signal(libc::SIGKILL),
+        if !self.detached && self.is_open() {
+            self.child.namespace.kill();
+        } else if !self.told && !self.is_taking_what_is_left() && self.stream.is_some() {
+            self.told = true;
+            self.queue(&ServiceFromGuest::Exited(exit, self.usage));
         }
     }
 
@@ -366,10 +395,8 @@ impl<'a> Relay<'a> {
                 Err(_) => return self.cancel(),
             }
         }
-        if !self.finished {
-            self.frames.clear();
-            self.sent = 0;
-        }
+        self.frames.clear();
+        self.sent = 0;
     }
 }
 

@@ -29,8 +29,8 @@ pub(super) struct Child {
     pub(super) pid: Pid,
     /// Readable once it has ended.
     pub(super) pidfd: OwnedFd,
-    /// `None` for a detached one.
-    pub(super) namespace: Option<Namespace>,
+    /// Where it lives.
+    pub(super) namespace: Namespace,
 }
 
 /// The agent's ends, none of which blocks.
@@ -62,14 +62,11 @@ pub(super) fn start(request: &ExecRequest, agent: &Agent) -> Result<(Child, Stre
     let report = Report::default();
 
     let blocked = BlockedSignals::new();
-    let namespace = match request.detached {
-        true => None,
-        false => Some(Namespace::enter().map_err(|errno| other("namespaces", errno))?),
-    };
+    let namespace = Namespace::enter().map_err(|errno| other("namespaces", errno))?;
     let plan = Plan {
         stdio: ends.child(agent),
         terminal: matches!(request.stdio, Stdio::Terminal(_)),
-        init: namespace.as_ref().map(Namespace::init),
+        init: namespace.init(),
         identity: identity.as_ref().map(|identity| Credentials {
             uid: Uid::from_raw(identity.uid),
             gid: Gid::from_raw(identity.gid),

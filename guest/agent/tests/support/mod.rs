@@ -10,12 +10,13 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use guest_agent::service::{Agent, start_stream};
 use guest_protocol::frame::{self, Head, Kind, Splitter};
 use guest_protocol::{
-    ExecFailure, ExecRequest, Exit, Program, Request, ServiceFromGuest, ServiceFromHost, Stdio, Usage,
+    ExecFailure, ExecRequest, Exit, FileEntry, FileFailure, FileRequest, Program, Request, ServiceFromGuest,
+    ServiceFromHost, Stdio, Usage, WriteAt,
 };
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
@@ -212,11 +213,103 @@ impl Client {
                     ServiceFromGuest::Started => outcome.started = true,
                     ServiceFromGuest::Exited(exit, usage) => outcome.exit = Some((exit, usage)),
                     ServiceFromGuest::Failed(failure) => outcome.failure = Some(failure),
-                    ServiceFromGuest::Pong => panic!("unasked pong"),
+                    unasked => panic!("unasked: {unasked:?}"),
                 },
             }
         }
         outcome
+    }
+}
+
+/// What came of an act on files.
+#[derive(Debug, Default)]
+pub struct Act {
+    pub data: Vec<u8>,
+    pub entries: Vec<FileEntry>,
+    pub done: bool,
+    pub failure: Option<FileFailure>,
+}
+
+impl Act {
+    pub fn ok(self) -> Self {
+        assert!(self.done && self.failure.is_none(), "{self:?}");
+        self
+    }
+
+    pub fn failure(self) -> FileFailure {
+        assert!(!self.done, "{self:?}");
+        self.failure.expect("a failure")
+    }
+
+    /// `errno`, checked to come with a text that begins with `what`.
+    pub fn errno(self, what: &str) -> i32 {
+        match self.failure() {
+            FileFailure::System { errno, text } if text.starts_with(what) => errno,
+            other => panic!("{what:?} in {other:?}"),
+        }
+    }
+}
+
+impl Client {
+    pub fn file(agent: &Arc<Agent>, request: FileRequest) -> Self {
+        let mut client = Self::connect(agent);
+        client.send(&ServiceFromHost::Request(Request::File(request)));
+        client
+    }
+
+    /// Reads to the end of an act on files.
+    pub fn act(mut self) -> Act {
+        let mut act = Act::default();
+        while let Some((kind, payload)) = self.next() {
+            assert!(!act.done && act.failure.is_none(), "nothing follows the last message");
+            assert!(payload.len() <= frame::MAX_PAYLOAD / 4, "a piece is small");
+            match kind {
+                Kind::Stdout => act.data.extend(payload),
+                Kind::Message => match frame::decode(&payload).unwrap() {
+                    ServiceFromGuest::Entries(entries) => act.entries.extend(entries),
+                    ServiceFromGuest::Done => act.done = true,
+                    ServiceFromGuest::FileFailed(failure) => act.failure = Some(failure),
+                    unasked => panic!("unasked: {unasked:?}"),
+                },
+                Kind::Stdin | Kind::Stderr => panic!("{kind:?} from a file"),
+            }
+        }
+        act
+    }
+}
+
+pub fn act(agent: &Arc<Agent>, request: FileRequest) -> Act {
+    Client::file(agent, request).act()
+}
+
+pub fn write(agent: &Arc<Agent>, path: &str, mode: u32, at: WriteAt, bytes: &[u8]) -> Act {
+    let mut client = Client::file(agent, FileRequest::Write { path: path.to_owned(), mode, at });
+    for piece in bytes.chunks(100_000) {
+        client.stdin(piece);
+    }
+    client.stdin(b"");
+    client.act()
+}
+
+/// The processes of the machine that have this word in their command line.
+pub fn processes_with(word: &str) -> Vec<i32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let found = String::from_utf8_lossy(&line).split('\0').any(|part| part == word);
+        entry.file_name().to_str()?.parse().ok().filter(|_| found)
+    });
+    processes.collect()
+}
+
+/// Waits until `count` processes have this word in their command line: a shell's child executes when it likes.
+pub fn wait_for_processes(word: &str, count: usize) -> Vec<i32> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let found = processes_with(word);
+        if found.len() == count {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{found:?}");
     }
 }
 
