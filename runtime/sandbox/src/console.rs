@@ -1,7 +1,8 @@
 //! A sandbox's log: the guest's console and the command's output in `logs/vm.log`, and the console's tail in memory.
 //!
 //! Everything here is made by the guest: the file has a limit, the tail has a limit, and [`Console::last_words`] gives
-//! out nothing that could move a terminal's cursor. Not here: who reads the console's pipe.
+//! out nothing that could move a terminal's cursor. Not here: who reads the console's pipe, and the log
+//! ([`crate::log`]).
 
 use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -10,8 +11,17 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Size at which the log becomes `vm.log.1`, replacing the one before it.
+use crate::home::Home;
+use crate::{Error, Result};
+
+/// Size at which the log becomes the older one, replacing that: 16 MiB in all.
 const MAX_LOG: u64 = 8 << 20;
+
+/// The log's file.
+pub(crate) const LOG: &str = "vm.log";
+
+/// The file of what came before.
+pub(crate) const OLDER_LOG: &str = "vm.log.1";
 
 /// How much of the console's end is kept for messages.
 const TAIL: usize = 4 << 10;
@@ -27,6 +37,7 @@ pub(crate) struct Console {
 
 #[derive(Debug)]
 struct Inner {
+    home: Home,
     path: PathBuf,
     file: File,
     written: u64,
@@ -37,13 +48,15 @@ struct Inner {
 
 impl Console {
     /// Makes `directory` and an empty log in it.
-    pub(crate) fn create(directory: &Path) -> io::Result<Self> {
-        DirBuilder::new().mode(0o700).create(directory)?;
-        let path = directory.join("vm.log");
-        let file = open(&path)?;
-        Ok(Self {
-            inner: Mutex::new(Inner { path, file, written: 0, tail: VecDeque::new(), line: Vec::new() }),
-        })
+    pub(crate) fn create(home: &Home, directory: &Path) -> Result<Self> {
+        let path = directory.join(LOG);
+        let file = home.as_user(|| {
+            DirBuilder::new().mode(0o700).create(directory).map_err(Error::io(directory))?;
+            open(&path).map_err(Error::io(&path))
+        })?;
+        let (tail, line) = (VecDeque::new(), Vec::new());
+        let inner = Inner { home: home.clone(), path, file, written: 0, tail, line };
+        Ok(Self { inner: Mutex::new(inner) })
     }
 
     /// Output of a command: to the file only.
@@ -93,8 +106,11 @@ impl Inner {
     /// A log that cannot be written is no reason to end a sandbox.
     fn write(&mut self, bytes: &[u8]) {
         if self.written >= MAX_LOG {
-            let rotated = fs::rename(&self.path, self.path.with_extension("log.1"));
-            match rotated.and_then(|()| open(&self.path)) {
+            let rotated = self.home.as_user(|| {
+                fs::rename(&self.path, self.path.with_file_name(OLDER_LOG)).map_err(Error::io(&self.path))?;
+                open(&self.path).map_err(Error::io(&self.path))
+            });
+            match rotated {
                 Ok(file) => (self.file, self.written) = (file, 0),
                 Err(_) => return,
             }
@@ -128,7 +144,8 @@ mod tests {
 
     fn console() -> (tempfile::TempDir, Console) {
         let directory = tempfile::tempdir().unwrap();
-        let console = Console::create(&directory.path().join("logs")).unwrap();
+        let home = Home::at(directory.path());
+        let console = Console::create(&home, &directory.path().join("logs")).unwrap();
         (directory, console)
     }
 

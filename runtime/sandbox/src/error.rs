@@ -18,6 +18,9 @@ pub enum Error {
     /// No `$HOME` to keep state in.
     #[error("HOME is not set to an absolute path")]
     NoHome,
+    /// Root was asked to act for somebody this host does not know.
+    #[error("SUDO_USER names no user with a home directory: {0:?}")]
+    SudoUser(String),
     /// A file or directory.
     #[error("{path}: {source}", path = path.display())]
     Io {
@@ -60,6 +63,14 @@ pub enum Error {
     /// It has not ended.
     #[error("VM is running {0}")]
     StillRunning(crate::Id),
+    /// It does not even end when it is killed.
+    #[error("VM {id} was killed, but its process is still there after {} s", after.as_secs())]
+    NotKilled {
+        /// Which.
+        id: crate::Id,
+        /// The limit.
+        after: Duration,
+    },
     /// The sandbox belongs to another release.
     #[error("the sandbox's owner speaks control protocol {theirs}, this program {ours}")]
     ControlVersion {

@@ -12,6 +12,8 @@
 //! ~/.cache/matchlock/          images and kernels
 //! ```
 //!
+//! Under sudo it is the home of the user who called it, and all files are that user's ([`Home::as_user`]).
+//!
 //! Not here: what is in the records.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -22,7 +24,14 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use crate::user::User;
 use crate::{Error, Id, Result};
+
+/// What outlives its owner.
+const LOGS: &str = "logs";
+
+/// What the owner holds.
+const LOCK: &str = "lock";
 
 /// How often a taken id is tried again with another one; ids have 32 random bits.
 const ID_ATTEMPTS: usize = 16;
@@ -32,11 +41,16 @@ const ID_ATTEMPTS: usize = 16;
 pub struct Home {
     state: PathBuf,
     cache: PathBuf,
+    /// Whose files are made here, if not this process's user's.
+    user: Option<User>,
 }
 
 impl Home {
-    /// Below `$HOME`.
+    /// Below `$HOME`; for root under sudo, below the home of the user who called it.
     pub fn from_env() -> Result<Self> {
+        if let Some((user, home)) = User::behind_sudo(std::env::var_os("SUDO_USER").as_deref())? {
+            return Ok(Self { user: Some(user), ..Self::at(&home) });
+        }
         match std::env::var_os("HOME").map(PathBuf::from) {
             Some(home) if home.is_absolute() => Ok(Self::at(&home)),
             _ => Err(Error::NoHome),
@@ -46,7 +60,20 @@ impl Home {
     /// Below this home directory.
     #[must_use]
     pub fn at(home: &Path) -> Self {
-        Self { state: home.join(".matchlock"), cache: home.join(".cache/matchlock") }
+        Self { state: home.join(".matchlock"), cache: home.join(".cache/matchlock"), user: None }
+    }
+
+    /// Does something with files of this home as the user they belong to; threads it starts stay that user's.
+    pub fn as_user<T, E: From<Error>>(&self, act: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        match self.user {
+            Some(user) => user.run(act)?,
+            None => act(),
+        }
+    }
+
+    /// Whose files these are, if not this process's user's.
+    pub(crate) fn user(&self) -> Option<User> {
+        self.user
     }
 
     /// Where images and kernels are kept.
@@ -70,13 +97,13 @@ impl Home {
     /// Makes the state directories.
     pub(crate) fn make(&self) -> Result<()> {
         let vms = self.vms();
-        DirBuilder::new().recursive(true).mode(0o700).create(&vms).map_err(Error::io(&vms))
+        self.as_user(|| DirBuilder::new().recursive(true).mode(0o700).create(&vms).map_err(Error::io(&vms)))
     }
 
     /// Takes the lock of `vms/`: shared to add a directory, exclusive to judge those that are there.
     pub(crate) fn lock_vms(&self, operation: FlockOperation) -> Result<File> {
         let path = self.state.join("vms.lock");
-        let file = lock_file(&path).map_err(Error::io(&path))?;
+        let file = self.as_user(|| lock_file(&path).map_err(Error::io(&path)))?;
         wait_for(&file, operation).map_err(Error::io(&path))?;
         Ok(file)
     }
@@ -98,7 +125,7 @@ impl VmPaths {
     }
 
     pub(crate) fn lock(&self) -> PathBuf {
-        self.directory.join("lock")
+        self.directory.join(LOCK)
     }
 
     pub(crate) fn control(&self) -> PathBuf {
@@ -106,7 +133,7 @@ impl VmPaths {
     }
 
     pub(crate) fn logs(&self) -> PathBuf {
-        self.directory.join("logs")
+        self.directory.join(LOGS)
     }
 
     /// Whether a living process owns it.
@@ -132,19 +159,41 @@ impl VmPaths {
         }
     }
 
-    /// Removes what only a living owner needs; the logs stay.
-    pub(crate) fn remove_leftovers(&self) -> io::Result<()> {
+    /// Removes what only a living owner needs, as far as possible; the log stays. Says what that was.
+    pub(crate) fn remove_leftovers(&self) -> io::Result<Vec<String>> {
+        self.remove_all_but(&[LOGS])
+    }
+
+    /// The same for its owner, who says what it is before the lock goes.
+    pub(crate) fn remove_own(&self) -> io::Result<()> {
+        self.remove_all_but(&[LOGS, LOCK]).map(drop)
+    }
+
+    /// Removes the last sign of an owner.
+    pub(crate) fn remove_lock(&self) -> io::Result<()> {
+        fs::remove_file(self.lock())
+    }
+
+    fn remove_all_but(&self, kept: &[&str]) -> io::Result<Vec<String>> {
+        let mut removed = Vec::new();
+        let mut failed = None;
         for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;
-            if entry.file_name() == "logs" {
+            let name = entry.file_name();
+            if kept.iter().any(|kept| name == *kept) {
                 continue;
             }
-            match entry.file_type()?.is_dir() {
-                true => fs::remove_dir_all(entry.path())?,
-                false => fs::remove_file(entry.path())?,
+            let result = match entry.file_type()?.is_dir() {
+                true => fs::remove_dir_all(entry.path()),
+                false => fs::remove_file(entry.path()),
+            };
+            match result {
+                Ok(()) => removed.push(name.to_string_lossy().into_owned()),
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        Ok(())
+        removed.sort();
+        failed.map_or(Ok(removed), Err)
     }
 
     /// Removes everything.
@@ -178,6 +227,10 @@ pub(crate) struct OwnedVm {
 impl OwnedVm {
     /// Makes the directory of a new sandbox.
     pub(crate) fn create(home: &Home) -> Result<Self> {
+        home.as_user(|| Self::create_as_this_user(home))
+    }
+
+    fn create_as_this_user(home: &Home) -> Result<Self> {
         home.make()?;
         let _adding = home.lock_vms(FlockOperation::LockShared)?;
         for _ in 0..ID_ATTEMPTS {

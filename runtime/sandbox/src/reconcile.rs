@@ -9,92 +9,193 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
+use crate::history::{Change, Step};
 use crate::home::{Home, VmPaths};
-use crate::records::{Records, Status};
-use crate::{Error, Id, Result};
+use crate::lifecycle::Phase;
+use crate::records::{Record, Records, Status};
+use crate::{Error, Id, Result, sys};
+
+/// How long a killed owner may take to be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// What was found of one sandbox.
+#[derive(Debug)]
+pub struct Found {
+    /// Its id; of a stray file, the name.
+    pub name: String,
+    /// What became of it.
+    pub judgement: Judgement,
+}
+
+/// What becomes of a sandbox whose owner is looked for.
+#[derive(Debug)]
+pub enum Judgement {
+    /// Its owner lives: nothing is touched.
+    Running,
+    /// It has no owner. These leftovers are gone now; none = there were none.
+    Cleaned(Vec<String>),
+    /// It has no owner, and its leftovers cannot be removed.
+    Failed(Error),
+}
 
 /// Marks the records of dead owners as crashed and removes their leftovers. Logs stay until the record is removed.
 pub fn reconcile(home: &Home, records: &Records) -> Result<()> {
-    // Nobody adds a sandbox meanwhile, so a directory without a held lock is nobody's.
-    let _judging = home.lock_vms(FlockOperation::LockExclusive)?;
-    let vms = home.vms();
-    for entry in fs::read_dir(&vms).map_err(Error::io(&vms))? {
-        let path = entry.map_err(Error::io(&vms))?.path();
-        let paths = VmPaths::at(path.clone());
-        if paths.is_owned().map_err(Error::io(&path))? {
-            continue;
-        }
-        let id = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<Id>().ok());
-        let record = match &id {
-            Some(id) => records.get(id)?,
-            None => None,
-        };
-        match record {
-            Some(record) => {
-                paths.remove_leftovers().map_err(Error::io(&path))?;
-                if record.status == Status::Running {
-                    records.set_ended(&record.id, Status::Crashed)?;
-                }
-            }
-            None => remove_any(&path).map_err(Error::io(&path))?,
-        }
-    }
-    for record in records.list()?.iter().filter(|record| record.status == Status::Running) {
-        if !home.vm(&record.id).is_owned().map_err(Error::io(&vms))? {
-            records.set_ended(&record.id, Status::Crashed)?;
+    for Found { name, judgement } in gc(home, records, None)? {
+        // What one sandbox has left must not keep anybody from the others.
+        if let Judgement::Failed(error) = judgement {
+            tracing::warn!("cleaning up after {name}: {error}");
         }
     }
     Ok(())
+}
+
+/// The same, of one sandbox or all, and says what was found.
+pub fn gc(home: &Home, records: &Records, only: Option<&Id>) -> Result<Vec<Found>> {
+    home.as_user(|| {
+        // Nobody adds a sandbox meanwhile, so a directory without a held lock is nobody's.
+        let _judging = home.lock_vms(FlockOperation::LockExclusive)?;
+        let mut found = Vec::new();
+        let mut seen = Vec::new();
+        for record in records.list()? {
+            if only.is_none_or(|only| *only == record.id) {
+                let judgement = judge(home, records, &record)?;
+                found.push(Found { name: record.id.to_string(), judgement });
+            }
+            seen.push(record.id);
+        }
+        let vms = home.vms();
+        for entry in fs::read_dir(&vms).map_err(Error::io(&vms))? {
+            let entry = entry.map_err(Error::io(&vms))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let wanted = only.is_none_or(|only| only.as_str() == name);
+            if wanted && !seen.iter().any(|id| id.as_str() == name) {
+                found.push(Found { judgement: judge_unrecorded(&entry.path()), name });
+            }
+        }
+        match only {
+            Some(only) if found.is_empty() => Err(Error::UnknownVm(only.to_string())),
+            _ => Ok(found),
+        }
+    })
+}
+
+/// One with a record. An error is the database's; the file system's is a judgement.
+fn judge(home: &Home, records: &Records, record: &Record) -> Result<Judgement> {
+    let paths = home.vm(&record.id);
+    let removed = match paths.is_owned() {
+        Ok(true) => return Ok(Judgement::Running),
+        Ok(false) => paths.remove_leftovers(),
+        Err(error) => Err(error),
+    };
+    let removed = match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        removed => removed,
+    };
+    let failure = removed.as_ref().err().map(ToString::to_string);
+    if record.phase != Phase::Cleaned || record.status == Status::Running {
+        records.together(|| {
+            if record.status == Status::Running {
+                // One that had ended its machine was not cut short in anything that matters.
+                let ended = matches!(record.phase, Phase::Stopped | Phase::Cleaning | Phase::Cleaned);
+                records.set_ended(&record.id, if ended { Status::Stopped } else { Status::Crashed })?;
+            }
+            finish_lifecycle(records, record, failure)
+        })?;
+    }
+    Ok(match removed {
+        Ok(names) => Judgement::Cleaned(names),
+        Err(error) => Judgement::Failed(Error::io(paths.directory())(error)),
+    })
+}
+
+/// Takes an interrupted lifecycle to its end.
+fn finish_lifecycle(records: &Records, record: &Record, failure: Option<String>) -> Result<()> {
+    let id = &record.id;
+    let owner_died = record.status == Status::Running;
+    match (record.phase, &failure) {
+        (Phase::Cleaned, _) => return Ok(()),
+        // It fails as it did before, and nobody needs that twice.
+        (Phase::CleanupFailed, Some(_)) => return Ok(()),
+        (Phase::Cleaning, _) => {}
+        _ => {
+            let why = owner_died.then(|| format!("its owner (process {}) died", record.pid));
+            records.advance(id, &Change::to(Phase::Cleaning).because(why))?;
+        }
+    }
+    let phase = if failure.is_none() { Phase::Cleaned } else { Phase::CleanupFailed };
+    let steps = vec![Step::done("files", failure.clone())];
+    records.advance(id, &Change::to(phase).because(failure).with(steps))
+}
+
+/// A directory whose record was never written or is gone, or a stray file.
+fn judge_unrecorded(path: &Path) -> Judgement {
+    let paths = VmPaths::at(path.to_path_buf());
+    let removed = paths.is_owned().and_then(|owned| match owned {
+        true => Ok(None),
+        false if fs::symlink_metadata(path)?.is_dir() => fs::remove_dir_all(path).map(|()| Some("directory")),
+        false => fs::remove_file(path).map(|()| Some("file")),
+    });
+    match removed {
+        Ok(None) => Judgement::Running,
+        Ok(Some(what)) => Judgement::Cleaned(vec![what.to_owned()]),
+        Err(error) => Judgement::Failed(Error::io(path)(error)),
+    }
 }
 
 /// Removes an ended sandbox: its directory, then its record.
 pub fn remove(home: &Home, records: &Records, id: &Id) -> Result<()> {
     let record = records.get(id)?.ok_or_else(|| Error::UnknownVm(id.to_string()))?;
     let paths = home.vm(id);
-    // An owner that is about to end has written so, but is not done with its files.
-    if record.status == Status::Running || paths.is_owned().map_err(Error::io(paths.directory()))? {
-        return Err(Error::StillRunning(record.id));
-    }
-    paths.remove().map_err(Error::io(paths.directory()))?;
+    home.as_user(|| {
+        // An owner that is about to end has written so, but is not done with its files.
+        if record.status == Status::Running || paths.is_owned().map_err(Error::io(paths.directory()))? {
+            return Err(Error::StillRunning(record.id));
+        }
+        paths.remove().map_err(Error::io(paths.directory()))
+    })?;
     records.delete(id)
 }
 
-fn remove_any(path: &std::path::Path) -> io::Result<()> {
-    match fs::symlink_metadata(path)?.is_dir() {
-        true => fs::remove_dir_all(path),
-        false => fs::remove_file(path),
+/// Kills the owner of a sandbox, however busy it is, and waits until it is gone. Its processes end with it; its files
+/// are for [`gc`].
+pub fn end_by_force(home: &Home, records: &Records, id: &Id) -> Result<()> {
+    let record = records.get(id)?.ok_or_else(|| Error::UnknownVm(id.to_string()))?;
+    let paths = home.vm(id);
+    let Some(owner) = sys::ProcessHandle::open(record.pid).map_err(Error::system("owner process"))? else {
+        return Ok(());
+    };
+    // The owner was alive before the handle was made, or there would be no row, and it is alive now that its lock is
+    // held: so all the while the process of that number was the owner.
+    if !paths.is_owned().map_err(Error::io(paths.directory()))? {
+        return Ok(());
+    }
+    match owner.kill(KILL_LIMIT).map_err(Error::system("owner process"))? {
+        true => Ok(()),
+        false => Err(Error::NotKilled { id: id.clone(), after: KILL_LIMIT }),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Read;
-    use std::process::{Command, Stdio};
+    use std::process::{Child, Command, Stdio};
 
     use super::*;
     use crate::home::OwnedVm;
-    use crate::records::Record;
+    use crate::records::tests::record;
 
     const OWNER_HOME: &str = "MATCHLOCK_TEST_OWNER_HOME";
 
     fn insert(records: &Records, id: &Id) {
-        let record = Record {
-            id: id.clone(),
-            pid: std::process::id(),
-            status: Status::Running,
-            image: "busybox".into(),
-            created_at: String::new(),
-            cpus: 1.0,
-            memory_mb: 512,
-            disk_size_mb: 5120,
-        };
-        records.insert(&record).unwrap();
+        records.insert(&Record { pid: std::process::id(), ..record(id.as_str()) }).unwrap();
     }
 
-    /// Not a test of its own: the body of the process that the next test kills.
+    /// Not a test of its own: the body of the process that the next tests kill.
     #[test]
     fn owner_process() {
         let Some(home) = std::env::var_os(OWNER_HOME) else { return };
@@ -110,13 +211,10 @@ mod tests {
         let _ = io::stdin().read(&mut [0]);
     }
 
-    #[test]
-    fn a_killed_owner_leaves_a_crashed_record_and_its_log() {
-        let directory = tempfile::tempdir().unwrap();
-        let home = Home::at(directory.path());
+    fn owner_below(home: &Home, directory: &Path) -> (Child, Id) {
         let mut owner = Command::new(std::env::current_exe().unwrap())
             .args(["reconcile::tests::owner_process", "--exact", "--nocapture"])
-            .env(OWNER_HOME, directory.path())
+            .env(OWNER_HOME, directory)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -128,29 +226,152 @@ mod tests {
             assert_ne!(io::BufRead::read_line(&mut output, &mut line).unwrap(), 0, "owner ended early");
         }
         let marker = home.vms().join("ready");
-        let id: Id = fs::read_to_string(&marker).unwrap().parse().unwrap();
+        let id = fs::read_to_string(&marker).unwrap().parse().unwrap();
         fs::remove_file(marker).unwrap();
+        (owner, id)
+    }
+
+    fn names(path: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(path)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_killed_owner_leaves_a_crashed_record_and_its_log() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::at(directory.path());
+        let (mut owner, id) = owner_below(&home, directory.path());
         let records = Records::open(&home).unwrap();
 
         reconcile(&home, &records).unwrap();
         assert_eq!(records.get(&id).unwrap().unwrap().status, Status::Running);
         assert!(home.vm(&id).control().exists());
         assert!(matches!(remove(&home, &records, &id), Err(Error::StillRunning(_))));
-        assert_eq!(fs::read_dir(home.vms()).unwrap().count(), 2);
+        assert_eq!(names(&home.vms()).len(), 2);
+        let found = gc(&home, &records, Some(&id)).unwrap();
+        assert!(
+            matches!(&found[..], [Found { name, judgement: Judgement::Running }] if *name == id.as_str())
+        );
 
         owner.kill().unwrap();
         owner.wait().unwrap();
         reconcile(&home, &records).unwrap();
         let record = records.get(&id).unwrap().unwrap();
-        assert_eq!((record.status, record.pid), (Status::Crashed, 0));
-        let left: Vec<_> = fs::read_dir(home.vms()).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert_eq!(left, [home.vm(&id).directory()], "the unrecorded one is gone");
-        let left: Vec<_> = fs::read_dir(&left[0]).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, ["logs"]);
+        assert_eq!((record.status, record.pid, record.phase), (Status::Crashed, 0, Phase::Cleaned));
+        assert_eq!(names(&home.vms()), [id.as_str()], "the unrecorded one is gone");
+        assert_eq!(names(home.vm(&id).directory()), ["logs"]);
+        let history = records.history(&id).unwrap();
+        let phases: Vec<_> = history.iter().map(|version| version.phase).collect();
+        assert_eq!(phases, [Phase::Creating, Phase::Cleaning, Phase::Cleaned]);
+        assert_eq!(
+            history[1].last_error.as_deref(),
+            Some(format!("its owner (process {}) died", owner.id()).as_str())
+        );
+        assert_eq!((history[2].cleanup[0].name.as_str(), &history[2].cleanup[0].error), ("files", &None));
+        reconcile(&home, &records).unwrap();
+        assert_eq!(records.history(&id).unwrap(), history, "done once");
 
         remove(&home, &records, &id).unwrap();
         assert!(!home.vm(&id).directory().exists());
         assert!(matches!(remove(&home, &records, &id), Err(Error::UnknownVm(_))));
+        assert!(matches!(gc(&home, &records, Some(&id)), Err(Error::UnknownVm(_))));
+    }
+
+    #[test]
+    fn an_owner_is_ended_by_force() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::at(directory.path());
+        let (mut owner, id) = owner_below(&home, directory.path());
+        let records = Records::open(&home).unwrap();
+        end_by_force(&home, &records, &id).unwrap();
+        assert!(!home.vm(&id).is_owned().unwrap());
+        let found = gc(&home, &records, Some(&id)).unwrap();
+        let cleaned = ["control.sock", "lock"].map(str::to_owned);
+        assert!(
+            matches!(&found[..], [Found { judgement: Judgement::Cleaned(names), .. }] if *names == cleaned)
+        );
+        assert_eq!(records.get(&id).unwrap().unwrap().status, Status::Crashed);
+        owner.wait().unwrap();
+    }
+
+    /// The row names a living process that is not the owner, as after a reuse of its number.
+    #[test]
+    fn a_reused_pid_fools_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::at(directory.path());
+        let records = Records::open(&home).unwrap();
+        let id: Id = "vm-00000001".parse().unwrap();
+        let mut stranger = Command::new("sleep").arg("1000").spawn().unwrap();
+        records.insert(&Record { pid: stranger.id(), ..record(id.as_str()) }).unwrap();
+        fs::create_dir(home.vm(&id).directory()).unwrap();
+        fs::write(home.vm(&id).lock(), "").unwrap();
+
+        end_by_force(&home, &records, &id).unwrap();
+        assert!(stranger.try_wait().unwrap().is_none(), "a stranger was killed");
+        reconcile(&home, &records).unwrap();
+        assert_eq!(records.get(&id).unwrap().unwrap().status, Status::Crashed);
+        remove(&home, &records, &id).unwrap();
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+    }
+
+    /// Killed between any two writes: the next command takes it to the same end.
+    #[test]
+    fn every_phase_is_taken_to_its_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::at(directory.path());
+        let records = Records::open(&home).unwrap();
+        for (number, phase) in Phase::ALL.into_iter().enumerate() {
+            let id: Id = format!("vm-{number:08x}").parse().unwrap();
+            records.insert(&Record { phase, ..record(id.as_str()) }).unwrap();
+            fs::create_dir(home.vm(&id).directory()).unwrap();
+            fs::create_dir(home.vm(&id).logs()).unwrap();
+            for file in
+                [home.vm(&id).lock(), home.vm(&id).control(), home.vm(&id).directory().join("upper.ext4")]
+            {
+                fs::write(file, "").unwrap();
+            }
+            reconcile(&home, &records).unwrap();
+            let record = records.get(&id).unwrap().unwrap();
+            let stopped = matches!(phase, Phase::Stopped | Phase::Cleaning | Phase::Cleaned);
+            let status = if stopped { Status::Stopped } else { Status::Crashed };
+            assert_eq!((record.phase, record.status, record.pid), (Phase::Cleaned, status, 0), "{phase}");
+            assert_eq!(names(home.vm(&id).directory()), ["logs"], "{phase}");
+            let history = records.history(&id).unwrap();
+            for pair in history.windows(2) {
+                assert!(pair[0].phase.next().contains(&pair[1].phase), "{phase}: {pair:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_removed_keeps_nobody_from_the_rest() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::at(directory.path());
+        let records = Records::open(&home).unwrap();
+        let [stuck, other] = ["vm-00000001", "vm-00000002"].map(|id| id.parse::<Id>().unwrap());
+        for id in [&stuck, &other] {
+            insert(&records, id);
+        }
+        // Not even root can look into a file as if it were a directory.
+        fs::write(home.vm(&stuck).directory(), "").unwrap();
+        reconcile(&home, &records).unwrap();
+        let record = records.get(&stuck).unwrap().unwrap();
+        assert_eq!((record.status, record.phase), (Status::Crashed, Phase::CleanupFailed));
+        assert_eq!(records.get(&other).unwrap().unwrap().phase, Phase::Cleaned);
+        let history = records.history(&stuck).unwrap();
+        assert!(history.last().unwrap().cleanup[0].error.is_some(), "{history:?}");
+
+        let found = gc(&home, &records, Some(&stuck)).unwrap();
+        assert!(matches!(found[0].judgement, Judgement::Failed(_)));
+        assert_eq!(records.history(&stuck).unwrap(), history, "told once");
+        fs::remove_file(home.vm(&stuck).directory()).unwrap();
+        reconcile(&home, &records).unwrap();
+        assert_eq!(records.get(&stuck).unwrap().unwrap().phase, Phase::Cleaned);
     }
 
     #[test]
@@ -163,6 +384,6 @@ mod tests {
         fs::write(home.vms().join("stray"), "").unwrap();
         reconcile(&home, &records).unwrap();
         assert_eq!(records.get(&id).unwrap().unwrap().status, Status::Crashed);
-        assert_eq!(fs::read_dir(home.vms()).unwrap().count(), 0);
+        assert_eq!(names(&home.vms()), Vec::<String>::new());
     }
 }

@@ -1,26 +1,16 @@
 //! What is remembered of every sandbox: one row each in SQLite, in WAL mode so that readers never wait for a writer.
 //!
 //! A row says what its owner last wrote. Whether that owner still lives is not the row's to say but the lock's in the
-//! sandbox's directory, see [`crate::reconcile`]. No secret and no environment value is ever in a row. Not here: the
-//! directory's files.
+//! sandbox's directory, see [`crate::reconcile`]. No secret and no environment value is ever in a row, see
+//! [`crate::config`]. Not here: the tables ([`crate::schema`]), the directory's files.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
-
+use crate::config::Config;
+use crate::history::Change;
 use crate::home::Home;
 use crate::lifecycle::Phase;
-use crate::{Error, Id, Result};
-
-/// Schema version, in SQLite's `user_version`.
-const SCHEMA: i64 = 1;
-
-/// How long one command waits for another's write.
-const BUSY: Duration = Duration::from_secs(60);
+use crate::{Error, Id, Result, schema};
 
 /// What a user is told about a sandbox's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,16 +48,16 @@ pub struct Record {
     pub pid: u32,
     /// Its state.
     pub status: Status,
+    /// The latest phase of its lifecycle.
+    pub phase: Phase,
+    /// The kind of machine it runs on; empty for those of the first release.
+    pub backend: String,
     /// Its image, as asked for.
     pub image: String,
     /// `YYYY-MM-DD HH:MM:SS`, UTC; filled in by the database.
     pub created_at: String,
-    /// CPUs.
-    pub cpus: f64,
-    /// Guest RAM.
-    pub memory_mb: u32,
-    /// Writable disk.
-    pub disk_size_mb: u64,
+    /// What it was asked to be.
+    pub config: Config,
 }
 
 /// The database.
@@ -79,34 +69,23 @@ pub struct Records {
 impl Records {
     /// Opens it, and makes it if there is none.
     pub fn open(home: &Home) -> Result<Self> {
-        home.make()?;
-        let path = home.database();
-        // SQLite would create the file by the umask.
-        OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(Error::io(&path))?;
-        let db = Connection::open(&path)?;
-        db.busy_timeout(BUSY)?;
-        if schema(&db)? == 0 {
-            // SQLite does not wait for others while it changes the journal mode, so whoever is first holds this.
-            let lock_path = path.with_extension("lock");
-            let lock = File::create(&lock_path).map_err(Error::io(&lock_path))?;
-            lock.lock().map_err(Error::io(&lock_path))?;
-            if schema(&db)? == 0 {
-                create(&db)?;
-            }
+        Ok(Self { db: schema::open(home)? })
+    }
+
+    pub(crate) fn db(&self) -> &Connection {
+        &self.db
+    }
+
+    /// Makes one transaction of what `act` does, also within another.
+    pub(crate) fn together<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        if !self.db.is_autocommit() {
+            return act();
         }
-        match schema(&db)? {
-            SCHEMA => {}
-            newer => return Err(Error::Schema(newer)),
-        }
-        // The lock files are the truth, so that a row lost in a power cut loses nothing that still exists.
-        db.pragma_update(None, "synchronous", "NORMAL")?;
-        Ok(Self { db })
+        // Taken at once: one that first reads could not become a writer behind another's back.
+        let transaction = Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate)?;
+        let result = act()?;
+        transaction.commit()?;
+        Ok(result)
     }
 
     /// Every record, newest first.
@@ -123,30 +102,25 @@ impl Records {
         row.transpose().map_err(Error::from)
     }
 
+    /// Adds a sandbox, and its history with the phase it is in.
     pub(crate) fn insert(&self, record: &Record) -> Result<()> {
-        self.db.execute(
-            "INSERT INTO vms (id, pid, status, phase, image, cpus, memory_mb, disk_size_mb, created_at, updated_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, datetime('now'), datetime('now'))",
-            params![
-                record.id.as_str(),
-                record.pid,
-                record.status.name(),
-                Phase::Creating.name(),
-                record.image,
-                record.cpus,
-                record.memory_mb,
-                i64::try_from(record.disk_size_mb).unwrap_or(i64::MAX),
-            ],
-        )?;
-        Ok(())
-    }
-
-    pub(crate) fn set_phase(&self, id: &Id, phase: Phase) -> Result<()> {
-        self.db.execute(
-            "UPDATE vms SET phase = ?2, updated_at = datetime('now') WHERE id = ?1",
-            [id.as_str(), phase.name()],
-        )?;
-        Ok(())
+        let config = serde_json::to_string(&record.config).map_err(|_| BadRow::new(record.id.as_str()))?;
+        self.together(|| {
+            self.db.execute(
+                "INSERT INTO vms (id, pid, status, phase, backend, image, config, created_at, updated_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, datetime('now'), datetime('now'))",
+                params![
+                    record.id.as_str(),
+                    record.pid,
+                    record.status.name(),
+                    record.phase.name(),
+                    record.backend,
+                    record.image,
+                    config,
+                ],
+            )?;
+            self.advance(&record.id, &Change::to(record.phase))
+        })
     }
 
     /// Records the end of an owner.
@@ -158,28 +132,40 @@ impl Records {
         Ok(())
     }
 
+    /// Forgets a sandbox and its history.
     pub(crate) fn delete(&self, id: &Id) -> Result<()> {
-        self.db.execute("DELETE FROM vms WHERE id = ?1", [id.as_str()])?;
-        Ok(())
+        self.together(|| {
+            for sql in [
+                "DELETE FROM vms WHERE id = ?1",
+                "DELETE FROM lifecycle WHERE vm_id = ?1",
+                "DELETE FROM cleanup WHERE vm_id = ?1",
+            ] {
+                self.db.execute(sql, [id.as_str()])?;
+            }
+            Ok(())
+        })
     }
 }
 
-const SELECT: &str = "SELECT id, pid, status, image, created_at, cpus, memory_mb, disk_size_mb FROM vms";
+const SELECT: &str = "SELECT id, pid, status, phase, backend, image, created_at, config FROM vms";
 
 fn from_row(row: &Row<'_>) -> rusqlite::Result<Result<Record, BadRow>> {
-    let (id, status): (String, String) = (row.get(0)?, row.get(2)?);
-    let (Ok(parsed), Some(status)) = (id.parse(), Status::from_name(&status)) else {
+    let (id, status, phase): (String, String, String) = (row.get(0)?, row.get(2)?, row.get(3)?);
+    let config: String = row.get(7)?;
+    let (Ok(parsed), Some(status), Some(phase), Ok(config)) =
+        (id.parse(), Status::from_name(&status), Phase::from_name(&phase), serde_json::from_str(&config))
+    else {
         return Ok(Err(BadRow(id)));
     };
     Ok(Ok(Record {
         id: parsed,
         pid: row.get(1)?,
         status,
-        image: row.get(3)?,
-        created_at: row.get(4)?,
-        cpus: row.get(5)?,
-        memory_mb: row.get(6)?,
-        disk_size_mb: u64::try_from(row.get::<_, i64>(7)?).unwrap_or(0),
+        phase,
+        backend: row.get(4)?,
+        image: row.get(5)?,
+        created_at: row.get(6)?,
+        config,
     }))
 }
 
@@ -188,84 +174,26 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Result<Record, BadRow>> {
 #[error("row {0:?} of the state database is not understood")]
 pub struct BadRow(String);
 
-fn schema(db: &Connection) -> Result<i64> {
-    Ok(db.query_row("PRAGMA user_version", [], |row| row.get(0))?)
-}
-
-fn create(db: &Connection) -> Result<()> {
-    db.pragma_update(None, "journal_mode", "WAL")?;
-    db.execute_batch(&format!(
-        "BEGIN IMMEDIATE;
-         CREATE TABLE IF NOT EXISTS vms (
-             id TEXT PRIMARY KEY,
-             pid INTEGER NOT NULL,
-             status TEXT NOT NULL,
-             phase TEXT NOT NULL,
-             image TEXT NOT NULL,
-             cpus REAL NOT NULL,
-             memory_mb INTEGER NOT NULL,
-             disk_size_mb INTEGER NOT NULL,
-             created_at TEXT NOT NULL,
-             updated_at TEXT NOT NULL
-         );
-         PRAGMA user_version = {SCHEMA};
-         COMMIT;"
-    ))?;
-    Ok(())
-}
-
-type Job = Box<dyn FnOnce(&Records) -> Result<()> + Send>;
-
-/// The database on a thread of its own, so that no start waits for it.
-#[derive(Debug)]
-pub(crate) struct Writer {
-    jobs: Option<mpsc::Sender<Job>>,
-    thread: Option<thread::JoinHandle<Result<()>>>,
-}
-
-impl Writer {
-    /// Opens the database on the new thread; an error comes out at [`Writer::finish`].
-    pub(crate) fn start(home: Home) -> Self {
-        let (jobs, queue) = mpsc::channel::<Job>();
-        let thread = thread::spawn(move || {
-            let records = Records::open(&home)?;
-            queue.into_iter().try_for_each(|job| job(&records))
-        });
-        Self { jobs: Some(jobs), thread: Some(thread) }
-    }
-
-    /// Does this after all that came before. Lost if the database is unusable, which `finish` then says.
-    pub(crate) fn submit(&self, job: impl FnOnce(&Records) -> Result<()> + Send + 'static) {
-        if let Some(jobs) = &self.jobs {
-            let _ = jobs.send(Box::new(job));
-        }
-    }
-
-    /// Waits until everything is done.
-    pub(crate) fn finish(&mut self) -> Result<()> {
-        self.jobs = None;
-        match self.thread.take().map(thread::JoinHandle::join) {
-            Some(Ok(result)) => result,
-            Some(Err(panic)) => std::panic::resume_unwind(panic),
-            None => Ok(()),
-        }
+impl BadRow {
+    pub(crate) fn new(id: &str) -> Self {
+        Self(id.to_owned())
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    pub(crate) fn record(id: &str, status: Status) -> Record {
+    pub(crate) fn record(id: &str) -> Record {
         Record {
             id: id.parse().unwrap(),
             pid: 7,
-            status,
+            status: Status::Running,
+            phase: Phase::Creating,
+            backend: "software".into(),
             image: "busybox".into(),
             created_at: String::new(),
-            cpus: 1.5,
-            memory_mb: 512,
-            disk_size_mb: 5120,
+            config: Config { image: "busybox".into(), cpus: 1.5, ..Config::default() },
         }
     }
 
@@ -274,38 +202,29 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let home = Home::at(home.path());
         let records = Records::open(&home).unwrap();
-        records.insert(&record("vm-00000001", Status::Running)).unwrap();
-        records.insert(&record("vm-00000002", Status::Running)).unwrap();
+        records.insert(&record("vm-00000001")).unwrap();
+        records.insert(&record("vm-00000002")).unwrap();
         records.set_ended(&"vm-00000001".parse().unwrap(), Status::Stopped).unwrap();
         let reopened = Records::open(&home).unwrap();
         let rows = reopened.list().unwrap();
         let summary: Vec<_> = rows.iter().map(|row| (row.id.as_str(), row.pid, row.status)).collect();
         assert_eq!(summary, [("vm-00000002", 7, Status::Running), ("vm-00000001", 0, Status::Stopped)]);
         assert_eq!(rows[0].created_at.len(), "YYYY-MM-DD HH:MM:SS".len());
-        let expected =
-            Record { created_at: rows[0].created_at.clone(), ..record("vm-00000002", Status::Running) };
+        let expected = Record { created_at: rows[0].created_at.clone(), ..record("vm-00000002") };
         assert_eq!(rows[0], expected);
         records.delete(&expected.id).unwrap();
         assert_eq!(reopened.get(&expected.id).unwrap(), None);
     }
 
     #[test]
-    fn a_newer_schema_is_refused() {
-        let home = tempfile::tempdir().unwrap();
-        let home = Home::at(home.path());
-        Records::open(&home).unwrap().db.pragma_update(None, "user_version", 99).unwrap();
-        assert!(matches!(Records::open(&home), Err(Error::Schema(99))));
-    }
-
-    #[test]
     fn first_commands_at_once_agree() {
         let directory = tempfile::tempdir().unwrap();
-        thread::scope(|scope| {
+        std::thread::scope(|scope| {
             for number in 0..8 {
                 let home = Home::at(directory.path());
                 scope.spawn(move || {
                     let records = Records::open(&home).unwrap();
-                    records.insert(&record(&format!("vm-0000000{number}"), Status::Running)).unwrap();
+                    records.insert(&record(&format!("vm-0000000{number}"))).unwrap();
                 });
             }
         });
@@ -313,17 +232,15 @@ mod tests {
     }
 
     #[test]
-    fn the_writer_keeps_order_and_reports() {
+    fn what_fails_leaves_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let home = Home::at(directory.path());
-        let mut writer = Writer::start(home.clone());
-        writer.submit(|records| records.insert(&record("vm-00000001", Status::Running)));
-        writer.submit(|records| records.set_phase(&"vm-00000001".parse()?, Phase::Running));
-        writer.finish().unwrap();
-        assert_eq!(Records::open(&home).unwrap().list().unwrap().len(), 1);
-
-        let mut again = Writer::start(home);
-        again.submit(|records| records.insert(&record("vm-00000001", Status::Running)));
-        assert!(matches!(again.finish(), Err(Error::Records(_))));
+        let records = Records::open(&Home::at(directory.path())).unwrap();
+        let failed = records.together(|| {
+            records.insert(&record("vm-00000001"))?;
+            records.insert(&record("vm-00000001"))
+        });
+        assert!(matches!(failed, Err(Error::Records(_))));
+        assert_eq!(records.list().unwrap(), []);
+        records.insert(&record("vm-00000001")).unwrap();
     }
 }

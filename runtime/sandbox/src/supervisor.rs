@@ -30,17 +30,20 @@ use tokio::time::timeout;
 
 use crate::agent::Control;
 use crate::command::{self, Defaults, Exec, ImageOverrides};
+use crate::config::Config;
 use crate::console::Console;
 use crate::control::{self, Shared};
 use crate::detached::Log;
 use crate::guest::Guest;
-use crate::home::{Home, OwnedVm};
+use crate::history::{Change, Step};
+use crate::home::{Home, OwnedVm, VmPaths};
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::ports::Ports;
 use crate::prepare::{self, OpenImage, OpenKernel};
-use crate::records::{Record, Status, Writer};
+use crate::records::{Record, Status};
 use crate::service::Service;
 use crate::timings::{Start, Timings};
+use crate::writer::Writer;
 use crate::{Error, Id, Result, descriptors, host, reconcile};
 
 /// How long a guest may take from its first instruction to ready. An emulated one on a busy host takes seconds.
@@ -110,6 +113,8 @@ pub struct Sandbox {
     clock: Calibration,
     vm: OwnedVm,
     lifecycle: Lifecycle,
+    /// What has gone wrong since the last change of phase.
+    failure: Option<String>,
     writer: Writer,
     recorded: Option<oneshot::Receiver<()>>,
     console: Arc<Console>,
@@ -165,10 +170,10 @@ impl Sandbox {
         tracing::info!("machine {}: {}", choice.kind, choice.why);
 
         let vm = OwnedVm::create(home)?;
-        let (writer, recorded) = record(home, &vm.id, &spec, grant);
-        let logs = vm.paths.logs();
-        let console = Arc::new(Console::create(&logs).map_err(Error::io(&logs))?);
-        let listener = control::bind(&vm.paths)?;
+        // Before the record, so that whatever is known has a log.
+        let console = Arc::new(Console::create(home, &vm.paths.logs())?);
+        let (writer, recorded) = record(home, &vm.id, &spec, grant, choice.kind);
+        let listener = home.as_user(|| control::bind(&vm.paths))?;
         let listener =
             tokio::net::UnixListener::from_std(listener).map_err(Error::system("control socket"))?;
         let shared = Arc::new(Shared {
@@ -190,6 +195,7 @@ impl Sandbox {
             clock,
             vm,
             lifecycle: Lifecycle::new(),
+            failure: None,
             writer,
             recorded: Some(recorded),
             console,
@@ -229,7 +235,8 @@ impl Sandbox {
     /// Prepares and boots it; returns when the guest is ready.
     pub async fn start(&mut self, progress: Arc<dyn Progress + Send + Sync>) -> Result<()> {
         let result = self.prepare_and_boot(progress).await;
-        if result.is_err() {
+        if let Err(error) = &result {
+            self.failure = Some(error.to_string());
             let failed = if self.lifecycle.phase() == Phase::Creating {
                 Phase::CreateFailed
             } else {
@@ -280,15 +287,19 @@ impl Sandbox {
         &mut self,
         progress: Arc<dyn Progress + Send + Sync>,
     ) -> Result<(OpenImage, OpenKernel, machine::Disk)> {
-        let (cache, reference) = (self.home.cache().to_path_buf(), self.spec.image.clone());
+        let (home, reference) = (self.home.clone(), self.spec.image.clone());
         let image_progress = Arc::clone(&progress);
-        self.opening_image =
-            Some(spawn_blocking(move || prepare::image(&cache, &reference, &*image_progress)));
-        let (cache, reference) = (self.home.cache().to_path_buf(), self.spec.kernel.clone());
-        self.opening_kernel = Some(spawn_blocking(move || prepare::kernel(&cache, &reference, &*progress)));
-        let (cache, directory) = (self.home.cache().to_path_buf(), self.vm.paths.directory().to_path_buf());
+        self.opening_image = Some(spawn_blocking(move || {
+            home.as_user(|| prepare::image(home.cache(), &reference, &*image_progress))
+        }));
+        let (home, reference) = (self.home.clone(), self.spec.kernel.clone());
+        self.opening_kernel = Some(spawn_blocking(move || {
+            home.as_user(|| prepare::kernel(home.cache(), &reference, &*progress))
+        }));
+        let (home, directory) = (self.home.clone(), self.vm.paths.directory().to_path_buf());
         let size_mb = self.grant.disk_size_mb;
-        self.making_disk = Some(spawn_blocking(move || prepare::upper(&cache, &directory, size_mb)));
+        self.making_disk =
+            Some(spawn_blocking(move || home.as_user(|| prepare::upper(home.cache(), &directory, size_mb))));
 
         let image = finished(&mut self.opening_image);
         let kernel = finished(&mut self.opening_kernel);
@@ -438,7 +449,9 @@ impl Sandbox {
             Ending::PowerOff => format!("the guest powered off {when}"),
             Ending::Failed(reason) => format!("the machine failed {when}: {reason}"),
         };
-        Error::Ended { how, last_words }
+        let error = Error::Ended { how, last_words };
+        self.failure.get_or_insert_with(|| error.to_string());
+        error
     }
 
     /// Nothing is to be kept of it, whatever its spec says, and its processes get no time.
@@ -475,30 +488,50 @@ impl Sandbox {
         {
             let _ = self.watch(machine, tokio::spawn(std::future::ready(())));
         }
+        let mut steps = Vec::new();
         if matches!(self.lifecycle.phase(), Phase::Starting | Phase::StartFailed | Phase::Running) {
             self.to(Phase::Stopping);
-            self.stop_machine().await;
+            steps = self.stop_machine().await;
             self.to(Phase::Stopped);
         }
         self.timings.stopped_us = Some(self.start.elapsed_us());
         self.to(Phase::Cleaning);
         self.tasks.iter().for_each(JoinHandle::abort);
-        // The record first: a directory without one is nobody's, should this process end in between.
-        let (keep, id) = (self.spec.keep, self.vm.id.clone());
-        self.writer.submit(move |records| match keep {
-            true => records.set_ended(&id, Status::Stopped),
-            false => records.delete(&id),
-        });
-        let written = self.writer.finish();
-        let removed = self.clean();
-        self.to(if removed.is_ok() { Phase::Cleaned } else { Phase::CleanupFailed });
-        removed.and(written)?;
-        Ok(self.timings)
+        let result = if self.spec.keep { self.clean_and_keep(steps) } else { self.clean_and_forget() };
+        result.map(|()| self.timings)
     }
 
-    async fn stop_machine(&mut self) {
+    /// The record last: should this process end in between, whoever finds it cleans up. Only then the lock goes, so
+    /// that nobody judges what has not ended.
+    fn clean_and_keep(&mut self, mut steps: Vec<Step>) -> Result<()> {
+        let cleaned = self.clean(VmPaths::remove_own);
+        let failure = cleaned.as_ref().err().map(ToString::to_string);
+        steps.push(Step::done("files", failure.clone()));
+        let phase = if failure.is_none() { Phase::Cleaned } else { Phase::CleanupFailed };
+        self.lifecycle.to(phase);
+        let (id, change) = (self.vm.id.clone(), Change::to(phase).because(failure).with(steps));
+        self.writer.write(move |records| {
+            records.advance(&id, &change)?;
+            records.set_ended(&id, Status::Stopped)
+        });
+        let written = self.writer.finish();
+        cleaned.and(written).and_then(|()| self.clean(VmPaths::remove_lock))
+    }
+
+    /// The record first: a directory without one is nobody's, should this process end in between.
+    fn clean_and_forget(&mut self) -> Result<()> {
+        let id = self.vm.id.clone();
+        self.writer.write(move |records| records.delete(&id));
+        let written = self.writer.finish();
+        let cleaned = self.clean(VmPaths::remove);
+        self.lifecycle.to(if cleaned.is_ok() { Phase::Cleaned } else { Phase::CleanupFailed });
+        cleaned.and(written)
+    }
+
+    async fn stop_machine(&mut self) -> Vec<Step> {
         let gently = self.spec.keep || !self.spec.grace.is_zero();
-        let Some(mut running) = self.machine.take() else { return };
+        let mut steps = Vec::new();
+        let Some(mut running) = self.machine.take() else { return steps };
         if let (true, Some(mut control)) = (gently, self.control.take()) {
             let grace_ms = u32::try_from(self.spec.grace.as_millis()).unwrap_or(u32::MAX);
             let limit = self.at_most(self.spec.grace.saturating_add(SHUTDOWN_LIMIT));
@@ -507,9 +540,10 @@ impl Sandbox {
                     let _ = running.ended.wait_for(|ended| *ended).await;
                 }
             };
-            if timeout(limit, shutdown).await.is_err() {
-                tracing::warn!("the guest did not power off in {:.1} s", limit.as_secs_f32());
-            }
+            let late = timeout(limit, shutdown).await.is_err();
+            let late = late.then(|| format!("the guest did not power off in {:.1} s", limit.as_secs_f32()));
+            late.iter().for_each(|late| tracing::warn!("{late}"));
+            steps.push(Step::done("guest", late));
         }
         running.machine.stop();
         let ending = joined(
@@ -521,6 +555,8 @@ impl Sandbox {
             .await,
         );
         tracing::debug!("machine ended: {ending:?}");
+        steps.push(Step::done("machine", None));
+        steps
     }
 
     /// This limit, or what is left of the time to end in.
@@ -528,12 +564,11 @@ impl Sandbox {
         self.end_by.map_or(limit, |by| limit.min(by.saturating_duration_since(Instant::now())))
     }
 
-    fn clean(&self) -> Result<()> {
+    fn clean(&self, remove: impl FnOnce(&VmPaths) -> std::io::Result<()>) -> Result<()> {
         // Whoever looks for orphans sees all of it or nothing.
         let _removing = self.home.lock_vms(FlockOperation::LockShared)?;
         let paths = &self.vm.paths;
-        let removed = if self.spec.keep { paths.remove_leftovers() } else { paths.remove() };
-        removed.map_err(Error::io(paths.directory()))
+        self.home.as_user(|| remove(paths).map_err(Error::io(paths.directory())))
     }
 
     fn boot_config(&self, layers: u16) -> Result<BootConfig> {
@@ -557,8 +592,8 @@ impl Sandbox {
     fn to(&mut self, phase: Phase) {
         self.lifecycle.to(phase);
         tracing::debug!("{}: {phase}", self.vm.id);
-        let id = self.vm.id.clone();
-        self.writer.submit(move |records| records.set_phase(&id, phase));
+        let (id, change) = (self.vm.id.clone(), Change::to(phase).because(self.failure.take()));
+        self.writer.write(move |records| records.advance(&id, &change));
     }
 }
 
@@ -579,34 +614,35 @@ impl Ended {
     }
 }
 
-/// Starts the records' thread with the reconcile that every command begins with, and this sandbox's own record.
-fn record(home: &Home, id: &Id, spec: &Spec, grant: Grant) -> (Writer, oneshot::Receiver<()>) {
+/// Starts the records' thread with this sandbox's own record and the reconcile that every command begins with.
+fn record(
+    home: &Home,
+    id: &Id,
+    spec: &Spec,
+    grant: Grant,
+    kind: choice::Kind,
+) -> (Writer, oneshot::Receiver<()>) {
     let record = Record {
         id: id.clone(),
         pid: std::process::id(),
         status: Status::Running,
+        phase: Phase::Creating,
+        backend: kind.to_string(),
         image: spec.image.clone(),
         created_at: String::new(),
-        cpus: spec.resources.cpus,
-        memory_mb: grant.memory_mib,
-        disk_size_mb: grant.disk_size_mb,
+        config: Config::new(spec, grant),
     };
     let writer = Writer::start(home.clone());
-    let (recorded, answer) = oneshot::channel();
-    writer.submit(move |records| {
-        records.insert(&record)?;
-        let _ = recorded.send(());
-        Ok(())
-    });
+    let recorded = writer.write_and_tell(move |records| records.insert(&record));
     let home = home.clone();
-    writer.submit(move |records| {
+    writer.alone(move |records| {
         // Somebody else's leftovers are no reason not to start.
         if let Err(error) = reconcile(&home, records) {
             tracing::warn!("cleaning up after earlier sandboxes: {error}");
         }
         Ok(())
     });
-    (writer, answer)
+    (writer, recorded)
 }
 
 fn boot_machine(kind: Kind, config: machine::Config, clock: Calibration) -> Result<Booted, MachineError> {

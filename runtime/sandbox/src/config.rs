@@ -1,0 +1,118 @@
+//! What a sandbox was asked to be, as far as anybody may read it later.
+//!
+//! Every value that could be a secret is left out: of variables only the names are kept. This is the one place where
+//! that is decided, so whatever is stored or shown of a [`Spec`] goes through it. The serialized form is the state
+//! database's own; members are added, never changed. Not here: the JSON that users see (`wire`).
+
+use std::net::IpAddr;
+
+use policy::resources::Grant;
+use serde::{Deserialize, Serialize};
+
+use crate::Spec;
+
+/// A [`Spec`] without what nobody may read.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Image reference.
+    pub image: String,
+    /// Kernel reference; empty = the default kernel.
+    pub kernel: String,
+    /// CPUs.
+    pub cpus: f64,
+    /// Guest RAM.
+    pub memory_mb: u32,
+    /// Writable disk.
+    pub disk_size_mb: u64,
+    /// How long it may live.
+    pub timeout_seconds: Option<u64>,
+    /// Host name; `None` = the id.
+    pub hostname: Option<String>,
+    /// Lines for /etc/hosts.
+    pub add_hosts: Vec<(String, IpAddr)>,
+    /// Lines for /etc/resolv.conf.
+    pub nameservers: Vec<IpAddr>,
+    /// Names of variables; their values are nobody's business.
+    pub env: Vec<String>,
+    /// Names of variables instead of the image's.
+    pub image_env: Option<Vec<String>>,
+    /// Instead of the image's entrypoint.
+    pub entrypoint: Option<Vec<String>>,
+    /// Instead of the image's arguments to it.
+    pub cmd: Option<Vec<String>>,
+    /// Instead of the image's user; empty = the image's.
+    pub user: String,
+    /// Instead of the image's working directory; empty = the image's.
+    pub working_dir: String,
+    /// No restrictions inside the guest.
+    pub privileged: bool,
+}
+
+impl Config {
+    pub(crate) fn new(spec: &Spec, grant: Grant) -> Self {
+        let image = &spec.image_config;
+        Self {
+            image: spec.image.clone(),
+            kernel: spec.kernel.clone(),
+            cpus: spec.resources.cpus,
+            memory_mb: grant.memory_mib,
+            disk_size_mb: grant.disk_size_mb,
+            timeout_seconds: spec.timeout_seconds,
+            hostname: spec.hostname.clone(),
+            add_hosts: spec.add_hosts.clone(),
+            nameservers: spec.nameservers.clone(),
+            env: spec.env.iter().map(|(name, _)| name.clone()).collect(),
+            image_env: image.env.as_ref().map(|env| env.iter().map(|variable| name(variable)).collect()),
+            entrypoint: spec.entrypoint.clone(),
+            cmd: image.cmd.clone(),
+            user: image.user.clone(),
+            working_dir: image.working_dir.clone(),
+            privileged: spec.privileged,
+        }
+    }
+}
+
+/// The name in `NAME=VALUE`.
+fn name(variable: &str) -> String {
+    variable.split_once('=').map_or(variable, |(name, _)| name).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::ImageOverrides;
+
+    #[test]
+    fn values_of_variables_are_not_kept() {
+        let spec = Spec {
+            image: "busybox".into(),
+            kernel: String::new(),
+            machine: policy::machine::Request::Auto,
+            resources: policy::resources::Request { cpus: 0.5, memory_mb: 512, disk_size_mb: 5120 },
+            hostname: None,
+            add_hosts: vec![("db".into(), [10, 0, 0, 1].into())],
+            env: vec![("API_KEY".into(), "s3cr3t".into())],
+            nameservers: vec![[9, 9, 9, 9].into()],
+            entrypoint: None,
+            image_config: ImageOverrides { env: Some(vec!["TOKEN=s3cr3t".into()]), ..Default::default() },
+            privileged: false,
+            timeout_seconds: Some(300),
+            keep: true,
+            grace: Duration::ZERO,
+            shared_memory: false,
+        };
+        let host = policy::resources::Host { cpus: 4, memory_mb: 8192 };
+        let grant = policy::resources::grant(&spec.resources, &host).unwrap();
+        let config = Config::new(&spec, grant);
+        assert_eq!(config.env, ["API_KEY"]);
+        assert_eq!(config.image_env.as_deref(), Some(&["TOKEN".to_owned()][..]));
+        let stored = serde_json::to_string(&config).unwrap();
+        assert!(!stored.contains("s3cr3t"), "{stored}");
+        assert_eq!(serde_json::from_str::<Config>(&stored).unwrap(), config);
+        // A row of an older release has fewer members.
+        assert_eq!(serde_json::from_str::<Config>("{}").unwrap(), Config::default());
+    }
+}

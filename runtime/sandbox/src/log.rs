@@ -1,0 +1,242 @@
+//! A sandbox's log as others read it: what there is, and what is being added.
+//!
+//! The log is in `logs/` of the sandbox's directory and stays until the sandbox is removed. Its owner moves it aside when
+//! it is long (`vm.log.1`) and goes on in a new file. Not here: writing it ([`crate::console`]).
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::console::{LOG, OLDER_LOG};
+use crate::home::Home;
+use crate::sys::DirectoryWatch;
+use crate::{Error, Id, Result};
+
+/// Most bytes of one chunk.
+pub const CHUNK: usize = 32 << 10;
+
+/// The whole log, as long as the sandbox is not removed. The guest's bytes, at most some 16 MiB.
+pub fn read(home: &Home, id: &Id) -> Result<Vec<u8>> {
+    let directory = directory(home, id)?;
+    let mut log = Vec::new();
+    for mut file in generations(&directory).map_err(Error::io(&directory))? {
+        file.read_to_end(&mut log).map_err(Error::io(&directory))?;
+    }
+    Ok(log)
+}
+
+/// The log from its beginning, and then whatever is added to it. Needs a tokio runtime with I/O around it.
+pub fn follow(home: &Home, id: &Id) -> Result<Follow> {
+    let directory = directory(home, id)?;
+    // First the watch, so that nothing is added unseen. A directory does not tell of its own end while a file in it is
+    // open, but the one above does.
+    let watch = DirectoryWatch::new(&[&directory, home.vm(id).directory()]).map_err(Error::io(&directory))?;
+    let mut files = generations(&directory).map_err(Error::io(&directory))?;
+    files.reverse();
+    Ok(Follow { directory, watch, current: files.pop(), next: files, removed: false, buffer: vec![0; CHUNK] })
+}
+
+/// A log that is followed.
+#[derive(Debug)]
+pub struct Follow {
+    directory: PathBuf,
+    watch: DirectoryWatch,
+    /// The file that is being read.
+    current: Option<File>,
+    /// Those that come after it, as far as they are known, the next one last.
+    next: Vec<File>,
+    removed: bool,
+    buffer: Vec<u8>,
+}
+
+impl Follow {
+    /// Waits for more; `None` = the sandbox was removed. May be dropped at its await.
+    pub async fn next(&mut self) -> Result<Option<&[u8]>> {
+        loop {
+            let length = self.read().map_err(Error::io(&self.directory))?;
+            if length != 0 {
+                return Ok(Some(&self.buffer[..length]));
+            }
+            if self.removed {
+                return Ok(None);
+            }
+            self.watch.changed().await.map_err(Error::io(&self.directory))?;
+            self.removed = !self.directory.try_exists().map_err(Error::io(&self.directory))?;
+        }
+    }
+
+    /// What is there now; 0 = nothing.
+    fn read(&mut self) -> io::Result<usize> {
+        loop {
+            if let Some(file) = &mut self.current {
+                let length = file.read(&mut self.buffer)?;
+                if length != 0 {
+                    return Ok(length);
+                }
+            }
+            if self.next.is_empty() && !self.moved_on()? {
+                return Ok(0);
+            }
+            // It was moved aside, so nobody adds to it any more; what came before that is read first.
+            if let Some(file) = &mut self.current {
+                let length = file.read(&mut self.buffer)?;
+                if length != 0 {
+                    return Ok(length);
+                }
+            }
+            self.current = self.next.pop();
+        }
+    }
+
+    /// Whether the log goes on in other files; if so, they are in `next`.
+    fn moved_on(&mut self) -> io::Result<bool> {
+        let mut files = generations(&self.directory)?;
+        if let Some(current) = &self.current {
+            let current = inode(current)?;
+            let mut position = None;
+            for (index, file) in files.iter().enumerate() {
+                if inode(file)? == current {
+                    position = Some(index);
+                }
+            }
+            // Known: those after it are new. Not known: it has been moved aside twice, and all of them are.
+            if let Some(position) = position {
+                files.drain(..=position);
+            }
+        }
+        files.reverse();
+        self.next = files;
+        Ok(!self.next.is_empty())
+    }
+}
+
+fn directory(home: &Home, id: &Id) -> Result<PathBuf> {
+    let paths = home.vm(id);
+    match paths.directory().try_exists() {
+        Ok(true) => Ok(paths.logs()),
+        Ok(false) => Err(Error::UnknownVm(id.to_string())),
+        Err(error) => Err(Error::io(paths.directory())(error)),
+    }
+}
+
+/// The files of a log, the oldest first.
+fn generations(directory: &Path) -> io::Result<Vec<File>> {
+    loop {
+        let log = open(&directory.join(LOG))?;
+        let older = open(&directory.join(OLDER_LOG))?;
+        match (&log, &older) {
+            // Between the two, it was moved aside.
+            (Some(log), Some(older)) if inode(log)? == inode(older)? => {}
+            // Between the two file operations of moving it aside, there is only the older one.
+            _ => return Ok(older.into_iter().chain(log).collect()),
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn inode(file: &File) -> io::Result<(u64, u64)> {
+    file.metadata().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::console::Console;
+    use crate::home::OwnedVm;
+
+    fn sandbox() -> (tempfile::TempDir, Home, OwnedVm, Console) {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::at(directory.path());
+        let owned = OwnedVm::create(&home).unwrap();
+        let console = Console::create(&home, &owned.paths.logs()).unwrap();
+        (directory, home, owned, console)
+    }
+
+    async fn until(follow: &mut Follow, length: usize) -> Vec<u8> {
+        let mut seen = Vec::new();
+        while seen.len() < length {
+            let more = timeout(Duration::from_secs(10), follow.next()).await.expect("nothing more").unwrap();
+            seen.extend_from_slice(more.expect("removed"));
+        }
+        seen
+    }
+
+    #[test]
+    fn the_whole_log_is_read_until_it_is_removed() {
+        let (_directory, home, owned, console) = sandbox();
+        assert_eq!(read(&home, &owned.id).unwrap(), b"");
+        console.console(b"boot\n");
+        console.log(b"hi\n");
+        assert_eq!(read(&home, &owned.id).unwrap(), b"boot\nhi\n");
+        owned.paths.remove().unwrap();
+        assert!(matches!(read(&home, &owned.id), Err(Error::UnknownVm(_))));
+        assert!(matches!(read(&home, &"vm-00000000".parse().unwrap()), Err(Error::UnknownVm(_))));
+    }
+
+    #[test]
+    fn both_generations_are_read() {
+        let (_directory, home, owned, console) = sandbox();
+        console.log(&vec![b'a'; 8 << 20]);
+        console.log(b"b");
+        let log = read(&home, &owned.id).unwrap();
+        assert_eq!((log.len(), log.last()), ((8 << 20) + 1, Some(&b'b')));
+    }
+
+    #[tokio::test]
+    async fn what_is_added_is_followed_across_rotation() {
+        let (_directory, home, owned, console) = sandbox();
+        console.log(b"before");
+        let mut follow = follow(&home, &owned.id).unwrap();
+        assert_eq!(until(&mut follow, 6).await, b"before");
+        assert!(timeout(Duration::from_millis(50), follow.next()).await.is_err(), "nothing was added");
+        console.log(b"after");
+        assert_eq!(until(&mut follow, 5).await, b"after");
+        // Moved aside once, while the follower has not read all of it.
+        let block = vec![b'x'; 1 << 20];
+        for _ in 0..10 {
+            console.log(&block);
+        }
+        console.log(b"end");
+        let seen = until(&mut follow, (10 << 20) + 3).await;
+        assert_eq!((seen.len(), &seen[seen.len() - 3..]), ((10 << 20) + 3, &b"end"[..]));
+    }
+
+    /// A follower that is too slow misses what was dropped meanwhile, and nothing else.
+    #[tokio::test]
+    async fn a_slow_follower_goes_on_with_what_there_is() {
+        let (_directory, home, owned, console) = sandbox();
+        let mut follow = follow(&home, &owned.id).unwrap();
+        for byte in *b"abcde" {
+            console.log(&vec![byte; 8 << 20]);
+        }
+        console.log(b"end");
+        // The first is still open, those of `b` and `c` are gone, `d` was overwritten by `e` when `end` came.
+        let seen = until(&mut follow, (16 << 20) + 3).await;
+        let mut letters = seen;
+        letters.dedup();
+        assert_eq!(letters, b"aend");
+    }
+
+    #[tokio::test]
+    async fn it_ends_when_the_sandbox_is_removed() {
+        let (_directory, home, owned, console) = sandbox();
+        let mut follow = follow(&home, &owned.id).unwrap();
+        console.log(b"last");
+        owned.paths.remove().unwrap();
+        assert_eq!(until(&mut follow, 4).await, b"last");
+        let end = timeout(Duration::from_secs(10), follow.next()).await.expect("no end").unwrap();
+        assert_eq!(end, None);
+    }
+}

@@ -1,0 +1,125 @@
+//! Whose files these are: under sudo everything in a home directory is made and removed as the user who called sudo.
+//!
+//! A thread takes on that user for the length of one call, so that nothing is ever root's, not even for a moment, and
+//! so that no symbolic link in the user's directories makes root touch what the user could not. The rest of the
+//! program stays root: `/dev/kvm` and the network need it. Not here: what is done with the files.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+use rustix::process::{Gid, Uid, getegid, geteuid, getgid, getuid};
+use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
+
+use crate::{Error, Result};
+
+/// The user who called sudo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct User {
+    uid: Uid,
+    gid: Gid,
+}
+
+impl User {
+    /// The user called `name` and their home directory, if this process is root on somebody else's behalf.
+    pub(crate) fn behind_sudo(name: Option<&OsStr>) -> Result<Option<(Self, PathBuf)>> {
+        let name = match name.map(|name| name.to_string_lossy()) {
+            Some(name) if !name.is_empty() && getuid().is_root() && geteuid().is_root() => name,
+            _ => return Ok(None),
+        };
+        let found = nix::unistd::User::from_name(&name);
+        let found = found.map_err(|errno| Error::system("user database")(errno.into()))?;
+        match found {
+            Some(user) if user.uid.is_root() => Ok(None),
+            Some(user) if user.dir.is_absolute() => {
+                let (uid, gid) = (Uid::from_raw(user.uid.as_raw()), Gid::from_raw(user.gid.as_raw()));
+                Ok(Some((Self { uid, gid }, user.dir)))
+            }
+            _ => Err(Error::SudoUser(name.into_owned())),
+        }
+    }
+
+    /// Does `act` as this user. Threads and processes that it starts stay this user's.
+    pub(crate) fn run<T>(self, act: impl FnOnce() -> T) -> Result<T> {
+        if geteuid() == self.uid {
+            return Ok(act());
+        }
+        let failed = |errno: rustix::io::Errno| Error::system("taking on the user behind sudo")(errno.into());
+        // Declared first: whatever of this has been done is undone.
+        let _root = Root { gid: getgid(), egid: getegid() };
+        set_thread_res_gid(self.gid, self.gid, None).map_err(failed)?;
+        // The saved id stays root's, which is the way back.
+        set_thread_res_uid(self.uid, self.uid, None).map_err(failed)?;
+        Ok(act())
+    }
+
+    /// Makes this thread this user's for good.
+    pub(crate) fn become_for_good(self) -> Result<()> {
+        let failed = |errno: rustix::io::Errno| Error::system("taking on the user behind sudo")(errno.into());
+        set_thread_res_gid(self.gid, self.gid, self.gid).map_err(failed)?;
+        set_thread_res_uid(self.uid, self.uid, self.uid).map_err(failed)
+    }
+}
+
+/// What a thread goes back to.
+struct Root {
+    gid: Gid,
+    egid: Gid,
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        let user = set_thread_res_uid(Uid::ROOT, Uid::ROOT, None);
+        if let Err(errno) = user.and_then(|()| set_thread_res_gid(self.gid, self.egid, None)) {
+            // The saved ids allow it always; a thread that stays the user's can do less, never more.
+            tracing::error!("going back to root: {errno}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn nobody_without_a_name() {
+        assert_eq!(User::behind_sudo(None).unwrap(), None);
+        assert_eq!(User::behind_sudo(Some(OsStr::new(""))).unwrap(), None);
+        assert_eq!(User::behind_sudo(Some(OsStr::new("root"))).unwrap(), None);
+        let unknown = User::behind_sudo(Some(OsStr::new("no such user")));
+        match geteuid().is_root() {
+            true => assert!(matches!(unknown, Err(Error::SudoUser(name)) if name == "no such user")),
+            false => assert_eq!(unknown.unwrap(), None),
+        }
+    }
+
+    #[test]
+    fn files_are_the_users_and_root_comes_back() {
+        if !geteuid().is_root() {
+            return println!("SKIP: only root can take on another user");
+        }
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        let user = User { uid: Uid::from_raw(54321), gid: Gid::from_raw(54322) };
+        let path = directory.path().join("theirs");
+        let nested = || user.run(|| fs::write(&path, "").unwrap()).unwrap();
+        let (child, denied) = user
+            .run(|| {
+                nested();
+                let child = std::thread::spawn(|| (getuid(), geteuid())).join().unwrap();
+                (child, fs::read("/proc/1/environ").is_err())
+            })
+            .unwrap();
+        assert_eq!((child, denied), ((user.uid, user.uid), true));
+        let metadata = fs::metadata(&path).unwrap();
+        assert_eq!((metadata.uid(), metadata.gid()), (54321, 54322));
+        assert!(getuid().is_root() && geteuid().is_root() && getegid().is_root());
+        let panicked = std::thread::spawn(move || {
+            let caught = std::panic::catch_unwind(|| user.run(|| panic!("inside")));
+            (caught.is_err(), geteuid())
+        });
+        assert_eq!(panicked.join().unwrap(), (true, Uid::ROOT));
+    }
+}

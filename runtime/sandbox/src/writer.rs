@@ -1,0 +1,170 @@
+//! The state database on a thread of its own, so that no start waits for it.
+//!
+//! What is submitted while a write is under way is written together, in one transaction. Not here: what is written.
+
+use std::sync::mpsc;
+use std::thread;
+
+use tokio::sync::oneshot;
+
+use crate::Result;
+use crate::home::Home;
+use crate::records::Records;
+
+type Act = Box<dyn FnOnce(&Records) -> Result<()> + Send>;
+
+enum Job {
+    /// Part of a transaction; the sender fires once it is committed.
+    Write(Act, Option<oneshot::Sender<()>>),
+    /// Waits for others, so it must not hold the database meanwhile.
+    Alone(Act),
+}
+
+/// The thread.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<thread::JoinHandle<Result<()>>>,
+}
+
+impl Writer {
+    /// Opens the database on the new thread; an error comes out at [`Writer::finish`].
+    pub(crate) fn start(home: Home) -> Self {
+        let (jobs, queue) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            if let Some(user) = home.user() {
+                user.become_for_good()?;
+            }
+            work(&Records::open(&home)?, &queue)
+        });
+        Self { jobs: Some(jobs), thread: Some(thread) }
+    }
+
+    /// Writes this after all that came before. Lost if the database is unusable, which `finish` then says.
+    pub(crate) fn write(&self, act: impl FnOnce(&Records) -> Result<()> + Send + 'static) {
+        self.submit(Job::Write(Box::new(act), None));
+    }
+
+    /// The same; the answer comes once it is committed.
+    pub(crate) fn write_and_tell(
+        &self,
+        act: impl FnOnce(&Records) -> Result<()> + Send + 'static,
+    ) -> oneshot::Receiver<()> {
+        let (committed, answer) = oneshot::channel();
+        self.submit(Job::Write(Box::new(act), Some(committed)));
+        answer
+    }
+
+    /// Does this after all that came before, outside of any transaction.
+    pub(crate) fn alone(&self, act: impl FnOnce(&Records) -> Result<()> + Send + 'static) {
+        self.submit(Job::Alone(Box::new(act)));
+    }
+
+    fn submit(&self, job: Job) {
+        if let Some(jobs) = &self.jobs {
+            let _ = jobs.send(job);
+        }
+    }
+
+    /// Waits until everything is done.
+    pub(crate) fn finish(&mut self) -> Result<()> {
+        self.jobs = None;
+        match self.thread.take().map(thread::JoinHandle::join) {
+            Some(Ok(result)) => result,
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+            None => Ok(()),
+        }
+    }
+}
+
+fn work(records: &Records, queue: &mpsc::Receiver<Job>) -> Result<()> {
+    let mut next = queue.recv().ok();
+    while let Some(job) = next.take() {
+        match job {
+            Job::Alone(act) => act(records)?,
+            Job::Write(act, committed) => {
+                let mut answers = vec![committed];
+                records.together(|| {
+                    act(records)?;
+                    while next.is_none() {
+                        match queue.try_recv() {
+                            Ok(Job::Write(act, committed)) => {
+                                act(records)?;
+                                answers.push(committed);
+                            }
+                            Ok(job) => next = Some(job),
+                            Err(_) => break,
+                        }
+                    }
+                    Ok(())
+                })?;
+                for answer in answers.into_iter().flatten() {
+                    let _ = answer.send(());
+                }
+            }
+        }
+        if next.is_none() {
+            next = queue.recv().ok();
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+    use crate::history::Change;
+    use crate::lifecycle::Phase;
+    use crate::records::tests::record;
+
+    #[test]
+    fn order_is_kept_and_errors_come_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::at(directory.path());
+        let mut writer = Writer::start(home.clone());
+        let inserted = record("vm-00000001");
+        let committed = writer.write_and_tell(move |records| records.insert(&inserted));
+        let id = record("vm-00000001").id;
+        let changed = id.clone();
+        writer.write(move |records| records.advance(&changed, &Change::to(Phase::Running)));
+        committed.blocking_recv().unwrap();
+        writer.finish().unwrap();
+        assert_eq!(Records::open(&home).unwrap().history(&id).unwrap().len(), 2);
+
+        let mut again = Writer::start(home);
+        let refused = again.write_and_tell(|records| records.insert(&record("vm-00000001")));
+        assert!(refused.blocking_recv().is_err());
+        assert!(matches!(again.finish(), Err(Error::Records(_))));
+    }
+
+    /// All that waits while the thread is busy is one transaction, and what is to be alone is in none.
+    #[test]
+    fn what_waits_is_written_together() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::at(directory.path());
+        let mut writer = Writer::start(home.clone());
+        let (go, wait) = mpsc::channel::<()>();
+        writer.alone(move |_| {
+            let _ = wait.recv();
+            Ok(())
+        });
+        let (sender, seen) = mpsc::channel();
+        for number in 1..=3 {
+            let (other, sender) = (Records::open(&home).unwrap(), sender.clone());
+            writer.write(move |records| {
+                records.insert(&record(&format!("vm-0000000{number}")))?;
+                let _ = sender.send(other.list()?.len());
+                Ok(())
+            });
+        }
+        let other = Records::open(&home).unwrap();
+        writer.alone(move |records| {
+            assert_eq!(other.list()?.len(), 3);
+            records.together(|| Ok(()))
+        });
+        go.send(()).unwrap();
+        writer.finish().unwrap();
+        assert_eq!(seen.try_iter().collect::<Vec<_>>(), [0, 0, 0], "nobody else saw a part of it");
+    }
+}
