@@ -215,7 +215,8 @@ class AsyncTransport:
             await asyncio.wait_for(self._process.wait(), timeout)
         except asyncio.TimeoutError:
             # What the server has not read yet keeps the end of input from it.
-            self._stdin.transport.abort()
+            if self._stdin.transport.get_write_buffer_size():
+                self._stdin.transport.abort()
             with contextlib.suppress(OSError, asyncio.TimeoutError):
                 self._process.kill()
                 await asyncio.wait_for(self._process.wait(), 1)

@@ -48,10 +48,8 @@ def as_object(value: object) -> Params | None:
 
 def as_list(value: object) -> list[Any] | None:
     """A JSON array, if it is one."""
-    if not isinstance(value, list):
-        return None
-    items: list[Any] = value
-    return items
+    is_list = isinstance(value, list)
+    return cast("list[Any]", value) if is_list else None
 
 
 def encode(method: str, id: int, params: Params | None) -> bytes:

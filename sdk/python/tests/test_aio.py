@@ -1,0 +1,355 @@
+"""The asyncio client: what the threaded one promises, and cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from helpers import descriptors
+
+from matchlock import (
+    AsyncClient,
+    Client,
+    CommandError,
+    Config,
+    CreateOptions,
+    FileChange,
+    MatchlockError,
+    NetworkHookRequest,
+    NetworkHookResult,
+    NetworkHookRule,
+    NetworkInterceptionConfig,
+    Sandbox,
+    VFSHookEvent,
+    VFSHookRule,
+    VFSInterceptionConfig,
+)
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def started(program: str) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(Config(program)) as client:
+        await client.create(CreateOptions(image="image1"))
+        yield client
+
+
+def run(program: str, body: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> T:
+    async def all() -> T:
+        async with started(program) as client:
+            return await body(client)
+
+    return asyncio.run(asyncio.wait_for(all(), 60))
+
+
+async def requests(client: AsyncClient, method: str) -> list[dict[str, Any]]:
+    received = json.loads((await client.exec("requests")).stdout)
+    return [request for request in received if request["method"] == method]
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    for _ in range(2000):
+        if await condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it never came")
+
+
+def test_it_has_every_method_of_the_threaded_client() -> None:
+    mine = {name for name in vars(Client) if not name.startswith("_")}
+    assert mine == {name for name in vars(AsyncClient) if not name.startswith("_")}
+
+
+def test_commands(program: str) -> None:
+    async def body(client: AsyncClient) -> None:
+        assert client.vm_id == "vm-00000001"
+        result = await client.exec("echo hi", user="u", env={"A": "b"})
+        assert (result.stdout, result.stdout_bytes, result.duration_ms) == ("hi", b"hi", 12)
+        text, data = io.StringIO(), io.BytesIO()
+        await client.exec_stream("hex c3 a9 ff", text)
+        await client.exec_stream("hex c3 a9 ff", data)
+        assert (text.getvalue(), data.getvalue()) == ("é\ufffd", b"\xc3\xa9\xff")
+        with pytest.raises(MatchlockError, match="no"):
+            await client.exec("fail -32001 no")
+        assert (await client.exec_stream("junk")).exit_code == 0
+        process = await client.exec_detached(["serve"])
+        await process.kill()
+        assert (await process.wait(), await process.poll()) == (9, 9)
+        assert len(await client.processes()) == 2
+
+    run(program, body)
+
+
+def test_a_hundred_at_a_time(program: str) -> None:
+    async def body(client: AsyncClient) -> None:
+        results = await asyncio.gather(*(client.exec(f"echo {number}") for number in range(100)))
+        assert [result.stdout for result in results] == [str(number) for number in range(100)]
+
+    run(program, body)
+
+
+def test_pipes_and_terminals(program: str) -> None:
+    async def body(client: AsyncClient) -> None:
+        out, err = io.StringIO(), io.StringIO()
+        assert (await client.exec_pipe("cat", io.StringIO("héllo"), out, err)).exit_code == 0
+        assert (out.getvalue(), err.getvalue()) == ("héllo", "6\n")
+        reader = asyncio.StreamReader()
+        reader.feed_data(b"abc")
+        reader.feed_eof()
+        data = io.BytesIO()
+        await client.exec_pipe("cat", reader, data)
+        assert data.getvalue() == b"abc"
+        assert (await client.exec_pipe("cat")).exit_code == 0
+
+        read, write = os.pipe()
+
+        async def sizes() -> AsyncIterator[tuple[int, int]]:
+            yield (30, 100)
+            yield (31, 101)
+            os.close(write)
+
+        with os.fdopen(read, "rb") as stdin:
+            out = io.StringIO()
+            await client.exec_interactive("cat", stdin, out, resize=sizes())
+            assert out.getvalue() == "30x100\n31x101\n"
+        out = io.StringIO()
+        await client.exec_interactive("exit 1", stdout=out, resize=[(1, 2)])
+
+    run(program, body)
+
+
+def test_asyncio_streams_are_drained(program: str) -> None:
+    class Stream:
+        def __init__(self) -> None:
+            self.data = b""
+            self.drained = 0
+
+        def write(self, data: bytes, /) -> None:
+            self.data += data
+
+        async def drain(self) -> None:
+            self.drained += 1
+
+    async def body(client: AsyncClient) -> None:
+        stream = Stream()
+        await client.exec_stream("hex c3 ff", stream)
+        assert (stream.data, stream.drained) == (b"\xc3\xff", 2)
+        await client.write_file("/a", b"abc")
+        stream = Stream()
+        assert await client.download("/a", stream) == 3
+        assert (stream.data, stream.drained) == (b"abc", 1)
+
+    run(program, body)
+
+
+def test_cancelling_cancels(program: str) -> None:
+    async def body(client: AsyncClient) -> None:
+        task = asyncio.create_task(client.exec("sleep 30"))
+
+        async def sent() -> bool:
+            return len(await requests(client, "exec")) > 1
+
+        await eventually(sent)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with pytest.raises(TimeoutError, match=r"request exec \(id=\d+\) timed out after 0.05s"):
+            await client.exec("sleep 30", timeout=0.05)
+        with pytest.raises(TimeoutError):
+            await client.exec_pipe("sleep 30", timeout=0.05)
+        assert len(await requests(client, "cancel")) == 3
+
+    run(program, body)
+
+
+def test_a_stream_that_fails_fails_its_caller(program: str) -> None:
+    class Broken(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+    class BrokenIn(io.StringIO):
+        def read(self, _: int | None = None) -> str:
+            raise OSError("disk on fire")
+
+    async def body(client: AsyncClient) -> None:
+        with pytest.raises(BrokenPipeError):
+            await client.exec_stream("repeat 1000 41", Broken())
+        with pytest.raises(OSError, match="disk on fire"):
+            await client.exec_pipe("cat", BrokenIn())
+        assert (await client.exec("echo on")).stdout == "on"
+
+    run(program, body)
+
+
+def test_output_past_the_bound_waits(program: str) -> None:
+    class Slow:
+        taken = 0
+
+        async def write(self, data: bytes, /) -> None:
+            self.taken += len(data)
+            if self.taken == len(data):
+                await asyncio.sleep(0.2)
+
+        async def drain(self) -> None: ...
+
+    async def body(client: AsyncClient) -> None:
+        slow = Slow()
+        await client.exec_stream("repeat 400 " + "41" * 50_000, slow)
+        assert slow.taken == 400 * 50_000
+
+    run(program, body)
+
+
+def test_files(program: str) -> None:
+    async def body(client: AsyncClient) -> None:
+        await client.write_file("/a", "héllo")
+        assert await client.read_file("/a") == "héllo".encode()
+        content = os.urandom((5 << 20) + 3)
+        await client.write_file("/b", content)
+        assert await client.read_file("/b") == content
+        assert await client.upload("/c", io.BytesIO(content)) == len(content)
+        target = io.BytesIO()
+        assert await client.download("/c", target) == len(content)
+        assert target.getvalue() == content
+        assert await client.download("/c", io.BytesIO(), offset=5, length=10) == 10
+        assert [file.name for file in await client.list_files("/")] == ["a", "d"]
+        assert (await client.stat("/a")).uid == 1
+        await client.mkdir("/d")
+        await client.rename("/d", "/e")
+        await client.remove_file("/e")
+        async with await client.watch("/w") as watch:
+            assert await watch.next(5) == FileChange("created", "/w/a")
+            assert (await watch.__anext__()).kind == "modified"
+            watch.close()
+            assert [change async for change in watch] == []
+        assert await client.log() == "log\ufffd"
+        out = io.StringIO()
+        with pytest.raises(TimeoutError):
+            await client.log_stream(out, timeout=0.2)
+        assert out.getvalue() == "log é"
+        assert (await client.port_forward("1:2"))[0].remote_port == 2
+
+    run(program, body)
+
+
+def test_death_and_close(program: str) -> None:
+    async def body(client: AsyncClient) -> None:
+        waiting = asyncio.create_task(client.exec("sleep 30"))
+        with pytest.raises(MatchlockError, match="closed unexpectedly"):
+            await client.exec("die")
+        with pytest.raises(MatchlockError, match="closed unexpectedly"):
+            await waiting
+        with pytest.raises(MatchlockError, match="not running"):
+            await client.exec("echo x")
+        await client.close()
+        await client.close()
+        await client.remove()
+
+    run(program, body)
+
+
+@pytest.mark.parametrize("way", ["FAKE_HANG", "FAKE_DEAF"])
+def test_a_server_that_does_not_close_is_killed(program: str, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    monkeypatch.setenv(way, "1")
+
+    async def body() -> None:
+        client = AsyncClient(Config(program))
+        await client.start()
+        writer = asyncio.create_task(client.write_file("/a", b"x" * (3 << 20)))
+        await asyncio.sleep(0.1)
+        await asyncio.wait_for(client.close(timeout=0.1), 5)
+        if way == "FAKE_DEAF":
+            with pytest.raises(MatchlockError):
+                await asyncio.wait_for(writer, 5)
+
+    asyncio.run(body())
+
+
+def test_nothing_is_left(program: str) -> None:
+    async def body(client: AsyncClient) -> None:
+        await client.exec("echo x")
+
+    run(program, body)
+    before = descriptors()
+    for _ in range(5):
+        run(program, body)
+    assert descriptors() == before
+
+
+def test_hooks_may_be_coroutines(program: str) -> None:
+    async def body(client: AsyncClient) -> None:
+        seen: list[str] = []
+
+        async def after(event: VFSHookEvent) -> None:
+            seen.append(event.path)
+            await client.write_file("/workspace/log", "x")
+
+        async def dangerous(inner: AsyncClient, event: VFSHookEvent) -> None:
+            assert inner is client
+
+        async def mutate(_: Any) -> bytes:
+            return b"changed"
+
+        async def decide(request: Any) -> str:
+            return "block" if request.path == "/no" else "allow"
+
+        def ask(request: NetworkHookRequest) -> NetworkHookResult:
+            return NetworkHookResult(action="block")
+
+        async def ask_too(request: NetworkHookRequest) -> NetworkHookResult | None:
+            await asyncio.sleep(0)
+            return None
+
+        mutate_hook: Any = mutate
+        decide_hook: Any = decide
+        rules = [
+            VFSHookRule(phase="after", hook=after),
+            VFSHookRule(phase="after", dangerous_hook=dangerous),
+            VFSHookRule(mutate_hook=mutate_hook),
+            VFSHookRule(action_hook=decide_hook),
+        ]
+        sandbox = (
+            Sandbox("i2")
+            .with_vfs_interception(VFSInterceptionConfig(rules=rules))
+            .with_network_interception(
+                NetworkInterceptionConfig([NetworkHookRule(hook=ask), NetworkHookRule(hook=ask_too)])
+            )
+        )
+        await client.launch(sandbox)
+        await client.write_file("/workspace/a", "x")
+        assert await client.read_file("/workspace/a") == b"changed"
+        with pytest.raises(MatchlockError, match="blocked"):
+            await client.write_file("/no", "x")
+        assert seen == ["/workspace/a"]
+        for id, answer in (("1", {"action": "block"}), ("2", {})):
+            asked = json.dumps({"callback_id": f"network_hook_{id}"})
+            assert json.loads((await client.exec(f"callback {asked}")).stdout) == answer
+        sent = (await requests(client, "create"))[-1]["params"]
+        path = Path(sent["network"]["interception"]["callback_socket"])
+        assert path.exists()
+        await client.close()
+        assert not path.parent.exists()
+
+    run(program, body)
+
+
+def test_commands_of_the_program(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body() -> None:
+        client = AsyncClient(Config(program))
+        assert (await client.volume_create("data", 16)).path == "/v/data.ext4"
+        assert await client.volume_list() == []
+        await client.volume_remove("data")
+        async with client:
+            await client.create(CreateOptions(image="ix"))
+        with pytest.raises(CommandError, match="not found"):
+            await client.remove()
+
+    asyncio.run(body())
