@@ -61,6 +61,19 @@ pub(crate) enum Command {
     /// Remove ended sandboxes
     #[command(visible_alias = "remove")]
     Rm(RmArgs),
+    /// Remove every ended sandbox
+    Prune,
+    /// Remove what crashed sandboxes left, and say what that was
+    Gc(GcArgs),
+    /// Print what is known of a sandbox
+    Get(IdArgs),
+    /// Print what is known of a sandbox, and its history
+    #[command(visible_alias = "stat")]
+    Inspect(IdArgs),
+    /// Print a sandbox's log
+    Log(LogArgs),
+    /// Forward ports of this host to a running sandbox
+    PortForward(PortForwardArgs),
     /// List, import and remove images
     Image {
         #[command(subcommand)]
@@ -135,6 +148,12 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = true, action = ArgAction::Set)]
     pub(crate) rm: bool,
+    /// Forward a port of this host to one of the sandbox
+    #[arg(short, long, value_name = "[LOCAL:]REMOTE")]
+    pub(crate) publish: Vec<String>,
+    /// Address for --publish to listen on [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    pub(crate) address: Vec<String>,
     /// No restrictions on commands inside the sandbox
     #[arg(long)]
     pub(crate) privileged: bool,
@@ -186,10 +205,6 @@ pub(crate) struct Later {
     mtu: Option<String>,
     #[arg(long, hide = true)]
     network_intercept: bool,
-    #[arg(short = 'p', long, hide = true)]
-    publish: Option<String>,
-    #[arg(long, hide = true)]
-    address: Option<String>,
     #[arg(long, hide = true)]
     pull: bool,
 }
@@ -211,8 +226,6 @@ impl Later {
             ("--dns-servers", NETWORK, self.dns_servers.is_some()),
             ("--mtu", NETWORK, self.mtu.is_some()),
             ("--network-intercept", NETWORK, self.network_intercept),
-            ("--publish", "port forwarding", self.publish.is_some()),
-            ("--address", "port forwarding", self.address.is_some()),
             ("--pull", "pulling from registries", self.pull),
         ];
         options.into_iter().find(|(_, _, given)| *given).map(|(option, part, _)| (option, part))
@@ -272,6 +285,46 @@ pub(crate) struct RmArgs {
     /// Every one that does not run
     #[arg(long)]
     pub(crate) stopped: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IdArgs {
+    /// Sandbox
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GcArgs {
+    /// Sandbox [default: all]
+    #[arg(value_name = "ID")]
+    pub(crate) id: Option<String>,
+    /// Kill those that run first
+    #[arg(long)]
+    pub(crate) force_running: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogArgs {
+    /// Sandbox
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    /// Go on as it grows, until ^C
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PortForwardArgs {
+    /// Sandbox
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    /// Ports here and in the sandbox
+    #[arg(value_name = "[LOCAL:]REMOTE", required = true)]
+    pub(crate) ports: Vec<String>,
+    /// Address to listen on [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    pub(crate) address: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -457,6 +510,18 @@ mod tests {
     }
 
     #[test]
+    fn ports_and_addresses() {
+        let args = run("--image a -p 80 -p 8081:81 --address ::1,127.0.0.1 --address localhost true");
+        assert_eq!(args.publish, ["80", "8081:81"]);
+        assert_eq!(args.address, ["::1", "127.0.0.1", "localhost"]);
+        let Command::PortForward(args) = parsed("port-forward vm-1 80 81:82 --address ::1").unwrap().command
+        else {
+            panic!()
+        };
+        assert_eq!((args.id.as_str(), args.ports.len(), args.address.len()), ("vm-1", 2, 1));
+    }
+
+    #[test]
     fn errors_are_one_line() {
         for (line, expected) in [
             ("run --image a --frob", "unknown flag: --frob"),
@@ -471,6 +536,8 @@ mod tests {
             ),
             ("run --image a --rm=maybe", "invalid value 'maybe' for '--rm[=<BOOL>]'"),
             ("kill a b", "unexpected argument \"b\""),
+            ("get", "missing <ID>"),
+            ("port-forward vm-1", "missing <[LOCAL:]REMOTE>..."),
         ] {
             assert_eq!(message(line), expected, "{line}");
         }

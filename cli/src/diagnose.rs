@@ -127,7 +127,7 @@ fn programs() -> Vec<Check> {
 }
 
 fn kernel(home: &Home) -> Check {
-    let kernels = kernels::Store::open(home.cache()).and_then(|store| store.list());
+    let kernels = home.as_user(|| anyhow::Ok(kernels::Store::open(home.cache())?.list()?));
     match kernels {
         Ok(list) => match list.iter().find(|kernel| kernel.current) {
             Some(kernel) => check("kernel", Pass, format!("{} ({})", kernel.release, kernel.origin), None),

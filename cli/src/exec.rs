@@ -7,7 +7,7 @@ use guest_protocol::{Program, Stdio};
 use sandbox::{Client, Error, Exec, Home, Id};
 
 use crate::args::ExecArgs;
-use crate::failure::Interrupted;
+use crate::failure::{Interrupted, not_found};
 use crate::signals::Signals;
 use crate::stdio::Unwatched;
 use crate::{block_on, environment, run, stdio};
@@ -48,11 +48,4 @@ pub(crate) fn exec(args: ExecArgs) -> anyhow::Result<u8> {
             _ => error,
         })
     })?
-}
-
-fn not_found(error: Error) -> anyhow::Error {
-    match error {
-        Error::UnknownVm(id) => anyhow::anyhow!("VM not found {id}: VM {id} not found"),
-        error => error.into(),
-    }
 }

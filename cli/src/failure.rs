@@ -34,6 +34,14 @@ pub(crate) struct NotRun {
     pub(crate) status: u8,
 }
 
+/// For commands that talk to a sandbox, as opposed to those about its record.
+pub(crate) fn not_found(error: Error) -> anyhow::Error {
+    match error {
+        Error::UnknownVm(id) => anyhow::anyhow!("VM not found {id}: VM {id} not found"),
+        error => error.into(),
+    }
+}
+
 /// Tells it.
 pub(crate) fn show(error: &anyhow::Error) {
     if error.is::<Interrupted>() {

@@ -17,7 +17,7 @@ use crate::table;
 
 /// Lists images.
 pub(crate) fn ls(args: &JsonArgs) -> anyhow::Result<u8> {
-    let list = open()?.list()?;
+    let list = with_store(|store| Ok(store.list()?))?;
     if args.json {
         let list: Vec<_> = list.iter().map(wire_image).collect();
         say!("{}", serde_json::to_string_pretty(&list)?);
@@ -54,7 +54,7 @@ pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<u8> {
     } else {
         ImportSource::Path(&args.path)
     };
-    let imported = open()?.import(source, args.tag.as_deref(), &bar)?;
+    let imported = with_store(|store| Ok(store.import(source, args.tag.as_deref(), &bar)?))?;
     bar.clear();
     for tag in &imported.tags {
         say!("Imported: {tag}");
@@ -66,13 +66,14 @@ pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<u8> {
 
 /// Removes a tag.
 pub(crate) fn rm(args: &ImageRmArgs) -> anyhow::Result<u8> {
-    open()?.remove(&args.tag)?;
+    with_store(|store| Ok(store.remove(&args.tag)?))?;
     say!("Removed {}", args.tag);
     Ok(0)
 }
 
-fn open() -> anyhow::Result<Store> {
-    Ok(Store::open(Home::from_env()?.cache())?)
+fn with_store<T>(act: impl FnOnce(Store) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let home = Home::from_env()?;
+    home.as_user(|| act(Store::open(home.cache())?))
 }
 
 /// One decimal of a megabyte.

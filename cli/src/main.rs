@@ -11,7 +11,11 @@ mod diagnose;
 mod environment;
 mod exec;
 mod failure;
+mod forward;
+mod gc;
 mod image;
+mod inspect;
+mod log;
 mod progress;
 mod run;
 mod say;
@@ -50,6 +54,12 @@ fn dispatch(cli: Cli, start: Start) -> anyhow::Result<u8> {
         Command::List(args) => state::list(&args),
         Command::Kill(args) => state::kill(&args),
         Command::Rm(args) => state::rm(&args),
+        Command::Prune => state::prune(),
+        Command::Gc(args) => gc::gc(&args),
+        Command::Get(args) => inspect::get(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
+        Command::Log(args) => log::log(&args),
+        Command::PortForward(args) => forward::port_forward(&args),
         Command::Image { command } => match command {
             ImageCommand::Ls(args) => image::ls(&args),
             ImageCommand::Import(args) => image::import(&args),

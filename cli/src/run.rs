@@ -14,17 +14,15 @@ use tokio::time::{sleep, timeout};
 
 use crate::args::RunArgs;
 use crate::failure::Interrupted;
+use crate::forward::Wanted;
 use crate::progress::Bar;
 use crate::say::tell;
-use crate::signals::Signals;
+use crate::signals::{SIGTERM, Signals};
 use crate::stdio::{self, Watch};
 use crate::{block_on, detach, environment};
 
 /// How long the last output of a machine that has ended may take to arrive.
 const LAST_OUTPUT_LIMIT: Duration = Duration::from_secs(2);
-
-/// What `matchlock kill` amounts to.
-const SIGTERM: i32 = 15;
 
 /// Runs it; the command's exit status.
 pub(crate) fn run(args: RunArgs, start: Start) -> anyhow::Result<u8> {
@@ -38,6 +36,7 @@ pub(crate) fn run(args: RunArgs, start: Start) -> anyhow::Result<u8> {
     let run = Run {
         mode: stdio::mode(args.interactive && !detached, args.tty)?,
         spec: spec(&args, detached)?,
+        ports: Wanted::new(&args.publish, &args.address)?,
         detached,
         start,
         args,
@@ -83,6 +82,7 @@ fn spec(args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
 struct Run {
     args: RunArgs,
     spec: Spec,
+    ports: Wanted,
     mode: Stdio,
     detached: bool,
     start: Start,
@@ -99,6 +99,7 @@ impl Run {
         let outcome = tokio::select! {
             biased;
             signal = signals.next() => interrupted(signal),
+            // What `matchlock kill` amounts to.
             () = stop.wait() => interrupted(SIGTERM),
             () = time_limit(self.args.timeout) => {
                 Err(anyhow::anyhow!("timed out after {} s", self.args.timeout.unwrap_or_default()))
@@ -124,6 +125,7 @@ impl Run {
         let started = sandbox.start(Arc::clone(&bar) as _).await;
         bar.clear();
         started?;
+        let _forwards = self.ports.bind(&sandbox.guest()?)?;
         if self.detached {
             detach::report(sandbox.id())?;
         } else if self.spec.keep {

@@ -19,8 +19,13 @@ pub(crate) use {say, tell};
 
 /// The answer is what a command is for: without a reader there is nothing more to do.
 pub(crate) fn text(text: &str) {
+    bytes(text.as_bytes());
+}
+
+/// The same, of whatever it is made.
+pub(crate) fn bytes(bytes: &[u8]) {
     let mut stdout = io::stdout().lock();
-    if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    if let Err(error) = stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         const SIGPIPE: i32 = 13;
         if error.kind() == io::ErrorKind::BrokenPipe {
             process::exit(128 + SIGPIPE);

@@ -2,6 +2,12 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// ^C.
+pub(crate) const SIGINT: i32 = 2;
+
+/// A request to end.
+pub(crate) const SIGTERM: i32 = 15;
+
 /// SIGINT, SIGTERM, SIGHUP and SIGQUIT, caught from now on.
 #[derive(Debug)]
 pub(crate) struct Signals {

@@ -1,4 +1,4 @@
-//! `matchlock list`, `kill` and `rm`: what is remembered of sandboxes.
+//! `matchlock list`, `kill`, `rm` and `prune`: what is remembered of sandboxes.
 //!
 //! Each begins with a reconcile, so that the records are true. Not here: the records themselves (`sandbox`).
 
@@ -44,7 +44,7 @@ pub(crate) fn kill(args: &KillArgs) -> anyhow::Result<u8> {
     let (home, records) = open()?;
     if args.all {
         let running = records.list()?.into_iter().filter(|record| record.status == Status::Running);
-        return Ok(for_each(running, "Killed", |id| Client::connect(&home, id)?.stop()));
+        return Ok(for_each(running, "Killed", |id| Client::connect(&home, id)?.stop()).status);
     }
     let id = id(args.id.as_deref(), "VM ID required (or use --all)")?;
     match Client::connect(&home, &id).and_then(Client::stop) {
@@ -70,15 +70,32 @@ pub(crate) fn rm(args: &RmArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
+/// Removes what is left of every ended sandbox.
+pub(crate) fn prune() -> anyhow::Result<u8> {
+    let (home, records) = open()?;
+    let ended = records.list()?.into_iter().filter(|record| record.status != Status::Running);
+    let Counted { done, status } = for_each(ended, "Pruned", |id| sandbox::remove(&home, &records, id));
+    say!("Pruned {done} VMs");
+    Ok(status)
+}
+
+struct Counted {
+    done: usize,
+    status: u8,
+}
+
 fn for_each(
     records: impl Iterator<Item = Record>,
-    done: &str,
+    verb: &str,
     mut act: impl FnMut(&Id) -> sandbox::Result<()>,
-) -> u8 {
-    let mut status = 0;
+) -> Counted {
+    let (mut done, mut status) = (0, 0);
     for Record { id, .. } in records {
         match act(&id) {
-            Ok(()) => say!("{done} {id}"),
+            Ok(()) => {
+                say!("{verb} {id}");
+                done += 1;
+            }
             // It ended by itself meanwhile.
             Err(Error::NotRunning { .. } | Error::UnknownVm(_)) => {}
             Err(error) => {
@@ -87,14 +104,15 @@ fn for_each(
             }
         }
     }
-    status
+    Counted { done, status }
 }
 
 fn id(text: Option<&str>, missing: &'static str) -> anyhow::Result<Id> {
     Ok(text.ok_or_else(|| anyhow::anyhow!(missing))?.parse()?)
 }
 
-fn open() -> anyhow::Result<(Home, Records)> {
+/// The records, after a reconcile.
+pub(crate) fn open() -> anyhow::Result<(Home, Records)> {
     let home = Home::from_env()?;
     let records = Records::open(&home)?;
     sandbox::reconcile(&home, &records)?;

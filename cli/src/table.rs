@@ -35,6 +35,11 @@ pub(crate) fn timestamp(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
 }
 
+/// The same of milliseconds, with three digits more.
+pub(crate) fn timestamp_ms(milliseconds: u64) -> String {
+    format!("{}.{:03}", timestamp(milliseconds / 1000), milliseconds % 1000)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,5 +62,6 @@ mod tests {
         ] {
             assert_eq!(timestamp(seconds), text);
         }
+        assert_eq!(timestamp_ms(951_868_799_007), "2000-02-29 23:59:59.007");
     }
 }

@@ -240,7 +240,7 @@ impl Error {
             Self::Schema(_) => Some("use the newer matchlock, or remove ~/.matchlock/state.db"),
             Self::ControlVersion { .. } => Some("use the matchlock that started the sandbox"),
             Self::NoAnswer(_) | Self::NotEnding { .. } => Some(
-                "its owner may be suspended: find it with matchlock list, and resume or kill that process",
+                "its owner may be suspended: resume that process (see matchlock list), or matchlock gc --force-running",
             ),
             Self::StillRunning(_) => Some("end it first: matchlock kill"),
             Self::Kernel(kernels::Error::Package(_)) => {

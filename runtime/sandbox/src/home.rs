@@ -82,6 +82,12 @@ impl Home {
         &self.cache
     }
 
+    /// Where a sandbox's files are.
+    #[must_use]
+    pub fn vm_directory(&self, id: &Id) -> PathBuf {
+        self.vms().join(id.as_str())
+    }
+
     pub(crate) fn database(&self) -> PathBuf {
         self.state.join("state.db")
     }
@@ -91,7 +97,7 @@ impl Home {
     }
 
     pub(crate) fn vm(&self, id: &Id) -> VmPaths {
-        VmPaths { directory: self.vms().join(id.as_str()) }
+        VmPaths { directory: self.vm_directory(id) }
     }
 
     /// Makes the state directories.

@@ -50,7 +50,7 @@ pub use guest::Guest;
 pub use history::{Step, Version};
 pub use home::Home;
 pub use id::Id;
-pub use reconcile::{Found, Judgement, end_by_force, gc, reconcile, remove};
+pub use reconcile::{Found, Judgement, end_by_force, gc, reconcile, remove, wait_for_end};
 pub use records::{Record, Records, Status};
 pub use service::{Event, Input, Output, Service};
 pub use supervisor::{Sandbox, Spec};

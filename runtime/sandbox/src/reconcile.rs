@@ -161,6 +161,12 @@ pub fn remove(home: &Home, records: &Records, id: &Id) -> Result<()> {
     records.delete(id)
 }
 
+/// Waits, without end, until a sandbox has no owner. Blocks.
+pub fn wait_for_end(home: &Home, id: &Id) -> Result<()> {
+    let paths = home.vm(id);
+    paths.owner().and_then(|owner| owner.wait()).map_err(Error::io(paths.directory()))
+}
+
 /// Kills the owner of a sandbox, however busy it is, and waits until it is gone. Its processes end with it; its files
 /// are for [`gc`].
 pub fn end_by_force(home: &Home, records: &Records, id: &Id) -> Result<()> {
@@ -287,7 +293,10 @@ mod tests {
         let home = Home::at(directory.path());
         let (mut owner, id) = owner_below(&home, directory.path());
         let records = Records::open(&home).unwrap();
+        let (waiting, of) = (home.clone(), id.clone());
+        let waiter = std::thread::spawn(move || wait_for_end(&waiting, &of));
         end_by_force(&home, &records, &id).unwrap();
+        waiter.join().unwrap().unwrap();
         assert!(!home.vm(&id).is_owned().unwrap());
         let found = gc(&home, &records, Some(&id)).unwrap();
         let cleaned = ["control.sock", "lock"].map(str::to_owned);

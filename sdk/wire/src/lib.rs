@@ -5,6 +5,7 @@
 //! with; each caller converts by hand.
 
 pub mod rpc;
+pub mod state;
 
 use serde::Serialize;
 

@@ -1,0 +1,57 @@
+//! `matchlock gc`: what dead owners left, removed and told.
+//!
+//! Every other command removes it too, but in silence. Not here: how it is found (`sandbox`).
+
+use sandbox::{Found, Home, Id, Judgement, Records};
+
+use crate::args::GcArgs;
+use crate::failure::{self, FAILED};
+use crate::say::say;
+
+/// Looks at one sandbox or all.
+pub(crate) fn gc(args: &GcArgs) -> anyhow::Result<u8> {
+    let home = Home::from_env()?;
+    let records = Records::open(&home)?;
+    let only = args.id.as_deref().map(str::parse::<Id>).transpose()?;
+    let mut found = sandbox::gc(&home, &records, only.as_ref())?;
+    if args.force_running {
+        for found in &mut found {
+            if matches!(found.judgement, Judgement::Running) {
+                found.judgement = by_force(&home, &records, &found.name).unwrap_or_else(Judgement::Failed);
+            }
+        }
+    }
+    let mut status = 0;
+    let mut reconciled = 0;
+    for Found { name, judgement } in &found {
+        match judgement {
+            Judgement::Cleaned(what) => {
+                reconciled += 1;
+                match what.is_empty() {
+                    true => say!("{name}: no resources to clean"),
+                    false => say!("{name}: cleaned {}", what.join(", ")),
+                }
+            }
+            Judgement::Running => {
+                say!("{name}: skipped (VM is running)");
+                // Who asks for one wants that one.
+                status = if only.is_some() { FAILED } else { status };
+            }
+            Judgement::Failed(error) => {
+                failure::print(&format!("{name}: {error}"), error.hint());
+                status = FAILED;
+            }
+        }
+    }
+    say!("Reconciled {reconciled} VMs");
+    Ok(status)
+}
+
+/// Ends a sandbox that runs, and judges it again.
+fn by_force(home: &Home, records: &Records, name: &str) -> sandbox::Result<Judgement> {
+    let id: Id = name.parse()?;
+    sandbox::end_by_force(home, records, &id)?;
+    let found = sandbox::gc(home, records, Some(&id))?;
+    // A sandbox that is not kept takes its record with it when it ends by itself meanwhile.
+    Ok(found.into_iter().next().map_or(Judgement::Cleaned(Vec::new()), |found| found.judgement))
+}

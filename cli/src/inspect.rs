@@ -1,0 +1,167 @@
+//! `matchlock get` and `matchlock inspect`: all that is remembered of one sandbox, as JSON.
+//!
+//! Not here: the records themselves (`sandbox`).
+
+use std::collections::BTreeMap;
+
+use sandbox::{Config, Error, Home, Id, Record, Records, Version};
+use wire::state::{
+    CleanupStep, Inspection, Lifecycle, LifecycleResources, StepStatus, VmConfig, VmDetails, VmHost,
+    VmImageConfig, VmKernel, VmNetwork, VmResources,
+};
+
+use crate::args::IdArgs;
+use crate::say::say;
+use crate::{state, table};
+
+/// Prints a sandbox's record.
+pub(crate) fn get(args: &IdArgs) -> anyhow::Result<u8> {
+    let (_, records) = state::open()?;
+    let record = record(&records, &args.id)?;
+    say!("{}", serde_json::to_string_pretty(&details(&record))?);
+    Ok(0)
+}
+
+/// Prints a sandbox's record and its history.
+pub(crate) fn inspect(args: &IdArgs) -> anyhow::Result<u8> {
+    let (home, records) = state::open()?;
+    let record = record(&records, &args.id)?;
+    let history = history(&home, &record, records.history(&record.id)?);
+    let lifecycle = history.last().cloned();
+    let inspection = Inspection { vm: details(&record), lifecycle, history };
+    say!("{}", serde_json::to_string_pretty(&inspection)?);
+    Ok(0)
+}
+
+fn record(records: &Records, id: &str) -> anyhow::Result<Record> {
+    let id: Id = id.parse()?;
+    Ok(records.get(&id)?.ok_or_else(|| Error::UnknownVm(id.to_string()))?)
+}
+
+fn details(record: &Record) -> VmDetails {
+    VmDetails {
+        id: record.id.to_string(),
+        pid: record.pid,
+        status: record.status.name().to_owned(),
+        image: record.image.clone(),
+        created_at: record.created_at.clone(),
+        config: config(&record.config),
+    }
+}
+
+fn config(config: &Config) -> VmConfig {
+    let hosts = config.add_hosts.iter();
+    VmConfig {
+        image: config.image.clone(),
+        privileged: config.privileged,
+        kernel: VmKernel { reference: config.kernel.clone() },
+        resources: VmResources {
+            cpus: config.cpus,
+            memory_mb: config.memory_mb,
+            disk_size_mb: config.disk_size_mb,
+            timeout_seconds: config.timeout_seconds,
+        },
+        network: VmNetwork {
+            hostname: config.hostname.clone(),
+            add_hosts: hosts.map(|(host, ip)| VmHost { host: host.clone(), ip: ip.to_string() }).collect(),
+            dns_servers: config.nameservers.iter().map(ToString::to_string).collect(),
+        },
+        env_names: config.env.clone(),
+        image_config: VmImageConfig {
+            user: config.user.clone(),
+            working_dir: config.working_dir.clone(),
+            entrypoint: config.entrypoint.clone(),
+            cmd: config.cmd.clone(),
+            env_names: config.image_env.clone(),
+        },
+    }
+}
+
+/// Each version with what the earlier ones knew already.
+fn history(home: &Home, record: &Record, versions: Vec<Version>) -> Vec<Lifecycle> {
+    let mut last_error = None;
+    let mut cleanup = BTreeMap::new();
+    let resources = LifecycleResources { state_dir: home.vm_directory(&record.id).display().to_string() };
+    let version = |version: Version| {
+        last_error = version.last_error.or(last_error.take());
+        cleanup.extend(version.cleanup.into_iter().map(|step| {
+            let status = if step.error.is_none() { StepStatus::Ok } else { StepStatus::Error };
+            let updated_at = table::timestamp_ms(step.at_ms);
+            (step.name, CleanupStep { status, error: step.error, updated_at })
+        }));
+        Lifecycle {
+            version: version.version,
+            vm_id: record.id.to_string(),
+            backend: record.backend.clone(),
+            phase: version.phase.name().to_owned(),
+            updated_at: table::timestamp_ms(version.at_ms),
+            last_error: last_error.clone(),
+            resources: resources.clone(),
+            cleanup: cleanup.clone(),
+        }
+    };
+    versions.into_iter().map(version).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use sandbox::lifecycle::Phase;
+    use sandbox::{Status, Step};
+
+    use super::*;
+
+    fn a_record() -> Record {
+        Record {
+            id: "vm-00000001".parse().unwrap(),
+            pid: 0,
+            status: Status::Stopped,
+            phase: Phase::Cleaned,
+            backend: "kvm".into(),
+            image: "busybox".into(),
+            created_at: "2026-01-02 03:04:05".into(),
+            config: Config {
+                image: "busybox".into(),
+                cpus: 0.5,
+                env: vec!["API_KEY".into()],
+                ..Config::default()
+            },
+        }
+    }
+
+    #[test]
+    fn versions_know_what_came_before() {
+        let version = |version, phase, error: Option<&str>, cleanup| Version {
+            version,
+            phase,
+            at_ms: 1_767_323_045_678,
+            last_error: error.map(str::to_owned),
+            cleanup,
+        };
+        let step = |name: &str, error: Option<&str>| Step {
+            name: name.into(),
+            error: error.map(str::to_owned),
+            at_ms: 0,
+        };
+        let versions = vec![
+            version(1, Phase::Creating, None, vec![]),
+            version(2, Phase::StartFailed, Some("no luck"), vec![step("machine", None)]),
+            version(3, Phase::CleanupFailed, None, vec![step("files", Some("stuck"))]),
+            version(4, Phase::Cleaned, None, vec![step("files", None)]),
+        ];
+        let history = history(&Home::at(Path::new("/home/me")), &a_record(), versions);
+        assert_eq!(history[0].last_error, None);
+        assert_eq!(history[3].last_error.as_deref(), Some("no luck"));
+        assert_eq!(history[2].cleanup["files"].error.as_deref(), Some("stuck"));
+        assert_eq!(history[3].cleanup["files"].status, StepStatus::Ok);
+        let expected = r#"{"version":1,"vm_id":"vm-00000001","backend":"kvm","phase":"creating","updated_at":"2026-01-02 03:04:05.678","resources":{"state_dir":"/home/me/.matchlock/vms/vm-00000001"},"cleanup":{}}"#;
+        assert_eq!(serde_json::to_string(&history[0]).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_record_as_json() {
+        let expected = r#"{"id":"vm-00000001","pid":0,"status":"stopped","image":"busybox","created_at":"2026-01-02 03:04:05","config":{"image":"busybox","privileged":false,"kernel":{"ref":""},"resources":{"cpus":0.5,"memory_mb":0,"disk_size_mb":0},"network":{"add_hosts":[],"dns_servers":[]},"env_names":["API_KEY"],"image_config":{}}}"#;
+        assert_eq!(serde_json::to_string(&details(&a_record())).unwrap(), expected);
+    }
+}

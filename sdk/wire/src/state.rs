@@ -1,0 +1,168 @@
+//! What `matchlock get` and `matchlock inspect` print.
+//!
+//! Of variables there are only names: nothing of this ever holds a value that might be a secret.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// `matchlock get`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct VmDetails {
+    /// Its id.
+    pub id: String,
+    /// Owner's process id; 0 = it has ended.
+    pub pid: u32,
+    /// `running`, `stopped`, `crashed`.
+    pub status: String,
+    /// Image, as asked for.
+    pub image: String,
+    /// `YYYY-MM-DD HH:MM:SS`, UTC.
+    pub created_at: String,
+    /// What was asked for.
+    pub config: VmConfig,
+}
+
+/// What a sandbox was asked to be, in the words of `create`; variables by name only.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct VmConfig {
+    /// Image reference.
+    pub image: String,
+    /// No restrictions inside the guest.
+    pub privileged: bool,
+    /// Kernel.
+    pub kernel: VmKernel,
+    /// CPUs, memory, disk, time.
+    pub resources: VmResources,
+    /// Names and addresses.
+    pub network: VmNetwork,
+    /// Names of variables.
+    pub env_names: Vec<String>,
+    /// In place of what the image says.
+    pub image_config: VmImageConfig,
+}
+
+/// A kernel reference; empty = the default kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VmKernel {
+    /// The reference.
+    #[serde(rename = "ref")]
+    pub reference: String,
+}
+
+/// What a sandbox may use.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct VmResources {
+    /// CPUs.
+    pub cpus: f64,
+    /// Guest RAM.
+    pub memory_mb: u32,
+    /// Writable disk.
+    pub disk_size_mb: u64,
+    /// How long it may live.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u64>,
+}
+
+/// What a sandbox calls itself and others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VmNetwork {
+    /// Host name, if not the id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Lines of /etc/hosts.
+    pub add_hosts: Vec<VmHost>,
+    /// Lines of /etc/resolv.conf.
+    pub dns_servers: Vec<String>,
+}
+
+/// A line of /etc/hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VmHost {
+    /// Name.
+    pub host: String,
+    /// Address.
+    pub ip: String,
+}
+
+/// What replaces the image's words.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct VmImageConfig {
+    /// User.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub user: String,
+    /// Working directory.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub working_dir: String,
+    /// Program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
+    /// Its arguments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cmd: Option<Vec<String>>,
+    /// Names of variables.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub env_names: Option<Vec<String>>,
+}
+
+/// `matchlock inspect`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Inspection {
+    /// As `matchlock get` prints it.
+    pub vm: VmDetails,
+    /// The latest of `history`.
+    pub lifecycle: Option<Lifecycle>,
+    /// Every version, oldest first.
+    pub history: Vec<Lifecycle>,
+}
+
+/// One version of a sandbox's lifecycle; what went wrong and what was cleaned up in earlier ones is in it too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Lifecycle {
+    /// Counted from 1.
+    pub version: u32,
+    /// Whose.
+    pub vm_id: String,
+    /// The machine: `kvm`, `software`.
+    pub backend: String,
+    /// `creating`, `running`, `cleaned`, …
+    pub phase: String,
+    /// `YYYY-MM-DD HH:MM:SS.mmm`, UTC.
+    pub updated_at: String,
+    /// What went wrong last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// What it has on the host.
+    pub resources: LifecycleResources,
+    /// Steps of cleaning up, by name.
+    pub cleanup: BTreeMap<String, CleanupStep>,
+}
+
+/// What a sandbox has on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LifecycleResources {
+    /// Directory of its files.
+    pub state_dir: String,
+}
+
+/// One step of cleaning up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CleanupStep {
+    /// How it went.
+    pub status: StepStatus,
+    /// What went wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// `YYYY-MM-DD HH:MM:SS.mmm`, UTC.
+    pub updated_at: String,
+}
+
+/// How a step went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StepStatus {
+    /// It is done.
+    Ok,
+    /// It is not.
+    Error,
+}
