@@ -402,26 +402,25 @@ class AsyncClient:
     ) -> Any:
         post = self._running().post
         sides: list[asyncio.Task[None]] = []
+        failures: list[Exception] = []
 
         async def take(notification: Notification) -> None:
             if notification.method != f"{method}.ready":
                 await output.take(notification)
                 return
             id = notification.request_id() or 0
-            sides.append(asyncio.create_task(send_input(post, method, id, stdin)))
+            sides.append(asyncio.create_task(send_input(post, method, id, stdin, failures)))
             if resize is not None:
-                sides.append(asyncio.create_task(send_sizes(post, method, id, resize)))
+                sides.append(asyncio.create_task(send_sizes(post, method, id, resize, failures)))
 
         try:
             result = await self._request(method, params, take, timeout)
         finally:
-            failures = [side.exception() for side in sides if side.done() and not side.cancelled()]
             for side in sides:
                 side.cancel()
         await output.finish()
         for failure in failures:
-            if failure is not None:
-                raise failure
+            raise failure
         return result
 
     async def _write_pieces(self, path: str, content: AsyncIterator[bytes], mode: int, timeout: float | None) -> int:

@@ -79,21 +79,25 @@ class AsyncOutput:
             await sink.write(b"", final=True)
 
 
-async def send_input(post: Post, method: str, id: int, stream: AsyncReader | None) -> None:
+async def send_input(post: Post, method: str, id: int, stream: AsyncReader | None, failures: list[Exception]) -> None:
     """Sends a command its standard input, to the end."""
     try:
         while stream is not None and (piece := await _read(stream)):
             await post(f"{method}.stdin", wire.input_params(id, piece))
-    finally:
-        await post(f"{method}.stdin_eof", {"id": id})
+    except Exception as error:
+        failures.append(error)
+    await post(f"{method}.stdin_eof", {"id": id})
 
 
-async def send_sizes(post: Post, method: str, id: int, sizes: Sizes) -> None:
+async def send_sizes(post: Post, method: str, id: int, sizes: Sizes, failures: list[Exception]) -> None:
     """Sends a terminal its changes of size."""
-    async for size in _each(sizes):
-        params = wire.resize_params(id, size)
-        if params is not None:
-            await post(f"{method}.resize", params)
+    try:
+        async for size in _each(sizes):
+            params = wire.resize_params(id, size)
+            if params is not None:
+                await post(f"{method}.resize", params)
+    except Exception as error:
+        failures.append(error)
 
 
 async def _read(stream: Any) -> bytes:

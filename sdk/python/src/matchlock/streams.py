@@ -63,9 +63,14 @@ class Side:
         except Exception as error:
             if not self._stopped.is_set():
                 self._error = error
+        # Only now: what follows may end the command, and with it the wait for an error.
+        self._finish(id)
 
     def _send_all(self, id: int) -> None:
         raise NotImplementedError
+
+    def _finish(self, id: int) -> None:
+        """Nothing more will be sent."""
 
 
 class Input(Side):
@@ -76,16 +81,16 @@ class Input(Side):
         self._stream = stream
 
     def _send_all(self, id: int) -> None:
-        try:
-            while self._stream is not None and not self._stopped.is_set():
-                read = sinks.read_some(self._stream)
-                piece = sinks.wait_for_more(self._stream) if read is None else sinks.to_bytes(read)
-                if piece == b"":
-                    break
-                if piece and not self._stopped.is_set():
-                    self._post(f"{self._method}.stdin", wire.input_params(id, piece))
-        finally:
-            self._post(f"{self._method}.stdin_eof", {"id": id})
+        while self._stream is not None and not self._stopped.is_set():
+            read = sinks.read_some(self._stream)
+            piece = sinks.wait_for_more(self._stream) if read is None else sinks.to_bytes(read)
+            if piece == b"":
+                return
+            if piece and not self._stopped.is_set():
+                self._post(f"{self._method}.stdin", wire.input_params(id, piece))
+
+    def _finish(self, id: int) -> None:
+        self._post(f"{self._method}.stdin_eof", {"id": id})
 
 
 class Resizes(Side):
