@@ -4,14 +4,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
-
 /// What the options say.
 pub(crate) fn collect(files: &[PathBuf], options: &[String]) -> anyhow::Result<Vec<(String, String)>> {
     let mut variables = Vec::new();
     for path in files {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("environment file {}", path.display()))?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| anyhow::anyhow!("environment file {}: {error}", path.display()))?;
         variables.append(&mut file(path, &text)?);
     }
     for option in options {
@@ -60,6 +58,15 @@ mod tests {
         ] {
             assert_eq!(collect(&[], &[option.into()]).unwrap_err().to_string(), expected);
         }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read() {
+        let error = collect(&["/no/such/file".into()], &[]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "environment file /no/such/file: No such file or directory (os error 2)"
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use images::{ImageSummary, ImportSource, Store};
 use sandbox::Home;
@@ -45,6 +46,11 @@ fn wire_image(image: &ImageSummary) -> wire::Image {
 pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<u8> {
     let bar = Bar::default();
     let source = if args.path.as_os_str() == "-" {
+        // What looks like an archive and is there was hardly meant as a name.
+        if let Some(path) = args.tag.as_deref().filter(|tag| tag.contains(".t") && Path::new(tag).is_file()) {
+            let hint = "matchlock image import TAG PATH, or: matchlock image import TAG < PATH";
+            return Err(advice(format!("{path} is a file, not a tag"), hint));
+        }
         let stdin = std::io::stdin();
         if stdin.is_terminal() {
             let hint = "docker save IMAGE | matchlock image import TAG, or: matchlock image import TAG PATH";

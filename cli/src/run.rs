@@ -27,7 +27,7 @@ const LAST_OUTPUT_LIMIT: Duration = Duration::from_secs(2);
 /// Runs it; the command's exit status.
 pub(crate) fn run(args: RunArgs, start: Start) -> anyhow::Result<u8> {
     if let Some((option, part)) = args.later.given() {
-        anyhow::bail!("{option}: {part} is not built yet");
+        anyhow::bail!("{option} is not built yet ({part})");
     }
     if args.detach && (args.interactive || args.tty) {
         anyhow::bail!("--detach cannot be combined with -t/--tty or -i/--interactive");

@@ -137,9 +137,8 @@ fn write_all(mut queue: mpsc::Receiver<Piece>) -> io::Result<()> {
 /// A program that never ran, with a shell's exit status for it.
 fn not_run(failure: ExecFailure) -> NotRun {
     let (message, status) = match failure {
-        ExecFailure::NotFound(what) => (what, 127),
+        ExecFailure::NotFound(what) | ExecFailure::User(what) => (what, 127),
         ExecFailure::NotExecutable(what) => (what, 126),
-        ExecFailure::User(what) => (format!("user {what}"), 127),
         ExecFailure::WorkingDir(what) => (format!("working directory {what}"), 1),
         ExecFailure::Other(what) => (what, 1),
     };

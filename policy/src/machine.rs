@@ -144,7 +144,9 @@ fn kvm_trouble(facts: &HostFacts) -> Option<KvmTrouble> {
         }
         (KvmDevice::Denied, _) => trouble(
             "no permission to open /dev/kvm",
-            Some("add yourself to the group kvm: usermod -aG kvm $USER"),
+            Some(
+                "let your group have it (usually: usermod -aG kvm $USER, then log in again), or use --machine software",
+            ),
         ),
         (KvmDevice::Broken(error), _) => trouble(&format!("/dev/kvm: {error}"), None),
         (KvmDevice::Open { api_version }, _) if *api_version != KVM_API_VERSION => {

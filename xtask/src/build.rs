@@ -36,7 +36,16 @@ fn statically(cargo: &mut Command) -> &mut Command {
 
 /// Builds everything; gives the directory that holds all programs.
 pub(crate) fn programs() -> Result<PathBuf> {
-    sh::run(sh::cargo().args(["build", "--quiet", "--release", "-p", "matchlock"]))?;
+    let mut cargo = sh::cargo();
+    cargo.args(["build", "--quiet", "--release", "-p", "matchlock"]);
+    // What `matchlock version` says; the commit's own time, so that the same commit makes the same program.
+    for (name, format) in [("MATCHLOCK_COMMIT", "%h"), ("MATCHLOCK_BUILD_TIME", "%cI")] {
+        let mut git = sh::command("git");
+        if let Ok(text) = sh::output(git.args(["log", "-1", &format!("--format={format}")])) {
+            cargo.env(name, text.trim());
+        }
+    }
+    sh::run(&mut cargo)?;
     let mut cargo = sh::cargo();
     cargo.args(["build", "--quiet", "--release"]);
     for (package, _) in STATIC {

@@ -29,5 +29,6 @@ pub(crate) fn run(install: bool) -> Result<()> {
         bail!("the sandbox's command ended with {status}");
     }
     println!("matchlock run -- true: {:.2} s from process start to exit", whole.as_secs_f64());
+    println!("The program is {}; put its directory on your PATH.", matchlock.display());
     Ok(())
 }

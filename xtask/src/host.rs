@@ -45,6 +45,7 @@ pub(crate) fn provide(needs: &[&[Need]], install: bool) -> Result<()> {
     let missing: Vec<&Need> =
         needs.iter().copied().flatten().filter(|need| !sh::have(need.program)).collect();
     if missing.is_empty() {
+        eprintln!("nothing to install: the packages needed are there");
         return Ok(());
     }
     for need in &missing {

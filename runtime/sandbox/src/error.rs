@@ -188,10 +188,10 @@ pub enum Error {
 
 fn not_started(failure: &ExecFailure) -> String {
     match failure {
-        ExecFailure::NotFound(what) | ExecFailure::NotExecutable(what) | ExecFailure::Other(what) => {
-            what.clone()
-        }
-        ExecFailure::User(what) => format!("user {what}"),
+        ExecFailure::NotFound(what)
+        | ExecFailure::NotExecutable(what)
+        | ExecFailure::User(what)
+        | ExecFailure::Other(what) => what.clone(),
         ExecFailure::WorkingDir(what) => format!("working directory {what}"),
     }
 }

@@ -100,7 +100,7 @@ fn failure(step: Step, errno: Errno, request: &ExecRequest, strings: &Strings) -
         (Step::WorkingDir, _) => {
             ExecFailure::WorkingDir(format!("{}: {}", request.working_dir, words(errno)))
         }
-        (Step::User, _) => ExecFailure::User(format!("{}: {}", request.user, words(errno))),
+        (Step::User, _) => ExecFailure::User(format!("user {}: {}", request.user, words(errno))),
         (Step::Exec, Errno::NOENT | Errno::NOTDIR) => ExecFailure::NotFound(not_found(errno, strings)),
         (Step::Exec, _) => ExecFailure::NotExecutable(format!("{}: {}", strings.name, words(errno))),
         (Step::Session, _) => other("session", errno),

@@ -62,10 +62,9 @@ fn options_of_later_parts_are_refused() {
         (["--allow-host", "x"], "the network"),
         (["--secret", "A@b"], "secrets"),
         (["--volume", "/a:/b"], "mounts"),
-        (["--publish", "80"], "port forwarding"),
     ] {
         let args = ["run", "--image", "x", option[0], option[1], "true"];
-        refused(&home, &args, &format!("{}: {part} is not built yet", option[0]));
+        refused(&home, &args, &format!("{} is not built yet ({part})", option[0]));
     }
     home.assert_nothing_left();
 }
