@@ -1,3 +1,82 @@
 //! `matchlock rpc`: JSON-RPC over standard input and output, for the SDKs. One sandbox at a time.
 //!
-//! Not here: the JSON types (`wire`), and what a sandbox does (`sandbox`).
+//! What is said is specified in `docs/rpc.md`. The path of a request: `line` cuts it out of the input, `request` reads
+//! its envelope, `session` gives it a task, `methods` understand and do it, `encode` words the answer, `outbox` sends
+//! it. Not here: the JSON types (`wire`), and what a sandbox does (`sandbox`).
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
+
+mod budget;
+mod encode;
+mod failure;
+mod line;
+mod methods;
+mod outbox;
+mod request;
+mod session;
+mod stdin;
+mod utf8;
+mod vm;
+
+use std::io::{self, Read, Write};
+
+use sandbox::Home;
+use tokio::sync::mpsc;
+
+use crate::line::{Lines, MAX_LINE};
+use crate::outbox::Outbox;
+use crate::request::{Refused, Request};
+use crate::session::Session;
+
+/// Bytes taken from the client at once.
+const CHUNK: usize = 64 << 10;
+
+/// What a session works with.
+#[derive(Debug)]
+pub struct Setup {
+    /// Where sandboxes, images and kernels are.
+    pub home: Home,
+    /// Which machine sandboxes get.
+    pub machine: policy::machine::Request,
+}
+
+/// Serves one client. Returns once it is gone, or `end` has come, and nothing is left of its sandbox.
+///
+/// Needs a tokio runtime with time and I/O around it, and this process's own reader and writer threads; the reader's may
+/// stay in a read that never returns.
+pub async fn serve(
+    setup: Setup,
+    input: impl Read + Send + 'static,
+    output: impl Write + Send + 'static,
+    end: impl Future<Output = ()>,
+) {
+    // One line waits here, one is being read, one is at work: more would only be memory.
+    let (sender, requests) = mpsc::channel(1);
+    std::thread::spawn(move || read(input, &sender));
+    Session::new(setup, Outbox::start(output)).run(requests, end).await;
+}
+
+/// Reads requests until the client's input ends, or nobody wants them.
+fn read(mut input: impl Read, requests: &mpsc::Sender<Result<Request, Refused>>) {
+    let mut lines = Lines::new(MAX_LINE);
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let mut bytes = match input.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => buffer.get(..length).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => {
+                tracing::debug!("input: {error}");
+                break;
+            }
+        };
+        while let Some(line) = lines.next(&mut bytes) {
+            if requests.blocking_send(request::read(&line)).is_err() {
+                return;
+            }
+        }
+    }
+    if let Some(line) = lines.end() {
+        let _ = requests.blocking_send(request::read(&line));
+    }
+}

@@ -136,3 +136,11 @@ pub struct ProcessWaitResult {
     /// The program's status; 128 + n for signal n.
     pub exit_code: u8,
 }
+
+/// Result of `process_output`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ProcessOutputResult {
+    /// The program's last output, both streams as they came, at most 64 KiB.
+    #[schemars(extend("contentEncoding" = "base64"))]
+    pub output: String,
+}

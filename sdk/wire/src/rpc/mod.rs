@@ -24,8 +24,9 @@ pub use create::{
     VfsInterception,
 };
 pub use exec::{
-    ExecParams, ExecResult, ExecTtyParams, ProcessInfo, ProcessListResult, ProcessParams,
-    ProcessSignalParams, ProcessWaitResult, ResizeParams, StartedResult, StdinParams, StreamResult,
+    ExecParams, ExecResult, ExecTtyParams, ProcessInfo, ProcessListResult, ProcessOutputResult,
+    ProcessParams, ProcessSignalParams, ProcessWaitResult, ResizeParams, StartedResult, StdinParams,
+    StreamResult,
 };
 pub use files::{
     FileInfo, ListFilesResult, MkdirParams, PathParams, ReadFileParams, ReadFileResult, RemoveParams,

@@ -8,9 +8,9 @@ use super::{
     CancelParams, CancelResult, ChangeParams, CloseParams, CreateParams, CreateResult, DataParams, Empty,
     ErrorCode, ErrorObject, EventParams, ExecParams, ExecResult, ExecTtyParams, HelloResult, IdParams,
     ListFilesResult, LogResult, MkdirParams, PROTOCOL, PathParams, PortForwardParams, PortForwardResult,
-    ProcessListResult, ProcessParams, ProcessSignalParams, ProcessWaitResult, ReadFileParams, ReadFileResult,
-    RemoveParams, RenameParams, ResizeParams, StartedResult, StatParams, StdinParams, StreamResult,
-    WatchParams, WriteFileParams,
+    ProcessListResult, ProcessOutputResult, ProcessParams, ProcessSignalParams, ProcessWaitResult,
+    ReadFileParams, ReadFileResult, RemoveParams, RenameParams, ResizeParams, StartedResult, StatParams,
+    StdinParams, StreamResult, WatchParams, WriteFileParams,
 };
 
 /// A type in the document.
@@ -39,7 +39,9 @@ const REQUESTS: &[(&str, &[Of])] = table! {
     "log_stream": Empty, Empty;
     "mkdir": MkdirParams, Empty;
     "port_forward": PortForwardParams, PortForwardResult;
+    "process_kill": ProcessParams, Empty;
     "process_list": Empty, ProcessListResult;
+    "process_output": ProcessParams, ProcessOutputResult;
     "process_signal": ProcessSignalParams, Empty;
     "process_wait": ProcessParams, ProcessWaitResult;
     "read_file": ReadFileParams, ReadFileResult;

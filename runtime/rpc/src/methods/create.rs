@@ -1,0 +1,81 @@
+//! `create`: a sandbox, and maybe its entrypoint.
+//!
+//! Not here: what the parameters mean (`plan`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use guest_protocol::{ExecFailure, Program, Stdio};
+use sandbox::{Error, Exec};
+use tokio::time::{Instant, timeout_at};
+use wire::rpc::CreateResult;
+
+use super::{Answer, Result};
+use crate::encode;
+use crate::failure::Failure;
+use crate::vm::{Ready, Vm};
+
+pub(crate) use super::plan::{Plan, plan};
+
+/// How long after the guest is ready an entrypoint's early failure is waited for, if the guest is fast.
+const EARLY_EXIT: Duration = Duration::from_millis(15);
+
+pub(crate) async fn run(id: Option<u64>, plan: Plan, vm: Arc<Vm>) -> Result<Answer> {
+    match bring_up(&plan, &vm).await {
+        Ok(()) => {
+            Ok(Answer { line: encode::result(id, &CreateResult { id: vm.id.to_string() }), held: None })
+        }
+        Err(failure) => {
+            vm.discard().await;
+            Err(failure)
+        }
+    }
+}
+
+async fn bring_up(plan: &Plan, vm: &Vm) -> Result<()> {
+    let ready = vm.ready().await?;
+    if let Some(workspace) = &plan.workspace {
+        let made = ready.guest.files().make_directory(workspace, 0o755, true).await;
+        if let Err(error) = made {
+            return Err(Failure::vm(format!("workspace {workspace}: {}", vm.explain(error).await)));
+        }
+    }
+    if plan.launch_entrypoint && !ready.entrypoint.is_empty() {
+        launch(vm, ready).await?;
+    }
+    Ok(())
+}
+
+/// Starts the entrypoint, and looks for a short time whether it fails.
+async fn launch(vm: &Vm, ready: Ready) -> Result<()> {
+    let asked = Instant::now();
+    let exec = Exec {
+        program: Program::Argv(ready.entrypoint),
+        env: Vec::new(),
+        working_dir: None,
+        user: None,
+        stdio: Stdio::Null,
+        detached: true,
+    };
+    let failed = |code: u8, why: &str| {
+        let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+        Err(Failure::vm(format!("start image entrypoint: exit code {code}{why}")))
+    };
+    let program = match ready.guest.detach(exec).await {
+        Ok(program) => program,
+        Err(error @ Error::NotStarted(ExecFailure::NotExecutable(_))) => {
+            return failed(126, &error.to_string());
+        }
+        Err(error @ Error::NotStarted(_)) => return failed(127, &error.to_string()),
+        Err(error) => {
+            return Err(Failure::vm(format!("start image entrypoint: {}", vm.explain(error).await)));
+        }
+    };
+    // A slow guest takes as long to fail as it took to start.
+    let by = (ready.since + EARLY_EXIT).max(Instant::now() + asked.elapsed());
+    match timeout_at(by, ready.guest.wait(program)).await {
+        Ok(Ok(exit)) if exit.status() != 0 => failed(exit.status(), ""),
+        Ok(Err(error)) => Err(Failure::vm(format!("start image entrypoint: {}", vm.explain(error).await))),
+        Ok(Ok(_)) | Err(_) => Ok(()),
+    }
+}

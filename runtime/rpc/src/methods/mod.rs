@@ -1,0 +1,220 @@
+//! The methods: one file each, and what they share.
+//!
+//! A method gets its [`Call`], and, if it needs one, the sandbox; it gives the line that answers it. `cancel` and input
+//! for programs are not here: the session does them itself, at once.
+
+pub(crate) mod bytes;
+pub(crate) mod close;
+pub(crate) mod create;
+
+mod allow_list;
+mod exec;
+mod exec_pipe;
+mod exec_stream;
+mod exec_tty;
+mod file_info;
+mod hello;
+mod list_files;
+mod log;
+mod log_stream;
+mod mkdir;
+mod plan;
+mod port_forward;
+mod process;
+mod program;
+mod read_file;
+mod relay;
+mod remove;
+mod rename;
+mod stat;
+mod watch;
+mod write_file;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use sandbox::{Error, Guest, Home, Id};
+use serde::Serialize;
+use tokio::time::Instant;
+use wire::rpc::ErrorCode;
+
+use crate::budget::{Budget, Held};
+use crate::encode;
+use crate::failure::Failure;
+use crate::outbox::Outbox;
+use crate::request::Params;
+use crate::stdin::Stdin;
+use crate::vm::Vm;
+
+/// What a method works with.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) id: Option<u64>,
+    pub(crate) params: Params,
+    pub(crate) outbox: Outbox,
+    pub(crate) budget: Budget,
+    /// Input for the program it runs.
+    pub(crate) stdin: Option<Arc<Stdin>>,
+    pub(crate) arrived: Instant,
+}
+
+/// The sandbox a method works in.
+#[derive(Debug)]
+pub(crate) struct Inside {
+    pub(crate) vm: Arc<Vm>,
+    pub(crate) guest: Guest,
+}
+
+/// The log a method reads.
+#[derive(Debug)]
+pub(crate) struct LogOf {
+    pub(crate) home: Home,
+    pub(crate) id: Id,
+    /// The sandbox, until it is closed.
+    pub(crate) vm: Option<Arc<Vm>>,
+}
+
+/// A line for the client, and the memory it counts for until it is written.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) line: Vec<u8>,
+    pub(crate) held: Option<Held>,
+}
+
+/// What comes of a method.
+pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
+
+/// A method at work.
+pub(crate) type Task = Pin<Box<dyn Future<Output = Result<Answer>> + Send>>;
+
+/// How a method is called.
+#[derive(Clone, Copy)]
+pub(crate) enum Run {
+    /// It needs no sandbox.
+    Alone(fn(Call) -> Task),
+    /// It needs one that runs.
+    Inside(fn(Call, Inside) -> Task),
+    /// It needs one that ran.
+    Log(fn(Call, LogOf) -> Task),
+}
+
+/// A method.
+#[derive(Clone, Copy)]
+pub(crate) struct Method {
+    pub(crate) run: Run,
+    /// Code of its failures, unless it says otherwise.
+    pub(crate) code: ErrorCode,
+    /// Its notifications say which request they belong to.
+    pub(crate) needs_id: bool,
+    /// The client may send it input.
+    pub(crate) stdin: bool,
+}
+
+impl Method {
+    fn inside(code: ErrorCode, run: fn(Call, Inside) -> Task) -> Self {
+        Self { run: Run::Inside(run), code, needs_id: false, stdin: false }
+    }
+
+    fn with_id(self) -> Self {
+        Self { needs_id: true, ..self }
+    }
+
+    fn with_stdin(self) -> Self {
+        Self { stdin: true, ..self }
+    }
+}
+
+/// The method of this name, but for those that the session does itself.
+pub(crate) fn find(name: &str) -> Option<Method> {
+    use ErrorCode::{Cancelled, Exec, File};
+    let method = match name {
+        "hello" => {
+            let run = Run::Alone(|call| Box::pin(hello::run(call)));
+            Method { run, code: ErrorCode::Vm, needs_id: false, stdin: false }
+        }
+        "exec" => Method::inside(Exec, |call, inside| Box::pin(exec::run(call, inside))),
+        "exec_stream" => {
+            Method::inside(Exec, |call, inside| Box::pin(exec_stream::run(call, inside))).with_id()
+        }
+        "exec_pipe" => {
+            Method::inside(Exec, |call, inside| Box::pin(exec_pipe::run(call, inside))).with_id().with_stdin()
+        }
+        "exec_tty" => {
+            Method::inside(Exec, |call, inside| Box::pin(exec_tty::run(call, inside))).with_id().with_stdin()
+        }
+        "process_list" => Method::inside(Exec, |call, inside| Box::pin(process::list(call, inside))),
+        "process_wait" => Method::inside(Exec, |call, inside| Box::pin(process::wait(call, inside))),
+        "process_signal" => Method::inside(Exec, |call, inside| Box::pin(process::signal(call, inside))),
+        "process_kill" => Method::inside(Exec, |call, inside| Box::pin(process::kill(call, inside))),
+        "process_output" => Method::inside(Exec, |call, inside| Box::pin(process::output(call, inside))),
+        "write_file" => Method::inside(File, |call, inside| Box::pin(write_file::run(call, inside))),
+        "read_file" => Method::inside(File, |call, inside| Box::pin(read_file::run(call, inside))),
+        "list_files" => Method::inside(File, |call, inside| Box::pin(list_files::run(call, inside))),
+        "stat" => Method::inside(File, |call, inside| Box::pin(stat::run(call, inside))),
+        "mkdir" => Method::inside(File, |call, inside| Box::pin(mkdir::run(call, inside))),
+        "remove" => Method::inside(File, |call, inside| Box::pin(remove::run(call, inside))),
+        "rename" => Method::inside(File, |call, inside| Box::pin(rename::run(call, inside))),
+        "watch" => Method::inside(File, |call, inside| Box::pin(watch::run(call, inside))).with_id(),
+        "port_forward" => {
+            Method::inside(ErrorCode::Vm, |call, inside| Box::pin(port_forward::run(call, inside)))
+        }
+        "allow_list_add" | "allow_list_delete" => {
+            Method::inside(ErrorCode::Vm, |call, _| Box::pin(allow_list::run(call)))
+        }
+        "log" => {
+            let run = Run::Log(|call, log| Box::pin(log::run(call, log)));
+            Method { run, code: File, needs_id: false, stdin: false }
+        }
+        "log_stream" => {
+            let run = Run::Log(|call, log| Box::pin(log_stream::run(call, log)));
+            Method { run, code: Cancelled, needs_id: true, stdin: false }
+        }
+        _ => return None,
+    };
+    Some(method)
+}
+
+impl Call {
+    /// The line that answers it.
+    pub(crate) fn answer<T: Serialize>(&self, result: &T) -> Answer {
+        Answer { line: encode::result(self.id, result), held: None }
+    }
+
+    /// Milliseconds it has taken so far.
+    pub(crate) fn millis(&self) -> u64 {
+        u64::try_from(self.arrived.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Inside {
+    /// An error of a program's.
+    pub(crate) async fn exec_failure(&self, error: Error) -> Failure {
+        Failure::new(ErrorCode::Exec, self.vm.explain(error).await)
+    }
+
+    /// An error of an act on files.
+    pub(crate) async fn file_failure(&self, error: Error) -> Failure {
+        Failure::new(ErrorCode::File, self.vm.explain(error).await)
+    }
+}
+
+/// The path a request is about. An empty one is the guest's to refuse.
+pub(crate) fn path(path: Option<String>) -> Result<String> {
+    path.ok_or_else(|| Failure::params("path is required"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_of_the_protocol_is_there() {
+        for name in wire::rpc::METHODS {
+            let of_session = ["cancel", "close", "create"].contains(&name);
+            assert_eq!(find(name).is_none(), of_session, "{name}");
+        }
+        for name in wire::rpc::FIRE_AND_FORGET.iter().chain(&["", "Exec", "exec ", "nonsense"]) {
+            assert!(find(name).is_none(), "{name}");
+        }
+    }
+}

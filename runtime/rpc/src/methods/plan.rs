@@ -1,0 +1,419 @@
+//! What `create` was asked for, checked, as the sandbox understands it.
+//!
+//! Checks come in the order image, id, network, vfs; what is right but not built yet is refused by name, after all of
+//! them. Pure. Not here: what only the host can tell, such as how many CPUs there are.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use policy::machine::Request as Machine;
+use policy::names;
+use policy::resources::Request as Resources;
+use sandbox::{ImageOverrides, Spec};
+use wire::rpc::{CreateParams, Network, Vfs};
+
+use super::Result;
+use crate::failure::Failure;
+
+/// Default of `resources.cpus`.
+const CPUS: f64 = 1.0;
+
+/// Default of `resources.memory_mb`.
+const MEMORY_MB: u64 = 512;
+
+/// Default of `resources.disk_size_mb`.
+const DISK_SIZE_MB: u64 = 5120;
+
+/// Default of `vfs.workspace`, where there are mounts.
+const WORKSPACE: &str = "/workspace";
+
+/// What is to be made.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) spec: Spec,
+    pub(crate) launch_entrypoint: bool,
+    /// A directory to make.
+    pub(crate) workspace: Option<String>,
+    pub(crate) time_limit: Option<Duration>,
+}
+
+/// Understands the parameters.
+pub(crate) fn plan(params: CreateParams, machine: Machine) -> Result<Plan> {
+    let image = params.image.filter(|image| !image.is_empty());
+    let image = image.ok_or_else(|| Failure::params("image is required (e.g., alpine:latest)"))?;
+    if params.id.is_some_and(|id| !id.is_empty()) {
+        return Err(Failure::params("id is internal-only and cannot be set"));
+    }
+    let network = params.network.unwrap_or_else(default_network);
+    let hosts = check_network(&network)?;
+    let workspace = check_vfs(params.vfs.as_ref())?;
+    let env = variables(params.env)?;
+    let image_config = params.image_config.unwrap_or_default();
+    let overrides = ImageOverrides {
+        user: image_config.user.unwrap_or_default(),
+        working_dir: image_config.working_dir.unwrap_or_default(),
+        workspace: workspace.clone().unwrap_or_default(),
+        cmd: image_config.cmd,
+        env: image_config
+            .env
+            .map(|env| variables(Some(env)))
+            .transpose()?
+            .map(|env| env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()),
+    };
+    not_built_yet(&network, params.vfs.as_ref(), params.extra_disks.unwrap_or_default().is_empty())?;
+
+    let resources = params.resources.unwrap_or_default();
+    let positive =
+        |number: Option<i64>| number.and_then(|number| u64::try_from(number).ok()).filter(|n| *n > 0);
+    // A limit that no clock can hold is none.
+    let time_limit = resources.timeout_seconds.filter(|seconds| *seconds > 0.0);
+    let time_limit = time_limit.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let spec = Spec {
+        image,
+        kernel: params.kernel.and_then(|kernel| kernel.reference).unwrap_or_default(),
+        machine,
+        resources: Resources {
+            cpus: resources.cpus.filter(|cpus| *cpus > 0.0).unwrap_or(CPUS),
+            memory_mb: positive(resources.memory_mb).unwrap_or(MEMORY_MB),
+            disk_size_mb: positive(resources.disk_size_mb).unwrap_or(DISK_SIZE_MB),
+        },
+        hostname: hosts.hostname,
+        add_hosts: hosts.added,
+        nameservers: hosts.nameservers,
+        env,
+        entrypoint: image_config.entrypoint,
+        image_config: overrides,
+        privileged: params.privileged.unwrap_or_default(),
+        timeout_seconds: time_limit.map(|limit| limit.as_secs().max(1)),
+        keep: true,
+        grace: Duration::ZERO,
+        shared_memory: false,
+    };
+    Ok(Plan { spec, launch_entrypoint: params.launch_entrypoint.unwrap_or_default(), workspace, time_limit })
+}
+
+fn default_network() -> Network {
+    Network { block_private_ips: Some(true), ..Network::default() }
+}
+
+fn invalid(what: impl std::fmt::Display) -> Failure {
+    Failure::params(format!("invalid configuration: {what}"))
+}
+
+/// Names and addresses for the guest.
+struct Hosts {
+    hostname: Option<String>,
+    added: Vec<(String, IpAddr)>,
+    nameservers: Vec<IpAddr>,
+}
+
+fn check_network(network: &Network) -> Result<Hosts> {
+    if network.no_network == Some(true) {
+        let excluded = [
+            ("allowed_hosts", network.allowed_hosts.as_ref().is_some_and(|hosts| !hosts.is_empty())),
+            ("secrets", network.secrets.as_ref().is_some_and(|secrets| !secrets.is_empty())),
+            ("intercept", network.intercept == Some(true)),
+            ("interception", network.interception.is_some()),
+        ];
+        if let Some((member, _)) = excluded.iter().find(|(_, given)| *given) {
+            return Err(invalid(format!("network.no_network cannot be combined with network.{member}")));
+        }
+    }
+    check_placeholders(network)?;
+    if network.mtu.is_some_and(|mtu| !(0..=65_535).contains(&mtu)) {
+        return Err(invalid("network.mtu must be in 1..65535"));
+    }
+    let mut added = Vec::new();
+    for mapping in network.add_hosts.iter().flatten() {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        // A host with a colon could move the border between the two.
+        let mapping = format!("{}:{}", text(&mapping.host), text(&mapping.ip));
+        let (host, ip) =
+            names::add_host(&mapping).map_err(|error| invalid(format!("network.add_hosts: {error}")))?;
+        added.push((host.to_owned(), ip));
+    }
+    let hostname = network.hostname.clone().filter(|name| !name.is_empty());
+    if let Some(hostname) = &hostname {
+        names::hostname(hostname).map_err(|error| invalid(format!("network.hostname: {error}")))?;
+    }
+    let server = |text: &String| {
+        text.trim().parse().map_err(|_| invalid(format!("network.dns_servers: {text:?} is no IP address")))
+    };
+    let nameservers = network.dns_servers.iter().flatten().map(server).collect::<Result<_>>()?;
+    Ok(Hosts { hostname, added, nameservers })
+}
+
+/// No placeholder may be part of another: replacing one would break the other.
+fn check_placeholders(network: &Network) -> Result<()> {
+    let secrets = network.secrets.iter().flatten();
+    let placeholders: Vec<(&String, &String)> = secrets
+        .filter_map(|(name, secret)| Some((name, secret.as_ref()?.placeholder.as_ref()?)))
+        .filter(|(_, placeholder)| !placeholder.is_empty())
+        .collect();
+    for (index, (name, placeholder)) in placeholders.iter().enumerate() {
+        for (other_name, other) in placeholders.iter().skip(index + 1) {
+            if placeholder.contains(other.as_str()) || other.contains(placeholder.as_str()) {
+                return Err(invalid(format!(
+                    "network.secrets: the placeholders of {name} and {other_name} overlap"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The workspace, if there is to be one.
+fn check_vfs(vfs: Option<&Vfs>) -> Result<Option<String>> {
+    let Some(vfs) = vfs else { return Ok(None) };
+    let mounts: Vec<_> =
+        vfs.mounts.iter().flatten().filter_map(|(path, mount)| Some((path, mount.as_ref()?))).collect();
+    let workspace = vfs.workspace.clone().filter(|workspace| !workspace.is_empty());
+    let workspace = workspace.or_else(|| (!mounts.is_empty()).then(|| WORKSPACE.to_owned()));
+    if vfs.interception.is_some() && mounts.is_empty() {
+        return Err(invalid("vfs.interception requires at least one vfs.mounts entry"));
+    }
+    if let Some(workspace) = &workspace {
+        guest_path(workspace).map_err(|error| invalid(format!("vfs.workspace: {error}")))?;
+    }
+    for (path, mount) in mounts {
+        guest_path(path).map_err(invalid)?;
+        let kind = mount.kind.as_deref().unwrap_or("memory");
+        if !["", "memory", "host_fs", "real_fs", "overlay"].contains(&kind) {
+            return Err(invalid(format!("{path}: unknown mount type {kind:?}")));
+        }
+        let owned = mount.owner_uid.is_some() || mount.owner_gid.is_some();
+        if owned && !["host_fs", "real_fs"].contains(&kind) {
+            return Err(invalid(format!(
+                "{path}: owner_uid/owner_gid are only supported for host_fs mounts"
+            )));
+        }
+    }
+    Ok(workspace)
+}
+
+/// `^/[a-zA-Z0-9/_.-]+$`
+fn guest_path(path: &str) -> Result<(), String> {
+    let rest = path.strip_prefix('/').ok_or_else(|| format!("guest path must be absolute: {path:?}"))?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/_.-".contains(&byte);
+    match !rest.is_empty() && rest.bytes().all(plain) && !rest.split('/').any(|part| part == "..") {
+        true => Ok(()),
+        false => Err(format!("invalid guest mount path {path:?}")),
+    }
+}
+
+/// What is asked for and not there; never passed over in silence.
+fn not_built_yet(network: &Network, vfs: Option<&Vfs>, no_disks: bool) -> Result<()> {
+    fn any<T>(list: Option<&Vec<T>>) -> bool {
+        list.is_some_and(|list| !list.is_empty())
+    }
+    let networked = network.no_network != Some(true);
+    let parts = [
+        ("network.allowed_hosts", any(network.allowed_hosts.as_ref())),
+        ("network.secrets", network.secrets.as_ref().is_some_and(|secrets| !secrets.is_empty())),
+        ("network.intercept", network.intercept == Some(true)),
+        ("network.interception", network.interception.is_some()),
+        ("network.block_private_ips = false", networked && network.block_private_ips != Some(true)),
+        ("network.dns_servers", networked && any(network.dns_servers.as_ref())),
+        ("network.mtu", networked && network.mtu.is_some_and(|mtu| mtu != 0)),
+        ("vfs.mounts", vfs.is_some_and(|vfs| vfs.mounts.as_ref().is_some_and(|mounts| !mounts.is_empty()))),
+        (
+            "vfs.direct_mounts",
+            vfs.is_some_and(|vfs| vfs.direct_mounts.as_ref().is_some_and(|mounts| !mounts.is_empty())),
+        ),
+        ("extra_disks", !no_disks),
+    ];
+    match parts.iter().find(|(_, given)| *given) {
+        Some((part, _)) => Err(Failure::vm(format!("{part}: not built yet"))),
+        None => Ok(()),
+    }
+}
+
+/// Variables for programs; those that are null are absent.
+pub(super) fn variables(env: Option<BTreeMap<String, Option<String>>>) -> Result<Vec<(String, String)>> {
+    let given = env.into_iter().flatten().filter_map(|(name, value)| Some((name, value?)));
+    given
+        .map(|(name, value)| match names::env(&name, &value) {
+            Ok(()) => Ok((name, value)),
+            Err(error) => Err(invalid(error)),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use wire::rpc::ErrorCode;
+
+    use super::*;
+
+    fn plan_of(params: Value) -> Result<Plan> {
+        plan(serde_json::from_value(params).unwrap(), Machine::Auto)
+    }
+
+    fn with(member: &str, value: Value) -> Result<Plan> {
+        let mut params = json!({"image": "alpine"});
+        params[member] = value;
+        plan_of(params)
+    }
+
+    #[test]
+    fn defaults() {
+        for params in [
+            json!({"image": "a"}),
+            json!({"image": "a", "network": null, "resources": {"cpus": 0, "memory_mb": -1}}),
+        ] {
+            let plan = plan_of(params).unwrap();
+            let resources = Resources { cpus: 1.0, memory_mb: 512, disk_size_mb: 5120 };
+            assert_eq!((plan.spec.resources, plan.time_limit, plan.workspace), (resources, None, None));
+            assert!(plan.spec.keep && !plan.spec.privileged && !plan.launch_entrypoint);
+            assert_eq!((plan.spec.entrypoint, plan.spec.hostname), (None, None));
+        }
+    }
+
+    #[test]
+    fn everything_that_is_there_arrives() {
+        let plan = plan_of(json!({
+            "image": "alpine", "id": "", "privileged": true, "kernel": {"ref": "file:///k"}, "launch_entrypoint": true,
+            "resources": {"cpus": 0.5, "memory_mb": 256, "disk_size_mb": 100, "timeout_seconds": 1.5},
+            "network": {"allowed_hosts": [], "block_private_ips": true, "hostname": "box",
+                        "add_hosts": [{"host": "db", "ip": "10.0.0.1"}, {"host": "six", "ip": "fe80::1"}]},
+            "vfs": {"workspace": "/work"}, "env": {"A": "1", "B": null},
+            "image_config": {"user": "1000", "working_dir": "", "entrypoint": ["sleep"], "cmd": [], "env": {"X": "y"}},
+        }))
+        .unwrap();
+        let spec = plan.spec;
+        assert_eq!(spec.resources, Resources { cpus: 0.5, memory_mb: 256, disk_size_mb: 100 });
+        assert_eq!((plan.time_limit, spec.timeout_seconds), (Some(Duration::from_millis(1500)), Some(1)));
+        assert_eq!(spec.env, [("A".to_owned(), "1".to_owned())]);
+        assert_eq!(
+            spec.add_hosts,
+            [("db".to_owned(), "10.0.0.1".parse().unwrap()), ("six".to_owned(), "fe80::1".parse().unwrap())]
+        );
+        assert_eq!((spec.kernel.as_str(), spec.hostname.as_deref()), ("file:///k", Some("box")));
+        assert_eq!(spec.entrypoint, Some(vec!["sleep".to_owned()]));
+        assert_eq!(
+            spec.image_config,
+            ImageOverrides {
+                user: "1000".into(),
+                working_dir: String::new(),
+                workspace: "/work".into(),
+                cmd: Some(vec![]),
+                env: Some(vec!["X=y".into()]),
+            }
+        );
+        assert_eq!(plan.workspace.as_deref(), Some("/work"));
+        assert!(plan.launch_entrypoint && spec.privileged);
+    }
+
+    #[test]
+    fn wrong_parameters_in_their_order() {
+        let wrong_network = json!({"no_network": true, "intercept": true});
+        let wrong_vfs = json!({"interception": {}});
+        for (params, message) in [
+            (json!({"id": "x", "network": wrong_network}), "image is required (e.g., alpine:latest)"),
+            (json!({"image": "", "id": "x"}), "image is required (e.g., alpine:latest)"),
+            (
+                json!({"image": "a", "id": "x", "network": wrong_network}),
+                "id is internal-only and cannot be set",
+            ),
+            (
+                json!({"image": "a", "network": wrong_network, "vfs": wrong_vfs}),
+                "invalid configuration: network.no_network cannot be combined with network.intercept",
+            ),
+            (
+                json!({"image": "a", "vfs": wrong_vfs, "env": {"": ""}}),
+                "invalid configuration: vfs.interception requires at least one vfs.mounts entry",
+            ),
+            (
+                json!({"image": "a", "env": {"A=B": ""}}),
+                "invalid configuration: invalid environment variable \"A=B\"",
+            ),
+        ] {
+            let failure = plan_of(params).unwrap_err();
+            assert_eq!((failure.code, failure.message.as_str()), (ErrorCode::InvalidParams, message));
+        }
+    }
+
+    #[test]
+    fn wrong_networks_and_mounts() {
+        let no_network = |member: &str, value: Value| {
+            let mut network = json!({"no_network": true});
+            network[member] = value;
+            ("network", network)
+        };
+        let mount = |path: &str, mount: Value| ("vfs", json!({"mounts": {path: mount}}));
+        for ((member, value), message) in [
+            (no_network("allowed_hosts", json!(["a"])), "combined with network.allowed_hosts"),
+            (no_network("secrets", json!({"A": {}})), "combined with network.secrets"),
+            (no_network("interception", json!({})), "combined with network.interception"),
+            (
+                ("network", json!({"add_hosts": [{"host": "a b", "ip": "1.2.3.4"}]})),
+                "invalid add-host mapping",
+            ),
+            (("network", json!({"add_hosts": [{"host": "a"}]})), "invalid add-host mapping"),
+            (("network", json!({"add_hosts": [{"host": "a:1", "ip": "::1"}]})), "invalid add-host mapping"),
+            (("network", json!({"hostname": "-"})), "network.hostname: invalid hostname"),
+            (("network", json!({"dns_servers": ["dns.example"]})), "no IP address"),
+            (("network", json!({"mtu": 65_536})), "network.mtu"),
+            (
+                ("network", json!({"secrets": {"A": {"placeholder": "xx"}, "B": {"placeholder": "x"}}})),
+                "the placeholders of A and B overlap",
+            ),
+            (("vfs", json!({"workspace": "work"})), "vfs.workspace: guest path must be absolute"),
+            (("vfs", json!({"workspace": "/"})), "vfs.workspace: invalid guest mount path"),
+            (("vfs", json!({"workspace": "/a b"})), "vfs.workspace: invalid guest mount path"),
+            (("vfs", json!({"workspace": "/a/../b"})), "vfs.workspace: invalid guest mount path"),
+            (mount("a", json!({})), "guest path must be absolute"),
+            (mount("/a", json!({"type": "nfs"})), "/a: unknown mount type \"nfs\""),
+            (
+                mount("/a", json!({"owner_uid": 0})),
+                "/a: owner_uid/owner_gid are only supported for host_fs mounts",
+            ),
+        ] {
+            let failure = with(member, value.clone()).unwrap_err();
+            assert_eq!(failure.code, ErrorCode::InvalidParams, "{value}");
+            assert!(failure.message.starts_with("invalid configuration: "), "{}", failure.message);
+            assert!(failure.message.contains(message), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn what_is_not_built_is_named() {
+        for (member, value, part) in [
+            ("network", json!({"allowed_hosts": ["a"], "block_private_ips": true}), "network.allowed_hosts"),
+            (
+                "network",
+                json!({"secrets": {"A": {"value": "x"}}, "block_private_ips": true}),
+                "network.secrets",
+            ),
+            ("network", json!({"intercept": true}), "network.intercept"),
+            ("network", json!({"interception": {}}), "network.interception"),
+            ("network", json!({}), "network.block_private_ips = false"),
+            ("network", json!({"block_private_ips": false}), "network.block_private_ips = false"),
+            (
+                "network",
+                json!({"block_private_ips": true, "dns_servers": ["1.1.1.1"]}),
+                "network.dns_servers",
+            ),
+            ("network", json!({"block_private_ips": true, "mtu": 1400}), "network.mtu"),
+            ("vfs", json!({"mounts": {"/workspace": {"type": "memory"}}}), "vfs.mounts"),
+            (
+                "vfs",
+                json!({"mounts": {"/a": {"type": "real_fs", "host_path": "/", "owner_uid": 0}}}),
+                "vfs.mounts",
+            ),
+            ("vfs", json!({"direct_mounts": {"/a": {}}}), "vfs.direct_mounts"),
+            ("extra_disks", json!([{}]), "extra_disks"),
+        ] {
+            let failure = with(member, value).unwrap_err();
+            assert_eq!((failure.code, failure.message), (ErrorCode::Vm, format!("{part}: not built yet")));
+        }
+        for network in [
+            json!({"no_network": true, "dns_servers": ["1.1.1.1"], "hostname": "h"}),
+            json!({"block_private_ips": true, "allowed_hosts": null, "mtu": 0}),
+        ] {
+            with("network", network).unwrap();
+        }
+    }
+}

@@ -1,0 +1,508 @@
+//! The session: one client, one sandbox at a time, many requests in flight.
+//!
+//! ```text
+//! input ─▶ reader thread ─▶ session ─▶ a task for each request ─▶ outbox ─▶ writer thread ─▶ output
+//!                             │  ▲              │
+//!                             │  └── answers ───┘
+//!                             └─ cancel, input for programs: at once
+//! ```
+//!
+//! Only the session answers, so that a request is answered once: by its task, or by what cut it short. Cutting it short
+//! drops the task and with it its streams, which is what makes the guest end the program. Nothing here waits for the
+//! client or for the guest. Not here: what the methods do.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use guest_protocol::TerminalSize;
+use sandbox::{Home, Id};
+use tokio::sync::mpsc;
+use tokio::task::{self, AbortHandle, JoinError, JoinSet};
+use tokio::time::Instant;
+use wire::rpc::{CancelParams, CancelResult, CloseParams, ErrorCode, IdParams, ResizeParams, StdinParams};
+
+use crate::budget::{Budget, Held};
+use crate::failure::Failure;
+use crate::methods::{self, Answer, Call, Inside, Run};
+use crate::outbox::Outbox;
+use crate::request::{Params, Refused, Request};
+use crate::stdin::{Input, MAX_AHEAD, Stdin};
+use crate::vm::Vm;
+use crate::{Setup, encode, methods::bytes};
+
+/// Most requests in flight, those included that wait for `create` or `close`.
+const MAX_IN_FLIGHT: usize = 4096;
+
+/// Memory that all requests together may take for their parameters, their buffered output and their input.
+const BUDGET: usize = 1 << 30;
+
+/// How long `close` may take if the client does not say.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long ending may take once the client is gone.
+const END_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long the last answers may take to be read.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(1);
+
+/// What belongs to one client.
+pub(crate) struct Session {
+    setup: Arc<Setup>,
+    outbox: Outbox,
+    budget: Budget,
+    vm: Option<Arc<Vm>>,
+    /// It was cut short, and its requests have been told.
+    is_cut: bool,
+    /// The sandbox whose log is asked for, which may be gone.
+    logged: Option<Id>,
+    /// Sandboxes that are being ended.
+    retiring: Vec<Arc<Vm>>,
+    tasks: JoinSet<Result<Answer, Failure>>,
+    flights: HashMap<task::Id, Flight>,
+    /// Ids in use: by a flight, or by a request that waits.
+    ids: HashMap<u64, Option<task::Id>>,
+    /// Requests that wait for `create` or `close`, in their order.
+    waiting: VecDeque<(Request, Held)>,
+    /// The flight they wait for.
+    busy: Option<task::Id>,
+}
+
+/// A request in flight.
+struct Flight {
+    id: Option<u64>,
+    kind: Kind,
+    /// The sandbox it needs.
+    vm: Option<Arc<Vm>>,
+    /// Code of its failures.
+    code: ErrorCode,
+    stdin: Option<Arc<Stdin>>,
+    abort: AbortHandle,
+    _params: Held,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Create,
+    Close,
+    Other,
+}
+
+/// Why the session goes to its end.
+const AT_THE_END: &str = "cancelled: the session ends";
+
+impl Session {
+    pub(crate) fn new(setup: Setup, outbox: Outbox) -> Self {
+        Self {
+            setup: Arc::new(setup),
+            outbox,
+            budget: Budget::new(BUDGET),
+            vm: None,
+            is_cut: false,
+            logged: None,
+            retiring: Vec::new(),
+            tasks: JoinSet::new(),
+            flights: HashMap::new(),
+            ids: HashMap::new(),
+            waiting: VecDeque::new(),
+            busy: None,
+        }
+    }
+
+    /// Serves until the client is gone, or `end` comes; then ends everything.
+    pub(crate) async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<Result<Request, Refused>>,
+        end: impl Future<Output = ()>,
+    ) {
+        let mut end = std::pin::pin!(end);
+        let mut broken = self.outbox.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut end => break,
+                () = broken.broken() => break,
+                Some(done) = self.tasks.join_next_with_id() => self.done(done),
+                why = cut(self.vm.as_deref()), if !self.is_cut => self.cut_vm(&why),
+                line = next(&self.outbox, &mut requests) => match line {
+                    Some(Ok(request)) => self.take(request),
+                    Some(Err(refused)) => self.refuse(refused.id, &refused.failure),
+                    None => break,
+                },
+            }
+        }
+        self.end().await;
+    }
+
+    fn refuse(&self, id: Option<u64>, failure: &Failure) {
+        self.outbox.answer(encode::error(id, failure), None);
+    }
+
+    /// A request has come.
+    fn take(&mut self, request: Request) {
+        match request.method.as_str() {
+            "cancel" => self.cancel(request.id, request.params),
+            "exec_pipe.stdin" | "exec_tty.stdin" => self.stdin(request.params),
+            "exec_pipe.stdin_eof" | "exec_tty.stdin_eof" => self.stdin_eof(request.params),
+            "exec_tty.resize" => self.resize(request.params),
+            _ => self.admit(request),
+        }
+    }
+
+    /// Gives a request its place, now or behind what is at work.
+    fn admit(&mut self, request: Request) {
+        if let Some(id) = request.id
+            && self.ids.contains_key(&id)
+        {
+            let failure = Failure::new(ErrorCode::InvalidRequest, format!("request id {id} is in use"));
+            return self.refuse(Some(id), &failure);
+        }
+        let mut held = self.budget.hold();
+        if self.flights.len() + self.waiting.len() >= MAX_IN_FLIGHT || !held.grow(request.params.len()) {
+            let failure = Failure::new(ErrorCode::InvalidRequest, "too many requests in flight");
+            return self.refuse(request.id, &failure);
+        }
+        let closing =
+            self.busy.and_then(|busy| self.flights.get(&busy)).is_some_and(|f| f.kind == Kind::Close);
+        if self.busy.is_some() && (request.method != "close" || closing) {
+            if let Some(id) = request.id {
+                self.ids.insert(id, None);
+            }
+            return self.waiting.push_back((request, held));
+        }
+        self.start(request, held);
+    }
+
+    fn start(&mut self, request: Request, held: Held) {
+        let id = request.id;
+        let started = match request.method.as_str() {
+            "create" => self.create(request, held),
+            "close" => self.close(request, held),
+            _ => self.call(request, held),
+        };
+        if let Err(failure) = started {
+            self.refuse(id, &failure);
+        }
+    }
+
+    fn call(&mut self, request: Request, held: Held) -> Result<(), Failure> {
+        let method = methods::find(&request.method)
+            .ok_or_else(|| Failure::new(ErrorCode::MethodNotFound, "Method not found"))?;
+        if method.needs_id && request.id.is_none() {
+            let message = format!("{} needs an id", request.method);
+            return Err(Failure::new(ErrorCode::InvalidRequest, message));
+        }
+        let stdin = method.stdin.then(|| Arc::new(Stdin::new(&self.budget)));
+        let call = Call {
+            id: request.id,
+            params: request.params,
+            outbox: self.outbox.clone(),
+            budget: self.budget.clone(),
+            stdin: stdin.clone(),
+            arrived: Instant::now(),
+        };
+        let (task, vm) = match method.run {
+            Run::Alone(run) => (run(call), None),
+            Run::Log(run) => {
+                let id = self.logged.clone().ok_or_else(Failure::no_vm)?;
+                (run(call, self.log_of(&id)), self.vm.clone())
+            }
+            Run::Inside(run) => {
+                let vm = self.vm.clone().ok_or_else(Failure::no_vm)?;
+                let guest = vm.running()?.guest;
+                (run(call, Inside { vm: Arc::clone(&vm), guest }), Some(vm))
+            }
+        };
+        let flight = |abort| Flight {
+            id: request.id,
+            kind: Kind::Other,
+            vm,
+            code: method.code,
+            stdin,
+            abort,
+            _params: held,
+        };
+        self.fly(task, flight);
+        Ok(())
+    }
+
+    fn log_of(&self, id: &Id) -> methods::LogOf {
+        methods::LogOf { home: self.setup.home.clone(), id: id.clone(), vm: self.vm.clone() }
+    }
+
+    /// Begins a task.
+    fn fly(
+        &mut self,
+        task: impl Future<Output = Result<Answer, Failure>> + Send + 'static,
+        flight: impl FnOnce(AbortHandle) -> Flight,
+    ) -> task::Id {
+        let abort = self.tasks.spawn(task);
+        let number = abort.id();
+        let flight = flight(abort);
+        if let Some(id) = flight.id {
+            self.ids.insert(id, Some(number));
+        }
+        self.flights.insert(number, flight);
+        number
+    }
+
+    fn create(&mut self, request: Request, held: Held) -> Result<(), Failure> {
+        let plan = methods::create::plan(request.params.parse()?, self.setup.machine)?;
+        let vm = start(&self.setup.home, &plan)?;
+        let task = methods::create::run(request.id, plan, Arc::clone(&vm));
+        let flight = |abort| Flight {
+            id: request.id,
+            kind: Kind::Create,
+            vm: Some(vm),
+            code: ErrorCode::Vm,
+            stdin: None,
+            abort,
+            _params: held,
+        };
+        self.busy = Some(self.fly(task, flight));
+        Ok(())
+    }
+
+    /// Cuts everything short, and answers when the sandbox has ended or the time is up.
+    fn close(&mut self, request: Request, held: Held) -> Result<(), Failure> {
+        let params: CloseParams = request.params.parse()?;
+        let seconds = params.timeout_seconds.filter(|seconds| *seconds > 0.0);
+        let limit = seconds.map_or(CLOSE_LIMIT, |seconds| {
+            Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).min(methods::close::MAX_LIMIT)
+        });
+        self.cut_all("cancelled: the sandbox is being closed");
+        let vms = self.retire(limit);
+        let task = methods::close::run(request.id, vms, limit);
+        let flight = |abort| Flight {
+            id: request.id,
+            kind: Kind::Close,
+            vm: None,
+            code: ErrorCode::Vm,
+            stdin: None,
+            abort,
+            _params: held,
+        };
+        self.busy = Some(self.fly(task, flight));
+        Ok(())
+    }
+
+    /// Begins the end of the sandbox; gives all that are being ended.
+    fn retire(&mut self, limit: Duration) -> Vec<Arc<Vm>> {
+        if let Some(vm) = self.vm.take() {
+            vm.stop(Instant::now() + limit, false);
+            self.retiring.push(vm);
+        }
+        self.retiring.clone()
+    }
+
+    /// A task has come to its end.
+    fn done(&mut self, done: Result<(task::Id, Result<Answer, Failure>), JoinError>) {
+        let (number, result) = match done {
+            Ok((number, result)) => (number, result),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // It was cut short, and has been answered.
+            Err(_) => return,
+        };
+        let Some(flight) = self.land(number) else { return };
+        match result {
+            Ok(answer) => {
+                if flight.kind == Kind::Create {
+                    self.replace(flight.vm);
+                }
+                self.outbox.answer(answer.line, answer.held);
+            }
+            Err(failure) => self.refuse(flight.id, &failure),
+        }
+        if self.busy == Some(number) {
+            self.go_on();
+        }
+    }
+
+    /// The new sandbox is there; one that was there before ends.
+    fn replace(&mut self, vm: Option<Arc<Vm>>) {
+        if self.vm.is_some() {
+            self.cut_where("cancelled: create has replaced the sandbox", |flight| flight.kind == Kind::Other);
+            self.retire(CLOSE_LIMIT);
+        }
+        self.retiring.retain(|vm| !vm.is_gone());
+        self.logged = vm.as_ref().map(|vm| vm.id.clone());
+        (self.vm, self.is_cut) = (vm, false);
+    }
+
+    /// What waited goes on.
+    fn go_on(&mut self) {
+        self.busy = None;
+        while self.busy.is_none()
+            && let Some((request, held)) = self.waiting.pop_front()
+        {
+            if let Some(id) = request.id {
+                self.ids.remove(&id);
+            }
+            self.start(request, held);
+        }
+    }
+
+    fn land(&mut self, number: task::Id) -> Option<Flight> {
+        let flight = self.flights.remove(&number)?;
+        if let Some(id) = flight.id {
+            self.ids.remove(&id);
+        }
+        Some(flight)
+    }
+
+    /// Ends a flight and answers for it.
+    fn cut_short(&mut self, number: task::Id, failure: &Failure) {
+        let Some(flight) = self.land(number) else { return };
+        flight.abort.abort();
+        if let (Kind::Create, Some(vm)) = (flight.kind, flight.vm) {
+            vm.stop(Instant::now() + CLOSE_LIMIT, true);
+            self.retiring.push(vm);
+        }
+        self.refuse(flight.id, failure);
+    }
+
+    fn cut_where(&mut self, why: &str, which: impl Fn(&Flight) -> bool) {
+        let numbers = self.flights.iter().filter(|(_, flight)| which(flight)).map(|(number, _)| *number);
+        for number in numbers.collect::<Vec<_>>() {
+            self.cut_short(number, &Failure::cancelled(why));
+        }
+    }
+
+    /// Everything but `close`, and all that waits.
+    fn cut_all(&mut self, why: &str) {
+        self.cut_where(why, |flight| flight.kind != Kind::Close);
+        for (request, _) in std::mem::take(&mut self.waiting) {
+            if let Some(id) = request.id {
+                self.ids.remove(&id);
+            }
+            self.refuse(request.id, &Failure::cancelled(why));
+        }
+    }
+
+    /// The sandbox has reached its time limit, or somebody else ended it.
+    fn cut_vm(&mut self, why: &str) {
+        let Some(vm) = self.vm.clone() else { return };
+        self.is_cut = true;
+        let of_it = |flight: &Flight| flight.vm.as_ref().is_some_and(|other| Arc::ptr_eq(other, &vm));
+        let cut: Vec<_> = self
+            .flights
+            .iter()
+            .filter(|(_, flight)| of_it(flight))
+            .map(|(number, f)| (*number, f.code))
+            .collect();
+        for (number, code) in cut {
+            self.cut_short(number, &Failure::new(code, why));
+        }
+        // It stays the one that later calls are told of.
+        self.retiring.push(vm);
+    }
+
+    fn cancel(&mut self, id: Option<u64>, params: Params) {
+        if params.is_absent() {
+            return self.outbox.answer(encode::result(id, &CancelResult { cancelled: false }), None);
+        }
+        let target = match params.parse::<CancelParams>() {
+            Ok(params) => params.id,
+            Err(failure) => return self.refuse(id, &failure),
+        };
+        let cancelled = target.is_some_and(|target| self.cancel_one(target));
+        self.outbox.answer(encode::result(id, &CancelResult { cancelled }), None);
+    }
+
+    fn cancel_one(&mut self, target: u64) -> bool {
+        let failure = Failure::cancelled("cancelled");
+        match self.ids.get(&target).copied() {
+            Some(Some(number)) => {
+                let other = self.flights.get(&number).is_some_and(|flight| flight.kind == Kind::Other);
+                if other {
+                    self.cut_short(number, &failure);
+                }
+                other
+            }
+            Some(None) => {
+                self.waiting.retain(|(request, _)| request.id != Some(target));
+                self.ids.remove(&target);
+                self.refuse(Some(target), &failure);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn stdin(&mut self, params: Params) {
+        // Bad base64 and unknown ids are dropped silently.
+        let Ok(StdinParams { id: Some(id), data: Some(data) }) = params.parse() else { return };
+        if self.program(id).is_some()
+            && let Some(data) = bytes::decode(&data)
+            && !data.is_empty()
+        {
+            self.push(id, Input::Data(data));
+        }
+    }
+
+    fn stdin_eof(&mut self, params: Params) {
+        if let Ok(IdParams { id: Some(id) }) = params.parse() {
+            self.push(id, Input::End);
+        }
+    }
+
+    fn resize(&mut self, params: Params) {
+        let Ok(ResizeParams { id: Some(id), rows: Some(rows), cols: Some(cols) }) = params.parse() else {
+            return;
+        };
+        // Out of range is dropped as well.
+        let (Ok(rows), Ok(cols)) = (rows.try_into(), cols.try_into()) else { return };
+        self.push(id, Input::Resize(TerminalSize { rows, cols }));
+    }
+
+    /// The flight that takes input for this id.
+    fn program(&self, id: u64) -> Option<(task::Id, &Stdin)> {
+        let number = self.ids.get(&id).copied().flatten()?;
+        let stdin = self.flights.get(&number)?.stdin.as_deref()?;
+        Some((number, stdin))
+    }
+
+    fn push(&mut self, id: u64, input: Input) {
+        let Some((number, stdin)) = self.program(id) else { return };
+        if stdin.push(input).is_err() {
+            let message = format!("the program takes no input, and {MAX_AHEAD} bytes wait for it");
+            self.cut_short(number, &Failure::new(ErrorCode::Exec, message));
+        }
+    }
+
+    /// The client is gone, or has to go: everything ends, in order.
+    async fn end(mut self) {
+        self.cut_all(AT_THE_END);
+        // A `close` that is at work has a limit of its own, and its client may be waiting for the answer.
+        while !self.flights.is_empty()
+            && let Some(done) = self.tasks.join_next_with_id().await
+        {
+            self.done(done);
+        }
+        self.tasks.shutdown().await;
+        for vm in self.retire(END_LIMIT) {
+            let _ = vm.gone().await;
+        }
+        self.outbox.end(LAST_WORDS_LIMIT).await;
+    }
+}
+
+fn start(home: &Home, plan: &methods::create::Plan) -> Result<Arc<Vm>, Failure> {
+    Vm::start(home, plan.spec.clone(), plan.time_limit).map_err(|error| Failure::vm(error.to_string()))
+}
+
+/// The next line, once answers do not pile up.
+async fn next(
+    outbox: &Outbox,
+    requests: &mut mpsc::Receiver<Result<Request, Refused>>,
+) -> Option<Result<Request, Refused>> {
+    outbox.uncrowded().await;
+    requests.recv().await
+}
+
+async fn cut(vm: Option<&Vm>) -> String {
+    match vm {
+        Some(vm) => vm.cut().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,160 @@
+//! Input on its way to a program: sent by the client whenever it likes, taken by the program whenever it likes.
+//!
+//! It never holds up the session. What a program does not take is kept up to a limit; beyond that the program is
+//! cancelled, since nothing may be lost silently. Not here: the guest's stream.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use guest_protocol::TerminalSize;
+use tokio::sync::Notify;
+
+use crate::budget::{Budget, Held};
+
+/// How far a client may be ahead of a program, in bytes.
+pub(crate) const MAX_AHEAD: usize = 64 << 20;
+
+/// What keeping a piece costs besides its bytes.
+const PIECE: usize = 64;
+
+/// Something for a program.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// Bytes.
+    Data(Vec<u8>),
+    /// No more of them.
+    End,
+    /// Its terminal has another size.
+    Resize(TerminalSize),
+}
+
+/// Input of one program.
+#[derive(Debug)]
+pub(crate) struct Stdin {
+    queue: Mutex<Queue>,
+    more: Notify,
+}
+
+#[derive(Debug)]
+struct Queue {
+    pieces: VecDeque<Input>,
+    held: Held,
+    ended: bool,
+}
+
+/// There is no room for more.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TooFarAhead;
+
+impl Stdin {
+    pub(crate) fn new(budget: &Budget) -> Self {
+        let queue = Queue { pieces: VecDeque::new(), held: budget.hold(), ended: false };
+        Self { queue: Mutex::new(queue), more: Notify::new() }
+    }
+
+    /// Puts something behind all that waits. Data after the end is nothing.
+    pub(crate) fn push(&self, input: Input) -> Result<(), TooFarAhead> {
+        let mut queue = self.queue();
+        let ended = queue.ended;
+        match (&input, queue.pieces.back_mut()) {
+            (Input::Data(_) | Input::End, _) if ended => return Ok(()),
+            // Only the last of many sizes matters.
+            (Input::Resize(size), Some(Input::Resize(last))) => *last = *size,
+            _ => {
+                let cost = input.cost();
+                if queue.held.bytes() + cost > MAX_AHEAD || !queue.held.grow(cost) {
+                    return Err(TooFarAhead);
+                }
+                queue.ended |= input == Input::End;
+                queue.pieces.push_back(input);
+            }
+        }
+        drop(queue);
+        self.more.notify_one();
+        Ok(())
+    }
+
+    /// What comes first; waits for it. May be dropped and called again: nothing is lost.
+    pub(crate) async fn next(&self) -> Input {
+        loop {
+            let more = self.more.notified();
+            {
+                let mut queue = self.queue();
+                if let Some(input) = queue.pieces.pop_front() {
+                    queue.held.shrink(input.cost());
+                    return input;
+                }
+            }
+            more.await;
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Input {
+    fn cost(&self) -> usize {
+        match self {
+            Self::Data(bytes) => PIECE + bytes.len(),
+            Self::End | Self::Resize(_) => PIECE,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(bytes: &[u8]) -> Input {
+        Input::Data(bytes.to_vec())
+    }
+
+    fn size(rows: u16) -> Input {
+        Input::Resize(TerminalSize { rows, cols: 80 })
+    }
+
+    #[tokio::test]
+    async fn in_order_and_sizes_in_one() {
+        let stdin = Stdin::new(&Budget::new(1 << 20));
+        for input in
+            [data(b"a"), size(1), size(2), data(b"b"), Input::End, data(b"late"), Input::End, size(3)]
+        {
+            stdin.push(input).unwrap();
+        }
+        for expected in [data(b"a"), size(2), data(b"b"), Input::End, size(3)] {
+            assert_eq!(stdin.next().await, expected);
+        }
+        let (input, pushed) = tokio::join!(stdin.next(), async { stdin.push(size(4)) });
+        assert_eq!((input, pushed), (size(4), Ok(())));
+    }
+
+    #[tokio::test]
+    async fn a_client_cannot_be_too_far_ahead() {
+        let budget = Budget::new(1 << 30);
+        let stdin = Stdin::new(&budget);
+        let piece = vec![0; 1 << 20];
+        let mut taken = 0;
+        while stdin.push(data(&piece)).is_ok() {
+            taken += piece.len();
+        }
+        assert!(taken < MAX_AHEAD && taken + 2 * piece.len() > MAX_AHEAD, "{taken}");
+        stdin.next().await;
+        stdin.push(data(&piece)).unwrap();
+        // Empty pieces cost as well.
+        while stdin.push(data(b"")).is_ok() {}
+        drop(stdin);
+        assert!(budget.hold().grow(1 << 30));
+    }
+
+    #[test]
+    fn all_programs_together_have_a_limit() {
+        let budget = Budget::new(1000);
+        let (one, other) = (Stdin::new(&budget), Stdin::new(&budget));
+        one.push(data(&[0; 800])).unwrap();
+        assert_eq!(other.push(data(&[0; 200])), Err(TooFarAhead));
+        drop(one);
+        other.push(data(&[0; 200])).unwrap();
+    }
+}
