@@ -53,6 +53,8 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Run a command in a running sandbox
     Exec(ExecArgs),
+    /// Be driven by a program, over standard input and output
+    Rpc(RpcArgs),
     /// List sandboxes
     #[command(visible_alias = "ls")]
     List(ListArgs),
@@ -255,6 +257,13 @@ pub(crate) struct ExecArgs {
     /// Command and its arguments
     #[arg(value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RpcArgs {
+    /// auto, kvm or software
+    #[arg(long, value_name = "KIND", env = "MATCHLOCK_MACHINE", default_value = "auto")]
+    pub(crate) machine: policy::machine::Request,
 }
 
 #[derive(Debug, Args)]

@@ -17,6 +17,7 @@ mod image;
 mod inspect;
 mod log;
 mod progress;
+mod rpc;
 mod run;
 mod say;
 mod signals;
@@ -51,6 +52,7 @@ fn dispatch(cli: Cli, start: Start) -> anyhow::Result<u8> {
     match cli.command {
         Command::Run(args) => run::run(*args, start),
         Command::Exec(args) => exec::exec(args),
+        Command::Rpc(args) => rpc::rpc(&args),
         Command::List(args) => state::list(&args),
         Command::Kill(args) => state::kill(&args),
         Command::Rm(args) => state::rm(&args),

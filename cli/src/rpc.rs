@@ -1,0 +1,33 @@
+//! `matchlock rpc`: a sandbox for a program that drives it over standard input and output.
+//!
+//! Standard output carries the protocol and nothing else. Not here: the protocol (`rpc`).
+
+use std::cell::Cell;
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use ::rpc::Setup;
+use sandbox::Home;
+
+use crate::args::RpcArgs;
+use crate::block_on;
+use crate::failure::Interrupted;
+use crate::signals::Signals;
+
+/// Serves until the client is gone, or a signal comes.
+pub(crate) fn rpc(args: &RpcArgs) -> anyhow::Result<u8> {
+    let setup = Setup { home: Home::from_env()?, machine: args.machine };
+    // Not the locked and buffered ones: one thread each reads and writes whole pieces, and one may never return.
+    let input = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    let output = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+    block_on(async {
+        let mut signals = Signals::catch()?;
+        let signal = Cell::new(None);
+        let end = async { signal.set(Some(signals.next().await)) };
+        ::rpc::serve(setup, input, output, end).await;
+        match signal.get() {
+            None => Ok(0),
+            Some(signal) => Err(Interrupted(signal).into()),
+        }
+    })?
+}
