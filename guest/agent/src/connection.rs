@@ -209,8 +209,7 @@ impl<'a> Relay<'a> {
         ];
         let wanted = |of: &Option<(_, PollFlags)>| of.is_some_and(|(_, events)| !events.is_empty());
         let asked = all.iter().filter(|of| wanted(of)).flatten();
-        let mut fds: Vec<_> =
-            asked.map(|(fd, events)| PollFd::from_borrowed_fd(*fd, *events)).collect();
+        let mut fds: Vec<_> = asked.map(|(fd, events)| PollFd::from_borrowed_fd(*fd, *events)).collect();
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, None))?;
         let mut ready = fds.iter().map(PollFd::revents);
         let mut result = || ready.next().unwrap_or(PollFlags::empty());

@@ -73,10 +73,8 @@ impl<'a> Stream<'a> {
     /// Waits until `other` is ready for `events`, or the stream ends.
     pub(crate) fn wait_for(self, other: BorrowedFd<'_>, events: PollFlags) -> Result<(), HungUp> {
         loop {
-            let mut fds = [
-                PollFd::from_borrowed_fd(self.0, PollFlags::RDHUP),
-                PollFd::from_borrowed_fd(other, events),
-            ];
+            let mut fds =
+                [PollFd::from_borrowed_fd(self.0, PollFlags::RDHUP), PollFd::from_borrowed_fd(other, events)];
             match rustix::event::poll(&mut fds, None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(_) => return Err(HungUp),

@@ -34,12 +34,13 @@ fn until_exit(client: &mut Client) -> (Vec<u8>, Exit) {
 #[test]
 fn what_it_started_lives_until_the_host_hangs_up() {
     let Some(agent) = guest() else { return };
-    let text = "(read line; echo later $$; exec sleep 600.5) & setsid sleep 600.5 >&- 2>&- & echo now; exit 3";
-    let mut client = Client::exec(&agent, ExecRequest { stdio: Stdio::Pipe, ..detached(text) });
+    let text = "(until [ -e /tmp/go ]; do sleep 0.05; done; echo later $$; exec sleep 600.5) &
+        setsid sleep 600.5 >&- 2>&- & echo now; exit 3";
+    let mut client = Client::exec(&agent, detached(text));
     assert_eq!(until_exit(&mut client), (b"now\n".to_vec(), Exit::Code(3)));
     agent.programs.wait_for_none(Duration::from_secs(5));
-    // In namespaces of their own, where the program was number 2. (A background job of a shell without job control has
-    // /dev/null as input.)
+    // In namespaces of their own, where the program was number 2.
+    std::fs::write("/tmp/go", "").unwrap();
     assert_eq!(client.expect("later 2\n"), "later 2\n");
     wait_for_processes("600.5", 2);
     client.send(&ServiceFromHost::Signal(9));

@@ -11,8 +11,8 @@ use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use guest_protocol::frame::{self, HEAD, Head, Kind, MAX_PAYLOAD};
-use guest_protocol::{ExecRequest, Request, ServiceFromHost, Stdio, TerminalSize};
-use support::{Client, guest, request, run, shell};
+use guest_protocol::{ExecRequest, FileRequest, Request, ServiceFromHost, Stdio, TerminalSize, WriteAt};
+use support::{Client, act, guest, request, run, shell};
 
 fn raw(kind: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![kind];
@@ -77,6 +77,43 @@ fn to_a_running_program() {
 }
 
 #[test]
+fn to_a_write() {
+    let Some(agent) = guest() else { return };
+    let mut all = nonsense();
+    let size = TerminalSize { rows: 1, cols: 1 };
+    all.push(("a second request", frame::encode(&ServiceFromHost::Request(Request::Ping)).unwrap()));
+    all.push(("a resize", frame::encode(&ServiceFromHost::Resize(size)).unwrap()));
+    for (what, bytes) in all {
+        let request = FileRequest::Write { path: "/tmp/f".into(), mode: 0o644, at: WriteAt::Truncate };
+        let mut client = Client::file(&agent, request);
+        client.stdin(b"fine");
+        client.stream.write_all(&bytes).unwrap();
+        let act = client.act();
+        assert!(!act.done && act.failure.is_none(), "{what}: {act:?}");
+    }
+    agent.file_acts.wait_for_none(Duration::from_secs(5));
+    assert_eq!(std::fs::read("/tmp/f").unwrap(), b"fine");
+}
+
+#[test]
+fn behind_a_request_that_takes_no_input() {
+    let Some(agent) = guest() else { return };
+    let path = || "/etc/passwd".to_owned();
+    for request in [
+        FileRequest::Stat { path: path(), follow: true },
+        FileRequest::Remove { path: path(), recursive: false },
+        FileRequest::Watch { path: path(), recursive: false },
+    ] {
+        let mut client = Client::connect(&agent);
+        let mut bytes = frame::encode(&ServiceFromHost::Request(Request::File(request))).unwrap();
+        bytes.push(1);
+        client.stream.write_all(&bytes).unwrap();
+        assert_eq!(client.next(), None);
+    }
+    assert!(std::path::Path::new("/etc/passwd").exists(), "nothing was done");
+}
+
+#[test]
 fn streams_that_end_early() {
     let Some(agent) = guest() else { return };
     let whole =
@@ -136,20 +173,55 @@ impl Random {
     }
 }
 
+/// Any request, in a directory of its own.
+fn random_request(random: &mut Random) -> Request {
+    const PATHS: [&str; 10] = [
+        "/tmp/x",
+        "/tmp/x/y",
+        "tmp/x/y/z",
+        "/tmp",
+        "/tmp/../tmp/l",
+        "/tmp/l/x",
+        "",
+        "/tmp/\0",
+        "/dev/null",
+        "/proc/self",
+    ];
+    let mut path = || PATHS[random.below(PATHS.len() as u64)].to_owned();
+    let (one, other) = (path(), path());
+    let recursive = random.below(2) == 0;
+    let number = random.next() >> random.below(64);
+    let stdio = match random.below(3) {
+        0 => Stdio::Null,
+        1 => Stdio::Pipe,
+        _ => Stdio::Terminal(TerminalSize { rows: 24, cols: 80 }),
+    };
+    let mode = u32::try_from(number & 0xffff_ffff).unwrap();
+    match random.below(12) {
+        0 => Request::File(FileRequest::Read { path: one, offset: 0, length: number, size_limit: None }),
+        1 => Request::File(FileRequest::Write { path: one, mode, at: WriteAt::Append }),
+        2 => Request::File(FileRequest::Write { path: one, mode, at: WriteAt::Offset(number % (1 << 20)) }),
+        3 => Request::File(FileRequest::List { path: one }),
+        4 => Request::File(FileRequest::Stat { path: one, follow: recursive }),
+        5 => Request::File(FileRequest::MakeDirectory { path: one, mode, parents: recursive }),
+        6 => Request::File(FileRequest::Remove { path: one, recursive }),
+        7 => Request::File(FileRequest::Rename { from: one, to: other }),
+        8 => Request::File(FileRequest::Watch { path: one, recursive }),
+        9 => Request::Connect { port: 0 },
+        _ => Request::Exec(Box::new(ExecRequest { stdio, detached: recursive, ..request(&["cat"]) })),
+    }
+}
+
 #[test]
 fn random_conversations() {
     let Some(agent) = guest() else { return };
     let mut random = Random(20_26);
-    for _ in 0..300 {
+    std::os::unix::fs::symlink("x", "/tmp/l").unwrap();
+    for _ in 0..1000 {
         let mut client = Client::connect(&agent);
-        if random.below(2) == 0 {
-            let stdio = match random.below(3) {
-                0 => Stdio::Null,
-                1 => Stdio::Pipe,
-                _ => Stdio::Terminal(TerminalSize { rows: 24, cols: 80 }),
-            };
-            let message = Request::Exec(Box::new(ExecRequest { stdio, ..request(&["cat"]) }));
-            client.send(&ServiceFromHost::Request(message));
+        if random.below(4) != 0 {
+            let request = random_request(&mut random);
+            client.send(&ServiceFromHost::Request(request));
         }
         for _ in 0..random.below(6) {
             let kind = u8::try_from(random.below(5)).unwrap();
@@ -170,5 +242,7 @@ fn random_conversations() {
         }
     }
     agent.running.wait_for_none(Duration::from_secs(30));
+    agent.file_acts.wait_for_none(Duration::from_secs(30));
     assert_eq!(run(&agent, shell("echo alive")).text(), "alive\n");
+    act(&agent, FileRequest::List { path: "/".into() }).ok();
 }

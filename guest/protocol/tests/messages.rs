@@ -106,8 +106,11 @@ fn file_request() -> impl Strategy<Value = FileRequest> {
         (path(), any::<u32>(), at).prop_map(|(path, mode, at)| FileRequest::Write { path, mode, at }),
         path().prop_map(|path| FileRequest::List { path }),
         (path(), any::<bool>()).prop_map(|(path, follow)| FileRequest::Stat { path, follow }),
-        (path(), any::<u32>(), any::<bool>())
-            .prop_map(|(path, mode, parents)| FileRequest::MakeDirectory { path, mode, parents }),
+        (path(), any::<u32>(), any::<bool>()).prop_map(|(path, mode, parents)| FileRequest::MakeDirectory {
+            path,
+            mode,
+            parents
+        }),
         (path(), any::<bool>()).prop_map(|(path, recursive)| FileRequest::Remove { path, recursive }),
         (path(), path()).prop_map(|(from, to)| FileRequest::Rename { from, to }),
         (path(), any::<bool>()).prop_map(|(path, recursive)| FileRequest::Watch { path, recursive }),

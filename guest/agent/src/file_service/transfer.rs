@@ -16,13 +16,7 @@ use crate::stream::{HungUp, INPUT_CHUNK, Stream};
 const LAST_POSITION: u64 = i64::MAX.cast_unsigned();
 
 /// Sends a file's bytes from `offset` on, `length` of them at most.
-pub(super) fn read(
-    stream: Stream<'_>,
-    path: &str,
-    offset: u64,
-    length: u64,
-    size_limit: Option<u64>,
-) -> Act {
+pub(super) fn read(stream: Stream<'_>, path: &str, offset: u64, length: u64, size_limit: Option<u64>) -> Act {
     let path = guest_path(path)?;
     let too_large = |size: u64| match size_limit {
         Some(limit) if size > limit => Err(Stop::Failed(FileFailure::TooLarge)),

@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::{Act, CHECK_EVERY, PATH_LIMIT, Stop, Trying, guest_path, make_parents, permissions, refused, split};
+use super::{
+    Act, CHECK_EVERY, PATH_LIMIT, Stop, Trying, guest_path, make_parents, permissions, refused, split,
+};
 use crate::stream::Stream;
 
 /// Deepest tree that is removed at once. A path cannot name a deeper one (PATH_MAX), and each level takes a descriptor.
@@ -203,8 +205,7 @@ impl Removal<'_> {
 
 /// Opens a directory in a directory: no symbolic link, and nothing that is mounted there.
 fn open_directory(directory: BorrowedFd<'_>, name: &CStr) -> Result<Dir, Errno> {
-    let flags =
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
     Dir::new(rustix::fs::openat2(directory, name, flags, Mode::empty(), resolve)?)
 }

@@ -169,6 +169,8 @@ impl Client {
             let mut buffer = [0; 32768];
             let n = match self.stream.read(&mut buffer) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                // How a Unix socket ends that was closed with bytes unread.
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => 0,
                 read => read.expect("an answer within a minute"),
             };
             if n == 0 {
@@ -284,10 +286,13 @@ pub fn act(agent: &Arc<Agent>, request: FileRequest) -> Act {
 
 pub fn write(agent: &Arc<Agent>, path: &str, mode: u32, at: WriteAt, bytes: &[u8]) -> Act {
     let mut client = Client::file(agent, FileRequest::Write { path: path.to_owned(), mode, at });
-    for piece in bytes.chunks(100_000) {
-        client.stdin(piece);
+    for piece in bytes.chunks(100_000).chain([&b""[..]]) {
+        let frame = [&Head::bytes(Kind::Stdin, piece.len()).unwrap()[..], piece].concat();
+        // An act that failed takes no more; why is still to be read.
+        if client.stream.write_all(&frame).is_err() {
+            break;
+        }
     }
-    client.stdin(b"");
     client.act()
 }
 
