@@ -4,7 +4,7 @@
 //! cancels the command. Not here: the owner's side (`sandbox`).
 
 use guest_protocol::{Program, Stdio};
-use sandbox::{Client, Error, Exec, Home, Id};
+use sandbox::{Error, Exec, Guest, Home, Id};
 
 use crate::args::ExecArgs;
 use crate::failure::{Interrupted, not_found};
@@ -34,8 +34,8 @@ pub(crate) fn exec(args: ExecArgs) -> anyhow::Result<u8> {
         detached: false,
     };
     block_on(async {
-        let client = args.id.parse::<Id>().and_then(|id| Client::connect(&home, &id)).map_err(not_found)?;
-        let service = client.exec(exec)?;
+        let id: Id = args.id.parse().map_err(not_found)?;
+        let service = Guest::of(&home, &id).exec(exec).await.map_err(not_found)?;
         let mut signals = Signals::catch()?;
         let mut nobody = Unwatched;
         let result = tokio::select! {

@@ -22,7 +22,6 @@ use crate::detached::DetachedInfo;
 use crate::frames::hung_up;
 use crate::home::VmPaths;
 use crate::records::{Records, Status};
-use crate::service::Service;
 use crate::{Error, Home, Id, Result, descriptors, reconcile, sys};
 
 /// How long an owner may take to greet.
@@ -191,8 +190,8 @@ impl Talk {
     }
 }
 
-/// A connection to a sandbox's owner, for callers without a runtime: all of it blocks. See [`crate::Guest`] for the
-/// other ones.
+/// A connection to a sandbox's owner. All of it blocks: it is for commands without a runtime. What is asked of the guest
+/// is asked through [`crate::Guest`].
 #[derive(Debug)]
 pub struct Client {
     owner: UnixStream,
@@ -218,16 +217,6 @@ impl Client {
         }
     }
 
-    /// Runs a program. Needs a tokio runtime with I/O around it.
-    pub fn exec(self, exec: Exec) -> Result<Service> {
-        Ok(Service::new(stream(self.ask_patiently(&Request::Exec(exec))?)?))
-    }
-
-    /// A service stream on which nothing is asked yet, for measurements. Needs a tokio runtime with I/O around it.
-    pub fn service(self) -> Result<Service> {
-        Ok(Service::new(stream(self.ask_patiently(&Request::Service)?)?))
-    }
-
     /// Ends the sandbox, and waits until nothing is left of it: for as long as its owner says it takes, no longer.
     pub fn stop(self) -> Result<()> {
         self.stop_within(STOP_MARGIN)
@@ -246,13 +235,6 @@ impl Client {
             Ok(waited) => waited.map_err(Error::io(self.paths.directory())),
             Err(_) => Err(Error::NotEnding { id: self.id, after: limit }),
         }
-    }
-
-    fn ask_patiently(mut self, request: &Request) -> Result<Answered> {
-        self.say(request)?;
-        self.hear(Talk::greeting)?;
-        self.owner.set_read_timeout(None).map_err(Error::system("control socket"))?;
-        self.hear(Talk::answer)
     }
 
     fn say(&mut self, request: &Request) -> Result<()> {

@@ -275,7 +275,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::fake::{data, exec, request, with_owner};
+    use crate::fake::{data, exec, request, say, with_owner};
     use crate::service::{Event, Service};
     use crate::{Client, Home, Id};
 
@@ -286,6 +286,7 @@ mod tests {
             tokio::spawn(async move {
                 let Some(GuestRequest::Exec(request)) = request(&mut stream).await else { return };
                 let words = format!("{:?} {} {:?}", request.program, request.user, request.env);
+                say(&mut stream, &ServiceFromGuest::Started).await;
                 stream.write_all(&data(Kind::Stdout, words.as_bytes())).await.unwrap();
                 let exited = ServiceFromGuest::Exited(Exit::Code(3), Usage::default());
                 stream.write_all(&frame::encode(&exited).unwrap()).await.unwrap();
@@ -300,12 +301,13 @@ mod tests {
         let (sender, hung_up) = std::sync::mpsc::channel();
         let ((), stopped) = with_owner(echo(sender), move |home, id| {
             for number in 0..3 {
-                let service = Client::connect(home, id).unwrap().exec(exec(&["echo", "hi"])).unwrap();
-                let Service { mut output, input } = service;
                 let runtime = tokio::runtime::Handle::current();
+                let service = runtime.block_on(Guest::of(home, id).exec(exec(&["echo", "hi"]))).unwrap();
+                let Service { mut output, input } = service;
                 let mut words = String::new();
                 loop {
                     match runtime.block_on(output.next()).unwrap() {
+                        Event::Started => {}
                         Event::Stdout(bytes) => words.push_str(std::str::from_utf8(bytes).unwrap()),
                         Event::Exited(exit, _) => break assert_eq!(exit, Exit::Code(3)),
                         event => panic!("{event:?}"),
@@ -332,8 +334,9 @@ mod tests {
             false => echo(stream),
         };
         let (output, _) = with_owner(guest, |home, id| {
-            let Service { mut output, .. } = Client::connect(home, id).unwrap().exec(exec(&["x"])).unwrap();
-            matches!(tokio::runtime::Handle::current().block_on(output.next()), Ok(Event::Stdout(_)))
+            let guest = Guest::of(home, id);
+            let started = async { guest.exec(exec(&["x"])).await?.output.next().await.map(|_| ()) };
+            tokio::runtime::Handle::current().block_on(started).is_ok()
         });
         assert!(output);
     }
@@ -374,7 +377,7 @@ mod tests {
     fn what_no_frame_can_hold_is_refused() {
         let (error, _) = with_owner(drop, |home, id| {
             let long = "x".repeat(frame::MAX_PAYLOAD);
-            Client::connect(home, id).unwrap().exec(exec(&[&long])).unwrap_err()
+            tokio::runtime::Handle::current().block_on(Guest::of(home, id).exec(exec(&[&long]))).unwrap_err()
         });
         assert!(matches!(error, Error::TooLong), "{error}");
     }

@@ -118,12 +118,13 @@ impl Files {
         }
     }
 
-    /// What stat(2) tells of a file, or with `follow` unset lstat(2).
+    /// What stat(2) tells of a file, or with `follow` unset lstat(2); named as the path's last part.
     pub async fn stat(&self, path: &str, follow: bool) -> Result<FileEntry> {
         let mut answers = self.ask(FileRequest::Stat { path: checked(path)?, follow }).await?;
         match answers.message().await? {
             ServiceFromGuest::Entries(mut entries) => match (entries.pop(), entries.is_empty()) {
-                (Some(entry), true) => plausible(entry),
+                // Its name is the asker's own word, not the guest's.
+                (Some(entry), true) => plausible(FileEntry { name: last_part(path).into(), ..entry }),
                 _ => Err(UNASKED),
             },
             _ => Err(UNASKED),
@@ -268,6 +269,11 @@ fn checked(path: &str) -> Result<String> {
         _ if path.len() >= MAX_PATH => refused(ENAMETOOLONG, "File name too long"),
         _ => Ok(path.to_owned()),
     }
+}
+
+/// The last part of a path; empty for the root.
+fn last_part(path: &str) -> &str {
+    path.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
 }
 
 /// Whether it can be a directory's entry. A client may make a path of it, so nothing may lead out of the directory.

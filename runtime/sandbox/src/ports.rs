@@ -57,3 +57,35 @@ impl Ports {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::fake::run;
+
+    #[test]
+    fn streams_go_both_ways_and_nonsense_nowhere() {
+        run(async {
+            let (ports, device) = Ports::pair().unwrap();
+            let mut ours = ports.connect(7).await.unwrap();
+            let (message, theirs) = channel::receive(device.as_fd()).unwrap().unwrap();
+            assert_eq!(message, PortMessage::Connect { port: 7 });
+            ours.write_all(b"x").await.unwrap();
+            assert_eq!(rustix::io::read(&theirs, &mut [0; 9]).unwrap(), 1);
+
+            rustix::net::send(&device, b"too short", rustix::net::SendFlags::empty()).unwrap();
+            channel::send(device.as_fd(), PortMessage::Connect { port: 8 }, theirs.as_fd()).unwrap();
+            channel::send(device.as_fd(), PortMessage::Accept { port: 9 }, theirs.as_fd()).unwrap();
+            let (port, mut accepted) = ports.accept().await.unwrap().unwrap();
+            assert_eq!(port, 9);
+            drop((theirs, ours));
+            assert_eq!(accepted.read(&mut [0]).await.unwrap(), 0);
+
+            drop(device);
+            assert!(ports.accept().await.unwrap().is_none());
+            assert!(ports.connect(7).await.is_err());
+        });
+    }
+}

@@ -27,6 +27,16 @@ pub struct Service {
 #[derive(Debug)]
 pub struct Output {
     frames: Frames<OwnedReadHalf>,
+    stage: Stage,
+}
+
+/// How far a program has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Asked,
+    Running,
+    Ended,
+    NeverRan,
 }
 
 /// What goes to a program. Dropping it cancels the program.
@@ -55,7 +65,10 @@ pub enum Event<'a> {
 impl Service {
     pub(crate) fn new(stream: UnixStream) -> Self {
         let (read, write) = stream.into_split();
-        Self { output: Output { frames: Frames::new(read) }, input: Input { stream: write } }
+        Self {
+            output: Output { frames: Frames::new(read), stage: Stage::Asked },
+            input: Input { stream: write },
+        }
     }
 
     /// Measures one empty round trip to the agent; the stream must not have been used for a program yet.
@@ -79,15 +92,27 @@ impl Service {
 impl Output {
     /// The next event. May be dropped at any time and called again: nothing is lost.
     pub async fn next(&mut self) -> Result<Event<'_>> {
-        match self.frames.next().await? {
-            None => Err(Error::HangUp),
-            Some(Kind::Stdout) => Ok(Event::Stdout(self.frames.payload())),
-            Some(Kind::Stderr) => Ok(Event::Stderr(self.frames.payload())),
-            Some(Kind::Stdin) => Err(Error::Guest("input came from the guest")),
-            Some(Kind::Message) => match frame::decode(self.frames.payload())? {
-                ServiceFromGuest::Started => Ok(Event::Started),
-                ServiceFromGuest::Exited(exit, usage) => Ok(Event::Exited(exit, usage)),
-                ServiceFromGuest::Failed(failure) => Ok(Event::Failed(tame_failure(failure))),
+        let kind = self.frames.next().await?.ok_or(Error::HangUp)?;
+        match kind {
+            Kind::Stdout | Kind::Stderr if matches!(self.stage, Stage::Asked | Stage::NeverRan) => {
+                Err(Error::Guest("output of a program that has not started"))
+            }
+            Kind::Stdout => Ok(Event::Stdout(self.frames.payload())),
+            Kind::Stderr => Ok(Event::Stderr(self.frames.payload())),
+            Kind::Stdin => Err(Error::Guest("input came from the guest")),
+            Kind::Message => match (frame::decode(self.frames.payload())?, self.stage) {
+                (ServiceFromGuest::Started, Stage::Asked) => {
+                    self.stage = Stage::Running;
+                    Ok(Event::Started)
+                }
+                (ServiceFromGuest::Failed(failure), Stage::Asked) => {
+                    self.stage = Stage::NeverRan;
+                    Ok(Event::Failed(tame_failure(failure)))
+                }
+                (ServiceFromGuest::Exited(exit, usage), Stage::Running) => {
+                    self.stage = Stage::Ended;
+                    Ok(Event::Exited(exit, usage))
+                }
                 _ => Err(Error::Guest("an answer to something that was not asked")),
             },
         }
@@ -149,10 +174,11 @@ pub(crate) fn tame_failure(failure: ExecFailure) -> ExecFailure {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
+    use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::fake::{data, run};
+    use crate::fake::{cases, data, run};
     use crate::frames::read_frame;
 
     async fn service_after(bytes: &[u8]) -> Service {
@@ -161,15 +187,18 @@ mod tests {
         Service::new(ours)
     }
 
+    fn exited() -> Vec<u8> {
+        frame::encode(&ServiceFromGuest::Exited(Exit::Signal(9), Usage::default())).unwrap()
+    }
+
     #[test]
     fn events_in_order() {
         run(async {
-            let exit = ServiceFromGuest::Exited(Exit::Signal(9), Usage::default());
             let bytes = [
                 frame::encode(&ServiceFromGuest::Started).unwrap(),
                 data(Kind::Stdout, b"out"),
                 data(Kind::Stderr, b"err"),
-                frame::encode(&exit).unwrap(),
+                exited(),
             ];
             let mut service = service_after(&bytes.concat()).await;
             assert_eq!(service.output.next().await.unwrap(), Event::Started);
@@ -194,12 +223,19 @@ mod tests {
                 (frame::encode(&ServiceFromGuest::Pong).unwrap(), "unasked pong"),
                 (vec![2, 5, 0, 0, 0, 1], "cut frame"),
                 (vec![2, 5], "cut head"),
+                (data(Kind::Stdout, b"x"), "output before the start"),
+                (exited(), "end before the start"),
             ];
             for (bytes, what) in cases {
                 let mut service = service_after(&bytes).await;
                 assert!(service.output.next().await.is_err(), "{what}");
                 assert!(service.output.frames.room() <= 2 * frame::MAX_PAYLOAD, "{what}");
             }
+            let started = frame::encode(&ServiceFromGuest::Started).unwrap();
+            let mut service = service_after(&[&started[..], &exited(), &exited()].concat()).await;
+            assert_eq!(service.output.next().await.unwrap(), Event::Started);
+            assert!(matches!(service.output.next().await, Ok(Event::Exited(..))));
+            assert!(matches!(service.output.next().await, Err(Error::Guest(_))), "two ends");
         });
     }
 
@@ -224,5 +260,61 @@ mod tests {
             let ((), lengths) = tokio::join!(sender, receiver);
             assert_eq!(lengths, [DATA_CHUNK, 1, 0]);
         });
+    }
+
+    #[test]
+    fn a_cancelled_program_is_waited_for() {
+        run(async {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let guest = async {
+                theirs.write_all(&data(Kind::Stdout, b"last words")).await.unwrap();
+                assert_eq!(theirs.read(&mut [0]).await.unwrap(), 0, "the host hangs up");
+                tokio::task::yield_now().await;
+                drop(theirs);
+                true
+            };
+            let ((), gone) = tokio::join!(Service::new(ours).cancel(), guest);
+            assert!(gone);
+        });
+    }
+
+    fn said() -> impl Strategy<Value = Vec<u8>> {
+        let failed = ServiceFromGuest::Failed(ExecFailure::Other("\x1b[2J".repeat(2000)));
+        prop_oneof![
+            4 => prop::sample::select(vec![
+                frame::encode(&ServiceFromGuest::Started).unwrap(),
+                frame::encode(&failed).unwrap(),
+                frame::encode(&ServiceFromGuest::Done).unwrap(),
+                exited(),
+                data(Kind::Stdout, b"data"),
+                data(Kind::Stderr, b""),
+            ]),
+            1 => prop::collection::vec(any::<u8>(), 0..20),
+            1 => prop::collection::vec(any::<u8>(), 0..20).prop_map(|bytes| data(Kind::Message, &bytes)),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(cases(300))]
+
+        #[test]
+        fn events_are_sensible_or_an_error(said in prop::collection::vec(said(), 0..8)) {
+            run(async {
+                let mut service = service_after(&said.concat()).await;
+                let (mut starts, mut ends) = (0, 0);
+                while let Ok(event) = service.output.next().await {
+                    match event {
+                        Event::Started => starts += 1,
+                        Event::Exited(..) => ends += 1,
+                        Event::Failed(ExecFailure::Other(text)) => {
+                            assert!(starts == 0 && text.len() <= MAX_WORDS && !text.contains('\x1b'));
+                        }
+                        Event::Failed(_) => {}
+                        Event::Stdout(_) | Event::Stderr(_) => assert_eq!(starts, 1),
+                    }
+                }
+                assert!(starts <= 1 && ends <= starts);
+            });
+        }
     }
 }

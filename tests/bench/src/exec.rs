@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use guest_protocol::Stdio;
-use sandbox::{Client, Event, Exec, Home, Id};
+use sandbox::{Event, Exec, Guest, Home, Id};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -89,7 +89,7 @@ async fn exec(home: &Home, id: &Id) -> Result<(f64, f64)> {
         detached: false,
     };
     let start = Instant::now();
-    let mut service = Client::connect(home, id)?.exec(exec)?;
+    let mut service = Guest::of(home, id).exec(exec).await?;
     loop {
         match service.output.next().await? {
             Event::Exited(_, usage) => {
@@ -103,7 +103,7 @@ async fn exec(home: &Home, id: &Id) -> Result<(f64, f64)> {
 
 /// One empty round trip, on a stream that has had one before.
 pub(crate) async fn ping(home: &Home, id: &Id) -> Result<f64> {
-    let mut service = Client::connect(home, id)?.service()?;
+    let mut service = Guest::of(home, id).service().await?;
     service.ping().await?;
     let start = Instant::now();
     service.ping().await?;

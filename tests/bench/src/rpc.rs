@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use guest_protocol::Program;
-use sandbox::{Client, Event, Exec, Home, Id};
+use sandbox::{Event, Exec, Guest, Home, Id};
 use serde_json::{Value, json};
 
 use crate::exec::{at, ping};
@@ -274,7 +274,7 @@ async fn raw(home: &Home, id: &Id, command: &str) -> Result<(u64, f64)> {
         stdio: guest_protocol::Stdio::Null,
         detached: false,
     };
-    let mut service = Client::connect(home, id)?.exec(exec)?;
+    let mut service = Guest::of(home, id).exec(exec).await?;
     let mut bytes = 0;
     loop {
         match service.output.next().await? {
