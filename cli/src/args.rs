@@ -8,11 +8,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 /// Runs code nobody has reviewed in a micro-VM.
 #[derive(Debug, Parser)]
-#[command(name = "matchlock", version, disable_help_subcommand = true, propagate_version = false)]
+#[command(name = "matchlock", version, propagate_version = false)]
 pub(crate) struct Cli {
     /// How much to say on standard error
     #[arg(
@@ -85,6 +85,12 @@ pub(crate) enum Command {
     Diagnose(JsonArgs),
     /// Print the version
     Version,
+    /// Print what makes a shell complete the arguments of matchlock
+    Completion {
+        /// Which shell
+        #[arg(value_enum, value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -417,6 +423,13 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Ref
     Cli::try_parse_from(args).map_err(|error| refusal(&error))
 }
 
+/// A script that makes a shell complete our arguments.
+pub(crate) fn completion(shell: clap_complete::Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "matchlock", &mut script);
+    script
+}
+
 /// clap's error as one line of ours.
 fn refusal(error: &clap::Error) -> Refusal {
     let context = |kind| match error.get(kind) {
@@ -434,6 +447,9 @@ fn refusal(error: &clap::Error) -> Refusal {
             ("a command is missing".to_owned(), hint("see matchlock --help"))
         }
         ErrorKind::UnknownArgument => match context(ContextKind::InvalidArg) {
+            number if number.parse::<i64>().is_ok() => {
+                (format!("{number} is out of range: it must not be negative"), None)
+            }
             flag if flag.starts_with('-') => (
                 format!("unknown flag: {flag}"),
                 hint("put -- before a command that has flags of its own; see matchlock --help"),
@@ -448,7 +464,11 @@ fn refusal(error: &clap::Error) -> Refusal {
         _ => {
             let text = error.render().to_string();
             let line = text.lines().next().unwrap_or_default();
-            (line.strip_prefix("error: ").unwrap_or(line).to_owned(), None)
+            let line = line.strip_prefix("error: ").unwrap_or(line);
+            match context(ContextKind::ValidValue) {
+                none if none.is_empty() => (line.to_owned(), None),
+                values => (format!("{line}; it may be {values}"), None),
+            }
         }
     };
     Refusal::Wrong { message, hint }
@@ -478,7 +498,6 @@ mod tests {
 
     #[test]
     fn grammar_holds() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 
@@ -543,7 +562,8 @@ mod tests {
                 "run --image a --machine x",
                 "invalid value 'x' for '--machine <KIND>': \"x\" is none of auto, kvm, hvf, software",
             ),
-            ("run --image a --rm=maybe", "invalid value 'maybe' for '--rm[=<BOOL>]'"),
+            ("run --image a --rm=maybe", "invalid value 'maybe' for '--rm[=<BOOL>]'; it may be true, false"),
+            ("run --image a --memory -1", "-1 is out of range: it must not be negative"),
             ("kill a b", "unexpected argument \"b\""),
             ("get", "missing <ID>"),
             ("port-forward vm-1", "missing <[LOCAL:]REMOTE>..."),

@@ -68,6 +68,10 @@ fn dispatch(cli: Cli, start: Start) -> anyhow::Result<u8> {
             ImageCommand::Rm(args) => image::rm(&args),
         },
         Command::Diagnose(args) => diagnose::diagnose(&args),
+        Command::Completion { shell } => {
+            say::bytes(&args::completion(shell));
+            Ok(0)
+        }
         Command::Version => {
             let commit = option_env!("MATCHLOCK_COMMIT").unwrap_or("unknown");
             let built = option_env!("MATCHLOCK_BUILD_TIME").unwrap_or("unknown");
