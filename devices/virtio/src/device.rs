@@ -102,6 +102,21 @@ pub enum ActivateError {
     Host(String),
 }
 
+/// What a request of [`Io::serve`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Done {
+    /// Bytes written to the chain.
+    pub len: u32,
+    /// How much of the turn it took, in bytes moved; [`Io::TURN_BYTES`] for what may take long, whatever its size.
+    pub moved: usize,
+}
+
+impl From<u32> for Done {
+    fn from(len: u32) -> Self {
+        Self { len, moved: 0 }
+    }
+}
+
 /// What a device is lent for one call.
 pub struct Io<'a> {
     /// The guest's memory.
@@ -135,28 +150,30 @@ impl<'a> Io<'a> {
         let _ = self.queues[index].add_used(self.memory, head, len);
     }
 
-    /// Serves queue `index` until it is empty: `request` handles a chain and returns the number of bytes it wrote.
+    /// Serves queue `index` until it is empty: `request` handles a chain and says what it did, or just the number of
+    /// bytes it wrote.
     ///
-    /// With `again`, the queue's kick, at most [`Self::TURN`] chains are taken, and the kick signalled if there may be
-    /// more, so that other queues have their turn.
-    pub fn serve(
+    /// With `again`, the queue's kick, the turn ends after [`Self::TURN`] chains or [`Self::TURN_BYTES`], and the kick
+    /// is signalled if there may be more, so that other queues have their turn.
+    pub fn serve<R: Into<Done>>(
         &mut self,
         index: usize,
         again: Option<&Event>,
-        mut request: impl FnMut(&'a GuestRam, DescriptorChain<&'a GuestRam>) -> u32,
+        mut request: impl FnMut(&'a GuestRam, DescriptorChain<&'a GuestRam>) -> R,
     ) {
-        let mut served = 0;
+        let (mut served, mut moved) = (0, 0usize);
         loop {
-            if let Some(again) = again.filter(|_| served == Self::TURN) {
+            if let Some(again) = again.filter(|_| served == Self::TURN || moved >= Self::TURN_BYTES) {
                 // The only error of a non-blocking event is a full counter: it is signalled already.
                 let _ = again.write(1);
                 break;
             }
             let Some(chain) = self.pop(index) else { break };
             let head = chain.head_index();
-            let len = request(self.memory, chain);
-            self.complete(index, head, len);
+            let done = request(self.memory, chain).into();
+            self.complete(index, head, done.len);
             served += 1;
+            moved = moved.saturating_add(done.moved);
         }
         if served > 0 {
             self.notify(index);
@@ -165,6 +182,8 @@ impl<'a> Io<'a> {
 
     /// Most chains of one turn of [`Self::serve`].
     pub const TURN: usize = 32;
+    /// A turn of [`Self::serve`] takes no further chain once it has moved so many bytes: a few milliseconds' worth.
+    pub const TURN_BYTES: usize = 8 << 20;
 
     /// Tells the driver that queue `index` has used buffers, unless the driver asked not to be told.
     pub fn notify(&mut self, index: usize) {

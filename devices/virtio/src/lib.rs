@@ -19,5 +19,5 @@ pub mod rng;
 mod sys;
 pub mod vsock;
 
-pub use device::{ActivateError, Activation, Device, DeviceKind, Interrupt, Io};
+pub use device::{ActivateError, Activation, Device, DeviceKind, Done, Interrupt, Io};
 pub use sys::{Event, event, event_fd};

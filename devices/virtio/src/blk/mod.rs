@@ -1,6 +1,7 @@
 //! Block device (VIRTIO 1.3 §5.2) over the [`Blocks`] port: one queue, requests done one after another.
 //!
-//! Data goes straight between guest memory and the port. Not here: files, partitions, caching.
+//! Data goes straight between guest memory and the port. A request is of bounded size, and a turn on the queue ends
+//! after so many bytes, or a flush: the thread has other devices to serve. Not here: files, partitions, caching.
 
 mod request;
 #[cfg(test)]
@@ -9,7 +10,7 @@ mod tests;
 use std::io;
 
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
+    VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX,
     VIRTIO_BLK_F_WRITE_ZEROES,
 };
 use vm_memory::VolatileSlice;
@@ -22,6 +23,11 @@ const SECTOR: u64 = 512;
 const QUEUE_SIZE: u16 = 128;
 /// Data segments of one request: a chain also has a header and a status.
 const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
+/// Bytes of one data segment: the largest page of a guest, which Linux wants a segment to hold.
+const SIZE_MAX: u32 = 64 << 10;
+/// Bytes of one request: what a driver that keeps to both limits above cannot exceed. Larger ones are refused, because
+/// buffers may overlap, and a request of overlapping ones could keep a thread for as long as it takes to move 4 GiB.
+const MAX_TRANSFER: u64 = SEG_MAX as u64 * SIZE_MAX as u64;
 /// Ranges of one discard or write-zeroes request.
 const MAX_RANGES: u32 = 32;
 /// Sectors of one such range: 2 GiB.
@@ -82,6 +88,7 @@ fn config(sectors: u64, readonly: bool) -> [u8; CONFIG_LEN] {
     let mut config = [0; CONFIG_LEN];
     let mut put = |offset: usize, field: &[u8]| config[offset..offset + field.len()].copy_from_slice(field);
     put(0, &sectors.to_le_bytes());
+    put(8, &SIZE_MAX.to_le_bytes());
     put(12, &SEG_MAX.to_le_bytes());
     if !readonly {
         put(36, &MAX_RANGE_SECTORS.to_le_bytes());
@@ -100,7 +107,7 @@ impl Device for BlockDevice {
     }
 
     fn features(&self) -> u64 {
-        let always = 1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_FLUSH;
+        let always = 1 << VIRTIO_BLK_F_SIZE_MAX | 1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_FLUSH;
         let by_access = if self.blocks.readonly() {
             1 << VIRTIO_BLK_F_RO
         } else {

@@ -339,29 +339,7 @@ fn a_chain_with_one_bad_buffer_is_refused_whole() {
 
 #[test]
 fn one_range_is_bounded_on_any_disk() {
-    struct Huge;
-    impl Blocks for Huge {
-        fn len(&self) -> u64 {
-            1 << 50
-        }
-        fn readonly(&self) -> bool {
-            false
-        }
-        fn read(&mut self, _: u64, _: &[VolatileSlice<'_>]) -> io::Result<()> {
-            Ok(())
-        }
-        fn write(&mut self, _: u64, _: &[VolatileSlice<'_>]) -> io::Result<()> {
-            Ok(())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-        fn discard(&mut self, _: u64, len: u64) -> io::Result<()> {
-            assert_eq!(len, u64::from(MAX_RANGE_SECTORS) * SECTOR);
-            Ok(())
-        }
-    }
-    let mut rig = Rig::new(BlockDevice::new(Box::new(Huge), ""), true);
+    let mut rig = Rig::new(BlockDevice::new(Box::new(Huge(Arc::default())), ""), true);
     for (sectors, expected) in [(MAX_RANGE_SECTORS, OK), (MAX_RANGE_SECTORS + 1, IOERR), (u32::MAX, IOERR)] {
         assert_eq!(request(&mut rig, &[Out(&header(11, 0)), Out(&segment(0, sectors, 0))]).0, expected);
     }
@@ -371,7 +349,7 @@ fn one_range_is_bounded_on_any_disk() {
 fn one_turn_serves_a_bounded_number_of_requests() {
     let (mut rig, _) = rig();
     for _ in 0..40 {
-        rig.send(0, &[Out(&header(4, 0)), In(1)]);
+        rig.send(0, &[Out(&header(8, 0)), In(21)]);
     }
     rig.process(0);
     assert_eq!((0..).take_while(|_| rig.used(0).is_some()).count(), Io::TURN);
@@ -381,12 +359,109 @@ fn one_turn_serves_a_bounded_number_of_requests() {
     assert!(rig.kicks[0].read().is_err());
 }
 
+/// A disk without contents that knows how many bytes were asked of it.
+struct Huge(Arc<Mutex<u64>>);
+
+impl Blocks for Huge {
+    fn len(&self) -> u64 {
+        1 << 50
+    }
+    fn readonly(&self) -> bool {
+        false
+    }
+    fn read(&mut self, _: u64, buffers: &[VolatileSlice<'_>]) -> io::Result<()> {
+        *self.0.lock().unwrap() += buffers.iter().map(|buffer| buffer.len() as u64).sum::<u64>();
+        Ok(())
+    }
+    fn write(&mut self, offset: u64, buffers: &[VolatileSlice<'_>]) -> io::Result<()> {
+        self.read(offset, buffers)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+    fn discard(&mut self, _: u64, len: u64) -> io::Result<()> {
+        assert_eq!(len, u64::from(MAX_RANGE_SECTORS) * SECTOR);
+        Ok(())
+    }
+}
+
+/// Offers a request of `segments` buffers of `len` bytes each, all at the same place.
+fn overlapping(rig: &mut Rig<BlockDevice>, kind: u32, segments: usize, len: u32) {
+    crate::harness::write(&rig.memory, DATA, &header(kind, 0));
+    let flags = if kind == 0 { WRITE } else { 0 };
+    let mut chain = vec![Descriptor { addr: DATA, len: 16, flags: 0, next: 0 }];
+    chain.resize(segments + 1, Descriptor { addr: DATA, len, flags, next: 0 });
+    chain.push(Descriptor { addr: END - 1, len: 1, flags: WRITE, next: 0 });
+    rig.drivers[0].chain(&rig.memory, &chain);
+}
+
+/// Buffers may overlap, so the size of a request is not bounded by the guest's memory.
+#[test]
+fn a_request_moves_no_more_than_the_limits_promise() {
+    let moved = Arc::new(Mutex::new(0));
+    let mut rig = Rig::new(BlockDevice::new(Box::new(Huge(moved.clone())), ""), true);
+    for kind in [0, 1] {
+        for (segments, len, expected) in
+            [(126, SIZE_MAX, OK), (126, SIZE_MAX + 512, IOERR), (9, 1 << 20, IOERR), (7, 1 << 20, OK)]
+        {
+            let before = *moved.lock().unwrap();
+            overlapping(&mut rig, kind, segments, len);
+            rig.process(0);
+            assert!(rig.used(0).is_some());
+            assert_eq!(rig.read(END - 1, 1), [expected], "{segments} of {len} bytes");
+            let bytes = if expected == OK { segments as u64 * u64::from(len) } else { 0 };
+            assert_eq!(*moved.lock().unwrap() - before, bytes);
+        }
+    }
+}
+
+#[test]
+fn one_turn_moves_a_bounded_number_of_bytes() {
+    let moved = Arc::new(Mutex::new(0));
+    let mut rig = Rig::new(BlockDevice::new(Box::new(Huge(moved.clone())), ""), true);
+    for _ in 0..30 {
+        overlapping(&mut rig, 0, 1, 1 << 20);
+    }
+    let mut served = 0;
+    while served < 30 {
+        rig.process(0);
+        let this_turn = (0..).take_while(|_| rig.used(0).is_some()).count();
+        served += this_turn;
+        assert_eq!(this_turn, if served < 30 { 8 } else { 6 });
+        // Whoever has more to do says so.
+        assert_eq!(rig.kicks[0].read().is_ok(), served < 30);
+    }
+    assert_eq!(*moved.lock().unwrap(), 30 << 20);
+}
+
+#[test]
+fn what_may_take_long_ends_the_turn() {
+    let (mut rig, disk) = rig();
+    // A flush, a discard, a write that fails.
+    let slow = [(header(4, 0), Vec::new()), (header(11, 0), segment(0, 1, 0)), (header(1, 0), vec![0; 512])];
+    for (header, data) in &slow {
+        disk.lock().unwrap().broken = *header == slow[2].0;
+        for _ in 0..3 {
+            rig.send(0, &[Out(header), Out(data), In(1)]);
+        }
+        for _ in 0..3 {
+            rig.process(0);
+            assert!(rig.used(0).is_some() && rig.used(0).is_none());
+            assert!(rig.kicks[0].read().is_ok());
+        }
+        rig.process(0);
+        assert!(rig.used(0).is_none() && rig.kicks[0].read().is_err());
+    }
+    assert_eq!(disk.lock().unwrap().flushes, 3);
+}
+
 #[test]
 fn the_configuration_says_what_the_features_promise() {
     let (rig, _) = rig();
     let mut config = [0xff; 64];
     rig.device.read_config(0, &mut config);
     assert_eq!(config[..8], SECTORS.to_le_bytes());
+    assert_eq!(config[8..12], 65_536u32.to_le_bytes());
     assert_eq!(config[12..16], 126u32.to_le_bytes());
     assert_eq!(config[40..44], 32u32.to_le_bytes());
     assert_eq!(config[60..], [0; 4]);
@@ -395,5 +470,5 @@ fn the_configuration_says_what_the_features_promise() {
         rig.device.read_config(offset, &mut data);
         assert!(data.iter().all(|&byte| byte == 0));
     }
-    assert_eq!(rig.device.features(), 1 << 2 | 1 << 9 | 1 << 13 | 1 << 14);
+    assert_eq!(rig.device.features(), 1 << 1 | 1 << 2 | 1 << 9 | 1 << 13 | 1 << 14);
 }

@@ -600,11 +600,11 @@ fn a_probe_stays_in_its_budget() {
     let (balloon, _) = Balloon::new(Box::new(Nothing)).unwrap();
     let probes = [
         linux_probe(Entropy::new(), &[0], 0, 0),
-        // seg_max, three of discard, one of write zeroes, capacity
-        linux_probe(BlockDevice::new(Box::new(Nothing), "x"), &[0], 5, 1),
+        // size_max, seg_max, three of discard, one of write zeroes, capacity
+        linux_probe(BlockDevice::new(Box::new(Nothing), "x"), &[0], 6, 1),
         linux_probe(console, &[0, 1], 0, 0),
         // num_pages, and actual written
         linux_probe(balloon, &[0, 1, 2], 2, 0),
     ];
-    assert_eq!(probes, [33, 42, 44, 57]);
+    assert_eq!(probes, [33, 43, 44, 57]);
 }

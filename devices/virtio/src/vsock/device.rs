@@ -112,6 +112,12 @@ impl Vsock {
         self.switch.streams()
     }
 
+    /// Number of streams that wait for their turn to give the guest something.
+    #[cfg(test)]
+    pub(super) fn ready(&self) -> usize {
+        self.switch.ready()
+    }
+
     /// Number of resets that wait for room.
     #[cfg(test)]
     pub(super) fn resets(&self) -> usize {

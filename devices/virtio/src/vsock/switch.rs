@@ -1,7 +1,8 @@
 //! All streams of a device: packets from the guest go to their stream, streams take turns for packets to the guest.
 //!
 //! Everything here is bounded: streams by [`MAX_STREAMS`], each one's buffer by its credit window, packets that belong
-//! to no stream by [`MAX_RESETS`]; packets a stream owes the guest are flags of it, not a queue. Not here: queues.
+//! to no stream by [`MAX_RESETS`]; packets a stream owes the guest are flags of it, not a queue, and a stream that is
+//! gone is in no list. Not here: queues.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -39,7 +40,7 @@ pub(super) struct Switch {
     tokens: HashMap<Ports, u64>,
     next_token: u64,
     next_port: u32,
-    /// Streams that may have something for the guest, in turn. May name streams that are gone.
+    /// Streams that may have something for the guest, in turn; each at most once.
     ready: VecDeque<u64>,
     /// Resets for what is no stream: its ports, and the type of the packet that is answered.
     resets: VecDeque<(Ports, u16)>,
@@ -256,6 +257,10 @@ impl Switch {
         let writing = stream.is_waiting();
         if stream.phase == Phase::Draining && !writing {
             if let Some(stream) = self.streams.remove(&token) {
+                // A guest that never makes room would else fill the host's memory with streams it opens and resets.
+                if stream.queued {
+                    self.ready.retain(|ready| *ready != token);
+                }
                 stream.finish();
             }
             return;
@@ -365,6 +370,12 @@ impl Switch {
     #[cfg(test)]
     pub(super) fn streams(&self) -> usize {
         self.streams.len()
+    }
+
+    /// Number of streams that wait for their turn.
+    #[cfg(test)]
+    pub(super) fn ready(&self) -> usize {
+        self.ready.len()
     }
 
     /// Number of resets that wait for room.

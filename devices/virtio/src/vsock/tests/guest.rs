@@ -16,7 +16,8 @@ use crate::vsock::packet::{HEADER, Header, MAX_PAYLOAD, Operation, Ports, TYPE_S
 use crate::vsock::{GUEST_CID, Vsock};
 use crate::{Activation, Device, Event, Interrupt, Io, event};
 
-const SIZE: u16 = 128;
+/// Entries of a queue.
+pub(super) const SIZE: u16 = 128;
 /// What Linux posts: a page each.
 const RX_BUFFER: u32 = 4096;
 /// Packets in flight to the device: each slot has room for the largest.

@@ -3,7 +3,7 @@
 use super::super::credit::WINDOW;
 use super::super::packet::{HEADER, Header, MAX_PAYLOAD, Operation, Ports};
 use super::super::switch::MAX_RESETS;
-use super::guest::header;
+use super::guest::{SIZE as RX_BUFFERS, header};
 use super::*;
 
 const KEY: (u32, u32) = (HOST_PORT, 5000);
@@ -215,6 +215,33 @@ fn resets_that_find_no_room_hold_the_guest_up_and_nothing_else() {
     guest.settle();
     assert_eq!(guest.tx_in_flight(), 0);
     assert_eq!(guest.strays.len(), posted);
+    guest.strays.clear();
+    goes_on(&mut guest, &mut host);
+}
+
+/// A guest that takes no packet, and opens and resets streams all the while: none of them is remembered.
+#[test]
+fn streams_that_come_and_go_leave_nothing_behind() {
+    let (mut guest, channel, mut host) = busy();
+    guest.refill = false;
+    // Answers to these fill the rx queue.
+    for port in 0..u32::from(RX_BUFFERS) {
+        guest.post(&header(Ports { host: 1, guest: port }, Operation::CreditUpdate), &[], &[]);
+        guest.run();
+    }
+    for round in 0..20_000 {
+        let ports = Ports { host: HOST_PORT, guest: 6000 + round % 16 };
+        assert!(guest.post(&header(ports, Operation::Request), &[], &[]));
+        assert_eq!((guest.device.streams(), guest.device.ready()), (2, 1), "round {round}");
+        drop(channel::receive(channel.as_fd()).unwrap());
+        assert!(guest.post(&header(ports, Operation::Reset), &[], &[]));
+        while guest.run() {}
+        assert_eq!((guest.device.streams(), guest.device.ready()), (1, 0), "round {round}");
+    }
+    guest.refill = true;
+    guest.take_packets();
+    guest.post_rx(usize::MAX);
+    guest.settle();
     guest.strays.clear();
     goes_on(&mut guest, &mut host);
 }
