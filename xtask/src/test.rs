@@ -28,14 +28,17 @@ impl Counts {
     /// Takes the closing line of one test program, if `line` is one.
     pub(crate) fn read(&mut self, line: &str) {
         // libtest and libtest-mimic: "test result: ok. 6 passed; 0 failed; 0 ignored; 0 measured; …"
-        let Some(result) = line.trim_start().strip_prefix("test result: ") else { return };
+        // tests/sdk/run.py, of all its parts: "python: 6 passed, 0 failed, 0 skipped"
+        let line = line.trim_start();
+        let result = line.strip_prefix("test result: ").or_else(|| line.strip_prefix("python: "));
+        let Some(result) = result else { return };
         let count = |what: &str| {
             let before = result.split(what).next().filter(|before| before.len() < result.len())?;
-            before.trim_end().rsplit([' ', ';']).next()?.parse::<u32>().ok()
+            before.trim_end().rsplit([' ', ';', ',']).next()?.parse::<u32>().ok()
         };
         self.passed += count(" passed").unwrap_or(0);
         self.failed += count(" failed").unwrap_or(0);
-        self.skipped += count(" ignored").unwrap_or(0);
+        self.skipped += count(" ignored").or_else(|| count(" skipped")).unwrap_or(0);
     }
 
     /// Runs tests, shows their output, counts.
@@ -105,7 +108,16 @@ fn without_vms() -> Result<Counts> {
     let mut cargo = sh::cargo();
     // The black-box suite belongs to the VM matrix.
     cargo.args(["test", "--workspace", "--exclude", "blackbox", "--no-fail-fast"]);
-    Counts::of_run(&mut cargo)
+    let mut counts = Counts::of_run(&mut cargo)?;
+    counts.add(&Counts::of_run(python().arg("check"))?);
+    Ok(counts)
+}
+
+/// The runner of the Python suites.
+pub(crate) fn python() -> Command {
+    let mut python = sh::command("python3");
+    python.arg(sh::root().join("tests/sdk/run.py"));
+    python
 }
 
 #[cfg(test)]
@@ -120,6 +132,8 @@ mod tests {
         );
         counts.read("test result: FAILED. 1 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out");
         counts.read("test a ... ok");
-        assert_eq!((counts.passed, counts.failed, counts.skipped), (7, 3, 2));
+        counts.read("mypy --strict: 1 passed, 0 failed, 0 skipped");
+        counts.read("python: 5 passed, 1 failed, 4 skipped");
+        assert_eq!((counts.passed, counts.failed, counts.skipped), (12, 4, 6));
     }
 }

@@ -20,7 +20,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("guest_protocol", "guest/protocol", &[]),
     ("wire", "sdk/wire", &[]),
     ("process", "vmm/process", &[]),
-    ("debian", "runtime/debian", &[]),
+    ("debian", "runtime/debian", &["process"]),
     ("erofs", "backends/erofs", &[]),
     // 1: devices see guest memory, never a hypervisor or a policy
     ("virtio", "devices/virtio", &["guest_memory"]),
@@ -53,7 +53,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("guest_agent", "guest/agent", &["guest_protocol"]),
     // 4: one sandbox's life
     ("kernels", "runtime/kernels", &["debian", "machine"]),
-    ("images", "runtime/images", &["debian", "disk", "erofs"]),
+    ("images", "runtime/images", &["debian", "disk", "erofs", "process"]),
     (
         "sandbox",
         "runtime/sandbox",

@@ -7,22 +7,30 @@ use anyhow::{Context, Result, bail};
 
 use crate::emulated::{self, Clock, Job};
 use crate::test::Counts;
-use crate::{build, host, kernel, sh};
+use crate::{build, host, kernel, sh, test};
 
-/// One kind of machine with one kernel.
+/// One kind of machine with one kernel, driven by the command line or by SDKs.
 struct Cell {
     name: &'static str,
     machine: &'static str,
     slim: bool,
+    sdk: bool,
+}
+
+impl Cell {
+    const fn new(name: &'static str, machine: &'static str, slim: bool) -> Self {
+        Self { name, machine, slim, sdk: false }
+    }
 }
 
 const CELLS: &[Cell] = &[
-    Cell { name: "software-x86_64", machine: "software", slim: false },
-    Cell { name: "software-x86_64-slim", machine: "software", slim: true },
-    Cell { name: "kvm-x86_64", machine: "kvm", slim: false },
-    Cell { name: "kvm-x86_64-slim", machine: "kvm", slim: true },
-    Cell { name: "kvm-aarch64", machine: "", slim: false },
-    Cell { name: "hvf-aarch64", machine: "", slim: false },
+    Cell::new("software-x86_64", "software", false),
+    Cell::new("software-x86_64-slim", "software", true),
+    Cell { sdk: true, ..Cell::new("software-x86_64-sdk", "software", false) },
+    Cell::new("kvm-x86_64", "kvm", false),
+    Cell::new("kvm-x86_64-slim", "kvm", true),
+    Cell::new("kvm-aarch64", "", false),
+    Cell::new("hvf-aarch64", "", false),
 ];
 
 /// Where a cell's guests run.
@@ -94,6 +102,7 @@ fn matrix<'a>(cells: impl Iterator<Item = &'a Cell>, filter: &str) -> Result<Cou
     for cell in cells {
         let start = Instant::now();
         let result = match cell.place() {
+            Ok(Place::Here) if cell.sdk => suite.sdk(cell, filter)?,
             Ok(Place::Here) => suite.here(cell, filter)?,
             Ok(Place::Emulated) => suite.emulated(cell, filter)?,
             Err(reason) => {
@@ -132,6 +141,17 @@ impl Suite {
         prime.env("HOME", suite.home.path());
         sh::run(prime.args(["run", "--machine", "software", "--image", "busybox", "--", "true"]))?;
         Ok(suite)
+    }
+
+    /// The Python suites.
+    fn sdk(&self, cell: &Cell, filter: &str) -> Result<Counts> {
+        let mut python = test::python();
+        python.env("HOME", self.home.path()).args(["vm", "--machine", cell.machine, "--bin"]);
+        python.arg(self.programs.join("matchlock"));
+        if !filter.is_empty() {
+            python.arg(filter);
+        }
+        Counts::of_run(&mut python)
     }
 
     fn here(&self, cell: &Cell, filter: &str) -> Result<Counts> {
