@@ -1,18 +1,37 @@
 //! The host's package sources, asked through apt with private lists.
 
-use std::fs;
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use sha2::{Digest, Sha256};
 
 use crate::{Error, MAX_PACKAGE_BYTES, Result};
 
+/// How long a mirror may say nothing before apt gives it up.
+const SILENCE_LIMIT: &str = "30";
+
+/// How often apt asks again after that.
+const RETRIES: &str = "2";
+
+/// The lists that are in use in this process. Who wants them while they are read waits, and then has the same.
+static IN_USE: Mutex<Weak<Lists>> = Mutex::new(Weak::new());
+
 /// The package sources this host is configured for, as of now.
 #[derive(Debug)]
 pub struct Archive {
-    state: PathBuf,
+    lists: Arc<Lists>,
+}
+
+/// What apt keeps, in a directory of ours that is nobody else's while this lives.
+#[derive(Debug)]
+struct Lists {
+    directory: PathBuf,
+    /// What apt said of sources that it could not read.
+    complaint: Option<String>,
+    _lock: File,
 }
 
 /// A verified package file.
@@ -36,15 +55,31 @@ struct Record {
 }
 
 impl Archive {
-    /// Reads the signed lists of the host's package sources into `state`, a directory of ours.
-    pub fn update(state: &Path) -> Result<Self> {
+    /// Reads the signed lists of the host's package sources into `directory`, which is kept for that alone: it is empty
+    /// before and after.
+    ///
+    /// Other processes that do the same wait. In this process, the lists that another one of these has there are shared.
+    pub fn update(directory: &Path) -> Result<Self> {
+        let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lists) = in_use.upgrade().filter(|lists| lists.directory == directory) {
+            return Ok(Self { lists });
+        }
+        fs::create_dir_all(directory).map_err(Error::io(directory))?;
+        let lock = File::open(directory).map_err(Error::io(directory))?;
+        lock.lock().map_err(Error::io(directory))?;
+        // Whatever a killed process left.
+        empty(directory).map_err(Error::io(directory))?;
+        let mut lists = Lists { directory: directory.to_owned(), complaint: None, _lock: lock };
         for sub in ["lists/partial", "cache/archives/partial"] {
-            let dir = state.join(sub);
+            let dir = directory.join(sub);
             fs::create_dir_all(&dir).map_err(Error::io(dir))?;
         }
-        let archive = Self { state: state.to_owned() };
-        archive.apt_get("update", &[])?;
-        Ok(archive)
+        let output = run(directory, Command::new("apt-get").arg("update"), "update")?;
+        // apt takes what it gets, and warns of the rest.
+        lists.complaint = last_line(&output.stderr);
+        let lists = Arc::new(lists);
+        *in_use = Arc::downgrade(&lists);
+        Ok(Self { lists })
     }
 
     /// The first dependency of `meta` whose name starts with `prefix`: what a meta-package stands for.
@@ -52,7 +87,7 @@ impl Archive {
         let record = self.record(meta)?;
         let names = record.depends.split([',', '|']).filter_map(|item| item.split_whitespace().next());
         let mut matching = names.filter(|name| name.starts_with(prefix));
-        matching.next().map(str::to_owned).ok_or_else(|| Error::Unknown(format!("{prefix}* (by {meta})")))
+        matching.next().map(str::to_owned).ok_or_else(|| self.unknown(format!("{prefix}* (by {meta})")))
     }
 
     /// Fetches package `name` into `directory` and verifies it.
@@ -61,7 +96,9 @@ impl Archive {
         fs::create_dir_all(directory).map_err(Error::io(directory))?;
         // apt-get download writes to its working directory.
         let target = format!("{name}={}", record.version);
-        self.run(Command::new("apt-get").current_dir(directory).args(["download", &target]), "download")?;
+        let mut command = Command::new("apt-get");
+        command.current_dir(directory).args(["download", &target]);
+        run(&self.lists.directory, &mut command, "download")?;
         let path = downloaded(directory, name)?;
         let actual = sha256(&path)?;
         if actual != record.sha256 {
@@ -79,47 +116,81 @@ impl Archive {
             return Err(Error::Name(name.to_owned()));
         }
         let mut command = Command::new("apt-cache");
-        let output = self.run(command.args(["show", "--no-all-versions", name]), "show");
-        let output = output.map_err(|error| match error {
-            Error::Apt { .. } => Error::Unknown(name.to_owned()),
+        let command = command.args(["show", "--no-all-versions", name]);
+        let output = run(&self.lists.directory, command, "show").map_err(|error| match error {
+            Error::Apt { .. } => self.unknown(name.to_owned()),
             other => other,
         })?;
-        parse_record(&String::from_utf8_lossy(&output.stdout)).ok_or_else(|| Error::Unknown(name.to_owned()))
+        parse_record(&String::from_utf8_lossy(&output.stdout)).ok_or_else(|| self.unknown(name.to_owned()))
     }
 
-    fn apt_get(&self, action: &'static str, arguments: &[&str]) -> Result<Output> {
-        self.run(Command::new("apt-get").arg(action).args(arguments), action)
-    }
-
-    fn run(&self, command: &mut Command, action: &'static str) -> Result<Output> {
-        let option = |key: &str, sub: &str| format!("{key}={}", self.state.join(sub).display());
-        command
-            .args(["-q", "-o", &option("Dir::State::lists", "lists"), "-o", &option("Dir::Cache", "cache")])
-            // As root apt would fetch as user _apt, which cannot write to a private directory.
-            .args([
-                "-o",
-                "APT::Sandbox::User=root",
-                "-o",
-                "Dir::Cache::pkgcache=",
-                "-o",
-                "Dir::Cache::srcpkgcache=",
-            ])
-            .args(["-o", "Debug::NoLocking=1"])
-            .env("LC_ALL", "C")
-            // A killed apt leaves its temporary files: here they go with the rest.
-            .env("TMPDIR", &self.state)
-            .stdin(Stdio::null());
-        let output = command.output().map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => Error::NoApt,
-            _ => Error::Io { path: PathBuf::from(command.get_program()), source },
-        })?;
-        if output.status.success() {
-            return Ok(output);
+    fn unknown(&self, name: String) -> Error {
+        match &self.lists.complaint {
+            None => Error::Unknown(name),
+            Some(complaint) => Error::UnknownIn { name, complaint: complaint.clone() },
         }
-        let errors = String::from_utf8_lossy(&output.stderr);
-        let message = errors.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no message");
-        Err(Error::Apt { action, message: message.trim_start_matches("E: ").to_owned() })
     }
+}
+
+impl Drop for Lists {
+    fn drop(&mut self) {
+        // Else the next one does.
+        let _ = empty(&self.directory);
+    }
+}
+
+/// Removes all that is in a directory.
+fn empty(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs one of apt's programs on the lists in `state`.
+fn run(state: &Path, command: &mut Command, action: &'static str) -> Result<Output> {
+    let option = |key: &str, sub: &str| format!("{key}={}", state.join(sub).display());
+    let silence =
+        ["http", "https", "ftp"].map(|method| format!("Acquire::{method}::Timeout={SILENCE_LIMIT}"));
+    command
+        .args(silence.iter().flat_map(|option| ["-o", option]))
+        .args(["-o", &format!("Acquire::Retries={RETRIES}")])
+        .args(["-q", "-o", &option("Dir::State::lists", "lists"), "-o", &option("Dir::Cache", "cache")])
+        // As root apt would fetch as user _apt, which cannot write to a private directory.
+        .args([
+            "-o",
+            "APT::Sandbox::User=root",
+            "-o",
+            "Dir::Cache::pkgcache=",
+            "-o",
+            "Dir::Cache::srcpkgcache=",
+        ])
+        .args(["-o", "Debug::NoLocking=1"])
+        .env("LC_ALL", "C")
+        // A killed apt leaves its temporary files: here they go with the rest.
+        .env("TMPDIR", state)
+        .stdin(Stdio::null());
+    let output = process::output_in_group(command).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => Error::NoApt,
+        _ => Error::Io { path: PathBuf::from(command.get_program()), source },
+    })?;
+    if output.status.success() {
+        return Ok(output);
+    }
+    let message = last_line(&output.stderr).unwrap_or_else(|| "no message".to_owned());
+    Err(Error::Apt { action, message })
+}
+
+/// The last thing apt said, without its letter of severity.
+fn last_line(said: &[u8]) -> Option<String> {
+    let said = String::from_utf8_lossy(said);
+    let line = said.lines().map(str::trim).rfind(|line| !line.is_empty())?;
+    Some(line.trim_start_matches("E: ").trim_start_matches("W: ").to_owned())
 }
 
 /// The one file apt just put there for `name`.
@@ -148,10 +219,10 @@ fn parse_record(text: &str) -> Option<Record> {
 }
 
 fn sha256(path: &Path) -> Result<String> {
-    let file = fs::File::open(path).map_err(Error::io(path))?;
+    let file = File::open(path).map_err(Error::io(path))?;
     let mut file = file.take(MAX_PACKAGE_BYTES);
     let mut hasher = Sha256::new();
-    std::io::copy(&mut file, &mut hasher).map_err(Error::io(path))?;
+    io::copy(&mut file, &mut hasher).map_err(Error::io(path))?;
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -180,7 +251,10 @@ mod tests {
 
     #[test]
     fn names_that_are_options_are_refused() {
-        let archive = Archive { state: PathBuf::from("/nonexistent") };
+        let directory = tempfile::tempdir().unwrap();
+        let lock = File::open(directory.path()).unwrap();
+        let lists = Lists { directory: directory.path().to_owned(), complaint: None, _lock: lock };
+        let archive = Archive { lists: Arc::new(lists) };
         for name in ["", "-o", "a b", "../x", "A"] {
             assert!(matches!(archive.record(name), Err(Error::Name(_))), "{name}");
         }

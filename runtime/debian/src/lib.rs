@@ -36,6 +36,14 @@ pub enum Error {
     /// apt does not know the package.
     #[error("package {0} is not in the host's package sources")]
     Unknown(String),
+    /// apt does not know the package, but it could not read all there is.
+    #[error("package {name} is not in the host's package sources, as far as they can be read: {complaint}")]
+    UnknownIn {
+        /// Package name.
+        name: String,
+        /// apt's own last warning.
+        complaint: String,
+    },
     /// apt said no.
     #[error("apt-get {action}: {message}")]
     Apt {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::LayerError;
+use crate::store::check_space;
 use crate::stream::{decompressed, fill, is_compressed};
 use crate::tar_stream::{Source, TarKind, TarStream};
 use crate::{Error, ImportSource, Progress, Result};
@@ -20,8 +21,11 @@ use crate::{Error, ImportSource, Progress, Result};
 /// Most members of an archive.
 const MAX_MEMBERS: usize = 1 << 16;
 
+/// Most bytes of members' names and link targets.
+const MAX_NAME_BYTES: usize = 16 << 20;
+
 /// Largest archive that is spooled, when it cannot be read in place.
-const MAX_SPOOLED_BYTES: u64 = 256 << 30;
+const MAX_SPOOLED_BYTES: u64 = 128 << 30;
 
 /// An open archive.
 pub(crate) struct Archive {
@@ -58,12 +62,14 @@ impl Archive {
             return Self::spooled(name, &mut file, tmp, progress);
         }
         let start = file.stream_position().map_err(io_error)?;
+        let end = file.metadata().map_err(io_error)?.len();
         let mut magic = [0; 4];
         file.read_at(&mut magic, start).map_err(io_error)?;
         if is_compressed(&magic) {
+            // What it unpacks to is not known yet, but hardly less than this.
+            check_space(tmp, end.saturating_sub(start))?;
             return Self::spooled(name, &mut file, tmp, progress);
         }
-        let end = file.metadata().map_err(io_error)?.len();
         Self::tar(name, file, start, end)
     }
 
@@ -186,8 +192,10 @@ fn index(tar: Member) -> std::result::Result<HashMap<Vec<u8>, (u64, u64)>, Layer
     let end = tar.end;
     let mut tar = TarStream::new(tar);
     let (mut members, mut links) = (HashMap::new(), Vec::new());
+    let mut name_bytes = 0;
     while let Some(entry) = tar.next()? {
         let path = normal(&entry.path);
+        name_bytes += path.len();
         match entry.kind {
             TarKind::File(len) => {
                 let at = tar.position();
@@ -196,16 +204,23 @@ fn index(tar: Member) -> std::result::Result<HashMap<Vec<u8>, (u64, u64)>, Layer
                 }
                 members.insert(path, (at, len));
             }
-            TarKind::HardLink(target) => links.push((path, normal(&target))),
+            TarKind::HardLink(target) => {
+                name_bytes += target.len();
+                links.push((path, normal(&target)));
+            }
             TarKind::Symlink(target) => {
                 let parent = path.iter().rposition(|byte| *byte == b'/').map_or(&[][..], |at| &path[..at]);
                 let target = normal(&[parent, b"/", &target].concat());
+                name_bytes += target.len();
                 links.push((path, target));
             }
             _ => {}
         }
         if members.len() + links.len() > MAX_MEMBERS {
             return Err(LayerError::Limit { what: "members", limit: MAX_MEMBERS as u64 });
+        }
+        if name_bytes > MAX_NAME_BYTES {
+            return Err(LayerError::Limit { what: "bytes of names", limit: MAX_NAME_BYTES as u64 });
         }
     }
     for (path, target) in links {

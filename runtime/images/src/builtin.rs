@@ -78,7 +78,7 @@ pub(crate) fn make(store: &Store, progress: &dyn Progress) -> Result<Image> {
     let package_error = |source| Error::Package { reference: NAME.to_owned(), source };
     let scratch = tempfile::tempdir_in(store.tmp()).map_err(Error::io(store.tmp()))?;
     progress.step("reading the host's package sources", None);
-    let archive = Archive::update(&scratch.path().join("apt")).map_err(package_error)?;
+    let archive = Archive::update(&store.package_lists()).map_err(package_error)?;
     progress.step(&format!("fetching {PACKAGE}"), None);
     let package = archive.fetch(PACKAGE, scratch.path()).map_err(package_error)?;
     let mut program = Vec::new();
@@ -94,9 +94,10 @@ pub(crate) fn make(store: &Store, progress: &dyn Progress) -> Result<Image> {
     }
     let tar = tar_of(&program, &package.version).map_err(Error::io(store.tmp()))?;
     let plan = plan(&tar);
+    let mut room = store.room();
     let layers = plan.layers.iter().map(|layer| {
         progress.step("unpacking busybox", Some(tar.len() as u64));
-        Ok((layer.diff_id.clone(), store.layer(NAME, layer, tar.as_slice(), progress)?))
+        Ok((layer.diff_id.clone(), store.layer(NAME, layer, tar.as_slice(), &mut room, progress)?))
     });
     let layers = layers.collect::<Result<Vec<_>>>()?;
     store.save(plan, "builtin".to_owned(), &layers).map(|imported| imported.image)

@@ -94,6 +94,16 @@ pub enum Error {
         /// What mke2fs said.
         why: String,
     },
+    /// The disk is too full.
+    #[error("{path}: {needed} bytes are needed, {free} are free", path = path.display())]
+    Space {
+        /// Where.
+        path: PathBuf,
+        /// What is to be written there, at least.
+        needed: u64,
+        /// What can be.
+        free: u64,
+    },
     /// The system refused.
     #[error("{path}: {source}", path = path.display())]
     Io {
@@ -173,6 +183,9 @@ pub enum EntryError {
     /// Too many symbolic links on the way to it.
     #[error("is behind a loop of symbolic links")]
     SymlinkLoop,
+    /// Too many directories on the way to it.
+    #[error("has too many directories on the way to it")]
+    TooDeep,
     /// A hard link to nothing.
     #[error("is a hard link to {0:?}, which is not in this layer")]
     LinkTarget(String),

@@ -31,20 +31,46 @@ const ORIGIN_XATTR: &[u8] = b"trusted.overlay.origin";
 /// Symbolic links followed on the way to one entry, as the kernel's own limit.
 const MAX_SYMLINKS: usize = 40;
 
+/// Parts of names on the way to one entry, those of symbolic links included.
+const MAX_WALKED_PARTS: u64 = 4096;
+
+/// What a name takes in memory besides its own bytes: its share of a tree's node, of the list of inodes, of the
+/// directory's encoding at the end.
+const NAME_COST: u64 = 160;
+
+/// What a directory takes on top: itself, and the first node of its own tree.
+const DIRECTORY_COST: u64 = 448;
+
+/// What the first attribute of a directory takes besides its own bytes; a whiteout in it leads to one.
+const ATTRIBUTES_COST: u64 = 576;
+
+/// What any attribute takes besides its own bytes.
+const ATTRIBUTE_COST: u64 = 64;
+
 /// What one layer may take.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     /// Bytes of the tar, and of the file made of it.
     pub(crate) bytes: u64,
+    /// Bytes of the files of all layers that one import writes.
+    pub(crate) import_bytes: u64,
     /// Entries.
     pub(crate) entries: u64,
-    /// Bytes of names, link targets and attributes held in memory.
+    /// Memory for names, link targets and attributes, in bytes.
     pub(crate) metadata_bytes: u64,
+    /// Parts of names looked up on the way to entries.
+    pub(crate) walked_parts: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes: 64 << 30, entries: 4 << 20, metadata_bytes: 256 << 20 }
+        Self {
+            bytes: 64 << 30,
+            import_bytes: 128 << 30,
+            entries: 4 << 20,
+            metadata_bytes: 256 << 20,
+            walked_parts: 64 << 20,
+        }
     }
 }
 
@@ -71,6 +97,7 @@ pub(crate) fn convert<O: Output>(
         whiteouts: Vec::new(),
         opaque: HashSet::new(),
         metadata_bytes: 0,
+        walked_parts: 0,
         limits,
     };
     let mut tar = TarStream::new(tar);
@@ -118,12 +145,13 @@ impl From<erofs::Error> for Failed {
 
 struct Layer<O> {
     writer: Writer<O>,
-    /// Targets, for names that lead through them.
+    /// Targets without parts that do not matter, for names that lead through them.
     symlinks: HashMap<NodeId, Box<[u8]>>,
     /// Names that hide what is below; they count when the layer is complete.
     whiteouts: Vec<(DirId, Box<[u8]>)>,
     opaque: HashSet<DirId>,
     metadata_bytes: u64,
+    walked_parts: u64,
     limits: Limits,
 }
 
@@ -135,20 +163,20 @@ impl<O: Output> Layer<O> {
             return Ok(());
         }
         let parent = self.directory(&parts)?;
-        self.budget(name.len() as u64 + 64)?;
         if let Some(hidden) = name.strip_prefix(WHITEOUT) {
             return self.whiteout(parent, name, hidden);
         }
         let attributes = attributes(&entry);
         if let TarKind::Directory = entry.kind {
             // What a directory already has stays in it.
-            self.budget(attributes.xattrs.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum())?;
+            self.budget(cost(&attributes))?;
             match self.writer.tree().entry(parent, name) {
                 Some(Entry::Dir(dir)) => *self.writer.tree_mut().attributes_mut(dir) = attributes,
-                _ => drop(self.writer.tree_mut().make_dir(parent, name, attributes)?),
+                _ => drop(self.make_dir(parent, name, attributes)?),
             }
             return Ok(());
         }
+        self.budget(NAME_COST + name.len() as u64)?;
         let node = self.node(&entry.kind, &attributes, data)?;
         Ok(self.writer.tree_mut().link(parent, name, node)?)
     }
@@ -166,9 +194,9 @@ impl<O: Output> Layer<O> {
             TarKind::Symlink(target) => {
                 // Linux gives every symbolic link this mode.
                 let attributes = Attributes { mode: 0o777, ..attributes.clone() };
-                self.budget(target.len() as u64)?;
+                self.budget(NAME_COST + target.len() as u64)?;
                 let node = self.writer.symlink(&attributes, target)?;
-                self.symlinks.insert(node, target.as_slice().into());
+                self.symlinks.insert(node, short(target));
                 node
             }
             TarKind::CharDevice(major, minor) => {
@@ -192,6 +220,7 @@ impl<O: Output> Layer<O> {
     }
 
     fn whiteout(&mut self, parent: DirId, name: &[u8], hidden: &[u8]) -> Result<(), Failed> {
+        self.budget(NAME_COST + ATTRIBUTES_COST + name.len() as u64)?;
         match hidden {
             _ if name == OPAQUE => drop(self.opaque.insert(parent)),
             _ if name.starts_with(WHITEOUT_META) => {}
@@ -219,14 +248,28 @@ impl<O: Output> Layer<O> {
         }
     }
 
+    fn make_dir(&mut self, parent: DirId, name: &[u8], attributes: Attributes) -> Result<DirId, Failed> {
+        self.budget(NAME_COST + DIRECTORY_COST + name.len() as u64)?;
+        Ok(self.writer.tree_mut().make_dir(parent, name, attributes)?)
+    }
+
     /// Follows a path of directories and symbolic links within the root. `None` if something is missing and not made.
     fn walk(&mut self, path: &[&[u8]], make: bool) -> Result<Option<DirId>, Failed> {
         let root = self.writer.tree().root();
         let mut way = vec![root];
-        let mut followed = 0;
+        let (mut followed, mut walked) = (0, 0);
         // What is still to walk, last part first.
         let mut pending: Vec<Box<[u8]>> = path.iter().rev().map(|part| (*part).into()).collect();
         while let Some(part) = pending.pop() {
+            walked += 1;
+            if walked > MAX_WALKED_PARTS {
+                return Err(EntryError::TooDeep.into());
+            }
+            self.walked_parts += 1;
+            if self.walked_parts > self.limits.walked_parts {
+                let (what, limit) = ("parts of names in a layer", self.limits.walked_parts);
+                return Err(Failed::Layer(LayerError::Limit { what, limit }));
+            }
             let here = way.last().copied().unwrap_or(root);
             match self.writer.tree().entry(here, &part) {
                 _ if &*part == b".." => {
@@ -244,13 +287,12 @@ impl<O: Output> Layer<O> {
                         way.clear();
                     }
                     let split = target.split(|byte| *byte == b'/').rev();
-                    pending.extend(split.filter(|part| !matches!(*part, b"" | b".")).map(Box::from));
+                    pending.extend(split.filter(|part| !part.is_empty()).map(Box::from));
                 }
                 None if make => {
-                    self.budget(part.len() as u64 + 64)?;
                     // OCI does not say; engines make missing parents like this.
                     let attributes = Attributes { mode: 0o755, ..Attributes::default() };
-                    way.push(self.writer.tree_mut().make_dir(here, &part, attributes)?);
+                    way.push(self.make_dir(here, &part, attributes)?);
                 }
                 None => return Ok(None),
             }
@@ -262,7 +304,10 @@ impl<O: Output> Layer<O> {
         self.metadata_bytes = self.metadata_bytes.saturating_add(bytes);
         if self.metadata_bytes > self.limits.metadata_bytes {
             let limit = self.limits.metadata_bytes;
-            return Err(Failed::Layer(LayerError::Limit { what: "bytes of names in a layer", limit }));
+            return Err(Failed::Layer(LayerError::Limit {
+                what: "bytes of memory for the names of a layer",
+                limit,
+            }));
         }
         Ok(())
     }
@@ -339,6 +384,20 @@ fn parts(path: &[u8]) -> Result<Vec<&[u8]>, Failed> {
     if parts.contains(&b"..".as_slice()) { Err(EntryError::ParentDirectory.into()) } else { Ok(parts) }
 }
 
+/// A symbolic link's target with no part that says nothing.
+fn short(target: &[u8]) -> Box<[u8]> {
+    let parts = target.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
+    let root: &[u8] = if target.starts_with(b"/") { b"/" } else { b"" };
+    [root, &parts.collect::<Vec<_>>().join(&b'/')].concat().into()
+}
+
+/// What the extended attributes of a directory take in memory.
+fn cost(attributes: &Attributes) -> u64 {
+    let bytes =
+        attributes.xattrs.iter().map(|(key, value)| ATTRIBUTE_COST + (key.len() + value.len()) as u64);
+    bytes.sum::<u64>() + if attributes.xattrs.is_empty() { 0 } else { ATTRIBUTES_COST }
+}
+
 /// The attributes of an entry. Extended ones that no Linux file system of ours can hold are left out, as the engines
 /// do, and so are those of an overlay: this layer will be part of another one.
 fn attributes(entry: &TarEntry) -> Attributes {
@@ -352,5 +411,7 @@ fn attributes(entry: &TarEntry) -> Attributes {
         xattrs: kept.cloned().collect(),
     }
 }
+#[cfg(test)]
+mod bombs;
 #[cfg(test)]
 mod tests;

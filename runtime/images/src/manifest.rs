@@ -12,11 +12,26 @@ use crate::{Digest, Error, ImageConfig, Result};
 /// Largest manifest, index or configuration.
 const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 
+/// Most manifests, indexes and configurations of one archive.
+const MAX_DOCUMENTS: u32 = 1024;
+
+/// Most bytes of them.
+const MAX_DOCUMENTS_BYTES: u64 = 64 << 20;
+
+/// Most memory for what is kept of a configuration, in bytes: far above what a program could be started with.
+const MAX_CONFIG_COST: usize = 256 << 10;
+
+/// What a word of a configuration takes besides its own bytes.
+const WORD_COST: usize = 32;
+
 /// Most layers of one image; Docker itself stops at 127.
 pub(crate) const MAX_LAYERS: usize = 128;
 
 /// Most images of one archive.
 const MAX_IMAGES: usize = 256;
+
+/// Most names of all images of one archive.
+const MAX_NAMES: usize = 1024;
 
 /// Indexes within indexes.
 const MAX_DEPTH: u32 = 3;
@@ -43,15 +58,56 @@ pub(crate) struct PlannedLayer {
 
 /// Every image of the archive that this host can run.
 pub(crate) fn plans(archive: &Archive) -> Result<Vec<Plan>> {
+    let mut documents = Documents { archive, count: 0, bytes: 0 };
     // Newer docker-archives are OCI layouts as well; only `manifest.json` has all their names.
-    if archive.find("manifest.json")?.is_some() {
-        return docker(archive);
+    let plans = if archive.find("manifest.json")?.is_some() {
+        docker(&mut documents)?
+    } else if archive.find("index.json")?.is_some() {
+        oci(&mut documents)?
+    } else {
+        return Err(archive
+            .error("neither a docker-archive nor an OCI layout: it has no manifest.json and no index.json"));
+    };
+    if plans.iter().map(|plan| plan.names.len()).sum::<usize>() > MAX_NAMES {
+        return Err(archive.error(format!("more than {MAX_NAMES} names")));
     }
-    if archive.find("index.json")?.is_some() {
-        return oci(archive);
+    Ok(plans)
+}
+
+/// An archive's documents. They may name one another over and over, so what counts is how often they are read.
+struct Documents<'a> {
+    archive: &'a Archive,
+    count: u32,
+    bytes: u64,
+}
+
+impl Documents<'_> {
+    fn read(&mut self, name: &str) -> Result<Vec<u8>> {
+        let bytes = self.archive.bytes(name, MAX_DOCUMENT_BYTES)?;
+        self.count += 1;
+        self.bytes += bytes.len() as u64;
+        if self.count > MAX_DOCUMENTS {
+            return Err(self.archive.error(format!("more than {MAX_DOCUMENTS} documents")));
+        }
+        if self.bytes > MAX_DOCUMENTS_BYTES {
+            return Err(self.archive.error(format!("more than {MAX_DOCUMENTS_BYTES} bytes of documents")));
+        }
+        Ok(bytes)
     }
-    Err(archive
-        .error("neither a docker-archive nor an OCI layout: it has no manifest.json and no index.json"))
+
+    /// A document that a descriptor names, verified.
+    fn blob(&mut self, descriptor: &Descriptor) -> Result<(Digest, Vec<u8>)> {
+        let digest = Digest::parse(&descriptor.digest)?;
+        let bytes = self.read(&blob_name(&digest))?;
+        let actual = sha256(&bytes);
+        // OCI image specification, descriptor: "if the size or the digest does not match, the content should not be
+        // trusted"
+        if actual != digest || bytes.len() as u64 != descriptor.size {
+            let len = bytes.len();
+            return Err(self.archive.error(format!("blob {digest} has {len} bytes and digest {actual}")));
+        }
+        Ok((digest, bytes))
+    }
 }
 
 #[derive(Deserialize)]
@@ -62,14 +118,14 @@ struct DockerImage {
     layers: Option<Vec<String>>,
 }
 
-fn docker(archive: &Archive) -> Result<Vec<Plan>> {
-    let images: Vec<DockerImage> =
-        document(archive, "manifest.json", &archive.bytes("manifest.json", MAX_DOCUMENT_BYTES)?)?;
+fn docker(documents: &mut Documents<'_>) -> Result<Vec<Plan>> {
+    let archive = documents.archive;
+    let images: Vec<DockerImage> = document(archive, "manifest.json", &documents.read("manifest.json")?)?;
     if images.len() > MAX_IMAGES {
         return Err(archive.error(format!("more than {MAX_IMAGES} images")));
     }
     let plan = |image: DockerImage| {
-        let config = archive.bytes(&image.config, MAX_DOCUMENT_BYTES)?;
+        let config = documents.read(&image.config)?;
         let names = image.repo_tags.unwrap_or_default();
         let members = image.layers.unwrap_or_default();
         let what = names.first().map_or(image.config.as_str(), String::as_str);
@@ -111,8 +167,9 @@ struct Platform {
     os: String,
 }
 
-fn oci(archive: &Archive) -> Result<Vec<Plan>> {
-    let index: Index = document(archive, "index.json", &archive.bytes("index.json", MAX_DOCUMENT_BYTES)?)?;
+fn oci(documents: &mut Documents<'_>) -> Result<Vec<Plan>> {
+    let archive = documents.archive;
+    let index: Index = document(archive, "index.json", &documents.read("index.json")?)?;
     let mut plans = Vec::new();
     let mut refused = None;
     for descriptor in index.manifests.unwrap_or_default().iter().take(MAX_IMAGES) {
@@ -120,7 +177,7 @@ fn oci(archive: &Archive) -> Result<Vec<Plan>> {
         // containerd keeps the whole name apart from OCI's, which may be a tag alone.
         let name = annotation("io.containerd.image.name")
             .or_else(|| annotation("org.opencontainers.image.ref.name"));
-        match oci_image(archive, descriptor, 0) {
+        match oci_image(documents, descriptor, 0) {
             Ok(Some(plan)) => plans.push(Plan { names: name.into_iter().collect(), ..plan }),
             Ok(None) => {}
             // Others may be for this machine.
@@ -138,13 +195,14 @@ fn oci(archive: &Archive) -> Result<Vec<Plan>> {
 }
 
 /// The image that a descriptor of an index leads to; `None` if it is for another machine, or no image.
-fn oci_image(archive: &Archive, descriptor: &Descriptor, depth: u32) -> Result<Option<Plan>> {
+fn oci_image(documents: &mut Documents<'_>, descriptor: &Descriptor, depth: u32) -> Result<Option<Plan>> {
+    let archive = documents.archive;
     let foreign =
         |platform: &Platform| platform.os != "linux" || platform.architecture != host_architecture();
     if descriptor.platform.as_ref().is_some_and(foreign) {
         return Ok(None);
     }
-    let (digest, bytes) = blob(archive, descriptor)?;
+    let (digest, bytes) = documents.blob(descriptor)?;
     match descriptor.media_type.as_deref() {
         Some(
             "application/vnd.oci.image.index.v1+json"
@@ -155,7 +213,7 @@ fn oci_image(archive: &Archive, descriptor: &Descriptor, depth: u32) -> Result<O
             }
             let index: Index = document(archive, digest.as_str(), &bytes)?;
             for inner in index.manifests.unwrap_or_default().iter().take(MAX_IMAGES) {
-                if let Some(plan) = oci_image(archive, inner, depth + 1)? {
+                if let Some(plan) = oci_image(documents, inner, depth + 1)? {
                     // The index is what the name stands for.
                     return Ok(Some(Plan { digest, ..plan }));
                 }
@@ -168,10 +226,10 @@ fn oci_image(archive: &Archive, descriptor: &Descriptor, depth: u32) -> Result<O
         )
         | None => {
             let manifest: Manifest = document(archive, digest.as_str(), &bytes)?;
-            let (_, config) = blob(archive, &manifest.config)?;
-            let layers =
-                manifest.layers.unwrap_or_default().into_iter().map(|layer| layer_blob(archive, &layer));
-            let layers = layers.collect::<Result<Vec<_>>>()?;
+            let (_, config) = documents.blob(&manifest.config)?;
+            // One more than there may be is enough to be refused for.
+            let layers = manifest.layers.unwrap_or_default().into_iter().take(MAX_LAYERS + 1);
+            let layers = layers.map(|layer| layer_blob(archive, &layer)).collect::<Result<Vec<_>>>()?;
             let what =
                 descriptor.annotations.as_ref().and_then(|all| all.get("org.opencontainers.image.ref.name"));
             let what = what.map_or(digest.as_str(), String::as_str);
@@ -181,18 +239,6 @@ fn oci_image(archive: &Archive, descriptor: &Descriptor, depth: u32) -> Result<O
         }
         Some(other) => Err(archive.error(format!("{digest} has unknown media type {other:?}"))),
     }
-}
-
-/// A document that a descriptor names, verified.
-fn blob(archive: &Archive, descriptor: &Descriptor) -> Result<(Digest, Vec<u8>)> {
-    let digest = Digest::parse(&descriptor.digest)?;
-    let bytes = archive.bytes(&blob_name(&digest), MAX_DOCUMENT_BYTES)?;
-    let actual = sha256(&bytes);
-    // OCI image specification, descriptor: "if the size or the digest does not match, the content should not be trusted"
-    if actual != digest || bytes.len() as u64 != descriptor.size {
-        return Err(archive.error(format!("blob {digest} has {} bytes and digest {actual}", bytes.len())));
-    }
-    Ok((digest, bytes))
 }
 
 /// A layer that a descriptor names; how it is compressed is seen in its bytes.
@@ -294,6 +340,13 @@ fn contents(
         cmd: list(|all| &all.cmd),
         env: list(|all| &all.env),
     };
+    let lists = [&config.entrypoint, &config.cmd, &config.env];
+    let words = lists.into_iter().flatten().chain([&config.user, &config.working_dir]);
+    if words.map(|word| WORD_COST + word.len()).sum::<usize>() > MAX_CONFIG_COST {
+        return Err(
+            archive.error(format!("image {what} has a configuration of more than {MAX_CONFIG_COST} bytes"))
+        );
+    }
     Ok((config, layers.collect::<Result<_>>()?))
 }
 

@@ -1,7 +1,8 @@
 //! The store's records: `metadata.db`, SQLite in WAL mode.
 //!
 //! ```text
-//! images        one row a tag: digest, size, when, where from, configuration
+//! images        one row a tag: digest, size, when, where from
+//! configs       one row an image digest: its configuration
 //! image_layers  its layers by ordinal, lowest first; the file is blobs/<digest with ':' as '_'>.<fs_type>
 //! blobs         one row a layer file: its size, and whether the layer hides all below it
 //! ```
@@ -9,7 +10,8 @@
 //! A blob's row is written after its file is complete and synced; an image's rows in one transaction after its blobs'.
 //! Not here: the files.
 
-use std::fs::File;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,7 +24,7 @@ use crate::reference::normalized;
 use crate::{Digest, Error, ImageConfig, ImageSummary, Result};
 
 /// Version of the tables.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// Raised when layers come out differently: older files are then made anew.
 const CONVERSION: u32 = 1;
@@ -33,7 +35,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const TABLES: &str = "
     CREATE TABLE images (
         scope TEXT NOT NULL, tag TEXT NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL,
-        created_at INTEGER NOT NULL, source TEXT NOT NULL, config TEXT NOT NULL, PRIMARY KEY (scope, tag));
+        created_at INTEGER NOT NULL, source TEXT NOT NULL, PRIMARY KEY (scope, tag));
+    CREATE TABLE configs (digest TEXT NOT NULL PRIMARY KEY, config TEXT NOT NULL);
     CREATE INDEX images_name ON images (name);
     CREATE TABLE image_layers (
         scope TEXT NOT NULL, tag TEXT NOT NULL, ordinal INTEGER NOT NULL, digest TEXT NOT NULL,
@@ -43,6 +46,12 @@ const TABLES: &str = "
     CREATE TABLE blobs (
         digest TEXT NOT NULL PRIMARY KEY, size INTEGER NOT NULL, opaque_root INTEGER NOT NULL,
         conversion INTEGER NOT NULL);";
+
+/// From version 1, where every tag had a configuration of its own.
+const FROM_1: &str = "
+    CREATE TABLE configs (digest TEXT NOT NULL PRIMARY KEY, config TEXT NOT NULL);
+    INSERT OR REPLACE INTO configs (digest, config) SELECT digest, config FROM images;
+    ALTER TABLE images DROP COLUMN config;";
 
 /// The open records.
 pub(crate) struct Metadata {
@@ -79,13 +88,15 @@ impl Metadata {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let error = |source| Error::Metadata { path: path.to_owned(), source };
         let mut connection = Connection::open(path).map_err(error)?;
+        // Configurations have secrets in them now and then. The files that SQLite puts beside this one get its mode.
+        make_private(path)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(error)?;
-        if version(&connection).map_err(error)? == 0 {
+        if version(&connection).map_err(error)? < SCHEMA {
             // SQLite does not wait for others while it changes the journal mode, so whoever is first holds this.
             let lock_path = path.with_extension("lock");
             let lock = File::create(&lock_path).map_err(Error::io(&lock_path))?;
             lock.lock().map_err(Error::io(&lock_path))?;
-            create(&mut connection).map_err(error)?;
+            upgrade(&mut connection).map_err(error)?;
         }
         if version(&connection).map_err(error)? != SCHEMA {
             return Err(Error::Version { path: path.to_owned() });
@@ -97,7 +108,7 @@ impl Metadata {
     /// The image of a reference: by its exact text, else by what it means; local ones first.
     pub(crate) fn image(&self, reference: &str) -> Result<Option<Record>> {
         let connection = self.connection();
-        let query = "SELECT tag, source, size, created_at, digest, config, scope FROM images
+        let query = "SELECT tag, source, size, created_at, digest, config, scope FROM images JOIN configs USING (digest)
             WHERE tag = ?1 OR name = ?2 ORDER BY tag = ?1 DESC, scope, created_at DESC LIMIT 1";
         let row = connection.query_row(query, params![reference, normalized(reference)], |row| {
             Ok((summary(row)?, row.get::<_, String>(5)?, row.get::<_, String>(6)?))
@@ -138,21 +149,15 @@ impl Metadata {
         let mut connection = self.connection();
         let save = |connection: &mut Connection| {
             let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let row = "INSERT OR REPLACE INTO configs (digest, config) VALUES (?1, ?2)";
+            change.execute(row, [record.summary.digest.as_str(), &config])?;
             for tag in tags {
                 change.execute("DELETE FROM images WHERE scope = ?1 AND tag = ?2", [scope, tag])?;
-                let row = "INSERT INTO images (scope, tag, name, digest, size, created_at, source, config)
-                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+                let row = "INSERT INTO images (scope, tag, name, digest, size, created_at, source)
+                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
                 let of = &record.summary;
-                let values = params![
-                    scope,
-                    tag,
-                    normalized(tag),
-                    of.digest.as_str(),
-                    of.size,
-                    of.created,
-                    of.source,
-                    config
-                ];
+                let values =
+                    params![scope, tag, normalized(tag), of.digest.as_str(), of.size, of.created, of.source];
                 change.execute(row, values)?;
                 let row = "INSERT INTO image_layers (scope, tag, ordinal, digest, size) VALUES (?1, ?2, ?3, ?4, ?5)";
                 for (ordinal, (digest, len)) in record.layers.iter().enumerate() {
@@ -190,12 +195,13 @@ impl Metadata {
         self.connection().execute(row, values).map(drop).map_err(|error| self.error(error))
     }
 
-    /// Forgets the layer files that no image has, and returns those that are left.
+    /// Forgets the configurations and layer files that no image has, and returns those that are left.
     pub(crate) fn collect(&self) -> Result<Vec<Digest>> {
         let connection = self.connection();
         let collect = || -> rusqlite::Result<Vec<Digest>> {
             connection
                 .execute("DELETE FROM blobs WHERE digest NOT IN (SELECT digest FROM image_layers)", [])?;
+            connection.execute("DELETE FROM configs WHERE digest NOT IN (SELECT digest FROM images)", [])?;
             let mut statement = connection.prepare("SELECT DISTINCT digest FROM image_layers")?;
             statement.query_map([], |row| digest(row, 0))?.collect()
         };
@@ -216,16 +222,28 @@ fn version(connection: &Connection) -> rusqlite::Result<u32> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
-/// Makes the tables, unless another process was first.
-fn create(connection: &mut Connection) -> rusqlite::Result<()> {
-    if version(connection)? != 0 {
+/// Makes the tables what they are in this version, unless another process was first.
+fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
+    let change = match version(connection)? {
+        0 => TABLES,
+        1 => FROM_1,
+        _ => return Ok(()),
+    };
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(change)?;
+    transaction.pragma_update(None, "user_version", SCHEMA)?;
+    transaction.commit()
+}
+
+/// Takes all permissions from group and others. By name: closing a descriptor of a database would end the locks that
+/// SQLite holds on it (fcntl(2), "advisory record locking").
+pub(crate) fn make_private(path: &Path) -> Result<()> {
+    let mode = fs::metadata(path).map_err(Error::io(path))?.permissions().mode() & 0o7777;
+    if mode & 0o077 == 0 {
         return Ok(());
     }
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    change.execute_batch(TABLES)?;
-    change.pragma_update(None, "user_version", SCHEMA)?;
-    change.commit()
+    fs::set_permissions(path, Permissions::from_mode(mode & 0o700)).map_err(Error::io(path))
 }
 
 fn summary(row: &Row<'_>) -> rusqlite::Result<ImageSummary> {

@@ -11,6 +11,7 @@
 //! `tmp`, or in `blobs` and in no image, while nobody writes, is garbage of an interrupted import: the next one that
 //! finds the lock free deletes it. Not here: what archives hold (`manifest`), what becomes of a layer (`layer`).
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use crate::archive::Archive;
 use crate::error::LayerError;
 use crate::layer::{self, Converted, Limits};
 use crate::manifest::{self, Plan, PlannedLayer};
-use crate::metadata::{Metadata, Record};
+use crate::metadata::{Metadata, Record, make_private};
 use crate::reference::{check, normalized};
 use crate::{Digest, Error, Image, ImageSummary, Layer, Progress, Result, builtin, stream};
 
@@ -63,6 +64,9 @@ impl Store {
     /// Opens the store below the cache directory `cache`, making it where there is none.
     pub fn open(cache: &Path) -> Result<Self> {
         let root = cache.join("images");
+        fs::create_dir_all(&root).map_err(Error::io(&root))?;
+        // What is in an image is its owner's business.
+        make_private(&root)?;
         for dir in ["blobs", "tmp"] {
             let dir = root.join(dir);
             fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
@@ -140,9 +144,10 @@ impl Store {
             let _writing = self.lock_shared()?;
             let archive = Archive::open(source, &self.root.join("tmp"), progress)?;
             let plans = named(&archive, manifest::plans(&archive)?, tag)?;
+            let mut room = self.room();
             let mut imported: Option<Imported> = None;
             for plan in plans {
-                let one = self.take(&archive, plan, progress)?;
+                let one = self.take(&archive, plan, &mut room, progress)?;
                 match &mut imported {
                     Some(imported) => imported.tags.extend(one.tags),
                     None => imported = Some(one),
@@ -156,13 +161,21 @@ impl Store {
     }
 
     /// Takes one image of an archive.
-    fn take(&self, archive: &Archive, plan: Plan, progress: &dyn Progress) -> Result<Imported> {
+    fn take(
+        &self,
+        archive: &Archive,
+        plan: Plan,
+        room: &mut Room,
+        progress: &dyn Progress,
+    ) -> Result<Imported> {
         let reference = plan.names.first().cloned().unwrap_or_default();
         let mut layers = Vec::new();
         for (index, layer) in plan.layers.iter().enumerate() {
             let member = archive.member(&layer.member)?;
             progress.step(&format!("layer {} of {}", index + 1, plan.layers.len()), Some(member.len()));
-            layers.push((layer.diff_id.clone(), self.layer(&reference, layer, member, progress)?));
+            // What it unpacks to is not known yet, but hardly less than this.
+            check_space(&self.tmp(), member.len())?;
+            layers.push((layer.diff_id.clone(), self.layer(&reference, layer, member, room, progress)?));
         }
         let source = "import".to_owned();
         self.save(plan, source, &layers)
@@ -188,12 +201,18 @@ impl Store {
         Ok(Imported { tags: plan.names, image: self.image(record), size })
     }
 
+    /// What one import, or whatever else brings images, may write.
+    pub(crate) fn room(&self) -> Room {
+        Room { left: self.limits.import_bytes, limit: self.limits.import_bytes }
+    }
+
     /// Makes sure that a layer's file is there. The caller holds the lock, shared.
     pub(crate) fn layer(
         &self,
         reference: &str,
         layer: &PlannedLayer,
         blob: impl Read + Send,
+        room: &mut Room,
         progress: &dyn Progress,
     ) -> Result<Converted> {
         let path = self.blob_path(&layer.diff_id);
@@ -205,9 +224,13 @@ impl Store {
         let tmp = self.root.join("tmp");
         let file = tempfile::Builder::new().prefix("layer-").tempfile_in(&tmp).map_err(Error::io(&tmp))?;
         let output = file.as_file().try_clone().map_err(Error::io(&tmp))?;
-        let converted = convert(layer, blob, output, self.limits, progress).map_err(|source| {
-            Error::Layer { reference: reference.to_owned(), layer: layer.diff_id.clone(), source }
+        let limits = Limits { bytes: self.limits.bytes.min(room.left), ..self.limits };
+        let converted = convert(layer, blob, output, limits, progress).map_err(|source| Error::Layer {
+            reference: reference.to_owned(),
+            layer: layer.diff_id.clone(),
+            source: if limits.bytes < self.limits.bytes { room.named(source) } else { source },
         })?;
+        room.left = room.left.saturating_sub(converted.len);
         readable(file.as_file()).and_then(|()| file.as_file().sync_all()).map_err(Error::io(file.path()))?;
         file.persist(&path).map_err(|error| Error::Io { path: path.clone(), source: error.error })?;
         sync_directory(&self.root.join("blobs"))?;
@@ -239,6 +262,11 @@ impl Store {
         self.root.join("tmp")
     }
 
+    /// Where the lists of the host's package sources are read to: the kernel store has them there too.
+    pub(crate) fn package_lists(&self) -> PathBuf {
+        self.root.with_file_name("apt")
+    }
+
     fn image(&self, record: Record) -> Image {
         let layer = |(digest, len): (Digest, u64)| Layer { path: self.blob_path(&digest), digest, len };
         Image {
@@ -266,12 +294,12 @@ impl Store {
             Err(fs::TryLockError::WouldBlock) => return Ok(()),
             Err(fs::TryLockError::Error(error)) => return Err(Error::io(self.root.join("lock"))(error)),
         }
-        let kept: Vec<String> = self.metadata.collect()?.iter().map(blob_name).collect();
+        let kept: HashSet<String> = self.metadata.collect()?.iter().map(blob_name).collect();
         let blobs = self.root.join("blobs");
         for entry in fs::read_dir(&blobs).map_err(Error::io(&blobs))? {
             let path = entry.map_err(Error::io(&blobs))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if !kept.iter().any(|kept| *kept == name) {
+            if !kept.contains(&*name) {
                 fs::remove_file(&path).map_err(Error::io(path))?;
             }
         }
@@ -283,6 +311,35 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Bytes that may still be written.
+pub(crate) struct Room {
+    left: u64,
+    limit: u64,
+}
+
+impl Room {
+    /// The error of a layer that had no more than what was left.
+    fn named(&self, error: LayerError) -> LayerError {
+        match error {
+            LayerError::Limit { what: "bytes in a layer", .. }
+            | LayerError::Write(erofs::Error::ImageSize { .. }) => {
+                LayerError::Limit { what: "bytes in the layers of an import", limit: self.limit }
+            }
+            other => other,
+        }
+    }
+}
+
+/// Whether the file system of `directory` has room for `needed` bytes.
+pub(crate) fn check_space(directory: &Path, needed: u64) -> Result<()> {
+    let space = rustix::fs::statvfs(directory).map_err(|errno| Error::io(directory)(errno.into()))?;
+    let free = space.f_bavail.saturating_mul(space.f_frsize);
+    if needed > free {
+        return Err(Error::Space { path: directory.to_owned(), needed, free });
+    }
+    Ok(())
 }
 
 /// The images to take, each with the tags it is to have.
@@ -358,4 +415,31 @@ fn readable(file: &File) -> io::Result<()> {
 
 fn sync_directory(path: &Path) -> Result<()> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(Error::io(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Quiet;
+    use crate::fixtures::{ImageFixture, LayerBuilder};
+
+    #[test]
+    fn an_import_writes_so_much_and_no_more() {
+        let cache = tempfile::tempdir().unwrap();
+        let mut store = Store::open(cache.path()).unwrap();
+        let layer = |name: &str| LayerBuilder::default().file(name, 0o644, &[1; 100_000]).build();
+        let archive = ImageFixture::new(["a", "b", "c"].map(layer).into()).docker_archive(&["x"]);
+        let import = |store: &Store| store.import(ImportSource::Reader(&mut &*archive), None, &Quiet);
+        for limit in [1, 110_000, 300_000] {
+            store.limits.import_bytes = limit;
+            let error = import(&store).unwrap_err().to_string();
+            let expected = format!(": more than {limit} bytes in the layers of an import");
+            assert!(error.ends_with(&expected), "{error}");
+        }
+        store.limits.import_bytes = 500_000;
+        let imported = import(&store).unwrap();
+        // What is there already is not written.
+        store.limits.import_bytes = 0;
+        assert_eq!(import(&store).unwrap(), imported);
+    }
 }

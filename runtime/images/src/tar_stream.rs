@@ -12,8 +12,11 @@ use crate::error::{EntryError, LayerError};
 
 const BLOCK: usize = 512;
 
-/// Longest extended header and GNU long name.
-const MAX_EXTENDED_LEN: u64 = 1 << 20;
+/// Most bytes of extended headers and GNU long names before one entry.
+const MAX_EXTENDED_BYTES: u64 = 1 << 20;
+
+/// Most PAX records before one entry.
+const MAX_EXTENDED_RECORDS: usize = 4096;
 
 /// Longest path, Linux' `PATH_MAX`.
 const MAX_PATH_LEN: usize = 4096;
@@ -92,6 +95,8 @@ pub(crate) struct TarStream<S> {
 /// What extended headers said about the entry after them.
 #[derive(Default)]
 struct Extended {
+    /// Bytes of all the headers.
+    bytes: u64,
     records: Vec<(Vec<u8>, Vec<u8>)>,
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
@@ -129,9 +134,9 @@ impl<S: Source> TarStream<S> {
             let size = or_blank(header.entry_size(), &header.as_old().size);
             let size = size.ok_or(LayerError::Tar("the size of an entry"))?;
             match header.entry_type().as_byte() {
-                b'x' => parse_pax(&self.extended(size)?, &mut extended.records)?,
-                b'L' => extended.long_name = Some(until_nul(self.extended(size)?)),
-                b'K' => extended.long_link = Some(until_nul(self.extended(size)?)),
+                b'x' => parse_pax(&self.extended(size, &mut extended)?, &mut extended.records)?,
+                b'L' => extended.long_name = Some(until_nul(self.extended(size, &mut extended)?)),
+                b'K' => extended.long_link = Some(until_nul(self.extended(size, &mut extended)?)),
                 // Global records and volume labels say nothing about files, as the image tools have it.
                 b'g' | b'V' => self.set_data(size)?,
                 kind => return self.entry(&header, kind, size, &extended).map(Some),
@@ -176,10 +181,12 @@ impl<S: Source> TarStream<S> {
         Ok(())
     }
 
-    /// The whole data of an extended header.
-    fn extended(&mut self, size: u64) -> Result<Vec<u8>, LayerError> {
-        if size > MAX_EXTENDED_LEN {
-            return Err(LayerError::Limit { what: "bytes in an extended header", limit: MAX_EXTENDED_LEN });
+    /// The whole data of an extended header, which counts with those before it.
+    fn extended(&mut self, size: u64, before: &mut Extended) -> Result<Vec<u8>, LayerError> {
+        before.bytes = before.bytes.saturating_add(size);
+        if before.bytes > MAX_EXTENDED_BYTES {
+            let what = "bytes in the extended headers of an entry";
+            return Err(LayerError::Limit { what, limit: MAX_EXTENDED_BYTES });
         }
         self.set_data(size)?;
         let mut bytes = Vec::new();
@@ -410,6 +417,10 @@ fn parse_pax(mut bytes: &[u8], records: &mut Vec<(Vec<u8>, Vec<u8>)>) -> Result<
         let body = record.get(digits + 1..).and_then(|body| body.strip_suffix(b"\n")).ok_or_else(bad)?;
         let equals = body.iter().position(|byte| *byte == b'=').ok_or_else(bad)?;
         let (key, value) = body.split_at_checked(equals).ok_or_else(bad)?;
+        if records.len() >= MAX_EXTENDED_RECORDS {
+            let what = "extended records of an entry";
+            return Err(LayerError::Limit { what, limit: MAX_EXTENDED_RECORDS as u64 });
+        }
         records.push((key.to_vec(), value.get(1..).unwrap_or_default().to_vec()));
         bytes = rest;
     }

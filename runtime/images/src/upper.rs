@@ -16,6 +16,9 @@ use crate::{Error, Result};
 /// Raised when templates come out differently.
 const VERSION: u32 = 1;
 
+/// How the names of templates start that are not finished.
+const UNFINISHED: &str = "new-";
+
 /// The features, all of them named, so that the host's mke2fs.conf has no say.
 ///
 /// No journal: the disk never outlives its sandbox, so nobody would replay it, and every change would be written twice.
@@ -49,18 +52,31 @@ fn template(cache: &Path, size_mb: u64) -> Result<File> {
         other => return other.map_err(Error::io(path)),
     }
     fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
-    let file = tempfile::Builder::new().prefix("new-").tempfile_in(&dir).map_err(Error::io(&dir))?;
+    // One process makes templates, the others wait; what it finds of others' are those of the dead.
+    let lock = File::open(&dir).map_err(Error::io(&dir))?;
+    lock.lock().map_err(Error::io(&dir))?;
+    match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        other => return other.map_err(Error::io(path)),
+    }
+    for entry in fs::read_dir(&dir).map_err(Error::io(&dir))? {
+        let entry = entry.map_err(Error::io(&dir))?;
+        if entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes()) {
+            fs::remove_file(entry.path()).map_err(Error::io(entry.path()))?;
+        }
+    }
+    let file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&dir).map_err(Error::io(&dir))?;
     let len = size_mb.checked_mul(1 << 20).ok_or_else(|| upper_error(size_mb, "it is too large"))?;
     file.as_file().set_len(len).map_err(Error::io(file.path()))?;
     format(file.path(), size_mb)?;
     file.as_file().sync_all().map_err(Error::io(file.path()))?;
-    // Whoever comes first or last, it is the same template.
     file.persist(&path).map_err(|error| Error::Io { path: path.clone(), source: error.error })
 }
 
 fn format(path: &Path, size_mb: u64) -> Result<()> {
     let command = |program: &str| {
-        Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args([
                 "-q",
                 "-F",
@@ -82,8 +98,8 @@ fn format(path: &Path, size_mb: u64) -> Result<()> {
             .arg(path)
             .env("MKE2FS_CONFIG", "/dev/null")
             .env("LC_ALL", "C")
-            .stdin(Stdio::null())
-            .output()
+            .stdin(Stdio::null());
+        process::output_in_group(&mut command)
     };
     // Not everybody has the administrator's programs in their path.
     let output =

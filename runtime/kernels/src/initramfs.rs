@@ -14,6 +14,9 @@ use crate::{Error, Kernel, Result, cpio};
 /// Raised when the archive's layout changes, so that cached ones are made anew.
 const LAYOUT: u32 = 2;
 
+/// Extension of archives that are not finished.
+const UNFINISHED: &str = "tmp";
+
 /// What goes into an archive.
 pub struct Archive<'a> {
     /// Modules to put in, with what they depend on.
@@ -40,10 +43,21 @@ pub fn initramfs(cache: &Path, kernel: &Kernel, agent: &Path) -> Result<PathBuf>
         return Ok(path);
     }
     fs::create_dir_all(&directory).map_err(Error::io(&directory))?;
+    // One process makes archives, the others wait; what it finds unfinished is that of the dead.
+    let lock = fs::File::open(&directory).map_err(Error::io(&directory))?;
+    lock.lock().map_err(Error::io(&directory))?;
+    if path.exists() {
+        return Ok(path);
+    }
+    for entry in fs::read_dir(&directory).map_err(Error::io(&directory))? {
+        let unfinished = entry.map_err(Error::io(&directory))?.path();
+        if unfinished.extension().is_some_and(|extension| extension == UNFINISHED) {
+            fs::remove_file(&unfinished).map_err(Error::io(&unfinished))?;
+        }
+    }
     let data = fs::read(agent).map_err(Error::io(agent))?;
     let files = [File { name: "init", mode: 0o755, data: &data }];
-    // A name of this process's own: others may be making the same archive, and the last rename wins with equal bytes.
-    let staged = directory.join(format!("{}.tmp", std::process::id()));
+    let staged = path.with_extension(UNFINISHED);
     Archive { modules: WANTED, files: &files }.write(kernel, &staged)?;
     fs::rename(&staged, &path).map_err(Error::io(&path))?;
     Ok(path)
@@ -136,5 +150,22 @@ mod tests {
         fs::write(&agent, "another").unwrap();
         assert_ne!(initramfs(dir.path(), &kernel, &agent).unwrap(), first);
         assert!(fs::read(&first).unwrap().windows(3).any(|window| window == b"one"));
+    }
+    #[test]
+    fn what_a_killed_process_left_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let archives = dir.path().join("kernels/initramfs");
+        fs::create_dir_all(&archives).unwrap();
+        // Of this version, and of the one before.
+        for left in ["0123.tmp", "4711.tmp"] {
+            fs::write(archives.join(left), "half").unwrap();
+        }
+        let agent = dir.path().join("agent");
+        fs::write(&agent, "agent").unwrap();
+        let kernel =
+            Kernel { release: "1".into(), path: "/k".into(), format: KernelFormat::Elf, modules: None };
+        let path = initramfs(dir.path(), &kernel, &agent).unwrap();
+        let left = fs::read_dir(archives).unwrap().map(|entry| entry.unwrap().path());
+        assert_eq!(left.collect::<Vec<_>>(), [path]);
     }
 }

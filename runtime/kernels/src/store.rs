@@ -135,7 +135,8 @@ impl Store {
         // Whatever an interrupted fetch left: the lock says that nobody uses it.
         remove(&scratch)?;
         progress("reading the host's package sources");
-        let archive = Archive::update(&scratch.join("apt"))?;
+        // The built-in image has its lists there too.
+        let archive = Archive::update(&self.root.with_file_name("apt"))?;
         let name = archive.dependency(META_PACKAGE, PACKAGE_PREFIX)?;
         progress(&format!("fetching {name}"));
         let package = archive.fetch(&name, &scratch)?;

@@ -13,12 +13,14 @@
 mod channel;
 mod child;
 mod find;
+mod group;
 mod pair;
 mod spawn;
 
 pub use channel::{Channel, MAX_DESCRIPTORS, MAX_MESSAGE, parent_channel};
 pub use child::Child;
 pub use find::find_program;
+pub use group::output_in_group;
 pub use pair::accept_pair;
 pub use spawn::{CHANNEL_FD, Spawn, spawn, spawn_without_channel};
 

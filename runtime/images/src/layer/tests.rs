@@ -246,7 +246,7 @@ fn limits_have_names() {
     assert_eq!(convert(layer().dir("a", 0o755).dir("b", 0o755), few), "more than 1 entries in a layer");
     let small = Limits { metadata_bytes: 200, ..Limits::default() };
     let error = convert(layer().file("a/b/c/d/e", 0o644, b""), small);
-    assert_eq!(error, "more than 200 bytes of names in a layer");
+    assert_eq!(error, "more than 200 bytes of memory for the names of a layer");
     let short = Limits { bytes: 8192, ..Limits::default() };
     assert_eq!(
         convert(layer().file("a", 0o644, &[1; 9000]), short),
@@ -274,14 +274,14 @@ fn a_deep_tree_needs_no_stack() {
     // Each link leads from the end of the one before it: deeper than any path may be long.
     let step = "/d".repeat(250);
     let mut builder = layer().dir("p0", 0o755);
-    for round in 1..20 {
+    for round in 1..16 {
         let target = format!("p{}{step}", round - 1);
         let path = format!("p{round}/x");
         builder = builder.pax(&[("linkpath", target.as_bytes())]).symlink(&format!("p{round}"), "");
         builder = builder.file(&path, 0o644, b"");
     }
     let deepest = files(builder).keys().map(Vec::len).max();
-    assert_eq!(deepest, Some("p0".len() + 19 * step.len() + "/x".len()));
+    assert_eq!(deepest, Some("p0".len() + 15 * step.len() + "/x".len()));
 }
 
 #[test]

@@ -1,0 +1,106 @@
+//! How apt is asked: with a stand-in for it, which a child process of this one finds in its path.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use debian::{Archive, Error};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+/// Where the child works.
+const DIRECTORY: &str = "MATCHLOCK_TEST_DIRECTORY";
+
+/// This program again, as one test, which finds programs of these names and scripts and no others.
+fn child(test: &str, directory: &Path, programs: &[(&str, &str)]) -> Command {
+    let path = directory.join("bin");
+    fs::create_dir_all(&path).unwrap();
+    for (name, script) in programs {
+        let program = path.join(name);
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", test, "--ignored"]).stdout(Stdio::null());
+    child.env("PATH", path).env(DIRECTORY, directory);
+    child
+}
+
+/// In the child.
+fn lists() -> PathBuf {
+    Path::new(&std::env::var(DIRECTORY).unwrap()).join("lists")
+}
+
+fn is_empty(directory: &Path) -> bool {
+    fs::read_dir(directory).unwrap().next().is_none()
+}
+
+#[test]
+#[ignore = "the child's side of another test"]
+fn update() {
+    Archive::update(&lists()).unwrap();
+}
+
+#[test]
+fn apt_ends_with_whoever_asked_it_and_the_next_one_clears_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let script = format!("echo $$ > {}; exec /bin/sleep 1000", pipe.display());
+    let mut parent = child("update", directory.path(), &[("apt-get", &script)]).spawn().unwrap();
+    let pid = fs::read_to_string(&pipe).unwrap();
+    let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+    let apt = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    let lists = directory.path().join("lists");
+    fs::write(lists.join("lists/partial/half"), "").unwrap();
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    poll(&mut [PollFd::new(&apt, PollFlags::IN)], None).unwrap();
+
+    let here = directory.path().display();
+    let script = format!("echo $* > {here}/asked; PATH=/usr/bin:/bin find {here}/lists > {here}/seen");
+    let mut next = child("update", directory.path(), &[("apt-get", &script)]);
+    assert!(next.status().unwrap().success());
+    let seen = fs::read_to_string(directory.path().join("seen")).unwrap();
+    assert!(seen.contains("lists/partial") && !seen.contains("half"), "{seen}");
+    assert!(is_empty(&lists));
+    let asked = fs::read_to_string(directory.path().join("asked")).unwrap();
+    for option in ["Acquire::http::Timeout=", "Acquire::https::Timeout=", "Acquire::Retries="] {
+        assert!(asked.contains(option), "a mirror that says nothing is given up: {asked}");
+    }
+}
+
+#[test]
+#[ignore = "the child's side of another test"]
+fn update_four_times_at_once_and_once_more() {
+    let lists = lists();
+    let archives: Vec<Archive> = std::thread::scope(|scope| {
+        let first = Archive::update(&lists).unwrap();
+        let others: Vec<_> = (0..3).map(|_| scope.spawn(|| Archive::update(&lists).unwrap())).collect();
+        [first].into_iter().chain(others.into_iter().map(|other| other.join().unwrap())).collect()
+    });
+    for archive in archives {
+        assert!(!is_empty(&lists));
+        let error = archive.dependency("meta", "x-").map(drop).unwrap_err();
+        assert!(
+            matches!(&error, Error::UnknownIn { complaint, .. } if complaint == "cannot reach it"),
+            "{error}"
+        );
+    }
+    assert!(is_empty(&lists));
+    Archive::update(&lists).unwrap();
+}
+
+#[test]
+fn lists_are_read_once_for_all_who_want_them_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = format!("echo x >> {}/asked; echo 'W: cannot reach it' >&2", directory.path().display());
+    let programs = [("apt-get", script.as_str()), ("apt-cache", "exit 100")];
+    let mut child = child("update_four_times_at_once_and_once_more", directory.path(), &programs);
+    assert!(child.status().unwrap().success());
+    assert_eq!(fs::read_to_string(directory.path().join("asked")).unwrap(), "x\nx\n");
+}

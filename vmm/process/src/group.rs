@@ -1,0 +1,44 @@
+//! Programs that are not ours, such as package tools and formatters: they end with this process, and so does all they
+//! start.
+//!
+//! They know nothing of channels, and their own children nothing of a parent-death signal. So they run in a process
+//! group whose leader is a shell that waits for a pipe to end and then kills the group, itself included. The pipe ends
+//! when its only writing end is closed: when the program is done, or when this process ends, however that happens. Not
+//! here: programs of this project (`spawn`).
+
+use std::io::{self, PipeWriter};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Output, Stdio};
+
+/// POSIX shell; nothing is ever written to its input. POSIX kill: "If pid is zero, the signal is sent to all processes
+/// […] whose process group ID is equal to the process group ID of the sender".
+const LEADER: &str = "read -r _; kill -KILL 0";
+
+/// Runs a program to its end, as [`Command::output`] does. Then, or when this process ends first, nothing of it is left.
+pub fn output_in_group(command: &mut Command) -> io::Result<Output> {
+    let group = Group::start()?;
+    command.process_group(i32::try_from(group.leader.id()).map_err(io::Error::other)?).output()
+}
+
+/// A process group that is killed when this is dropped.
+struct Group {
+    leader: Child,
+    lifeline: Option<PipeWriter>,
+}
+
+impl Group {
+    fn start() -> io::Result<Self> {
+        let (theirs, ours) = io::pipe()?;
+        let mut leader = Command::new("/bin/sh");
+        leader.args(["-c", LEADER]).stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Self { leader: leader.process_group(0).spawn()?, lifeline: Some(ours) })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.lifeline = None;
+        // Its number stays the group's until here.
+        let _ = self.leader.wait();
+    }
+}
