@@ -75,8 +75,8 @@ impl Archive {
             fs::create_dir_all(&dir).map_err(Error::io(dir))?;
         }
         let output = run(directory, Command::new("apt-get").arg("update"), "update")?;
-        // apt takes what it gets, and warns of the rest.
-        lists.complaint = last_line(&output.stderr);
+        // apt takes what it gets, and warns of the rest: first why, then that it did.
+        lists.complaint = lines(&output.stderr).next();
         let lists = Arc::new(lists);
         *in_use = Arc::downgrade(&lists);
         Ok(Self { lists })
@@ -182,15 +182,16 @@ fn run(state: &Path, command: &mut Command, action: &'static str) -> Result<Outp
     if output.status.success() {
         return Ok(output);
     }
-    let message = last_line(&output.stderr).unwrap_or_else(|| "no message".to_owned());
+    let message = lines(&output.stderr).last().unwrap_or_else(|| "no message".to_owned());
     Err(Error::Apt { action, message })
 }
 
-/// The last thing apt said, without its letter of severity.
-fn last_line(said: &[u8]) -> Option<String> {
-    let said = String::from_utf8_lossy(said);
-    let line = said.lines().map(str::trim).rfind(|line| !line.is_empty())?;
-    Some(line.trim_start_matches("E: ").trim_start_matches("W: ").to_owned())
+/// What apt said, without its letters of severity.
+fn lines(said: &[u8]) -> impl Iterator<Item = String> {
+    let lines = said.split(|byte| *byte == b'\n').map(String::from_utf8_lossy);
+    lines
+        .map(|line| line.trim().trim_start_matches("E: ").trim_start_matches("W: ").to_owned())
+        .filter(|line| !line.is_empty())
 }
 
 /// The one file apt just put there for `name`.

@@ -41,7 +41,7 @@ pub enum Error {
     UnknownIn {
         /// Package name.
         name: String,
-        /// apt's own last warning.
+        /// apt's own first warning.
         complaint: String,
     },
     /// apt said no.

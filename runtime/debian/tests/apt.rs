@@ -98,7 +98,8 @@ fn update_four_times_at_once_and_once_more() {
 #[test]
 fn lists_are_read_once_for_all_who_want_them_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
-    let script = format!("echo x >> {}/asked; echo 'W: cannot reach it' >&2", directory.path().display());
+    let script =
+        format!("echo x >> {}/asked; echo 'W: cannot reach it\nW: ignored' >&2", directory.path().display());
     let programs = [("apt-get", script.as_str()), ("apt-cache", "exit 100")];
     let mut child = child("update_four_times_at_once_and_once_more", directory.path(), &programs);
     assert!(child.status().unwrap().success());
