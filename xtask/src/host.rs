@@ -31,6 +31,7 @@ pub(crate) const TEST: &[Need] = &[
     Need { program: "iasl", package: "acpica-tools", why: "checks ACPI tables" },
     Need { program: "cpio", package: "cpio", why: "checks the initramfs" },
     Need { program: "python3", package: "python3", why: "the Python package" },
+    Need { program: "sudo", package: "sudo", why: "sandboxes of a user behind sudo" },
 ];
 
 /// What building the slim kernel takes besides.

@@ -119,6 +119,8 @@ impl Home {
     pub fn matchlock<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(program().unwrap());
         command.args(args).stdin(Stdio::null());
+        // Under sudo the home would be another one.
+        command.env_remove("SUDO_USER");
         command.env("HOME", self.directory.path()).env("TMPDIR", self.directory.path().join("tmp"));
         // PATH is what every process of a sandbox inherits, so it carries the mark by which they are found.
         let path = std::env::var("PATH").unwrap();
@@ -175,10 +177,18 @@ impl Home {
 
     /// Waits until no process is left.
     pub fn assert_no_process(&self) {
+        self.assert_processes_of(0);
+    }
+
+    /// Waits until there are only the processes of this many sandboxes.
+    pub fn assert_processes_of(&self, sandboxes: usize) {
         let start = Instant::now();
         loop {
             let processes = self.processes();
-            if processes.is_empty() {
+            // The owner is one of them.
+            if processes.iter().filter(|process| process.ends_with(" matchlock")).count() == sandboxes
+                && (sandboxes != 0 || processes.is_empty())
+            {
                 return;
             }
             assert!(start.elapsed() < LINGER_LIMIT, "still there: {processes:?}");
@@ -201,7 +211,9 @@ impl Default for Home {
     }
 }
 
-fn real_cache() -> PathBuf {
+/// Images and kernels that tests share.
+#[must_use]
+pub fn real_cache() -> PathBuf {
     PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/matchlock")
 }
 

@@ -9,7 +9,11 @@ mod arguments;
 mod broken;
 mod interrupted;
 mod lifecycle;
+mod log;
+mod port_forward;
 mod programs;
+mod records;
+mod sudo;
 
 use std::process::ExitCode;
 
@@ -26,14 +30,22 @@ enum Needs {
     Guest,
     /// That, and packages to make the built-in image from.
     Packages,
+    /// A machine, and a user who may use sudo.
+    Sudo,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let sets: [(Needs, &[Test]); 6] = [
+    let sets: Vec<(Needs, &[Test])> = vec![
         (Needs::Program, arguments::TESTS),
+        (Needs::Program, records::TESTS_WITHOUT_GUEST),
+        (Needs::Program, port_forward::TESTS_WITHOUT_GUEST),
         (Needs::Guest, programs::TESTS),
         (Needs::Guest, lifecycle::TESTS),
+        (Needs::Guest, records::TESTS),
+        (Needs::Guest, log::TESTS),
+        (Needs::Guest, port_forward::TESTS),
+        (Needs::Sudo, sudo::TESTS),
         (Needs::Guest, interrupted::TESTS),
         (Needs::Guest, broken::TESTS),
         (Needs::Packages, broken::TESTS_THAT_FETCH),
@@ -66,6 +78,9 @@ fn missing(needs: Needs) -> Option<String> {
     }
     if needs == Needs::Packages && !blackbox::fetches_packages() {
         return Some("apt-get is not installed, so no package can be fetched".to_owned());
+    }
+    if let Some(reason) = sudo::missing().filter(|_| needs == Needs::Sudo) {
+        return Some(reason);
     }
     // The program itself knows what the machine under test lacks; a probe that starts no guest asks it.
     let home = blackbox::Home::new();

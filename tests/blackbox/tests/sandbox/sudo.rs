@@ -1,0 +1,196 @@
+//! Sandboxes started with real sudo belong to the user who called it: files, records, and the right to end them.
+//!
+//! A user is made for the test, with leave to run one program as root, and removed with it. The program is in a
+//! directory that only root can write, so that the leave is good for nothing else.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use blackbox::{Done, IMAGE, done, machine};
+
+use crate::Test;
+
+pub(crate) const TESTS: &[Test] = &[("sudo::files_are_the_users", files_are_the_users)];
+
+const PROGRAMS: [&str; 5] =
+    ["matchlock", "matchlock-vmm", "matchlock-devices", "matchlock-launcher", "matchlock-guest"];
+
+/// Why there can be no such user here.
+pub(crate) fn missing() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("only root can add a user and a sudo rule".to_owned());
+    }
+    for (program, package) in [("sudo", "sudo"), ("useradd", "passwd")] {
+        let found = ["/usr/bin", "/usr/sbin", "/bin", "/sbin"]
+            .iter()
+            .any(|dir| Path::new(dir).join(program).exists());
+        if !found {
+            return Some(format!("{program} is not installed (package {package})"));
+        }
+    }
+    let rules = Path::new("/etc/sudoers.d");
+    (!rules.is_dir()).then(|| format!("{} is not there", rules.display()))
+}
+
+/// A user who may run the program under test as root.
+struct User {
+    name: String,
+    uid: u32,
+    gid: u32,
+    /// Programs and home.
+    directory: tempfile::TempDir,
+    rule: PathBuf,
+}
+
+impl User {
+    fn new() -> Self {
+        let name = format!("matchlock-t{}", std::process::id());
+        let directory = tempfile::Builder::new().prefix("matchlock-test-").tempdir_in("/opt").unwrap();
+        fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let programs = blackbox::program().unwrap();
+        for program in PROGRAMS {
+            let to = directory.path().join(program);
+            fs::copy(programs.with_file_name(program), &to).unwrap();
+            fs::set_permissions(to, PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        let rule = Path::new("/etc/sudoers.d").join(&name);
+        let home = directory.path().join("home");
+        fs::create_dir(&home).unwrap();
+        run(Command::new("useradd")
+            .args(["--no-create-home", "--shell", "/bin/sh", "--home-dir"])
+            .arg(&home)
+            .arg(&name));
+        // From here on, dropping it undoes everything.
+        let mut user = Self { name, uid: 0, gid: 0, directory, rule };
+        user.uid = id(&user.name, "-u");
+        user.gid = id(&user.name, "-g");
+        let program = user.program();
+        fs::write(&user.rule, format!("{} ALL=(root) NOPASSWD: {}\n", user.name, program.display())).unwrap();
+        fs::set_permissions(&user.rule, PermissionsExt::from_mode(0o440)).unwrap();
+        let cache = blackbox::real_cache().canonicalize().unwrap();
+        run(Command::new("cp").arg("-a").arg(cache).arg(home.join("cache")));
+        fs::create_dir(home.join(".cache")).unwrap();
+        fs::rename(home.join("cache"), home.join(".cache/matchlock")).unwrap();
+        run(Command::new("chown").arg("-R").arg(format!("{}:{}", user.uid, user.gid)).arg(&home));
+        user
+    }
+
+    fn program(&self) -> PathBuf {
+        self.directory.path().join("matchlock")
+    }
+
+    fn home(&self) -> PathBuf {
+        self.directory.path().join("home")
+    }
+
+    /// The user's own command.
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.uid(self.uid).gid(self.gid).current_dir(self.home()).stdin(Stdio::null());
+        command.env_remove("SUDO_USER").env("HOME", self.home());
+        command
+    }
+
+    /// Without sudo.
+    fn done(&self, arguments: &[&str]) -> Done {
+        done(self.command(&self.program()).args(arguments))
+    }
+
+    /// With sudo.
+    fn sudo(&self, arguments: &[&str]) -> Done {
+        done(self.command(Path::new("sudo")).arg("-n").arg(self.program()).args(arguments))
+    }
+
+    fn run_detached(&self) -> String {
+        let kernel = std::env::var("MATCHLOCK_TEST_KERNEL").unwrap_or_default();
+        let machine = machine();
+        let arguments =
+            ["run", "-d", "--machine", &machine, "--image", IMAGE, "--kernel", &kernel, "--memory", "256"];
+        let done = self.sudo(&arguments);
+        assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{done:?}");
+        done.stdout.trim_end().to_owned()
+    }
+
+    fn assert_owns_everything(&self) {
+        let mut directories = vec![self.home()];
+        while let Some(directory) = directories.pop() {
+            for entry in fs::read_dir(&directory).unwrap().flatten() {
+                let metadata = entry.metadata().unwrap();
+                let owner = (metadata.uid(), metadata.gid());
+                assert_eq!(owner, (self.uid, self.gid), "{}", entry.path().display());
+                if metadata.is_dir() {
+                    directories.push(entry.path());
+                }
+            }
+        }
+    }
+
+    /// Processes of the user's sandboxes, root's among them.
+    fn processes(&self) -> Vec<String> {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let programs = processes.filter_map(|entry| fs::read_link(entry.path().join("exe")).ok());
+        let programs = programs.filter(|program| program.starts_with(self.directory.path()));
+        programs.map(|program| program.display().to_string()).collect()
+    }
+
+    fn assert_no_process(&self) {
+        let start = Instant::now();
+        while !self.processes().is_empty() {
+            assert!(start.elapsed() < Duration::from_secs(10), "still there: {:?}", self.processes());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.rule);
+        let _ = Command::new("userdel").arg(&self.name).output();
+    }
+}
+
+fn run(command: &mut Command) {
+    let done = done(command);
+    assert_eq!(done.status, 0, "{command:?}: {done:?}");
+}
+
+fn id(name: &str, which: &str) -> u32 {
+    done(Command::new("id").args([which, name])).stdout.trim_end().parse().unwrap()
+}
+
+fn files_are_the_users() {
+    let user = User::new();
+    let id = user.run_detached();
+    user.assert_owns_everything();
+    assert!(user.home().join(".matchlock/vms").join(&id).is_dir());
+
+    // The user needs no sudo for what there is now.
+    assert!(user.done(&["list"]).stdout.contains(&id));
+    assert_eq!(user.done(&["exec", &id, "--", "id", "-u"]).stdout, "0\n");
+    assert_eq!(user.done(&["log", &id]).status, 0);
+    assert_eq!(user.done(&["kill", &id]), success(&format!("Killed {id}\n")));
+    user.assert_owns_everything();
+    assert_eq!(user.done(&["rm", &id]), success(&format!("Removed {id}\n")));
+    user.assert_no_process();
+
+    // As after a client that killed its server: what is left can be removed without sudo.
+    let id = user.run_detached();
+    let vm: serde_json::Value = serde_json::from_str(&user.done(&["get", &id]).stdout).unwrap();
+    let owner = rustix::process::Pid::from_raw(vm["pid"].as_i64().unwrap().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(owner, rustix::process::Signal::KILL).unwrap();
+    user.assert_no_process();
+    assert_eq!(user.done(&["rm", &id]), success(&format!("Removed {id}\n")));
+    assert_eq!(blackbox::names(&user.home().join(".matchlock/vms")), Vec::<String>::new());
+
+    // And the other way round.
+    assert_eq!(user.sudo(&["prune"]), success("Pruned 0 VMs\n"));
+    user.assert_owns_everything();
+}
+
+fn success(stdout: &str) -> Done {
+    Done { status: 0, stdout: stdout.to_owned(), stderr: String::new() }
+}
