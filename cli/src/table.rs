@@ -9,7 +9,9 @@ pub(crate) fn print<const N: usize>(headings: [&str; N], rows: impl IntoIterator
 }
 
 fn format<const N: usize>(headings: [String; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
-    let rows: Vec<_> = std::iter::once(headings).chain(rows).collect();
+    // Names come from archives and arguments; whatever could move a terminal's cursor is left out.
+    let tame = |cell: String| cell.chars().filter(|c| !c.is_control()).collect::<String>();
+    let rows: Vec<_> = std::iter::once(headings).chain(rows).map(|row| row.map(tame)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0) + GAP;
     let widths: [usize; N] = std::array::from_fn(width);
     let line = |row: &[String; N]| {
@@ -48,6 +50,11 @@ mod tests {
     fn columns_are_as_wide_as_their_widest() {
         let rows = [["a", "1"], ["long name", ""]].map(|row| row.map(str::to_owned));
         assert_eq!(format(["NAME".into(), "N".into()], rows), "NAME        N\na           1\nlong name\n");
+    }
+
+    #[test]
+    fn control_characters_are_left_out() {
+        assert_eq!(format(["N".into()], [["a\u{1b}]0;x\u{7}b\n".into()]]), "N\na]0;xb\n");
     }
 
     #[test]

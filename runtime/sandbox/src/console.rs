@@ -26,6 +26,9 @@ pub(crate) const OLDER_LOG: &str = "vm.log.1";
 /// How much of the console's end is kept for messages.
 const TAIL: usize = 4 << 10;
 
+/// How kernel lines start that are no reason for anything: on a machine without PCI, and at each end.
+const NOISE: [&str; 2] = ["PCI: Fatal: No config space access function found", "reboot: "];
+
 /// Longest line given out.
 const MAX_LINE: usize = 200;
 
@@ -77,11 +80,16 @@ impl Console {
         inner.tail.extend(bytes);
     }
 
-    /// The line that says most about why the guest ended: a panic's, else the last.
+    /// The line that says most about why the guest ended: a panic's, else the agent's last, else the last that is not
+    /// said on every start or end.
     pub(crate) fn last_words(&self) -> Option<String> {
         let tail: Vec<u8> = self.lock().tail.iter().copied().collect();
         let lines = || tail.split(|b| *b == b'\n').map(printable).filter(|line| !line.is_empty());
-        lines().find(|line| line.contains("Kernel panic")).or_else(|| lines().next_back())
+        let noise = |line: &String| NOISE.iter().any(|start| line.starts_with(start));
+        lines()
+            .find(|line| line.contains("Kernel panic"))
+            .or_else(|| lines().rfind(|line| line.starts_with("matchlock: ")))
+            .or_else(|| lines().rfind(|line| !noise(line)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -159,6 +167,16 @@ mod tests {
             b"[    1.234567] Kernel panic - not syncing: No working init found.\r\n[ 1.3] CPU: 0\r\n",
         );
         assert_eq!(console.last_words().unwrap(), "Kernel panic - not syncing: No working init found.");
+    }
+
+    #[test]
+    fn the_agents_words_come_before_what_the_kernel_always_says() {
+        let (_directory, console) = console();
+        console.console(b"PCI: Fatal: No config space access function found\r\n");
+        assert_eq!(console.last_words(), None);
+        console.console(b"matchlock: connect to the host: no driver\r\n[    1.0] hid: other\r\n");
+        console.console(b"[    1.2] reboot: Power down\r\n");
+        assert_eq!(console.last_words().unwrap(), "matchlock: connect to the host: no driver");
     }
 
     #[test]
