@@ -52,8 +52,10 @@ record(Sandbox)
 
 
 @pytest.fixture(scope="module")
-def home() -> Iterator[homes.Home]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[homes.Home]:
     """A home that is empty again when the tests of a file are done."""
+    # The tests' own temporary files are not the home's.
+    tmp_path_factory.getbasetemp()
     home = homes.Home()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in home.env().items():

@@ -96,14 +96,12 @@ def busybox(layer: Layer) -> None:
     with debs(["busybox-static"]) as files:
         program = binary(files[0])
     layer.file("usr/bin/busybox", program, 0o755)
-    with tempfile.NamedTemporaryFile(delete=False) as copy:
-        copy.write(program)
-    here = Path(copy.name)
-    try:
+    with tempfile.TemporaryDirectory() as directory:
+        # It goes by the name it is called by.
+        here = Path(directory) / "busybox"
+        here.write_bytes(program)
         here.chmod(0o755)
         names = run([str(here), "--list"]).split()
-    finally:
-        here.unlink()
     for name in names:
         if name != "busybox":
             layer.link(f"usr/bin/{name}", "busybox")
@@ -115,7 +113,7 @@ def binary(deb: Path) -> bytes:
     """The busybox of its package."""
     with tarfile.open(fileobj=io.BytesIO(data(deb))) as tar:
         for member in tar:
-            if member.isfile() and member.name.endswith("/busybox"):
+            if member.isfile() and member.name.endswith("bin/busybox"):
                 file = tar.extractfile(member)
                 assert file is not None
                 return file.read()

@@ -8,7 +8,7 @@ suites in tests/sdk of the repository. Commands are orders to the stand-in:
     sleep S           takes S seconds      repeat N B    writes chunk B (hex) N times
     junk              lines without sense  events N      N file events first
     requests          what was received    callback J    asks the callback socket J
-    die               ends the process     mute          never answers
+    die [TEXT]        ends the process     mute          never answers
     result J          answers J            late          cancelled, and answered all the same
 """
 
@@ -84,6 +84,8 @@ def run(id: int, command: str, out: Any) -> int:
     elif word == "late":
         cancelled[id].wait()
     elif word == "die":
+        if rest:
+            print(f"something\n{rest}\n", file=sys.stderr, flush=True)
         os._exit(3)
     elif word == "junk":
         junk(id)

@@ -243,8 +243,8 @@ def test_files(program: str) -> None:
 def test_death_and_close(program: str) -> None:
     async def body(client: AsyncClient) -> None:
         waiting = asyncio.create_task(client.exec("sleep 30"))
-        with pytest.raises(MatchlockError, match="closed unexpectedly"):
-            await client.exec("die")
+        with pytest.raises(MatchlockError, match="closed unexpectedly: no more$"):
+            await client.exec("die no more")
         with pytest.raises(MatchlockError, match="closed unexpectedly"):
             await waiting
         with pytest.raises(MatchlockError, match="not running"):

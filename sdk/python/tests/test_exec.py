@@ -204,6 +204,12 @@ def test_a_server_that_dies_fails_all_that_wait_for_it(client: Client) -> None:
     eventually(lambda: "matchlock-reader" not in threads())
 
 
+def test_the_last_words_of_a_server_are_passed_on(client: Client) -> None:
+    text = "^Matchlock process closed unexpectedly: sudo: a password is required$"
+    with pytest.raises(MatchlockError, match=text):
+        client.exec("die sudo: a password is required")
+
+
 def test_many_threads(client: Client) -> None:
     def one(number: int) -> str:
         if number % 10 == 0:

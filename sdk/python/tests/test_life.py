@@ -130,6 +130,7 @@ def test_nothing_is_left_of_a_client(program: str) -> None:
             client.exec("echo x")
 
     one()
+    eventually(lambda: threads() == [])
     before = descriptors()
     for _ in range(10):
         one()

@@ -15,8 +15,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
 from .errors import MatchlockError
+from .last_words import LastWords
 from .messages import Notification, Params, Response, decode, encode
-from .transport import CLOSED_UNEXPECTEDLY, LOST, NOT_RUNNING, QUEUE_BYTES
+from .transport import LOST, NOT_RUNNING, QUEUE_BYTES
 
 READ_BYTES = 256 << 10
 
@@ -115,12 +116,14 @@ class AsyncTransport:
     def __init__(
         self,
         process: asyncio.subprocess.Process,
+        stderr: LastWords,
         on_event: Callable[[Params], None],
         on_end: Callable[[], None],
     ) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         self._process = process
+        self._stderr = stderr
         self._on_event = on_event
         self._on_end = on_end
         self._stdin = process.stdin
@@ -135,10 +138,15 @@ class AsyncTransport:
         argv: Sequence[str], on_event: Callable[[Params], None], on_end: Callable[[], None]
     ) -> AsyncTransport:
         """Starts the server."""
-        process = await asyncio.create_subprocess_exec(
-            *argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        return AsyncTransport(process, on_event, on_end)
+        stderr = LastWords()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr.fileno()
+            )
+        except BaseException:
+            stderr.close()
+            raise
+        return AsyncTransport(process, stderr, on_event, on_end)
 
     def running(self) -> bool:
         """Whether requests can be made."""
@@ -264,8 +272,10 @@ class AsyncTransport:
             self._ended = True
             calls = list(self._calls.values())
             self._calls.clear()
+            error = self._stderr.error()
+            self._stderr.close()
             for call in calls:
-                call.finish(None, MatchlockError(CLOSED_UNEXPECTEDLY))
+                call.finish(None, error)
             with contextlib.suppress(Exception):
                 self._on_end()
 

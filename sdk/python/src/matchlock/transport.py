@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import IO, Any
 
 from .errors import MatchlockError
+from .last_words import LastWords
 from .messages import Notification, Params, Response, decode, encode
 
 QUEUE_BYTES = 8 << 20
@@ -27,7 +28,6 @@ LOST = "lost"
 """Method of the notification that stands for those a lossy call dropped."""
 
 NOT_RUNNING = "Matchlock process not running"
-CLOSED_UNEXPECTEDLY = "Matchlock process closed unexpectedly"
 
 OnNotification = Callable[[Notification], None]
 
@@ -122,12 +122,14 @@ class Transport:
         self._writing = threading.Lock()
         self._stdin_open = True
         self._unsent = b""
+        self._stderr = LastWords()
         self._wake_read, self._wake_write = os.pipe()
         try:
             self._process = subprocess.Popen(
-                list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr.fileno()
             )
         except BaseException:
+            self._stderr.close()
             os.close(self._wake_read)
             os.close(self._wake_write)
             raise
@@ -297,8 +299,10 @@ class Transport:
             self._ended = True
             calls = list(self._calls.values())
             self._calls.clear()
+        error = self._stderr.error()
+        self._stderr.close()
         for call in calls:
-            call.finish(None, MatchlockError(CLOSED_UNEXPECTEDLY))
+            call.finish(None, error)
         with contextlib.suppress(Exception):
             self._on_end()
 

@@ -1,0 +1,183 @@
+"""Every block of code in the two documents runs as it is written.
+
+Each in a process of its own, in an empty directory, with local images of the names it uses. A block that asks for
+mounts or for the network is refused for now, by name; that is checked, and the block counted as waiting.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import conftest
+import documents
+import homes
+from documents import FENCED, PLAIN, Block
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+# What the blocks take from the user's environment.
+KEYS = {"API_KEY": "real-key", "ANTHROPIC_API_KEY": "real-key"}
+
+# What a block prints, as a pattern over the whole.
+PRINTS = {
+    "quick start": r"hello from the sandbox\n\n",
+    "streaming": r"1\n2\n3\nExit code: 0\nDuration: [34]\d\d\dms\n",
+    "streaming output": r"1\n2\n3\nExit code: 0\nDuration: [34]\d\d\dms\n",
+    "files": r"Hello, world!\nhello\.txt \(13 bytes, dir=False\)\nscript\.sh \(17 bytes, dir=False\)\n",
+    "file operations": r"Hello, world!\nhello\.txt \(13 bytes, dir=False\)\nscript\.sh \(17 bytes, dir=False\)\n",
+    "lifecycle": r"vm-[0-9a-f]{8}\n",
+    "lifecycle management": r"vm-[0-9a-f]{8}\n",
+    "errors": r"Command failed: \n",
+    "error handling": r"Command failed: \n",
+    # These build a sandbox and start none.
+    "interception rules": "",
+    "interception callback": "",
+    "mounts": "",
+    "filesystem mounts": "",
+    "owners": "",
+}
+
+# Blocks that are refused until the part is built, and the part.
+WAITING = {
+    (PLAIN, "builder"): "network.allowed_hosts",
+    (FENCED, "builder api"): "network.allowed_hosts",
+    (PLAIN, "network policy"): "network.allowed_hosts",
+    (FENCED, "network policy & secrets"): "network.allowed_hosts",
+}
+
+# Blocks that build a sandbox which `launch` refuses until the part is built.
+WAITING_TO_LAUNCH = {
+    (PLAIN, "interception rules"): "network.intercept",
+    (PLAIN, "interception callback"): "network.intercept",
+    (PLAIN, "mounts"): "vfs.mounts",
+    (FENCED, "filesystem mounts"): "vfs.mounts",
+    (PLAIN, "owners"): "vfs.mounts",
+}
+
+CONFIGURATION = [(PLAIN, "configuration"), (FENCED, "custom configuration")]
+
+BLOCKS = documents.blocks()
+
+
+def identity(block: Block) -> str:
+    """A test's name."""
+    return f"{block.document.removeprefix('python-sdk-')}: {block.name}"
+
+
+def run(block: str, home: homes.Home, directory: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Runs a block."""
+    program = directory / "block.py"
+    program.write_text(block, encoding="utf-8")
+    return subprocess.run(
+        [sys.executable, str(program)],
+        cwd=directory,
+        env={**home.env(), **KEYS, **env},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_no_code_is_forgotten() -> None:
+    assert documents.forgotten() == []
+    assert len([block for block in BLOCKS if block.document == PLAIN]) == 14
+    assert len([block for block in BLOCKS if block.document == FENCED]) == 11
+    for block in BLOCKS:
+        if block.language == "python":
+            compile(block.text, block.name, "exec")
+
+
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+SHELL = [block for block in BLOCKS if block.language == "sh"]
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=identity)
+def test_block(block: Block, home: homes.Home, tmp_path: Path) -> None:
+    key = (block.document, block.name)
+    conftest.provide(home, "alpine:latest")
+    if "python:3.12-alpine" in block.text:
+        conftest.provide(home, "python:3.12-alpine")
+    text = block.text
+    if block.name == "owners":
+        # It goes on where the block above it ended.
+        text = next(other.text for other in PYTHON if other.name == "mounts") + text
+    if key in CONFIGURATION:
+        configuration(text, home, tmp_path)
+        return
+    done = run(text, home, tmp_path)
+    if key in WAITING:
+        part = WAITING[key]
+        assert done.returncode == 1, done
+        assert done.stderr.rstrip().endswith(f"RPCError: [-32000] {part}: not built yet"), done.stderr
+        pytest.skip(f"waiting for {part}: refused with -32000, which says so")
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(PRINTS[block.name], done.stdout), done.stdout
+    assert done.stderr == ""
+    home.assert_no_process()
+
+
+@pytest.mark.parametrize("key", WAITING_TO_LAUNCH, ids=" ".join)
+def test_launch_of_what_a_block_builds(key: tuple[str, str], home: homes.Home, tmp_path: Path) -> None:
+    part = WAITING_TO_LAUNCH[key]
+    conftest.provide(home, "alpine:latest")
+    text = next(block.text for block in PYTHON if (block.document, block.name) == key)
+    launch = "from matchlock import Client, Sandbox\n{}\nwith Client() as client:\n    client.launch(sandbox)\n"
+    if key[1] == "mounts" or key[1] == "filesystem mounts" or key[1] == "owners":
+        # The published client sends mounts as they are.
+        launch = launch.replace("launch(sandbox)", 'launch(sandbox.with_workspace("/workspace"))')
+    done = run(launch.format(text), home, tmp_path)
+    assert done.stderr.rstrip().endswith(f"RPCError: [-32000] {part}: not built yet"), done.stderr
+    pytest.skip(f"waiting for {part}: refused with -32000, which says so")
+
+
+def configuration(text: str, home: homes.Home, directory: Path) -> None:
+    """The block wants sudo, and the program in /usr/local/bin: a private mount of that directory has it."""
+    for needed in ("sudo", "unshare"):
+        if shutil.which(needed) is None:
+            pytest.skip(f"{needed} is not installed")
+    if os.geteuid() != 0:
+        pytest.skip("putting the program in a private /usr/local/bin takes root")
+    (directory / "block.py").write_text(text, encoding="utf-8")
+    script = f"""
+        mount --make-rprivate / &&
+        mount -t tmpfs none /usr/local/bin &&
+        for program in '{Path(homes.program()).parent}'/matchlock*; do ln -s "$program" /usr/local/bin/; done &&
+        exec '{sys.executable}' block.py
+    """
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        cwd=directory,
+        env=home.env(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(conftest.PUBLISHED, reason="installs the package of sdk/python")
+@pytest.mark.parametrize("block", SHELL, ids=identity)
+def test_installation(block: Block, tmp_path: Path) -> None:
+    """The commands as written, in an environment of their own, with this package in place of an index's."""
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    env = {**os.environ, "PATH": f"{tmp_path}/venv/bin:{os.environ['PATH']}", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    env["PIP_CONSTRAINT"] = str(Path(__file__).with_name("requirements-sdk.txt"))
+    python = str(tmp_path / "venv" / "bin" / "python")
+    if "-e" not in block.text:
+        wheel = ["wheel", "-q", "--no-deps", "-w", str(tmp_path / "wheels"), str(ROOT / "sdk" / "python")]
+        subprocess.run([python, "-m", "pip", *wheel], check=True, env=env)
+        env.update(PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path / "wheels"))
+    subprocess.run(["sh", "-e", "-c", block.text], cwd=ROOT, env=env, check=True)
+    program = "import matchlock; print(matchlock.__version__, matchlock.Client.__name__)"
+    done = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "0.3.0 Client\n"

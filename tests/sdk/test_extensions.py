@@ -1,0 +1,274 @@
+"""What the package of sdk/python has over the published one, against the real program with real guests."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import resource
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from matchlock import Client, RPCError, Sandbox
+
+import conftest
+import homes
+
+if conftest.PUBLISHED:
+    pytest.skip("the published client has none of this", allow_module_level=True)
+
+from matchlock import AsyncClient
+
+STREAM_BYTES = 96 << 20
+"""More than the memory it may take, several times."""
+
+MEMORY_BYTES = 32 << 20
+
+
+def test_a_list_of_arguments_needs_no_quotes(client: Client) -> None:
+    assert client.exec(["echo", "a  b", "$HOME", "'"]).stdout == "a  b $HOME '\n"
+    out = io.BytesIO()
+    client.exec_stream(["printf", "\\377"], stdout=out)
+    assert out.getvalue() == b"\xff"
+
+
+def test_an_image_without_a_shell(home: homes.Home) -> None:
+    image = conftest.provide(home, "distroless:latest")
+    with Client() as client:
+        client.launch(Sandbox(image))
+        assert client.exec(["/hello/echo", "hi"]).stdout == "hi\n"
+        assert client.exec(["echo", "found on PATH"]).stdout == "found on PATH\n"
+        with pytest.raises(RPCError) as caught:
+            client.exec("echo hi")
+        assert caught.value.is_exec_error()
+    client.remove()
+
+
+def test_environment_and_user_of_one_command(client: Client) -> None:
+    out = io.StringIO()
+    result = client.exec("id -un; echo $A-$B", user="app", env={"A": "1", "B": "zwei ü"})
+    assert result.stdout == "app\n1-zwei ü\n"
+    client.exec_stream("id -u; echo $A", stdout=out, user="1000:1000", env={"A": "2"})
+    client.exec_pipe("echo $A", stdout=out, env={"A": "3"})
+    assert out.getvalue() == "1000\n2\n3\n"
+    terminal = io.StringIO()
+    client.exec_interactive("echo $A", stdout=terminal, env={"A": "4"})
+    assert terminal.getvalue() == "4\r\n"
+    assert client.exec("echo [$A]").stdout == "[]\n"
+
+
+def test_bytes_stay_bytes(client: Client) -> None:
+    content = bytes(range(256)) * 1000
+    out = io.BytesIO()
+    assert client.exec_pipe("cat", io.BytesIO(content), out).exit_code == 0
+    assert out.getvalue() == content
+    result = client.exec("printf '\\377\\000a'")
+    assert (result.stdout_bytes, result.stdout) == (b"\xff\x00a", "\ufffd\x00a")
+
+
+def test_a_detached_command_outlives_its_call(client: Client) -> None:
+    server = client.exec_detached("mkdir -p /www; echo page > /www/a; exec httpd -f -p 127.0.0.1:8081 -h /www")
+    wait = "until wget -qO - http://127.0.0.1:8081/a; do sleep 0.1; done"
+    assert client.exec(wait, timeout=60).stdout == "page\n"
+    assert server.poll() is None
+    with pytest.raises(TimeoutError):
+        server.wait(timeout=0.2)
+    listed = {process.id: process for process in client.processes()}
+    assert listed[server.id].running and "httpd" in listed[server.id].command
+    server.kill()
+    assert server.wait(timeout=30) == 128 + signal.SIGKILL
+    assert server.poll() == 137
+    assert client.exec("wget -qO - http://127.0.0.1:8081/a").exit_code != 0
+
+
+def test_a_detached_command_ends_by_itself(client: Client) -> None:
+    process = client.exec_detached(
+        ["sh", "-c", "echo said $A by $(id -un) in $PWD; exit 9"], "/tmp", user="app", env={"A": "x"}
+    )
+    assert process.wait(timeout=30) == 9
+    assert "said x by app in /tmp" in client.log()
+    asked = client.exec_detached("trap 'exit 4' TERM; while :; do sleep 0.1; done")
+    time.sleep(0.5)
+    asked.terminate()
+    assert asked.wait(timeout=30) == 4
+
+
+def test_what_a_detached_command_started_stays(client: Client) -> None:
+    assert client.exec_detached("(sleep 1; touch /tmp/later) & exit 0").wait(timeout=30) == 0
+    client.exec("until test -e /tmp/later; do sleep 0.1; done", timeout=30)
+    # Unlike what an ordinary command started.
+    client.exec("(sleep 1; touch /tmp/never) & exit 0")
+    time.sleep(1.5)
+    assert client.exec("test -e /tmp/never").exit_code == 1
+
+
+def test_files_and_directories(client: Client) -> None:
+    client.mkdir("/work/a/b", parents=True)
+    client.mkdir("/work/a/b", parents=True)
+    with pytest.raises(RPCError) as caught:
+        client.mkdir("/work/a/b")
+    assert caught.value.is_file_error()
+    client.mkdir("/work/private", mode=0o700)
+    assert client.stat("/work/private").permissions == 0o700
+    client.write_file("/work/a/b/file", "content", mode=0o600)
+    client.exec("ln -s b/file /work/a/link; chown 1000:2000 /work/a/b/file")
+    file = client.stat("/work/a/b/file")
+    assert (file.name, file.size, file.permissions, file.is_dir) == ("file", 7, 0o600, False)
+    assert (file.uid, file.gid) == (1000, 2000)
+    assert file.modified is not None and abs(time.time() - file.modified.timestamp()) < 600
+    assert client.stat("/work/a/link").size == 7
+    link = client.stat("/work/a/link", follow=False)
+    assert link.is_symlink and link.target == "b/file"
+    assert client.list_files("/work/a")[1].target == "b/file"
+    client.rename("/work/a/b/file", "/work/moved")
+    assert client.read_file("/work/moved") == b"content"
+    with pytest.raises(RPCError):
+        client.stat("/work/a/b/file")
+    with pytest.raises(RPCError):
+        client.remove_file("/work/a")
+    client.remove_file("/work/moved")
+    client.remove_file("/work/a", recursive=True)
+    assert [entry.name for entry in client.list_files("/work")] == ["private"]
+
+
+class Zeros(io.RawIOBase):
+    """So many bytes that are not all the same, held by nobody."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+        self.hash = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        piece = (self.left.to_bytes(8, "big") * (size // 8 + 1))[: min(size, self.left)]
+        self.left -= len(piece)
+        self.hash.update(piece)
+        return piece
+
+
+class Hash(io.RawIOBase):
+    """What was written, as a hash."""
+
+    def __init__(self) -> None:
+        self.hash = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.hash.update(data)
+        return len(data)
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def test_streams_of_any_length_in_constant_memory(client: Client) -> None:
+    client.upload("/warm", io.BytesIO(b"x" * (4 << 20)))
+    client.download("/warm", io.BytesIO())
+    client.remove_file("/warm")
+    before = peak_bytes()
+    source, target, part = Zeros(STREAM_BYTES), Hash(), Hash()
+    assert client.upload("/stream", source, mode=0o640) == STREAM_BYTES  # type: ignore[arg-type]
+    assert client.stat("/stream").size == STREAM_BYTES
+    assert client.download("/stream", target) == STREAM_BYTES  # type: ignore[arg-type]
+    assert target.hash.digest() == source.hash.digest()
+    assert client.exec("sha256sum < /stream").stdout.split()[0] == source.hash.hexdigest()
+    assert client.download("/stream", part, offset=STREAM_BYTES - 10, length=100) == 10  # type: ignore[arg-type]
+    assert client.stat("/stream").permissions == 0o640
+    streamed = Hash()
+    assert client.exec_stream("cat /stream", stdout=streamed).exit_code == 0  # type: ignore[arg-type]
+    assert streamed.hash.digest() == source.hash.digest()
+    assert peak_bytes() - before < MEMORY_BYTES
+    client.upload("/stream", io.BytesIO(b"short"))
+    assert client.read_file("/stream") == b"short"
+    client.remove_file("/stream")
+
+
+def test_a_large_content_is_written_whole(client: Client) -> None:
+    content = bytes(range(256)) * (48 << 10)
+    client.write_file("/large", content)
+    assert client.read_file("/large") == content
+    client.remove_file("/large")
+
+
+def test_watch(client: Client) -> None:
+    client.mkdir("/seen/below", parents=True)
+    with client.watch("/seen", recursive=True, timeout=30) as watch:
+        client.write_file("/seen/below/a", "x")
+        assert (change := watch.next(30)).kind == "created" and change.path == "/seen/below/a"
+        assert watch.next(30).kind == "modified"
+        client.remove_file("/seen/below/a")
+        while (change := watch.next(30)).kind != "removed":
+            assert change.path == "/seen/below/a"
+    with pytest.raises(RPCError) as caught:
+        client.watch("/nowhere")
+    assert caught.value.is_file_error()
+
+
+def test_a_stream_that_blocks_holds_up_no_other_request(client: Client) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    class Slow(io.StringIO):
+        def write(self, text: str) -> int:
+            entered.set()
+            leave.wait(30)
+            return len(text)
+
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(client.exec_stream, "echo x", Slow())
+        assert entered.wait(30)
+        assert client.exec("echo other", timeout=30).stdout == "other\n"
+        leave.set()
+        assert slow.result().exit_code == 0
+
+
+def test_mounts_without_a_workspace_are_below_workspace(home: homes.Home, alpine: str) -> None:
+    with Client() as client, pytest.raises(RPCError) as caught:
+        client.launch(Sandbox(alpine).mount_memory("/workspace/tmp"))
+    # Not -32602: there is nothing wrong with it but that mounts come later.
+    assert caught.value.is_vm_error() and caught.value.message == "vfs.mounts: not built yet"
+
+
+def test_the_asyncio_client(home: homes.Home, alpine: str) -> None:
+    async def body() -> None:
+        async with AsyncClient() as client:
+            await client.launch(Sandbox(alpine).with_memory(256))
+            results = await asyncio.gather(*(client.exec(f"echo {number}") for number in range(20)))
+            assert [result.stdout for result in results] == [f"{number}\n" for number in range(20)]
+            out = io.BytesIO()
+            reader = asyncio.StreamReader()
+            reader.feed_data(b"\xffabc")
+            reader.feed_eof()
+            assert (await client.exec_pipe("cat", reader, out)).exit_code == 0
+            assert out.getvalue() == b"\xffabc"
+            terminal = io.StringIO()
+            await client.exec_interactive("stty size", stdout=terminal, rows=30, cols=90)
+            assert terminal.getvalue() == "30 90\r\n"
+            with pytest.raises(TimeoutError):
+                await client.exec("sleep 100", timeout=0.5)
+            task = asyncio.create_task(client.exec("sleep 100"))
+            await asyncio.sleep(0.5)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            content = b"\x00\x01" * (1 << 20)
+            assert await client.upload("/up", io.BytesIO(content)) == len(content)
+            target = io.BytesIO()
+            await client.download("/up", target)
+            assert target.getvalue() == content
+            process = await client.exec_detached(["sleep", "100"])
+            await process.kill()
+            assert await process.wait(30) == 137
+            async with await client.watch("/tmp") as watch:
+                await client.write_file("/tmp/x", "x")
+                assert (await watch.next(30)).kind == "created"
+            with pytest.raises(RPCError):
+                await client.read_file("/nowhere")
+        await client.remove()
+
+    asyncio.run(asyncio.wait_for(body(), 120))
