@@ -7,7 +7,7 @@
 //! last breath, so neither a reused pid nor a stale row can fool anyone. Not here: processes; they end by themselves
 //! when their owner's descriptors close.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -175,9 +175,13 @@ pub fn end_by_force(home: &Home, records: &Records, id: &Id) -> Result<()> {
     let Some(owner) = sys::ProcessHandle::open(record.pid).map_err(Error::system("owner process"))? else {
         return Ok(());
     };
-    // The owner was alive before the handle was made, or there would be no row, and it is alive now that its lock is
-    // held: so all the while the process of that number was the owner.
-    if !paths.is_owned().map_err(Error::io(paths.directory()))? {
+    // The row may be stale, or whoever wrote it may wish somebody else dead: only an owner has the lock open.
+    let lock = match File::open(paths.lock()) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::io(&paths.lock())(error)),
+    };
+    if !owner.has_open(&lock).map_err(Error::system("owner process"))? {
         return Ok(());
     }
     match owner.kill(KILL_LIMIT).map_err(Error::system("owner process"))? {
@@ -318,9 +322,13 @@ mod tests {
         records.insert(&Record { pid: stranger.id(), ..record(id.as_str()) }).unwrap();
         fs::create_dir(home.vm(&id).directory()).unwrap();
         fs::write(home.vm(&id).lock(), "").unwrap();
+        // Even if somebody holds the lock.
+        let lock = File::open(home.vm(&id).lock()).unwrap();
+        lock.lock().unwrap();
 
         end_by_force(&home, &records, &id).unwrap();
         assert!(stranger.try_wait().unwrap().is_none(), "a stranger was killed");
+        drop(lock);
         reconcile(&home, &records).unwrap();
         assert_eq!(records.get(&id).unwrap().unwrap().status, Status::Crashed);
         remove(&home, &records, &id).unwrap();

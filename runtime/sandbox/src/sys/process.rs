@@ -1,7 +1,9 @@
 //! A process held by a descriptor, so that its number cannot come to mean another one.
 
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -10,27 +12,54 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// The process.
 #[derive(Debug)]
-pub(crate) struct ProcessHandle(OwnedFd);
+pub(crate) struct ProcessHandle {
+    pid: Pid,
+    descriptor: OwnedFd,
+}
 
 impl ProcessHandle {
     /// The process that has this number now, if there is one.
     pub(crate) fn open(pid: u32) -> io::Result<Option<Self>> {
         let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
         match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(handle) => Ok(Some(Self(handle))),
+            Ok(descriptor) => Ok(Some(Self { pid, descriptor })),
             Err(Errno::SRCH) => Ok(None),
             Err(errno) => Err(errno.into()),
         }
     }
 
+    /// Whether it has this file open. Should its number have come to mean another process meanwhile, that one is asked;
+    /// the handle then holds a process that has ended.
+    pub(crate) fn has_open(&self, file: &File) -> io::Result<bool> {
+        let wanted = file.metadata()?;
+        let same = |path| match fs::metadata(path) {
+            Ok(found) => Ok((found.dev(), found.ino()) == (wanted.dev(), wanted.ino())),
+            // Closed meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        };
+        match fs::read_dir(format!("/proc/{}/fd", self.pid.as_raw_nonzero())) {
+            Ok(entries) => {
+                for entry in entries {
+                    if same(entry?.path())? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Kills it; whether it was gone within the limit.
     pub(crate) fn kill(&self, limit: Duration) -> io::Result<bool> {
-        match pidfd_send_signal(&self.0, Signal::KILL) {
+        match pidfd_send_signal(&self.descriptor, Signal::KILL) {
             Ok(()) | Err(Errno::SRCH) => {}
             Err(errno) => return Err(errno.into()),
         }
         let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
-        let mut polled = [PollFd::new(&self.0, PollFlags::IN)];
+        let mut polled = [PollFd::new(&self.descriptor, PollFlags::IN)];
         Ok(rustix::io::retry_on_intr(|| poll(&mut polled, Some(&limit)))? > 0)
     }
 }
@@ -48,5 +77,18 @@ mod tests {
         assert!(handle.kill(Duration::ZERO).unwrap(), "twice is once");
         assert!(ProcessHandle::open(child.id()).unwrap().is_none());
         assert!(ProcessHandle::open(0).unwrap().is_none());
+    }
+
+    #[test]
+    fn open_files_are_seen() {
+        let open = tempfile::tempfile().unwrap();
+        let mut child =
+            std::process::Command::new("sleep").arg("1000").stdin(open.try_clone().unwrap()).spawn().unwrap();
+        let handle = ProcessHandle::open(child.id()).unwrap().unwrap();
+        assert!(handle.has_open(&open).unwrap());
+        assert!(!handle.has_open(&tempfile::tempfile().unwrap()).unwrap());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!handle.has_open(&open).unwrap());
     }
 }

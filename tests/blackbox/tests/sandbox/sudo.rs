@@ -4,17 +4,22 @@
 //! directory that only root can write, so that the leave is good for nothing else.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use blackbox::{Done, IMAGE, done, machine};
+use blackbox::{Done, IMAGE, done, end, machine, read_until, spawn};
 
 use crate::Test;
 
-pub(crate) const TESTS: &[Test] = &[("sudo::files_are_the_users", files_are_the_users)];
+pub(crate) const TESTS: &[Test] = &[
+    ("sudo::files_are_the_users", files_are_the_users),
+    ("sudo::the_end_of_input_ends_roots_server", the_end_of_input_ends_roots_server),
+];
 
 const PROGRAMS: [&str; 5] =
     ["matchlock", "matchlock-vmm", "matchlock-devices", "matchlock-launcher", "matchlock-guest"];
@@ -48,7 +53,8 @@ struct User {
 
 impl User {
     fn new() -> Self {
-        let name = format!("matchlock-t{}", std::process::id());
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("mltest-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let directory = tempfile::Builder::new().prefix("matchlock-test-").tempdir_in("/opt").unwrap();
         fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let programs = blackbox::program().unwrap();
@@ -189,6 +195,31 @@ fn files_are_the_users() {
     // And the other way round.
     assert_eq!(user.sudo(&["prune"]), success("Pruned 0 VMs\n"));
     user.assert_owns_everything();
+}
+
+/// A client cannot kill a server that is root's, but it can hang up.
+fn the_end_of_input_ends_roots_server() {
+    let user = User::new();
+    let machine = machine();
+    let mut sudo = user.command(Path::new("sudo"));
+    let rpc = sudo.arg("-n").arg(user.program()).args(["rpc", "--machine", &machine]);
+    let mut rpc = spawn(rpc.stdin(Stdio::piped()));
+    let kernel = std::env::var("MATCHLOCK_TEST_KERNEL").unwrap_or_default();
+    let params =
+        serde_json::json!({"image": IMAGE, "kernel": {"ref": kernel}, "resources": {"memory_mb": 256}});
+    let call = serde_json::json!({"jsonrpc": "2.0", "id": 1, "method": "create", "params": params});
+    writeln!(rpc.stdin.as_mut().unwrap(), "{call}").unwrap();
+    let answer: serde_json::Value = serde_json::from_str(&read_until(&mut rpc, "\n")).unwrap();
+    let id = answer["result"]["id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
+    user.assert_owns_everything();
+    assert_eq!(user.done(&["exec", &id, "echo", "hi"]), success("hi\n"));
+    assert!(user.processes().len() > 1, "the server and its machine");
+
+    drop(rpc.stdin.take());
+    assert_eq!(end(rpc).status, 0);
+    user.assert_no_process();
+    assert_eq!(user.done(&["rm", &id]), success(&format!("Removed {id}\n")));
+    assert_eq!(blackbox::names(&user.home().join(".matchlock/vms")), Vec::<String>::new());
 }
 
 fn success(stdout: &str) -> Done {
