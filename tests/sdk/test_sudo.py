@@ -1,7 +1,7 @@
 """The server under real sudo, driven by a user who may not kill it: end of input is the contract.
 
-The user, and what sudo lets him do, exist in a private mount of /etc/passwd, /etc/shadow and /etc/sudoers only. Needs root, sudo and
-util-linux.
+The user, and what sudo lets him do, exist in private mounts of /etc/passwd, /etc/shadow and /etc/sudoers only. Needs
+root, sudo and util-linux.
 """
 
 from __future__ import annotations
