@@ -32,8 +32,8 @@ pub(crate) struct Vm {
     pub(crate) id: Id,
     state: watch::Receiver<State>,
     stop: watch::Sender<Option<Stop>>,
-    /// Its forwarded ports.
-    pub(crate) forwards: Mutex<Option<Forwards>>,
+    /// Its forwarded ports; none come any more once it has ended.
+    pub(crate) forwards: Arc<Mutex<Option<Forwards>>>,
 }
 
 /// Where it is in its life.
@@ -75,14 +75,14 @@ impl Vm {
         let sandbox = Sandbox::create(home, spec, Start::now())?;
         let id = sandbox.id().clone();
         let (vm, sender, stop) = Self::new(id);
-        tokio::spawn(own(sandbox, limit, sender, stop));
+        tokio::spawn(own(sandbox, limit, sender, stop, Arc::clone(&vm.forwards)));
         Ok(vm)
     }
 
     fn new(id: Id) -> (Arc<Self>, watch::Sender<State>, watch::Receiver<Option<Stop>>) {
         let (sender, state) = watch::channel(State::default());
         let (stop, stopped) = watch::channel(None);
-        (Arc::new(Self { id, state, stop, forwards: Mutex::default() }), sender, stopped)
+        (Arc::new(Self { id, state, stop, forwards: Arc::default() }), sender, stopped)
     }
 
     /// Waits until the guest answers, or says why it never will.
@@ -178,6 +178,7 @@ async fn own(
     limit: Option<Duration>,
     state: watch::Sender<State>,
     mut stop: watch::Receiver<Option<Stop>>,
+    forwards: Arc<Mutex<Option<Forwards>>>,
 ) {
     let mut discard = false;
     let mut killed = sandbox.stop_requested();
@@ -214,6 +215,9 @@ async fn own(
     };
     tracing::info!("{}: {}", sandbox.id(), ended.why);
     state.send_modify(|state| state.ended = Some(ended));
+    if let Some(forwards) = forwards.lock().await.take() {
+        forwards.close().await;
+    }
 
     let stop = *stop.borrow();
     if discard || stop.is_some_and(|stop| stop.discard) {

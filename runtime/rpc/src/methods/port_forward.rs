@@ -41,6 +41,8 @@ pub(super) async fn run(mut call: Call, inside: Inside) -> Result<Answer> {
         old.close().await;
     }
     let (forwards, addresses) = ports(&forwards, &addresses)?;
+    // Nobody would close those of a sandbox that has ended meanwhile.
+    inside.vm.running()?;
     match Forwards::bind(&inside.guest, &forwards, &addresses) {
         Ok((new, bindings)) => {
             *current = Some(new);
