@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test's helper fails the test")]
 
+pub mod rpc;
 mod terminal;
 
 pub use terminal::Terminal;

@@ -12,6 +12,7 @@ mod lifecycle;
 mod log;
 mod port_forward;
 mod programs;
+mod rpc;
 mod records;
 mod sudo;
 
@@ -36,8 +37,9 @@ enum Needs {
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let sets: Vec<(Needs, &[Test])> = vec![
+    let mut sets: Vec<(Needs, &[Test])> = vec![
         (Needs::Program, arguments::TESTS),
+        (Needs::Program, rpc::TESTS_WITHOUT_GUEST),
         (Needs::Program, records::TESTS_WITHOUT_GUEST),
         (Needs::Program, port_forward::TESTS_WITHOUT_GUEST),
         (Needs::Guest, programs::TESTS),
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         (Needs::Guest, broken::TESTS),
         (Needs::Packages, broken::TESTS_THAT_FETCH),
     ];
+    sets.extend(rpc::TESTS.iter().map(|tests| (Needs::Guest, *tests)));
     let mut trials = Vec::new();
     for (needs, tests) in sets {
         let missing = missing(needs);
