@@ -12,8 +12,8 @@ mod lifecycle;
 mod log;
 mod port_forward;
 mod programs;
-mod rpc;
 mod records;
+mod rpc;
 mod sudo;
 
 use std::process::ExitCode;
@@ -39,9 +39,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let mut sets: Vec<(Needs, &[Test])> = vec![
         (Needs::Program, arguments::TESTS),
-        (Needs::Program, rpc::TESTS_WITHOUT_GUEST),
         (Needs::Program, records::TESTS_WITHOUT_GUEST),
         (Needs::Program, port_forward::TESTS_WITHOUT_GUEST),
+        (Needs::Program, rpc::TESTS_WITHOUT_GUEST),
         (Needs::Guest, programs::TESTS),
         (Needs::Guest, lifecycle::TESTS),
         (Needs::Guest, records::TESTS),
