@@ -1,6 +1,7 @@
-"""The code of the two documents that users of earlier releases have, block by block, exactly as it stands there.
+"""The code of documents, block by block, exactly as it stands there.
 
-A block is found by the line it begins with, below a heading, and by the line that follows it. Not here: running it.
+The documents are the two that users of earlier releases have, and the package's README. Where there are no fences, a
+block is found by the line it begins with, below a heading, and by the line that follows it. Not here: running it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,13 @@ from pathlib import Path
 DOCUMENTS = Path(__file__).resolve().parent / "documents"
 FENCED = "python-sdk-0.1.md"
 PLAIN = "python-sdk-0.2.16.txt"
+README = "README.md"
+
+PATHS = {
+    FENCED: DOCUMENTS / FENCED,
+    PLAIN: DOCUMENTS / PLAIN,
+    README: DOCUMENTS.parent.parent.parent / "sdk" / "python" / README,
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ MARKERS = [
 
 def plain_blocks() -> list[Block]:
     """The blocks of the document without fences."""
-    lines = (DOCUMENTS / PLAIN).read_text(encoding="utf-8").splitlines()
+    lines = PATHS[PLAIN].read_text(encoding="utf-8").splitlines()
     blocks = []
     used = 0
     for marker in MARKERS:
@@ -75,26 +83,26 @@ def plain_blocks() -> list[Block]:
     return blocks
 
 
-def fenced_blocks() -> list[Block]:
-    """The blocks of the document with fences."""
-    text = (DOCUMENTS / FENCED).read_text(encoding="utf-8")
+def fenced_blocks(document: str) -> list[Block]:
+    """The blocks of a document with fences."""
+    text = PATHS[document].read_text(encoding="utf-8")
     blocks = []
     for match in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         heading = re.findall(r"^#+ (.*)$", text[: match.start()], re.MULTILINE)[-1]
         name, count = heading.lower(), sum(block.name.startswith(heading.lower()) for block in blocks)
         language = "sh" if match[1] == "bash" else match[1]
-        blocks.append(Block(FENCED, name if count == 0 else f"{name} {count + 1}", language, match[2]))
+        blocks.append(Block(document, name if count == 0 else f"{name} {count + 1}", language, match[2]))
     return blocks
 
 
 def blocks() -> list[Block]:
     """All of them."""
-    return fenced_blocks() + plain_blocks()
+    return fenced_blocks(FENCED) + plain_blocks() + fenced_blocks(README)
 
 
 def forgotten() -> list[str]:
     """Lines of the document without fences that look like code and are in no block."""
-    text = (DOCUMENTS / PLAIN).read_text(encoding="utf-8")
+    text = PATHS[PLAIN].read_text(encoding="utf-8")
     for block in plain_blocks():
         assert block.text in text
         text = text.replace(block.text, "\n", 1)

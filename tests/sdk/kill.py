@@ -2,9 +2,9 @@
 
     kill.py N [--seed S] [--first K]
 
-The victim is the RPC server, a process of the machine, or the program that uses the SDK. After each kill no process of
-the sandbox may be left within LEFT_SECONDS; after the next `matchlock` command no socket, disk, mount or temporary file:
-just the record and its log, which `rm` removes. A failure names the seed and the round; `--seed S --first K` repeats it.
+The victim is the RPC server, a process of the machine, or the program that uses the SDK. After each kill no process
+of the sandbox may be left within LEFT_SECONDS; after the next `matchlock` command no socket, disk, mount or temporary
+file: just the record and its log, which `rm` removes. A failure names the seed and the round, which repeat it.
 Environment as in `homes`. Not here: orderly ends (`test_api`).
 """
 
@@ -36,7 +36,7 @@ print("started", flush=True)
 client = Client()
 try:
     with client:
-        client.launch(Sandbox("alpine:latest").with_memory(256).with_entrypoint("sleep", "1000"))
+        client.launch(Sandbox("alpine:latest").with_memory(256).with_entrypoint("sh", "-c", "sleep 1000"))
         print("launched", flush=True)
         detached = client.exec_detached("sleep 1000")
         streams = [threading.Thread(target=call, daemon=True) for call in (
