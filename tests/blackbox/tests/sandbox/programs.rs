@@ -96,7 +96,7 @@ fn exit_statuses() {
         (&["no-such-program"][..], 127, "matchlock: no-such-program"),
         (&["/no/such/program"], 127, "matchlock: /no/such/program"),
         (&["/etc/passwd"], 126, "matchlock: /etc/passwd"),
-        (&["-u", "nobody-at-all", "true"], 127, "matchlock: user "),
+        (&["-u", "nobody-at-all", "true"], 127, "matchlock: no such user: nobody-at-all"),
         (&["-w", "/no/such/directory", "true"], 1, "matchlock: working directory /no/such/directory"),
     ] {
         let done = exec(command);
