@@ -63,6 +63,13 @@ class Home:
         env["PATH"] = f"{os.environ['PATH']}:{self.mark}"
         return env
 
+    def own_cache(self) -> None:
+        """Puts copies in place of what it shares with other tests."""
+        for link in (self.path / ".cache" / "matchlock").iterdir():
+            target = link.resolve()
+            link.unlink()
+            subprocess.run(["cp", "-a", "--sparse=always", "--reflink=auto", str(target), str(link)], check=True)
+
     def matchlock(self, *arguments: str, stdin: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Runs the program to its end."""
         with open(stdin or os.devnull, "rb") as source:

@@ -143,7 +143,7 @@ def look(home: Home) -> None:
 def cache_listing(home: Home) -> set[Path]:
     """What is in the cache, which kills must not add to."""
     cache = home.path / ".cache" / "matchlock"
-    return {path for name in ("images", "kernels", "uppers") for path in (cache / name).resolve().rglob("*")}
+    return {path for name in ("images", "kernels", "uppers") for path in (cache / name).rglob("*")}
 
 
 def one(home: Home, chosen: Round, rng: random.Random) -> tuple[str, float]:
@@ -201,6 +201,7 @@ def main() -> int:
     home = Home()
     try:
         home.image("alpine:latest")
+        home.own_cache()
         life = whole_life(home)
         cache = cache_listing(home)
         print(f"{program()}: {arguments.kills} kills in lives of {life:.1f} s, seed {arguments.seed}", flush=True)

@@ -142,10 +142,7 @@ def place(home: homes.Home, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         pytest.skip("making a user takes root")
     conftest.provide(home, "alpine:latest")
     # Behind sudo the program touches the user's files as the user, so the cache has to be his own.
-    for link in (home.path / ".cache" / "matchlock").iterdir():
-        target = link.resolve()
-        link.unlink()
-        subprocess.run(["cp", "-a", "--sparse=always", str(target), str(link)], check=True)
+    home.own_cache()
     home.path.chmod(0o755)
     subprocess.run(["chown", "-hR", f"{UID}:{UID}", str(home.path)], check=True)
     yield Place(home, tmp_path_factory.mktemp("etc"))
