@@ -81,6 +81,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ImageCommand,
     },
+    /// Make, list, remove and copy named volumes
+    Volume {
+        #[command(subcommand)]
+        command: VolumeCommand,
+    },
     /// Check what this host can run, and say what is missing
     Diagnose(JsonArgs),
     /// Print the version
@@ -103,6 +108,21 @@ pub(crate) enum ImageCommand {
     /// Remove an image
     #[command(visible_alias = "remove")]
     Rm(ImageRmArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VolumeCommand {
+    /// Make an empty volume
+    Create(VolumeCreateArgs),
+    /// List volumes
+    #[command(visible_alias = "list")]
+    Ls(JsonArgs),
+    /// Remove a volume and all in it
+    #[command(visible_alias = "remove")]
+    Rm(VolumeRmArgs),
+    /// Copy a volume
+    #[command(visible_alias = "copy")]
+    Cp(VolumeCopyArgs),
 }
 
 #[derive(Debug, Args)]
@@ -364,6 +384,36 @@ pub(crate) struct ImageRmArgs {
     /// Tag
     #[arg(value_name = "TAG")]
     pub(crate) tag: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VolumeCreateArgs {
+    /// Volume
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// Size in MB
+    #[arg(long, value_name = "MB", default_value_t = 10240)]
+    pub(crate) size: u64,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VolumeRmArgs {
+    /// Volume
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VolumeCopyArgs {
+    /// Volume to copy
+    #[arg(value_name = "SOURCE")]
+    pub(crate) from: String,
+    /// Volume to make
+    #[arg(value_name = "DEST")]
+    pub(crate) to: String,
 }
 
 /// A duration as Go writes it: `90`, `5s`, `1m30s`, `500ms`; a bare number is seconds.

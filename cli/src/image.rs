@@ -83,7 +83,7 @@ fn with_store<T>(act: impl FnOnce(Store) -> anyhow::Result<T>) -> anyhow::Result
 }
 
 /// One decimal of a megabyte.
-fn megabytes(bytes: u64) -> String {
+pub(crate) fn megabytes(bytes: u64) -> String {
     let tenths = bytes.saturating_mul(10) / (1 << 20);
     format!("{}.{} MB", tenths / 10, tenths % 10)
 }

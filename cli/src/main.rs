@@ -25,10 +25,11 @@ mod state;
 mod stdio;
 mod table;
 mod terminal;
+mod volume;
 
 use std::process::ExitCode;
 
-use args::{Cli, Command, ImageCommand};
+use args::{Cli, Command, ImageCommand, VolumeCommand};
 use sandbox::Start;
 use say::say;
 
@@ -66,6 +67,12 @@ fn dispatch(cli: Cli, start: Start) -> anyhow::Result<u8> {
             ImageCommand::Ls(args) => image::ls(&args),
             ImageCommand::Import(args) => image::import(&args),
             ImageCommand::Rm(args) => image::rm(&args),
+        },
+        Command::Volume { command } => match command {
+            VolumeCommand::Create(args) => volume::create(&args),
+            VolumeCommand::Ls(args) => volume::ls(&args),
+            VolumeCommand::Rm(args) => volume::rm(&args),
+            VolumeCommand::Cp(args) => volume::copy(&args),
         },
         Command::Diagnose(args) => diagnose::diagnose(&args),
         Command::Completion { shell } => {

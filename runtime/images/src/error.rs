@@ -94,6 +94,23 @@ pub enum Error {
         /// What mke2fs said.
         why: String,
     },
+    /// No name a volume can have.
+    #[error("{0:?} is not a volume name: letters, digits, `_`, `.` and `-`, the first a letter or digit")]
+    VolumeName(String),
+    /// There is no volume of this name.
+    #[error("named volume not found: {0}")]
+    NoVolume(String),
+    /// There is a volume of this name.
+    #[error("named volume already exists: {0}")]
+    VolumeExists(String),
+    /// The volume could not be formatted.
+    #[error("volume {name}: {why}")]
+    Volume {
+        /// Its name.
+        name: String,
+        /// What mke2fs said.
+        why: String,
+    },
     /// The disk is too full.
     #[error("{path}: {needed} bytes are needed, {free} are free", path = path.display())]
     Space {

@@ -24,9 +24,11 @@ mod store;
 mod stream;
 mod tar_stream;
 mod upper;
+mod volume;
 
 pub use error::{EntryError, Error, LayerError, Result};
 pub use image::{Digest, Image, ImageConfig, ImageSummary, Layer};
 pub use progress::{Progress, Quiet};
 pub use store::{ImportSource, Imported, Puller, Store};
 pub use upper::upper_disk;
+pub use volume::{Volume, Volumes};

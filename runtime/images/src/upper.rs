@@ -68,12 +68,13 @@ fn template(cache: &Path, size_mb: u64) -> Result<File> {
     let file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&dir).map_err(Error::io(&dir))?;
     let len = size_mb.checked_mul(1 << 20).ok_or_else(|| upper_error(size_mb, "it is too large"))?;
     file.as_file().set_len(len).map_err(Error::io(file.path()))?;
-    format(file.path(), size_mb)?;
+    format(file.path(), FEATURES).map_err(|why| upper_error(size_mb, &why))?;
     file.as_file().sync_all().map_err(Error::io(file.path()))?;
     file.persist(&path).map_err(|error| Error::Io { path: path.clone(), source: error.error })
 }
 
-fn format(path: &Path, size_mb: u64) -> Result<()> {
+/// Makes an ext4 with these features and no others of a file as long as it is to be. The error is what mke2fs said.
+pub(crate) fn format(path: &Path, features: &str) -> std::result::Result<(), String> {
     let command = |program: &str| {
         let mut command = Command::new(program);
         command
@@ -81,7 +82,7 @@ fn format(path: &Path, size_mb: u64) -> Result<()> {
                 "-q",
                 "-F",
                 "-O",
-                FEATURES,
+                features,
                 "-b",
                 "4096",
                 "-I",
@@ -94,7 +95,7 @@ fn format(path: &Path, size_mb: u64) -> Result<()> {
                 "remount-ro",
             ])
             // Discarding tells it that what it has not written is zero.
-            .args(["-E", "discard,lazy_itable_init=1"])
+            .args(["-E", "discard,lazy_itable_init=1,lazy_journal_init=1"])
             .arg(path)
             .env("MKE2FS_CONFIG", "/dev/null")
             .env("LC_ALL", "C")
@@ -108,17 +109,14 @@ fn format(path: &Path, size_mb: u64) -> Result<()> {
             other => Some(other),
         });
     let output = match output {
-        None => return Err(upper_error(size_mb, "mke2fs is not installed (Debian package e2fsprogs)")),
-        Some(run) => run.map_err(Error::io("mke2fs"))?,
+        None => return Err("mke2fs is not installed (Debian package e2fsprogs)".to_owned()),
+        Some(run) => run.map_err(|error| format!("mke2fs: {error}"))?,
     };
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(upper_error(
-        size_mb,
-        said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("mke2fs died").trim(),
-    ))
+    Err(said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("mke2fs died").trim().to_owned())
 }
 
 fn upper_error(size_mb: u64, why: &str) -> Error {
@@ -126,7 +124,7 @@ fn upper_error(size_mb: u64, why: &str) -> Error {
 }
 
 /// Makes `to` the same as `from`, holes and all.
-fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
+pub(crate) fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
     to.set_len(from.metadata()?.len())?;
     let mut buffer = vec![0; 256 << 10];
     let mut at = 0;

@@ -39,6 +39,17 @@ pub struct Image {
     pub created_at: String,
 }
 
+/// `matchlock volume create --json`, and one volume of `matchlock volume ls --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Volume {
+    /// Name.
+    pub name: String,
+    /// Megabytes with one decimal, such as `16.0 MB`.
+    pub size: String,
+    /// The ext4 image on the host.
+    pub path: String,
+}
+
 /// `matchlock diagnose --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Diagnosis {

@@ -1,0 +1,61 @@
+//! `matchlock volume`: named volumes.
+//!
+//! Not here: the volumes (`images::Volumes`).
+
+use images::{Volume, Volumes};
+use sandbox::Home;
+
+use crate::args::{JsonArgs, VolumeCopyArgs, VolumeCreateArgs, VolumeRmArgs};
+use crate::image::megabytes;
+use crate::say::say;
+use crate::table;
+
+/// Makes a volume.
+pub(crate) fn create(args: &VolumeCreateArgs) -> anyhow::Result<u8> {
+    let volume = with_volumes(|volumes| volumes.create(&args.name, args.size))?;
+    if args.json {
+        say!("{}", serde_json::to_string(&wire_volume(&volume))?);
+    } else {
+        say!("Created volume {} ({} MB)", volume.name, args.size);
+    }
+    Ok(0)
+}
+
+/// Lists volumes.
+pub(crate) fn ls(args: &JsonArgs) -> anyhow::Result<u8> {
+    let list = with_volumes(|volumes| volumes.list())?;
+    if args.json {
+        let list: Vec<_> = list.iter().map(wire_volume).collect();
+        say!("{}", serde_json::to_string(&list)?);
+        return Ok(0);
+    }
+    table::print(["NAME", "SIZE"], list.iter().map(|volume| [volume.name.clone(), megabytes(volume.size)]));
+    Ok(0)
+}
+
+/// Removes a volume.
+pub(crate) fn rm(args: &VolumeRmArgs) -> anyhow::Result<u8> {
+    with_volumes(|volumes| volumes.remove(&args.name))?;
+    say!("Removed volume {}", args.name);
+    Ok(0)
+}
+
+/// Copies a volume.
+pub(crate) fn copy(args: &VolumeCopyArgs) -> anyhow::Result<u8> {
+    with_volumes(|volumes| volumes.copy(&args.from, &args.to))?;
+    say!("Copied volume {} to {}", args.from, args.to);
+    Ok(0)
+}
+
+fn with_volumes<T>(act: impl FnOnce(Volumes) -> images::Result<T>) -> anyhow::Result<T> {
+    let home = Home::from_env()?;
+    home.as_user(|| Ok(act(Volumes::open(home.cache())?)?))
+}
+
+fn wire_volume(volume: &Volume) -> wire::Volume {
+    wire::Volume {
+        name: volume.name.clone(),
+        size: megabytes(volume.size),
+        path: volume.path.to_string_lossy().into_owned(),
+    }
+}
