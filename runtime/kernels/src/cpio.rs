@@ -2,6 +2,17 @@
 
 use std::io::{self, Write};
 
+/// Name of the entry behind the last.
+const TRAILER: &str = "TRAILER!!!";
+
+/// That entry's name with its NUL and padding.
+pub(crate) const TRAILER_BYTES: u64 = 14;
+
+/// Whether an archive of which these are the last [`TRAILER_BYTES`] has its end.
+pub(crate) fn ends(bytes: &[u8]) -> bool {
+    bytes.starts_with(TRAILER.as_bytes()) && bytes.len() as u64 == TRAILER_BYTES
+}
+
 /// Writes an archive; entries appear in the order of the calls, so a directory must precede what is in it.
 pub(crate) struct Writer<W> {
     out: W,
@@ -29,7 +40,7 @@ impl<W: Write> Writer<W> {
 
     pub(crate) fn finish(mut self) -> io::Result<W> {
         self.inode = 0;
-        self.header("TRAILER!!!", 0, 1, (0, 0), 0)?;
+        self.header(TRAILER, 0, 1, (0, 0), 0)?;
         Ok(self.out)
     }
 
@@ -104,7 +115,11 @@ mod tests {
         for length in 0..9 {
             let mut writer = Writer::new(Vec::new());
             writer.file("n", 0o644, &vec![1; length]).unwrap();
-            assert_eq!(writer.finish().unwrap().len() % 4, 0);
+            let archive = writer.finish().unwrap();
+            assert_eq!(archive.len() % 4, 0);
+            let start = archive.len() - usize::try_from(TRAILER_BYTES).unwrap();
+            assert!(ends(&archive[start..]));
+            assert!(!ends(&archive[start - 1..archive.len() - 1]));
         }
     }
 }

@@ -1,8 +1,12 @@
 //! Kernel image files: what is in one, and the ELF image inside a bzImage.
 
+use std::fs::File;
 use std::io::{self, Read};
 
 use machine::KernelFormat;
+use object::elf::{FileHeader64, PT_LOAD};
+use object::read::ReadCache;
+use object::read::elf::{FileHeader, ProgramHeader};
 
 use crate::MAX_IMAGE_BYTES;
 
@@ -28,6 +32,35 @@ pub(crate) fn detect(head: &[u8]) -> Result<KernelFormat, &'static str> {
         return Ok(KernelFormat::Image);
     }
     Err("neither ELF nor bzImage")
+}
+
+/// Whether an ELF file is a whole kernel with the entry point that machines here use.
+pub(crate) fn check_elf(file: File) -> Result<(), &'static str> {
+    /// xen/include/public/elfnote.h: "Physical entry point into the kernel. 32bit entry point into the kernel."
+    const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
+    const BROKEN: &str = "an ELF file with broken headers";
+
+    let data = ReadCache::new(file);
+    let length = object::ReadRef::len(&data).map_err(|()| "not readable")?;
+    let header = FileHeader64::<object::LittleEndian>::parse(&data).map_err(|_| BROKEN)?;
+    let endian = header.endian().map_err(|_| BROKEN)?;
+    let segments = header.program_headers(endian, &data).map_err(|_| BROKEN)?;
+    let mut entry = false;
+    for segment in segments {
+        let (start, size) = segment.file_range(endian);
+        if start.checked_add(size).is_none_or(|end| end > length) {
+            return Err("an ELF file that is cut off");
+        }
+        if segment.p_type(endian) == PT_LOAD {
+            continue;
+        }
+        if let Some(mut notes) = segment.notes(endian, &data).map_err(|_| BROKEN)? {
+            while let Some(note) = notes.next().map_err(|_| BROKEN)? {
+                entry |= note.name() == b"Xen" && note.n_type(endian) == XEN_ELFNOTE_PHYS32_ENTRY;
+            }
+        }
+    }
+    if entry { Ok(()) } else { Err("an ELF file without a PVH entry point (CONFIG_PVH)") }
 }
 
 /// The ELF image packed into `bzimage`.
@@ -163,6 +196,54 @@ mod tests {
         assert!(detect(b"#!/bin/sh").is_err());
         assert!(detect(b"").is_err());
         assert!(unpack(&bzimage(b"")).is_err());
+    }
+
+    fn checked(elf: &[u8]) -> Result<(), &'static str> {
+        let mut file = tempfile::tempfile().unwrap();
+        io::Write::write_all(&mut file, elf).unwrap();
+        check_elf(file)
+    }
+
+    /// Headers, one segment of notes with the entry point, one to load.
+    fn kernel_elf() -> Vec<u8> {
+        let mut elf = vec![0u8; 0x400];
+        let mut put = |at: usize, bytes: &[u8]| elf[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, b"\x7fELF\x02\x01\x01");
+        put(16, &[2, 0, 62, 0, 1, 0, 0, 0]);
+        put(32, &64u64.to_le_bytes());
+        put(52, &[64, 0, 56, 0, 2, 0, 64, 0]);
+        for (at, kind, offset, size) in [(64, 4u32, 0x100u64, 20u64), (120, 1, 0x200, 0x200)] {
+            put(at, &kind.to_le_bytes());
+            put(at + 8, &offset.to_le_bytes());
+            put(at + 32, &size.to_le_bytes());
+            put(at + 48, &4u64.to_le_bytes());
+        }
+        put(0x100, &[4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0]);
+        put(0x10c, b"Xen\0\0\0\x10\0");
+        elf
+    }
+
+    #[test]
+    fn elf_kernels_are_whole_and_have_an_entry_point() {
+        let elf = kernel_elf();
+        assert_eq!(checked(&elf), Ok(()));
+        assert_eq!(checked(&elf[..0x3ff]), Err("an ELF file that is cut off"));
+        assert_eq!(checked(&elf[..60]), Err("an ELF file with broken headers"));
+        let mut other = elf;
+        other[0x108] = 1;
+        assert_eq!(checked(&other), Err("an ELF file without a PVH entry point (CONFIG_PVH)"));
+    }
+
+    #[test]
+    fn hostile_elf_files_do_not_panic() {
+        let elf = kernel_elf();
+        for at in 0..0x120 {
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut changed = elf.clone();
+                changed[at] = value;
+                let _ = checked(&changed);
+            }
+        }
     }
 
     /// Every truncation and many single-byte changes: an error or an image, never a panic.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::BufWriter;
+use std::io::{BufWriter, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -39,14 +39,14 @@ pub struct File<'a> {
 pub fn initramfs(cache: &Path, kernel: &Kernel, agent: &Path) -> Result<PathBuf> {
     let directory = cache.join("kernels").join("initramfs");
     let path = directory.join(format!("{}.cpio", key(kernel, agent)?));
-    if path.exists() {
+    if is_whole(&path) {
         return Ok(path);
     }
     fs::create_dir_all(&directory).map_err(Error::io(&directory))?;
     // One process makes archives, the others wait; what it finds unfinished is that of the dead.
     let lock = fs::File::open(&directory).map_err(Error::io(&directory))?;
     lock.lock().map_err(Error::io(&directory))?;
-    if path.exists() {
+    if is_whole(&path) {
         return Ok(path);
     }
     for entry in fs::read_dir(&directory).map_err(Error::io(&directory))? {
@@ -61,6 +61,17 @@ pub fn initramfs(cache: &Path, kernel: &Kernel, agent: &Path) -> Result<PathBuf>
     Archive { modules: WANTED, files: &files }.write(kernel, &staged)?;
     fs::rename(&staged, &path).map_err(Error::io(&path))?;
     Ok(path)
+}
+
+/// Whether the archive is there and has its end: one that somebody has cut off is made anew.
+fn is_whole(path: &Path) -> bool {
+    let mut end = Vec::new();
+    let read = |mut file: fs::File| {
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(cpio::TRAILER_BYTES)))?;
+        file.read_to_end(&mut end)
+    };
+    fs::File::open(path).and_then(read).is_ok() && cpio::ends(&end)
 }
 
 impl Archive<'_> {

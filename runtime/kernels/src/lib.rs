@@ -38,6 +38,14 @@ pub enum Error {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// The file cannot be read.
+    #[error("kernel {path}: {source}", path = path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A kernel module that the guest needs is missing.
     #[error("kernel {release} has no module {module}")]
     Module {
@@ -60,6 +68,11 @@ pub enum Error {
 }
 
 impl Error {
+    pub(crate) fn unreadable(path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Unreadable { path, source }
+    }
+
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }

@@ -68,6 +68,10 @@ impl Store {
         }
         let path = reference.strip_prefix("file://").map(Path::new).filter(|path| path.is_absolute());
         let path = path.ok_or_else(|| Error::Reference(reference.to_owned()))?;
+        // Opening a pipe would wait for whoever writes to it.
+        if !fs::metadata(path).map_err(Error::unreadable(path))?.is_file() {
+            return Err(Error::NotAKernel { path: path.to_owned(), why: "not a regular file" });
+        }
         let release = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Ok(Kernel { release, path: path.to_owned(), format: detect_file(path)?, modules: None })
     }
@@ -121,12 +125,16 @@ impl Store {
         };
         let directory = directory.join(&release);
         let path = directory.join("vmlinux");
-        Ok(Some(Kernel {
-            release: release.to_string_lossy().into_owned(),
-            format: detect_file(&path)?,
-            path,
-            modules: Some(directory.join("modules")),
-        }))
+        let format = match detect_file(&path) {
+            Ok(format) => format,
+            // Somebody has been at it: it is fetched again.
+            Err(error) => {
+                tracing::warn!("{error}");
+                return Ok(None);
+            }
+        };
+        let release = release.to_string_lossy().into_owned();
+        Ok(Some(Kernel { release, path, format, modules: Some(directory.join("modules")) }))
     }
 
     /// Called with the lock held.
@@ -185,9 +193,17 @@ fn unpack(package: &debian::Package, directory: &Path) -> Result<()> {
 
 fn detect_file(path: &Path) -> Result<KernelFormat> {
     let mut head = Vec::new();
-    let file = File::open(path).map_err(Error::io(path))?;
-    file.take(image::HEAD_BYTES as u64).read_to_end(&mut head).map_err(Error::io(path))?;
-    image::detect(&head).map_err(|why| Error::NotAKernel { path: path.to_owned(), why })
+    let mut file = File::open(path).map_err(Error::unreadable(path))?;
+    Read::by_ref(&mut file)
+        .take(image::HEAD_BYTES as u64)
+        .read_to_end(&mut head)
+        .map_err(Error::unreadable(path))?;
+    let not_a_kernel = |why| Error::NotAKernel { path: path.to_owned(), why };
+    let format = image::detect(&head).map_err(not_a_kernel)?;
+    if format == KernelFormat::Elf {
+        image::check_elf(file).map_err(not_a_kernel)?;
+    }
+    Ok(format)
 }
 
 /// Writes a file and makes it durable: the rename that publishes it must not come first on disk.
@@ -214,7 +230,8 @@ mod tests {
         let quiet = |_: &str| {};
         assert!(matches!(store.get("file://relative", &quiet), Err(Error::Reference(_))));
         assert!(matches!(store.get("ghcr.io/a/b:1", &quiet), Err(Error::Reference(_))));
-        assert!(matches!(store.get("file:///nonexistent", &quiet), Err(Error::Io { .. })));
+        assert!(matches!(store.get("file:///nonexistent", &quiet), Err(Error::Unreadable { .. })));
+        assert!(matches!(store.get("file:///dev/null", &quiet), Err(Error::NotAKernel { .. })));
         let text = dir.path().join("text");
         fs::write(&text, "no kernel").unwrap();
         let error = store.get(&format!("file://{}", text.display()), &quiet).unwrap_err();
