@@ -11,10 +11,10 @@ use sha2::{Digest, Sha256};
 use crate::{Error, MAX_PACKAGE_BYTES, Result};
 
 /// How long a mirror may say nothing before apt gives it up.
-const SILENCE_LIMIT: &str = "30";
+const SILENCE_LIMIT: &str = "20";
 
 /// How often apt asks again after that.
-const RETRIES: &str = "2";
+const RETRIES: &str = "1";
 
 /// The lists that are in use in this process. Who wants them while they are read waits, and then has the same.
 static IN_USE: Mutex<Weak<Lists>> = Mutex::new(Weak::new());

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use debian::{Archive, Error};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -59,7 +59,8 @@ fn apt_ends_with_whoever_asked_it_and_the_next_one_clears_up() {
     fs::write(lists.join("lists/partial/half"), "").unwrap();
     parent.kill().unwrap();
     parent.wait().unwrap();
-    poll(&mut [PollFd::new(&apt, PollFlags::IN)], None).unwrap();
+    let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
+    assert_eq!(poll(&mut [PollFd::new(&apt, PollFlags::IN)], Some(&limit)).unwrap(), 1, "it goes on");
 
     let here = directory.path().display();
     let script = format!("echo $* > {here}/asked; PATH=/usr/bin:/bin find {here}/lists > {here}/seen");

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use images::fixtures::{self, ImageFixture, LayerBuilder};
 use images::{Error, ImportSource, Imported, Quiet, Store};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::{Value, json};
@@ -227,7 +227,8 @@ fn formatting_ends_with_whoever_wanted_it_and_the_next_one_clears_up() {
     let formatting = pidfd_open(pid, PidfdFlags::empty()).unwrap();
     parent.kill().unwrap();
     parent.wait().unwrap();
-    poll(&mut [PollFd::new(&formatting, PollFlags::IN)], None).unwrap();
+    let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
+    assert_eq!(poll(&mut [PollFd::new(&formatting, PollFlags::IN)], Some(&limit)).unwrap(), 1, "it goes on");
 
     let uppers = || {
         let names = fs::read_dir(cache.path().join("uppers")).unwrap();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use process::output_in_group;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -29,7 +29,8 @@ fn told(pipe: &Path) -> Vec<OwnedFd> {
 }
 
 fn wait_for_end(pidfd: &OwnedFd) {
-    poll(&mut [PollFd::new(pidfd, PollFlags::IN)], None).unwrap();
+    let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
+    assert_eq!(poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&limit)).unwrap(), 1, "it goes on");
 }
 
 #[test]
