@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guest_protocol::TerminalSize;
+use policy::machine::Request as Machine;
 use sandbox::{Home, Id};
 use tokio::sync::mpsc;
 use tokio::task::{self, AbortHandle, JoinError, JoinSet};
@@ -24,12 +25,13 @@ use wire::rpc::{CancelParams, CancelResult, CloseParams, ErrorCode, IdParams, Re
 
 use crate::budget::{Budget, Held};
 use crate::failure::Failure;
-use crate::methods::{self, Answer, Call, Inside, Run};
+use crate::methods::create::Plan;
+use crate::methods::{self, Answer, Call, Inside, Run, bytes, close, create};
 use crate::outbox::Outbox;
 use crate::request::{Params, Refused, Request};
 use crate::stdin::{Input, MAX_AHEAD, Stdin};
 use crate::vm::Vm;
-use crate::{Setup, encode, methods::bytes};
+use crate::{Setup, encode};
 
 /// Most requests in flight, those included that wait for `create` or `close`.
 const MAX_IN_FLIGHT: usize = 4096;
@@ -46,9 +48,14 @@ const END_LIMIT: Duration = Duration::from_secs(2);
 /// How long the last answers may take to be read.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(1);
 
+/// How a sandbox is made.
+pub(crate) type Make = Box<dyn Fn(&Plan) -> Result<Arc<Vm>, Failure> + Send>;
+
 /// What belongs to one client.
 pub(crate) struct Session {
-    setup: Arc<Setup>,
+    home: Home,
+    machine: Machine,
+    make: Make,
     outbox: Outbox,
     budget: Budget,
     vm: Option<Arc<Vm>>,
@@ -93,8 +100,20 @@ const AT_THE_END: &str = "cancelled: the session ends";
 
 impl Session {
     pub(crate) fn new(setup: Setup, outbox: Outbox) -> Self {
+        let Setup { home, machine } = setup;
+        let state = home.clone();
+        let make = move |plan: &Plan| {
+            Vm::start(&state, plan.spec.clone(), plan.time_limit)
+                .map_err(|error| Failure::vm(error.to_string()))
+        };
+        Self::with(home, machine, Box::new(make), outbox)
+    }
+
+    fn with(home: Home, machine: Machine, make: Make, outbox: Outbox) -> Self {
         Self {
-            setup: Arc::new(setup),
+            home,
+            machine,
+            make,
             outbox,
             budget: Budget::new(BUDGET),
             vm: None,
@@ -227,7 +246,7 @@ impl Session {
     }
 
     fn log_of(&self, id: &Id) -> methods::LogOf {
-        methods::LogOf { home: self.setup.home.clone(), id: id.clone(), vm: self.vm.clone() }
+        methods::LogOf { home: self.home.clone(), id: id.clone(), vm: self.vm.clone() }
     }
 
     /// Begins a task.
@@ -247,9 +266,9 @@ impl Session {
     }
 
     fn create(&mut self, request: Request, held: Held) -> Result<(), Failure> {
-        let plan = methods::create::plan(request.params.parse()?, self.setup.machine)?;
-        let vm = start(&self.setup.home, &plan)?;
-        let task = methods::create::run(request.id, plan, Arc::clone(&vm));
+        let plan = create::plan(request.params.parse()?, self.machine)?;
+        let vm = (self.make)(&plan)?;
+        let task = create::run(request.id, plan, Arc::clone(&vm));
         let flight = |abort| Flight {
             id: request.id,
             kind: Kind::Create,
@@ -268,11 +287,11 @@ impl Session {
         let params: CloseParams = request.params.parse()?;
         let seconds = params.timeout_seconds.filter(|seconds| *seconds > 0.0);
         let limit = seconds.map_or(CLOSE_LIMIT, |seconds| {
-            Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).min(methods::close::MAX_LIMIT)
+            Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).min(close::MAX_LIMIT)
         });
         self.cut_all("cancelled: the sandbox is being closed");
         let vms = self.retire(limit);
-        let task = methods::close::run(request.id, vms, limit);
+        let task = close::run(request.id, vms, limit);
         let flight = |abort| Flight {
             id: request.id,
             kind: Kind::Close,
@@ -487,10 +506,6 @@ impl Session {
     }
 }
 
-fn start(home: &Home, plan: &methods::create::Plan) -> Result<Arc<Vm>, Failure> {
-    Vm::start(home, plan.spec.clone(), plan.time_limit).map_err(|error| Failure::vm(error.to_string()))
-}
-
 /// The next line, once answers do not pile up.
 async fn next(
     outbox: &Outbox,
@@ -506,3 +521,6 @@ async fn cut(vm: Option<&Vm>) -> String {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

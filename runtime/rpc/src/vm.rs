@@ -112,20 +112,19 @@ impl Vm {
     /// Returns when its requests are to be answered with a reason, whatever they still do.
     pub(crate) async fn cut(&self) -> String {
         let cut = |state: &State| state.ended.as_ref().is_some_and(|ended| ended.cut);
-        match self.state.clone().wait_for(cut).await {
-            Ok(state) => state.ended.as_ref().map(|ended| ended.why.clone()).unwrap_or_default(),
-            Err(_) => std::future::pending().await,
+        let mut state = self.state.clone();
+        let is_cut = state.wait_for(cut).await.is_ok();
+        match is_cut.then(|| self.ended()).flatten() {
+            Some(ended) => ended.why,
+            None => std::future::pending().await,
         }
     }
 
     /// Returns when it has ended, with the reason.
     pub(crate) async fn over(&self) -> String {
-        let mut over = self.state.clone();
-        let why = |state: &State| state.ended.as_ref().map(|ended| ended.why.clone()).unwrap_or_default();
-        match over.wait_for(|state| state.ended.is_some()).await {
-            Ok(state) => why(&state),
-            Err(_) => why(&self.state.borrow()),
-        }
+        // An error means that nothing changes any more.
+        let _ = self.state.clone().wait_for(|state| state.ended.is_some()).await;
+        self.ended().map(|ended| ended.why).unwrap_or_default()
     }
 
     /// What to say of an error of the guest's: why the guest ended, if that is what it comes from.
@@ -248,4 +247,45 @@ impl images::Progress for Progress {
     }
 
     fn advance(&self, _bytes: u64) {}
+}
+
+/// For tests: a sandbox that is nothing but a guest.
+#[cfg(test)]
+pub(crate) struct Fake {
+    pub(crate) vm: Arc<Vm>,
+    pub(crate) state: watch::Sender<State>,
+}
+
+#[cfg(test)]
+impl Fake {
+    /// It is ready when `guest` comes, and gone soon after it is stopped or has ended.
+    pub(crate) fn new(number: u32, guest: impl Future<Output = Guest> + Send + 'static) -> Self {
+        let id = format!("vm-{number:08x}").parse().unwrap();
+        let (vm, state, mut stop) = Vm::new(id);
+        let theirs = state.clone();
+        tokio::spawn(async move {
+            let over = async |state: &watch::Sender<State>| {
+                let _ = state.subscribe().wait_for(|state| state.ended.is_some()).await;
+            };
+            tokio::select! {
+                guest = guest => {
+                    let ready = Ready { guest, entrypoint: vec!["entry".into()], since: Instant::now() };
+                    theirs.send_modify(|state| state.ready = Some(ready));
+                    tokio::select! {
+                        ended = asked(&mut stop) => theirs.send_modify(|state| state.ended = Some(ended)),
+                        () = over(&theirs) => {}
+                    }
+                }
+                ended = asked(&mut stop) => theirs.send_modify(|state| state.ended = Some(ended)),
+            }
+            theirs.send_modify(|state| state.gone = Some(Ok(())));
+        });
+        Self { vm, state }
+    }
+
+    /// It ends by itself.
+    pub(crate) fn end(&self, why: &str, cut: bool) {
+        let ended = Ended { why: why.to_owned(), cut };
+        self.state.send_modify(|state| state.ended = Some(ended));
+    }
 }

@@ -1,28 +1,25 @@
-//! For tests: a guest that is a closure behind the device's end of the port channel, and an owner of it.
+//! For tests: what guests of `stand_in` say and hear, and an owner of one.
 //!
 //! Not here: what such a guest says.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use guest_protocol::frame::{self, Head, Kind};
 use guest_protocol::{Program, Request, ServiceFromGuest, ServiceFromHost, Stdio};
-use images::ImageConfig;
 use proptest::test_runner::{Config as ProptestConfig, RngSeed};
-use tokio::io::{AsyncWriteExt, Interest};
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
-use virtio::vsock::{PortMessage, channel};
 
-use crate::command::{Defaults, Exec};
+use crate::Id;
+use crate::command::Exec;
 use crate::control::{self, Shared};
 use crate::detached::Log;
 use crate::frames::read_frame;
 use crate::guest::Guest;
 use crate::home::{Home, OwnedVm};
-use crate::ports::Ports;
-use crate::{Id, descriptors};
+pub(crate) use crate::stand_in::logging as guest;
 
 /// Runs a future, with a limit so that what hangs fails.
 pub(crate) fn run<F: Future>(future: F) -> F::Output {
@@ -33,28 +30,6 @@ pub(crate) fn run<F: Future>(future: F) -> F::Output {
 /// For property tests: so many cases, the same ones each time.
 pub(crate) fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..Default::default() }
-}
-
-/// A guest of this process; `serve` is called with every service stream.
-pub(crate) fn guest(log: Log, serve: impl Fn(UnixStream) + Send + 'static) -> Guest {
-    let (ports, device) = Ports::pair().unwrap();
-    rustix::io::ioctl_fionbio(&device, true).unwrap();
-    let device = descriptors::watched(device, Interest::READABLE | Interest::WRITABLE).unwrap();
-    tokio::spawn(async move {
-        loop {
-            let receive = |device: &std::os::fd::OwnedFd| channel::receive(device.as_fd());
-            let Ok(Some((PortMessage::Connect { port: 1024 }, stream))) =
-                device.async_io(Interest::READABLE, receive).await
-            else {
-                return;
-            };
-            let stream = std::os::unix::net::UnixStream::from(stream);
-            stream.set_nonblocking(true).unwrap();
-            serve(UnixStream::from_std(stream).unwrap());
-        }
-    });
-    let image = ImageConfig { user: "app".into(), env: vec!["A=image".into()], ..Default::default() };
-    Guest::own(Arc::new(ports), Defaults { image, ..Default::default() }, log)
 }
 
 /// A guest that answers every stream in a task of its own.

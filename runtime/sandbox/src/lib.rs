@@ -33,6 +33,8 @@ mod reconcile;
 mod records;
 mod schema;
 mod service;
+#[cfg(any(test, feature = "stand_in"))]
+pub mod stand_in;
 mod supervisor;
 mod sys;
 mod timings;

@@ -1,6 +1,8 @@
 //! A program whose output goes to the client as it comes, and whose input comes from there: what `exec_stream`,
 //! `exec_pipe` and `exec_tty` share.
 
+use std::convert::Infallible;
+
 use guest_protocol::Stdio;
 use sandbox::{Event, Exec, Service};
 use wire::rpc::{IdParams, StreamResult};
@@ -90,7 +92,7 @@ pub(super) async fn run(
             feed(&mut input, stdin, terminal).await;
         }
         // Its stream stays open: the end of it would be the end of the program.
-        std::future::pending::<()>().await;
+        std::future::pending::<Infallible>().await
     };
     let relay = async {
         loop {
@@ -106,7 +108,7 @@ pub(super) async fn run(
     };
     let ended = tokio::select! {
         ended = relay => ended,
-        () = feed => unreachable!("it never ends"),
+        never = feed => match never {},
     };
     sink.end().await;
     match ended {
