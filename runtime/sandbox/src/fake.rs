@@ -1,6 +1,6 @@
 //! For tests: what guests of `stand_in` say and hear, and an owner of one.
 //!
-//! Not here: what such a guest says.
+//! Not here: the guest itself.
 
 use std::sync::Arc;
 use std::time::Duration;
