@@ -20,6 +20,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::time::{Duration, Instant};
 
 use process::{Channel, Child, Spawn};
 use protocol::{DeviceModel, DeviceSpec, Devices, DevicesReport, Fd, Launch, LaunchReport};
@@ -171,20 +172,23 @@ impl Software {
                 Ending::Failed(format!("QEMU ended ({status}){colon}{last_words}"))
             }
             Some(LaunchReport::Refused(why)) => Ending::Failed(why),
-            _ => match self.launcher.wait() {
+            // It is gone, or cannot answer: somebody stopped it.
+            _ => match self.launcher.kill().and_then(|()| self.launcher.wait()) {
                 Ok(status) => Ending::Failed(format!("QEMU's launcher ended: {status}")),
                 Err(error) => Ending::Failed(format!("QEMU's launcher cannot be waited for: {error}")),
             },
         }
     }
 
-    /// Ends what still runs, and waits until none of it is left.
+    /// Ends what still runs, and waits until none of it is left. Nothing is waited for that was not killed, but for a
+    /// launcher that reaps QEMU, which is given a moment for it.
     fn end_all(&mut self) {
-        // The launcher ends QEMU when it is hung up on; a QEMU whose launcher was killed dies of its death signal.
         let _ = rustix::net::shutdown(&self.launcher_channel, rustix::net::Shutdown::Both);
         let _ = self.devices.kill();
-        let _ = self.launcher.wait();
         let _ = rustix::process::pidfd_send_signal(&self.qemu, rustix::process::Signal::KILL);
+        wait_readable_for(self.launcher.as_fd(), LAUNCHER_PATIENCE);
+        let _ = self.launcher.kill();
+        let _ = self.launcher.wait();
         wait_readable(self.qemu.as_fd());
         let _ = self.devices.wait();
     }
@@ -238,6 +242,9 @@ impl Drop for Software {
 const DEVICES: &str = "matchlock-devices";
 const LAUNCHER: &str = "matchlock-launcher";
 const QEMU: &str = "QEMU";
+
+/// How long the launcher has for what it does at once, unless somebody stopped it.
+const LAUNCHER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A message ready to be sent, with the descriptors it names.
 struct Parcel<T> {
@@ -336,7 +343,6 @@ fn started(launcher: &Channel) -> Result<(OwnedFd, u32), MachineError> {
 
 /// Why the device process gave up, if it has said so: it does before it lets go of anything.
 fn device_failure(channel: &Channel) -> Option<String> {
-    channel.set_nonblocking(true).ok()?;
     loop {
         match channel.try_recv() {
             Ok(Some((DevicesReport::Failed(why), _))) => return Some(why),
@@ -346,10 +352,11 @@ fn device_failure(channel: &Channel) -> Option<String> {
     }
 }
 
-/// The last whole message before the peer hung up.
+/// The last whole message before the peer hung up, or did not answer for too long.
 fn last_report<T: serde::de::DeserializeOwned>(channel: &Channel) -> Option<T> {
+    let deadline = Instant::now() + LAUNCHER_PATIENCE;
     let mut last = None;
-    while let Ok(Some((report, _))) = channel.recv() {
+    while let Ok(Some((report, _))) = channel.recv_before(deadline) {
         last = Some(report);
     }
     last
@@ -370,8 +377,13 @@ pub(crate) fn wait_readable(descriptor: BorrowedFd<'_>) {
 }
 
 pub(crate) fn is_readable(descriptor: BorrowedFd<'_>) -> bool {
-    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
+    wait_readable_for(descriptor, Duration::ZERO)
+}
+
+/// Waits, but no longer than that; returns whether it is readable.
+fn wait_readable_for(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
+    let Ok(patience) = patience.try_into() else { return false };
+    poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&patience)).is_ok_and(|ready| ready > 0)
 }
 
 pub(crate) fn in_process(what: &'static str) -> impl Fn(process::Error) -> MachineError {

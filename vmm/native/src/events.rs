@@ -1,6 +1,7 @@
 //! The event thread: the one loop that serves queues, devices' host sides, and the supervisor.
 //!
-//! Everything is level-triggered, so a loop turn that leaves work behind comes back to it. Not here: vCPU exits.
+//! Everything is level-triggered, so a loop turn that leaves work behind comes back to it. A turn may wait for a disk;
+//! the process ends with its supervisor all the same (`process::exit_on_hang_up`). Not here: vCPU exits.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -63,7 +64,6 @@ impl<'a, V: Vm> EventLoop<'a, V> {
         let interrupts = wiring.interrupts;
         let mut new =
             Self { channel, vm, board, gate, interrupts, poller: Poller::new()?, sources: Vec::new() };
-        channel.set_nonblocking(true)?;
         new.add(channel.as_fd(), Source::Channel)?;
         new.add(event_fd(gate.ended()), Source::Ended)?;
         for (device, transport) in board.transports().iter().enumerate() {

@@ -3,6 +3,7 @@
 //! ```text
 //!  spec, descriptors
 //!    │ confine the process: from here on it could not open anything if it tried
+//!    ├──────────────▶ lifeline thread: ends the process when the supervisor is gone
 //!    ├──────────────▶ loader thread: kernel and initramfs into RAM
 //!    │ make the machine (KVM mostly waits), ACPI tables, devices
 //!    │◀────────────── join
@@ -20,7 +21,7 @@ use std::thread::{self, JoinHandle};
 
 use guest_memory::{Backing, GuestRam};
 use hypervisor::{Hypervisor, VmConfig};
-use machine::native::protocol::{Report, Spec, Timeline};
+use machine::native::protocol::{Report, Spec, Timeline, exit};
 use process::Channel;
 use vm_memory::Bytes;
 
@@ -90,6 +91,8 @@ pub fn run<H: Hypervisor>(
     if !sys::confine_process()? {
         tracing::warn!("the host's kernel has no Landlock: confined by seccomp alone");
     }
+    // The event thread sees a hang-up as well, but it may be waiting for a disk.
+    process::exit_on_hang_up(channel, exit::POWER_OFF).map_err(system("thread"))?;
     let ram = allocate(&spec)?;
     let loading = start_loading(&spec, &ram, &mut descriptors)?;
 

@@ -16,6 +16,10 @@ use libc::c_long;
 use process::Spawn;
 use vmm::sys::{IOCTLS, confine_process, confine_threads};
 
+const STREAM: libc::c_int = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+/// A socket that sends to whichever address it is told, though it is half of a pair.
+const DATAGRAM: libc::c_int = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+
 /// Calls that kill, with arguments that would do no harm.
 fn forbidden() -> Vec<(&'static str, c_long, [c_long; 3])> {
     let parent = rustix::process::getppid().unwrap().as_raw_nonzero().get().into();
@@ -28,6 +32,8 @@ fn forbidden() -> Vec<(&'static str, c_long, [c_long; 3])> {
         ("internet socket", libc::SYS_socket, [libc::AF_INET.into(), libc::SOCK_STREAM.into(), 0]),
         ("unix socket", libc::SYS_socket, [libc::AF_UNIX.into(), libc::SOCK_STREAM.into(), 0]),
         ("netlink pair", libc::SYS_socketpair, [libc::AF_NETLINK.into(), libc::SOCK_RAW.into(), 0]),
+        ("datagram pair", libc::SYS_socketpair, [libc::AF_UNIX.into(), DATAGRAM.into(), 0]),
+        ("another family's pair", libc::SYS_socketpair, [libc::AF_TIPC.into(), STREAM.into(), 0]),
         ("connect", libc::SYS_connect, [0; 3]),
         ("execve", libc::SYS_execve, [0; 3]),
         ("fork", libc::SYS_clone, [libc::SIGCHLD.into(), 0, 0]),

@@ -15,7 +15,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -75,11 +77,6 @@ impl Channel {
         Ok((a.into(), b.into()))
     }
 
-    /// Whether `recv` waits. It does until told otherwise.
-    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        Ok(rustix::io::ioctl_fionbio(&self.socket, nonblocking)?)
-    }
-
     /// Sends `message` with copies of `descriptors`. The peer being gone is an error (`EPIPE`).
     pub fn send<T: Serialize>(&self, message: &T, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
         let bytes = postcard::to_stdvec(message)?;
@@ -111,8 +108,6 @@ impl Channel {
             match sendmsg(&self.socket, &packet, &mut control, SendFlags::NOSIGNAL) {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
-                // Only for a sender that chose not to wait to receive; its messages are small and rare.
-                Err(Errno::AGAIN) => wait(&self.socket, rustix::event::PollFlags::OUT)?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -120,10 +115,23 @@ impl Channel {
 
     /// Waits for the next message. `None`: the peer hung up.
     pub fn recv<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>> {
+        self.recv_until(None)
+    }
+
+    /// As [`Self::recv`], but waits no longer than until `deadline`, for a peer that may not be able to answer:
+    /// then `TimedOut`.
+    pub fn recv_before<T: DeserializeOwned>(&self, deadline: Instant) -> Result<Option<(T, Vec<OwnedFd>)>> {
+        self.recv_until(Some(deadline))
+    }
+
+    fn recv_until<T: DeserializeOwned>(
+        &self,
+        deadline: Option<Instant>,
+    ) -> Result<Option<(T, Vec<OwnedFd>)>> {
         loop {
             match self.recv_packets() {
                 Err(Error::Channel(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    wait(&self.socket, rustix::event::PollFlags::IN)?;
+                    wait(&self.socket, deadline)?;
                 }
                 other => return decode(other?),
             }
@@ -131,7 +139,6 @@ impl Channel {
     }
 
     /// The next message if it is here already. `None`: the peer hung up; `WouldBlock` if nothing whole is here.
-    /// Needs [`Channel::set_nonblocking`].
     pub fn try_recv<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>> {
         decode(self.recv_packets()?)
     }
@@ -173,7 +180,8 @@ impl Channel {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = loop {
             let mut packet = [IoSliceMut::new(&mut header), IoSliceMut::new(&mut bytes)];
-            match recvmsg(&self.socket, &mut packet, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+            match recvmsg(&self.socket, &mut packet, &mut control, flags) {
                 Ok(received) => break received,
                 Err(Errno::INTR) => {}
                 // The peer closed with our messages unread. Told once; what it sent before is still to be read.
@@ -214,9 +222,13 @@ fn decode<T: DeserializeOwned>(
     message.map(|(bytes, descriptors)| Ok((postcard::from_bytes(&bytes)?, descriptors))).transpose()
 }
 
-fn wait(fd: &OwnedFd, events: rustix::event::PollFlags) -> io::Result<()> {
+/// Waits until there is something to read, or until `deadline`.
+fn wait(fd: &OwnedFd, deadline: Option<Instant>) -> io::Result<()> {
     loop {
-        match rustix::event::poll(&mut [rustix::event::PollFd::new(fd, events)], None) {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = left.map(Timespec::try_from).transpose().map_err(|_| io::ErrorKind::InvalidInput)?;
+        match poll(&mut [PollFd::new(fd, PollFlags::IN)], left.as_ref()) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
             Ok(_) => return Ok(()),
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -321,7 +333,6 @@ mod tests {
     #[test]
     fn a_peer_that_stops_in_the_middle_does_not_block_a_try() {
         let (a, b) = Channel::pair().unwrap();
-        b.set_nonblocking(true).unwrap();
         let would_block = |b: &Channel| matches!(b.try_recv::<u8>(), Err(Error::Channel(e)) if e.kind() == io::ErrorKind::WouldBlock);
         assert!(would_block(&b));
         a.send_packet(1, &[9], &[a.as_fd()]).unwrap();
@@ -334,5 +345,22 @@ mod tests {
         assert!(matches!(b.recv::<u8>(), Err(Error::Malformed(_))));
         rustix::net::send(&a, &[0, 0], SendFlags::NOSIGNAL).unwrap();
         assert!(matches!(b.recv::<u8>(), Err(Error::Malformed(_))));
+    }
+
+    #[test]
+    fn waiting_ends_at_the_deadline() {
+        let (a, b) = Channel::pair().unwrap();
+        let soon = || Instant::now() + std::time::Duration::from_millis(20);
+        let timed_out =
+            |received| matches!(received, Err(Error::Channel(e)) if e.kind() == io::ErrorKind::TimedOut);
+        assert!(timed_out(b.recv_before::<u8>(soon())));
+        // A peer that stops in the middle.
+        a.send_packet(1, &[9], &[]).unwrap();
+        assert!(timed_out(b.recv_before::<u8>(soon())));
+        a.send_packet(0, &[], &[a.as_fd()]).unwrap();
+        // What is here is taken, however late it is.
+        assert_eq!(b.recv_before::<u8>(Instant::now()).unwrap().unwrap().0, 9);
+        drop(a);
+        assert!(b.recv_before::<u8>(soon()).unwrap().is_none());
     }
 }

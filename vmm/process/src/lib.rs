@@ -14,6 +14,8 @@ mod channel;
 mod child;
 mod find;
 mod group;
+mod lifeline;
+mod namespaces;
 mod pair;
 mod spawn;
 
@@ -21,8 +23,10 @@ pub use channel::{Channel, MAX_DESCRIPTORS, MAX_MESSAGE, parent_channel};
 pub use child::Child;
 pub use find::find_program;
 pub use group::output_in_group;
+pub use lifeline::exit_on_hang_up;
+pub use namespaces::isolate_children;
 pub use pair::accept_pair;
-pub use spawn::{CHANNEL_FD, Spawn, spawn, spawn_without_channel};
+pub use spawn::{CHANNEL_FD, Confinement, Spawn, spawn, spawn_without_channel};
 
 /// Why a process could not be started or talked to.
 #[derive(Debug, thiserror::Error)]

@@ -2,13 +2,15 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use command_fds::{CommandFdExt, FdMapping};
-use rustix::process::{Pid, Signal};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{PidfdFlags, Signal, getpid, pidfd_open};
+use seccompiler::BpfProgram;
 
 use crate::{Channel, Child, Error, Result};
 
@@ -39,6 +41,17 @@ pub struct Spawn {
     /// Second belt (`PR_SET_PDEATHSIG`): SIGKILL when the calling *thread* ends. Only for a child that is started by
     /// the main thread.
     pub dies_with_thread: bool,
+    /// What is taken from the child before its program runs.
+    pub confinement: Confinement,
+}
+
+/// What is taken from a child before its program runs, and from it alone.
+#[derive(Debug, Default)]
+pub struct Confinement {
+    /// A Landlock ruleset. The parent must have given up new privileges.
+    pub landlock: Option<OwnedFd>,
+    /// A seccomp filter; none if empty. It must let execve(2) pass, and write(2), which tells of a failed one.
+    pub seccomp: BpfProgram,
 }
 
 impl Spawn {
@@ -52,6 +65,7 @@ impl Spawn {
             stderr: None,
             inherit: Vec::new(),
             dies_with_thread: false,
+            confinement: Confinement::default(),
         }
     }
 }
@@ -69,7 +83,7 @@ pub fn spawn_without_channel(spawn: Spawn) -> Result<Child> {
 }
 
 fn start(spawn: Spawn, environment: &[(&str, &str)]) -> Result<Child> {
-    let Spawn { program, args, stdout, stderr, inherit, dies_with_thread } = spawn;
+    let Spawn { program, args, stdout, stderr, inherit, dies_with_thread, confinement } = spawn;
     let start_error =
         |source: io::Error| Error::Start { program: program.to_string_lossy().into_owned(), source };
     let highest = inherit.iter().map(|(_, number)| *number).max();
@@ -90,8 +104,10 @@ fn start(spawn: Spawn, environment: &[(&str, &str)]) -> Result<Child> {
 
     command.envs(environment.iter().copied());
 
-    let parent = rustix::process::getpid();
-    let isolate = move || isolate(parent, dies_with_thread);
+    let parent = dies_with_thread.then(|| pidfd_open(getpid(), PidfdFlags::empty())).transpose();
+    let parent = parent.map_err(io::Error::from).map_err(start_error)?;
+    let Confinement { landlock, seccomp } = confinement;
+    let isolate = move || isolate(parent.as_ref(), landlock.as_ref());
     // SAFETY: `isolate` makes system calls only: it neither allocates nor takes a lock, as must be between fork and
     // exec in a process that may have other threads.
     unsafe { command.pre_exec(isolate) };
@@ -99,6 +115,11 @@ fn start(spawn: Spawn, environment: &[(&str, &str)]) -> Result<Child> {
     let mappings =
         inherit.into_iter().map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).collect();
     command.fd_mappings(mappings).map_err(|_| Error::Collision(CHANNEL_FD))?;
+    if !seccomp.is_empty() {
+        let filter = move || seccompiler::apply_filter(&seccomp).map_err(filter_error);
+        // SAFETY: as above: two system calls.
+        unsafe { command.pre_exec(filter) };
+    }
 
     let reserved = highest.map(reserve_up_to).transpose().map_err(start_error)?;
     let child = command.spawn().map_err(start_error)?;
@@ -106,14 +127,23 @@ fn start(spawn: Spawn, environment: &[(&str, &str)]) -> Result<Child> {
     Child::adopt(child).map_err(start_error)
 }
 
-/// What the child does to itself before exec.
-fn isolate(parent: Pid, dies_with_thread: bool) -> io::Result<()> {
+/// What the child does to itself before exec. `parent` is given if its end is the child's.
+fn isolate(parent: Option<&OwnedFd>, landlock: Option<&OwnedFd>) -> io::Result<()> {
     rustix::process::setsid()?;
-    if dies_with_thread {
+    if let Some(parent) = parent {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        // It may have ended before the line above.
-        if rustix::process::getppid() != Some(parent) {
+        // It may have ended before the line above. Its number would not tell: there is none in another process
+        // namespace.
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if poll(&mut [PollFd::new(parent, PollFlags::IN)], Some(&now))? > 0 {
             return Err(io::ErrorKind::BrokenPipe.into());
+        }
+    }
+    if let Some(landlock) = landlock {
+        // SAFETY: the call takes two integers and touches no memory.
+        let result = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, landlock.as_raw_fd(), 0) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
         }
     }
     // Second belt: everything in this project is opened close-on-exec. Kernels before 5.11 refuse, which is fine.
@@ -122,10 +152,17 @@ fn isolate(parent: Pid, dies_with_thread: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// The system's words, which need no memory: there may be none to have between fork and exec.
+fn filter_error(error: seccompiler::Error) -> io::Error {
+    match error {
+        seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => error,
+        _ => io::ErrorKind::InvalidInput.into(),
+    }
+}
+
 /// Holds every free descriptor number up to `highest`, so that the standard library's own exec-error pipe does not
 /// get one that a mapping will overwrite: then a program that cannot be executed would count as started.
 fn reserve_up_to(highest: RawFd) -> io::Result<Vec<OwnedFd>> {
-    use std::os::fd::AsRawFd;
     let filler = std::fs::File::open("/dev/null")?;
     let mut held = Vec::new();
     loop {

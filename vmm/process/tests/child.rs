@@ -1,6 +1,6 @@
 //! Real children: what they inherit, and that nothing outlives its parent.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs, reason = "tests")]
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -19,8 +19,12 @@ enum Role {
     Exit(u8),
     /// Wait for the parent's end, then write a word to the descriptor.
     Outlive,
-    /// Start an `Outlive` and a child bound by the death signal; tell their pids.
-    Middle,
+    /// Start an `Outlive` and a child bound by the death signal; tell their pids. The latter in namespaces, if so told.
+    Middle {
+        isolated: bool,
+    },
+    /// Have a lifeline, and never look at the channel.
+    Busy,
 }
 
 #[derive(Serialize, Deserialize, Debug)]
@@ -59,8 +63,20 @@ fn in_the_child() {
             assert!(channel.recv::<Role>().unwrap().is_none());
             rustix::io::write(descriptors.remove(0), b"orphaned").unwrap();
         }
-        Role::Middle => {
+        Role::Busy => {
+            process::exit_on_hang_up(&channel, 7).unwrap();
+            channel.send(&(), &[]).unwrap();
+            loop {
+                std::thread::park();
+            }
+        }
+        Role::Middle { isolated } => {
             let (outlives, _lifeline) = start(&Role::Outlive, &descriptors);
+            if isolated && let Err(error) = process::isolate_children() {
+                channel.send(&error.to_string(), &[]).unwrap();
+                return;
+            }
+            channel.send(&String::new(), &[]).unwrap();
             let mut sleeper = Spawn::new(&process::find_program("sleep").unwrap());
             sleeper.args = vec!["1000".into()];
             sleeper.dies_with_thread = true;
@@ -123,7 +139,8 @@ fn the_end_of_a_child_is_readable_and_told_apart() {
     assert_eq!(child.wait().unwrap().code(), Some(7));
     child.kill().unwrap();
 
-    let (mut child, _channel) = start(&Role::Middle, &[File::open("/dev/null").unwrap().into()]);
+    let (mut child, _channel) =
+        start(&Role::Middle { isolated: false }, &[File::open("/dev/null").unwrap().into()]);
     assert_eq!(child.try_wait().unwrap(), None);
     child.kill().unwrap();
     assert_eq!(child.wait().unwrap().signal(), Some(9));
@@ -141,18 +158,40 @@ fn dropping_a_child_ends_and_reaps_it() {
 
 #[test]
 fn nothing_outlives_a_parent_that_was_killed() {
-    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-    let (mut middle, channel) = start(&Role::Middle, &[write]);
-    let ((outlives, bound), _) = channel.recv::<(u32, u32)>().unwrap().unwrap();
-    let ends = [pidfd(outlives), pidfd(bound)];
-    middle.kill().unwrap();
-    middle.wait().unwrap();
-    let mut word = String::new();
-    File::from(read).read_to_string(&mut word).unwrap();
-    assert_eq!(word, "orphaned");
-    for end in &ends {
-        wait_readable(end);
+    for isolated in [false, true] {
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let (mut middle, channel) = start(&Role::Middle { isolated }, &[write]);
+        let (refused, _) = channel.recv::<String>().unwrap().unwrap();
+        if !refused.is_empty() {
+            eprintln!("skipped: no namespaces: {refused}");
+            return;
+        }
+        let ((outlives, bound), _) = channel.recv::<(u32, u32)>().unwrap().unwrap();
+        let ends = [pidfd(outlives), pidfd(bound)];
+        for namespace in ["net", "ipc", "pid"] {
+            let of = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/{namespace}")).unwrap();
+            assert_eq!(of(&bound.to_string()) != of("self"), isolated, "{namespace}");
+        }
+        middle.kill().unwrap();
+        middle.wait().unwrap();
+        let mut word = String::new();
+        File::from(read).read_to_string(&mut word).unwrap();
+        assert_eq!(word, "orphaned");
+        for end in &ends {
+            wait_readable(end);
+        }
     }
+}
+
+#[test]
+fn a_busy_process_ends_with_its_parent_too() {
+    let (mut busy, channel) = start(&Role::Busy, &[]);
+    channel.recv::<()>().unwrap().unwrap();
+    // What is sent to it does not end it, only the hang-up.
+    channel.send(&Role::Busy, &[]).unwrap();
+    assert_eq!(busy.try_wait().unwrap(), None);
+    drop(channel);
+    assert_eq!(busy.wait().unwrap().code(), Some(7));
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Confinement of the helpers: capabilities, Landlock, seccomp.
 //!
 //! Each is taken from the calling thread and those it starts later. Landlock enforces what the host's kernel knows of
-//! it; capabilities and seccomp are there on every kernel that this project runs on. Not here: QEMU's own seccomp
-//! filter, which it installs itself (`-sandbox`).
+//! it; capabilities and seccomp are there on every kernel that this project runs on. Not here: what QEMU may call
+//! (`qemu`), and the seccomp filter it installs itself (`-sandbox`).
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -49,7 +49,9 @@ pub(crate) struct Readable {
 }
 
 /// Leaves nothing of the file system and the network but what is `readable`. What of it does not exist is skipped.
-pub(crate) fn deny_all_but(readable: Readable) -> anyhow::Result<()> {
+/// Returns the same for a child, which then can neither signal nor trace this process; none if the host's kernel has
+/// no Landlock.
+pub(crate) fn deny_all_but(readable: Readable) -> anyhow::Result<Option<OwnedFd>> {
     let read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
     let mut ruleset = ruleset()?
         .add_rules(path_beneath_rules(readable.programs, read | AccessFs::Execute))
@@ -65,8 +67,9 @@ pub(crate) fn deny_all_but(readable: Readable) -> anyhow::Result<()> {
             Err(_) => ruleset,
         };
     }
+    let nested = ruleset.try_clone().context("landlock")?;
     ruleset.restrict_self().context("landlock")?;
-    Ok(())
+    Ok(nested.into())
 }
 
 fn ruleset() -> anyhow::Result<RulesetCreated> {
@@ -81,8 +84,8 @@ fn ruleset() -> anyhow::Result<RulesetCreated> {
     ruleset().context("landlock")
 }
 
-/// A system call that is allowed if its argument of this number satisfies the condition.
-pub(crate) type Conditional = (i64, u8, Condition);
+/// A system call that is allowed if its arguments of these numbers satisfy their conditions.
+pub(crate) type Conditional = (i64, &'static [(u8, Condition)]);
 
 /// What an argument has to be. Compared are its low 32 bits.
 #[derive(Debug, Clone, Copy)]
@@ -99,38 +102,53 @@ pub(crate) enum Condition {
 
 /// Kills the process at every system call that is in neither list.
 pub(crate) fn allow_only(lists: &[&[i64]], conditional: &[Conditional]) -> anyhow::Result<()> {
-    let always = lists.iter().flat_map(|list| list.iter()).map(|call| (*call, Vec::new()));
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = always.collect();
-    for (call, argument, condition) in conditional {
-        let (operator, value) = match *condition {
-            Condition::Is(value) => (SeccompCmpOp::Eq, value),
-            Condition::IsOwnProcess => (SeccompCmpOp::Eq, std::process::id().cast_signed()),
-            Condition::Without(bits) => (SeccompCmpOp::MaskedEq(u64::from(bits.cast_unsigned())), 0),
-            Condition::With(bits) => (SeccompCmpOp::MaskedEq(u64::from(bits.cast_unsigned())), bits),
-        };
-        let value = u64::from(value.cast_unsigned());
-        let condition = SeccompCondition::new(*argument, SeccompCmpArgLen::Dword, operator, value);
-        let rule = condition.and_then(|condition| SeccompRule::new(vec![condition])).context("seccomp")?;
-        rules.entry(*call).or_default().push(rule);
-    }
-    apply(rules, SeccompAction::KillProcess, SeccompAction::Allow)
+    apply(&compile(rules(lists, conditional)?, SeccompAction::KillProcess, SeccompAction::Allow)?)
+}
+
+/// A filter for a program that is not ours: what is in neither list looks absent.
+pub(crate) fn filter(calls: &[i64], conditional: &[Conditional]) -> anyhow::Result<BpfProgram> {
+    compile(rules(&[calls], conditional)?, ABSENT, SeccompAction::Allow)
 }
 
 /// Makes clone3(2), whose flags no filter can see, look absent: the C library then starts threads by clone(2).
 pub(crate) fn hide_clone3() -> anyhow::Result<()> {
     let rules = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    apply(rules, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS.cast_unsigned()))
+    apply(&compile(rules, SeccompAction::Allow, ABSENT)?)
 }
 
-fn apply(
-    rules: BTreeMap<i64, Vec<SeccompRule>>,
-    otherwise: SeccompAction,
-    matching: SeccompAction,
-) -> anyhow::Result<()> {
+const ABSENT: SeccompAction = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+fn rules(lists: &[&[i64]], conditional: &[Conditional]) -> anyhow::Result<Rules> {
+    let always = lists.iter().flat_map(|list| list.iter()).map(|call| (*call, Vec::new()));
+    let mut rules: Rules = always.collect();
+    for (call, conditions) in conditional {
+        let conditions = conditions.iter().map(|(argument, condition)| {
+            let (operator, value) = match *condition {
+                Condition::Is(value) => (SeccompCmpOp::Eq, value),
+                Condition::IsOwnProcess => (SeccompCmpOp::Eq, std::process::id().cast_signed()),
+                Condition::Without(bits) => (SeccompCmpOp::MaskedEq(u64::from(bits.cast_unsigned())), 0),
+                Condition::With(bits) => (SeccompCmpOp::MaskedEq(u64::from(bits.cast_unsigned())), bits),
+            };
+            let value = u64::from(value.cast_unsigned());
+            SeccompCondition::new(*argument, SeccompCmpArgLen::Dword, operator, value)
+        });
+        let conditions = conditions.collect::<Result<Vec<_>, _>>();
+        let rule = conditions.and_then(SeccompRule::new).context("seccomp")?;
+        rules.entry(*call).or_default().push(rule);
+    }
+    Ok(rules)
+}
+
+fn compile(rules: Rules, otherwise: SeccompAction, matching: SeccompAction) -> anyhow::Result<BpfProgram> {
     let architecture = std::env::consts::ARCH.try_into().context("seccomp")?;
     let filter = SeccompFilter::new(rules, otherwise, matching, architecture);
-    let program: BpfProgram = filter.and_then(TryInto::try_into).context("seccomp")?;
-    seccompiler::apply_filter(&program).context("seccomp")
+    filter.and_then(TryInto::try_into).context("seccomp")
+}
+
+fn apply(program: &BpfProgram) -> anyhow::Result<()> {
+    seccompiler::apply_filter(program).context("seccomp")
 }
 
 /// What every thread of ours may call. Nothing that opens, starts or changes anything outside the process.
@@ -164,8 +182,8 @@ pub(crate) const EVERYWHERE: &[i64] = &[
 /// threads (abort(3) is one).
 pub(crate) const EVERYWHERE_IF: &[Conditional] = &[
     // The standard library's check that a descriptor is its own to close, in debug builds.
-    (libc::SYS_fcntl, 1, Condition::Is(libc::F_GETFD)),
-    (libc::SYS_mmap, 2, Condition::Without(libc::PROT_EXEC)),
-    (libc::SYS_mprotect, 2, Condition::Without(libc::PROT_EXEC)),
-    (libc::SYS_tgkill, 0, Condition::IsOwnProcess),
+    (libc::SYS_fcntl, &[(1, Condition::Is(libc::F_GETFD))]),
+    (libc::SYS_mmap, &[(2, Condition::Without(libc::PROT_EXEC))]),
+    (libc::SYS_mprotect, &[(2, Condition::Without(libc::PROT_EXEC))]),
+    (libc::SYS_tgkill, &[(0, Condition::IsOwnProcess)]),
 ];

@@ -150,13 +150,17 @@ const FIONBIO: i32 = 0x5421;
 
 /// What it takes with some arguments.
 const SERVING_IF: &[Conditional] = &[
-    (libc::SYS_clone, 0, Condition::With(libc::CLONE_THREAD)),
-    (libc::SYS_fcntl, 1, Condition::Is(libc::F_DUPFD_CLOEXEC)),
-    (libc::SYS_fcntl, 1, Condition::Is(libc::F_GETFL)),
-    (libc::SYS_fcntl, 1, Condition::Is(libc::F_SETFL)),
-    (libc::SYS_ioctl, 1, Condition::Is(FIONBIO)),
-    (libc::SYS_prctl, 0, Condition::Is(libc::PR_SET_NAME)),
-    (libc::SYS_socketpair, 0, Condition::Is(libc::AF_UNIX)),
+    (libc::SYS_clone, &[(0, Condition::With(libc::CLONE_THREAD))]),
+    (libc::SYS_fcntl, &[(1, Condition::Is(libc::F_DUPFD_CLOEXEC))]),
+    (libc::SYS_fcntl, &[(1, Condition::Is(libc::F_GETFL))]),
+    (libc::SYS_fcntl, &[(1, Condition::Is(libc::F_SETFL))]),
+    (libc::SYS_ioctl, &[(1, Condition::Is(FIONBIO))]),
+    (libc::SYS_prctl, &[(0, Condition::Is(libc::PR_SET_NAME))]),
+    // Streams of the guest. A datagram socket, though half of a pair, would send to any other on the host.
+    (
+        libc::SYS_socketpair,
+        &[(0, Condition::Is(libc::AF_UNIX)), (1, Condition::Is(libc::SOCK_STREAM | libc::SOCK_CLOEXEC))],
+    ),
 ];
 
 #[cfg(test)]
@@ -165,6 +169,7 @@ mod tests {
 
     use std::fs::File;
     use std::net::{TcpStream, UdpSocket};
+    use std::os::unix::net::{UnixDatagram, UnixStream};
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, ExitStatus};
 
@@ -173,13 +178,15 @@ mod tests {
 
     use super::*;
 
-    const FORBIDDEN: [&str; 4] = ["open", "socket", "process", "kill"];
+    const FORBIDDEN: [&str; 5] = ["open", "socket", "datagrams", "process", "kill"];
 
     /// What a device process that a guest has taken over might try.
     fn attempt(what: &str) {
         match what {
             "open" => drop(File::open("/etc/passwd")),
             "socket" => drop(UdpSocket::bind("127.0.0.1:0")),
+            // Which would reach any datagram socket on the host: a log, for instance.
+            "datagrams" => drop(UnixDatagram::pair()),
             "process" => drop(Command::new("/bin/true").status()),
             "kill" => {
                 let parent = rustix::process::getppid().unwrap();
@@ -189,6 +196,7 @@ mod tests {
                 // What it may: threads, events, memory, the channel.
                 thread::spawn(|| vec![1u8; 1 << 20]).join().unwrap();
                 virtio::event().unwrap().write(1).unwrap();
+                drop(UnixStream::pair().unwrap());
             }
         }
     }

@@ -1,8 +1,15 @@
 //! QEMU's launcher: QEMU ends when it does, and it ends when the supervisor does.
 //!
 //! QEMU itself would outlive a supervisor that was killed. The launcher also confines it, before the first of its
-//! instructions: no capability, a file system of nothing but its own program, libraries and firmware to read. QEMU adds
-//! its own seccomp filter (`-sandbox`). Not here: what QEMU is told (`machine::software`).
+//! instructions:
+//!
+//! * namespaces of its own, where the host allows them: no network, no process but itself;
+//! * no capability but to read what it was given;
+//! * Landlock: a file system of nothing but its own program, libraries and firmware to read, in a domain below the
+//!   launcher's, so that it can neither signal nor trace it;
+//! * seccomp: no socket, no signal, no other process (`qemu`). QEMU adds a filter of its own (`-sandbox`).
+//!
+//! Not here: what QEMU is told (`machine::software`).
 
 use std::fs::File;
 use std::io::Read;
@@ -12,19 +19,24 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use machine::software::protocol::{Launch, LaunchReport};
-use process::{Channel, Child, Spawn};
+use process::{Channel, Child, Confinement, Spawn};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::PipeFlags;
 use rustix::thread::CapabilitySet;
 
 use crate::Descriptors;
 use crate::confine::{self, Readable};
+use crate::qemu;
 
 /// How much of what QEMU said last is kept.
 const LAST_WORDS: usize = 512;
 
 /// Runs QEMU until it ends or the supervisor hangs up. To be called by the main thread.
 pub fn run(channel: &Channel) -> anyhow::Result<()> {
+    // While the supervisor puts together what to launch.
+    if let Err(error) = process::isolate_children() {
+        say(&format!("QEMU without namespaces of its own ({error}): confined by seccomp and Landlock"));
+    }
     let Some((launch, descriptors)) = channel.recv().context("first message")? else {
         return Ok(());
     };
@@ -65,13 +77,15 @@ fn start(launch: Launch, descriptors: Vec<OwnedFd>) -> anyhow::Result<(Child, Fi
         stdout: Some(descriptors.take(launch.stdout)?),
         stderr: Some(stderr),
         inherit,
-        // Second belt, for when the launcher itself is killed.
+        // For when the launcher itself is killed.
         dies_with_thread: true,
         ..Spawn::new(&launch.program)
     };
     // QEMU opens the kernel again by its number, which may take the right to read another user's file.
     confine::drop_capabilities(CapabilitySet::DAC_READ_SEARCH)?;
-    confine::deny_all_but(readable(&launch.program, files))?;
+    let landlock = confine::deny_all_but(readable(&launch.program, files))?;
+    let seccomp = confine::filter(qemu::CALLS, qemu::CALLS_IF)?;
+    let spawn = Spawn { confinement: Confinement { landlock, seccomp }, ..spawn };
     Ok((process::spawn_without_channel(spawn)?, File::from(errors)))
 }
 
@@ -123,11 +137,19 @@ fn forward(errors: &mut File, said: &mut Vec<u8>) -> anyhow::Result<bool> {
     let mut chunk = [0; 4096];
     let count = errors.read(&mut chunk).context("standard error of QEMU")?;
     let chunk = &chunk[..count];
-    // A log that is gone is no reason to end.
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), chunk);
+    log(chunk);
     said.extend_from_slice(chunk);
     said.drain(..said.len().saturating_sub(LAST_WORDS));
     Ok(count > 0)
+}
+
+fn say(what: &str) {
+    log(format!("matchlock-launcher: {what}\n").as_bytes());
+}
+
+fn log(bytes: &[u8]) {
+    // A log that is gone is no reason to end.
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), bytes);
 }
 
 fn last_line(said: &[u8]) -> String {
@@ -138,3 +160,54 @@ fn last_line(said: &[u8]) -> String {
 
 /// What waiting takes.
 const WATCHING: &[i64] = &[libc::SYS_waitid, libc::SYS_pidfd_send_signal];
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+
+    use landlock::{ABI, Access, CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
+
+    use super::*;
+
+    #[test]
+    #[ignore = "the process that another test confines"]
+    fn landlocked() {
+        let channel = process::parent_channel().unwrap();
+        let (nested, _) = channel.recv::<bool>().unwrap().unwrap();
+        let shell = Path::new("/bin/sh");
+        confine::drop_capabilities(CapabilitySet::empty()).unwrap();
+        let landlock = confine::deny_all_but(readable(shell, Vec::new())).unwrap().filter(|_| nested);
+        // Only this thread of a test is in the domain.
+        let thread = rustix::thread::gettid().as_raw_nonzero();
+        let spawn = Spawn {
+            args: vec!["-c".into(), format!("kill -0 {thread}").into()],
+            stdout: Some(std::io::stdout().as_fd().try_clone_to_owned().unwrap()),
+            stderr: Some(std::io::stderr().as_fd().try_clone_to_owned().unwrap()),
+            confinement: Confinement { landlock, ..Confinement::default() },
+            ..Spawn::new(shell)
+        };
+        let status = process::spawn_without_channel(spawn).unwrap().wait().unwrap();
+        channel.send(&status.success(), &[]).unwrap();
+    }
+
+    #[test]
+    fn landlock_alone_keeps_qemu_from_its_launcher() {
+        // Signal scopes came with ABI 6.
+        let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        if ruleset.scope(Scope::from_all(ABI::V6)).is_err() {
+            eprintln!("skipped: this kernel's Landlock is too old or switched off");
+            return;
+        }
+        for nested in [false, true] {
+            let mut spawn = Spawn::new(&std::env::current_exe().unwrap());
+            spawn.args = ["--exact", "launcher::tests::landlocked", "--ignored", "--test-threads=1"]
+                .map(Into::into)
+                .into();
+            spawn.stderr = Some(std::io::stderr().as_fd().try_clone_to_owned().unwrap());
+            let (_child, channel) = process::spawn(spawn).unwrap();
+            channel.send(&nested, &[]).unwrap();
+            let (signalled, _) = channel.recv::<bool>().unwrap().unwrap();
+            assert_eq!(signalled, !nested);
+        }
+    }
+}

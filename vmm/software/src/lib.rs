@@ -7,6 +7,7 @@
 mod confine;
 pub mod devices;
 pub mod launcher;
+mod qemu;
 
 use std::os::fd::OwnedFd;
 

@@ -145,6 +145,38 @@ fn whichever_process_is_killed_the_others_end_and_the_machine_says_which() {
     }
 }
 
+/// Waits for the end in a thread of its own, for it might not come.
+fn end_of(mut machine: Software) -> Ending {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || tell.send(machine.wait()));
+    told.recv_timeout(PATIENCE).unwrap()
+}
+
+#[test]
+fn a_launcher_that_does_not_answer_is_not_waited_for() {
+    let Some(programs) = programs() else { return };
+    for stop in [true, false] {
+        let (mut machine, _console, _ports) = running(&programs, Guest::Halt);
+        let processes = pidfds(&machine);
+        pidfd_send_signal(&processes[0], Signal::STOP).unwrap();
+        if stop {
+            machine.stop();
+            assert_eq!(end_of(machine), Ending::PowerOff);
+        } else {
+            pidfd_send_signal(&processes[1], Signal::KILL).unwrap();
+            let ending = end_of(machine);
+            assert!(matches!(&ending, Ending::Failed(why) if why.contains("launcher")), "{ending:?}");
+        }
+        assert!(processes.iter().all(has_ended), "a process is left");
+    }
+
+    let (machine, _console, _ports) = running(&programs, Guest::Halt);
+    let processes = pidfds(&machine);
+    pidfd_send_signal(&processes[0], Signal::STOP).unwrap();
+    drop(machine);
+    assert!(processes.iter().all(has_ended), "a process is left");
+}
+
 #[test]
 fn nothing_outlives_a_supervisor_that_was_killed() {
     if programs().is_none() {

@@ -7,11 +7,11 @@
 
 use seccompiler::sock_filter;
 
-/// A system call that is allowed if one of its tests holds, or if it has none.
+/// A system call that is allowed if all tests of one of its cases hold, or if it has no case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rule {
     call: u32,
-    tests: Vec<Test>,
+    cases: Vec<Vec<Test>>,
 }
 
 /// A test of the low 32 bits of one argument.
@@ -23,9 +23,15 @@ pub(super) struct Test {
 }
 
 impl Rule {
+    /// Allowed if one of the tests holds, or if there is none.
     pub(super) fn new(call: libc::c_long, tests: Vec<Test>) -> Self {
+        Self::any_of(call, tests.into_iter().map(|test| vec![test]).collect())
+    }
+
+    /// Allowed if all tests of one case hold.
+    pub(super) fn any_of(call: libc::c_long, cases: Vec<Vec<Test>>) -> Self {
         // System call numbers are small; one that is not would never match.
-        Self { call: u32::try_from(call).unwrap_or(u32::MAX), tests }
+        Self { call: u32::try_from(call).unwrap_or(u32::MAX), cases }
     }
 }
 
@@ -108,17 +114,25 @@ fn tree(rules: &[Rule]) -> Vec<sock_filter> {
     code
 }
 
-/// Each test is at most four instructions, so its jumps are short.
 fn leaf(rule: &Rule) -> Vec<sock_filter> {
     let mut code = vec![branch(IF_EQUAL, rule.call, 1, 0), KILL];
-    for test in &rule.tests {
-        code.push(statement(LOAD, ARGUMENTS + 8 * u32::from(test.argument)));
+    rule.cases.iter().for_each(|tests| code.extend(case(tests)));
+    code.push(if rule.cases.is_empty() { ALLOW } else { KILL });
+    code
+}
+
+/// Allows if all tests hold, and else goes on behind. There are six arguments, and a test of each is at most three
+/// instructions, so its jumps are short.
+fn case(tests: &[Test]) -> Vec<sock_filter> {
+    let mut code = vec![ALLOW];
+    for test in tests.iter().rev() {
+        let behind = u8::try_from(code.len()).unwrap_or(u8::MAX);
+        code.insert(0, branch(IF_EQUAL, test.value, 0, behind));
         if test.mask != u32::MAX {
-            code.push(statement(AND, test.mask));
+            code.insert(0, statement(AND, test.mask));
         }
-        code.extend([branch(IF_EQUAL, test.value, 0, 1), ALLOW]);
+        code.insert(0, statement(LOAD, ARGUMENTS + 8 * u32::from(test.argument)));
     }
-    code.push(if rule.tests.is_empty() { ALLOW } else { KILL });
     code
 }
 
@@ -176,8 +190,9 @@ mod tests {
         let rules: BTreeMap<i64, Vec<SeccompRule>> = rules
             .iter()
             .map(|rule| {
-                let tests = rule.tests.iter().map(|test| SeccompRule::new(vec![condition(test)]).unwrap());
-                (rule.call.into(), tests.collect())
+                let case =
+                    |tests: &Vec<Test>| SeccompRule::new(tests.iter().map(condition).collect()).unwrap();
+                (rule.call.into(), rule.cases.iter().map(case).collect())
             })
             .collect();
         let (kill, allow) = (SeccompAction::KillProcess, SeccompAction::Allow);
@@ -198,11 +213,25 @@ mod tests {
             for (value, argument) in values.into_iter().flat_map(|value| (0..3).map(move |at| (value, at))) {
                 let mut arguments = [0x11; 6];
                 arguments[argument] = value;
-                let (verdict, _) = run(&ours, AUDIT_ARCH, call, arguments);
-                let expected = run(&theirs, AUDIT_ARCH, call, arguments).0;
-                assert_eq!(verdict, expected, "{call} {arguments:x?}");
-                allowed += u32::from(verdict == libc::SECCOMP_RET_ALLOW);
+                // With a second argument, too.
+                for other in [0x11, 1, 0x8_0001] {
+                    arguments[(argument + 1) % 3] = other;
+                    let (verdict, _) = run(&ours, AUDIT_ARCH, call, arguments);
+                    let expected = run(&theirs, AUDIT_ARCH, call, arguments).0;
+                    assert_eq!(verdict, expected, "{call} {arguments:x?}");
+                    allowed += u32::from(verdict == libc::SECCOMP_RET_ALLOW);
+                }
             }
+        }
+        // The one call with two tests at once.
+        let pair = libc::SYS_socketpair.try_into().unwrap();
+        for (family, kind, expected) in [
+            (libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::SECCOMP_RET_ALLOW),
+            (libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, libc::SECCOMP_RET_KILL_PROCESS),
+            (libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::SECCOMP_RET_KILL_PROCESS),
+        ] {
+            let arguments = [family, kind, 0, 0, 0, 0].map(|argument| u64::try_from(argument).unwrap());
+            assert_eq!(run(&ours, AUDIT_ARCH, pair, arguments).0, expected, "{family} {kind}");
         }
         assert!(allowed > 1000);
     }

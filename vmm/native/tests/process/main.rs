@@ -182,6 +182,29 @@ fn a_supervisor_that_hangs_up_ends_it() {
     }
 }
 
+/// Holds the event thread, as a disk that does not answer would.
+#[allow(unsafe_code, reason = "ptrace(2) has no safe wrapper here")]
+fn hold(thread: u32) {
+    let nothing = std::ptr::null_mut::<libc::c_void>();
+    let mut status = 0;
+    for request in [libc::PTRACE_SEIZE, libc::PTRACE_INTERRUPT] {
+        // SAFETY: neither request touches memory of this process.
+        let result = unsafe { libc::ptrace(request, thread, nothing, nothing) };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    }
+    // SAFETY: `status` outlives the call that writes it.
+    unsafe { libc::waitpid(thread.cast_signed(), &raw mut status, libc::__WALL) };
+    assert!(libc::WIFSTOPPED(status));
+}
+
+#[test]
+fn a_supervisor_that_hangs_up_ends_it_whatever_it_waits_for() {
+    let Some(mut vmm) = Vmm::boot(&Guest::new().spin()) else { return };
+    hold(vmm.child.pid());
+    drop(vmm.channel);
+    assert_eq!(vmm.child.wait().unwrap().code(), Some(i32::from(exit::POWER_OFF)));
+}
+
 #[test]
 fn what_cannot_be_made_is_refused_in_words() {
     let kernel = Guest::new().spin();

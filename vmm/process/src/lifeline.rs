@@ -1,0 +1,26 @@
+//! The lifeline of a process whose other threads may be busy.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::thread;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+use crate::Channel;
+
+/// Stack of the thread. Only what is touched takes memory.
+const STACK: usize = 64 << 10;
+
+/// Ends this process with `status` as soon as the parent hangs up, whatever its other threads are doing. What the parent
+/// sent before is not waited for, and nothing is received here.
+pub fn exit_on_hang_up(channel: &Channel, status: u8) -> io::Result<()> {
+    let socket = channel.as_fd().try_clone_to_owned()?;
+    let wait = move || {
+        // POLLHUP needs no asking; for anything else there is another thread.
+        while let Ok(0) | Err(Errno::INTR) = poll(&mut [PollFd::new(&socket, PollFlags::empty())], None) {}
+        std::process::exit(status.into());
+    };
+    thread::Builder::new().name("lifeline".to_owned()).stack_size(STACK).spawn(wait)?;
+    Ok(())
+}
