@@ -20,6 +20,10 @@ pub(crate) fn rpc(args: &RpcArgs) -> anyhow::Result<u8> {
     // Not the locked and buffered ones: one thread each reads and writes whole pieces, and one may never return.
     let input = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     let output = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+    for file in [&input, &output] {
+        // A client's run-time may have made its pipes non-blocking, ours with them.
+        rustix::io::ioctl_fionbio(file, false)?;
+    }
     block_on(async {
         let mut signals = Signals::catch()?;
         let signal = Cell::new(None);

@@ -96,6 +96,11 @@ fn two_sandboxes() {
     assert_eq!(server.call("exec", json!({"command": "true"})), Err((VM, "VM not created".to_owned())));
     server.create(json!({}));
     assert_eq!(server.exec("echo third").1, "third\n");
+    // Too little time: it says so, and goes on with it.
+    let (code, message) = server.call("close", json!({"timeout_seconds": 0.000_001})).unwrap_err();
+    assert_eq!((code, message.as_str()), (CANCELLED, "close has not ended in 0.000001 s"));
+    assert_eq!(server.call("exec", json!({"command": "true"})), Err((VM, "VM not created".to_owned())));
+    assert_eq!(server.call("close", json!({})), Ok(json!({})));
     assert_eq!(server.end().0.code(), Some(0));
     home.assert_no_process();
 }

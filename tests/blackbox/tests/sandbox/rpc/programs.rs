@@ -299,8 +299,15 @@ fn a_client_that_does_not_read() {
     let mut server = Server::unread(&home);
     let created = server.send_create(json!({}));
     let endless = server.send("exec_stream", json!({"command": "cat /dev/zero"}));
-    // It is not only slow: nothing is read until all of this has been said.
-    std::thread::sleep(Duration::from_secs(15));
+    // Nothing is read until all of this has been said. Another command waits for the sandbox to be ready.
+    let id = loop {
+        let list: Value = serde_json::from_str(&home.done(["list", "--json"]).stdout).unwrap();
+        if let Some(id) = list[0]["id"].as_str() {
+            break id.to_owned();
+        }
+    };
+    assert_eq!(home.done(["exec", &id, "true"]).status, 0);
+    std::thread::sleep(Duration::from_secs(1));
     let cancel = server.send("cancel", json!({"id": endless}));
     let exec = server.send("exec", json!({"command": "echo heard"}));
     for _ in 0..10_000 {
