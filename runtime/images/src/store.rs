@@ -140,24 +140,36 @@ impl Store {
         progress: &dyn Progress,
     ) -> Result<Imported> {
         tag.map_or(Ok(()), check)?;
-        let imported = {
-            let _writing = self.lock_shared()?;
-            let archive = Archive::open(source, &self.root.join("tmp"), progress)?;
-            let plans = named(&archive, manifest::plans(&archive)?, tag)?;
-            let mut room = self.room();
-            let mut imported: Option<Imported> = None;
-            for plan in plans {
-                let one = self.take(&archive, plan, &mut room, progress)?;
-                match &mut imported {
-                    Some(imported) => imported.tags.extend(one.tags),
-                    None => imported = Some(one),
-                }
-            }
-            imported.ok_or_else(|| archive.error("it holds no image"))?
-        };
-        // Tags that were in use before may have left layers behind.
-        self.collect()?;
+        let imported = self.import_archive(source, tag, progress);
+        // Tags that were in use before may have left layers behind, and so has an import that failed half-way.
+        let collected = self.collect();
+        let imported = imported?;
+        collected?;
         Ok(imported)
+    }
+
+    fn import_archive(
+        &self,
+        source: ImportSource<'_>,
+        tag: Option<&str>,
+        progress: &dyn Progress,
+    ) -> Result<Imported> {
+        let _writing = self.lock_shared()?;
+        let archive = Archive::open(source, &self.root.join("tmp"), progress)?;
+        let plans = named(&archive, manifest::plans(&archive)?, tag)?;
+        let mut room = self.room();
+        let mut imported: Option<Imported> = None;
+        for plan in plans {
+            if plan.layers.is_empty() {
+                return Err(archive.error("its image has no layers"));
+            }
+            let one = self.take(&archive, plan, &mut room, progress)?;
+            match &mut imported {
+                Some(imported) => imported.tags.extend(one.tags),
+                None => imported = Some(one),
+            }
+        }
+        imported.ok_or_else(|| archive.error("it holds no image"))
     }
 
     /// Takes one image of an archive.

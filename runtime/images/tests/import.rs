@@ -236,6 +236,8 @@ fn a_hundred_layers() {
 fn refused(archive: &[u8]) -> Error {
     let cache = Cache::new();
     let error = import(&cache.store(), archive, Some("bad")).map(drop).unwrap_err();
+    // At once, not only when the store is next opened.
+    assert_eq!((cache.files("blobs"), cache.files("tmp")), (vec![], vec![]), "{error}");
     cache.assert_empty();
     error
 }
@@ -270,6 +272,12 @@ fn wrong_contents_are_refused() {
         let error = refused(&cut.docker_archive(&[]));
         assert!(matches!(&error, Error::Layer { source: LayerError::Truncated, .. }), "{error}");
     }
+}
+
+#[test]
+fn an_image_without_layers_is_refused() {
+    let error = refused(&ImageFixture::new(Vec::new()).docker_archive(&[]));
+    assert!(error.to_string().ends_with("its image has no layers"), "{error}");
 }
 
 #[test]
