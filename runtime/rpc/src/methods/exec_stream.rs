@@ -8,7 +8,8 @@ use super::relay::{self, Names, Sink};
 use super::{Answer, Call, Inside, Result};
 use crate::failure::Failure;
 
-const NAMES: Names = Names { ready: None, stdout: "exec_stream.stdout", stderr: Some("exec_stream.stderr") };
+const NAMES: Names =
+    Names { ready: None, ack: None, stdout: "exec_stream.stdout", stderr: Some("exec_stream.stderr") };
 
 pub(super) async fn run(mut call: Call, inside: Inside) -> Result<Answer> {
     let params: ExecParams = std::mem::take(&mut call.params).parse()?;

@@ -8,7 +8,8 @@ use super::relay::{self, Names, Sink};
 use super::{Answer, Call, Inside, Result};
 use crate::failure::Failure;
 
-const NAMES: Names = Names { ready: Some("exec_tty.ready"), stdout: "exec_tty.stdout", stderr: None };
+const NAMES: Names =
+    Names { ready: Some("exec_tty.ready"), ack: None, stdout: "exec_tty.stdout", stderr: None };
 
 /// Size of a terminal whose size is 0.
 const DEFAULT_SIZE: TerminalSize = TerminalSize { rows: 24, cols: 80 };

@@ -26,7 +26,7 @@ pub(super) enum Ended {
 }
 
 pub(super) fn exec(params: ExecParams, stdio: Stdio) -> Result<Exec> {
-    let ExecParams { command, argv, working_dir, user, env, detached } = params;
+    let ExecParams { command, argv, working_dir, user, env, detached, .. } = params;
     build(command, argv, working_dir, user, env, stdio, detached.unwrap_or_default())
 }
 

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 
 use guest_protocol::Stdio;
 use sandbox::{Event, Exec, Service};
-use wire::rpc::{IdParams, StreamResult};
+use wire::rpc::{IdParams, StdinAckParams, StreamResult};
 
 use super::program::Ended;
 use super::{Answer, Call, Inside, Result};
@@ -18,6 +18,8 @@ use crate::utf8::Whole;
 pub(super) struct Names {
     /// Input is taken from now on.
     pub(super) ready: Option<&'static str>,
+    /// How much of the input has gone to the program; if the client wants to know.
+    pub(super) ack: Option<&'static str>,
     pub(super) stdout: &'static str,
     /// A terminal has none.
     pub(super) stderr: Option<&'static str>,
@@ -89,7 +91,8 @@ pub(super) async fn run(
     };
     let feed = async {
         if let Some(stdin) = &call.stdin {
-            feed(&mut input, stdin, terminal).await;
+            let ack = names.ack.map(|name| Ack { outbox: &call.outbox, name, id: call.id, bytes: 0 });
+            feed(&mut input, stdin, terminal, ack).await;
         }
         // Its stream stays open: the end of it would be the end of the program.
         std::future::pending::<Infallible>().await
@@ -117,11 +120,33 @@ pub(super) async fn run(
     }
 }
 
+/// Tells the client how much of the input has gone to the program.
+struct Ack<'a> {
+    outbox: &'a Outbox,
+    name: &'static str,
+    id: Option<u64>,
+    bytes: u64,
+}
+
+impl Ack<'_> {
+    async fn add(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+        let params = StdinAckParams { id: self.id.unwrap_or_default(), bytes: self.bytes };
+        self.outbox.notify(encode::notification(self.name, &params)).await;
+    }
+}
+
 /// Passes input on, until the program takes no more.
-async fn feed(input: &mut sandbox::Input, stdin: &Stdin, terminal: bool) {
+async fn feed(input: &mut sandbox::Input, stdin: &Stdin, terminal: bool, mut ack: Option<Ack<'_>>) {
     loop {
         let taken = match stdin.next().await {
-            Input::Data(bytes) => input.stdin(&bytes).await,
+            Input::Data(bytes) => {
+                let taken = input.stdin(&bytes).await;
+                if let (Ok(()), Some(ack)) = (&taken, &mut ack) {
+                    ack.add(bytes.len()).await;
+                }
+                taken
+            }
             // The end of the client's input is no ^D and no hang-up: an interactive program goes on.
             Input::End if terminal => Ok(()),
             Input::End => input.end().await,

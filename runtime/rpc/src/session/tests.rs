@@ -301,6 +301,28 @@ async fn output_comes_first_and_whole() {
 }
 
 #[tokio::test]
+async fn how_much_input_was_taken_is_told_to_those_who_ask() {
+    let mut client = Client::with_vm().await;
+    let id = client.send("exec_pipe", json!({"command": "cat", "stdin_ack": true})).await;
+    assert_eq!(client.line().await["method"], "exec_pipe.ready");
+    for _ in 0..3 {
+        client.send("exec_pipe.stdin", json!({"id": id, "data": bytes::encode(b"hello")})).await;
+    }
+    let (mut acks, mut seen) = (Vec::new(), String::new());
+    while acks.len() < 3 || seen.len() < 15 {
+        let line = client.line().await;
+        assert_eq!(line["params"]["id"], id);
+        match line["method"].as_str().unwrap() {
+            "exec_pipe.stdin_ack" => acks.push(line["params"]["bytes"].as_u64().unwrap()),
+            _ => seen.push_str(&text(&line["params"]["data"])),
+        }
+    }
+    assert_eq!((acks, seen.as_str()), (vec![5, 10, 15], "hellohellohello"));
+    client.send("exec_pipe.stdin_eof", json!({"id": id})).await;
+    client.answer(id).await.unwrap();
+}
+
+#[tokio::test]
 async fn input_arrives_in_order_until_its_end() {
     let mut client = Client::with_vm().await;
     let id = client.send("exec_pipe", json!({"command": "cat"})).await;

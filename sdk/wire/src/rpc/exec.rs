@@ -20,6 +20,8 @@ pub struct ExecParams {
     pub env: Option<BTreeMap<String, Option<String>>>,
     /// `exec` only: answer with a process id once the program runs, and leave it running.
     pub detached: Option<bool>,
+    /// `exec_pipe` only: tell by `exec_pipe.stdin_ack` how much of its input has gone to the program.
+    pub stdin_ack: Option<bool>,
 }
 
 /// Parameters of `exec_tty`.

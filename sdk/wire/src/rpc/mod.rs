@@ -41,7 +41,7 @@ pub use network::{
     RequestMutation, ResponseMutation, Secret,
 };
 pub use notifications::{
-    ChangeKind, ChangeParams, DataParams, EventParams, ExecEvent, FileEvent, NetworkEvent,
+    ChangeKind, ChangeParams, DataParams, EventParams, ExecEvent, FileEvent, NetworkEvent, StdinAckParams,
 };
 pub use schema::{FIRE_AND_FORGET, METHODS, NOTIFICATIONS, schema};
 

@@ -13,6 +13,15 @@ pub struct DataParams {
     pub data: String,
 }
 
+/// Parameters of `exec_pipe.stdin_ack`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StdinAckParams {
+    /// The request's id.
+    pub id: u64,
+    /// Bytes of input that have gone to the program since it started.
+    pub bytes: u64,
+}
+
 /// Parameters of `watch.change`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ChangeParams {

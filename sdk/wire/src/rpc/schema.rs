@@ -10,7 +10,7 @@ use super::{
     ListFilesResult, LogResult, MkdirParams, PROTOCOL, PathParams, PortForwardParams, PortForwardResult,
     ProcessListResult, ProcessOutputResult, ProcessParams, ProcessSignalParams, ProcessWaitResult,
     ReadFileParams, ReadFileResult, RemoveParams, RenameParams, ResizeParams, StartedResult, StatParams,
-    StdinParams, StreamResult, WatchParams, WriteFileParams,
+    StdinAckParams, StdinParams, StreamResult, WatchParams, WriteFileParams,
 };
 
 /// A type in the document.
@@ -64,6 +64,7 @@ const TOLD: &[(&str, &[Of])] = table! {
     "event": EventParams;
     "exec_pipe.ready": IdParams;
     "exec_pipe.stderr": DataParams;
+    "exec_pipe.stdin_ack": StdinAckParams;
     "exec_pipe.stdout": DataParams;
     "exec_stream.stderr": DataParams;
     "exec_stream.stdout": DataParams;
