@@ -91,6 +91,7 @@ def test_a_detached_command_ends_by_itself(client: Client) -> None:
     )
     assert process.wait(timeout=30) == 9
     assert "said x by app in /tmp" in client.log()
+    assert process.output() == b"said x by app in /tmp\n"
     asked = client.exec_detached("trap 'exit 4' TERM; while :; do sleep 0.1; done")
     time.sleep(0.5)
     asked.terminate()
@@ -187,6 +188,14 @@ def test_streams_of_any_length_in_constant_memory(client: Client) -> None:
     client.upload("/stream", io.BytesIO(b"short"))
     assert client.read_file("/stream") == b"short"
     client.remove_file("/stream")
+
+
+def test_input_of_any_length(client: Client) -> None:
+    # More than the server keeps for a program that takes it slowly.
+    size = 80 << 20
+    source, out = Zeros(size), io.StringIO()
+    assert client.exec_pipe("sleep 1; sha256sum", stdin=source, stdout=out).exit_code == 0  # type: ignore[arg-type]
+    assert out.getvalue().split()[0] == source.hash.hexdigest()
 
 
 def test_a_large_content_is_written_whole(client: Client) -> None:

@@ -8,6 +8,7 @@ suites in tests/sdk of the repository. Commands are orders to the stand-in:
     sleep S           takes S seconds      repeat N B    writes chunk B (hex) N times
     junk              lines without sense  events N      N file events first
     requests          what was received    callback J    asks the callback socket J
+    ahead             the most input that ever waited, in Base64
     die [TEXT]        ends the process     mute          never answers
     result J          answers J            late          cancelled, and answered all the same
 """
@@ -31,7 +32,7 @@ cancelled: dict[int, threading.Event] = {}
 inputs: dict[int, list[Object]] = {}
 files: dict[str, bytes] = {}
 created: Object = {}
-state: dict[str, bool] = {"closed": False}
+state = {"ahead": 0}
 arrived = threading.Condition()
 
 
@@ -94,6 +95,8 @@ def run(id: int, command: str, out: Any) -> int:
             file_event(f"/workspace/{number}")
     elif word == "requests":
         out(json.dumps(received).encode())
+    elif word == "ahead":
+        out(str(state["ahead"]).encode())
     elif word == "callback":
         out(ask_callback(rest))
     return 0
@@ -168,6 +171,7 @@ def interactive(id: int, method: str, params: Object) -> Object:
         code = run(id, command, lambda chunk: notify(f"{method}.stdout", id=id, data=b64(chunk)))
         return {"exit_code": code, "duration_ms": 1}
     count = 0
+    acks = method == "exec_pipe" and params.get("stdin_ack")
     while True:
         with arrived:
             arrived.wait_for(lambda: inputs[id] or cancelled[id].is_set())
@@ -182,6 +186,10 @@ def interactive(id: int, method: str, params: Object) -> Object:
             continue
         data = base64.b64decode(message["params"]["data"])
         count += len(data)
+        if acks:
+            with arrived:
+                state["ahead"] = max(state["ahead"], sum(len(one["params"].get("data", "")) for one in inputs[id]))
+            notify("exec_pipe.stdin_ack", id=id, bytes=count)
         notify(f"{method}.stdout", id=id, data=b64(data))
         if method == "exec_pipe":
             notify("exec_pipe.stderr", id=id, data=b64(f"{count}\n".encode()))
@@ -286,6 +294,8 @@ def answer(id: int, method: str, params: Object) -> Object:
         },
         "process_wait": lambda: {"exit_code": 9},
         "process_signal": lambda: {},
+        "process_kill": lambda: {},
+        "process_output": lambda: {"output": b64(b"last \xff")},
     }
     if method not in simple:
         raise Failure(-32601, "Method not found")

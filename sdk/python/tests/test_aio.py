@@ -82,6 +82,8 @@ def test_commands(program: str) -> None:
         assert (await client.exec_stream("junk")).exit_code == 0
         process = await client.exec_detached(["serve"])
         await process.kill()
+        await process.terminate()
+        assert await process.output() == b"last \xff"
         assert (await process.wait(), await process.poll()) == (9, 9)
         assert len(await client.processes()) == 2
 
@@ -108,6 +110,11 @@ def test_pipes_and_terminals(program: str) -> None:
         await client.exec_pipe("cat", reader, data)
         assert data.getvalue() == b"abc"
         assert (await client.exec_pipe("cat")).exit_code == 0
+        content = os.urandom(1 << 20) * 5
+        data = io.BytesIO()
+        await client.exec_pipe("cat", io.BytesIO(content), data)
+        assert data.getvalue() == content
+        assert int((await client.exec("ahead")).stdout) <= (1 << 20) * 3 // 2
 
         read, write = os.pipe()
 

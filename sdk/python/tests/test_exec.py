@@ -231,11 +231,35 @@ def test_a_pipe_gets_its_input_to_the_end(client: Client) -> None:
     result = client.exec_pipe("cat", io.StringIO("héllo"), out, err, "/tmp", None, "user")
     assert (result.exit_code, result.duration_ms) == (0, 1)
     assert (out.getvalue(), err.getvalue()) == ("héllo", "6\n")
-    assert params(client, "exec_pipe") == {"command": "cat", "working_dir": "/tmp", "user": "user"}
+    sent = params(client, "exec_pipe")
+    assert sent == {"command": "cat", "working_dir": "/tmp", "user": "user", "stdin_ack": True}
     data = io.BytesIO()
     client.exec_pipe("cat", io.BytesIO(bytes(range(256)) * 1000), data)
     assert data.getvalue() == bytes(range(256)) * 1000
     assert client.exec_pipe("cat").exit_code == 0
+
+
+def test_input_is_never_far_ahead_of_a_command_that_takes_it_slowly(client: Client) -> None:
+    class Slow(io.BytesIO):
+        def write(self, data: Any) -> int:
+            if self.tell() < 1 << 20:
+                time.sleep(0.005)
+            return super().write(data)
+
+    out = Slow()
+    content = os.urandom(1 << 20) * 20
+    client.exec_pipe("cat", io.BytesIO(content), out)
+    assert out.getvalue() == content
+    assert int(client.exec("ahead").stdout) <= (1 << 20) * 3 // 2
+
+
+def test_an_old_program_tells_nothing_of_its_input(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_OLD", "1")
+    with Client(Config(program)) as client:
+        out = io.BytesIO()
+        client.exec_pipe("cat", io.BytesIO(bytes(5 << 20)), out)
+        assert out.getvalue() == bytes(5 << 20)
+        assert params(client, "exec_pipe") == {"command": "cat"}
 
 
 def test_input_from_a_pipe_comes_as_it_is_written(client: Client) -> None:
@@ -314,6 +338,9 @@ def test_detached_commands(client: Client) -> None:
     sent = requests(client, "exec")[0]["params"]
     assert sent == {"argv": ["serve"], "working_dir": "/srv", "env": {"A": "b"}, "detached": True}
     process.kill()
+    assert params(client, "process_kill") == {"process_id": 5}
+    assert process.output() == b"last \xff"
+    process.send_signal(9)
     assert params(client, "process_signal") == {"process_id": 5, "signal": 9}
     process.terminate()
     assert params(client, "process_signal") == {"process_id": 5, "signal": 15}

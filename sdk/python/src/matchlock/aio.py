@@ -21,6 +21,7 @@ from .aio_streams import (
     AsyncReader,
     AsyncWriter,
     Sizes,
+    Window,
     in_thread,
     send_input,
     send_sizes,
@@ -59,7 +60,7 @@ class AsyncClient:
         self._starting = asyncio.Lock()
         self._closed = False
         self._vm_id: str | None = None
-        self._extended = False
+        self._extended: bool | None = None
         self._events = AsyncEventRunner()
         self._hook_server: AsyncHookServer | None = None
 
@@ -374,15 +375,19 @@ class AsyncClient:
     async def _extend(self, feature: str) -> None:
         """Makes sure that the server has what the releases up to 0.2 do not: they would ignore what they do not
         know, and do something else."""
-        if self._extended:
-            return
-        try:
-            await self._request("hello")
-        except RPCError as error:
-            if error.code != RPCError.METHOD_NOT_FOUND:
-                raise
-            raise MatchlockError(f"{feature}: the matchlock program is too old for it") from error
-        self._extended = True
+        if not await self._is_extended():
+            raise MatchlockError(f"{feature}: the matchlock program is too old for it")
+
+    async def _is_extended(self) -> bool:
+        if self._extended is None:
+            try:
+                await self._request("hello")
+                self._extended = True
+            except RPCError as error:
+                if error.code != RPCError.METHOD_NOT_FOUND:
+                    raise
+                self._extended = False
+        return self._extended
 
     async def _exec_params(
         self, command: Command, working_dir: str, user: str, env: Mapping[str, str] | None, **more: Any
@@ -401,15 +406,22 @@ class AsyncClient:
         timeout: float | None,
     ) -> Any:
         post = self._running().post
+        acks = method == "exec_pipe" and stdin is not None and await self._is_extended()
+        if acks:
+            params = {**params, "stdin_ack": True}
+        window = Window(acks)
         sides: list[asyncio.Task[None]] = []
         failures: list[Exception] = []
 
         async def take(notification: Notification) -> None:
+            if notification.method == f"{method}.stdin_ack":
+                window.taken(wire.taken(notification.params))
+                return
             if notification.method != f"{method}.ready":
                 await output.take(notification)
                 return
             id = notification.request_id() or 0
-            sides.append(asyncio.create_task(send_input(post, method, id, stdin, failures)))
+            sides.append(asyncio.create_task(send_input(post, method, id, stdin, window, failures)))
             if resize is not None:
                 sides.append(asyncio.create_task(send_sizes(post, method, id, resize, failures)))
 

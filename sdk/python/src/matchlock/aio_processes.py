@@ -60,8 +60,12 @@ class AsyncProcess:
         await self.send_signal(signal.SIGTERM)
 
     async def kill(self) -> None:
-        """Ends it (SIGKILL)."""
-        await self.send_signal(signal.SIGKILL)
+        """Ends it, and all it started."""
+        await self._request("process_kill", {"process_id": self._id})
+
+    async def output(self) -> bytes:
+        """The last 64 KiB of what it wrote, output and errors as they came."""
+        return wire.process_output(await self._request("process_output", {"process_id": self._id}))
 
 
 class AsyncWatch:

@@ -79,11 +79,36 @@ class AsyncOutput:
             await sink.write(b"", final=True)
 
 
-async def send_input(post: Post, method: str, id: int, stream: AsyncReader | None, failures: list[Exception]) -> None:
+class Window:
+    """How far input may be ahead of a command."""
+
+    def __init__(self, acks: bool) -> None:
+        self._acks = acks
+        self._sent = 0
+        self._taken = 0
+        self._changed = asyncio.Event()
+
+    def taken(self, total: int) -> None:
+        """So many bytes have gone to the command."""
+        self._taken = total
+        self._changed.set()
+
+    async def sent(self, size: int) -> None:
+        """So many more were sent; waits until more may be."""
+        self._sent += size
+        while self._acks and self._sent - self._taken >= sinks.AHEAD_BYTES:
+            self._changed.clear()
+            await self._changed.wait()
+
+
+async def send_input(
+    post: Post, method: str, id: int, stream: AsyncReader | None, window: Window, failures: list[Exception]
+) -> None:
     """Sends a command its standard input, to the end."""
     try:
         while stream is not None and (piece := await _read(stream)):
             await post(f"{method}.stdin", wire.input_params(id, piece))
+            await window.sent(len(piece))
     except Exception as error:
         failures.append(error)
     await post(f"{method}.stdin_eof", {"id": id})

@@ -55,7 +55,7 @@ class Client:
         self._transport: Transport | None = None
         self._closed = False
         self._vm_id: str | None = None
-        self._extended = False
+        self._extended: bool | None = None
         self._events = EventRunner()
         self._hook_server: HookServer | None = None
 
@@ -364,15 +364,19 @@ class Client:
     def _extend(self, feature: str) -> None:
         """Makes sure that the server has what the releases up to 0.2 do not: they would ignore what they do not
         know, and do something else."""
-        if self._extended:
-            return
-        try:
-            self._request("hello")
-        except RPCError as error:
-            if error.code != RPCError.METHOD_NOT_FOUND:
-                raise
-            raise MatchlockError(f"{feature}: the matchlock program is too old for it") from error
-        self._extended = True
+        if not self._is_extended():
+            raise MatchlockError(f"{feature}: the matchlock program is too old for it")
+
+    def _is_extended(self) -> bool:
+        if self._extended is None:
+            try:
+                self._request("hello")
+                self._extended = True
+            except RPCError as error:
+                if error.code != RPCError.METHOD_NOT_FOUND:
+                    raise
+                self._extended = False
+        return self._extended
 
     def _exec_params(
         self, command: Command, working_dir: str, user: str, env: Mapping[str, str] | None, **more: Any
@@ -391,7 +395,11 @@ class Client:
         timeout: float | None,
     ) -> Any:
         post = self._running().post
-        sides: list[Side] = [Input(post, method, stdin)]
+        acks = method == "exec_pipe" and stdin is not None and self._is_extended()
+        if acks:
+            params = {**params, "stdin_ack": True}
+        source = Input(post, method, stdin, acks)
+        sides: list[Side] = [source]
         if resize is not None:
             sides.append(Resizes(post, method, resize))
 
@@ -399,6 +407,8 @@ class Client:
             if notification.method == f"{method}.ready":
                 for side in sides:
                     side.start(notification.request_id() or 0)
+            elif notification.method == f"{method}.stdin_ack":
+                source.taken(wire.taken(notification.params))
             else:
                 output.take(notification)
 

@@ -57,8 +57,12 @@ class Process:
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Ends it (SIGKILL)."""
-        self.send_signal(signal.SIGKILL)
+        """Ends it, and all it started."""
+        self._request("process_kill", {"process_id": self._id})
+
+    def output(self) -> bytes:
+        """The last 64 KiB of what it wrote, output and errors as they came."""
+        return wire.process_output(self._request("process_output", {"process_id": self._id}))
 
 
 class Watch:

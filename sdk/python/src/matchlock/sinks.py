@@ -22,6 +22,9 @@ Reader: TypeAlias = IO[str] | IO[bytes]
 INPUT_BYTES = 32 << 10
 """Most input in one message."""
 
+AHEAD_BYTES = 1 << 20
+"""How far input may be ahead of a command, where the server tells how much of it was taken."""
+
 
 def data(params: Params, member: str = "data") -> bytes:
     """A Base64 member."""

@@ -76,9 +76,28 @@ class Side:
 class Input(Side):
     """A command's standard input."""
 
-    def __init__(self, post: Post, method: str, stream: Reader | None) -> None:
+    def __init__(self, post: Post, method: str, stream: Reader | None, acks: bool) -> None:
         super().__init__(post, method)
         self._stream = stream
+        self._acks = acks
+        self._changed = threading.Condition()
+        self._sent = 0
+        self._taken = 0
+
+    def taken(self, total: int) -> None:
+        """So many bytes have gone to the command."""
+        with self._changed:
+            self._taken = total
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        super().stop()
+        with self._changed:
+            self._changed.notify_all()
+
+    def _wait_for_room(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._sent - self._taken < sinks.AHEAD_BYTES or self._stopped.is_set())
 
     def _send_all(self, id: int) -> None:
         while self._stream is not None and not self._stopped.is_set():
@@ -88,6 +107,9 @@ class Input(Side):
                 return
             if piece and not self._stopped.is_set():
                 self._post(f"{self._method}.stdin", wire.input_params(id, piece))
+                self._sent += len(piece)
+                if self._acks:
+                    self._wait_for_room()
 
     def _finish(self, id: int) -> None:
         self._post(f"{self._method}.stdin_eof", {"id": id})

@@ -204,6 +204,11 @@ def input_params(id: int, piece: bytes) -> Params:
     return {"id": id, "data": base64.b64encode(piece).decode("ascii")}
 
 
+def taken(params: Params) -> int:
+    """What `exec_pipe.stdin_ack` tells."""
+    return _integer("exec_pipe", params, "bytes")
+
+
 # files
 
 
@@ -281,6 +286,11 @@ def process_id(result: Any) -> int:
 def exit_code(result: Any) -> int:
     """What `process_wait` gave."""
     return _integer("process_wait", result, "exit_code")
+
+
+def process_output(result: Any) -> bytes:
+    """What `process_output` gave."""
+    return sinks.data(_object("process_output", result), "output")
 
 
 def processes(result: Any) -> list[ProcessInfo]:
