@@ -1,6 +1,7 @@
 """Runs the Python suites: `run.py check` without a guest, `run.py vm` with guests, `run.py all` both.
 
-`check`: types (mypy, pyright), style (ruff), the package's unit tests, its API against the published one's.
+`check`: types (mypy, pyright), style (ruff), the package's unit tests, its installation, its API against the published
+one's.
 `vm`: the API suite with the published client 0.2.17 and with the package of sdk/python, the package's own suite, the
 documents' code, sudo, and a short killing test. Needs the built program: `--bin`, else `MATCHLOCK_BIN`, else
 target/release/matchlock; `--machine` as for `matchlock run`.
@@ -117,6 +118,7 @@ def check() -> Counts:
     counts.add(tool("pyright", [str(bin / "pyright")], PACKAGE))
     counts.add(interface(published, python))
     counts.add(tests("python unit tests", python, ["tests"], PACKAGE, env))
+    counts.add(tests("python installation", python, ["test_installation.py"], HERE, env))
     return counts
 
 

@@ -20,8 +20,6 @@ import documents
 import homes
 from documents import FENCED, PLAIN, README, Block
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-
 # What the blocks take from the user's environment.
 KEYS = {"API_KEY": "real-key", "ANTHROPIC_API_KEY": "real-key"}
 
@@ -102,15 +100,14 @@ def test_no_code_is_forgotten() -> None:
             compile(block.text, block.name, "exec")
 
 
-PYTHON = [block for block in BLOCKS if block.language == "python"]
-SHELL = [block for block in BLOCKS if block.language == "sh"]
+# The README of sdk/python is not about the published client.
+OURS = [block for block in BLOCKS if not (conftest.PUBLISHED and block.document == README)]
+PYTHON = [block for block in OURS if block.language == "python"]
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=identity)
 def test_block(block: Block, home: homes.Home, tmp_path: Path) -> None:
     key = (block.document, block.name)
-    if block.document == README and conftest.PUBLISHED:
-        pytest.skip("the README of sdk/python is not about the published client")
     conftest.provide(home, "alpine:latest")
     if "python:3.12-alpine" in block.text:
         conftest.provide(home, "python:3.12-alpine")
@@ -172,21 +169,3 @@ def configuration(text: str, home: homes.Home, directory: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-@pytest.mark.skipif(conftest.PUBLISHED, reason="installs the package of sdk/python")
-@pytest.mark.parametrize("block", SHELL, ids=identity)
-def test_installation(block: Block, tmp_path: Path) -> None:
-    """The commands as written, in an environment of their own, with this package in place of an index's."""
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
-    env = {**os.environ, "PATH": f"{tmp_path}/venv/bin:{os.environ['PATH']}", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    env["PIP_CONSTRAINT"] = str(Path(__file__).with_name("requirements-sdk.txt"))
-    python = str(tmp_path / "venv" / "bin" / "python")
-    if "-e" not in block.text:
-        wheel = ["wheel", "-q", "--no-deps", "-w", str(tmp_path / "wheels"), str(ROOT / "sdk" / "python")]
-        subprocess.run([python, "-m", "pip", *wheel], check=True, env=env)
-        env.update(PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path / "wheels"))
-    subprocess.run(["sh", "-e", "-c", block.text], cwd=ROOT, env=env, check=True)
-    program = "import matchlock; print(matchlock.__version__, matchlock.Client.__name__)"
-    done = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "0.3.0 Client\n"
