@@ -54,12 +54,16 @@ pub(crate) fn provide(needs: &[&[Need]], install: bool) -> Result<()> {
         eprintln!("missing: {} (package {}): {}", need.program, need.package, need.why);
     }
     let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    add(&packages, install)
+}
+
+fn add(packages: &[&str], install: bool) -> Result<()> {
     if !install || !sh::have("apt-get") {
         bail!("missing packages: {}", packages.join(" "));
     }
     eprintln!("installing: {}", packages.join(" "));
     sh::run(apt().arg("update").arg("-q=2"))?;
-    sh::run(apt().args(["install", "-y", "-q=2", "--no-install-recommends"]).args(&packages))
+    sh::run(apt().args(["install", "-y", "-q=2", "--no-install-recommends"]).args(packages))
 }
 
 fn apt() -> Command {
@@ -72,4 +76,10 @@ fn apt() -> Command {
     };
     command.env("DEBIAN_FRONTEND", "noninteractive");
     command
+}
+
+/// Python's virtual environments, which Debian keeps in a package of their own without a program to look for.
+pub(crate) fn provide_venv() -> Result<()> {
+    let there = sh::output(sh::command("python3").args(["-c", "import ensurepip, venv"])).is_ok();
+    if there { Ok(()) } else { add(&["python3-venv"], true) }
 }

@@ -102,6 +102,7 @@ pub(crate) fn all(vms: bool) -> Result<()> {
 
 fn without_vms() -> Result<Counts> {
     host::provide(&[host::RUN, host::TEST], true)?;
+    host::provide_venv()?;
     tidy::run()?;
     sh::run(sh::cargo().args(["fmt", "--all", "--check"]))?;
     sh::run(sh::cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;

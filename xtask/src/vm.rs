@@ -102,7 +102,10 @@ fn matrix<'a>(cells: impl Iterator<Item = &'a Cell>, filter: &str) -> Result<Cou
     for cell in cells {
         let start = Instant::now();
         let result = match cell.place() {
-            Ok(Place::Here) if cell.sdk => suite.sdk(cell, filter)?,
+            Ok(Place::Here) if cell.sdk => {
+                host::provide_venv()?;
+                suite.sdk(cell, filter)?
+            }
             Ok(Place::Here) => suite.here(cell, filter)?,
             Ok(Place::Emulated) => suite.emulated(cell, filter)?,
             Err(reason) => {
