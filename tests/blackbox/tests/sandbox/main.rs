@@ -68,7 +68,10 @@ fn main() -> ExitCode {
             trials.push(trial.with_ignored_flag(missing.is_some()));
         }
     }
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // Where a filter left out the test that does it.
+    programs::end_shared();
+    conclusion.exit_code()
 }
 
 /// Why a test with these needs cannot run here; ends the program where it was required to.

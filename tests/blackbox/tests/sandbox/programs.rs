@@ -270,6 +270,13 @@ fn clock_error() -> f64 {
     (after - before) / elapsed - 1.0
 }
 
+/// Ends the sandbox that tests share, if there is one.
+pub(crate) fn end_shared() {
+    if let Some(Shared { home, id }) = shared().take() {
+        home.done(["kill", &id]);
+    }
+}
+
 fn the_sandbox_ends() {
     let Some(Shared { home, id }) = shared().take() else { return };
     let killed = home.done(["kill", &id]);
