@@ -51,7 +51,7 @@ fn bad_ones_are_one_line() {
     refused(
         &home,
         &["run", "--image", "no-such-file", "--env-file", "/no/such/file", "true"],
-        "environment file /no/such/file",
+        "environment file /no/such/file: No such file or directory (os error 2)",
     );
     home.assert_nothing_left();
 }

@@ -130,10 +130,10 @@ fn no_kernel() {
     let home = Home::new();
     let run = |kernel: &str| done(&mut home.run(["--kernel", kernel, "true"]));
     assert_told(&run("file:///etc/passwd"), "/etc/passwd is not a bootable kernel");
-    assert_told(&run("file:///no/such/kernel"), "/no/such/kernel: ");
+    assert_told(&run("file:///no/such/kernel"), "kernel /no/such/kernel: No such file or directory");
     assert_told(&run("relative"), "kernel reference \"relative\"");
-    // A directory is a file of sorts.
-    assert_told(&run("file:///etc"), "/etc");
+    assert_told(&run("file:///etc"), "/etc is not a bootable kernel: not a regular file");
+    assert_told(&run("file:///bin/true"), "/bin/true is not a bootable kernel: an ELF file without a PVH entry");
     home.assert_nothing_left();
 }
 
