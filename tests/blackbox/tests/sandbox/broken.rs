@@ -133,7 +133,10 @@ fn no_kernel() {
     assert_told(&run("file:///no/such/kernel"), "kernel /no/such/kernel: No such file or directory");
     assert_told(&run("relative"), "kernel reference \"relative\"");
     assert_told(&run("file:///etc"), "/etc is not a bootable kernel: not a regular file");
-    assert_told(&run("file:///bin/true"), "/bin/true is not a bootable kernel: an ELF file without a PVH entry");
+    assert_told(
+        &run("file:///bin/true"),
+        "/bin/true is not a bootable kernel: an ELF file without a PVH entry",
+    );
     home.assert_nothing_left();
 }
 
