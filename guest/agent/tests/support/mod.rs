@@ -72,6 +72,12 @@ fn fill(root: &Path, busybox: &Path) {
 }
 
 fn enter(busybox: &Path) -> Arc<Agent> {
+    // A shell starts what it runs in the background with these ignored, and that is inherited; PID 1 of a guest has it
+    // otherwise.
+    for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+        // SAFETY: the default action runs no code of this process.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
     let root = std::env::temp_dir();
     let null = File::options().read(true).write(true).open("/dev/null").unwrap();
     // SAFETY: neither flag takes the descriptor table away from other threads.
