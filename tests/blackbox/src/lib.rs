@@ -273,6 +273,14 @@ pub fn signal(child: &Child, signal: Signal) {
     kill_process(pid, signal).unwrap();
 }
 
+/// Kills a process that is no child of ours, and waits until it has let go of everything: its memory goes before its
+/// locks do.
+pub fn kill_and_wait(pid: Pid) {
+    let process = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+    wait_for_input(&process, "SIGKILL");
+}
+
 /// Waits for a command's end.
 pub fn end(child: Child) -> Done {
     child.wait_with_output().unwrap().into()

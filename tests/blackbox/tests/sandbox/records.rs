@@ -201,7 +201,7 @@ fn owner(home: &Home, id: &str) -> rustix::process::Pid {
 }
 
 fn kill_owner(home: &Home, id: &str) {
-    rustix::process::kill_process(owner(home, id), Signal::KILL).unwrap();
+    blackbox::kill_and_wait(owner(home, id));
 }
 
 /// The owner is killed as soon as it says that it has come to a phase; the next command makes everything whole.

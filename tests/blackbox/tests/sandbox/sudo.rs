@@ -187,7 +187,7 @@ fn files_are_the_users() {
     let id = user.run_detached();
     let vm: serde_json::Value = serde_json::from_str(&user.done(&["get", &id]).stdout).unwrap();
     let owner = rustix::process::Pid::from_raw(vm["pid"].as_i64().unwrap().try_into().unwrap()).unwrap();
-    rustix::process::kill_process(owner, rustix::process::Signal::KILL).unwrap();
+    blackbox::kill_and_wait(owner);
     user.assert_no_process();
     assert_eq!(user.done(&["rm", &id]), success(&format!("Removed {id}\n")));
     assert_eq!(blackbox::names(&user.home().join(".matchlock/vms")), Vec::<String>::new());
