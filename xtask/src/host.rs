@@ -30,6 +30,7 @@ pub(crate) const TEST: &[Need] = &[
     Need { program: "sfdisk", package: "fdisk", why: "checks partition tables" },
     Need { program: "iasl", package: "acpica-tools", why: "checks ACPI tables" },
     Need { program: "cpio", package: "cpio", why: "checks the initramfs" },
+    Need { program: "busybox", package: "busybox-static", why: "programs for the agent's tests" },
     Need { program: "python3", package: "python3", why: "the Python package" },
     Need { program: "sudo", package: "sudo", why: "sandboxes of a user behind sudo" },
 ];

@@ -19,6 +19,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("policy", "policy", &[]),
     ("guest_protocol", "guest/protocol", &[]),
     ("wire", "sdk/wire", &[]),
+    ("skip", "tests/skip", &[]),
     ("process", "vmm/process", &[]),
     ("debian", "runtime/debian", &["process"]),
     ("erofs", "backends/erofs", &[]),
@@ -70,7 +71,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("hypervisor_conformance", "tests/hypervisor", &["guest_memory", "hypervisor", "hypervisor_kvm"]),
     ("blackbox", "tests/blackbox", &[]),
     ("measure", "tests/bench", &["guest_protocol", "machine", "process", "sandbox"]),
-    ("xtask", "xtask", &["debian", "kernels", "machine"]),
+    ("xtask", "xtask", &["debian", "kernels", "machine", "skip"]),
 ];
 
 /// Where `target_os` may stand, besides `sys/` folders and the first lines of a back-end crate.

@@ -1,12 +1,6 @@
 //! The composite disk as others see it: sfdisk, sgdisk, the kernel of the host.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    clippy::cast_possible_truncation,
-    missing_docs,
-    reason = "tests"
-)]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, missing_docs, reason = "tests")]
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -66,7 +60,7 @@ fn output(program: &str, args: &[&str], image: &Path) -> Option<String> {
             Some(text + &String::from_utf8_lossy(&output.stderr))
         }
         Err(error) => {
-            eprintln!("skipped: {program}: {error}");
+            skip::skip(program, format!("{program}: {error}"));
             None
         }
     }
@@ -116,7 +110,7 @@ impl Loop {
                 Some(Self(String::from_utf8(output.stdout).unwrap().trim().into()))
             }
             other => {
-                eprintln!("skipped: no loop device: {other:?}");
+                skip::skip("loop", format!("no loop device: {other:?}"));
                 None
             }
         }
@@ -151,7 +145,7 @@ fn kernel_reads_gpt() -> bool {
     let reads =
         made && Loop::attach(image.path()).is_some_and(|device| device.partition(1) == Some((2048, 2048)));
     if !reads {
-        eprintln!("skipped: this kernel finds no partition on a disk made by sfdisk");
+        skip::skip("gpt", "this kernel finds no partition on a disk made by sfdisk");
     }
     reads
 }
@@ -159,7 +153,7 @@ fn kernel_reads_gpt() -> bool {
 #[test]
 fn the_kernel_finds_every_partition_with_its_contents() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: loop devices need root");
+        skip::skip("root", "loop devices need root");
         return;
     }
     if !kernel_reads_gpt() {

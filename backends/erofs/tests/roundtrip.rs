@@ -1,5 +1,5 @@
 //! Random trees, written and read back three ways: by our reader, by `fsck.erofs`, by the running kernel.
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -290,7 +290,7 @@ fn sample() -> (Vec<u8>, Model) {
 fn tool(name: &str) -> bool {
     let found = Command::new(name).arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     if !found {
-        eprintln!("skipped: {name} is not installed (package erofs-utils)");
+        skip::skip("erofs-utils", format!("{name} is not installed (package erofs-utils)"));
     }
     found
 }
@@ -329,7 +329,7 @@ fn the_kernel_agrees() {
     let root = rustix::process::geteuid().is_root();
     let known = fs::read_to_string("/proc/filesystems").is_ok_and(|known| known.contains("\terofs\n"));
     if !root || !known {
-        eprintln!("skipped: mounting needs root ({root}) and a kernel with erofs ({known})");
+        skip::skip("erofs", format!("mounting needs root ({root}) and a kernel with erofs ({known})"));
         return;
     }
     let (image, model) = sample();

@@ -1,6 +1,6 @@
 //! Connections to the guest's loopback, as the host sees them.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 #![allow(unsafe_code, reason = "each test enters a mount namespace")]
 
 #[allow(unreachable_pub, dead_code, reason = "shared by tests that use parts of it")]
@@ -187,7 +187,7 @@ fn ports_without_a_listener() {
 fn a_listener_on_the_other_loopback() {
     let Some(agent) = guest() else { return };
     let Ok(listener) = TcpListener::bind("[::1]:0") else {
-        eprintln!("skipped: this host has no IPv6");
+        skip::skip("ipv6", "this host has no IPv6");
         return;
     };
     let port = listener.local_addr().unwrap().port();

@@ -1,6 +1,6 @@
 //! Detached programs: their end is told when it comes, and what they started lives until the host hangs up.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 #![allow(unsafe_code, reason = "each test enters a mount namespace")]
 
 #[allow(unreachable_pub, dead_code, reason = "shared by tests that use parts of it")]

@@ -1,6 +1,6 @@
 //! Programs, as the host sees them: status, streams, terminal, signals, the end of either side.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 #![allow(unsafe_code, reason = "each test enters a mount namespace")]
 #![allow(clippy::pedantic, reason = "tests")]
 

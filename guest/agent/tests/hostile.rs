@@ -1,6 +1,6 @@
 //! A host that sends nonsense: the stream ends, its program with it, and the agent goes on.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 #![allow(unsafe_code, reason = "each test enters a mount namespace")]
 
 #[allow(unreachable_pub, dead_code, reason = "shared by tests that use parts of it")]

@@ -1,12 +1,12 @@
 //! The built-in image, from the package registry to the store.
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 use images::{Quiet, Store};
 
 #[test]
 fn busybox_needs_no_import() {
     if std::process::Command::new("apt-get").arg("--version").output().is_err() {
-        eprintln!("skipped: apt-get is not installed");
+        skip::skip("apt", "apt-get is not installed");
         return;
     }
     let cache = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
 //! Random images, mounted as a guest mounts them, against what the OCI image specification says they hold.
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -137,7 +137,10 @@ fn layers_join_as_specified() {
     let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let known = known.contains("\terofs\n") && known.contains("\toverlay\n");
     if !root || !known {
-        eprintln!("skipped: mounting needs root ({root}) and a kernel with erofs and overlay ({known})");
+        skip::skip(
+            "erofs",
+            format!("mounting needs root ({root}) and a kernel with erofs and overlay ({known})"),
+        );
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -100,7 +100,7 @@ mod tests {
         let archive = writer.finish().unwrap();
         let child = Command::new("cpio").arg("-tv").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let Ok(mut child) = child else {
-            println!("SKIP cpio_reads_it: program cpio is not installed");
+            skip::skip("cpio", "cpio is not installed");
             return;
         };
         child.stdin.take().unwrap().write_all(&archive).unwrap();

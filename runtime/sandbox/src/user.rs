@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn files_are_the_users_and_root_comes_back() {
         if !geteuid().is_root() {
-            return println!("SKIP: only root can take on another user");
+            return skip::skip("root", "only root can take on another user");
         }
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();

@@ -143,7 +143,7 @@ impl Aml for Serial {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+    #![allow(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
     use std::process::Command;
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn the_reference_disassembler_reads_the_devices() {
         if Command::new("iasl").arg("-v").output().is_err() {
-            eprintln!("skipped: iasl (package acpica-tools) is not installed");
+            skip::skip("iasl", "iasl (package acpica-tools) is not installed");
             return;
         }
         let slots: Vec<_> = layout::slots().collect();

@@ -3,7 +3,7 @@
 //! Each try happens in a process of its own, confined by the same calls as `matchlock-vmm`. That the program makes
 //! these calls, and when, is in the tests of the process. Not here: what devices need, which their tests show.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -125,7 +125,7 @@ fn landlock_and_capabilities_hold_without_seccomp() {
     // Its network rules came with ABI 4.
     let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
     if ruleset.handle_access(AccessNet::from_all(ABI::V4)).is_err() {
-        eprintln!("skipped: this kernel's Landlock is too old or switched off");
+        skip::skip("landlock", "this kernel's Landlock is too old or switched off");
         return;
     }
     assert_eq!(fate("without seccomp"), (ExitStatus::from_raw(0), true));

@@ -165,7 +165,7 @@ const SERVING_IF: &[Conditional] = &[
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+    #![allow(clippy::unwrap_used, reason = "tests")]
 
     use std::fs::File;
     use std::net::{TcpStream, UdpSocket};
@@ -247,7 +247,7 @@ mod tests {
         // Its network rules came with ABI 4.
         let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
         if ruleset.handle_access(AccessNet::from_all(ABI::V4)).is_err() {
-            eprintln!("skipped: this kernel's Landlock is too old or switched off");
+            skip::skip("landlock", "this kernel's Landlock is too old or switched off");
             return;
         }
         assert_eq!(fate(false, ""), (ExitStatus::from_raw(0), true));

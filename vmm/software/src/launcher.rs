@@ -163,7 +163,7 @@ const WATCHING: &[i64] = &[libc::SYS_waitid, libc::SYS_pidfd_send_signal];
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+    #![allow(clippy::unwrap_used, reason = "tests")]
 
     use landlock::{ABI, Access, CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
 
@@ -195,7 +195,7 @@ mod tests {
         // Signal scopes came with ABI 6.
         let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
         if ruleset.scope(Scope::from_all(ABI::V6)).is_err() {
-            eprintln!("skipped: this kernel's Landlock is too old or switched off");
+            skip::skip("landlock", "this kernel's Landlock is too old or switched off");
             return;
         }
         for nested in [false, true] {
