@@ -1,22 +1,19 @@
 //! An exec on a running sandbox, as a client sees it, against the two things it cannot do without: an empty round trip
 //! on a vsock stream, and the agent's own time for the same program.
 
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use guest_protocol::Stdio;
+use guest_protocol::{Program, Stdio};
 use sandbox::{Event, Exec, Guest, Home, Id};
+
+use crate::Under;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// The `matchlock` program
-    #[arg(long)]
-    matchlock: PathBuf,
-    /// Which machine
-    #[arg(long, default_value = "kvm")]
-    machine: String,
+    #[command(flatten)]
+    under: Under,
     /// Counted execs, after ten that are not
     #[arg(long, default_value_t = 200)]
     runs: u32,
@@ -33,11 +30,12 @@ struct Row {
     ratio: f64,
 }
 
-const WARM_UP: u32 = 10;
+/// Runs before those that count.
+pub(crate) const WARM_UP: u32 = 10;
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let start = Command::new(&options.matchlock)
-        .args(["run", "-d", "--machine", &options.machine, "--memory", "256", "--image", "busybox"])
+    let start = Command::new(&options.under.matchlock)
+        .args(["run", "-d", "--machine", &options.under.machine, "--memory", "256", "--image", "busybox"])
         .output()
         .context("matchlock")?;
     if !start.status.success() {
@@ -46,7 +44,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let text = String::from_utf8_lossy(&start.stdout).trim().to_owned();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let row = runtime.block_on(measure(options, &text));
-    let end = Command::new(&options.matchlock).args(["kill", &text]).output()?;
+    let end = Command::new(&options.under.matchlock).args(["kill", &text]).output()?;
     if !end.status.success() {
         bail!("matchlock kill: {}", String::from_utf8_lossy(&end.stderr).trim());
     }
@@ -59,17 +57,17 @@ async fn measure(options: &Options, id: &str) -> Result<Row> {
     let id: Id = id.parse()?;
     let (mut execs, mut agents, mut pings) = (Vec::new(), Vec::new(), Vec::new());
     for run in 0..WARM_UP + options.runs {
-        let (exec, agent) = exec(&home, &id).await?;
+        let ran = ran(&home, &id, Program::Argv(vec!["true".to_owned()])).await?;
         let ping = ping(&home, &id).await?;
         if run >= WARM_UP {
-            execs.push(exec);
-            agents.push(agent);
+            execs.push(ran.elapsed_us);
+            agents.push(ran.agent_us);
             pings.push(ping);
         }
     }
     let (exec_us, ping_us, agent_us) = (at(&mut execs, 0.5), at(&mut pings, 0.5), at(&mut agents, 0.5));
     Ok(Row {
-        machine: options.machine.clone(),
+        machine: options.under.machine.clone(),
         exec_us,
         exec_p99_us: at(&mut execs, 0.99),
         ping_us,
@@ -78,27 +76,37 @@ async fn measure(options: &Options, id: &str) -> Result<Row> {
     })
 }
 
-/// One `true`, from asking the supervisor to the last byte; and what the agent says it took.
-async fn exec(home: &Home, id: &Id) -> Result<(f64, f64)> {
-    let exec = Exec {
-        program: guest_protocol::Program::Argv(vec!["true".to_owned()]),
-        env: Vec::new(),
-        working_dir: None,
-        user: None,
-        stdio: Stdio::Null,
-        detached: false,
-    };
+/// What a program did, from asking the supervisor to the last byte.
+pub(crate) struct Ran {
+    pub(crate) elapsed_us: f64,
+    /// The agent's own figure.
+    pub(crate) agent_us: f64,
+    pub(crate) output_bytes: u64,
+}
+
+/// Runs a program on the sandbox's own stream.
+pub(crate) async fn ran(home: &Home, id: &Id, program: Program) -> Result<Ran> {
+    let exec =
+        Exec { program, env: Vec::new(), working_dir: None, user: None, stdio: Stdio::Null, detached: false };
     let start = Instant::now();
     let mut service = Guest::of(home, id).exec(exec).await?;
+    let mut output_bytes = 0;
     loop {
         match service.output.next().await? {
+            Event::Stdout(data) => output_bytes += data.len() as u64,
             Event::Exited(_, usage) => {
-                return Ok((start.elapsed().as_secs_f64() * 1e6, f64::from(u32::try_from(usage.wall_us)?)));
+                let agent_us = f64::from(u32::try_from(usage.wall_us)?);
+                return Ok(Ran { elapsed_us: micros(start), agent_us, output_bytes });
             }
             Event::Failed(failure) => bail!("{failure:?}"),
             _ => {}
         }
     }
+}
+
+/// Microseconds since then.
+pub(crate) fn micros(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1e6
 }
 
 /// One empty round trip, on a stream that has had one before.
@@ -107,7 +115,7 @@ pub(crate) async fn ping(home: &Home, id: &Id) -> Result<f64> {
     service.ping().await?;
     let start = Instant::now();
     service.ping().await?;
-    Ok(start.elapsed().as_secs_f64() * 1e6)
+    Ok(micros(start))
 }
 
 /// The value below which the share `rank` of them lies.

@@ -9,6 +9,8 @@ mod memory;
 mod rpc;
 mod start;
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -16,6 +18,17 @@ use clap::{Parser, Subcommand};
 struct Arguments {
     #[command(subcommand)]
     what: What,
+}
+
+/// What is measured.
+#[derive(clap::Args)]
+struct Under {
+    /// The `matchlock` program
+    #[arg(long)]
+    matchlock: PathBuf,
+    /// Which machine
+    #[arg(long, default_value = "kvm")]
+    machine: String,
 }
 
 #[derive(Subcommand)]
@@ -27,7 +40,7 @@ enum What {
     /// What `matchlock rpc` adds
     Rpc(rpc::Options),
     /// What the processes of a running sandbox keep for themselves
-    Memory(memory::Options),
+    Memory(Under),
 }
 
 fn main() -> Result<()> {

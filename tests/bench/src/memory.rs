@@ -3,23 +3,14 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::Under;
+
 /// A mapping at least this large is guest memory: nothing else in these processes comes near it.
 const GUEST_MEMORY_KIB: u64 = 64 << 10;
-
-#[derive(clap::Args)]
-pub(crate) struct Options {
-    /// The `matchlock` program
-    #[arg(long)]
-    matchlock: PathBuf,
-    /// Which machine
-    #[arg(long, default_value = "kvm")]
-    machine: String,
-}
 
 #[derive(Debug, Default, serde::Serialize)]
 struct Row {
@@ -28,7 +19,7 @@ struct Row {
     private_clean_kib: u64,
 }
 
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &Under) -> Result<()> {
     let mut sandbox = Command::new(&options.matchlock)
         .args(["run", "--machine", &options.machine, "--memory", "256", "-i", "--image", "busybox"])
         .args(["--", "sh", "-c", "echo up; cat"])

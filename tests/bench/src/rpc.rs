@@ -5,26 +5,22 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use guest_protocol::Program;
-use sandbox::{Event, Exec, Guest, Home, Id};
+use sandbox::{Home, Id};
 use serde_json::{Value, json};
 
-use crate::exec::{at, ping};
+use crate::Under;
+use crate::exec::{WARM_UP, at, micros, ping, ran};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// The `matchlock` program
-    #[arg(long)]
-    matchlock: PathBuf,
-    /// Which machine
-    #[arg(long, default_value = "kvm")]
-    machine: String,
+    #[command(flatten)]
+    under: Under,
     /// Counted execs, after ten that are not
     #[arg(long, default_value_t = 200)]
     runs: u32,
@@ -57,7 +53,6 @@ struct Row {
     peak_rss_after_kib: u64,
 }
 
-const WARM_UP: u32 = 10;
 const CONCURRENT: usize = 100;
 const CHUNK: u64 = 1 << 20;
 
@@ -72,7 +67,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let start = Instant::now();
         server.call("exec", json!({"command": "true"}))?;
         let exec = micros(start);
-        let (_, agent) = runtime.block_on(raw(&home, &id, "true"))?;
+        let agent = runtime.block_on(ran(&home, &id, Program::Shell("true".to_owned())))?.agent_us;
         let ping = runtime.block_on(ping(&home, &id))?;
         if run >= WARM_UP {
             execs.push(exec);
@@ -103,7 +98,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     server.stream(&command, bytes)?;
     let stream = mib_per_s(start);
     let start = Instant::now();
-    let (received, _) = runtime.block_on(raw(&home, &id, &command))?;
+    let received = runtime.block_on(ran(&home, &id, Program::Shell(command)))?.output_bytes;
     if received != bytes {
         bail!("{received} of {bytes} bytes came");
     }
@@ -115,7 +110,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     server.read_file(bytes)?;
     let read = mib_per_s(start);
     let row = Row {
-        machine: options.machine.clone(),
+        machine: options.under.machine.clone(),
         launch_after_ready_us,
         rpc_exec_us: exec,
         rpc_exec_p99_us: at(&mut execs, 0.99),
@@ -150,9 +145,9 @@ struct Server {
 impl Server {
     /// Starts one and launches a sandbox whose entrypoint runs on; how long the answer took once the guest was ready.
     fn launch(options: &Options) -> Result<(Self, f64)> {
-        let mut child = Command::new(&options.matchlock)
+        let mut child = Command::new(&options.under.matchlock)
             .args(["--log-level", "debug", "rpc"])
-            .env("MATCHLOCK_MACHINE", &options.machine)
+            .env("MATCHLOCK_MACHINE", &options.under.machine)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -262,32 +257,6 @@ impl Server {
         }
         Ok(())
     }
-}
-
-/// The same command on the sandbox's own stream: bytes of output, and what the agent says it took.
-async fn raw(home: &Home, id: &Id, command: &str) -> Result<(u64, f64)> {
-    let exec = Exec {
-        program: Program::Shell(command.to_owned()),
-        env: Vec::new(),
-        working_dir: None,
-        user: None,
-        stdio: guest_protocol::Stdio::Null,
-        detached: false,
-    };
-    let mut service = Guest::of(home, id).exec(exec).await?;
-    let mut bytes = 0;
-    loop {
-        match service.output.next().await? {
-            Event::Stdout(data) => bytes += data.len() as u64,
-            Event::Exited(_, usage) => return Ok((bytes, f64::from(u32::try_from(usage.wall_us)?))),
-            Event::Failed(failure) => bail!("{failure:?}"),
-            _ => {}
-        }
-    }
-}
-
-fn micros(start: Instant) -> f64 {
-    start.elapsed().as_secs_f64() * 1e6
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
