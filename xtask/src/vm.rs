@@ -140,9 +140,7 @@ impl Suite {
         std::fs::create_dir(home.path().join(".cache"))?;
         std::os::unix::fs::symlink(&cache, home.path().join(".cache/matchlock"))?;
         let suite = Self { programs, binary, conformance, home };
-        let mut prime = sh::command(suite.programs.join("matchlock"));
-        prime.env("HOME", suite.home.path());
-        sh::run(prime.args(["run", "--machine", "software", "--image", "busybox", "--", "true"]))?;
+        prime(&suite.programs, suite.home.path())?;
         Ok(suite)
     }
 
@@ -215,6 +213,13 @@ impl Suite {
         }
         Ok(counts)
     }
+}
+
+/// Puts kernel and built-in image into this home's cache: an emulated host could not fetch them.
+pub(crate) fn prime(programs: &Path, home: &Path) -> Result<()> {
+    let mut command = sh::command(programs.join("matchlock"));
+    command.env("HOME", home).args(["run", "--machine", "software", "--image", "busybox", "--", "true"]);
+    sh::run(&mut command)
 }
 
 /// Builds a test target and gives its executable.

@@ -39,6 +39,8 @@ enum What {
     Exec(exec::Options),
     /// What `matchlock rpc` adds
     Rpc(rpc::Options),
+    /// From the guest being ready to the answer to `create` with an entrypoint
+    Launch(rpc::LaunchOptions),
     /// What the processes of a running sandbox keep for themselves
     Memory(Under),
 }
@@ -48,6 +50,7 @@ fn main() -> Result<()> {
         What::Start(options) => start::run(&options),
         What::Exec(options) => exec::run(&options),
         What::Rpc(options) => rpc::run(&options),
+        What::Launch(options) => rpc::launch(&options),
         What::Memory(options) => memory::run(&options),
     }
 }

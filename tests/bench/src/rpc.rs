@@ -29,6 +29,30 @@ pub(crate) struct Options {
     mib: u64,
 }
 
+/// What `measure launch` takes.
+#[derive(clap::Args)]
+pub(crate) struct LaunchOptions {
+    #[command(flatten)]
+    under: Under,
+    /// Sandboxes to launch, after one that does not count
+    #[arg(long, default_value_t = 5)]
+    runs: u32,
+}
+
+/// Launches sandboxes one after the other; one line of output for all.
+pub(crate) fn launch(options: &LaunchOptions) -> Result<()> {
+    let mut after_ready_us = Vec::new();
+    for run in 0..=options.runs {
+        let (server, after_us) = Server::launch(&options.under)?;
+        server.end()?;
+        if run > 0 {
+            after_ready_us.push(after_us);
+        }
+    }
+    println!("{}", json!({"machine": options.under.machine, "launch_after_ready_us": after_ready_us}));
+    Ok(())
+}
+
 /// One line of output.
 #[derive(serde::Serialize)]
 struct Row {
@@ -57,7 +81,7 @@ const CONCURRENT: usize = 100;
 const CHUNK: u64 = 1 << 20;
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let (mut server, launch_after_ready_us) = Server::launch(options)?;
+    let (mut server, launch_after_ready_us) = Server::launch(&options.under)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let home = Home::from_env()?;
     let id: Id = server.id.parse()?;
@@ -144,10 +168,10 @@ struct Server {
 
 impl Server {
     /// Starts one and launches a sandbox whose entrypoint runs on; how long the answer took once the guest was ready.
-    fn launch(options: &Options) -> Result<(Self, f64)> {
-        let mut child = Command::new(&options.under.matchlock)
+    fn launch(under: &Under) -> Result<(Self, f64)> {
+        let mut child = Command::new(&under.matchlock)
             .args(["--log-level", "debug", "rpc"])
-            .env("MATCHLOCK_MACHINE", &options.under.machine)
+            .env("MATCHLOCK_MACHINE", &under.machine)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
