@@ -7,13 +7,13 @@ use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use images::{ImageSummary, ImportSource, Store};
+use images::{Form, ImageSummary, ImportSource, Store};
 use sandbox::Home;
 
 use crate::args::{ImageRmArgs, ImportArgs, JsonArgs};
 use crate::failure::advice;
 use crate::progress::Bar;
-use crate::say::say;
+use crate::say::{say, tell};
 use crate::table;
 
 /// Lists images.
@@ -60,8 +60,13 @@ pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<u8> {
     } else {
         ImportSource::Path(&args.path)
     };
-    let imported = with_store(|store| Ok(store.import(source, args.tag.as_deref(), &bar)?))?;
+    let (imported, form) =
+        with_store(|store| Ok(store.import_as(source, args.tag.as_deref(), None, &bar)?))?;
     bar.clear();
+    // Anything can be a root file system, so whoever meant an image hears of it.
+    if matches!(form, Form::RootTar | Form::RootDirectory) {
+        tell!("taken as {form}");
+    }
     for tag in &imported.tags {
         say!("Imported: {tag}");
     }
