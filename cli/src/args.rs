@@ -105,6 +105,8 @@ pub(crate) enum ImageCommand {
     Ls(JsonArgs),
     /// Store the image of a docker-archive, an OCI layout or a root file system
     Import(ImportArgs),
+    /// Show an image, as JSON
+    Inspect(ImageRmArgs),
     /// Remove an image
     #[command(visible_alias = "remove")]
     Rm(ImageRmArgs),

@@ -7,7 +7,7 @@ use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use images::{Form, ImageSummary, ImportSource, Store};
+use images::{Form, ImageConfig, ImageSummary, ImportSource, Store};
 use sandbox::Home;
 
 use crate::args::{ImageRmArgs, ImportArgs, JsonArgs};
@@ -40,6 +40,28 @@ fn wire_image(image: &ImageSummary) -> wire::Image {
         size: image.size,
         created_at: table::timestamp(image.created),
     }
+}
+
+/// Shows an image.
+pub(crate) fn inspect(args: &ImageRmArgs) -> anyhow::Result<u8> {
+    let (image, summaries) = with_store(|store| {
+        let image = store.get(&args.tag)?.ok_or_else(|| images::Error::UnknownTag(args.tag.clone()))?;
+        Ok((image, store.list()?))
+    })?;
+    // Local ones come first in the list, and first they are when a tag is looked up.
+    let summary = summaries.iter().find(|summary| summary.tag == image.reference);
+    let summary = summary.ok_or_else(|| images::Error::UnknownTag(args.tag.clone()))?;
+    let ImageConfig { user, working_dir, entrypoint, cmd, env } = image.config;
+    let layers = image.layers.iter();
+    let layers =
+        layers.map(|layer| wire::ImageLayer { digest: layer.digest.to_string(), size: layer.len }).collect();
+    let details = wire::ImageDetails {
+        image: wire_image(summary),
+        config: wire::ImageExecution { user, working_dir, entrypoint, cmd, env },
+        layers,
+    };
+    say!("{}", serde_json::to_string_pretty(&details)?);
+    Ok(0)
 }
 
 /// Imports an archive.
