@@ -103,8 +103,10 @@ pub(crate) enum ImageCommand {
     /// List images
     #[command(visible_alias = "list")]
     Ls(JsonArgs),
-    /// Store the image of a docker-archive or an OCI layout
+    /// Store the image of a docker-archive, an OCI layout or a root file system
     Import(ImportArgs),
+    /// Show an image, as JSON
+    Inspect(ImageRmArgs),
     /// Remove an image
     #[command(visible_alias = "remove")]
     Rm(ImageRmArgs),
@@ -374,7 +376,7 @@ pub(crate) struct ImportArgs {
     /// Name for the image [default: the archive's own]
     #[arg(value_name = "TAG")]
     pub(crate) tag: Option<String>,
-    /// Archive or OCI layout directory; `-` = standard input
+    /// Archive, or directory of an OCI layout or a root file system; `-` = standard input
     #[arg(value_name = "PATH", default_value = "-", hide_default_value = true)]
     pub(crate) path: PathBuf,
 }

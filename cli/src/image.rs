@@ -7,13 +7,13 @@ use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use images::{ImageSummary, ImportSource, Store};
+use images::{Form, ImageConfig, ImageSummary, ImportSource, Store};
 use sandbox::Home;
 
 use crate::args::{ImageRmArgs, ImportArgs, JsonArgs};
 use crate::failure::advice;
 use crate::progress::Bar;
-use crate::say::say;
+use crate::say::{say, tell};
 use crate::table;
 
 /// Lists images.
@@ -42,6 +42,28 @@ fn wire_image(image: &ImageSummary) -> wire::Image {
     }
 }
 
+/// Shows an image.
+pub(crate) fn inspect(args: &ImageRmArgs) -> anyhow::Result<u8> {
+    let (image, summaries) = with_store(|store| {
+        let image = store.get(&args.tag)?.ok_or_else(|| images::Error::UnknownTag(args.tag.clone()))?;
+        Ok((image, store.list()?))
+    })?;
+    // Local ones come first in the list, and first they are when a tag is looked up.
+    let summary = summaries.iter().find(|summary| summary.tag == image.reference);
+    let summary = summary.ok_or_else(|| images::Error::UnknownTag(args.tag.clone()))?;
+    let ImageConfig { user, working_dir, entrypoint, cmd, env } = image.config;
+    let layers = image.layers.iter();
+    let layers =
+        layers.map(|layer| wire::ImageLayer { digest: layer.digest.to_string(), size: layer.len }).collect();
+    let details = wire::ImageDetails {
+        image: wire_image(summary),
+        config: wire::ImageExecution { user, working_dir, entrypoint, cmd, env },
+        layers,
+    };
+    say!("{}", serde_json::to_string_pretty(&details)?);
+    Ok(0)
+}
+
 /// Imports an archive.
 pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<u8> {
     let bar = Bar::default();
@@ -60,8 +82,13 @@ pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<u8> {
     } else {
         ImportSource::Path(&args.path)
     };
-    let imported = with_store(|store| Ok(store.import(source, args.tag.as_deref(), &bar)?))?;
+    let (imported, form) =
+        with_store(|store| Ok(store.import_as(source, args.tag.as_deref(), None, &bar)?))?;
     bar.clear();
+    // Anything can be a root file system, so whoever meant an image hears of it.
+    if matches!(form, Form::RootTar | Form::RootDirectory) {
+        tell!("taken as {form}");
+    }
     for tag in &imported.tags {
         say!("Imported: {tag}");
     }

@@ -66,6 +66,7 @@ fn dispatch(cli: Cli, start: Start) -> anyhow::Result<u8> {
         Command::Image { command } => match command {
             ImageCommand::Ls(args) => image::ls(&args),
             ImageCommand::Import(args) => image::import(&args),
+            ImageCommand::Inspect(args) => image::inspect(&args),
             ImageCommand::Rm(args) => image::rm(&args),
         },
         Command::Volume { command } => match command {

@@ -1,7 +1,7 @@
-//! An image archive as named members: a tar read in place, or the directory of an OCI layout.
+//! An image archive as named members: a tar read in place, or a directory. Or else, as one stream, a root file system.
 //!
 //! Member names come from manifests, which are hostile: in a tar they are only keys of an index, in a directory no part
-//! of them may be `..` or a symbolic link. Not here: what the members mean (`docker`, `oci`).
+//! of them may be `..` or a symbolic link. Not here: what the members mean (`manifest`).
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -10,12 +10,13 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use crate::error::LayerError;
 use crate::store::check_space;
 use crate::stream::{decompressed, fill, is_compressed};
 use crate::tar_stream::{Source, TarKind, TarStream};
+use crate::walk::Walk;
 use crate::{Error, ImportSource, Progress, Result};
 
 /// Most members of an archive.
@@ -36,8 +37,26 @@ pub(crate) struct Archive {
 
 enum Contents {
     Directory(File),
-    Tar { file: Arc<File>, members: HashMap<Vec<u8>, (u64, u64)> },
+    Tar { file: Arc<File>, start: u64, end: u64, index: Index },
 }
+
+/// What a tar holds.
+#[derive(Default)]
+struct Index {
+    /// Where the data of its files is.
+    members: HashMap<Vec<u8>, (u64, u64)>,
+    entries: u64,
+    /// One of its names is a root's.
+    has_root_names: bool,
+    /// It has more members than any image archive, and those are not all of them.
+    too_many: Option<LayerError>,
+}
+
+/// Names that say what a file tree is, so they are known of an archive of any size.
+const MARKS: [&[u8]; 3] = [b"manifest.json", b"index.json", b"oci-layout"];
+
+/// Directories by which a root file system is known where a name says otherwise.
+const ROOT_NAMES: [&[u8]; 7] = [b"bin", b"etc", b"lib", b"nix", b"sbin", b"usr", b"var"];
 
 impl Archive {
     /// Opens `source`; what cannot be read in place goes to an unnamed file in `tmp`.
@@ -97,10 +116,62 @@ impl Archive {
 
     fn tar(name: String, file: File, start: u64, end: u64) -> Result<Self> {
         let file = Arc::new(file);
-        let members = index(Member { file: Arc::clone(&file), at: start, end });
-        let members =
-            members.map_err(|error| Error::archive(&name, format!("not a valid archive: {error}")))?;
-        Ok(Self { name, contents: Contents::Tar { file, members } })
+        let index = index(Member { file: Arc::clone(&file), at: start, end });
+        let index = index.map_err(|error| Error::archive(&name, format!("not a valid archive: {error}")))?;
+        Ok(Self { name, contents: Contents::Tar { file, start, end, index } })
+    }
+
+    /// Whether it is a directory of the host.
+    pub(crate) fn is_directory(&self) -> bool {
+        matches!(self.contents, Contents::Directory(_))
+    }
+
+    /// Whether there is nothing in it.
+    pub(crate) fn is_empty(&self) -> Result<bool> {
+        match &self.contents {
+            Contents::Tar { index, .. } => Ok(index.entries == 0),
+            Contents::Directory(directory) => {
+                let mut entries = rustix::fs::Dir::read_from(directory)
+                    .map_err(|errno| self.error(io::Error::from(errno).to_string()))?;
+                let own = |name: &[u8]| matches!(name, b"." | b"..");
+                Ok(!entries.any(|entry| entry.is_ok_and(|entry| !own(entry.file_name().to_bytes()))))
+            }
+        }
+    }
+
+    /// Whether it has one of the directories that every root file system has some of.
+    pub(crate) fn has_root_names(&self) -> bool {
+        match &self.contents {
+            Contents::Tar { index, .. } => index.has_root_names,
+            Contents::Directory(directory) => ROOT_NAMES.iter().any(|name| {
+                rustix::fs::statat(directory, *name, AtFlags::SYMLINK_NOFOLLOW)
+                    .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+            }),
+        }
+    }
+
+    /// Fails if it has more members than are known.
+    pub(crate) fn is_whole(&self) -> Result<()> {
+        match &self.contents {
+            Contents::Tar { index: Index { too_many: Some(error), .. }, .. } => {
+                Err(self.error(format!("not a valid archive: {error}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// All of it as one tar, and how long that is where it is known.
+    pub(crate) fn whole(&self) -> Result<(Box<dyn Read + Send>, Option<u64>)> {
+        match &self.contents {
+            Contents::Tar { file, start, end, .. } => {
+                let whole = Member { file: Arc::clone(file), at: *start, end: *end };
+                Ok((Box::new(whole), Some(end.saturating_sub(*start))))
+            }
+            Contents::Directory(directory) => {
+                let walk = directory.try_clone().and_then(|directory| Walk::new(directory.into()));
+                Ok((Box::new(walk.map_err(|error| self.error(error.to_string()))?), None))
+            }
+        }
     }
 
     /// An error about this archive.
@@ -111,7 +182,8 @@ impl Archive {
     /// A member to be read; `None` if there is none.
     pub(crate) fn find(&self, name: &str) -> Result<Option<Member>> {
         match &self.contents {
-            Contents::Tar { file, members } => Ok(members
+            Contents::Tar { file, index, .. } => Ok(index
+                .members
                 .get(&normal(name.as_bytes()))
                 .map(|(at, len)| Member { file: Arc::clone(file), at: *at, end: at + len })),
             Contents::Directory(directory) => {
@@ -188,13 +260,19 @@ impl Source for Member {
 }
 
 /// Where every member's data is. Links count as what they point to: old archives store a layer once.
-fn index(tar: Member) -> std::result::Result<HashMap<Vec<u8>, (u64, u64)>, LayerError> {
+fn index(tar: Member) -> std::result::Result<Index, LayerError> {
     let end = tar.end;
     let mut tar = TarStream::new(tar);
-    let (mut members, mut links) = (HashMap::new(), Vec::new());
+    let (mut index, mut links) = (Index::default(), Vec::new());
     let mut name_bytes = 0;
     while let Some(entry) = tar.next()? {
         let path = normal(&entry.path);
+        index.entries += 1;
+        index.has_root_names |= names_root(&path, &entry.kind);
+        let is_file = matches!(entry.kind, TarKind::File(_));
+        if index.too_many.is_some() && !(is_file && MARKS.contains(&path.as_slice())) {
+            continue;
+        }
         name_bytes += path.len();
         match entry.kind {
             TarKind::File(len) => {
@@ -202,7 +280,7 @@ fn index(tar: Member) -> std::result::Result<HashMap<Vec<u8>, (u64, u64)>, Layer
                 if at.checked_add(len).is_none_or(|after| after > end) {
                     return Err(LayerError::Truncated);
                 }
-                members.insert(path, (at, len));
+                index.members.insert(path, (at, len));
             }
             TarKind::HardLink(target) => {
                 name_bytes += target.len();
@@ -216,19 +294,28 @@ fn index(tar: Member) -> std::result::Result<HashMap<Vec<u8>, (u64, u64)>, Layer
             }
             _ => {}
         }
-        if members.len() + links.len() > MAX_MEMBERS {
-            return Err(LayerError::Limit { what: "members", limit: MAX_MEMBERS as u64 });
+        if index.members.len() + links.len() > MAX_MEMBERS {
+            index.too_many = Some(LayerError::Limit { what: "members", limit: MAX_MEMBERS as u64 });
         }
         if name_bytes > MAX_NAME_BYTES {
-            return Err(LayerError::Limit { what: "bytes of names", limit: MAX_NAME_BYTES as u64 });
+            index.too_many = Some(LayerError::Limit { what: "bytes of names", limit: MAX_NAME_BYTES as u64 });
         }
     }
     for (path, target) in links {
-        if let Some(found) = members.get(&target).copied() {
-            members.insert(path, found);
+        if let Some(found) = index.members.get(&target).copied() {
+            index.members.insert(path, found);
         }
     }
-    Ok(members)
+    Ok(index)
+}
+
+/// Whether an entry is, or is in, one of a root's directories.
+fn names_root(path: &[u8], kind: &TarKind) -> bool {
+    let (first, below) = match path.iter().position(|byte| *byte == b'/') {
+        Some(at) => (path.get(..at).unwrap_or_default(), true),
+        None => (path, false),
+    };
+    ROOT_NAMES.contains(&first) && (below || *kind == TarKind::Directory)
 }
 
 /// The name without what does not matter; `..` takes back the part before it.

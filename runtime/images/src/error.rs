@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::Digest;
+use crate::{Digest, Form};
 
 /// Result of an image operation.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -51,6 +51,16 @@ pub enum Error {
         reference: String,
         /// Digest of the layer's uncompressed tar.
         layer: Digest,
+        /// Why.
+        source: LayerError,
+    },
+    /// A root file system could not be taken.
+    #[error("image {reference}, the layer of {form}: {source}")]
+    Root {
+        /// Which image.
+        reference: String,
+        /// What it is made of.
+        form: Form,
         /// Why.
         source: LayerError,
     },

@@ -20,15 +20,18 @@ mod manifest;
 mod metadata;
 mod progress;
 mod reference;
+mod rootfs;
 mod store;
 mod stream;
 mod tar_stream;
 mod upper;
 mod volume;
+mod walk;
 
 pub use error::{EntryError, Error, LayerError, Result};
 pub use image::{Digest, Image, ImageConfig, ImageSummary, Layer};
 pub use progress::{Progress, Quiet};
+pub use rootfs::Form;
 pub use store::{ImportSource, Imported, Puller, Store};
 pub use upper::upper_disk;
 pub use volume::{Volume, Volumes};

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::archive::Archive;
-use crate::{Digest, Error, ImageConfig, Result};
+use crate::{Digest, Error, Form, ImageConfig, Result};
 
 /// Largest manifest, index or configuration.
 const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
@@ -56,17 +56,48 @@ pub(crate) struct PlannedLayer {
     pub(crate) blob: Option<Digest>,
 }
 
-/// Every image of the archive that this host can run.
-pub(crate) fn plans(archive: &Archive) -> Result<Vec<Plan>> {
-    let mut documents = Documents { archive, count: 0, bytes: 0 };
-    // Newer docker-archives are OCI layouts as well; only `manifest.json` has all their names.
-    let plans = if archive.find("manifest.json")?.is_some() {
-        docker(&mut documents)?
-    } else if archive.find("index.json")?.is_some() {
-        oci(&mut documents)?
+/// What an archive is, by what is in it: `manifest.json` and `index.json` are names that other files have, too, so in
+/// what looks like a root file system they must be what they are in an image.
+pub(crate) fn form(archive: &Archive) -> Result<Form> {
+    let found = |name| archive.find(name).map(|member| member.is_some());
+    if !archive.has_root_names() {
+        // Newer docker-archives are OCI layouts as well; only `manifest.json` has all their names.
+        return match (found("manifest.json")?, found("index.json")? || found("oci-layout")?) {
+            (true, _) => Ok(Form::DockerArchive),
+            (false, true) => Ok(Form::OciLayout),
+            (false, false) => root_form(archive),
+        };
+    }
+    // What cannot be read as a document is none.
+    let read = |name| archive.bytes(name, MAX_DOCUMENT_BYTES).ok();
+    let images = read("manifest.json").and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let images: Vec<DockerImage> = images.unwrap_or_default();
+    let index = read("index.json").and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let has_manifests = index.is_some_and(|index: Index| index.manifests.is_some());
+    if images.first().is_some_and(|image| archive.find(&image.config).is_ok_and(|file| file.is_some())) {
+        Ok(Form::DockerArchive)
+    } else if has_manifests && read("oci-layout").is_some() {
+        Ok(Form::OciLayout)
     } else {
-        return Err(archive
-            .error("neither a docker-archive nor an OCI layout: it has no manifest.json and no index.json"));
+        root_form(archive)
+    }
+}
+
+fn root_form(archive: &Archive) -> Result<Form> {
+    if archive.is_empty()? {
+        let why = "neither a docker-archive nor an OCI layout nor a root file system: there is nothing in it";
+        return Err(archive.error(why));
+    }
+    Ok(if archive.is_directory() { Form::RootDirectory } else { Form::RootTar })
+}
+
+/// Every image of the archive that this host can run.
+pub(crate) fn plans(archive: &Archive, form: Form) -> Result<Vec<Plan>> {
+    archive.is_whole()?;
+    let mut documents = Documents { archive, count: 0, bytes: 0 };
+    let plans = match form {
+        Form::DockerArchive => docker(&mut documents)?,
+        _ => oci(&mut documents)?,
     };
     if plans.iter().map(|plan| plan.names.len()).sum::<usize>() > MAX_NAMES {
         return Err(archive.error(format!("more than {MAX_NAMES} names")));
@@ -340,14 +371,19 @@ fn contents(
         cmd: list(|all| &all.cmd),
         env: list(|all| &all.env),
     };
-    let lists = [&config.entrypoint, &config.cmd, &config.env];
-    let words = lists.into_iter().flatten().chain([&config.user, &config.working_dir]);
-    if words.map(|word| WORD_COST + word.len()).sum::<usize>() > MAX_CONFIG_COST {
+    if !fits(&config) {
         return Err(
             archive.error(format!("image {what} has a configuration of more than {MAX_CONFIG_COST} bytes"))
         );
     }
     Ok((config, layers.collect::<Result<_>>()?))
+}
+
+/// Whether a configuration is one that may be kept.
+pub(crate) fn fits(config: &ImageConfig) -> bool {
+    let lists = [&config.entrypoint, &config.cmd, &config.env];
+    let words = lists.into_iter().flatten().chain([&config.user, &config.working_dir]);
+    words.map(|word| WORD_COST + word.len()).sum::<usize>() <= MAX_CONFIG_COST
 }
 
 fn document<'a, T: Deserialize<'a>>(archive: &Archive, name: &str, bytes: &'a [u8]) -> Result<T> {

@@ -23,14 +23,16 @@ use crate::layer::{self, Converted, Limits};
 use crate::manifest::{self, Plan, PlannedLayer};
 use crate::metadata::{Metadata, Record, make_private};
 use crate::reference::{check, normalized};
-use crate::{Digest, Error, Image, ImageSummary, Layer, Progress, Result, builtin, stream};
+use crate::{
+    Digest, Error, Form, Image, ImageConfig, ImageSummary, Layer, Progress, Result, builtin, stream,
+};
 
 /// Images kept on this host. Any number of processes may use one store at the same time.
 pub struct Store {
     root: PathBuf,
-    metadata: Metadata,
+    pub(crate) metadata: Metadata,
     puller: Option<Box<dyn Puller>>,
-    limits: Limits,
+    pub(crate) limits: Limits,
 }
 
 /// Brings an image that the store does not have. **Seam**: registry pulls are one implementation.
@@ -41,7 +43,8 @@ pub trait Puller: Send + Sync {
 
 /// Where an image archive is read from.
 pub enum ImportSource<'a> {
-    /// A docker-archive, an OCI archive, or the directory of an OCI layout.
+    /// A docker-archive, an OCI archive or the tar of a root file system; or the directory of an OCI layout or of a root
+    /// file system.
     Path(&'a Path),
     /// An open archive, such as standard input; read in place when it can seek, else through a temporary file.
     File(File),
@@ -139,8 +142,20 @@ impl Store {
         tag: Option<&str>,
         progress: &dyn Progress,
     ) -> Result<Imported> {
+        self.import_as(source, tag, None, progress).map(|(imported, _)| imported)
+    }
+
+    /// The same, and tells what the source was taken for. A root file system needs a tag; `config` is how its programs
+    /// are run, which an image says itself.
+    pub fn import_as(
+        &self,
+        source: ImportSource<'_>,
+        tag: Option<&str>,
+        config: Option<ImageConfig>,
+        progress: &dyn Progress,
+    ) -> Result<(Imported, Form)> {
         tag.map_or(Ok(()), check)?;
-        let imported = self.import_archive(source, tag, progress);
+        let imported = self.import_source(source, tag, config, progress);
         // Tags that were in use before may have left layers behind, and so has an import that failed half-way.
         let collected = self.collect();
         let imported = imported?;
@@ -148,22 +163,41 @@ impl Store {
         Ok(imported)
     }
 
-    fn import_archive(
+    fn import_source(
         &self,
         source: ImportSource<'_>,
         tag: Option<&str>,
+        config: Option<ImageConfig>,
         progress: &dyn Progress,
-    ) -> Result<Imported> {
+    ) -> Result<(Imported, Form)> {
         let _writing = self.lock_shared()?;
         let archive = Archive::open(source, &self.root.join("tmp"), progress)?;
-        let plans = named(&archive, manifest::plans(&archive)?, tag)?;
+        let form = manifest::form(&archive)?;
+        let imported = match (form, config) {
+            (Form::RootTar | Form::RootDirectory, config) => {
+                self.import_root(&archive, form, tag, config.unwrap_or_default(), progress)?
+            }
+            (_, None) => self.import_images(&archive, form, tag, progress)?,
+            (_, Some(_)) => return Err(archive.error(format!("is {form}, which says itself how to run it"))),
+        };
+        Ok((imported, form))
+    }
+
+    fn import_images(
+        &self,
+        archive: &Archive,
+        form: Form,
+        tag: Option<&str>,
+        progress: &dyn Progress,
+    ) -> Result<Imported> {
+        let plans = named(archive, manifest::plans(archive, form)?, tag)?;
         let mut room = self.room();
         let mut imported: Option<Imported> = None;
         for plan in plans {
             if plan.layers.is_empty() {
                 return Err(archive.error("its image has no layers"));
             }
-            let one = self.take(&archive, plan, &mut room, progress)?;
+            let one = self.take(archive, plan, &mut room, progress)?;
             match &mut imported {
                 Some(imported) => imported.tags.extend(one.tags),
                 None => imported = Some(one),
@@ -289,7 +323,7 @@ impl Store {
         }
     }
 
-    fn blob_path(&self, digest: &Digest) -> PathBuf {
+    pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.root.join("blobs").join(blob_name(digest))
     }
 
@@ -420,12 +454,12 @@ fn blob_name(digest: &Digest) -> String {
 }
 
 /// Temporary files start out private; layers are for whoever may use the store.
-fn readable(file: &File) -> io::Result<()> {
+pub(crate) fn readable(file: &File) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     file.set_permissions(fs::Permissions::from_mode(0o444))
 }
 
-fn sync_directory(path: &Path) -> Result<()> {
+pub(crate) fn sync_directory(path: &Path) -> Result<()> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(Error::io(path))
 }
 

@@ -65,13 +65,18 @@ pub(crate) fn run<T>(
 
 /// Returns `None` if the consumer hung up.
 fn produce(
-    blob: impl Read,
+    mut blob: impl Read,
     max_bytes: u64,
     progress: &dyn Progress,
     full: &SyncSender<Vec<u8>>,
     empty: &Receiver<Vec<u8>>,
 ) -> Result<Option<Digests>, LayerError> {
-    let mut blob = Hashed { inner: blob, hash: Sha256::new(), progress };
+    let mut magic = [0; 4];
+    let len = fill(&mut blob, &mut magic).map_err(read_error)?;
+    let start = magic.get(..len).unwrap_or_default();
+    // What is not compressed is the tar itself, and one digest is enough for both.
+    let hash = is_compressed(start).then(Sha256::new);
+    let mut blob = Hashed { inner: start.chain(blob), hash, progress };
     let mut diff = Sha256::new();
     let mut total = 0u64;
     let mut tar = decompressed(&mut blob).map_err(read_error)?;
@@ -83,8 +88,9 @@ fn produce(
             drop(tar);
             // A decompressor may stop before its input ends.
             io::copy(&mut blob, &mut io::sink()).map_err(read_error)?;
-            let blob = Digest::of(&blob.hash.finalize().into());
-            return Ok(Some(Digests { blob, diff_id: Digest::of(&diff.finalize().into()) }));
+            let diff_id = Digest::of(&diff.finalize().into());
+            let blob = blob.hash.map_or_else(|| diff_id.clone(), |hash| Digest::of(&hash.finalize().into()));
+            return Ok(Some(Digests { blob, diff_id }));
         }
         total += len as u64;
         if total > max_bytes {
@@ -138,14 +144,16 @@ pub(crate) fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize>
 
 struct Hashed<'a, R> {
     inner: R,
-    hash: Sha256,
+    hash: Option<Sha256>,
     progress: &'a dyn Progress,
 }
 
 impl<R: Read> Read for Hashed<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let len = self.inner.read(buffer)?;
-        self.hash.update(buffer.get(..len).unwrap_or_default());
+        if let Some(hash) = &mut self.hash {
+            hash.update(buffer.get(..len).unwrap_or_default());
+        }
         self.progress.advance(len as u64);
         Ok(len)
     }

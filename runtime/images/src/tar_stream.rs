@@ -22,7 +22,7 @@ const MAX_EXTENDED_RECORDS: usize = 4096;
 const MAX_PATH_LEN: usize = 4096;
 
 /// Most data pieces of one sparse file.
-const MAX_SPARSE_EXTENTS: usize = 1 << 16;
+pub(crate) const MAX_SPARSE_EXTENTS: usize = 1 << 16;
 
 /// Prefix of the PAX records that are extended attributes.
 const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";

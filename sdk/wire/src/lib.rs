@@ -39,6 +39,42 @@ pub struct Image {
     pub created_at: String,
 }
 
+/// `matchlock image inspect`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ImageDetails {
+    /// What `image ls --json` says of it.
+    #[serde(flatten)]
+    pub image: Image,
+    /// How its programs are run.
+    pub config: ImageExecution,
+    /// Its layers, lowest first.
+    pub layers: Vec<ImageLayer>,
+}
+
+/// How an image's programs are run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ImageExecution {
+    /// User; empty = root.
+    pub user: String,
+    /// Working directory; empty = none.
+    pub working_dir: String,
+    /// What is put before every command.
+    pub entrypoint: Vec<String>,
+    /// The command when none is given.
+    pub cmd: Vec<String>,
+    /// Variables, each `NAME=VALUE`.
+    pub env: Vec<String>,
+}
+
+/// A layer of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ImageLayer {
+    /// Digest of its uncompressed tar.
+    pub digest: String,
+    /// Bytes of its file in the store.
+    pub size: u64,
+}
+
 /// `matchlock volume create --json`, and one volume of `matchlock volume ls --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Volume {

@@ -1,0 +1,117 @@
+//! An image of a root file system: one layer of whatever is in a tar or a directory, and a configuration of our own.
+//!
+//! The layer's digest is known when all of it has gone by, so its file gets its name last. Not here: how a directory
+//! becomes a tar (`walk`), how a layer is converted (`layer`), what tells the forms apart (`manifest`).
+
+use std::fmt;
+use std::io::Read;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::archive::Archive;
+use crate::error::LayerError;
+use crate::layer::{self, Converted, Limits};
+use crate::manifest::{Plan, fits, host_architecture};
+use crate::store::{check_space, readable, sync_directory};
+use crate::{Digest, Error, ImageConfig, Imported, Progress, Result, Store, stream};
+
+/// What an import's source was taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// What `docker save` writes.
+    DockerArchive,
+    /// An OCI layout, as a directory or in an archive.
+    OciLayout,
+    /// A tar of files.
+    RootTar,
+    /// A directory of files.
+    RootDirectory,
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::DockerArchive => "a docker-archive",
+            Self::OciLayout => "an OCI layout",
+            Self::RootTar => "a root file system's tar",
+            Self::RootDirectory => "a root file system's directory",
+        })
+    }
+}
+
+impl Store {
+    /// Stores a root file system as an image. The caller holds the lock, shared.
+    pub(crate) fn import_root(
+        &self,
+        archive: &Archive,
+        form: Form,
+        tag: Option<&str>,
+        config: ImageConfig,
+        progress: &dyn Progress,
+    ) -> Result<Imported> {
+        let tag = tag.ok_or_else(|| archive.error(format!("is {form}, which has no name; give a tag")))?;
+        if !fits(&config) {
+            return Err(archive.error("the configuration is too long"));
+        }
+        let (tar, len) = archive.whole()?;
+        progress.step("layer 1 of 1", len);
+        check_space(&self.tmp(), len.unwrap_or_default())?;
+        let (diff_id, converted) = self.unnamed_layer(tag, form, tar, progress)?;
+        let plan = Plan {
+            names: vec![tag.to_owned()],
+            digest: digest(&config, &diff_id),
+            config,
+            layers: Vec::new(),
+        };
+        self.save(plan, "import".to_owned(), &[(diff_id, converted)])
+    }
+
+    /// Makes the file of a layer whose digest is not known before.
+    fn unnamed_layer(
+        &self,
+        reference: &str,
+        form: Form,
+        tar: impl Read + Send,
+        progress: &dyn Progress,
+    ) -> Result<(Digest, Converted)> {
+        let tmp = self.tmp();
+        let file = tempfile::Builder::new().prefix("layer-").tempfile_in(&tmp).map_err(Error::io(&tmp))?;
+        let output = file.as_file().try_clone().map_err(Error::io(&tmp))?;
+        let limits = Limits { bytes: self.limits.bytes.min(self.limits.import_bytes), ..self.limits };
+        // Nobody looks for a layer by the UUID in it, which is written before the digest is known.
+        let uuid = [0; 16];
+        let streamed =
+            stream::run(tar, limits.bytes, progress, |tar| layer::convert(tar, output, uuid, limits));
+        let root_error = |source: LayerError| Error::Root { reference: reference.to_owned(), form, source };
+        let ((_, converted), digests) = streamed.map_err(root_error)?;
+        let digest = digests.diff_id;
+        let path = self.blob_path(&digest);
+        if let Some(known) = self.metadata.blob(&digest)?
+            && std::fs::metadata(&path).is_ok_and(|file| file.len() == known.len)
+        {
+            return Ok((digest, known));
+        }
+        readable(file.as_file()).and_then(|()| file.as_file().sync_all()).map_err(Error::io(file.path()))?;
+        file.persist(&path).map_err(|error| Error::Io { path: path.clone(), source: error.error })?;
+        sync_directory(path.parent().unwrap_or(&tmp))?;
+        self.metadata.save_blob(&digest, converted)?;
+        Ok((digest, converted))
+    }
+}
+
+/// The digest of the configuration that such an image would have in an archive.
+fn digest(config: &ImageConfig, diff_id: &Digest) -> Digest {
+    let config = serde_json::json!({
+        "architecture": host_architecture(),
+        "os": "linux",
+        "config": {
+            "User": config.user,
+            "WorkingDir": config.working_dir,
+            "Entrypoint": config.entrypoint,
+            "Cmd": config.cmd,
+            "Env": config.env,
+        },
+        "rootfs": { "type": "layers", "diff_ids": [diff_id.as_str()] },
+    });
+    Digest::of(&Sha256::digest(config.to_string().as_bytes()).into())
+}
