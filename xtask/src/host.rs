@@ -32,6 +32,9 @@ pub(crate) const TEST: &[Need] = &[
     Need { program: "cpio", package: "cpio", why: "checks the initramfs" },
     Need { program: "busybox", package: "busybox-static", why: "programs for the agent's tests" },
     Need { program: "python3", package: "python3", why: "the Python package" },
+    Need { program: "docker-registry", package: "docker-registry", why: "a registry to pull from" },
+    Need { program: "skopeo", package: "skopeo", why: "fills that registry" },
+    Need { program: "openssl", package: "openssl", why: "certificates for that registry" },
     Need { program: "sudo", package: "sudo", why: "sandboxes of a user behind sudo" },
 ];
 

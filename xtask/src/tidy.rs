@@ -55,10 +55,21 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     // 4: one sandbox's life
     ("kernels", "runtime/kernels", &["debian", "machine"]),
     ("images", "runtime/images", &["debian", "disk", "erofs", "process"]),
+    ("registry", "runtime/registry", &["images"]),
     (
         "sandbox",
         "runtime/sandbox",
-        &["disk", "guest_protocol", "images", "kernels", "machine", "policy", "process", "virtio"],
+        &[
+            "disk",
+            "guest_protocol",
+            "images",
+            "kernels",
+            "machine",
+            "policy",
+            "process",
+            "registry",
+            "virtio",
+        ],
     ),
     // 5: what programs drive
     ("rpc", "runtime/rpc", &["guest_protocol", "images", "policy", "sandbox", "wire"]),
@@ -66,7 +77,18 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     (
         "matchlock",
         "cli",
-        &["guest_protocol", "images", "kernels", "machine", "policy", "process", "rpc", "sandbox", "wire"],
+        &[
+            "guest_protocol",
+            "images",
+            "kernels",
+            "machine",
+            "policy",
+            "process",
+            "registry",
+            "rpc",
+            "sandbox",
+            "wire",
+        ],
     ),
     ("hypervisor_conformance", "tests/hypervisor", &["guest_memory", "hypervisor", "hypervisor_kvm"]),
     ("blackbox", "tests/blackbox", &[]),

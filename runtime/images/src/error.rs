@@ -14,7 +14,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// Neither the store nor the built-in images have it, and there is nothing to pull with.
     #[error(
-        "image {0} is not in the store, and this version has no registry pulls; import it: docker save {0} | matchlock image import {0}"
+        "image {0} is not in the store, and pulling is not allowed; pull it (matchlock pull {0}) or import it (docker save {0} | matchlock image import {0})"
     )]
     NotFound(String),
     /// No image has this tag.
@@ -33,6 +33,22 @@ pub enum Error {
         archive: String,
         /// What is wrong with it.
         why: String,
+    },
+    /// What a registry has is no image that can be used.
+    #[error("image {reference}: {why}")]
+    Remote {
+        /// Which image.
+        reference: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// An image could not be pulled.
+    #[error("image {reference}: {source}")]
+    Pull {
+        /// Which image.
+        reference: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The image is for other machines.
     #[error("image {reference} is for {found}, this host needs {wanted}")]

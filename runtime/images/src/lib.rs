@@ -20,6 +20,7 @@ mod manifest;
 mod metadata;
 mod progress;
 mod reference;
+mod remote;
 mod rootfs;
 mod store;
 mod stream;
@@ -30,7 +31,9 @@ mod walk;
 
 pub use error::{EntryError, Error, LayerError, Result};
 pub use image::{Digest, Image, ImageConfig, ImageSummary, Layer};
+pub use manifest::Document;
 pub use progress::{Progress, Quiet};
+pub use remote::Remote;
 pub use rootfs::Form;
 pub use store::{ImportSource, Imported, Puller, Store};
 pub use upper::upper_disk;

@@ -10,7 +10,7 @@ use crate::archive::Archive;
 use crate::{Digest, Error, Form, ImageConfig, Result};
 
 /// Largest manifest, index or configuration.
-const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
+pub(crate) const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 
 /// Most manifests, indexes and configurations of one archive.
 const MAX_DOCUMENTS: u32 = 1024;
@@ -94,10 +94,10 @@ fn root_form(archive: &Archive) -> Result<Form> {
 /// Every image of the archive that this host can run.
 pub(crate) fn plans(archive: &Archive, form: Form) -> Result<Vec<Plan>> {
     archive.is_whole()?;
-    let mut documents = Documents { archive, count: 0, bytes: 0 };
+    let mut documents = Documents::of(archive);
     let plans = match form {
-        Form::DockerArchive => docker(&mut documents)?,
-        _ => oci(&mut documents)?,
+        Form::DockerArchive => docker(archive, &mut documents)?,
+        _ => oci(archive, &mut documents)?,
     };
     if plans.iter().map(|plan| plan.names.len()).sum::<usize>() > MAX_NAMES {
         return Err(archive.error(format!("more than {MAX_NAMES} names")));
@@ -105,37 +105,82 @@ pub(crate) fn plans(archive: &Archive, form: Form) -> Result<Vec<Plan>> {
     Ok(plans)
 }
 
-/// An archive's documents. They may name one another over and over, so what counts is how often they are read.
-struct Documents<'a> {
-    archive: &'a Archive,
+/// Which document of an image; registries have them in different places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Document {
+    /// A manifest or an index.
+    Manifest,
+    /// A configuration.
+    Config,
+}
+
+/// Where an image's documents and layers are.
+pub(crate) trait Source {
+    /// A document of at most this many bytes. What comes is verified by whoever asks.
+    fn document(&self, kind: Document, digest: &Digest, max_bytes: u64) -> Result<Vec<u8>>;
+    /// A layer that is to be taken later: under which name, if it is there and as long as it should be.
+    fn layer(&self, digest: &Digest, len: u64) -> Result<String>;
+    /// What is wrong with the image.
+    fn error(&self, why: String) -> Error;
+}
+
+impl Source for Archive {
+    fn document(&self, _: Document, digest: &Digest, max_bytes: u64) -> Result<Vec<u8>> {
+        self.bytes(&blob_name(digest), max_bytes)
+    }
+
+    fn layer(&self, digest: &Digest, len: u64) -> Result<String> {
+        let member = blob_name(digest);
+        let actual = self.member(&member)?.len();
+        if actual == len {
+            return Ok(member);
+        }
+        Err(Self::error(self, format!("layer {digest} has {actual} bytes, its manifest says {len}")))
+    }
+
+    fn error(&self, why: String) -> Error {
+        Self::error(self, why)
+    }
+}
+
+/// An image's documents. They may name one another over and over, so what counts is how often they are read.
+struct Documents<'a, S> {
+    source: &'a S,
     count: u32,
     bytes: u64,
 }
 
-impl Documents<'_> {
-    fn read(&mut self, name: &str) -> Result<Vec<u8>> {
-        let bytes = self.archive.bytes(name, MAX_DOCUMENT_BYTES)?;
+impl<'a, S: Source> Documents<'a, S> {
+    fn of(source: &'a S) -> Self {
+        Self { source, count: 0, bytes: 0 }
+    }
+
+    fn error(&self, why: impl Into<String>) -> Error {
+        self.source.error(why.into())
+    }
+
+    fn counted(&mut self, bytes: Vec<u8>) -> Result<Vec<u8>> {
         self.count += 1;
         self.bytes += bytes.len() as u64;
         if self.count > MAX_DOCUMENTS {
-            return Err(self.archive.error(format!("more than {MAX_DOCUMENTS} documents")));
+            return Err(self.error(format!("more than {MAX_DOCUMENTS} documents")));
         }
         if self.bytes > MAX_DOCUMENTS_BYTES {
-            return Err(self.archive.error(format!("more than {MAX_DOCUMENTS_BYTES} bytes of documents")));
+            return Err(self.error(format!("more than {MAX_DOCUMENTS_BYTES} bytes of documents")));
         }
         Ok(bytes)
     }
 
     /// A document that a descriptor names, verified.
-    fn blob(&mut self, descriptor: &Descriptor) -> Result<(Digest, Vec<u8>)> {
+    fn blob(&mut self, kind: Document, descriptor: &Descriptor) -> Result<(Digest, Vec<u8>)> {
         let digest = Digest::parse(&descriptor.digest)?;
-        let bytes = self.read(&blob_name(&digest))?;
+        let bytes = self.counted(self.source.document(kind, &digest, MAX_DOCUMENT_BYTES)?)?;
         let actual = sha256(&bytes);
         // OCI image specification, descriptor: "if the size or the digest does not match, the content should not be
         // trusted"
         if actual != digest || bytes.len() as u64 != descriptor.size {
             let len = bytes.len();
-            return Err(self.archive.error(format!("blob {digest} has {len} bytes and digest {actual}")));
+            return Err(self.error(format!("blob {digest} has {len} bytes and digest {actual}")));
         }
         Ok((digest, bytes))
     }
@@ -149,14 +194,14 @@ struct DockerImage {
     layers: Option<Vec<String>>,
 }
 
-fn docker(documents: &mut Documents<'_>) -> Result<Vec<Plan>> {
-    let archive = documents.archive;
-    let images: Vec<DockerImage> = document(archive, "manifest.json", &documents.read("manifest.json")?)?;
+fn docker(archive: &Archive, documents: &mut Documents<'_, Archive>) -> Result<Vec<Plan>> {
+    let manifest = documents.counted(archive.bytes("manifest.json", MAX_DOCUMENT_BYTES)?)?;
+    let images: Vec<DockerImage> = document(archive, "manifest.json", &manifest)?;
     if images.len() > MAX_IMAGES {
         return Err(archive.error(format!("more than {MAX_IMAGES} images")));
     }
     let plan = |image: DockerImage| {
-        let config = documents.read(&image.config)?;
+        let config = documents.counted(archive.bytes(&image.config, MAX_DOCUMENT_BYTES)?)?;
         let names = image.repo_tags.unwrap_or_default();
         let members = image.layers.unwrap_or_default();
         let what = names.first().map_or(image.config.as_str(), String::as_str);
@@ -198,9 +243,32 @@ struct Platform {
     os: String,
 }
 
-fn oci(documents: &mut Documents<'_>) -> Result<Vec<Plan>> {
-    let archive = documents.archive;
-    let index: Index = document(archive, "index.json", &documents.read("index.json")?)?;
+/// The image that a registry's manifest or index is of, as this host can run it; `media_type` is the registry's word.
+pub(crate) fn named_image(
+    source: &impl Source,
+    media_type: Option<String>,
+    digest: &Digest,
+    size: u64,
+) -> Result<Plan> {
+    let digest = digest.as_str().to_owned();
+    let descriptor = Descriptor { media_type, digest, size, platform: None, annotations: None };
+    let plan = oci_image(&mut Documents::of(source), &descriptor, 0)?;
+    plan.ok_or_else(|| source.error(format!("no image for linux/{} in its index", host_architecture())))
+}
+
+/// What a document says of itself.
+pub(crate) fn media_type(document: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Typed {
+        media_type: Option<String>,
+    }
+    serde_json::from_slice::<Typed>(document).ok()?.media_type
+}
+
+fn oci(archive: &Archive, documents: &mut Documents<'_, Archive>) -> Result<Vec<Plan>> {
+    let index = documents.counted(archive.bytes("index.json", MAX_DOCUMENT_BYTES)?)?;
+    let index: Index = document(archive, "index.json", &index)?;
     let mut plans = Vec::new();
     let mut refused = None;
     for descriptor in index.manifests.unwrap_or_default().iter().take(MAX_IMAGES) {
@@ -226,21 +294,25 @@ fn oci(documents: &mut Documents<'_>) -> Result<Vec<Plan>> {
 }
 
 /// The image that a descriptor of an index leads to; `None` if it is for another machine, or no image.
-fn oci_image(documents: &mut Documents<'_>, descriptor: &Descriptor, depth: u32) -> Result<Option<Plan>> {
-    let archive = documents.archive;
+fn oci_image<S: Source>(
+    documents: &mut Documents<'_, S>,
+    descriptor: &Descriptor,
+    depth: u32,
+) -> Result<Option<Plan>> {
+    let archive = documents.source;
     let foreign =
         |platform: &Platform| platform.os != "linux" || platform.architecture != host_architecture();
     if descriptor.platform.as_ref().is_some_and(foreign) {
         return Ok(None);
     }
-    let (digest, bytes) = documents.blob(descriptor)?;
+    let (digest, bytes) = documents.blob(Document::Manifest, descriptor)?;
     match descriptor.media_type.as_deref() {
         Some(
             "application/vnd.oci.image.index.v1+json"
             | "application/vnd.docker.distribution.manifest.list.v2+json",
         ) => {
             if depth >= MAX_DEPTH {
-                return Err(archive.error("indexes nested too deeply"));
+                return Err(documents.error("indexes nested too deeply"));
             }
             let index: Index = document(archive, digest.as_str(), &bytes)?;
             for inner in index.manifests.unwrap_or_default().iter().take(MAX_IMAGES) {
@@ -257,7 +329,7 @@ fn oci_image(documents: &mut Documents<'_>, descriptor: &Descriptor, depth: u32)
         )
         | None => {
             let manifest: Manifest = document(archive, digest.as_str(), &bytes)?;
-            let (_, config) = documents.blob(&manifest.config)?;
+            let (_, config) = documents.blob(Document::Config, &manifest.config)?;
             // One more than there may be is enough to be refused for.
             let layers = manifest.layers.unwrap_or_default().into_iter().take(MAX_LAYERS + 1);
             let layers = layers.map(|layer| layer_blob(archive, &layer)).collect::<Result<Vec<_>>>()?;
@@ -273,7 +345,7 @@ fn oci_image(documents: &mut Documents<'_>, descriptor: &Descriptor, depth: u32)
 }
 
 /// A layer that a descriptor names; how it is compressed is seen in its bytes.
-fn layer_blob(archive: &Archive, descriptor: &Descriptor) -> Result<(String, Option<Digest>)> {
+fn layer_blob(archive: &impl Source, descriptor: &Descriptor) -> Result<(String, Option<Digest>)> {
     let digest = Digest::parse(&descriptor.digest)?;
     let media_type = descriptor.media_type.as_deref().unwrap_or_default();
     let known = matches!(
@@ -291,14 +363,7 @@ fn layer_blob(archive: &Archive, descriptor: &Descriptor) -> Result<(String, Opt
     if !known {
         return Err(archive.error(format!("layer {digest} has unknown media type {media_type:?}")));
     }
-    let member = blob_name(&digest);
-    let len = archive.member(&member)?.len();
-    if len != descriptor.size {
-        return Err(
-            archive.error(format!("layer {digest} has {len} bytes, its manifest says {}", descriptor.size))
-        );
-    }
-    Ok((member, Some(digest)))
+    Ok((archive.layer(&digest, descriptor.size)?, Some(digest)))
 }
 
 fn blob_name(digest: &Digest) -> String {
@@ -332,7 +397,7 @@ struct RootFs {
 
 /// What a configuration says, and its layers with their diff ids; `what` names the image in errors.
 fn contents(
-    archive: &Archive,
+    archive: &impl Source,
     what: &str,
     config: &ConfigFile,
     layers: Vec<(String, Option<Digest>)>,
@@ -386,7 +451,7 @@ pub(crate) fn fits(config: &ImageConfig) -> bool {
     words.map(|word| WORD_COST + word.len()).sum::<usize>() <= MAX_CONFIG_COST
 }
 
-fn document<'a, T: Deserialize<'a>>(archive: &Archive, name: &str, bytes: &'a [u8]) -> Result<T> {
+fn document<'a, T: Deserialize<'a>>(archive: &impl Source, name: &str, bytes: &'a [u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|error| {
         let name: String = name.chars().take(200).collect();
         archive.error(format!("{name}: {error}"))

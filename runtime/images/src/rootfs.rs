@@ -86,9 +86,7 @@ impl Store {
         let ((_, converted), digests) = streamed.map_err(root_error)?;
         let digest = digests.diff_id;
         let path = self.blob_path(&digest);
-        if let Some(known) = self.metadata.blob(&digest)?
-            && std::fs::metadata(&path).is_ok_and(|file| file.len() == known.len)
-        {
+        if let Some(known) = self.known_layer(&digest)? {
             return Ok((digest, known));
         }
         readable(file.as_file()).and_then(|()| file.as_file().sync_all()).map_err(Error::io(file.path()))?;

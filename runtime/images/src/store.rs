@@ -102,6 +102,15 @@ impl Store {
         Ok(Some(image))
     }
 
+    /// The image of `reference`, by the puller whatever the store has.
+    pub fn pull(&self, reference: &str, progress: &dyn Progress) -> Result<Image> {
+        check(reference)?;
+        match &self.puller {
+            Some(puller) => Ok(puller.pull(self, reference, progress)?.image),
+            None => Err(Error::NotFound(reference.to_owned())),
+        }
+    }
+
     /// The image of `reference`: from the store, or a built-in one, or from the puller.
     pub fn resolve(&self, reference: &str, progress: &dyn Progress) -> Result<Image> {
         let stored = match self.get(reference) {
@@ -115,10 +124,7 @@ impl Store {
         if builtin::is_one(&normalized(reference)) {
             return builtin::make(self, progress);
         }
-        match &self.puller {
-            Some(puller) => Ok(puller.pull(self, reference, progress)?.image),
-            None => Err(Error::NotFound(reference.to_owned())),
-        }
+        self.pull(reference, progress)
     }
 
     /// Every stored image, those of registries last, each kind by tag.
@@ -252,6 +258,13 @@ impl Store {
         Room { left: self.limits.import_bytes, limit: self.limits.import_bytes }
     }
 
+    /// A layer whose file is there.
+    pub(crate) fn known_layer(&self, diff_id: &Digest) -> Result<Option<Converted>> {
+        let known = self.metadata.blob(diff_id)?;
+        let path = self.blob_path(diff_id);
+        Ok(known.filter(|known| fs::metadata(&path).is_ok_and(|file| file.len() == known.len)))
+    }
+
     /// Makes sure that a layer's file is there. The caller holds the lock, shared.
     pub(crate) fn layer(
         &self,
@@ -262,9 +275,7 @@ impl Store {
         progress: &dyn Progress,
     ) -> Result<Converted> {
         let path = self.blob_path(&layer.diff_id);
-        if let Some(known) = self.metadata.blob(&layer.diff_id)?
-            && fs::metadata(&path).is_ok_and(|file| file.len() == known.len)
-        {
+        if let Some(known) = self.known_layer(&layer.diff_id)? {
             return Ok(known);
         }
         let tmp = self.root.join("tmp");
@@ -333,7 +344,7 @@ impl Store {
     }
 
     /// Deletes what belongs to no image, unless somebody is writing: then it is the next one's to do.
-    fn collect(&self) -> Result<()> {
+    pub(crate) fn collect(&self) -> Result<()> {
         let lock = self.lock_file("lock")?;
         match lock.try_lock() {
             Ok(()) => {}

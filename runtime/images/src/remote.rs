@@ -1,0 +1,158 @@
+//! Images from elsewhere, document by document and layer by layer, straight into the store.
+//!
+//! What a remote says is never believed: documents and layers are held to their digests, and to named lengths while they
+//! are read. Not here: how a remote is spoken to (the `registry` crate).
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::layer::Converted;
+use crate::manifest::{self, Document, MAX_DOCUMENT_BYTES, Plan, PlannedLayer, Source};
+use crate::reference::check;
+use crate::store::check_space;
+use crate::{Digest, Error, Imported, Progress, Result, Store};
+
+/// Layers that are fetched at the same time.
+const PARALLEL_LAYERS: usize = 3;
+
+/// What an image can be fetched from. **Seam**: a registry is one.
+pub trait Remote: Sync {
+    /// The manifest or index of the image's name, of at most this many bytes, and its media type as the remote says.
+    fn manifest(&self, max_bytes: u64) -> Result<(Vec<u8>, Option<String>)>;
+    /// A document of at most this many bytes.
+    fn document(&self, kind: Document, digest: &Digest, max_bytes: u64) -> Result<Vec<u8>>;
+    /// The bytes of a layer.
+    fn layer(&self, digest: &Digest) -> Result<Box<dyn Read + Send>>;
+}
+
+impl Store {
+    /// Stores the image that `remote` has, under the tag `reference`. If it must be a certain one, `wanted` is its
+    /// digest.
+    pub fn fetch(
+        &self,
+        reference: &str,
+        remote: &dyn Remote,
+        wanted: Option<&Digest>,
+        progress: &dyn Progress,
+    ) -> Result<Imported> {
+        check(reference)?;
+        let fetched = self.fetch_image(reference, remote, wanted, progress);
+        // What the tag stood for before may not be needed any more, and what a failed pull brought is not.
+        let collected = self.collect();
+        let fetched = fetched?;
+        collected?;
+        Ok(fetched)
+    }
+
+    fn fetch_image(
+        &self,
+        reference: &str,
+        remote: &dyn Remote,
+        wanted: Option<&Digest>,
+        progress: &dyn Progress,
+    ) -> Result<Imported> {
+        let _writing = self.lock_shared()?;
+        progress.step(&format!("manifest of {reference}"), None);
+        let (root, media_type) = remote.manifest(MAX_DOCUMENT_BYTES)?;
+        let digest = Digest::of(&Sha256::digest(&root).into());
+        if let Some(wanted) = wanted.filter(|wanted| **wanted != digest) {
+            return Err(wrong(reference, format!("what came for {wanted} has the digest {digest}")));
+        }
+        // The document's own word is under its digest, the remote's is not.
+        let media_type = manifest::media_type(&root).or(media_type);
+        let size = root.len() as u64;
+        let source = Fetched { reference, remote, root: (digest.clone(), root), lengths: Mutex::default() };
+        let mut plan = manifest::named_image(&source, media_type, &digest, size)?;
+        if plan.layers.is_empty() {
+            return Err(wrong(reference, "its image has no layers".to_owned()));
+        }
+        plan.names = vec![reference.to_owned()];
+        let lengths = source.lengths.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let total = lengths.values().fold(0, |sum: u64, len| sum.saturating_add(*len));
+        check_space(&self.tmp(), total)?;
+        progress.step(&format!("{} layers of {reference}", plan.layers.len()), Some(total));
+        let layers = self.fetch_layers(reference, remote, &plan, &lengths, progress)?;
+        self.save(plan, "registry".to_owned(), &layers)
+    }
+
+    /// Several layers at a time. After an error no more are begun; those that are under way end first.
+    fn fetch_layers(
+        &self,
+        reference: &str,
+        remote: &dyn Remote,
+        plan: &Plan,
+        lengths: &HashMap<Digest, u64>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<(Digest, Converted)>> {
+        let one = |layer: &PlannedLayer| -> Result<Converted> {
+            let known = |blob: &Digest| Some((blob.clone(), *lengths.get(blob)?));
+            let blob = layer.blob.as_ref().and_then(known);
+            let no_blob = || wrong(reference, format!("layer {} has no digest", layer.diff_id));
+            let (blob, len) = blob.ok_or_else(no_blob)?;
+            if let Some(known) = self.known_layer(&layer.diff_id)? {
+                progress.advance(len);
+                return Ok(known);
+            }
+            // Not more than was agreed on, whatever comes.
+            let bytes = remote.layer(&blob)?.take(len);
+            self.layer(reference, layer, bytes, &mut self.room(), progress)
+        };
+        let work = Mutex::new((plan.layers.iter().enumerate(), Vec::new()));
+        std::thread::scope(|scope| {
+            for _ in 0..PARALLEL_LAYERS.min(plan.layers.len()) {
+                scope.spawn(|| {
+                    loop {
+                        let Some((index, layer)) = locked(&work).0.next() else { return };
+                        let result = one(layer).map(|converted| (layer.diff_id.clone(), converted));
+                        let mut work = locked(&work);
+                        if result.is_err() {
+                            work.0 = [].iter().enumerate();
+                        }
+                        work.1.push((index, result));
+                    }
+                });
+            }
+        });
+        let (_, mut done) = work.into_inner().unwrap_or_else(PoisonError::into_inner);
+        done.sort_by_key(|(index, _)| *index);
+        done.into_iter().map(|(_, result)| result).collect()
+    }
+}
+
+/// A remote's documents, its root among them.
+struct Fetched<'a> {
+    reference: &'a str,
+    remote: &'a dyn Remote,
+    root: (Digest, Vec<u8>),
+    /// Of the layers that were named.
+    lengths: Mutex<HashMap<Digest, u64>>,
+}
+
+impl Source for Fetched<'_> {
+    fn document(&self, kind: Document, digest: &Digest, max_bytes: u64) -> Result<Vec<u8>> {
+        if *digest == self.root.0 {
+            return Ok(self.root.1.clone());
+        }
+        self.remote.document(kind, digest, max_bytes)
+    }
+
+    fn layer(&self, digest: &Digest, len: u64) -> Result<String> {
+        locked(&self.lengths).insert(digest.clone(), len);
+        Ok(digest.to_string())
+    }
+
+    fn error(&self, why: String) -> Error {
+        wrong(self.reference, why)
+    }
+}
+
+fn wrong(reference: &str, why: String) -> Error {
+    Error::Remote { reference: reference.to_owned(), why }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

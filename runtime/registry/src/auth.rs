@@ -1,0 +1,154 @@
+//! Who we are to a registry: credentials of Docker's configuration, and tokens that a registry's own service gives.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use docker_credential::{CredentialRetrievalError, DockerCredential};
+use reqwest::header::HeaderValue;
+use serde::Deserialize;
+
+use crate::Error;
+
+/// Longest answer of a token service.
+pub(crate) const MAX_TOKEN_BYTES: u64 = 64 << 10;
+
+/// What Docker's configuration has for Docker Hub.
+const HUB_KEY: &str = "https://index.docker.io/v1/";
+
+/// A way to log in that a registry has named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Challenge {
+    /// RFC 7617.
+    Basic,
+    /// A token of this service, for this scope.
+    Bearer { realm: String, service: Option<String>, scope: Option<String> },
+}
+
+/// The first challenge of these headers that is understood.
+pub(crate) fn challenge<'a>(headers: impl Iterator<Item = &'a HeaderValue>) -> Option<Challenge> {
+    let mut basic = None;
+    for header in headers.filter_map(|value| value.to_str().ok()) {
+        for challenge in http_auth::parse_challenges(header).unwrap_or_default() {
+            let of = |name: &str| {
+                let mut all = challenge.params.iter();
+                all.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_unescaped())
+            };
+            if challenge.scheme.eq_ignore_ascii_case("Bearer") {
+                let realm = of("realm")?;
+                return Some(Challenge::Bearer { realm, service: of("service"), scope: of("scope") });
+            }
+            if challenge.scheme.eq_ignore_ascii_case("Basic") {
+                basic = Some(Challenge::Basic);
+            }
+        }
+    }
+    basic
+}
+
+/// User and password for a registry. Debug does not show them.
+#[derive(Clone)]
+pub(crate) struct Credentials {
+    user: String,
+    password: String,
+    /// An identity token instead (OAuth 2 refresh token).
+    identity: bool,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credentials")
+    }
+}
+
+impl Credentials {
+    /// What Docker's configuration has for this registry, by its helpers too.
+    pub(crate) fn find(config: Vec<u8>, registry: &str) -> Result<Option<Self>, Error> {
+        let key = if registry == "docker.io" { HUB_KEY } else { registry };
+        match docker_credential::get_credential_from_reader(config.as_slice(), key) {
+            Ok(DockerCredential::UsernamePassword(user, password)) => {
+                Ok(Some(Self { user, password, identity: false }))
+            }
+            Ok(DockerCredential::IdentityToken(password)) => {
+                Ok(Some(Self { user: String::new(), password, identity: true }))
+            }
+            Err(CredentialRetrievalError::NoCredentialConfigured) => Ok(None),
+            Err(error) => Err(Error::Host(format!("credentials for {registry}: {error}"))),
+        }
+    }
+
+    /// An identity token is for token services that speak OAuth 2 only.
+    pub(crate) fn is_identity(&self) -> bool {
+        self.identity
+    }
+
+    /// The identity token.
+    pub(crate) fn token(&self) -> &str {
+        &self.password
+    }
+
+    /// RFC 7617 §2: "user-id and password MUST NOT contain any control characters"; a header cannot have them.
+    pub(crate) fn basic(&self) -> Option<HeaderValue> {
+        let text = format!("Basic {}", STANDARD.encode(format!("{}:{}", self.user, self.password)));
+        secret(&text)
+    }
+}
+
+/// A token as a header.
+pub(crate) fn bearer(token: &str) -> Option<HeaderValue> {
+    secret(&format!("Bearer {token}"))
+}
+
+fn secret(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// What a token service answers.
+#[derive(Deserialize)]
+struct Answer {
+    token: Option<String>,
+    access_token: Option<String>,
+}
+
+/// The token in an answer.
+pub(crate) fn token(answer: &[u8]) -> Option<String> {
+    let answer: Answer = serde_json::from_slice(answer).ok()?;
+    answer.token.or(answer.access_token).filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn challenges() {
+        let of = |texts: &[&'static str]| {
+            let headers: Vec<_> = texts.iter().map(|text| HeaderValue::from_static(text)).collect();
+            challenge(headers.iter())
+        };
+        let bearer = Challenge::Bearer {
+            realm: "https://auth.example/token".into(),
+            service: Some("r.example".into()),
+            scope: Some("repository:a/b:pull".into()),
+        };
+        let header =
+            r#"Bearer realm="https://auth.example/token",service="r.example",scope="repository:a/b:pull""#;
+        assert_eq!(of(&[header]), Some(bearer.clone()));
+        assert_eq!(of(&[r#"Basic realm="x""#, header]), Some(bearer));
+        assert_eq!(of(&[r#"basic realm="Registry""#]), Some(Challenge::Basic));
+        for nothing in ["", "Negotiate", "Bearer service=\"x\"", "Bearer realm", ",,,", "\"\\"] {
+            assert_eq!(of(&[nothing]), None, "{nothing}");
+        }
+    }
+
+    #[test]
+    fn tokens() {
+        assert_eq!(token(br#"{"token":"a","access_token":"b"}"#).as_deref(), Some("a"));
+        assert_eq!(token(br#"{"access_token":"b"}"#).as_deref(), Some("b"));
+        for nothing in [&b"{}"[..], b"", b"[]", br#"{"token":""}"#, br#"{"token":1}"#] {
+            assert_eq!(token(nothing), None);
+        }
+        assert_eq!(bearer("a\nb"), None);
+        assert!(!format!("{:?}", bearer("s3cr3t")).contains("s3cr3t"));
+    }
+}

@@ -1,0 +1,291 @@
+//! Requests to one registry for one repository: logging in, trying again, and what an answer's status means.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use reqwest::redirect::Policy;
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
+use tokio::runtime::Handle;
+
+use crate::auth::{self, Challenge, Credentials, MAX_TOKEN_BYTES};
+use crate::{Error, Name, Trust};
+
+/// How long a connection may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(20);
+
+/// Redirects on the way to one answer.
+const MAX_REDIRECTS: usize = 5;
+
+/// How often a request is made again after an answer that may be another one later.
+const MAX_RETRIES: u32 = 3;
+
+/// Longest wait that a registry may ask for before the next try.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+
+/// What is waited before the first of the next tries; each waits twice as long as the one before.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+
+const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
+
+/// A repository of a registry.
+pub(crate) struct Repository {
+    client: Client,
+    runtime: Handle,
+    /// `https://host[:port]`
+    origin: String,
+    host: String,
+    name: Name,
+    credentials: Option<Credentials>,
+    silence: Duration,
+    /// What was accepted last.
+    authorization: Mutex<Option<HeaderValue>>,
+}
+
+impl Repository {
+    /// Prepares for requests; none is made yet.
+    pub(crate) fn new(name: Name, trust: &Trust, runtime: Handle) -> Result<Self, Error> {
+        let loopback = name.is_loopback();
+        let authorities = trust.authorities(name.registry())?;
+        // As dockerd does: a registry on this host may speak plain HTTP, unless its authority is known.
+        let plain = loopback && authorities.is_empty();
+        let policy = Policy::custom(move |attempt| {
+            if attempt.previous().len() > MAX_REDIRECTS {
+                return attempt.error("too many redirects");
+            }
+            match attempt.url().scheme() {
+                "https" => attempt.follow(),
+                "http" if plain => attempt.follow(),
+                _ => attempt.error("a redirect to somewhere without TLS"),
+            }
+        });
+        let client = Client::builder()
+            .user_agent(concat!("matchlock/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_LIMIT)
+            .read_timeout(trust.silence)
+            .redirect(policy)
+            .https_only(!plain);
+        let client =
+            authorities.into_iter().fold(client, |client, authority| client.add_root_certificate(authority));
+        // What is on this host is not reached by way of another.
+        let client = if loopback { client.no_proxy() } else { client };
+        let client = client.build().map_err(|error| Error::Host(cause(&error)))?;
+        let host = name.host().to_owned();
+        let origin = format!("{}://{host}", if plain { "http" } else { "https" });
+        let config = trust.docker_config()?;
+        let credentials =
+            config.map(|config| Credentials::find(config, name.registry())).transpose()?.flatten();
+        let silence = trust.silence;
+        Ok(Self {
+            client,
+            runtime,
+            origin,
+            host,
+            name,
+            credentials,
+            silence,
+            authorization: Mutex::default(),
+        })
+    }
+
+    /// The host that is asked.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Where what this blocks on runs.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// A manifest by tag or digest, and its media type.
+    pub(crate) fn manifest(&self, version: &str, max_bytes: u64) -> Result<(Vec<u8>, Option<String>), Error> {
+        let url = self.url(&format!("manifests/{version}"))?;
+        self.runtime.block_on(async {
+            let response = self.get(&url, |request| request.header(ACCEPT, MANIFESTS)).await?;
+            let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+            let media_type = media_type.map(|text| text.split(';').next().unwrap_or(text).trim().to_owned());
+            Ok((self.whole(response, "manifest", max_bytes).await?, media_type))
+        })
+    }
+
+    /// A short blob.
+    pub(crate) fn blob(&self, digest: &str, max_bytes: u64) -> Result<Vec<u8>, Error> {
+        let url = self.url(&format!("blobs/{digest}"))?;
+        self.runtime.block_on(async {
+            let response = self.get(&url, |request| request).await?;
+            self.whole(response, "configuration", max_bytes).await
+        })
+    }
+
+    /// A blob from this byte on; its answer may still be the whole of it.
+    pub(crate) fn open(&self, digest: &str, offset: u64) -> Result<Response, Error> {
+        let url = self.url(&format!("blobs/{digest}"))?;
+        let range = |request: RequestBuilder| match offset {
+            0 => request,
+            // RFC 9110 §14.1.2: "bytes=9500-" is what follows from there on.
+            _ => request.header(RANGE, format!("bytes={offset}-")),
+        };
+        self.runtime.block_on(self.get(&url, range))
+    }
+
+    fn url(&self, rest: &str) -> Result<Url, Error> {
+        let text = format!("{}/v2/{}/{rest}", self.origin, self.name.repository());
+        Url::parse(&text).map_err(|error| Error::Host(format!("{text}: {error}")))
+    }
+
+    /// The answer to a request that succeeds, logging in once if that is what it takes.
+    async fn get(
+        &self,
+        url: &Url,
+        with: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, Error> {
+        let mut logged_in = false;
+        let mut tries = 0;
+        let mut wait = FIRST_WAIT;
+        loop {
+            let request = with(self.client.get(url.clone()));
+            let authorization = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let request = match authorization {
+                Some(authorization) => request.header(AUTHORIZATION, authorization),
+                None => request,
+            };
+            let response = request.send().await.map_err(|error| self.connection(&error))?;
+            let status = response.status();
+            if status.is_success() {
+                return Ok(response);
+            }
+            if status == StatusCode::UNAUTHORIZED && !logged_in {
+                logged_in = true;
+                self.log_in(&response).await?;
+                continue;
+            }
+            let again = status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
+            if !again || tries == MAX_RETRIES {
+                return Err(self.status(status));
+            }
+            tries += 1;
+            let asked = retry_after(&response);
+            if asked.is_some_and(|asked| asked > MAX_WAIT) {
+                return Err(self.status(status));
+            }
+            tracing::info!("{}: status {status}, try {tries} of {MAX_RETRIES} follows", self.host);
+            tokio::time::sleep(asked.unwrap_or(wait)).await;
+            wait *= 2;
+        }
+    }
+
+    /// Does what the answer 401 says.
+    async fn log_in(&self, refused: &Response) -> Result<(), Error> {
+        let unauthorized = || Error::Unauthorized { host: self.host.clone() };
+        let headers = refused.headers().get_all(WWW_AUTHENTICATE);
+        let authorization = match auth::challenge(headers.iter()).ok_or_else(unauthorized)? {
+            Challenge::Basic => {
+                let credentials = self.credentials.as_ref().filter(|credentials| !credentials.is_identity());
+                credentials.and_then(Credentials::basic).ok_or_else(unauthorized)?
+            }
+            Challenge::Bearer { realm, service, scope } => {
+                let token = self.token(&realm, service.as_deref(), scope.as_deref()).await?;
+                auth::bearer(&token).ok_or_else(|| self.login("a token that no header can have"))?
+            }
+        };
+        *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(authorization);
+        Ok(())
+    }
+
+    async fn token(&self, realm: &str, service: Option<&str>, scope: Option<&str>) -> Result<String, Error> {
+        let mut url = Url::parse(realm).map_err(|error| self.login(&format!("{realm:?}: {error}")))?;
+        let wanted = format!("repository:{}:pull", self.name.repository());
+        let scope = scope.unwrap_or(&wanted);
+        let identity = self.credentials.as_ref().filter(|credentials| credentials.is_identity());
+        let request = match identity {
+            // Docker's token specification, OAuth 2: a refresh token is exchanged by a POST.
+            Some(identity) => {
+                let mut form = vec![
+                    ("grant_type", "refresh_token"),
+                    ("client_id", "matchlock"),
+                    ("scope", scope),
+                    ("refresh_token", identity.token()),
+                ];
+                form.extend(service.map(|service| ("service", service)));
+                let mut body = Url::parse("form:").map_err(|error| self.login(&error.to_string()))?;
+                body.query_pairs_mut().extend_pairs(form);
+                let body = body.query().unwrap_or_default().to_owned();
+                let kind = "application/x-www-form-urlencoded";
+                self.client.post(url).header(CONTENT_TYPE, kind).body(body)
+            }
+            None => {
+                let mut pairs = url.query_pairs_mut();
+                pairs.append_pair("scope", scope);
+                pairs.extend_pairs(service.map(|service| ("service", service)));
+                drop(pairs);
+                let request = self.client.get(url);
+                match self.credentials.as_ref().and_then(Credentials::basic) {
+                    Some(basic) => request.header(AUTHORIZATION, basic),
+                    None => request,
+                }
+            }
+        };
+        let response = request.send().await.map_err(|error| self.connection(&error))?;
+        if response.status() != StatusCode::OK {
+            return Err(self.status(response.status()));
+        }
+        let answer = self.whole(response, "token", MAX_TOKEN_BYTES).await?;
+        auth::token(&answer).ok_or_else(|| self.login("an answer without a token"))
+    }
+
+    /// All of a short answer.
+    async fn whole(&self, mut response: Response, what: &'static str, limit: u64) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.connection(&error))? {
+            if (bytes.len() + chunk.len()) as u64 > limit {
+                return Err(Error::TooLong { host: self.host.clone(), what, limit });
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
+    }
+
+    fn status(&self, status: StatusCode) -> Error {
+        let host = self.host.clone();
+        match status {
+            StatusCode::UNAUTHORIZED => Error::Unauthorized { host },
+            StatusCode::FORBIDDEN => Error::Forbidden { host },
+            StatusCode::NOT_FOUND => Error::NotFound { host },
+            StatusCode::TOO_MANY_REQUESTS => Error::TooManyRequests { host },
+            _ => Error::Status { host, status: status.as_u16() },
+        }
+    }
+
+    fn login(&self, why: &str) -> Error {
+        Error::Login { host: self.host.clone(), why: why.to_owned() }
+    }
+
+    /// What went wrong on the way, without the URL: that may hold a token.
+    pub(crate) fn connection(&self, error: &reqwest::Error) -> Error {
+        let why = match error.is_timeout() {
+            true if error.is_connect() => format!("no connection within {} s", CONNECT_LIMIT.as_secs()),
+            true => format!("nothing came for {} s", self.silence.as_secs()),
+            false => cause(error),
+        };
+        Error::Connection { host: self.host.clone(), why }
+    }
+}
+
+/// RFC 9110 §10.2.3: a number of seconds. As a date it is not looked at.
+fn retry_after(response: &Response) -> Option<Duration> {
+    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+/// The innermost cause, which is what happened.
+fn cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}

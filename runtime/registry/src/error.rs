@@ -1,0 +1,73 @@
+//! Why a registry did not give what it was asked for.
+
+use crate::NameError;
+
+/// Why a registry did not give what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Not a name of an image.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// No answer.
+    #[error("{host}: {why}")]
+    Connection {
+        /// Which host.
+        host: String,
+        /// The innermost cause.
+        why: String,
+    },
+    /// 401: no credentials, or wrong ones.
+    #[error("{host} wants a login, or does not have it (401): docker login {host}")]
+    Unauthorized {
+        /// Which host.
+        host: String,
+    },
+    /// 403.
+    #[error("{host} does not allow it (403)")]
+    Forbidden {
+        /// Which host.
+        host: String,
+    },
+    /// 404.
+    #[error("{host} does not have it (404)")]
+    NotFound {
+        /// Which host.
+        host: String,
+    },
+    /// 429, after waiting as often as is allowed.
+    #[error("{host} has had too many requests (429); try again later")]
+    TooManyRequests {
+        /// Which host.
+        host: String,
+    },
+    /// Any other status.
+    #[error("{host} answered with status {status}")]
+    Status {
+        /// Which host.
+        host: String,
+        /// What it said.
+        status: u16,
+    },
+    /// More than there may be.
+    #[error("{host} sent more than {limit} bytes for a {what}")]
+    TooLong {
+        /// Which host.
+        host: String,
+        /// What was asked for.
+        what: &'static str,
+        /// Its limit.
+        limit: u64,
+    },
+    /// The way to a token makes no sense, or is not safe.
+    #[error("{host}: its way to log in: {why}")]
+    Login {
+        /// Which host.
+        host: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Certificates or credentials on this host.
+    #[error("{0}")]
+    Host(String),
+}

@@ -1,0 +1,20 @@
+//! Images from OCI registries: what a reference means, how its registry is spoken to, and the pull itself.
+//!
+//! The protocol is the OCI distribution specification 1.1, of which only pulling is here. Everything that comes from a
+//! registry is bounded before it is held, and believed only under its digest, which the store checks. Not here: the store
+//! and the conversion of layers (`images`).
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
+
+mod auth;
+mod body;
+mod client;
+mod error;
+mod name;
+mod pull;
+mod trust;
+
+pub use error::Error;
+pub use name::{Name, NameError};
+pub use pull::Registries;
+pub use trust::Trust;

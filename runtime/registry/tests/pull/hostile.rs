@@ -1,0 +1,298 @@
+//! What registries do that break off, lie, want a token, or are busy.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use images::Store;
+use images::fixtures::sha256;
+use tempfile::TempDir;
+
+use crate::server::{Answer, Asked, Server, ok, status};
+use crate::{files, image, pull};
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// The documents and layers of the image, by digest, and its manifest.
+struct Content {
+    blobs: Vec<(String, Vec<u8>)>,
+    manifest: Vec<u8>,
+}
+
+impl Content {
+    fn new() -> Arc<Self> {
+        let members = image().oci_members("x");
+        let index = members.iter().find(|(name, _)| name == "index.json").unwrap();
+        let index: serde_json::Value = serde_json::from_slice(&index.1).unwrap();
+        let digest = index["manifests"][0]["digest"].as_str().unwrap().to_owned();
+        let blobs: Vec<_> = members.iter().filter(|(name, _)| name.starts_with("blobs/")).collect();
+        let blobs: Vec<_> = blobs
+            .into_iter()
+            .map(|(_, bytes)| (format!("sha256:{}", sha256(bytes)), bytes.clone()))
+            .collect();
+        let manifest = blobs.iter().find(|(name, _)| *name == digest).unwrap().1.clone();
+        Arc::new(Self { blobs, manifest })
+    }
+
+    /// What a registry that does as it should would answer.
+    fn answer(&self, asked: &Asked) -> Answer {
+        let last = asked.path.rsplit('/').next().unwrap();
+        let manifest =
+            |bytes: &[u8]| Answer { headers: vec![("Content-Type", MANIFEST.into())], ..ok(bytes) };
+        match self.blobs.iter().find(|(digest, _)| digest == last) {
+            Some((_, bytes)) if asked.path.contains("/manifests/") => manifest(bytes),
+            Some((_, bytes)) => ok(bytes),
+            None if asked.path.contains("/manifests/") => manifest(&self.manifest),
+            None => status(404),
+        }
+    }
+
+    /// The longest blob's digest, and itself.
+    fn large(&self) -> (String, Vec<u8>) {
+        self.blobs.iter().max_by_key(|(_, bytes)| bytes.len()).cloned().unwrap()
+    }
+}
+
+struct Bed {
+    cache: TempDir,
+    store: Store,
+    server: Server,
+}
+
+impl Bed {
+    fn new(handler: impl Fn(&Content, &Asked) -> Answer + Send + Sync + 'static) -> Self {
+        let content = Content::new();
+        let server = Server::start(move |asked| handler(&content, asked));
+        let cache = tempfile::tempdir().unwrap();
+        let store = Store::open(cache.path()).unwrap();
+        Self { cache, store, server }
+    }
+
+    fn reference(&self) -> String {
+        format!("{}/x:1", self.server.address)
+    }
+
+    fn pull(&self) -> Result<usize, String> {
+        let pulled = pull(&self.store, Path::new("/nowhere"), &self.reference());
+        let layers = pulled.map(|pulled| pulled.image.layers.len()).map_err(|error| error.to_string());
+        if layers.is_err() {
+            assert!(self.store.list().unwrap().is_empty());
+            assert_eq!(files(self.cache.path()), 0, "nothing is left of a pull that failed");
+        }
+        layers
+    }
+
+    /// Pulls, and gives what the error says after the image's name.
+    fn error(&self) -> String {
+        let error = self.pull().unwrap_err();
+        error
+            .strip_prefix(&format!("image {}", self.reference()))
+            .unwrap_or_else(|| panic!("{error}"))
+            .to_owned()
+    }
+}
+
+fn is_large(content: &Content, asked: &Asked) -> bool {
+    asked.path.ends_with(&content.large().0)
+}
+
+/// The answer to a request for a range, from the whole.
+fn from(whole: Answer, asked: &Asked) -> Answer {
+    let Some(range) = asked.header("range") else { return whole };
+    let start: usize = range.strip_prefix("bytes=").unwrap().trim_end_matches('-').parse().unwrap();
+    let headers =
+        vec![("Content-Range", format!("bytes {start}-{}/{}", whole.body.len() - 1, whole.body.len()))];
+    Answer { status: 206, headers, body: whole.body[start..].to_vec(), ..Answer::default() }
+}
+
+#[test]
+fn a_broken_layer_goes_on_from_where_it_broke() {
+    for ranges in [true, false] {
+        let breaks = AtomicU32::new(0);
+        let bed = Bed::new(move |content, asked| {
+            let answer = content.answer(asked);
+            if !is_large(content, asked) {
+                return answer;
+            }
+            let answer = if ranges { from(answer, asked) } else { answer };
+            // Further each time.
+            let times = breaks.fetch_add(1, Ordering::Relaxed);
+            let cut = (times < 4).then(|| (times as usize + 1) * if ranges { 100_000 } else { 300_000 });
+            Answer { cut, ..answer }
+        });
+        assert_eq!(bed.pull(), Ok(3), "ranges {ranges}");
+        let large = Content::new().large().0;
+        let ranges: Vec<_> =
+            bed.server.asked(&large).iter().map(|asked| asked.header("range").map(str::to_owned)).collect();
+        assert_eq!(ranges.len(), 5);
+        assert!(ranges[0].is_none() && ranges[1..].iter().all(Option::is_some), "{ranges:?}");
+    }
+}
+
+#[test]
+fn a_layer_that_breaks_again_and_again_or_stalls_is_an_error() {
+    let bed = Bed::new(|content, asked| {
+        let cut = is_large(content, asked).then_some(0);
+        Answer { cut, ..content.answer(asked) }
+    });
+    let large = Content::new().large().0;
+    let error = bed.error();
+    assert!(error.starts_with(&format!(", layer {large}: {}: ", bed.server.address)), "{error}");
+    assert_eq!(bed.server.asked(&large).len(), 4);
+    let bed = Bed::new(|content, asked| {
+        let stall = is_large(content, asked).then_some(10);
+        Answer { stall, ..content.answer(asked) }
+    });
+    assert!(bed.error().ends_with(": nothing came for 2 s"));
+}
+
+#[test]
+fn what_has_another_digest_or_length_is_refused() {
+    let bed = Bed::new(|content, asked| {
+        let mut answer = content.answer(asked);
+        if is_large(content, asked) {
+            answer.body[5000] ^= 1;
+        }
+        answer
+    });
+    assert!(bed.error().contains("digest"));
+    // Longer than was said, without end as far as anybody knows.
+    let bed = Bed::new(|content, asked| {
+        let mut answer = content.answer(asked);
+        if is_large(content, asked) {
+            answer.body.extend([0; 100_000]);
+        }
+        answer
+    });
+    assert_eq!(bed.pull(), Ok(3), "what follows is not looked at");
+    let bed = Bed::new(|content, asked| {
+        let answer = content.answer(asked);
+        if asked.path.contains("/manifests/") {
+            return answer;
+        }
+        if is_large(content, asked) || answer.body.len() > 1000 { answer } else { ok(b"{}") }
+    });
+    assert!(bed.error().contains("has 2 bytes and digest sha256:"));
+    let bed = Bed::new(|_, _| ok(&vec![b' '; 5 << 20]));
+    assert!(bed.error().contains("sent more than 4194304 bytes for a manifest"));
+}
+
+#[test]
+fn what_is_no_image_for_this_host_says_so() {
+    for (document, media_type, wanted) in [
+        ("", MANIFEST, "EOF while parsing"),
+        ("{}", "text/html", "has unknown media type \"text/html\""),
+        (r#"{"mediaType":"a/b"}"#, MANIFEST, "has unknown media type \"a/b\""),
+        (r#"{"manifests":[]}"#, INDEX, "no image for linux/"),
+        (
+            r#"{"manifests":[{"digest":"sha256:00","size":1,"platform":{"os":"linux","architecture":"s390x"}}]}"#,
+            INDEX,
+            "no image for linux/",
+        ),
+        (r#"{"manifests":[{"digest":"sha256:00","size":1}]}"#, INDEX, "is not a sha256 digest"),
+    ] {
+        let bed = Bed::new(move |_, _| Answer {
+            headers: vec![("Content-Type", media_type.into())],
+            ..ok(document.as_bytes())
+        });
+        let error = bed.pull().unwrap_err();
+        assert!(error.contains(wanted), "{error}");
+    }
+}
+
+#[test]
+fn an_index_leads_to_this_hosts_image() {
+    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let bed = Bed::new(move |content, asked| {
+        if !asked.path.ends_with("/manifests/1") {
+            return content.answer(asked);
+        }
+        let size = content.manifest.len();
+        let digest = format!("sha256:{}", sha256(&content.manifest));
+        let index = serde_json::json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [
+            {"mediaType": MANIFEST, "digest": format!("sha256:{}", "0".repeat(64)), "size": 2, "platform": {"os": "linux", "architecture": "s390x"}},
+            {"mediaType": MANIFEST, "digest": digest, "size": size, "platform": {"os": "linux", "architecture": architecture}},
+        ]});
+        ok(index.to_string().as_bytes())
+    });
+    assert_eq!(bed.pull(), Ok(3));
+    assert_eq!(bed.server.asked(&"0".repeat(64)).len(), 0);
+}
+
+#[test]
+fn statuses() {
+    for (code, wanted) in [
+        (401, " wants a login, or does not have it (401): docker login "),
+        (403, " does not allow it (403)"),
+        (404, " does not have it (404)"),
+        (418, " answered with status 418"),
+    ] {
+        let bed = Bed::new(move |_, _| status(code));
+        let error = bed.error();
+        assert!(error.contains(wanted), "{error}");
+        assert_eq!(bed.server.asked("").len(), 1, "once is enough");
+    }
+    let bed = Bed::new(|_, _| status(500));
+    assert!(bed.error().ends_with(" answered with status 500"));
+    assert_eq!(bed.server.asked("").len(), 4);
+    // A wait that is too long is not waited.
+    let bed = Bed::new(|_, _| Answer { headers: vec![("Retry-After", "3600".into())], ..status(429) });
+    assert!(bed.error().ends_with(" has had too many requests (429); try again later"));
+    assert_eq!(bed.server.asked("").len(), 1);
+    let busy = AtomicU32::new(0);
+    let bed = Bed::new(move |content, asked| match busy.fetch_add(1, Ordering::Relaxed) {
+        0 => Answer { headers: vec![("Retry-After", "0".into())], ..status(429) },
+        1 => status(503),
+        _ => content.answer(asked),
+    });
+    assert_eq!(bed.pull(), Ok(3));
+}
+
+/// The token is for the registry alone: what a blob is redirected to does not get it.
+#[test]
+fn tokens_and_redirects() {
+    let content = Content::new();
+    let elsewhere = Arc::new(Server::start(move |asked| content.answer(asked)));
+    let token_service = Arc::new(Server::start(|asked| {
+        assert_eq!(asked.path, "/token?scope=repository%3Ax%3Apull&service=reg");
+        ok(br#"{"token":"t0k3n"}"#)
+    }));
+    let (there, realm) = (elsewhere.address.clone(), token_service.address.clone());
+    let bed = Bed::new(move |content, asked| {
+        if asked.header("authorization") != Some("Bearer t0k3n") {
+            let header = format!(r#"Bearer realm="http://{realm}/token",service="reg""#);
+            return Answer { headers: vec![("WWW-Authenticate", header)], ..status(401) };
+        }
+        if asked.path.contains("/blobs/") {
+            return Answer {
+                headers: vec![("Location", format!("http://{there}{}", asked.path))],
+                ..status(307)
+            };
+        }
+        content.answer(asked)
+    });
+    assert_eq!(bed.pull(), Ok(3));
+    assert_eq!(token_service.asked("").len(), 1);
+    let asked = elsewhere.asked("/blobs/");
+    assert_eq!(asked.len(), 4);
+    assert!(asked.iter().all(|asked| asked.header("authorization").is_none()));
+    let bed = Bed::new(|_, asked| Answer { headers: vec![("Location", asked.path.clone())], ..status(302) });
+    assert!(bed.error().contains("too many redirects"));
+}
+
+#[test]
+fn a_failed_pull_can_be_tried_again() {
+    let good = Arc::new(AtomicU32::new(0));
+    let switch = Arc::clone(&good);
+    let bed = Bed::new(move |content, asked| {
+        if is_large(content, asked) && switch.load(Ordering::Relaxed) == 0 {
+            status(404)
+        } else {
+            content.answer(asked)
+        }
+    });
+    assert!(bed.error().contains("does not have it (404)"));
+    good.store(1, Ordering::Relaxed);
+    assert_eq!(bed.pull(), Ok(3));
+}

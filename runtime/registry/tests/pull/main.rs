@@ -1,0 +1,42 @@
+//! Pulls from real registries (Debian's `docker-registry`) and from servers that misbehave on purpose.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod hostile;
+mod real;
+mod server;
+
+use std::path::Path;
+use std::time::Duration;
+
+use images::fixtures::{ImageFixture, LayerBuilder};
+use images::{Imported, Quiet, Store};
+use registry::{Registries, Trust};
+
+/// Trusts what is below this directory, and has little patience.
+fn trust(directory: &Path) -> Trust {
+    Trust {
+        certificates: vec![directory.join("certs.d")],
+        docker_config: Some(directory.join("docker.json")),
+        silence: Duration::from_secs(2),
+    }
+}
+
+fn pull(store: &Store, directory: &Path, reference: &str) -> images::Result<Imported> {
+    Registries::new(trust(directory)).pull_as(store, reference, reference, &Quiet)
+}
+
+/// An image of three layers, the last of which is large enough to come in pieces.
+fn image() -> ImageFixture {
+    let large: Vec<u8> =
+        (0..3_000_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let layers = [("one", &b"1"[..]), ("two", b"2"), ("large", &large)]
+        .map(|(name, data)| LayerBuilder::default().file(name, 0o644, data).build());
+    ImageFixture::new(layers.into())
+}
+
+/// What a store has of files, besides its records.
+fn files(cache: &Path) -> usize {
+    let count = |name: &str| std::fs::read_dir(cache.join("images").join(name)).unwrap().count();
+    count("blobs") + count("tmp")
+}
