@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::pull::PullArgs;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
@@ -76,6 +77,8 @@ pub(crate) enum Command {
     Log(LogArgs),
     /// Forward ports of this host to a running sandbox
     PortForward(PortForwardArgs),
+    /// Fetch an image from its registry
+    Pull(PullArgs),
     /// List, import and remove images
     Image {
         #[command(subcommand)]
@@ -132,6 +135,10 @@ pub(crate) struct RunArgs {
     /// Container image
     #[arg(long, value_name = "REF")]
     pub(crate) image: String,
+    /// When to ask the image's registry: missing (if it is not here), always, never; bare = always
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "always",
+          default_value = "missing", hide_default_value = true)]
+    pub(crate) pull: images::Pull,
     /// CPUs; fractions are allowed
     #[arg(long, value_name = "N", default_value_t = 1.0, allow_negative_numbers = true)]
     pub(crate) cpus: f64,
@@ -235,8 +242,6 @@ pub(crate) struct Later {
     mtu: Option<String>,
     #[arg(long, hide = true)]
     network_intercept: bool,
-    #[arg(long, hide = true)]
-    pull: bool,
 }
 
 impl Later {
@@ -256,7 +261,6 @@ impl Later {
             ("--dns-servers", NETWORK, self.dns_servers.is_some()),
             ("--mtu", NETWORK, self.mtu.is_some()),
             ("--network-intercept", NETWORK, self.network_intercept),
-            ("--pull", "pulling from registries", self.pull),
         ];
         options.into_iter().find(|(_, _, given)| *given).map(|(option, part, _)| (option, part))
     }

@@ -32,7 +32,7 @@ pub(crate) fn ls(args: &JsonArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn wire_image(image: &ImageSummary) -> wire::Image {
+pub(crate) fn wire_image(image: &ImageSummary) -> wire::Image {
     wire::Image {
         tag: image.tag.clone(),
         source: image.source.clone(),
@@ -44,19 +44,14 @@ fn wire_image(image: &ImageSummary) -> wire::Image {
 
 /// Shows an image.
 pub(crate) fn inspect(args: &ImageRmArgs) -> anyhow::Result<u8> {
-    let (image, summaries) = with_store(|store| {
-        let image = store.get(&args.tag)?.ok_or_else(|| images::Error::UnknownTag(args.tag.clone()))?;
-        Ok((image, store.list()?))
-    })?;
-    // Local ones come first in the list, and first they are when a tag is looked up.
-    let summary = summaries.iter().find(|summary| summary.tag == image.reference);
-    let summary = summary.ok_or_else(|| images::Error::UnknownTag(args.tag.clone()))?;
+    let (image, summary) = with_store(|store| Ok(store.get(&args.tag)?.zip(store.summary(&args.tag)?)))?
+        .ok_or_else(|| images::Error::UnknownTag(args.tag.clone()))?;
     let ImageConfig { user, working_dir, entrypoint, cmd, env } = image.config;
     let layers = image.layers.iter();
     let layers =
         layers.map(|layer| wire::ImageLayer { digest: layer.digest.to_string(), size: layer.len }).collect();
     let details = wire::ImageDetails {
-        image: wire_image(summary),
+        image: wire_image(&summary),
         config: wire::ImageExecution { user, working_dir, entrypoint, cmd, env },
         layers,
     };
@@ -89,11 +84,11 @@ pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<u8> {
     if matches!(form, Form::RootTar | Form::RootDirectory) {
         tell!("taken as {form}");
     }
-    for tag in &imported.tags {
+    for tag in imported.tags() {
         say!("Imported: {tag}");
     }
     say!("Layers: {}", imported.image.layers.len());
-    say!("Size: {}", megabytes(imported.size));
+    say!("Size: {}", megabytes(imported.size()));
     Ok(0)
 }
 

@@ -17,6 +17,7 @@ mod image;
 mod inspect;
 mod log;
 mod progress;
+mod pull;
 mod rpc;
 mod run;
 mod say;
@@ -63,6 +64,7 @@ fn dispatch(cli: Cli, start: Start) -> anyhow::Result<u8> {
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Log(args) => log::log(&args),
         Command::PortForward(args) => forward::port_forward(&args),
+        Command::Pull(args) => pull::pull(&args),
         Command::Image { command } => match command {
             ImageCommand::Ls(args) => image::ls(&args),
             ImageCommand::Import(args) => image::import(&args),

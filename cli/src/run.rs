@@ -58,6 +58,7 @@ fn spec(args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
     });
     Ok(Spec {
         image: args.image.clone(),
+        pull: args.pull,
         kernel: args.kernel.clone(),
         machine: args.machine,
         resources: policy::resources::Request {

@@ -505,7 +505,7 @@ def test_what_cannot_be(home: homes.Home, alpine: str) -> None:
                 client.create(sandbox.options())
             assert caught.value.code == -32602 and text in caught.value.message, caught.value
         for sandbox in (
-            Sandbox("no-such-image:nowhere"),
+            Sandbox("127.0.0.1:1/no-such-image:nowhere"),
             Sandbox(alpine).with_kernel("file:///no/such/kernel"),
             Sandbox(alpine).with_cpus(10_000),
         ):

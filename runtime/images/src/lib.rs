@@ -35,6 +35,6 @@ pub use manifest::Document;
 pub use progress::{Progress, Quiet};
 pub use remote::Remote;
 pub use rootfs::Form;
-pub use store::{ImportSource, Imported, Puller, Store};
+pub use store::{ImportSource, Imported, Pull, Puller, Store};
 pub use upper::upper_disk;
 pub use volume::{Volume, Volumes};

@@ -15,6 +15,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::archive::Archive;
@@ -41,6 +42,31 @@ pub trait Puller: Send + Sync {
     fn pull(&self, store: &Store, reference: &str, progress: &dyn Progress) -> Result<Imported>;
 }
 
+/// When the registry is asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Pull {
+    /// For an image that the store does not have.
+    #[default]
+    Missing,
+    /// Whatever the store has; what has not changed is not fetched again.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+impl FromStr for Pull {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "missing" => Ok(Self::Missing),
+            "always" => Ok(Self::Always),
+            "never" => Ok(Self::Never),
+            _ => Err("it may be missing, always, never".to_owned()),
+        }
+    }
+}
+
 /// Where an image archive is read from.
 pub enum ImportSource<'a> {
     /// A docker-archive, an OCI archive or the tar of a root file system; or the directory of an OCI layout or of a root
@@ -55,12 +81,23 @@ pub enum ImportSource<'a> {
 /// What an import stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Imported {
-    /// Every tag that was stored.
-    pub tags: Vec<String>,
+    /// What every tag that was stored is from now on.
+    pub stored: Vec<ImageSummary>,
     /// The image; the first one of an archive that holds several.
     pub image: Image,
-    /// Bytes of its layers.
-    pub size: u64,
+}
+
+impl Imported {
+    /// Every tag that was stored.
+    pub fn tags(&self) -> impl Iterator<Item = &str> {
+        self.stored.iter().map(|summary| summary.tag.as_str())
+    }
+
+    /// Bytes of the image's layers.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.image.layers.iter().map(|layer| layer.len).sum()
+    }
 }
 
 impl Store {
@@ -100,6 +137,12 @@ impl Store {
             }
         }
         Ok(Some(image))
+    }
+
+    /// What is recorded of `reference`, read as [`Store::get`] reads it.
+    pub fn summary(&self, reference: &str) -> Result<Option<ImageSummary>> {
+        check(reference)?;
+        Ok(self.metadata.image(reference)?.map(|record| record.summary))
     }
 
     /// The image of `reference`, by the puller whatever the store has.
@@ -205,7 +248,7 @@ impl Store {
             }
             let one = self.take(archive, plan, &mut room, progress)?;
             match &mut imported {
-                Some(imported) => imported.tags.extend(one.tags),
+                Some(imported) => imported.stored.extend(one.stored),
                 None => imported = Some(one),
             }
         }
@@ -250,7 +293,9 @@ impl Store {
         let summary = ImageSummary { tag, source, size, created, digest: plan.digest };
         let record = Record { summary, config: plan.config, layers };
         self.metadata.save(&plan.names, &record)?;
-        Ok(Imported { tags: plan.names, image: self.image(record), size })
+        let stored =
+            plan.names.into_iter().map(|tag| ImageSummary { tag, ..record.summary.clone() }).collect();
+        Ok(Imported { stored, image: self.image(record) })
     }
 
     /// What one import, or whatever else brings images, may write.

@@ -116,7 +116,7 @@ fn documents_are_read_so_often_and_no_more() {
     let mut members: Vec<_> = members.into_iter().filter(|(name, _)| name != "index.json").collect();
     members.push(("index.json".to_owned(), json!({ "manifests": all }).to_string().into_bytes()));
     let cache = tempfile::tempdir().unwrap();
-    assert_eq!(import(cache.path(), &fixtures::archive(&members)).unwrap().tags.len(), 256);
+    assert_eq!(import(cache.path(), &fixtures::archive(&members)).unwrap().stored.len(), 256);
 }
 
 #[test]

@@ -53,7 +53,9 @@ impl Body {
                 Some(response) => response,
                 None => self.go_on()?,
             };
-            match self.repository.runtime().block_on(response.chunk()) {
+            let repository = &self.repository;
+            let chunk = async { response.chunk().await.map_err(|error| repository.connection(&error)) };
+            match repository.wait_for(chunk) {
                 Ok(None) => return Ok(false),
                 Ok(Some(chunk)) => {
                     self.response = Some(response);
@@ -70,8 +72,8 @@ impl Body {
                     self.at = 0;
                     return Ok(true);
                 }
+                Err(Error::GivenUp) => return Err(Error::GivenUp),
                 Err(error) => {
-                    let error = self.repository.connection(&error);
                     self.breaks += 1;
                     self.all_breaks += 1;
                     if self.breaks > MAX_BREAKS || self.all_breaks > MAX_ALL_BREAKS {

@@ -9,6 +9,7 @@ use reqwest::header::{
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use crate::auth::{self, Challenge, Credentials, MAX_TOKEN_BYTES};
 use crate::{Error, Name, Trust};
@@ -35,6 +36,7 @@ const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vn
 pub(crate) struct Repository {
     client: Client,
     runtime: Handle,
+    given_up: Option<watch::Receiver<bool>>,
     /// `https://host[:port]`
     origin: String,
     host: String,
@@ -47,7 +49,12 @@ pub(crate) struct Repository {
 
 impl Repository {
     /// Prepares for requests; none is made yet.
-    pub(crate) fn new(name: Name, trust: &Trust, runtime: Handle) -> Result<Self, Error> {
+    pub(crate) fn new(
+        name: Name,
+        trust: &Trust,
+        runtime: Handle,
+        given_up: Option<watch::Receiver<bool>>,
+    ) -> Result<Self, Error> {
         let loopback = name.is_loopback();
         let authorities = trust.authorities(name.registry())?;
         // As dockerd does: a registry on this host may speak plain HTTP, unless its authority is known.
@@ -82,6 +89,7 @@ impl Repository {
         Ok(Self {
             client,
             runtime,
+            given_up,
             origin,
             host,
             name,
@@ -96,15 +104,28 @@ impl Repository {
         &self.host
     }
 
-    /// Where what this blocks on runs.
-    pub(crate) fn runtime(&self) -> &Handle {
-        &self.runtime
+    /// Waits for this, unless the pull is given up first.
+    pub(crate) fn wait_for<T>(&self, what: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let given_up = async {
+            match self.given_up.clone() {
+                // An error says that nobody is there who could want it.
+                Some(mut given_up) => drop(given_up.wait_for(|given_up| *given_up).await),
+                None => std::future::pending().await,
+            }
+        };
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = given_up => Err(Error::GivenUp),
+                result = what => result,
+            }
+        })
     }
 
     /// A manifest by tag or digest, and its media type.
     pub(crate) fn manifest(&self, version: &str, max_bytes: u64) -> Result<(Vec<u8>, Option<String>), Error> {
         let url = self.url(&format!("manifests/{version}"))?;
-        self.runtime.block_on(async {
+        self.wait_for(async {
             let response = self.get(&url, |request| request.header(ACCEPT, MANIFESTS)).await?;
             let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
             let media_type = media_type.map(|text| text.split(';').next().unwrap_or(text).trim().to_owned());
@@ -115,7 +136,7 @@ impl Repository {
     /// A short blob.
     pub(crate) fn blob(&self, digest: &str, max_bytes: u64) -> Result<Vec<u8>, Error> {
         let url = self.url(&format!("blobs/{digest}"))?;
-        self.runtime.block_on(async {
+        self.wait_for(async {
             let response = self.get(&url, |request| request).await?;
             self.whole(response, "configuration", max_bytes).await
         })
@@ -129,7 +150,7 @@ impl Repository {
             // RFC 9110 §14.1.2: "bytes=9500-" is what follows from there on.
             _ => request.header(RANGE, format!("bytes={offset}-")),
         };
-        self.runtime.block_on(self.get(&url, range))
+        self.wait_for(self.get(&url, range))
     }
 
     fn url(&self, rest: &str) -> Result<Url, Error> {

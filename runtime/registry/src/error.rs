@@ -67,6 +67,9 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// Whoever wanted it does not any more.
+    #[error("the pull was given up")]
+    GivenUp,
     /// Certificates or credentials on this host.
     #[error("{0}")]
     Host(String),

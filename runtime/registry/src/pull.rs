@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use images::{Digest, Document, Imported, Progress, Puller, Remote, Store};
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
 
 use crate::body::Body;
 use crate::client::Repository;
@@ -14,13 +15,20 @@ use crate::{Error, Name, Trust};
 #[derive(Debug, Clone)]
 pub struct Registries {
     trust: Trust,
+    given_up: Option<watch::Receiver<bool>>,
 }
 
 impl Registries {
     /// Registries as this host knows them. Nothing is read or asked before a pull.
     #[must_use]
     pub fn new(trust: Trust) -> Self {
-        Self { trust }
+        Self { trust, given_up: None }
+    }
+
+    /// The same, whose pulls end at once when this becomes true, or whoever could make it true is gone.
+    #[must_use]
+    pub fn until(self, given_up: watch::Receiver<bool>) -> Self {
+        Self { given_up: Some(given_up), ..self }
     }
 
     /// Pulls `reference` and stores it under `tag`.
@@ -37,7 +45,8 @@ impl Registries {
         let wanted = name.digest().cloned();
         let runtime = runtime().map_err(failed)?;
         let version = name.version().to_owned();
-        let repository = Repository::new(name, &self.trust, runtime.handle().clone()).map_err(failed)?;
+        let repository = Repository::new(name, &self.trust, runtime.handle().clone(), self.given_up.clone())
+            .map_err(failed)?;
         tracing::debug!("{reference} is asked for at {}", repository.host());
         let image = Pulled { reference, version, repository: Arc::new(repository) };
         store.fetch(tag, &image, wanted.as_ref(), progress)

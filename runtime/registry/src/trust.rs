@@ -26,15 +26,17 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// The places that dockerd and containers-certs.d(5) name, and Docker's configuration.
+    /// The places that dockerd and containers-certs.d(5) name, and Docker's configuration: `DOCKER_CONFIG`, or else
+    /// that of the user whose home this is.
     #[must_use]
-    pub fn from_env() -> Self {
-        let home = std::env::var_os("HOME").map(PathBuf::from);
-        let mut certificates = vec!["/etc/docker/certs.d".into(), "/etc/containers/certs.d".into()];
-        certificates.extend(home.as_ref().map(|home| home.join(".config/containers/certs.d")));
+    pub fn of_user(home: &Path) -> Self {
+        let certificates = vec![
+            "/etc/docker/certs.d".into(),
+            "/etc/containers/certs.d".into(),
+            home.join(".config/containers/certs.d"),
+        ];
         let docker = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
-        let docker = docker.or_else(|| home.map(|home| home.join(".docker")));
-        let docker_config = docker.map(|directory| directory.join("config.json"));
+        let docker_config = Some(docker.unwrap_or_else(|| home.join(".docker")).join("config.json"));
         Self { certificates, docker_config, silence: SILENCE_LIMIT }
     }
 

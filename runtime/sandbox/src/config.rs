@@ -89,6 +89,7 @@ mod tests {
     fn values_of_variables_are_not_kept() {
         let spec = Spec {
             image: "busybox".into(),
+            pull: images::Pull::Missing,
             kernel: String::new(),
             machine: policy::machine::Request::Auto,
             resources: policy::resources::Request { cpus: 0.5, memory_mb: 512, disk_size_mb: 5120 },

@@ -21,6 +21,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use registry::{Registries, Trust};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
@@ -80,6 +81,12 @@ impl Home {
     #[must_use]
     pub fn cache(&self) -> &Path {
         &self.cache
+    }
+
+    /// Registries as this home's user knows them.
+    #[must_use]
+    pub fn registries(&self) -> Registries {
+        Registries::new(Trust::of_user(self.state.parent().unwrap_or(&self.state)))
     }
 
     /// Where a sandbox's files are.

@@ -7,9 +7,10 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use disk::Segment;
-use images::{ImageConfig, Progress};
+use images::{ImageConfig, Progress, Pull};
+use tokio::sync::watch;
 
-use crate::{Error, Result, host};
+use crate::{Error, Home, Result, host};
 
 /// An image whose layers are open as one disk.
 #[derive(Debug)]
@@ -26,9 +27,21 @@ pub(crate) struct OpenKernel {
     pub(crate) initramfs: OwnedFd,
 }
 
-/// Finds the image and opens its layers.
-pub(crate) fn image(cache: &Path, reference: &str, progress: &dyn Progress) -> Result<OpenImage> {
-    let image = images::Store::open(cache)?.resolve(reference, progress)?;
+/// Finds the image, pulls it if that is what it takes, and opens its layers.
+pub(crate) fn image(
+    home: &Home,
+    reference: &str,
+    pull: Pull,
+    given_up: watch::Receiver<bool>,
+    progress: &dyn Progress,
+) -> Result<OpenImage> {
+    let store = images::Store::open(home.cache())?;
+    let registries = Box::new(home.registries().until(given_up));
+    let image = match pull {
+        Pull::Missing => store.with_puller(registries).resolve(reference, progress)?,
+        Pull::Always => store.with_puller(registries).pull(reference, progress)?,
+        Pull::Never => store.resolve(reference, progress)?,
+    };
     // The store has just checked that they are there and whole.
     let open = |path: &Path| File::open(path).map(OwnedFd::from).map_err(Error::io(path));
     let files = image.layers.iter().map(|layer| open(&layer.path)).collect::<Result<Vec<_>>>()?;

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use guest_protocol::{BootConfig, HOST_PORT, HostEntry, UpperDisk, VERSION};
-use images::Progress;
+use images::{Progress, Pull};
 use machine::tsc::Calibration;
 use machine::{Ending, Kind, Machine, MachineError};
 use policy::machine as choice;
@@ -72,6 +72,8 @@ const COMMAND_LINE: &str = "quiet panic=-1";
 pub struct Spec {
     /// Image reference.
     pub image: String,
+    /// When its registry is asked.
+    pub pull: Pull,
     /// Kernel reference; empty = the default kernel.
     pub kernel: String,
     /// Which machine.
@@ -122,6 +124,8 @@ pub struct Sandbox {
     tasks: Vec<JoinHandle<()>>,
     /// Threads that make files or processes; `end` waits for them, so that an interrupted start leaves none behind.
     opening_image: Option<JoinHandle<Result<OpenImage>>>,
+    /// Becomes true when nobody waits for the image any more.
+    given_up: watch::Sender<bool>,
     opening_kernel: Option<JoinHandle<Result<OpenKernel>>>,
     making_disk: Option<JoinHandle<Result<machine::Disk>>>,
     booting: Option<JoinHandle<Result<Booted, MachineError>>>,
@@ -202,6 +206,7 @@ impl Sandbox {
             shared,
             tasks: vec![serve],
             opening_image: None,
+            given_up: watch::Sender::new(false),
             opening_kernel: None,
             making_disk: None,
             booting: None,
@@ -288,9 +293,10 @@ impl Sandbox {
         progress: Arc<dyn Progress + Send + Sync>,
     ) -> Result<(OpenImage, OpenKernel, machine::Disk)> {
         let (home, reference) = (self.home.clone(), self.spec.image.clone());
-        let image_progress = Arc::clone(&progress);
+        let (pull, given_up, image_progress) =
+            (self.spec.pull, self.given_up.subscribe(), Arc::clone(&progress));
         self.opening_image = Some(spawn_blocking(move || {
-            home.as_user(|| prepare::image(home.cache(), &reference, &*image_progress))
+            home.as_user(|| prepare::image(&home, &reference, pull, given_up, &*image_progress))
         }));
         let (home, reference) = (self.home.clone(), self.spec.kernel.clone());
         self.opening_kernel = Some(spawn_blocking(move || {
@@ -473,7 +479,8 @@ impl Sandbox {
             let _ = making.await;
         }
         let opening_limit = self.at_most(OPENING_LIMIT);
-        // A download or a large image takes longer; what it leaves is found by the next one.
+        self.given_up.send_replace(true);
+        // A package or a large image takes longer; what it leaves is found by the next one.
         let opening = async {
             if let Some(opening) = self.opening_image.take() {
                 let _ = opening.await;

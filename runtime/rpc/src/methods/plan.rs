@@ -71,6 +71,7 @@ pub(crate) fn plan(params: CreateParams, machine: Machine) -> Result<Plan> {
     let time_limit = time_limit.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let spec = Spec {
         image,
+        pull: images::Pull::Missing,
         kernel: params.kernel.and_then(|kernel| kernel.reference).unwrap_or_default(),
         machine,
         resources: Resources {

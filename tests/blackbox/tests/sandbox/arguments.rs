@@ -144,7 +144,7 @@ fn diagnose_agrees_with_auto() {
     let machine = checks.iter().find(|check| check["name"] == "machine").unwrap();
     let expected = if usable { "auto takes kvm: " } else { "auto takes software: no usable KVM: " };
     assert!(machine["message"].as_str().unwrap().starts_with(expected), "{machine}");
-    let kvm = home.done(["run", "--machine", "kvm", "--image", "no-such-image:at-all", "true"]);
+    let kvm = home.done(["run", "--machine", "kvm", "--image", "127.0.0.1:1/no-such-image:at-all", "true"]);
     assert_eq!(kvm.stderr.starts_with("matchlock: machine kvm: "), !usable, "{kvm:?}");
     home.assert_nothing_left();
 }
@@ -152,13 +152,14 @@ fn diagnose_agrees_with_auto() {
 /// Sandboxes that come and go while others look for orphans.
 fn failures_at_once_do_not_meet() {
     let home = Home::new();
-    let run = ["run", "--machine", &blackbox::machine(), "--image", "no-such-image:at-all", "true"];
+    let run =
+        ["run", "--machine", &blackbox::machine(), "--image", "127.0.0.1:1/no-such-image:at-all", "true"];
     let start = |_| (spawn(&mut home.matchlock(run)), spawn(&mut home.matchlock(["list"])));
     let children: Vec<_> = (0..20).map(start).collect();
     for (run, list) in children {
         let (run, list) = (end(run), end(list));
         assert_eq!(run.status, 1);
-        assert!(run.stderr.starts_with("matchlock: image no-such-image:at-all "), "{run:?}");
+        assert!(run.stderr.starts_with("matchlock: image 127.0.0.1:1/no-such-image:at-all: "), "{run:?}");
         assert_eq!((list.status, list.stderr.as_str()), (0, ""));
         assert!(!list.stdout.contains("crashed"), "{list:?}");
     }
@@ -172,9 +173,15 @@ fn a_long_home_is_no_obstacle() {
     let path = deep.path().join("d".repeat(120));
     std::fs::create_dir_all(path.join(".cache")).unwrap();
     std::os::unix::fs::symlink(home.cache(), path.join(".cache/matchlock")).unwrap();
-    let mut command =
-        home.matchlock(["run", "--machine", &blackbox::machine(), "--image", "no-such-image:at-all", "true"]);
+    let mut command = home.matchlock([
+        "run",
+        "--machine",
+        &blackbox::machine(),
+        "--image",
+        "127.0.0.1:1/no-such-image:at-all",
+        "true",
+    ]);
     let done = done(command.env("HOME", &path));
-    assert!(done.stderr.starts_with("matchlock: image no-such-image:at-all "), "{done:?}");
+    assert!(done.stderr.starts_with("matchlock: image 127.0.0.1:1/no-such-image:at-all: "), "{done:?}");
     assert_eq!(blackbox::names(&path.join(".matchlock/vms")), Vec::<String>::new());
 }

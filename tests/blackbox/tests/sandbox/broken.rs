@@ -35,8 +35,8 @@ fn assert_told(done: &Done, start: &str) {
 fn no_such_image() {
     let home = Home::new();
     assert_told(
-        &home.done(["run", "--image", "no-such-image:at-all", "true"]),
-        "image no-such-image:at-all ",
+        &home.done(["run", "--image", "127.0.0.1:1/no-such-image:at-all", "true"]),
+        "image 127.0.0.1:1/no-such-image:at-all: ",
     );
     home.assert_nothing_left();
 }

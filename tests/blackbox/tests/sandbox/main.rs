@@ -90,8 +90,14 @@ fn missing(needs: Needs) -> Option<String> {
     }
     // The program itself knows what the machine under test lacks; a probe that starts no guest asks it.
     let home = blackbox::Home::new();
-    let probe =
-        home.matchlock(["run", "--machine", &blackbox::machine(), "--image", "no-such-image:at-all", "true"]);
+    let probe = home.matchlock([
+        "run",
+        "--machine",
+        &blackbox::machine(),
+        "--image",
+        "127.0.0.1:1/no-such-image:at-all",
+        "true",
+    ]);
     let probe = blackbox::done(&mut { probe });
     let reason = probe.stderr.lines().next()?.strip_prefix("matchlock: machine ")?.to_owned();
     let required = std::env::var("REQUIRE").unwrap_or_default();

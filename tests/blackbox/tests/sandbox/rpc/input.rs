@@ -182,7 +182,7 @@ fn sandboxes_that_cannot_be() {
         assert_eq!(server.call("create", params), Err((code, message.to_owned())));
     }
     for params in [
-        json!({"image": "no-such-image:at-all"}),
+        json!({"image": "127.0.0.1:1/no-such-image:at-all"}),
         json!({"image": "UPPER CASE"}),
         json!({"image": blackbox::IMAGE, "resources": {"cpus": 1e9}}),
         json!({"image": blackbox::IMAGE, "resources": {"memory_mb": 1}}),

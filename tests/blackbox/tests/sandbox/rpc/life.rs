@@ -67,7 +67,10 @@ fn two_sandboxes() {
     assert_eq!(server.exec("touch /root/first").0, 0);
     let log = server.send("log_stream", Value::Null);
     // One that fails changes nothing.
-    assert_eq!(server.call("create", json!({"image": "no-such-image:at-all"})).unwrap_err().0, VM);
+    assert_eq!(
+        server.call("create", json!({"image": "127.0.0.1:1/no-such-image:at-all"})).unwrap_err().0,
+        VM
+    );
     assert_eq!(server.exec("ls /root").1, "first\n");
     let second = server.send_create(json!({}));
     // What is asked meanwhile waits, and is about the new one.

@@ -1,0 +1,51 @@
+//! `matchlock pull`: an image from its registry into the store.
+//!
+//! Not here: registries (`registry`), the store (`images`).
+
+use clap::Args;
+use images::Store;
+use sandbox::Home;
+
+use crate::image::{megabytes, wire_image};
+use crate::progress::Bar;
+use crate::say::{say, tell};
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// Image
+    #[arg(value_name = "IMAGE")]
+    image: String,
+    /// Name for it in the store [default: the same]
+    #[arg(short, long, value_name = "TAG")]
+    tag: Option<String>,
+    /// Accepted; the registry is asked in any case, and what is here already is not fetched again
+    #[arg(long, hide = true)]
+    force: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Fetches an image. What has not changed is not fetched again.
+pub(crate) fn pull(args: &PullArgs) -> anyhow::Result<u8> {
+    let home = Home::from_env()?;
+    let bar = Bar::default();
+    if !args.json {
+        tell!("Pulling {}...", args.image);
+    }
+    let tag = args.tag.as_deref().unwrap_or(&args.image);
+    let pulled = home.as_user(|| -> anyhow::Result<_> {
+        let store = Store::open(home.cache())?;
+        Ok(home.registries().pull_as(&store, &args.image, tag, &bar)?)
+    });
+    bar.clear();
+    let pulled = pulled?;
+    if let (true, Some(summary)) = (args.json, pulled.stored.first()) {
+        say!("{}", serde_json::to_string_pretty(&wire_image(summary))?);
+        return Ok(0);
+    }
+    say!("Tagged: {tag}");
+    say!("Digest: {}", pulled.image.digest);
+    say!("Size: {}", megabytes(pulled.size()));
+    Ok(0)
+}
