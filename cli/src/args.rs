@@ -109,10 +109,16 @@ pub(crate) enum ImageCommand {
     /// Store the image of a docker-archive, an OCI layout or a root file system
     Import(ImportArgs),
     /// Show an image, as JSON
-    Inspect(ImageRmArgs),
+    Inspect(ImageInspectArgs),
     /// Remove an image
     #[command(visible_alias = "remove")]
     Rm(ImageRmArgs),
+    /// Give an image one more name
+    Tag(ImageTagArgs),
+    /// Remove the images of registries that no sandbox runs on
+    Prune(ImagePruneArgs),
+    /// Remove what no image needs, what failed pulls have left included
+    Gc(JsonArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -383,6 +389,42 @@ pub(crate) struct ImportArgs {
     /// Archive, or directory of an OCI layout or a root file system; `-` = standard input
     #[arg(value_name = "PATH", default_value = "-", hide_default_value = true)]
     pub(crate) path: PathBuf,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How the programs of a root file system are run, which an image says itself.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "For a root file system")]
+pub(crate) struct ConfigArgs {
+    /// Program that every command is given to
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) entrypoint: Option<String>,
+    /// Command when none is given, a word each time
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    pub(crate) cmd: Vec<String>,
+    /// Environment variable
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<String>,
+    /// Working directory
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) workdir: Option<String>,
+    /// User: uid, uid:gid or name
+    #[arg(short, long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImageInspectArgs {
+    /// Tag
+    #[arg(value_name = "TAG")]
+    pub(crate) tag: String,
+    /// It always is
+    #[arg(long, hide = true)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -390,6 +432,32 @@ pub(crate) struct ImageRmArgs {
     /// Tag
     #[arg(value_name = "TAG")]
     pub(crate) tag: String,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImageTagArgs {
+    /// Image
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: String,
+    /// Its new name
+    #[arg(value_name = "TAG")]
+    pub(crate) tag: String,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImagePruneArgs {
+    /// Those that were imported or tagged as well
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -7,10 +7,12 @@ use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use images::{Form, ImageConfig, ImageSummary, ImportSource, Store};
-use sandbox::Home;
+use images::{Collected, Form, ImageConfig, ImageSummary, ImportSource, Store};
+use sandbox::{Home, Status};
 
-use crate::args::{ImageRmArgs, ImportArgs, JsonArgs};
+use crate::args::{
+    ConfigArgs, ImageInspectArgs, ImagePruneArgs, ImageRmArgs, ImageTagArgs, ImportArgs, JsonArgs,
+};
 use crate::failure::advice;
 use crate::progress::Bar;
 use crate::say::{say, tell};
@@ -43,7 +45,7 @@ pub(crate) fn wire_image(image: &ImageSummary) -> wire::Image {
 }
 
 /// Shows an image.
-pub(crate) fn inspect(args: &ImageRmArgs) -> anyhow::Result<u8> {
+pub(crate) fn inspect(args: &ImageInspectArgs) -> anyhow::Result<u8> {
     let (image, summary) = with_store(|store| Ok(store.get(&args.tag)?.zip(store.summary(&args.tag)?)))?
         .ok_or_else(|| images::Error::UnknownTag(args.tag.clone()))?;
     let ImageConfig { user, working_dir, entrypoint, cmd, env } = image.config;
@@ -62,6 +64,7 @@ pub(crate) fn inspect(args: &ImageRmArgs) -> anyhow::Result<u8> {
 /// Imports an archive.
 pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<u8> {
     let bar = Bar::default();
+    let config = config(&args.config)?;
     let source = if args.path.as_os_str() == "-" {
         // What looks like an archive and is there was hardly meant as a name.
         if let Some(path) = args.tag.as_deref().filter(|tag| tag.contains(".t") && Path::new(tag).is_file()) {
@@ -78,8 +81,13 @@ pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<u8> {
         ImportSource::Path(&args.path)
     };
     let (imported, form) =
-        with_store(|store| Ok(store.import_as(source, args.tag.as_deref(), None, &bar)?))?;
+        with_store(|store| Ok(store.import_as(source, args.tag.as_deref(), config, &bar)?))?;
     bar.clear();
+    if args.json {
+        let stored: Vec<_> = imported.stored.iter().map(wire_image).collect();
+        say!("{}", serde_json::to_string_pretty(&stored)?);
+        return Ok(0);
+    }
     // Anything can be a root file system, so whoever meant an image hears of it.
     if matches!(form, Form::RootTar | Form::RootDirectory) {
         tell!("taken as {form}");
@@ -92,10 +100,83 @@ pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
+/// How a root file system is said to be run, if at all.
+fn config(args: &ConfigArgs) -> anyhow::Result<Option<ImageConfig>> {
+    let ConfigArgs { entrypoint, cmd, env, workdir, user } = args;
+    if let Some(wrong) = env.iter().find(|variable| !variable.contains('=') || variable.starts_with('=')) {
+        anyhow::bail!("--env {wrong}: expected NAME=VALUE");
+    }
+    let config = ImageConfig {
+        user: user.clone().unwrap_or_default(),
+        working_dir: workdir.clone().unwrap_or_default(),
+        entrypoint: entrypoint.iter().cloned().collect(),
+        cmd: cmd.clone(),
+        env: env.clone(),
+    };
+    Ok((config != ImageConfig::default()).then_some(config))
+}
+
 /// Removes a tag.
 pub(crate) fn rm(args: &ImageRmArgs) -> anyhow::Result<u8> {
-    with_store(|store| Ok(store.remove(&args.tag)?))?;
+    let Collected { blobs, bytes } = with_store(|store| Ok(store.remove(&args.tag)?))?;
+    if args.json {
+        let removed = vec![args.tag.clone()];
+        return removal(&wire::ImagesRemoved { removed, blobs, freed: bytes });
+    }
     say!("Removed {}", args.tag);
+    Ok(0)
+}
+
+/// Gives an image one more tag.
+pub(crate) fn tag(args: &ImageTagArgs) -> anyhow::Result<u8> {
+    let summary = with_store(|store| Ok(store.tag(&args.image, &args.tag)?))?;
+    match args.json {
+        true => say!("{}", serde_json::to_string_pretty(&wire_image(&summary))?),
+        false => say!("Tagged: {}", summary.tag),
+    }
+    Ok(0)
+}
+
+/// Removes images that can be pulled again, or all, unless a sandbox runs on them.
+pub(crate) fn prune(args: &ImagePruneArgs) -> anyhow::Result<u8> {
+    let (home, records) = crate::state::open()?;
+    let records = records.list()?;
+    let running = records.iter().filter(|record| record.status == Status::Running);
+    let all = wire::ImagesRemoved::default();
+    let all = home.as_user(|| -> anyhow::Result<_> {
+        let store = Store::open(home.cache())?;
+        let used = running.map(|record| store.summary(&record.image)).collect::<Result<Vec<_>, _>>()?;
+        let unused = |image: &ImageSummary| !used.iter().flatten().any(|used| used == image);
+        let images = store.list()?.into_iter().filter(|image| args.all || image.source == "registry");
+        images.filter(unused).try_fold(all, |mut all, image| {
+            let Collected { blobs, bytes } = store.remove(&image.tag)?;
+            (all.blobs, all.freed) = (all.blobs + blobs, all.freed + bytes);
+            all.removed.push(image.tag);
+            Ok(all)
+        })
+    })?;
+    if args.json {
+        return removal(&all);
+    }
+    for tag in &all.removed {
+        say!("Removed {tag}");
+    }
+    say!("Freed {}", megabytes(all.freed));
+    Ok(0)
+}
+
+/// Removes what no image needs.
+pub(crate) fn gc(args: &JsonArgs) -> anyhow::Result<u8> {
+    let Collected { blobs, bytes } = with_store(|store| Ok(store.gc()?))?;
+    if args.json {
+        return removal(&wire::ImagesRemoved { removed: Vec::new(), blobs, freed: bytes });
+    }
+    say!("Removed {blobs} unreferenced blobs");
+    Ok(0)
+}
+
+fn removal(what: &wire::ImagesRemoved) -> anyhow::Result<u8> {
+    say!("{}", serde_json::to_string_pretty(what)?);
     Ok(0)
 }
 

@@ -70,6 +70,9 @@ fn dispatch(cli: Cli, start: Start) -> anyhow::Result<u8> {
             ImageCommand::Import(args) => image::import(&args),
             ImageCommand::Inspect(args) => image::inspect(&args),
             ImageCommand::Rm(args) => image::rm(&args),
+            ImageCommand::Tag(args) => image::tag(&args),
+            ImageCommand::Prune(args) => image::prune(&args),
+            ImageCommand::Gc(args) => image::gc(&args),
         },
         Command::Volume { command } => match command {
             VolumeCommand::Create(args) => volume::create(&args),

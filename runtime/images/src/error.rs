@@ -98,6 +98,12 @@ pub enum Error {
         /// Why.
         source: rusqlite::Error,
     },
+    /// Somebody else is writing.
+    #[error("{path}: an image is being pulled or imported; try again when that is done", path = path.display())]
+    Busy {
+        /// The store.
+        path: PathBuf,
+    },
     /// The store is of a later version.
     #[error("{path} was written by a later version of matchlock", path = path.display())]
     Version {

@@ -92,7 +92,7 @@ pub struct Layer {
 pub struct ImageSummary {
     /// Tag.
     pub tag: String,
-    /// Where it came from: `import`, `builtin`, `registry`.
+    /// Where it came from: `import`, `builtin`, `registry`; `tag` if it is another name for one.
     pub source: String,
     /// Bytes of its layers.
     pub size: u64,

@@ -11,6 +11,7 @@
 
 mod archive;
 mod builtin;
+mod collect;
 mod error;
 #[cfg(feature = "fixtures")]
 pub mod fixtures;
@@ -29,6 +30,7 @@ mod upper;
 mod volume;
 mod walk;
 
+pub use collect::Collected;
 pub use error::{EntryError, Error, LayerError, Result};
 pub use image::{Digest, Image, ImageConfig, ImageSummary, Layer};
 pub use manifest::Document;

@@ -4,7 +4,8 @@
 //! images        one row a tag: digest, size, when, where from
 //! configs       one row an image digest: its configuration
 //! image_layers  its layers by ordinal, lowest first; the file is blobs/<digest with ':' as '_'>.<fs_type>
-//! blobs         one row a layer file: its size, and whether the layer hides all below it
+//! blobs         one row a layer file: its size, whether the layer hides all below it, and since when it waits for the
+//!               rest of its image
 //! ```
 //!
 //! A blob's row is written after its file is complete and synced; an image's rows in one transaction after its blobs'.
@@ -24,7 +25,7 @@ use crate::reference::normalized;
 use crate::{Digest, Error, ImageConfig, ImageSummary, Result};
 
 /// Version of the tables.
-const SCHEMA: u32 = 2;
+const SCHEMA: u32 = 3;
 
 /// Raised when layers come out differently: older files are then made anew.
 const CONVERSION: u32 = 1;
@@ -45,13 +46,16 @@ const TABLES: &str = "
     CREATE INDEX image_layers_digest ON image_layers (digest);
     CREATE TABLE blobs (
         digest TEXT NOT NULL PRIMARY KEY, size INTEGER NOT NULL, opaque_root INTEGER NOT NULL,
-        conversion INTEGER NOT NULL);";
+        conversion INTEGER NOT NULL, pending_since INTEGER);";
 
 /// From version 1, where every tag had a configuration of its own.
 const FROM_1: &str = "
     CREATE TABLE configs (digest TEXT NOT NULL PRIMARY KEY, config TEXT NOT NULL);
     INSERT OR REPLACE INTO configs (digest, config) SELECT digest, config FROM images;
     ALTER TABLE images DROP COLUMN config;";
+
+/// From version 2, where no layer outlived a pull that failed.
+const FROM_2: &str = "ALTER TABLE blobs ADD COLUMN pending_since INTEGER;";
 
 /// The open records.
 pub(crate) struct Metadata {
@@ -162,6 +166,8 @@ impl Metadata {
                 let row = "INSERT INTO image_layers (scope, tag, ordinal, digest, size) VALUES (?1, ?2, ?3, ?4, ?5)";
                 for (ordinal, (digest, len)) in record.layers.iter().enumerate() {
                     change.execute(row, params![scope, tag, ordinal, digest.as_str(), len])?;
+                    let row = "UPDATE blobs SET pending_since = NULL WHERE digest = ?1";
+                    change.execute(row, [digest.as_str()])?;
                 }
             }
             change.commit()
@@ -187,22 +193,37 @@ impl Metadata {
         row.optional().map_err(|error| self.error(error))
     }
 
-    /// Records a layer's file.
-    pub(crate) fn save_blob(&self, layer: &Digest, converted: Converted) -> Result<()> {
-        let row =
-            "INSERT OR REPLACE INTO blobs (digest, size, opaque_root, conversion) VALUES (?1, ?2, ?3, ?4)";
-        let values = params![layer.as_str(), converted.len, converted.opaque_root, CONVERSION];
+    /// Records a layer's file, which waits for the rest of its image since then, or else is not kept without one.
+    pub(crate) fn save_blob(
+        &self,
+        layer: &Digest,
+        converted: Converted,
+        pending_since: Option<u64>,
+    ) -> Result<()> {
+        let row = "INSERT OR REPLACE INTO blobs (digest, size, opaque_root, conversion, pending_since)
+            VALUES (?1, ?2, ?3, ?4, ?5)";
+        let values = params![layer.as_str(), converted.len, converted.opaque_root, CONVERSION, pending_since];
         self.connection().execute(row, values).map(drop).map_err(|error| self.error(error))
     }
 
-    /// Forgets the configurations and layer files that no image has, and returns those that are left.
-    pub(crate) fn collect(&self) -> Result<Vec<Digest>> {
+    /// Whether there is a layer file that no image has and that waits for none. While layers are written there may be.
+    pub(crate) fn has_orphans(&self) -> Result<bool> {
+        let query = "SELECT EXISTS (SELECT 1 FROM blobs WHERE pending_since IS NULL
+            AND digest NOT IN (SELECT digest FROM image_layers))";
+        self.connection().query_row(query, [], |row| row.get(0)).map_err(|error| self.error(error))
+    }
+
+    /// Forgets the configurations and layer files that no image has, and returns the layers that are left: those that
+    /// wait for their image since `kept_since` or later are.
+    pub(crate) fn collect(&self, kept_since: u64) -> Result<Vec<Digest>> {
         let connection = self.connection();
         let collect = || -> rusqlite::Result<Vec<Digest>> {
-            connection
-                .execute("DELETE FROM blobs WHERE digest NOT IN (SELECT digest FROM image_layers)", [])?;
+            let row = "DELETE FROM blobs WHERE digest NOT IN (SELECT digest FROM image_layers)
+                AND (pending_since IS NULL OR pending_since < ?1)";
+            connection.execute(row, [i64::try_from(kept_since).unwrap_or(i64::MAX)])?;
             connection.execute("DELETE FROM configs WHERE digest NOT IN (SELECT digest FROM images)", [])?;
-            let mut statement = connection.prepare("SELECT DISTINCT digest FROM image_layers")?;
+            let query = "SELECT digest FROM image_layers UNION SELECT digest FROM blobs";
+            let mut statement = connection.prepare(query)?;
             statement.query_map([], |row| digest(row, 0))?.collect()
         };
         collect().map_err(|error| self.error(error))
@@ -224,14 +245,17 @@ fn version(connection: &Connection) -> rusqlite::Result<u32> {
 
 /// Makes the tables what they are in this version, unless another process was first.
 fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
-    let change = match version(connection)? {
-        0 => TABLES,
-        1 => FROM_1,
+    let changes: &[&str] = match version(connection)? {
+        0 => &[TABLES],
+        1 => &[FROM_1, FROM_2],
+        2 => &[FROM_2],
         _ => return Ok(()),
     };
     connection.pragma_update(None, "journal_mode", "WAL")?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    transaction.execute_batch(change)?;
+    for change in changes {
+        transaction.execute_batch(change)?;
+    }
     transaction.pragma_update(None, "user_version", SCHEMA)?;
     transaction.commit()
 }

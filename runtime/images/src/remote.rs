@@ -4,7 +4,9 @@
 //! are read. Not here: how a remote is spoken to (the `registry` crate).
 
 use std::collections::HashMap;
+use std::fs::{self, File};
 use std::io::Read;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest as _, Sha256};
@@ -12,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use crate::layer::Converted;
 use crate::manifest::{self, Document, MAX_DOCUMENT_BYTES, Plan, PlannedLayer, Source};
 use crate::reference::check;
-use crate::store::check_space;
+use crate::store::{check_space, now};
 use crate::{Digest, Error, Imported, Progress, Result, Store};
 
 /// Layers that are fetched at the same time.
@@ -87,6 +89,8 @@ impl Store {
         lengths: &HashMap<Digest, u64>,
         progress: &dyn Progress,
     ) -> Result<Vec<(Digest, Converted)>> {
+        // What is under way together may each have what is left.
+        let room = Mutex::new(self.room());
         let one = |layer: &PlannedLayer| -> Result<Converted> {
             let known = |blob: &Digest| Some((blob.clone(), *lengths.get(blob)?));
             let blob = layer.blob.as_ref().and_then(known);
@@ -96,9 +100,19 @@ impl Store {
                 progress.advance(len);
                 return Ok(known);
             }
+            // One process fetches a layer, the others wait for it.
+            let fetching = Fetching::wait(self.tmp().join(format!("fetching-{}", layer.diff_id.hex())))?;
+            if let Some(known) = self.known_layer(&layer.diff_id)? {
+                progress.advance(len);
+                return Ok(known);
+            }
             // Not more than was agreed on, whatever comes.
             let bytes = remote.layer(&blob)?.take(len);
-            self.layer(reference, layer, bytes, &mut self.room(), progress)
+            let mut allowed = locked(&room).clone();
+            let converted = self.new_layer(reference, layer, bytes, &mut allowed, Some(now()), progress)?;
+            locked(&room).spend(converted.len);
+            fetching.end();
+            Ok(converted)
         };
         let work = Mutex::new((plan.layers.iter().enumerate(), Vec::new()));
         std::thread::scope(|scope| {
@@ -119,6 +133,26 @@ impl Store {
         let (_, mut done) = work.into_inner().unwrap_or_else(PoisonError::into_inner);
         done.sort_by_key(|(index, _)| *index);
         done.into_iter().map(|(_, result)| result).collect()
+    }
+}
+
+/// The right to fetch one layer, as long as it is held.
+struct Fetching {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Fetching {
+    fn wait(path: PathBuf) -> Result<Self> {
+        let lock = File::options().write(true).create(true).truncate(false).open(&path);
+        let lock = lock.and_then(|lock| lock.lock().map(|()| lock)).map_err(Error::io(&path))?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// The layer is there, and whoever waits will see that; so does whoever comes later and finds no lock.
+    fn end(self) {
+        // Otherwise it is removed with the rest of what is left.
+        let _ = fs::remove_file(&self.path);
     }
 }
 

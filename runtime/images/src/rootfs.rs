@@ -92,7 +92,7 @@ impl Store {
         readable(file.as_file()).and_then(|()| file.as_file().sync_all()).map_err(Error::io(file.path()))?;
         file.persist(&path).map_err(|error| Error::Io { path: path.clone(), source: error.error })?;
         sync_directory(path.parent().unwrap_or(&tmp))?;
-        self.metadata.save_blob(&digest, converted)?;
+        self.metadata.save_blob(&digest, converted, None)?;
         Ok((digest, converted))
     }
 }

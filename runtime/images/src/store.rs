@@ -11,7 +11,6 @@
 //! `tmp`, or in `blobs` and in no image, while nobody writes, is garbage of an interrupted import: the next one that
 //! finds the lock free deletes it. Not here: what archives hold (`manifest`), what becomes of a layer (`layer`).
 
-use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -19,6 +18,7 @@ use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::archive::Archive;
+use crate::collect::Collected;
 use crate::error::LayerError;
 use crate::layer::{self, Converted, Limits};
 use crate::manifest::{self, Plan, PlannedLayer};
@@ -30,7 +30,7 @@ use crate::{
 
 /// Images kept on this host. Any number of processes may use one store at the same time.
 pub struct Store {
-    root: PathBuf,
+    pub(crate) root: PathBuf,
     pub(crate) metadata: Metadata,
     puller: Option<Box<dyn Puller>>,
     pub(crate) limits: Limits,
@@ -113,9 +113,7 @@ impl Store {
         }
         let metadata = Metadata::open(&root.join("metadata.db"))?;
         let store = Self { root, metadata, puller: None, limits: Limits::default() };
-        if store.has_leftovers()? {
-            store.collect()?;
-        }
+        store.repair()?;
         Ok(store)
     }
 
@@ -175,8 +173,20 @@ impl Store {
         self.metadata.images()
     }
 
+    /// Gives an image one more tag, in place of what that stood for.
+    pub fn tag(&self, reference: &str, tag: &str) -> Result<ImageSummary> {
+        check(reference)?;
+        check(tag)?;
+        let record = self.metadata.image(reference)?;
+        let mut record = record.ok_or_else(|| Error::UnknownTag(reference.to_owned()))?;
+        record.summary = ImageSummary { tag: tag.to_owned(), source: "tag".to_owned(), ..record.summary };
+        self.metadata.save(&[tag.to_owned()], &record)?;
+        self.collect()?;
+        Ok(record.summary)
+    }
+
     /// Removes a tag, and the layers that no tag needs any more.
-    pub fn remove(&self, tag: &str) -> Result<()> {
+    pub fn remove(&self, tag: &str) -> Result<Collected> {
         check(tag)?;
         if !self.metadata.remove(tag)? {
             return Err(Error::UnknownTag(tag.to_owned()));
@@ -289,8 +299,7 @@ impl Store {
             layers.iter().skip(lowest).map(|(digest, converted)| (digest.clone(), converted.len)).collect();
         let size = layers.iter().map(|(_, len)| len).sum();
         let tag = plan.names.first().cloned().unwrap_or_default();
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let summary = ImageSummary { tag, source, size, created, digest: plan.digest };
+        let summary = ImageSummary { tag, source, size, created: now(), digest: plan.digest };
         let record = Record { summary, config: plan.config, layers };
         self.metadata.save(&plan.names, &record)?;
         let stored =
@@ -319,11 +328,24 @@ impl Store {
         room: &mut Room,
         progress: &dyn Progress,
     ) -> Result<Converted> {
-        let path = self.blob_path(&layer.diff_id);
-        if let Some(known) = self.known_layer(&layer.diff_id)? {
-            return Ok(known);
+        match self.known_layer(&layer.diff_id)? {
+            Some(known) => Ok(known),
+            None => self.new_layer(reference, layer, blob, room, None, progress),
         }
-        let tmp = self.root.join("tmp");
+    }
+
+    /// Makes a layer's file. The caller holds the lock, shared.
+    pub(crate) fn new_layer(
+        &self,
+        reference: &str,
+        layer: &PlannedLayer,
+        blob: impl Read + Send,
+        room: &mut Room,
+        pending_since: Option<u64>,
+        progress: &dyn Progress,
+    ) -> Result<Converted> {
+        let path = self.blob_path(&layer.diff_id);
+        let tmp = self.tmp();
         let file = tempfile::Builder::new().prefix("layer-").tempfile_in(&tmp).map_err(Error::io(&tmp))?;
         let output = file.as_file().try_clone().map_err(Error::io(&tmp))?;
         let limits = Limits { bytes: self.limits.bytes.min(room.left), ..self.limits };
@@ -332,11 +354,11 @@ impl Store {
             layer: layer.diff_id.clone(),
             source: if limits.bytes < self.limits.bytes { room.named(source) } else { source },
         })?;
-        room.left = room.left.saturating_sub(converted.len);
+        room.spend(converted.len);
         readable(file.as_file()).and_then(|()| file.as_file().sync_all()).map_err(Error::io(file.path()))?;
         file.persist(&path).map_err(|error| Error::Io { path: path.clone(), source: error.error })?;
         sync_directory(&self.root.join("blobs"))?;
-        self.metadata.save_blob(&layer.diff_id, converted)?;
+        self.metadata.save_blob(&layer.diff_id, converted, pending_since)?;
         Ok(converted)
     }
 
@@ -382,46 +404,20 @@ impl Store {
     pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.root.join("blobs").join(blob_name(digest))
     }
-
-    fn has_leftovers(&self) -> Result<bool> {
-        let tmp = self.tmp();
-        Ok(fs::read_dir(&tmp).map_err(Error::io(&tmp))?.next().is_some())
-    }
-
-    /// Deletes what belongs to no image, unless somebody is writing: then it is the next one's to do.
-    pub(crate) fn collect(&self) -> Result<()> {
-        let lock = self.lock_file("lock")?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Ok(()),
-            Err(fs::TryLockError::Error(error)) => return Err(Error::io(self.root.join("lock"))(error)),
-        }
-        let kept: HashSet<String> = self.metadata.collect()?.iter().map(blob_name).collect();
-        let blobs = self.root.join("blobs");
-        for entry in fs::read_dir(&blobs).map_err(Error::io(&blobs))? {
-            let path = entry.map_err(Error::io(&blobs))?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if !kept.contains(&*name) {
-                fs::remove_file(&path).map_err(Error::io(path))?;
-            }
-        }
-        let tmp = self.tmp();
-        for entry in fs::read_dir(&tmp).map_err(Error::io(&tmp))? {
-            let path = entry.map_err(Error::io(&tmp))?.path();
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(Error::io(path))?;
-        }
-        Ok(())
-    }
 }
 
 /// Bytes that may still be written.
+#[derive(Clone)]
 pub(crate) struct Room {
     left: u64,
     limit: u64,
 }
 
 impl Room {
+    pub(crate) fn spend(&mut self, bytes: u64) {
+        self.left = self.left.saturating_sub(bytes);
+    }
+
     /// The error of a layer that had no more than what was left.
     fn named(&self, error: LayerError) -> LayerError {
         match error {
@@ -505,7 +501,12 @@ fn uuid(digest: &Digest) -> [u8; 16] {
     uuid
 }
 
-fn blob_name(digest: &Digest) -> String {
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+pub(crate) fn blob_name(digest: &Digest) -> String {
     format!("{}.erofs", digest.as_str().replace(':', "_"))
 }
 

@@ -184,20 +184,26 @@ fn a_store_is_its_owners_alone() {
 }
 
 #[test]
-fn a_store_of_the_first_version_is_taken_over() {
-    let cache = tempfile::tempdir().unwrap();
-    let imported = import(cache.path(), &image().docker_archive(&["x", "y"])).unwrap();
-    let database = rusqlite::Connection::open(cache.path().join("images/metadata.db")).unwrap();
-    let back = "ALTER TABLE images ADD COLUMN config TEXT NOT NULL DEFAULT '';
+fn stores_of_earlier_versions_are_taken_over() {
+    const TO_2: &str = "ALTER TABLE blobs DROP COLUMN pending_since; PRAGMA user_version = 2;";
+    const TO_1: &str = "ALTER TABLE images ADD COLUMN config TEXT NOT NULL DEFAULT '';
         UPDATE images SET config = (SELECT config FROM configs WHERE configs.digest = images.digest);
         DROP TABLE configs; PRAGMA user_version = 1;";
-    database.execute_batch(back).unwrap();
-    drop(database);
-    let store = Store::open(cache.path()).unwrap();
-    assert_eq!(store.get("x").unwrap().unwrap(), imported.image);
-    assert_eq!(store.get("y").unwrap().unwrap().config, imported.image.config);
-    store.remove("x").unwrap();
-    assert_eq!(store.get("y").unwrap().unwrap().config, imported.image.config);
+    for steps in [&[TO_2][..], &[TO_2, TO_1]] {
+        let cache = tempfile::tempdir().unwrap();
+        let imported = import(cache.path(), &image().docker_archive(&["x", "y"])).unwrap();
+        let database = rusqlite::Connection::open(cache.path().join("images/metadata.db")).unwrap();
+        database.execute_batch(&steps.concat()).unwrap();
+        drop(database);
+        let store = Store::open(cache.path()).unwrap();
+        assert_eq!(store.get("x").unwrap().unwrap(), imported.image);
+        assert_eq!(store.get("y").unwrap().unwrap().config, imported.image.config);
+        store.remove("x").unwrap();
+        assert_eq!(store.get("y").unwrap().unwrap().config, imported.image.config);
+        assert_eq!(store.gc().unwrap().blobs, 0);
+        store.remove("y").unwrap();
+        assert_eq!(fs::read_dir(cache.path().join("images/blobs")).unwrap().count(), 0);
+    }
 }
 
 /// Where the child works.

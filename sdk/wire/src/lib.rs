@@ -75,6 +75,17 @@ pub struct ImageLayer {
     pub size: u64,
 }
 
+/// What `image rm`, `image prune` and `image gc` say with `--json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ImagesRemoved {
+    /// Tags.
+    pub removed: Vec<String>,
+    /// Layer files that nothing needed any more.
+    pub blobs: u64,
+    /// Bytes that were freed.
+    pub freed: u64,
+}
+
 /// `matchlock volume create --json`, and one volume of `matchlock volume ls --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Volume {
