@@ -58,7 +58,8 @@ const FROM_1: &str = "
 const FROM_2: &str = "ALTER TABLE blobs ADD COLUMN pending_since INTEGER;";
 
 /// A layer file that no image has, and that has not waited for one since `?1` or later.
-const ORPHANED: &str = "digest NOT IN (SELECT digest FROM image_layers) AND (pending_since IS NULL OR pending_since < ?1)";
+const ORPHANED: &str =
+    "digest NOT IN (SELECT digest FROM image_layers) AND (pending_since IS NULL OR pending_since < ?1)";
 
 /// The open records.
 pub(crate) struct Metadata {

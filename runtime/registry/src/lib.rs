@@ -10,6 +10,7 @@ mod auth;
 mod body;
 mod client;
 mod error;
+mod mirrors;
 mod name;
 mod pull;
 mod trust;

@@ -1,7 +1,7 @@
 //! The pull: a registry as what the store fetches from.
 
 use std::io::Read;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use images::{Digest, Document, Imported, Progress, Puller, Remote, Store};
 use tokio::runtime::{Builder, Runtime};
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::body::Body;
 use crate::client::Repository;
-use crate::{Error, Name, Trust};
+use crate::{Error, Name, Trust, mirrors};
 
 /// Every registry that a reference may name.
 #[derive(Debug, Clone)]
@@ -45,10 +45,11 @@ impl Registries {
         let wanted = name.digest().cloned();
         let runtime = runtime().map_err(failed)?;
         let version = name.version().to_owned();
-        let repository = Repository::new(name, &self.trust, runtime.handle().clone(), self.given_up.clone())
-            .map_err(failed)?;
-        tracing::debug!("{reference} is asked for at {}", repository.host());
-        let image = Pulled { reference, version, repository: Arc::new(repository) };
+        let places = mirrors::places(&self.trust.registries_conf, &name).map_err(failed)?;
+        let open =
+            |place| Repository::new(place, &self.trust, runtime.handle().clone(), self.given_up.clone());
+        let places = places.into_iter().map(|place| open(place).map(Arc::new)).collect::<Result<_, _>>();
+        let image = Pulled { reference, version, places: places.map_err(failed)?, chosen: OnceLock::new() };
         store.fetch(tag, &image, wanted.as_ref(), progress)
     }
 }
@@ -70,32 +71,58 @@ fn runtime() -> Result<Runtime, Error> {
 struct Pulled<'a> {
     reference: &'a str,
     version: String,
-    repository: Arc<Repository>,
+    /// Mirrors, and then the registry itself.
+    places: Vec<Arc<Repository>>,
+    /// The one that has the image.
+    chosen: OnceLock<Arc<Repository>>,
 }
 
 impl Pulled<'_> {
     fn failed(&self, error: Error) -> images::Error {
         images::Error::Pull { reference: self.reference.to_owned(), source: Box::new(error) }
     }
+
+    /// The first place that has it, and what it answers.
+    fn choose(&self, max_bytes: u64) -> Result<(Vec<u8>, Option<String>), Error> {
+        let mut errors = Vec::new();
+        for place in &self.places {
+            tracing::debug!("{} is asked for at {}", self.reference, place.host());
+            match place.manifest(&self.version, max_bytes) {
+                Ok(manifest) => {
+                    let _ = self.chosen.set(Arc::clone(place));
+                    return Ok(manifest);
+                }
+                Err(Error::GivenUp) => return Err(Error::GivenUp),
+                Err(error) => errors.push(error),
+            }
+        }
+        Err(if errors.len() == 1 { errors.remove(0) } else { Error::Everywhere(errors) })
+    }
+
+    fn repository(&self) -> images::Result<&Arc<Repository>> {
+        let unasked = || self.failed(Error::Host("nothing was asked for its manifest".to_owned()));
+        self.chosen.get().ok_or_else(unasked)
+    }
 }
 
 impl Remote for Pulled<'_> {
     fn manifest(&self, max_bytes: u64) -> images::Result<(Vec<u8>, Option<String>)> {
-        self.repository.manifest(&self.version, max_bytes).map_err(|error| self.failed(error))
+        self.choose(max_bytes).map_err(|error| self.failed(error))
     }
 
     fn document(&self, kind: Document, digest: &Digest, max_bytes: u64) -> images::Result<Vec<u8>> {
+        let repository = self.repository()?;
         let document = match kind {
             Document::Manifest => {
-                self.repository.manifest(digest.as_str(), max_bytes).map(|(document, _)| document)
+                repository.manifest(digest.as_str(), max_bytes).map(|(document, _)| document)
             }
-            Document::Config => self.repository.blob(digest.as_str(), max_bytes),
+            Document::Config => repository.blob(digest.as_str(), max_bytes),
         };
         document.map_err(|error| self.failed(error))
     }
 
     fn layer(&self, digest: &Digest) -> images::Result<Box<dyn Read + Send>> {
-        let body = Body::open(Arc::clone(&self.repository), digest.to_string());
+        let body = Body::open(Arc::clone(self.repository()?), digest.to_string());
         Ok(Box::new(body.map_err(|error| self.failed(error))?))
     }
 }

@@ -18,6 +18,10 @@ fn trust(directory: &Path) -> Trust {
     Trust {
         certificates: vec![directory.join("certs.d")],
         docker_config: Some(directory.join("docker.json")),
+        registries_conf: vec![directory.join("registries.conf")]
+            .into_iter()
+            .filter(|path| path.exists())
+            .collect(),
         silence: Duration::from_secs(2),
     }
 }

@@ -7,6 +7,7 @@
 
 mod arguments;
 mod broken;
+mod images;
 mod interrupted;
 mod lifecycle;
 mod log;
@@ -31,6 +32,10 @@ enum Needs {
     Guest,
     /// That, and packages to make the built-in image from.
     Packages,
+    /// The program, and images to pull and import.
+    Images,
+    /// A machine, and such images.
+    GuestOfImages,
     /// A machine, and a user who may use sudo.
     Sudo,
 }
@@ -43,6 +48,7 @@ fn main() -> ExitCode {
         (Needs::Program, port_forward::TESTS_WITHOUT_GUEST),
         (Needs::Program, rpc::TESTS_WITHOUT_GUEST),
         (Needs::Guest, programs::TESTS),
+        (Needs::GuestOfImages, images::TESTS),
         (Needs::Guest, lifecycle::TESTS),
         (Needs::Guest, records::TESTS),
         (Needs::Guest, log::TESTS),
@@ -52,6 +58,10 @@ fn main() -> ExitCode {
         (Needs::Guest, broken::TESTS),
         (Needs::Packages, broken::TESTS_THAT_FETCH),
     ];
+    // What no machine has a part in need not be tested on each.
+    if blackbox::machine() == "software" {
+        sets.insert(0, (Needs::Images, images::TESTS_WITHOUT_GUEST));
+    }
     sets.extend(rpc::TESTS.iter().map(|tests| (Needs::Guest, *tests)));
     let mut trials = Vec::new();
     for (needs, tests) in sets {
@@ -80,6 +90,12 @@ fn missing(needs: Needs) -> Option<String> {
         return Some("MATCHLOCK_BIN names no program".to_owned());
     }
     if needs == Needs::Program {
+        return None;
+    }
+    if let (Needs::Images | Needs::GuestOfImages, Err(reason)) = (needs, images::fixtures()) {
+        return Some(reason);
+    }
+    if needs == Needs::Images {
         return None;
     }
     if needs == Needs::Packages && !blackbox::fetches_packages() {
