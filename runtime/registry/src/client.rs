@@ -136,11 +136,11 @@ impl Repository {
     }
 
     /// A short blob.
-    pub(crate) fn blob(&self, digest: &str, max_bytes: u64) -> Result<Vec<u8>, Error> {
+    pub(crate) fn blob(&self, digest: &str, what: &'static str, max_bytes: u64) -> Result<Vec<u8>, Error> {
         let url = self.url(&format!("blobs/{digest}"))?;
         self.wait_for(async {
             let response = self.get(&url, |request| request).await?;
-            self.whole(response, "configuration", max_bytes).await
+            self.whole(response, what, max_bytes).await
         })
     }
 

@@ -13,6 +13,7 @@ mod error;
 mod mirrors;
 mod name;
 mod pull;
+mod signatures;
 mod trust;
 
 pub use error::Error;

@@ -9,7 +9,8 @@ use tokio::sync::watch;
 
 use crate::body::Body;
 use crate::client::Repository;
-use crate::{Error, Name, Trust, mirrors};
+use crate::signatures::{Demands, MAX_LIST_BYTES, MAX_PAYLOAD_BYTES, Signature};
+use crate::{Error, Name, Trust, mirrors, signatures};
 
 /// Every registry that a reference may name.
 #[derive(Debug, Clone)]
@@ -44,12 +45,13 @@ impl Registries {
         let name = Name::parse(reference).map_err(|error| failed(error.into()))?;
         let wanted = name.digest().cloned();
         let runtime = runtime().map_err(failed)?;
-        let version = name.version().to_owned();
+        let demands = signatures::demands(self.trust.policy.as_deref(), &name).map_err(failed)?;
         let places = mirrors::places(&self.trust.registries_conf, &name).map_err(failed)?;
         let open =
             |place| Repository::new(place, &self.trust, runtime.handle().clone(), self.given_up.clone());
         let places = places.into_iter().map(|place| open(place).map(Arc::new)).collect::<Result<_, _>>();
-        let image = Pulled { reference, version, places: places.map_err(failed)?, chosen: OnceLock::new() };
+        let image =
+            Pulled { reference, name, demands, places: places.map_err(failed)?, chosen: OnceLock::new() };
         store.fetch(tag, &image, wanted.as_ref(), progress)
     }
 }
@@ -70,7 +72,9 @@ fn runtime() -> Result<Runtime, Error> {
 
 struct Pulled<'a> {
     reference: &'a str,
-    version: String,
+    name: Name,
+    /// Its signatures.
+    demands: Demands,
     /// Mirrors, and then the registry itself.
     places: Vec<Arc<Repository>>,
     /// The one that has the image.
@@ -87,8 +91,9 @@ impl Pulled<'_> {
         let mut errors = Vec::new();
         for place in &self.places {
             tracing::debug!("{} is asked for at {}", self.reference, place.host());
-            match place.manifest(&self.version, max_bytes) {
+            match place.manifest(self.name.version(), max_bytes) {
                 Ok(manifest) => {
+                    self.check(place, &manifest.0)?;
                     let _ = self.chosen.set(Arc::clone(place));
                     return Ok(manifest);
                 }
@@ -97,6 +102,25 @@ impl Pulled<'_> {
             }
         }
         Err(if errors.len() == 1 { errors.remove(0) } else { Error::Everywhere(errors) })
+    }
+
+    /// Whether the image has the signatures that this host's policy demands.
+    fn check(&self, place: &Repository, manifest: &[u8]) -> Result<(), Error> {
+        if !self.demands.any() {
+            return Ok(());
+        }
+        let digest = Digest::of_content(manifest);
+        let listed = match place.manifest(&signatures::tag(&digest), MAX_LIST_BYTES) {
+            Ok((listed, _)) => signatures::listed(&listed),
+            Err(Error::NotFound { .. }) => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let signature = |(blob, signature): (Digest, String)| {
+            let payload = place.blob(blob.as_str(), "signature", MAX_PAYLOAD_BYTES)?;
+            Ok(Signature { payload, signature })
+        };
+        let signatures = listed.into_iter().map(signature).collect::<Result<Vec<_>, Error>>()?;
+        self.demands.met(&self.name, &digest, &signatures)
     }
 
     fn repository(&self) -> images::Result<&Arc<Repository>> {
@@ -116,7 +140,7 @@ impl Remote for Pulled<'_> {
             Document::Manifest => {
                 repository.manifest(digest.as_str(), max_bytes).map(|(document, _)| document)
             }
-            Document::Config => repository.blob(digest.as_str(), max_bytes),
+            Document::Config => repository.blob(digest.as_str(), "configuration", max_bytes),
         };
         document.map_err(|error| self.failed(error))
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::Certificate;
 
-use crate::{Error, mirrors};
+use crate::{Error, mirrors, signatures};
 
 /// How long a registry may say nothing.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
@@ -23,6 +23,8 @@ pub struct Trust {
     pub docker_config: Option<PathBuf>,
     /// Files of containers-registries.conf(5), later ones winning.
     pub registries_conf: Vec<PathBuf>,
+    /// The file of containers-policy.json(5), if there is one.
+    pub policy: Option<PathBuf>,
     /// How long a registry may say nothing.
     pub silence: Duration,
 }
@@ -40,7 +42,13 @@ impl Trust {
         let docker = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
         let docker_config = Some(docker.unwrap_or_else(|| home.join(".docker")).join("config.json"));
         let registries_conf = mirrors::files(home);
-        Self { certificates, docker_config, registries_conf, silence: SILENCE_LIMIT }
+        Self {
+            certificates,
+            docker_config,
+            registries_conf,
+            policy: signatures::file(home),
+            silence: SILENCE_LIMIT,
+        }
     }
 
     /// The authorities for a registry besides the system's. Its name was checked: no path hides in it.

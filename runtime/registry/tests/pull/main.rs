@@ -22,6 +22,7 @@ fn trust(directory: &Path) -> Trust {
             .into_iter()
             .filter(|path| path.exists())
             .collect(),
+        policy: Some(directory.join("policy.json")).filter(|path| path.exists()),
         silence: Duration::from_secs(2),
     }
 }

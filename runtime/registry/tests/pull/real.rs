@@ -6,6 +6,7 @@ use std::process::Command;
 
 use base64::Engine as _;
 use images::Store;
+use images::fixtures::sha256;
 use served::Registry;
 use tempfile::TempDir;
 
@@ -110,6 +111,112 @@ fn by_way_of_mirrors() {
     );
     assert!(error.starts_with(&wanted), "{error}");
     assert!(configured(&[&good], true).unwrap_err().ends_with("images.example is blocked"));
+}
+
+/// Signs what cosign would sign, as cosign would, and puts it where cosign would.
+fn sign(registry: &Running, image: &str, digest: &str, signed_name: &str) {
+    let work = tempfile::tempdir_in(registry.directory.path()).unwrap();
+    let at = |name: &str| work.path().join(name);
+    let payload = serde_json::json!({"optional": null, "critical": {
+        "type": "cosign container image signature", "image": {"docker-manifest-digest": digest},
+        "identity": {"docker-reference": signed_name}}});
+    fs::write(at("payload"), payload.to_string()).unwrap();
+    let mut openssl = Command::new("openssl");
+    openssl.args(["dgst", "-sha256", "-sign"]).arg(registry.directory.path().join("cosign.key")).arg("-out");
+    assert!(openssl.arg(at("signature")).arg(at("payload")).status().unwrap().success());
+    let signature = base64::engine::general_purpose::STANDARD.encode(fs::read(at("signature")).unwrap());
+    let put = |bytes: &[u8], name: Option<&str>| {
+        let hex = sha256(bytes);
+        fs::write(at("layout").join(name.unwrap_or(&format!("blobs/sha256/{hex}"))), bytes).unwrap();
+        serde_json::json!({"digest": format!("sha256:{hex}"), "size": bytes.len()})
+    };
+    fs::create_dir_all(at("layout/blobs/sha256")).unwrap();
+    put(br#"{"imageLayoutVersion": "1.0.0"}"#, Some("oci-layout"));
+    let mut layer = put(payload.to_string().as_bytes(), None);
+    layer["mediaType"] = "application/vnd.dev.cosign.simplesigning.v1+json".into();
+    layer["annotations"] = serde_json::json!({"dev.cosignproject.cosign/signature": signature});
+    let mut config =
+        put(br#"{"architecture": "", "os": "", "rootfs": {"type": "layers", "diff_ids": []}}"#, None);
+    config["mediaType"] = "application/vnd.oci.image.config.v1+json".into();
+    let manifest = serde_json::json!({"schemaVersion": 2, "config": config, "layers": [layer],
+        "mediaType": "application/vnd.oci.image.manifest.v1+json"});
+    let mut entry = put(manifest.to_string().as_bytes(), None);
+    entry["mediaType"] = manifest["mediaType"].clone();
+    put(
+        serde_json::json!({"schemaVersion": 2, "manifests": [entry]}).to_string().as_bytes(),
+        Some("index.json"),
+    );
+    let mut skopeo = Command::new("skopeo");
+    skopeo.args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]);
+    skopeo.arg(format!("oci:{}", at("layout").display()));
+    let tag = digest.replace(':', "-");
+    let output = skopeo.arg(format!("docker://{}/{image}:{tag}.sig", registry.address())).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn with_signatures_where_the_policy_demands_them() {
+    let Some(registry) = Running::start("", tempfile::tempdir().unwrap()) else { return };
+    let directory = registry.directory.path();
+    for (name, curve) in [("cosign", "P-256"), ("other", "P-256"), ("large", "P-384")] {
+        let mut key = Command::new("openssl");
+        key.current_dir(directory).args([
+            "genpkey",
+            "-algorithm",
+            "EC",
+            "-out",
+            &format!("{name}.key"),
+            "-pkeyopt",
+        ]);
+        assert!(key.arg(format!("ec_paramgen_curve:{curve}")).output().unwrap().status.success());
+        let mut public = Command::new("openssl");
+        public.current_dir(directory).args(["pkey", "-pubout", "-in", &format!("{name}.key"), "-out"]);
+        assert!(public.arg(format!("{name}.pub")).output().unwrap().status.success());
+    }
+    registry.push("image:1", &[]);
+    let (_cache, store) = store();
+    let reference = format!("{}/image:1", registry.address());
+    let digest = pull(&store, directory, &reference).unwrap().image.digest.to_string();
+    let demand = |key: &str, identity: &str| {
+        let demand = format!(
+            r#"{{"type": "sigstoreSigned", "keyPath": "{}/{key}.pub"{identity}}}"#,
+            directory.display()
+        );
+        let policy = format!(
+            r#"{{"default": [{{"type": "reject"}}], "transports": {{"docker": {{"": [{demand}]}}}}}}"#
+        );
+        fs::write(directory.join("policy.json"), policy).unwrap();
+    };
+    let pull =
+        |reference: &str| pull(&store, directory, reference).map(drop).map_err(|error| error.to_string());
+    let refused = |found: u32| {
+        let policy = directory.join("policy.json");
+        format!(
+            "image {reference}: {} demands a signature for {reference}; of {found} there, none is good",
+            policy.display()
+        )
+    };
+    demand("cosign", "");
+    assert_eq!(pull(&reference), Err(refused(0)));
+    // Of another name: somebody moved it here.
+    sign(&registry, "image", &digest, "elsewhere.example/image:1");
+    assert_eq!(pull(&reference), Err(refused(1)));
+    // Of another image under this name.
+    sign(&registry, "image", &digest.replace(['0', '1'], "2"), &reference);
+    sign(&registry, "image", &digest, &reference);
+    assert_eq!(pull(&reference), Ok(()));
+    assert_eq!(pull(&format!("{}/image@{digest}", registry.address())), Ok(()));
+    demand("other", "");
+    assert_eq!(pull(&reference), Err(refused(1)));
+    demand("large", "");
+    assert!(pull(&reference).unwrap_err().ends_with("only ECDSA P-256 keys are understood"));
+    // As cosign signs by default: without a tag.
+    sign(&registry, "image", &digest, &format!("{}/image", registry.address()));
+    demand("cosign", "");
+    assert_eq!(pull(&reference), Err(refused(1)));
+    demand("cosign", r#", "signedIdentity": {"type": "matchRepository"}"#);
+    assert_eq!(pull(&reference), Ok(()));
+    assert_eq!(store.list().unwrap().len(), 2);
 }
 
 /// An authority `ca.crt`, and `leaf.crt` of it for the loopback.
