@@ -34,6 +34,8 @@ enum Needs {
     Packages,
     /// The program, and images to pull and import.
     Images,
+    /// The program, and a builder of images.
+    Builder,
     /// A machine, and such images.
     GuestOfImages,
     /// A machine, and a user who may use sudo.
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
     // What no machine has a part in need not be tested on each.
     if blackbox::machine() == "software" {
         sets.insert(0, (Needs::Images, images::TESTS_WITHOUT_GUEST));
+        sets.insert(0, (Needs::Builder, images::TESTS_OF_BUILDS));
     }
     sets.extend(rpc::TESTS.iter().map(|tests| (Needs::Guest, *tests)));
     let mut trials = Vec::new();
@@ -94,6 +97,9 @@ fn missing(needs: Needs) -> Option<String> {
     }
     if let (Needs::Images | Needs::GuestOfImages, Err(reason)) = (needs, images::fixtures()) {
         return Some(reason);
+    }
+    if needs == Needs::Builder {
+        return images::no_builder();
     }
     if needs == Needs::Images {
         return None;
