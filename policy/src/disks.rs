@@ -99,6 +99,9 @@ pub enum Wrong {
     /// Two disks at one path.
     #[error("{0} has another disk already")]
     Taken(String),
+    /// One image twice, and not just to read.
+    #[error("{0} is attached already, and two disks can share an image only if both are read-only")]
+    Shared(Source),
     /// More than a machine has devices for.
     #[error("it is one too many: a sandbox has at most {MAX_DISKS} disks")]
     TooMany,
@@ -197,8 +200,13 @@ pub fn check(disks: &[Disk]) -> Result<(), DiskError> {
         return wrong(disk, Wrong::TooMany);
     }
     for (index, disk) in disks.iter().enumerate() {
-        if disks.iter().take(index).any(|other| other.guest_path == disk.guest_path) {
+        let mut others = disks.iter().take(index);
+        if others.clone().any(|other| other.guest_path == disk.guest_path) {
             return wrong(disk, Wrong::Taken(disk.guest_path.clone()));
+        }
+        let writable = |other: &Disk| other.is_writable() || disk.is_writable();
+        if others.any(|other| other.source == disk.source && writable(other)) {
+            return wrong(disk, Wrong::Shared(disk.source.clone()));
         }
     }
     Ok(())
@@ -353,6 +361,10 @@ mod tests {
         assert_eq!(specs(&["a:/d", "b:/d/e"]).unwrap().len(), 2);
         let taken = specs(&["a:/d", "b:/d/:ro"]).unwrap_err();
         assert_eq!(taken, DiskError { disk: "b:/d:ro".into(), why: Wrong::Taken("/d".into()) });
+        assert_eq!(specs(&["@a:/d:ro", "@a:/e:ro"]).unwrap().len(), 2);
+        for both in [["@a:/d", "@a:/e:ro"], ["@a:/d:ro", "@a:/e"]] {
+            assert_eq!(specs(&both).unwrap_err().why, Wrong::Shared(Source::Volume("a".into())));
+        }
         let texts = |count: usize| (0..count).map(|n| format!("a{n}:/d{n}")).collect::<Vec<_>>();
         assert_eq!(specs(&texts(MAX_DISKS)).unwrap().len(), MAX_DISKS);
         assert_eq!(specs(&texts(MAX_DISKS + 1)).unwrap_err().why, Wrong::TooMany);

@@ -37,8 +37,6 @@ pub struct DiskImage {
     pub file: File,
     /// Its size in bytes, a multiple of 512.
     pub len: u64,
-    /// Device and inode number: the same image has the same.
-    pub identity: (u64, u64),
 }
 
 /// Why a file cannot be a sandbox's disk.
@@ -90,14 +88,12 @@ impl DiskImage {
 
     /// Locks an open file, and looks whether it can be a disk.
     pub(crate) fn check(file: File, writable: bool) -> Result<Self, DiskImageError> {
-        let metadata = file.metadata().map_err(DiskImageError::Open)?;
-        if !metadata.is_file() {
+        if !file.metadata().map_err(DiskImageError::Open)?.is_file() {
             return Err(DiskImageError::NotRegular);
         }
         lock(&file, writable)?;
         // Only now nobody changes it any more.
-        let metadata = file.metadata().map_err(DiskImageError::Open)?;
-        let len = metadata.len();
+        let len = file.metadata().map_err(DiskImageError::Open)?.len();
         let mut superblock = [0; SUPERBLOCK_LEN];
         match file.read_exact_at(&mut superblock, SUPERBLOCK) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -109,7 +105,7 @@ impl DiskImage {
         if !len.is_multiple_of(SECTOR) {
             return Err(DiskImageError::Size(len));
         }
-        Ok(Self { file, len, identity: (metadata.dev(), metadata.ino()) })
+        Ok(Self { file, len })
     }
 }
 
@@ -207,7 +203,6 @@ mod tests {
         drop(copy);
         settle(&path);
         let readers = [false, false].map(|writable| DiskImage::open(&path, writable).unwrap());
-        assert_eq!(readers[0].identity, readers[1].identity);
         assert!(in_use(true));
         drop(readers);
         settle(&path);

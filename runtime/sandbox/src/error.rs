@@ -105,6 +105,17 @@ pub enum Error {
     /// A name that cannot be used.
     #[error(transparent)]
     Name(#[from] policy::names::NameError),
+    /// A disk that is not acceptable.
+    #[error(transparent)]
+    Disks(#[from] policy::disks::DiskError),
+    /// A disk whose image cannot be had.
+    #[error("invalid disk mount {disk:?}: {source}")]
+    Disk {
+        /// Which.
+        disk: String,
+        /// Why.
+        source: Box<images::Error>,
+    },
     /// No machine fits.
     #[error(transparent)]
     NoMachine(#[from] policy::machine::Refusal),
@@ -213,6 +224,12 @@ impl Error {
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { path, source }
+    }
+
+    /// For `map_err` on what is done for a disk.
+    pub(crate) fn disk(disk: &policy::disks::Disk) -> impl FnOnce(images::Error) -> Self {
+        let disk = disk.to_string();
+        move |source| Self::Disk { disk, source: Box::new(source) }
     }
 
     /// For `map_err` on operations without a path.
