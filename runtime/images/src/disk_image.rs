@@ -274,6 +274,31 @@ mod tests {
     }
 
     #[test]
+    fn no_superblock_is_too_strange() {
+        let mut superblock = [0; SUPERBLOCK_LEN];
+        let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+        let mut plausible = 0;
+        for round in 0..20_000_u64 {
+            for byte in &mut superblock {
+                seed ^= seed << 13;
+                seed ^= seed >> 7;
+                seed ^= seed << 17;
+                *byte = seed.to_le_bytes()[0];
+            }
+            superblock[MAGIC..][..2].copy_from_slice(&MAGIC_VALUE.to_le_bytes());
+            let shift = u32::from(superblock[0] & 7);
+            superblock[BLOCK_SIZE_SHIFT..][..4].copy_from_slice(&shift.to_le_bytes());
+            match check_superblock(&superblock, round << 40, round % 2 == 0) {
+                Ok(()) => plausible += 1,
+                Err(DiskImageError::Cut { expected, actual }) => assert!(expected > actual),
+                Err(DiskImageError::NotExt4 | DiskImageError::Unclean) => {}
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        assert!(plausible > 1000, "{plausible} were looked at to the end");
+    }
+
+    #[test]
     fn a_journal_to_replay_needs_a_writer() {
         let Fixture { cache: _cache, path, .. } = fixture();
         let mut superblock = [0; SUPERBLOCK_LEN];
