@@ -146,6 +146,12 @@ pub enum Error {
         /// What its console said last.
         last_words: Option<String>,
     },
+    /// The machine was stopped before the guest had written everything to the user's disks.
+    #[error("the guest has not written back to its disks in {:.1} s: what was not synced may be lost", after.as_secs_f32())]
+    NotWrittenBack {
+        /// How long it had.
+        after: Duration,
+    },
     /// The stream to the guest ended before the program did.
     #[error("the guest hung up")]
     HangUp,

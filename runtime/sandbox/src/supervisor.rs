@@ -143,6 +143,8 @@ pub struct Sandbox {
     timings: Timings,
     /// When the end must have come.
     end_by: Option<Instant>,
+    /// How long was waited in vain for the guest to write back to the user's disks.
+    unwritten: Option<Duration>,
 }
 
 /// A machine that nothing watches yet.
@@ -225,6 +227,7 @@ impl Sandbox {
             start,
             timings,
             end_by: None,
+            unwritten: None,
         })
     }
 
@@ -515,7 +518,8 @@ impl Sandbox {
         self.to(Phase::Cleaning);
         self.tasks.iter().for_each(JoinHandle::abort);
         let result = if self.spec.keep { self.clean_and_keep(steps) } else { self.clean_and_forget() };
-        result.map(|()| self.timings)
+        let written_back = self.unwritten.map_or(Ok(()), |after| Err(Error::NotWrittenBack { after }));
+        result.and(written_back).map(|()| self.timings)
     }
 
     /// The record last: should this process end in between, whoever finds it cleans up. Only then the lock goes, so
@@ -558,6 +562,7 @@ impl Sandbox {
                 }
             };
             let late = timeout(limit, shutdown).await.is_err();
+            self.unwritten = Some(limit).filter(|_| late && self.disks.any_writable());
             let late = late.then(|| format!("the guest did not power off in {:.1} s", limit.as_secs_f32()));
             late.iter().for_each(|late| tracing::warn!("{late}"));
             steps.push(Step::done("guest", late));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use blackbox::rpc::Server;
 use blackbox::{Done, Home, end, kill_and_wait, read_until, spawn};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::Test;
@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("disks::a_link_leads_nowhere", a_link_leads_nowhere),
     ("disks::what_the_kernel_keeps_open_is_written_back", what_the_kernel_keeps_open_is_written_back),
     ("disks::programs_attach_them_too", programs_attach_them_too),
+    ("disks::what_may_be_lost_is_told", what_may_be_lost_is_told),
 ];
 
 /// Most disks of a sandbox.
@@ -239,6 +240,29 @@ fn programs_attach_them_too() {
     assert_ne!(other.exec("touch /data/x").0, 0);
     other.call("close", json!({})).unwrap();
     assert!(server.end().0.success() && other.end().0.success());
+    assert_eq!(home.done(["prune"]).status, 0);
+    home.assert_nothing_left();
+}
+
+/// A machine that does not move cannot write anything back, and `close` says so in time.
+fn what_may_be_lost_is_told() {
+    let home = Home::with_own_volumes();
+    volume(&home, "data");
+    let mut server = Server::start(&home);
+    server.create(json!({"extra_disks": [{"host_path": "@data", "guest_mount": "/data"}]}));
+    let machine = home.processes();
+    let machine = machine
+        .iter()
+        .find(|process| process.contains(" qemu-system-") || process.contains(" matchlock-vmm"));
+    let pid: i32 = machine.unwrap().split_whitespace().next().unwrap().parse().unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::STOP).unwrap();
+    let (code, why) = server.call("close", json!({"timeout_seconds": 2})).unwrap_err();
+    let lost = "close: the guest has not written back to its disks in 1.5 s: what was not synced may be lost";
+    assert_eq!((code, why.as_str()), (-32000, lost));
+    // The file system is as after a power cut, and nobody has it any more.
+    server.create(json!({"extra_disks": [{"host_path": "@data", "guest_mount": "/data"}]}));
+    server.call("close", json!({"timeout_seconds": 30})).unwrap();
+    assert!(server.end().0.success());
     assert_eq!(home.done(["prune"]).status, 0);
     home.assert_nothing_left();
 }
