@@ -7,6 +7,7 @@
 
 mod arguments;
 mod broken;
+mod disks;
 mod images;
 mod interrupted;
 mod lifecycle;
@@ -49,12 +50,14 @@ fn main() -> ExitCode {
         (Needs::Program, records::TESTS_WITHOUT_GUEST),
         (Needs::Program, port_forward::TESTS_WITHOUT_GUEST),
         (Needs::Program, rpc::TESTS_WITHOUT_GUEST),
+        (Needs::Program, disks::TESTS_WITHOUT_GUEST),
         (Needs::Guest, programs::TESTS),
         (Needs::GuestOfImages, images::TESTS),
         (Needs::Guest, lifecycle::TESTS),
         (Needs::Guest, records::TESTS),
         (Needs::Guest, log::TESTS),
         (Needs::Guest, port_forward::TESTS),
+        (Needs::Guest, disks::TESTS),
         (Needs::Sudo, sudo::TESTS),
         (Needs::Guest, interrupted::TESTS),
         (Needs::Guest, broken::TESTS),
