@@ -6,14 +6,21 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests"))]
 
+mod architecture;
 mod cpio;
 mod image;
 mod initramfs;
+mod lease;
+mod listing;
 mod modules;
+mod stock;
 mod store;
 
+pub use architecture::Architecture;
 pub use initramfs::{Archive, File, initramfs};
-pub use store::{Kernel, Store, StoredKernel};
+pub use lease::Lease;
+pub use listing::StoredKernel;
+pub use store::{Kernel, Store};
 
 use std::io;
 use std::path::PathBuf;
@@ -46,6 +53,12 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// No kernel of this name is in the store.
+    #[error("kernel not found: {0}")]
+    Unknown(String),
+    /// It cannot be removed now.
+    #[error("kernel {0} is in use")]
+    InUse(String),
     /// A kernel module that the guest needs is missing.
     #[error("kernel {release} has no module {module}")]
     Module {

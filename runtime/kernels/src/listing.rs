@@ -1,0 +1,192 @@
+//! What is in the store, and its removal.
+//!
+//! Not here: how anything comes into it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::lease::unused;
+use crate::stock::{CURRENT, ORIGIN};
+use crate::store::{Store, remove};
+use crate::{Architecture, Error, Result};
+
+/// Where kernels go that are being removed: whatever lies there is nobody's.
+const REMOVED: &str = "removed";
+
+/// One line of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredKernel {
+    /// What it is called: its release.
+    pub identifier: String,
+    /// What processors it is for.
+    pub architecture: Architecture,
+    /// Package, version and digest it came from.
+    pub origin: String,
+    /// Bytes of its files.
+    pub size: u64,
+    /// Whether new sandboxes get it by default.
+    pub current: bool,
+    /// Whether a sandbox runs on it, or is being started on it.
+    pub in_use: bool,
+}
+
+impl Store {
+    /// Every kernel in the store.
+    pub fn list(&self) -> Result<Vec<StoredKernel>> {
+        // Who looks whether a kernel is used, seems to use it.
+        let _looking = self.lock("list.lock")?;
+        let mut kernels = Vec::new();
+        for place in self.places()? {
+            // What has no origin was never finished.
+            let Ok(origin) = fs::read_to_string(place.directory.join(ORIGIN)) else { continue };
+            let size = size(&place.directory).map_err(Error::io(&place.directory))?;
+            let in_use = unused(&place.directory)?.is_none();
+            let Place { identifier, architecture, current, .. } = place;
+            let origin = origin.trim().to_owned();
+            kernels.push(StoredKernel { identifier, architecture, origin, size, current, in_use });
+        }
+        kernels.sort_by(|a, b| a.identifier.cmp(&b.identifier));
+        Ok(kernels)
+    }
+
+    /// Removes a kernel with all that was made for it. Returns the bytes of its files.
+    pub fn remove(&self, identifier: &str) -> Result<u64> {
+        let _looking = self.lock("list.lock")?;
+        let removed = self.root().join(REMOVED);
+        // Whatever an interrupted removal left.
+        remove(&removed)?;
+        let place = self.places()?.into_iter().find(|place| place.identifier == identifier);
+        let place = place.ok_or_else(|| Error::Unknown(identifier.to_owned()))?;
+        let in_use = || Error::InUse(identifier.to_owned());
+        let lock = unused(&place.directory)?.ok_or_else(in_use)?;
+        let size = size(&place.directory).map_err(Error::io(&place.directory))?;
+        if place.current {
+            let link = place.directory.with_file_name(CURRENT);
+            fs::remove_file(&link).map_err(Error::io(link))?;
+        }
+        fs::rename(&place.directory, &removed).map_err(Error::io(&place.directory))?;
+        // Who waited for it finds another there, or none.
+        drop(lock);
+        remove(&removed)?;
+        Ok(size)
+    }
+
+    fn places(&self) -> Result<Vec<Place>> {
+        let mut places = Vec::new();
+        for architecture in Architecture::ALL {
+            let directory = self.root().join(architecture.directory());
+            let current = fs::read_link(directory.join(CURRENT)).ok();
+            let entries = match fs::read_dir(&directory) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(Error::io(directory)(error)),
+            };
+            for entry in entries {
+                let entry = entry.map_err(Error::io(&directory))?;
+                if !entry.file_type().map_err(Error::io(entry.path()))?.is_dir() {
+                    continue;
+                }
+                let current = current.as_deref() == Some(Path::new(&entry.file_name()));
+                let identifier = entry.file_name().to_string_lossy().into_owned();
+                places.push(Place { identifier, architecture, directory: entry.path(), current });
+            }
+        }
+        Ok(places)
+    }
+}
+
+/// Where a kernel lies.
+struct Place {
+    identifier: String,
+    architecture: Architecture,
+    directory: PathBuf,
+    current: bool,
+}
+
+/// Bytes of the files below a directory.
+fn size(directory: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        bytes += if metadata.is_dir() { size(&entry.path())? } else { metadata.len() };
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::Lease;
+
+    /// Two kernels of Debian's, the newer of them in use by default.
+    fn stored(cache: &Path) -> Store {
+        let store = Store::open(cache).unwrap();
+        let directory = store.root().join("debian-amd64");
+        for (release, size) in [("6.1.0-1", 1000), ("6.1.0-2", 2000)] {
+            let modules = directory.join(release).join("modules");
+            fs::create_dir_all(&modules).unwrap();
+            fs::write(modules.join("a.ko"), vec![0; size]).unwrap();
+            fs::write(directory.join(release).join(ORIGIN), format!("package of {release}\n")).unwrap();
+        }
+        fs::create_dir_all(directory.join("6.1.0-3/modules")).unwrap();
+        std::os::unix::fs::symlink("6.1.0-2", directory.join(CURRENT)).unwrap();
+        store
+    }
+
+    fn told(store: &Store) -> Vec<(String, u64, bool, bool)> {
+        let list = store.list().unwrap().into_iter();
+        list.map(|kernel| (kernel.identifier, kernel.size, kernel.current, kernel.in_use)).collect()
+    }
+
+    #[test]
+    fn what_is_there_is_told_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = stored(dir.path());
+        let newer = ("6.1.0-2".to_owned(), 2000 + 19, true, false);
+        assert_eq!(told(&store), [("6.1.0-1".to_owned(), 1000 + 19, false, false), newer.clone()]);
+        assert_eq!(store.list().unwrap()[0].origin, "package of 6.1.0-1");
+        assert_eq!(store.list().unwrap()[0].architecture, Architecture::Amd64);
+        fs::create_dir_all(store.root().join("removed/half")).unwrap();
+        assert_eq!(store.remove("6.1.0-1").unwrap(), 1019);
+        assert_eq!(told(&store), [newer]);
+        assert_eq!(store.remove("6.1.0-2").unwrap(), 2019);
+        assert!(fs::symlink_metadata(store.root().join("debian-amd64").join(CURRENT)).is_err());
+        for unknown in ["6.1.0-1", CURRENT, "", "..", "modules"] {
+            assert!(matches!(store.remove(unknown), Err(Error::Unknown(_))), "{unknown}");
+        }
+        assert_eq!(told(&store), []);
+        assert!(!store.root().join("removed").exists());
+    }
+
+    #[test]
+    fn what_is_in_use_is_told_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = stored(dir.path());
+        let directory = store.root().join("debian-amd64/6.1.0-2");
+        let lease = Lease::take(&directory).unwrap().unwrap();
+        assert!(told(&store)[1].3);
+        assert!(matches!(store.remove("6.1.0-2"), Err(Error::InUse(_))));
+        assert!(directory.join("modules/a.ko").is_file());
+        drop(lease);
+        store.remove("6.1.0-2").unwrap();
+        assert!(!directory.exists());
+    }
+
+    /// Each of two looks at whether the other's kernel is used, again and again.
+    #[test]
+    fn looking_is_not_using() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = stored(dir.path());
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        assert!(store.list().unwrap().iter().all(|kernel| !kernel.in_use));
+                    }
+                });
+            }
+        });
+    }
+}
