@@ -84,6 +84,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ImageCommand,
     },
+    /// List and remove guest kernels
+    Kernel {
+        #[command(subcommand)]
+        command: KernelCommand,
+    },
     /// Make, list, remove and copy named volumes
     Volume {
         #[command(subcommand)]
@@ -119,6 +124,16 @@ pub(crate) enum ImageCommand {
     Prune(ImagePruneArgs),
     /// Remove what no image needs, what failed pulls have left included
     Gc(JsonArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KernelCommand {
+    /// List kernels
+    #[command(visible_alias = "list")]
+    Ls(JsonArgs),
+    /// Remove a kernel; the default one is fetched again, as new as there is, when it is needed
+    #[command(visible_alias = "remove")]
+    Rm(KernelRmArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -454,6 +469,19 @@ pub(crate) struct ImageTagArgs {
 pub(crate) struct ImagePruneArgs {
     /// Those that were imported or tagged as well
     #[arg(short, long)]
+    pub(crate) all: bool,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KernelRmArgs {
+    /// Kernel, as matchlock kernel ls calls it
+    #[arg(value_name = "REF")]
+    pub(crate) kernel: Option<String>,
+    /// Every one that no sandbox uses
+    #[arg(long, conflicts_with = "kernel")]
     pub(crate) all: bool,
     /// As JSON
     #[arg(long)]

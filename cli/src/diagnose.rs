@@ -130,7 +130,7 @@ fn kernel(home: &Home) -> Check {
     let kernels = home.as_user(|| anyhow::Ok(kernels::Store::open(home.cache())?.list()?));
     match kernels {
         Ok(list) => match list.iter().find(|kernel| kernel.current) {
-            Some(kernel) => check("kernel", Pass, format!("{} ({})", kernel.release, kernel.origin), None),
+            Some(kernel) => check("kernel", Pass, format!("{} ({})", kernel.identifier, kernel.origin), None),
             None => check(
                 "kernel",
                 Warn,

@@ -26,7 +26,7 @@ fn child(test: &str, directory: &Path, programs: &[(&str, &str)]) -> Command {
     }
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", test, "--ignored"]).stdout(Stdio::null());
-    child.env("PATH", path).env(DIRECTORY, directory);
+    child.env("PATH", path).env(DIRECTORY, directory).env_remove("MATCHLOCK_DEBIAN_MIRROR");
     child
 }
 

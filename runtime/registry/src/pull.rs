@@ -31,6 +31,14 @@ impl Registries {
         Self { given_up: Some(given_up), ..self }
     }
 
+    pub(crate) fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    pub(crate) fn given_up(&self) -> Option<watch::Receiver<bool>> {
+        self.given_up.clone()
+    }
+
     /// Pulls `reference` and stores it under `tag`.
     pub fn pull_as(
         &self,
@@ -60,7 +68,7 @@ impl Puller for Registries {
 }
 
 /// Connections live on a thread of their own, so that several layers can be read at once by threads that block.
-fn runtime() -> Result<Runtime, Error> {
+pub(crate) fn runtime() -> Result<Runtime, Error> {
     // The one implementation there is: an error says that it is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();

@@ -246,6 +246,10 @@ impl Error {
             Self::Kernel(kernels::Error::Package(_)) => {
                 Some("the default kernel is fetched once; give another with --kernel file:///path")
             }
+            Self::Kernel(kernels::Error::InUse(_)) => {
+                Some("end the sandboxes that run on it first; see matchlock list --running")
+            }
+            Self::Kernel(kernels::Error::Unknown(_)) => Some("see matchlock kernel ls"),
             _ => None,
         }
     }

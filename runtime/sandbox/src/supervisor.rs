@@ -128,6 +128,8 @@ pub struct Sandbox {
     given_up: watch::Sender<bool>,
     opening_kernel: Option<JoinHandle<Result<OpenKernel>>>,
     making_disk: Option<JoinHandle<Result<machine::Disk>>>,
+    /// As long as this sandbox lives, its kernel counts as in use.
+    kernel_lease: Option<Arc<kernels::Lease>>,
     booting: Option<JoinHandle<Result<Booted, MachineError>>>,
     machine: Option<Running>,
     control: Option<Control>,
@@ -209,6 +211,7 @@ impl Sandbox {
             given_up: watch::Sender::new(false),
             opening_kernel: None,
             making_disk: None,
+            kernel_lease: None,
             booting: None,
             machine: None,
             control: None,
@@ -253,7 +256,8 @@ impl Sandbox {
     }
 
     async fn prepare_and_boot(&mut self, progress: Arc<dyn Progress + Send + Sync>) -> Result<()> {
-        let (image, kernel, upper) = self.prepare(progress).await?;
+        let (image, mut kernel, upper) = self.prepare(progress).await?;
+        self.kernel_lease = kernel.lease.take();
         self.timings.prepared_us = Some(self.start.elapsed_us());
         self.to(Phase::Created);
         self.to(Phase::Starting);

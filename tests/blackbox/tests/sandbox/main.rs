@@ -8,6 +8,7 @@
 mod arguments;
 mod broken;
 mod interrupted;
+mod kernels;
 mod lifecycle;
 mod log;
 mod port_forward;
@@ -41,16 +42,19 @@ fn main() -> ExitCode {
         (Needs::Program, arguments::TESTS),
         (Needs::Program, records::TESTS_WITHOUT_GUEST),
         (Needs::Program, port_forward::TESTS_WITHOUT_GUEST),
+        (Needs::Program, kernels::TESTS_WITHOUT_GUEST),
         (Needs::Program, rpc::TESTS_WITHOUT_GUEST),
         (Needs::Guest, programs::TESTS),
         (Needs::Guest, lifecycle::TESTS),
         (Needs::Guest, records::TESTS),
         (Needs::Guest, log::TESTS),
         (Needs::Guest, port_forward::TESTS),
+        (Needs::Guest, kernels::TESTS),
         (Needs::Sudo, sudo::TESTS),
         (Needs::Guest, interrupted::TESTS),
         (Needs::Guest, broken::TESTS),
         (Needs::Packages, broken::TESTS_THAT_FETCH),
+        (Needs::Packages, kernels::TESTS_THAT_FETCH),
     ];
     sets.extend(rpc::TESTS.iter().map(|tests| (Needs::Guest, *tests)));
     let mut trials = Vec::new();
