@@ -145,7 +145,9 @@ mod tests {
 
     #[test]
     fn what_is_no_key_is_refused() {
-        for text in ["", "x", "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nAAAA\n-----END PGP PUBLIC KEY BLOCK-----\n"] {
+        for text in
+            ["", "x", "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nAAAA\n-----END PGP PUBLIC KEY BLOCK-----\n"]
+        {
             assert!(Keys::parse([text]).is_err(), "{text:?}");
         }
         // One byte of the key differs, so that its own signatures do not fit.

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::http::Server;
 use crate::keys::Keys;
 use crate::record::Record;
-use crate::release::{Expected, MAX_RELEASE_BYTES, Release, ReleaseError};
+use crate::release::{Expected, MAX_RELEASE_BYTES, Release};
 use crate::{Error, MAX_PACKAGE_BYTES, Package, Result};
 
 /// The mirror that everybody has.
@@ -151,7 +151,7 @@ fn release(mirror: &Mirror, server: &Server, seen: &Path) -> Result<Release> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let release = Release::open(&bytes, &mirror.suite, &mirror.keys, now);
     let newest = last_seen(seen)?;
-    let release: Result<Release, ReleaseError> = release.and_then(|release| release.not_before(newest));
+    let release = release.and_then(|release| release.not_before(newest));
     release.map_err(|source| Error::Release { host: server.host().to_owned(), source })
 }
 
@@ -239,9 +239,8 @@ mod tests {
         let text = format!(
             "Package: ab\nVersion: 1\nSHA256: {sha256}\n\nPackage: a\nVersion: 2\nSHA256: {sha256}\n\nPackage: c\nVersion: 3\n"
         );
-        let version = |name: &str| {
-            find(text.as_bytes(), name, Path::new("x")).unwrap().map(|record| record.version)
-        };
+        let version =
+            |name: &str| find(text.as_bytes(), name, Path::new("x")).unwrap().map(|record| record.version);
         assert_eq!(version("a").as_deref(), Some("2"));
         assert_eq!(version("ab").as_deref(), Some("1"));
         // Without a digest it is none.

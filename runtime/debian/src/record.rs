@@ -58,7 +58,10 @@ mod tests {
         assert!(record.sha256.starts_with("00be21c0"));
         assert!(record.depends.starts_with("linux-image-6.1.0-56-cloud-amd64"));
         let (filename, expected) = record.file().unwrap();
-        assert_eq!((filename.rsplit('/').next().unwrap(), expected.len), ("linux-image-cloud-amd64_6.1.192-2_amd64.deb", 1480));
+        assert_eq!(
+            (filename.rsplit('/').next().unwrap(), expected.len),
+            ("linux-image-cloud-amd64_6.1.192-2_amd64.deb", 1480)
+        );
     }
 
     #[test]

@@ -156,7 +156,13 @@ mod tests {
     fn dates() {
         assert_eq!(seconds("Sat, 11 Jul 2026 10:16:37 UTC"), Some(1_783_764_997));
         assert_eq!(seconds("Sat, 1 Aug 2026 00:00:00 UTC"), Some(1_785_542_400));
-        for wrong in ["", "yesterday", "2026-07-11", "Sat, 11 Jul 2026 10:16:37 +0200", "Mon, 11 Jul 2026 10:16:37 UTC"] {
+        for wrong in [
+            "",
+            "yesterday",
+            "2026-07-11",
+            "Sat, 11 Jul 2026 10:16:37 +0200",
+            "Mon, 11 Jul 2026 10:16:37 UTC",
+        ] {
             assert_eq!(seconds(wrong), None, "{wrong}");
         }
     }
@@ -164,7 +170,9 @@ mod tests {
     #[test]
     fn digests_are_of_the_right_list() {
         let (md5, sha256) = ("1".repeat(32), "a".repeat(64));
-        let text = format!("Date: x\nMD5Sum:\n {md5} 1 a\nSHA256:\n {sha256} 17 a\n short 1 b\nSHA512:\n {sha256} 1 c\n");
+        let text = format!(
+            "Date: x\nMD5Sum:\n {md5} 1 a\nSHA256:\n {sha256} 17 a\n short 1 b\nSHA512:\n {sha256} 1 c\n"
+        );
         let release = Release { date: 0, by_hash: false, text };
         assert_eq!(release.expected("a"), Ok(Expected { sha256, len: 17 }));
         assert_eq!(release.expected("b"), Err(ReleaseError::Field("SHA256")));

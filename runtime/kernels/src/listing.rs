@@ -6,7 +6,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use registry::Name;
+
 use crate::lease::unused;
+use crate::oci::{Known, OCI, REFS};
 use crate::stock::{CURRENT, ORIGIN};
 use crate::store::{Store, remove};
 use crate::{Architecture, Error, Result};
@@ -17,11 +20,11 @@ const REMOVED: &str = "removed";
 /// One line of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredKernel {
-    /// What it is called: its release.
+    /// What it is called: its release, or the reference that it was asked for by.
     pub identifier: String,
     /// What processors it is for.
     pub architecture: Architecture,
-    /// Package, version and digest it came from.
+    /// Package, version and digest it came from; of a registry's, the digests of manifest and layer.
     pub origin: String,
     /// Bytes of its files.
     pub size: u64,
@@ -56,15 +59,24 @@ impl Store {
         let removed = self.root().join(REMOVED);
         // Whatever an interrupted removal left.
         remove(&removed)?;
-        let place = self.places()?.into_iter().find(|place| place.identifier == identifier);
+        // A reference may be written in more than one way.
+        let whole = Name::parse(identifier).ok().map(|name| name.to_string());
+        let is_it = |place: &Place| {
+            place.identifier == identifier
+                || place.name.is_some() && Some(place.identifier.as_str()) == whole.as_deref()
+        };
+        let places = self.places()?;
+        let place = places.iter().find(|place| is_it(place));
         let place = place.ok_or_else(|| Error::Unknown(identifier.to_owned()))?;
+        if places.iter().filter(|other| other.directory == place.directory).count() > 1 {
+            // It goes with the last of its names.
+            place.forget_name()?;
+            return Ok(0);
+        }
         let in_use = || Error::InUse(identifier.to_owned());
         let lock = unused(&place.directory)?.ok_or_else(in_use)?;
         let size = size(&place.directory).map_err(Error::io(&place.directory))?;
-        if place.current {
-            let link = place.directory.with_file_name(CURRENT);
-            fs::remove_file(&link).map_err(Error::io(link))?;
-        }
+        place.forget_name()?;
         fs::rename(&place.directory, &removed).map_err(Error::io(&place.directory))?;
         // Who waited for it finds another there, or none.
         drop(lock);
@@ -72,26 +84,48 @@ impl Store {
         Ok(size)
     }
 
+    /// Removes the kernels of registries that have no name: those of killed processes. Nobody may be fetching one.
+    pub(crate) fn sweep_oci(&self) -> Result<()> {
+        let _looking = self.lock("list.lock")?;
+        let removed = self.root().join(REMOVED);
+        remove(&removed)?;
+        let named: Vec<_> = self.references()?.into_iter().map(|(_, known)| known.digest).collect();
+        let directory = self.root().join(OCI);
+        for entry in entries(&directory)? {
+            let name = entry.file_name();
+            let known = name == REFS || named.iter().any(|digest| name == digest.as_str());
+            if known || unused(&entry.path())?.is_none() {
+                continue;
+            }
+            fs::rename(entry.path(), &removed).map_err(Error::io(entry.path()))?;
+            remove(&removed)?;
+        }
+        Ok(())
+    }
+
     fn places(&self) -> Result<Vec<Place>> {
         let mut places = Vec::new();
         for architecture in Architecture::ALL {
             let directory = self.root().join(architecture.directory());
             let current = fs::read_link(directory.join(CURRENT)).ok();
-            let entries = match fs::read_dir(&directory) {
-                Ok(entries) => entries,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(Error::io(directory)(error)),
-            };
-            for entry in entries {
-                let entry = entry.map_err(Error::io(&directory))?;
+            for entry in entries(&directory)? {
                 if !entry.file_type().map_err(Error::io(entry.path()))?.is_dir() {
                     continue;
                 }
                 let current = current.as_deref() == Some(Path::new(&entry.file_name()));
                 let identifier = entry.file_name().to_string_lossy().into_owned();
-                places.push(Place { identifier, architecture, directory: entry.path(), current });
+                let name = current.then(|| directory.join(CURRENT));
+                places.push(Place { identifier, architecture, directory: entry.path(), current, name });
             }
         }
+        for (name, known) in self.references()? {
+            let Known { reference: identifier, digest } = known;
+            let (architecture, name) = (Architecture::host(), Some(name));
+            let directory = self.root().join(OCI).join(digest);
+            places.push(Place { identifier, architecture, directory, current: false, name });
+        }
+        // Of one that is being removed, only the name may be left.
+        places.retain(|place| place.directory.is_dir());
         Ok(places)
     }
 }
@@ -102,6 +136,23 @@ struct Place {
     architecture: Architecture,
     directory: PathBuf,
     current: bool,
+    /// The file that leads to it, which goes first.
+    name: Option<PathBuf>,
+}
+
+impl Place {
+    fn forget_name(&self) -> Result<()> {
+        self.name.as_ref().map_or(Ok(()), |name| fs::remove_file(name).map_err(Error::io(name)))
+    }
+}
+
+/// What is in a directory; nothing if it is not there.
+fn entries(directory: &Path) -> Result<Vec<fs::DirEntry>> {
+    match fs::read_dir(directory) {
+        Ok(entries) => entries.collect::<io::Result<_>>().map_err(Error::io(directory)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(Error::io(directory)(error)),
+    }
 }
 
 /// Bytes of the files below a directory.
@@ -158,6 +209,36 @@ mod tests {
         }
         assert_eq!(told(&store), []);
         assert!(!store.root().join("removed").exists());
+    }
+
+    /// Two names of one kernel, and a kernel without a name.
+    #[test]
+    fn a_kernel_of_a_registry_goes_with_its_last_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let oci = store.root().join(OCI);
+        fs::create_dir_all(oci.join(REFS)).unwrap();
+        for digest in ["a", "b"].map(|digit| digit.repeat(64)) {
+            fs::create_dir(oci.join(&digest)).unwrap();
+            fs::write(oci.join(&digest).join("kernel"), vec![0; 100]).unwrap();
+            fs::write(oci.join(&digest).join(ORIGIN), "here\n").unwrap();
+        }
+        let digest = "a".repeat(64);
+        for (file, reference) in [("1", "r.io/x:1"), ("2", "docker.io/library/x:latest")] {
+            fs::write(oci.join(REFS).join(file), format!("{reference}\n{digest}\n")).unwrap();
+        }
+        let listed = |reference: &str| (reference.to_owned(), 105, false, false);
+        assert_eq!(told(&store), [listed("docker.io/library/x:latest"), listed("r.io/x:1")]);
+        let lease = Lease::take(&oci.join(&digest)).unwrap().unwrap();
+        store.sweep_oci().unwrap();
+        assert!(!oci.join("b".repeat(64)).exists());
+        assert_eq!(store.remove("r.io/x:1").unwrap(), 0);
+        assert!(matches!(store.remove("x"), Err(Error::InUse(_))));
+        drop(lease);
+        store.sweep_oci().unwrap();
+        assert_eq!(store.remove("x").unwrap(), 105);
+        assert_eq!(told(&store), []);
+        assert_eq!(entries(&oci).unwrap().len(), 1);
     }
 
     #[test]

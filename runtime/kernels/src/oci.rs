@@ -72,7 +72,8 @@ impl Store {
 
     fn known_kernel(&self, name: &Name) -> Result<Option<Kernel>> {
         let reference = name.to_string();
-        let known = read_known(&self.reference_path(&reference))?.filter(|known| known.reference == reference);
+        let known =
+            read_known(&self.reference_path(&reference))?.filter(|known| known.reference == reference);
         let Some(known) = known else { return Ok(None) };
         self.kernel_of(&known)
     }
@@ -115,16 +116,12 @@ impl Store {
     }
 
     /// Called with the lock held.
-    fn fetch_oci(
-        &self,
-        name: &Name,
-        registries: &Registries,
-        progress: &dyn Fn(&str),
-    ) -> Result<Kernel> {
+    fn fetch_oci(&self, name: &Name, registries: &Registries, progress: &dyn Fn(&str)) -> Result<Kernel> {
         let reference = name.to_string();
         let scratch = self.root().join("fetching-oci");
         // Whatever an interrupted fetch left: the lock says that nobody uses it.
         remove(&scratch)?;
+        self.sweep_oci()?;
         let staged = scratch.join("staged");
         fs::create_dir_all(&staged).map_err(Error::io(&staged))?;
         progress(&format!("fetching kernel {reference}"));
@@ -240,11 +237,13 @@ impl Fetch<'_> {
     /// Digest and content of a manifest, which has this digest if that is known.
     fn document(&self, wanted: Option<&Digest>, asked: Option<&Digest>) -> Result<(Digest, Document)> {
         let bytes = self.from.manifest(asked, MAX_DOCUMENT_BYTES).map_err(|error| self.registry(error))?;
-        let digest = digest(&format!("sha256:{}", hex(&Sha256::digest(&bytes)))).ok_or_else(|| self.wrong("no digest"))?;
+        let digest = digest(&format!("sha256:{}", hex(&Sha256::digest(&bytes))))
+            .ok_or_else(|| self.wrong("no digest"))?;
         if let Some(wanted) = wanted.filter(|wanted| **wanted != digest) {
             return Err(self.wrong(format!("what came for {wanted} has the digest {digest}")));
         }
-        let document = serde_json::from_slice(&bytes).map_err(|_| self.wrong("its manifest is not understood"))?;
+        let document =
+            serde_json::from_slice(&bytes).map_err(|_| self.wrong("its manifest is not understood"))?;
         Ok((digest, document))
     }
 
@@ -254,7 +253,8 @@ impl Fetch<'_> {
         if let Some(manifests) = document.manifests.take() {
             let descriptor = choose(&manifests, Architecture::host())
                 .ok_or_else(|| self.wrong(format!("it has no kernel for {}", Architecture::host().name())))?;
-            let wanted = digest(&descriptor.digest).ok_or_else(|| self.wrong("its index names no sha256 digest"))?;
+            let wanted =
+                digest(&descriptor.digest).ok_or_else(|| self.wrong("its index names no sha256 digest"))?;
             (manifest, document) = self.document(Some(&wanted), Some(&wanted))?;
         }
         let layers = document.layers.unwrap_or_default();
@@ -269,7 +269,8 @@ impl Fetch<'_> {
     /// Fetches a layer into a file, which is what its digest says.
     fn blob(&self, layer: &LayerBlob, path: &Path) -> Result<File> {
         let mut from = self.from.blob(&layer.digest).map_err(|error| self.registry(error))?.take(layer.size);
-        let mut file = File::options().read(true).write(true).create_new(true).open(path).map_err(Error::io(path))?;
+        let mut file =
+            File::options().read(true).write(true).create_new(true).open(path).map_err(Error::io(path))?;
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; 64 << 10];
         loop {
@@ -280,7 +281,9 @@ impl Fetch<'_> {
         }
         let actual = hex(&hasher.finalize());
         if actual != layer.digest.hex() {
-            return Err(self.wrong(format!("what came for layer {} has the digest sha256:{actual}", layer.digest)));
+            return Err(
+                self.wrong(format!("what came for layer {} has the digest sha256:{actual}", layer.digest))
+            );
         }
         file.seek(SeekFrom::Start(0)).map_err(Error::io(path))?;
         Ok(file)
@@ -310,9 +313,8 @@ fn digest(text: &str) -> Option<Digest> {
 fn choose(manifests: &[Descriptor], architecture: Architecture) -> Option<&Descriptor> {
     let fits = |manifest: &&Descriptor| {
         let platform = manifest.platform.as_ref();
-        platform.is_some_and(|platform| {
-            platform.os == "linux" && platform.architecture == architecture.name()
-        })
+        platform
+            .is_some_and(|platform| platform.os == "linux" && platform.architecture == architecture.name())
     };
     let silent = |manifest: &&Descriptor| manifest.platform.is_none();
     manifests.iter().find(fits).or_else(|| manifests.iter().find(silent))
@@ -330,7 +332,11 @@ enum Unpack {
 const BROKEN: Unpack = Unpack::Wrong("its layer is broken");
 
 /// Writes the kernel in a layer to `out`.
-fn unpack(layer: &mut (impl Read + Seek), out: &mut impl Write, architecture: Architecture) -> Result<(), Unpack> {
+fn unpack(
+    layer: &mut (impl Read + Seek),
+    out: &mut impl Write,
+    architecture: Architecture,
+) -> Result<(), Unpack> {
     let mut magic = [0; 4];
     let known = read_up_to(layer, &mut magic).map_err(|_| BROKEN)?;
     layer.seek(SeekFrom::Start(0)).map_err(|_| BROKEN)?;
@@ -482,7 +488,10 @@ mod tests {
         assert_eq!(chosen(&manifests, Architecture::Amd64).as_deref(), Some("c"));
         assert_eq!(chosen(&manifests, Architecture::Arm64).as_deref(), Some("a"));
         assert_eq!(chosen(&manifests[1..2], Architecture::Amd64), None);
-        assert_eq!(chosen(&of(r#"{"manifests":[{"digest":"d","size":1}]}"#), Architecture::Arm64).as_deref(), Some("d"));
+        assert_eq!(
+            chosen(&of(r#"{"manifests":[{"digest":"d","size":1}]}"#), Architecture::Arm64).as_deref(),
+            Some("d")
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! debian-amd64/<release>/initramfs/    see `initramfs`; goes with its kernel
 //! debian-amd64/<release>/origin        package, version and SHA-256 it came from
 //! debian-amd64/current                 symlink to the release in use
+//! oci/                                 see `oci`
 //! initramfs/<key>.cpio                 of kernels without modules
 //! ```
 //!
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use machine::KernelFormat;
+use registry::{Name, Registries};
 
 use crate::lease::Lease;
 use crate::{Error, Result, image};
@@ -53,19 +55,21 @@ impl Store {
         Ok(Self { root })
     }
 
-    /// The kernel of a reference: empty = the default, `file:///…` = a file.
-    pub fn get(&self, reference: &str, progress: &dyn Fn(&str)) -> Result<Kernel> {
+    /// The kernel of a reference: empty = the default, `file:///…` or an absolute path = a file, any other is asked for
+    /// in its registry.
+    pub fn get(&self, reference: &str, registries: &Registries, progress: &dyn Fn(&str)) -> Result<Kernel> {
         if reference.is_empty() {
             return self.default_kernel(progress);
         }
-        let path = reference.strip_prefix("file://").map(Path::new).filter(|path| path.is_absolute());
-        let path = path.ok_or_else(|| Error::Reference(reference.to_owned()))?;
-        // Opening a pipe would wait for whoever writes to it.
-        if !fs::metadata(path).map_err(Error::unreadable(path))?.is_file() {
-            return Err(Error::NotAKernel { path: path.to_owned(), why: "not a regular file" });
+        let path = Path::new(reference.strip_prefix("file://").unwrap_or(reference));
+        if path.is_absolute() {
+            return file(path);
         }
-        let release = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Kernel { release, path: path.to_owned(), format: detect_file(path)?, modules: None, lease: None })
+        let wrong = || Error::Reference(reference.to_owned());
+        // As an image it would be a tag of "file".
+        let name = reference.strip_prefix("file:").is_none().then(|| Name::parse(reference).ok()).flatten();
+        let name = name.ok_or_else(wrong)?;
+        self.oci_kernel(&name, registries, progress)
     }
 
     /// The store's directory.
@@ -80,6 +84,16 @@ impl Store {
         lock.lock().map_err(Error::io(&path))?;
         Ok(lock)
     }
+}
+
+/// A kernel of the user's own.
+fn file(path: &Path) -> Result<Kernel> {
+    // Opening a pipe would wait for whoever writes to it.
+    if !fs::metadata(path).map_err(Error::unreadable(path))?.is_file() {
+        return Err(Error::NotAKernel { path: path.to_owned(), why: "not a regular file" });
+    }
+    let release = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok(Kernel { release, path: path.to_owned(), format: detect_file(path)?, modules: None, lease: None })
 }
 
 pub(crate) fn detect_file(path: &Path) -> Result<KernelFormat> {
@@ -119,20 +133,38 @@ pub(crate) fn remove(directory: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use registry::Trust;
+    use std::time::Duration;
 
     #[test]
     fn references() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let quiet = |_: &str| {};
-        assert!(matches!(store.get("file://relative", &quiet), Err(Error::Reference(_))));
-        assert!(matches!(store.get("ghcr.io/a/b:1", &quiet), Err(Error::Reference(_))));
-        assert!(matches!(store.get("file:///nonexistent", &quiet), Err(Error::Unreadable { .. })));
-        assert!(matches!(store.get("file:///dev/null", &quiet), Err(Error::NotAKernel { .. })));
-        let text = dir.path().join("text");
-        fs::write(&text, "no kernel").unwrap();
-        let error = store.get(&format!("file://{}", text.display()), &quiet).unwrap_err();
-        assert!(error.to_string().ends_with("is not a bootable kernel: neither ELF nor bzImage"), "{error}");
+        let trust = Trust { certificates: Vec::new(), docker_config: None, silence: Duration::from_secs(5) };
+        let registries = Registries::new(trust);
+        let get = |reference: &str| store.get(reference, &registries, &|_| {});
+        for wrong in ["file://relative", "./vmlinux", "../vmlinux", "~/vmlinux", "UPPER/case", "file:x"] {
+            let error = get(wrong).unwrap_err();
+            assert!(matches!(&error, Error::Reference(_)), "{wrong}: {error}");
+        }
+        // Nobody listens there.
+        let error = get("127.0.0.1:1/a/b:1").unwrap_err();
+        assert!(
+            matches!(&error, Error::Registry { reference, .. } if reference == "127.0.0.1:1/a/b:1"),
+            "{error}"
+        );
+        for prefix in ["", "file://"] {
+            let get = |path: &str| get(&format!("{prefix}{path}"));
+            assert!(matches!(get("/nonexistent"), Err(Error::Unreadable { .. })));
+            assert!(matches!(get("/dev/null"), Err(Error::NotAKernel { .. })));
+            let text = dir.path().join("text");
+            fs::write(&text, "no kernel").unwrap();
+            let error = get(text.to_str().unwrap()).unwrap_err();
+            assert!(
+                error.to_string().ends_with("is not a bootable kernel: neither ELF nor bzImage"),
+                "{error}"
+            );
+        }
         assert_eq!(store.list().unwrap(), []);
     }
 }

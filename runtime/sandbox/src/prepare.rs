@@ -60,10 +60,17 @@ pub(crate) fn image(
 }
 
 /// Finds the kernel and its initramfs; an empty reference is the default kernel.
-pub(crate) fn kernel(cache: &Path, reference: &str, progress: &dyn Progress) -> Result<OpenKernel> {
+pub(crate) fn kernel(
+    home: &Home,
+    reference: &str,
+    given_up: watch::Receiver<bool>,
+    progress: &dyn Progress,
+) -> Result<OpenKernel> {
     let agent = host::agent()?;
-    let kernel = kernels::Store::open(cache)?.get(reference, &|step| progress.step(step, None))?;
-    let initramfs = kernels::initramfs(cache, &kernel, &agent)?;
+    let registries = home.registries().until(given_up);
+    let store = kernels::Store::open(home.cache())?;
+    let kernel = store.get(reference, &registries, &|step| progress.step(step, None))?;
+    let initramfs = kernels::initramfs(home.cache(), &kernel, &agent)?;
     let file = File::open(&kernel.path).map_err(Error::io(&kernel.path))?.into();
     let initramfs = File::open(&initramfs).map_err(Error::io(&initramfs))?.into();
     let lease = kernel.lease;

@@ -124,7 +124,7 @@ pub struct Sandbox {
     tasks: Vec<JoinHandle<()>>,
     /// Threads that make files or processes; `end` waits for them, so that an interrupted start leaves none behind.
     opening_image: Option<JoinHandle<Result<OpenImage>>>,
-    /// Becomes true when nobody waits for the image any more.
+    /// Becomes true when nobody waits for image and kernel any more.
     given_up: watch::Sender<bool>,
     opening_kernel: Option<JoinHandle<Result<OpenKernel>>>,
     making_disk: Option<JoinHandle<Result<machine::Disk>>>,
@@ -303,8 +303,9 @@ impl Sandbox {
             home.as_user(|| prepare::image(&home, &reference, pull, given_up, &*image_progress))
         }));
         let (home, reference) = (self.home.clone(), self.spec.kernel.clone());
+        let given_up = self.given_up.subscribe();
         self.opening_kernel = Some(spawn_blocking(move || {
-            home.as_user(|| prepare::kernel(home.cache(), &reference, &*progress))
+            home.as_user(|| prepare::kernel(&home, &reference, given_up, &*progress))
         }));
         let (home, directory) = (self.home.clone(), self.vm.paths.directory().to_path_buf());
         let size_mb = self.grant.disk_size_mb;

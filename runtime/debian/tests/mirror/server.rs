@@ -80,8 +80,10 @@ fn serve(mut stream: TcpStream, files: &Files, asked: &Mutex<Vec<(String, usize)
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
     let Some(first) = lines.next() else { return };
     let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
-    let headers: Vec<_> = lines.take_while(|line| !line.is_empty()).map(|line| line.to_ascii_lowercase()).collect();
-    let range = headers.iter().find_map(|line| line.strip_prefix("range: bytes=")?.strip_suffix('-')?.parse().ok());
+    let headers: Vec<_> =
+        lines.take_while(|line| !line.is_empty()).map(|line| line.to_ascii_lowercase()).collect();
+    let range =
+        headers.iter().find_map(|line| line.strip_prefix("range: bytes=")?.strip_suffix('-')?.parse().ok());
     let from: usize = range.unwrap_or(0);
     asked.lock().unwrap().push((path.clone(), from));
     let file = files.lock().unwrap().get_mut(&path).map(|file| {
