@@ -221,8 +221,15 @@ pub(crate) struct RunArgs {
     /// auto, kvm or software
     #[arg(long, value_name = "KIND", default_value = "auto")]
     pub(crate) machine: policy::machine::Request,
-    /// Guest kernel, file:///path [default: Debian's]
-    #[arg(long, value_name = "REF", default_value = "", hide_default_value = true)]
+    /// Guest kernel: path, or image in a registry [default: Debian's]
+    #[arg(
+        long,
+        value_name = "REF",
+        env = "MATCHLOCK_KERNEL",
+        default_value = "",
+        hide_default_value = true,
+        hide_env_values = true
+    )]
     pub(crate) kernel: String,
     /// No network (there is none yet)
     #[arg(long, hide = true)]
@@ -317,6 +324,16 @@ pub(crate) struct RpcArgs {
     /// auto, kvm or software
     #[arg(long, value_name = "KIND", env = "MATCHLOCK_MACHINE", default_value = "auto")]
     pub(crate) machine: policy::machine::Request,
+    /// Guest kernel of sandboxes that name none: path, or image in a registry [default: Debian's]
+    #[arg(
+        long,
+        value_name = "REF",
+        env = "MATCHLOCK_KERNEL",
+        default_value = "",
+        hide_default_value = true,
+        hide_env_values = true
+    )]
+    pub(crate) kernel: String,
 }
 
 #[derive(Debug, Args)]

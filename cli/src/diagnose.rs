@@ -135,7 +135,7 @@ fn kernel(home: &Home) -> Check {
                 "kernel",
                 Warn,
                 "no kernel in the store yet",
-                Some("the first run fetches Debian's cloud kernel; or use --kernel file:///path"),
+                Some("the first run fetches Debian's cloud kernel; or use --kernel"),
             ),
         },
         Err(error) => check("kernel", Fail, error.to_string(), None),

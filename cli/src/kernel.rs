@@ -44,7 +44,9 @@ fn wire_kernel(kernel: StoredKernel) -> wire::Kernel {
 pub(crate) fn rm(args: &KernelRmArgs) -> anyhow::Result<u8> {
     let wanted = match &args.kernel {
         Some(kernel) => vec![kernel.clone()],
-        None if args.all => with_store(|store| store.list())?.into_iter().map(|kernel| kernel.identifier).collect(),
+        None if args.all => {
+            with_store(|store| store.list())?.into_iter().map(|kernel| kernel.identifier).collect()
+        }
         None => anyhow::bail!("kernel required (or use --all)"),
     };
     let mut all = wire::KernelsRemoved::default();

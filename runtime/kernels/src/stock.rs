@@ -122,8 +122,9 @@ fn unpack(package: &debian::Package, directory: &Path) -> Result<()> {
         Ok(())
     })?;
     let path = directory.join("vmlinux");
-    let elf = image::unpack(&packed).map_err(|why| Error::NotAKernel { path: path.clone(), why })?;
-    write(&path, &elf)?;
+    let image = image::of_package(packed, Architecture::host())
+        .map_err(|why| Error::NotAKernel { path: path.clone(), why })?;
+    write(&path, &image)?;
     // A module that is empty after a power cut would be believed for good.
     for entry in fs::read_dir(&modules).map_err(Error::io(&modules))? {
         sync(&entry.map_err(Error::io(&modules))?.path())?;

@@ -58,7 +58,10 @@ fn listed_and_removed() {
     let all: Value = serde_json::from_str(&home.done(["kernel", "rm", "--all", "--json"]).stdout).unwrap();
     assert_eq!(all, json!({"removed": ["1.0-a", "1.0-c"], "freed": 2 * size}));
     for (args, message) in [
-        (&["kernel", "rm", "1.0-a"][..], "matchlock: kernel not found: 1.0-a\nhint: see matchlock kernel ls\n"),
+        (
+            &["kernel", "rm", "1.0-a"][..],
+            "matchlock: kernel not found: 1.0-a\nhint: see matchlock kernel ls\n",
+        ),
         (&["kernel", "rm", "../x"], "matchlock: kernel not found: ../x\nhint: see matchlock kernel ls\n"),
         (&["kernel", "rm"], "matchlock: kernel required (or use --all)\n"),
     ] {
