@@ -67,7 +67,7 @@ fn has_signed(certificate: &SignedPublicKey, signature: &Signature, text: &str, 
 }
 
 fn signs(
-    key: &(impl VerifyingKey + KeyDetails),
+    key: &impl VerifyingKey,
     bindings: &[&Signature],
     signature: &Signature,
     text: &str,

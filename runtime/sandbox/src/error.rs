@@ -249,6 +249,7 @@ impl Error {
             Self::Kernel(kernels::Error::InUse(_)) => {
                 Some("end the sandboxes that run on it first; see matchlock list --running")
             }
+            Self::Kernel(kernels::Error::Registry { .. }) => Some("a file is given as file:///path"),
             Self::Kernel(kernels::Error::Unknown(_)) => Some("see matchlock kernel ls"),
             _ => None,
         }

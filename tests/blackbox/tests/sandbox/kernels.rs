@@ -1,8 +1,10 @@
 //! The kernel store: what is told of it, and what may be removed.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use blackbox::{Done, Home, done};
 use serde_json::{Value, json};
@@ -11,7 +13,10 @@ use crate::Test;
 
 pub(crate) const TESTS_WITHOUT_GUEST: &[Test] = &[("kernels::listed_and_removed", listed_and_removed)];
 
-pub(crate) const TESTS: &[Test] = &[("kernels::in_use_as_long_as_a_sandbox_lives", in_use)];
+pub(crate) const TESTS: &[Test] = &[
+    ("kernels::in_use_as_long_as_a_sandbox_lives", in_use),
+    ("kernels::the_environment_names_one", the_environment_names_one),
+];
 
 pub(crate) const TESTS_THAT_FETCH: &[Test] =
     &[("kernels::a_removed_one_is_fetched_again", a_removed_one_is_fetched_again)];
@@ -89,6 +94,38 @@ fn in_use() {
     }
     assert_eq!(home.done(["kill", &id]).status, 0);
     assert_eq!(home.done(["rm", &id]).status, 0);
+    home.assert_nothing_left();
+}
+
+/// For both ways to start a sandbox; what is asked for itself goes before it.
+fn the_environment_names_one() {
+    const MISSING: &str = "kernel /no/such/kernel: No such file or directory";
+    let home = Home::new();
+    let mut run =
+        home.matchlock(["run", "--machine", &blackbox::machine(), "--image", blackbox::IMAGE, "true"]);
+    let told = done(run.env("MATCHLOCK_KERNEL", "/no/such/kernel"));
+    assert!(told.status == 1 && told.stderr.starts_with(&format!("matchlock: {MISSING}")), "{told:?}");
+    let mut run = home.run(["--kernel", "file:///etc/passwd", "true"]);
+    let told = done(run.env("MATCHLOCK_KERNEL", "/no/such/kernel"));
+    assert!(told.stderr.starts_with("matchlock: /etc/passwd is not a bootable kernel"), "{told:?}");
+
+    let mut rpc = home.matchlock(["rpc", "--machine", &blackbox::machine()]);
+    rpc.env("MATCHLOCK_KERNEL", "/no/such/kernel").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut server = rpc.spawn().unwrap();
+    let mut stdin = server.stdin.take().unwrap();
+    let mut answers = BufReader::new(server.stdout.take().unwrap()).lines();
+    for (kernel, expected) in
+        [(json!({}), MISSING), (json!({"ref": "file:///etc/passwd"}), "/etc/passwd is not a bootable kernel")]
+    {
+        let params = json!({"image": blackbox::IMAGE, "kernel": kernel});
+        let request = json!({"jsonrpc": "2.0", "id": 1, "method": "create", "params": params});
+        writeln!(stdin, "{request}").unwrap();
+        let answer: Value = serde_json::from_str(&answers.next().unwrap().unwrap()).unwrap();
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.starts_with(expected), "{answer}");
+    }
+    drop(stdin);
+    assert_eq!(server.wait().unwrap().code(), Some(0));
     home.assert_nothing_left();
 }
 
