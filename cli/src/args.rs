@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::build::BuildArgs;
 use crate::pull::PullArgs;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -79,6 +80,8 @@ pub(crate) enum Command {
     PortForward(PortForwardArgs),
     /// Fetch an image from its registry
     Pull(PullArgs),
+    /// Build an image of a Dockerfile, by a builder of this host
+    Build(BuildArgs),
     /// List, import and remove images
     Image {
         #[command(subcommand)]

@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 mod args;
+mod build;
 mod detach;
 mod diagnose;
 mod environment;
@@ -66,6 +67,7 @@ fn dispatch(cli: Cli, start: Start) -> anyhow::Result<u8> {
         Command::Log(args) => log::log(&args),
         Command::PortForward(args) => forward::port_forward(&args),
         Command::Pull(args) => pull::pull(&args),
+        Command::Build(args) => build::build(&args),
         Command::Image { command } => match command {
             ImageCommand::Ls(args) => image::ls(&args),
             ImageCommand::Import(args) => image::import(&args),

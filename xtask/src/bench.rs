@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: figures, each beside its peer in the same run, as a ratio. Nothing here passes or fails.
 
+mod images;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,7 +23,7 @@ pub(crate) struct Options {
     /// Measure a peer beside us: `firecracker=PATH`
     #[arg(long)]
     peer: Vec<String>,
-    /// Only these parts: software, start, memory, exec, rpc, launch
+    /// Only these parts: software, start, memory, exec, rpc, launch, images
     #[arg(long)]
     only: Vec<String>,
     /// Counted runs of each figure
@@ -39,6 +41,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let stock = kernels::Store::open(&cache)?.default_kernel(&|step| eprintln!("{step}"))?;
     if wanted("software") {
         software(options, &programs, &stock)?;
+    }
+    if wanted("images") {
+        images::run(options, &programs)?;
     }
     if wanted("rpc") {
         rpc(&programs, &measure)?;

@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod demo;
 mod emulated;
+mod fixtures;
 mod host;
 mod kernel;
 mod probe;

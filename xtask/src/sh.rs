@@ -50,10 +50,18 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 
 /// Whether `program` is on the PATH.
 pub(crate) fn have(program: &str) -> bool {
+    find(program).is_some()
+}
+
+/// Where `program` is on the PATH.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // Debian keeps mke2fs and iasl's kind in sbin, which users' PATH leaves out.
     let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(sbin).any(|directory| directory.join(program).is_file())
+    std::env::split_paths(&path)
+        .chain(sbin)
+        .map(|directory| directory.join(program))
+        .find(|path| path.is_file())
 }
 
 fn line(command: &Command) -> String {

@@ -19,6 +19,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("policy", "policy", &[]),
     ("guest_protocol", "guest/protocol", &[]),
     ("wire", "sdk/wire", &[]),
+    ("served", "tests/served", &[]),
     ("skip", "tests/skip", &[]),
     ("process", "vmm/process", &[]),
     ("debian", "runtime/debian", &["process"]),
@@ -91,9 +92,9 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
         ],
     ),
     ("hypervisor_conformance", "tests/hypervisor", &["guest_memory", "hypervisor", "hypervisor_kvm"]),
-    ("blackbox", "tests/blackbox", &[]),
+    ("blackbox", "tests/blackbox", &["served"]),
     ("measure", "tests/bench", &["guest_protocol", "machine", "process", "sandbox"]),
-    ("xtask", "xtask", &["debian", "kernels", "machine", "skip"]),
+    ("xtask", "xtask", &["debian", "kernels", "machine", "served", "skip"]),
 ];
 
 /// Where `target_os` may stand, besides `sys/` folders and the first lines of a back-end crate.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::emulated::{self, Clock, Job};
 use crate::test::Counts;
-use crate::{build, host, kernel, sh, test};
+use crate::{build, fixtures, host, kernel, sh, test};
 
 /// One kind of machine with one kernel, driven by the command line or by SDKs.
 struct Cell {
@@ -96,7 +96,7 @@ pub(crate) fn all() -> Result<Counts> {
 }
 
 fn matrix<'a>(cells: impl Iterator<Item = &'a Cell>, filter: &str) -> Result<Counts> {
-    host::provide(&[host::RUN], true)?;
+    host::provide(&[host::RUN, host::TEST], true)?;
     let suite = Suite::build()?;
     let mut counts = Counts::default();
     for cell in cells {
@@ -125,6 +125,8 @@ struct Suite {
     programs: PathBuf,
     binary: PathBuf,
     conformance: PathBuf,
+    /// Of the images that are pulled and imported.
+    images: PathBuf,
     home: tempfile::TempDir,
 }
 
@@ -139,7 +141,8 @@ impl Suite {
         std::fs::create_dir_all(&cache)?;
         std::fs::create_dir(home.path().join(".cache"))?;
         std::os::unix::fs::symlink(&cache, home.path().join(".cache/matchlock"))?;
-        let suite = Self { programs, binary, conformance, home };
+        let images = fixtures::provide()?;
+        let suite = Self { programs, binary, conformance, images, home };
         prime(&suite.programs, suite.home.path())?;
         Ok(suite)
     }
@@ -158,6 +161,7 @@ impl Suite {
     fn here(&self, cell: &Cell, filter: &str) -> Result<Counts> {
         let mut command = sh::command(&self.binary);
         command.env("HOME", self.home.path()).env("MATCHLOCK_BIN", self.programs.join("matchlock"));
+        command.env("MATCHLOCK_TEST_IMAGES", &self.images);
         command.env("MATCHLOCK_TEST_MACHINE", cell.machine).args(["--test-threads", "1"]);
         if let Some(kernel) = kernel::built().filter(|_| cell.slim) {
             command.env("MATCHLOCK_TEST_KERNEL", format!("file://{}", kernel.display()));
@@ -176,6 +180,7 @@ impl Suite {
             (PathBuf::from("/root/.cache/matchlock"), cache),
             (PathBuf::from("/opt/matchlock/suite"), self.binary.clone()),
             (PathBuf::from("/opt/matchlock/conformance"), self.conformance.clone()),
+            (PathBuf::from("/opt/matchlock/images"), self.images.clone()),
         ];
         for program in
             ["matchlock", "matchlock-vmm", "matchlock-devices", "matchlock-launcher", "matchlock-guest"]
@@ -187,8 +192,12 @@ impl Suite {
         }
         let kernel =
             if cell.slim { "export MATCHLOCK_TEST_KERNEL=file:///opt/matchlock/vmlinux-slim" } else { "" };
+        if let Some(registry) = sh::find("docker-registry") {
+            files.push((PathBuf::from("/opt/matchlock/docker-registry"), registry));
+        }
         let script = format!(
-            "export MATCHLOCK_BIN=/opt/matchlock/matchlock MATCHLOCK_TEST_MACHINE=kvm REQUIRE=kvm\n\
+            "export MATCHLOCK_TEST_IMAGES=/opt/matchlock/images\n\
+             export MATCHLOCK_BIN=/opt/matchlock/matchlock MATCHLOCK_TEST_MACHINE=kvm REQUIRE=kvm\n\
              {kernel}\n\
              cd /opt/matchlock\n\
              ./conformance --color never; a=$?\n\

@@ -6,7 +6,6 @@
 use std::io::Read;
 
 use debian::{Archive, EntryKind};
-use sha2::{Digest as _, Sha256};
 
 use crate::manifest::{Plan, PlannedLayer, host_architecture};
 use crate::{Digest, Error, Image, ImageConfig, Progress, Result, Store};
@@ -141,7 +140,7 @@ fn tar_of(program: &[u8], version: &str) -> std::io::Result<Vec<u8>> {
 }
 
 fn plan(tar: &[u8]) -> Plan {
-    let sha256 = |bytes: &[u8]| Digest::of(&Sha256::digest(bytes).into());
+    let sha256 = |bytes: &[u8]| Digest::of_content(bytes);
     let diff_id = sha256(tar);
     let config = serde_json::json!({
         "architecture": host_architecture(),

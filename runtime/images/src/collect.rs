@@ -33,13 +33,12 @@ impl Store {
     pub(crate) fn repair(&self) -> Result<()> {
         let tmp = self.tmp();
         let left = fs::read_dir(&tmp).map_err(Error::io(&tmp))?.next().is_some();
-        if left || self.metadata.has_orphans()? { self.collect().map(drop) } else { Ok(()) }
+        if left || self.metadata.has_orphans(kept_since())? { self.collect().map(drop) } else { Ok(()) }
     }
 
     /// Deletes what belongs to no image, unless somebody is writing: then it is the next one's to do.
     pub(crate) fn collect(&self) -> Result<Collected> {
-        let kept_since = now().saturating_sub(PENDING_LIMIT.as_secs());
-        Ok(self.delete(kept_since)?.unwrap_or_default())
+        Ok(self.delete(kept_since())?.unwrap_or_default())
     }
 
     /// `None` says that somebody is writing.
@@ -67,6 +66,11 @@ impl Store {
         }
         Ok(Some(collected))
     }
+}
+
+/// Layers that have waited for longer are not kept.
+fn kept_since() -> u64 {
+    now().saturating_sub(PENDING_LIMIT.as_secs())
 }
 
 /// Removes a file or a directory, and gives the file's length.

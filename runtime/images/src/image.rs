@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::{Error, Result};
 
 /// A content digest, `sha256:` and 64 lower-case hex digits: valid by construction, safe in a file name.
@@ -20,6 +22,11 @@ impl Digest {
             return Err(Error::Digest(text.chars().take(128).collect()));
         }
         Ok(Self(text.to_owned()))
+    }
+
+    /// The digest of these bytes.
+    pub fn of_content(bytes: &[u8]) -> Self {
+        Self::of(&Sha256::digest(bytes).into())
     }
 
     /// The digest of a finished SHA-256.

@@ -4,7 +4,6 @@
 //! only named here; they are verified where they are read.
 
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 
 use crate::archive::Archive;
 use crate::{Digest, Error, Form, ImageConfig, Result};
@@ -459,7 +458,7 @@ fn document<'a, T: Deserialize<'a>>(archive: &impl Source, name: &str, bytes: &'
 }
 
 fn sha256(bytes: &[u8]) -> Digest {
-    Digest::of(&Sha256::digest(bytes).into())
+    Digest::of_content(bytes)
 }
 
 /// The host's architecture in OCI's words, which are Go's.

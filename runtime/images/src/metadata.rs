@@ -57,6 +57,10 @@ const FROM_1: &str = "
 /// From version 2, where no layer outlived a pull that failed.
 const FROM_2: &str = "ALTER TABLE blobs ADD COLUMN pending_since INTEGER;";
 
+/// A layer file that no image has, and that has not waited for one since `?1` or later.
+const ORPHANED: &str =
+    "digest NOT IN (SELECT digest FROM image_layers) AND (pending_since IS NULL OR pending_since < ?1)";
+
 /// The open records.
 pub(crate) struct Metadata {
     path: PathBuf,
@@ -69,6 +73,11 @@ pub(crate) struct Record {
     pub(crate) config: ImageConfig,
     /// Digest and length of each layer, lowest first.
     pub(crate) layers: Vec<(Digest, u64)>,
+}
+
+/// As SQLite has them.
+fn seconds(since: u64) -> i64 {
+    i64::try_from(since).unwrap_or(i64::MAX)
 }
 
 /// Which table rows an image's source belongs to.
@@ -207,10 +216,10 @@ impl Metadata {
     }
 
     /// Whether there is a layer file that no image has and that waits for none. While layers are written there may be.
-    pub(crate) fn has_orphans(&self) -> Result<bool> {
-        let query = "SELECT EXISTS (SELECT 1 FROM blobs WHERE pending_since IS NULL
-            AND digest NOT IN (SELECT digest FROM image_layers))";
-        self.connection().query_row(query, [], |row| row.get(0)).map_err(|error| self.error(error))
+    pub(crate) fn has_orphans(&self, kept_since: u64) -> Result<bool> {
+        let query = format!("SELECT EXISTS (SELECT 1 FROM blobs WHERE {ORPHANED})");
+        let orphans = self.connection().query_row(&query, [seconds(kept_since)], |row| row.get(0));
+        orphans.map_err(|error| self.error(error))
     }
 
     /// Forgets the configurations and layer files that no image has, and returns the layers that are left: those that
@@ -218,9 +227,7 @@ impl Metadata {
     pub(crate) fn collect(&self, kept_since: u64) -> Result<Vec<Digest>> {
         let connection = self.connection();
         let collect = || -> rusqlite::Result<Vec<Digest>> {
-            let row = "DELETE FROM blobs WHERE digest NOT IN (SELECT digest FROM image_layers)
-                AND (pending_since IS NULL OR pending_since < ?1)";
-            connection.execute(row, [i64::try_from(kept_since).unwrap_or(i64::MAX)])?;
+            connection.execute(&format!("DELETE FROM blobs WHERE {ORPHANED}"), [seconds(kept_since)])?;
             connection.execute("DELETE FROM configs WHERE digest NOT IN (SELECT digest FROM images)", [])?;
             let query = "SELECT digest FROM image_layers UNION SELECT digest FROM blobs";
             let mut statement = connection.prepare(query)?;

@@ -9,8 +9,6 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use sha2::{Digest as _, Sha256};
-
 use crate::layer::Converted;
 use crate::manifest::{self, Document, MAX_DOCUMENT_BYTES, Plan, PlannedLayer, Source};
 use crate::reference::check;
@@ -59,7 +57,7 @@ impl Store {
         let _writing = self.lock_shared()?;
         progress.step(&format!("manifest of {reference}"), None);
         let (root, media_type) = remote.manifest(MAX_DOCUMENT_BYTES)?;
-        let digest = Digest::of(&Sha256::digest(&root).into());
+        let digest = Digest::of_content(&root);
         if let Some(wanted) = wanted.filter(|wanted| **wanted != digest) {
             return Err(wrong(reference, format!("what came for {wanted} has the digest {digest}")));
         }

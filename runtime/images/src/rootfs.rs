@@ -6,8 +6,6 @@
 use std::fmt;
 use std::io::Read;
 
-use sha2::{Digest as _, Sha256};
-
 use crate::archive::Archive;
 use crate::error::LayerError;
 use crate::layer::{self, Converted, Limits};
@@ -111,5 +109,5 @@ fn digest(config: &ImageConfig, diff_id: &Digest) -> Digest {
         },
         "rootfs": { "type": "layers", "diff_ids": [diff_id.as_str()] },
     });
-    Digest::of(&Sha256::digest(config.to_string().as_bytes()).into())
+    Digest::of_content(config.to_string().as_bytes())
 }

@@ -128,8 +128,13 @@ impl<S: Source> TarStream<S> {
     pub(crate) fn next(&mut self) -> Result<Option<TarEntry>, LayerError> {
         let mut extended = Extended::default();
         loop {
-            let rest = std::mem::take(&mut self.data) + std::mem::take(&mut self.padding);
-            self.source.skip(rest).map_err(read_error)?;
+            self.source.skip(std::mem::take(&mut self.data)).map_err(read_error)?;
+            let padding = usize::try_from(std::mem::take(&mut self.padding)).unwrap_or(BLOCK);
+            let mut block = [0; BLOCK];
+            // Some writers leave out the padding of the last entry.
+            if padding > 0 && !self.fill(block.get_mut(..padding).unwrap_or_default())? {
+                return Ok(None);
+            }
             let Some(header) = self.header()? else { return Ok(None) };
             let size = or_blank(header.entry_size(), &header.as_old().size);
             let size = size.ok_or(LayerError::Tar("the size of an entry"))?;
@@ -146,18 +151,8 @@ impl<S: Source> TarStream<S> {
 
     fn header(&mut self) -> Result<Option<tar::Header>, LayerError> {
         let mut block = [0; BLOCK];
-        let mut filled = 0;
-        while filled < BLOCK {
-            match self.source.read(block.get_mut(filled..).unwrap_or_default()) {
-                // The end marker is often missing; the end between two entries is one as well.
-                Ok(0) if filled == 0 => return Ok(None),
-                Ok(0) => return Err(LayerError::Truncated),
-                Ok(len) => filled += len,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(read_error(error)),
-            }
-        }
-        if block.iter().all(|byte| *byte == 0) {
+        // The end marker is often missing; the end between two entries is one as well.
+        if !self.fill(&mut block)? || block.iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
         let header = tar::Header::from_byte_slice(&block).clone();
@@ -169,6 +164,21 @@ impl<S: Source> TarStream<S> {
             return Err(LayerError::Tar("the checksum of a header"));
         }
         Ok(Some(header))
+    }
+
+    /// Fills `block`. Returns whether there was anything left to read.
+    fn fill(&mut self, block: &mut [u8]) -> Result<bool, LayerError> {
+        let mut filled = 0;
+        while filled < block.len() {
+            match self.source.read(block.get_mut(filled..).unwrap_or_default()) {
+                Ok(0) if filled == 0 => return Ok(false),
+                Ok(0) => return Err(LayerError::Truncated),
+                Ok(len) => filled += len,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(read_error(error)),
+            }
+        }
+        Ok(true)
     }
 
     fn set_data(&mut self, size: u64) -> Result<(), LayerError> {

@@ -274,6 +274,24 @@ fn wrong_contents_are_refused() {
     }
 }
 
+/// As some writers leave them: without the end marker, and without the padding of the last file.
+#[test]
+fn a_layer_may_end_with_the_last_byte_of_its_last_file() {
+    let layer = LayerBuilder::default().file("a", 0o644, b"one").file("b", 0o644, &[b'2'; 700]).build();
+    let end = 512 + 512 + 512 + 700;
+    for (len, good) in
+        [(end, true), (end + 324, true), (end + 1, false), (end - 1, false), (end - 700, false)]
+    {
+        let archive = ImageFixture::new(vec![layer[..len].to_vec()]).docker_archive(&["x"]);
+        if good {
+            import(&Cache::new().store(), &archive, None).unwrap();
+        } else {
+            let error = refused(&archive);
+            assert!(matches!(&error, Error::Layer { source: LayerError::Truncated, .. }), "{len}: {error}");
+        }
+    }
+}
+
 #[test]
 fn an_image_without_layers_is_refused() {
     let error = refused(&ImageFixture::new(Vec::new()).docker_archive(&[]));

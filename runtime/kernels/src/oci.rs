@@ -235,27 +235,27 @@ impl Fetch<'_> {
     }
 
     /// Digest and content of a manifest, which has this digest if that is known.
-    fn document(&self, wanted: Option<&Digest>, asked: Option<&Digest>) -> Result<(Digest, Document)> {
-        let bytes = self.from.manifest(asked, MAX_DOCUMENT_BYTES).map_err(|error| self.registry(error))?;
-        let digest = digest(&format!("sha256:{}", hex(&Sha256::digest(&bytes))))
-            .ok_or_else(|| self.wrong("no digest"))?;
+    fn read(&self, bytes: &[u8], wanted: Option<&Digest>) -> Result<(Digest, Document)> {
+        let digest = Digest::of_content(bytes);
         if let Some(wanted) = wanted.filter(|wanted| **wanted != digest) {
             return Err(self.wrong(format!("what came for {wanted} has the digest {digest}")));
         }
         let document =
-            serde_json::from_slice(&bytes).map_err(|_| self.wrong("its manifest is not understood"))?;
+            serde_json::from_slice(bytes).map_err(|_| self.wrong("its manifest is not understood"))?;
         Ok((digest, document))
     }
 
     /// The manifest for this host's architecture, and its first layer.
     fn layer(&self, wanted: Option<&Digest>) -> Result<(Digest, LayerBlob)> {
-        let (mut manifest, mut document) = self.document(wanted, None)?;
+        let (root, _) = self.from.root(MAX_DOCUMENT_BYTES).map_err(|error| self.registry(error))?;
+        let (mut manifest, mut document) = self.read(&root, wanted)?;
         if let Some(manifests) = document.manifests.take() {
             let descriptor = choose(&manifests, Architecture::host())
                 .ok_or_else(|| self.wrong(format!("it has no kernel for {}", Architecture::host().name())))?;
             let wanted =
                 digest(&descriptor.digest).ok_or_else(|| self.wrong("its index names no sha256 digest"))?;
-            (manifest, document) = self.document(Some(&wanted), Some(&wanted))?;
+            let bytes = self.from.manifest(&wanted, MAX_DOCUMENT_BYTES);
+            (manifest, document) = self.read(&bytes.map_err(|error| self.registry(error))?, Some(&wanted))?;
         }
         let layers = document.layers.unwrap_or_default();
         let first = layers.first().ok_or_else(|| self.wrong("it has no layers"))?;

@@ -140,7 +140,13 @@ mod tests {
     fn references() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let trust = Trust { certificates: Vec::new(), docker_config: None, silence: Duration::from_secs(5) };
+        let trust = Trust {
+            certificates: Vec::new(),
+            docker_config: None,
+            registries_conf: Vec::new(),
+            policy: None,
+            silence: Duration::from_secs(5),
+        };
         let registries = Registries::new(trust);
         let get = |reference: &str| store.get(reference, &registries, &|_| {});
         for wrong in ["file://relative", "./vmlinux", "../vmlinux", "~/vmlinux", "UPPER/case", "file:x"] {

@@ -3,15 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kernels::{Error, Kernel, Store};
 use machine::KernelFormat;
 use registry::{Registries, Trust};
+use served::Registry;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -19,47 +19,28 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const TAR: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
-/// A running registry. Ends when dropped.
+/// A running registry.
 struct Running {
-    process: Child,
+    _registry: Registry,
     address: String,
     _directory: TempDir,
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 impl Running {
-    /// Starts one on a free port of the loopback, or says why it cannot be.
+    /// Starts one, or says why it cannot be.
     fn start() -> Option<Self> {
-        if Command::new("docker-registry").arg("--version").output().is_err() {
-            skip::skip("registry", "docker-registry is not installed");
-            return None;
-        }
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("config.yml");
-        let data = directory.path().join("data");
-        let config = format!(
-            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: 127.0.0.1:0}}\n",
-            data.display()
-        );
-        fs::write(&path, config).unwrap();
-        let mut command = Command::new("docker-registry");
-        command.arg("serve").arg(path).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut process = command.spawn().unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let address = loop {
-            let Some(Ok(line)) = lines.next() else { panic!("the registry ended") };
-            if let Some((_, rest)) = line.split_once("listening on ") {
-                break rest.split([',', '"', ' ']).next().unwrap().to_owned();
+        match Registry::start(&directory.path().join("data"), "") {
+            Ok(registry) => {
+                let address = registry.address().to_owned();
+                Some(Self { _registry: registry, address, _directory: directory })
             }
-        };
-        std::thread::spawn(move || lines.for_each(drop));
-        Some(Self { process, address, _directory: directory })
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                skip::skip("registry", "docker-registry is not installed");
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// Status line and headers of the answer.
@@ -141,7 +122,18 @@ fn tar_gz(files: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 fn get(store: &Store, reference: &str) -> Result<Kernel, Error> {
-    let trust = Trust { certificates: Vec::new(), docker_config: None, silence: Duration::from_secs(5) };
+    get_under(None, store, reference)
+}
+
+/// The same with this policy.
+fn get_under(policy: Option<PathBuf>, store: &Store, reference: &str) -> Result<Kernel, Error> {
+    let trust = Trust {
+        certificates: Vec::new(),
+        docker_config: None,
+        registries_conf: Vec::new(),
+        policy,
+        silence: Duration::from_secs(5),
+    };
     store.get(reference, &Registries::new(trust), &|_| {})
 }
 
@@ -241,6 +233,12 @@ fn what_is_no_kernel_is_told_and_not_kept() {
     assert!(told(":huge").ends_with("its layer has more than 536870912 bytes"));
     registry.push_manifest("short", MANIFEST, &layers(wrong(1000)));
     assert!(told(":short").contains(&format!("what came for layer {blob} has the digest sha256:")));
+    // What holds for images holds for kernels.
+    registry.push("good", &bzimage(1));
+    let policy = cache.path().join("policy.json");
+    fs::write(&policy, r#"{"default": [{"type": "reject"}]}"#).unwrap();
+    let error = get_under(Some(policy), &store, &registry.reference(":good")).unwrap_err().to_string();
+    assert!(error.contains("policy.json"), "{error}");
     let root = cache.path().join("kernels");
     assert_eq!(names(&root.join("oci")), [] as [String; 0]);
 }

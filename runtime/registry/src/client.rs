@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::auth::{self, Challenge, Credentials, MAX_TOKEN_BYTES};
+use crate::mirrors::Place;
 use crate::{Error, Name, Trust};
 
 /// How long a connection may take.
@@ -50,15 +51,16 @@ pub(crate) struct Repository {
 impl Repository {
     /// Prepares for requests; none is made yet.
     pub(crate) fn new(
-        name: Name,
+        place: Place,
         trust: &Trust,
         runtime: Handle,
         given_up: Option<watch::Receiver<bool>>,
     ) -> Result<Self, Error> {
+        let Place { name, insecure } = place;
         let loopback = name.is_loopback();
         let authorities = trust.authorities(name.registry())?;
         // As dockerd does: a registry on this host may speak plain HTTP, unless its authority is known.
-        let plain = loopback && authorities.is_empty();
+        let plain = (loopback || insecure) && authorities.is_empty();
         let policy = Policy::custom(move |attempt| {
             if attempt.previous().len() > MAX_REDIRECTS {
                 return attempt.error("too many redirects");
@@ -134,11 +136,11 @@ impl Repository {
     }
 
     /// A short blob.
-    pub(crate) fn blob(&self, digest: &str, max_bytes: u64) -> Result<Vec<u8>, Error> {
+    pub(crate) fn blob(&self, digest: &str, what: &'static str, max_bytes: u64) -> Result<Vec<u8>, Error> {
         let url = self.url(&format!("blobs/{digest}"))?;
         self.wait_for(async {
             let response = self.get(&url, |request| request).await?;
-            self.whole(response, "configuration", max_bytes).await
+            self.whole(response, what, max_bytes).await
         })
     }
 

@@ -67,6 +67,12 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// No place that it may come from has it: mirrors first, then the registry.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Everywhere(Vec<Error>),
+    /// The host's policy demands a signature that is not there.
+    #[error("{0}")]
+    Unsigned(String),
     /// Whoever wanted it does not any more.
     #[error("the pull was given up")]
     GivenUp,

@@ -12,8 +12,10 @@ mod auth;
 mod body;
 mod client;
 mod error;
+mod mirrors;
 mod name;
 mod pull;
+mod signatures;
 mod trust;
 
 pub use artifact::Artifact;

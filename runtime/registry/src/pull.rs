@@ -1,15 +1,12 @@
 //! The pull: a registry as what the store fetches from.
 
 use std::io::Read;
-use std::sync::Arc;
 
 use images::{Digest, Document, Imported, Progress, Puller, Remote, Store};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 
-use crate::body::Body;
-use crate::client::Repository;
-use crate::{Error, Name, Trust};
+use crate::{Artifact, Error, Name, Trust};
 
 /// Every registry that a reference may name.
 #[derive(Debug, Clone)]
@@ -31,12 +28,9 @@ impl Registries {
         Self { given_up: Some(given_up), ..self }
     }
 
-    pub(crate) fn trust(&self) -> &Trust {
-        &self.trust
-    }
-
-    pub(crate) fn given_up(&self) -> Option<watch::Receiver<bool>> {
-        self.given_up.clone()
+    /// What a registry has under this name. Nothing is asked yet.
+    pub fn artifact(&self, name: &Name) -> Result<Artifact, Error> {
+        Artifact::new(name.clone(), &self.trust, self.given_up.clone(), runtime()?)
     }
 
     /// Pulls `reference` and stores it under `tag`.
@@ -51,12 +45,7 @@ impl Registries {
             |error: Error| images::Error::Pull { reference: reference.to_owned(), source: Box::new(error) };
         let name = Name::parse(reference).map_err(|error| failed(error.into()))?;
         let wanted = name.digest().cloned();
-        let runtime = runtime().map_err(failed)?;
-        let version = name.version().to_owned();
-        let repository = Repository::new(name, &self.trust, runtime.handle().clone(), self.given_up.clone())
-            .map_err(failed)?;
-        tracing::debug!("{reference} is asked for at {}", repository.host());
-        let image = Pulled { reference, version, repository: Arc::new(repository) };
+        let image = Pulled { reference, artifact: self.artifact(&name).map_err(failed)? };
         store.fetch(tag, &image, wanted.as_ref(), progress)
     }
 }
@@ -68,7 +57,7 @@ impl Puller for Registries {
 }
 
 /// Connections live on a thread of their own, so that several layers can be read at once by threads that block.
-pub(crate) fn runtime() -> Result<Runtime, Error> {
+fn runtime() -> Result<Runtime, Error> {
     // The one implementation there is: an error says that it is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -77,8 +66,7 @@ pub(crate) fn runtime() -> Result<Runtime, Error> {
 
 struct Pulled<'a> {
     reference: &'a str,
-    version: String,
-    repository: Arc<Repository>,
+    artifact: Artifact,
 }
 
 impl Pulled<'_> {
@@ -89,21 +77,18 @@ impl Pulled<'_> {
 
 impl Remote for Pulled<'_> {
     fn manifest(&self, max_bytes: u64) -> images::Result<(Vec<u8>, Option<String>)> {
-        self.repository.manifest(&self.version, max_bytes).map_err(|error| self.failed(error))
+        self.artifact.root(max_bytes).map_err(|error| self.failed(error))
     }
 
     fn document(&self, kind: Document, digest: &Digest, max_bytes: u64) -> images::Result<Vec<u8>> {
         let document = match kind {
-            Document::Manifest => {
-                self.repository.manifest(digest.as_str(), max_bytes).map(|(document, _)| document)
-            }
-            Document::Config => self.repository.blob(digest.as_str(), max_bytes),
+            Document::Manifest => self.artifact.manifest(digest, max_bytes),
+            Document::Config => self.artifact.document(digest, max_bytes),
         };
         document.map_err(|error| self.failed(error))
     }
 
     fn layer(&self, digest: &Digest) -> images::Result<Box<dyn Read + Send>> {
-        let body = Body::open(Arc::clone(&self.repository), digest.to_string());
-        Ok(Box::new(body.map_err(|error| self.failed(error))?))
+        self.artifact.blob(digest).map_err(|error| self.failed(error))
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::Certificate;
 
-use crate::Error;
+use crate::{Error, mirrors, signatures};
 
 /// How long a registry may say nothing.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
@@ -21,6 +21,10 @@ pub struct Trust {
     pub certificates: Vec<PathBuf>,
     /// Docker's `config.json`, with credentials or their helpers.
     pub docker_config: Option<PathBuf>,
+    /// Files of containers-registries.conf(5), later ones winning.
+    pub registries_conf: Vec<PathBuf>,
+    /// The file of containers-policy.json(5), if there is one.
+    pub policy: Option<PathBuf>,
     /// How long a registry may say nothing.
     pub silence: Duration,
 }
@@ -37,7 +41,14 @@ impl Trust {
         ];
         let docker = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
         let docker_config = Some(docker.unwrap_or_else(|| home.join(".docker")).join("config.json"));
-        Self { certificates, docker_config, silence: SILENCE_LIMIT }
+        let registries_conf = mirrors::files(home);
+        Self {
+            certificates,
+            docker_config,
+            registries_conf,
+            policy: signatures::file(home),
+            silence: SILENCE_LIMIT,
+        }
     }
 
     /// The authorities for a registry besides the system's. Its name was checked: no path hides in it.
@@ -71,7 +82,7 @@ fn read(directory: &Path) -> Result<Vec<Certificate>, Error> {
     Ok(certificates)
 }
 
-fn bounded(path: &Path) -> Result<Vec<u8>, Error> {
+pub(crate) fn bounded(path: &Path) -> Result<Vec<u8>, Error> {
     if fs::metadata(path).is_ok_and(|file| file.len() > MAX_BYTES) {
         return Err(wrong(path, &format!("more than {MAX_BYTES} bytes")));
     }

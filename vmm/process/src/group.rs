@@ -17,21 +17,28 @@ const LEADER: &str = "read -r _; kill -KILL 0";
 /// Runs a program to its end, as [`Command::output`] does. Then, or when this process ends first, nothing of it is left.
 pub fn output_in_group(command: &mut Command) -> io::Result<Output> {
     let group = Group::start()?;
-    command.process_group(i32::try_from(group.leader.id()).map_err(io::Error::other)?).output()
+    group.place(command)?.output()
 }
 
-/// A process group that is killed when this is dropped.
-struct Group {
+/// A process group that is killed when this is dropped, and when this process ends.
+#[derive(Debug)]
+pub struct Group {
     leader: Child,
     lifeline: Option<PipeWriter>,
 }
 
 impl Group {
-    fn start() -> io::Result<Self> {
+    /// Starts a group that has nothing in it yet.
+    pub fn start() -> io::Result<Self> {
         let (theirs, ours) = io::pipe()?;
         let mut leader = Command::new("/bin/sh");
         leader.args(["-c", LEADER]).stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
         Ok(Self { leader: leader.process_group(0).spawn()?, lifeline: Some(ours) })
+    }
+
+    /// Has a program start in this group.
+    pub fn place<'a>(&self, command: &'a mut Command) -> io::Result<&'a mut Command> {
+        Ok(command.process_group(i32::try_from(self.leader.id()).map_err(io::Error::other)?))
     }
 }
 

@@ -78,7 +78,7 @@ impl Bed {
         let layers = pulled.map(|pulled| pulled.image.layers.len()).map_err(|error| error.to_string());
         if layers.is_err() {
             assert!(self.store.list().unwrap().is_empty());
-            assert_eq!(files(self.cache.path()), 0, "nothing is left of a pull that failed");
+            assert_eq!(files(self.cache.path(), "tmp"), 0, "nothing half is left of a pull that failed");
         }
         layers
     }
@@ -282,7 +282,7 @@ fn tokens_and_redirects() {
 }
 
 #[test]
-fn a_failed_pull_can_be_tried_again() {
+fn a_failed_pull_can_be_tried_again_and_what_came_of_it_is_kept_a_day() {
     let good = Arc::new(AtomicU32::new(0));
     let switch = Arc::clone(&good);
     let bed = Bed::new(move |content, asked| {
@@ -293,6 +293,68 @@ fn a_failed_pull_can_be_tried_again() {
         }
     });
     assert!(bed.error().contains("does not have it (404)"));
+    // The small layers: another pull need not fetch them again.
+    assert_eq!(files(bed.cache.path(), "blobs"), 2);
+    let records = rusqlite::Connection::open(bed.cache.path().join("images/metadata.db")).unwrap();
+    let day = "UPDATE blobs SET pending_since = pending_since - 86401 WHERE digest = (SELECT min(digest) FROM blobs)";
+    assert_eq!(records.execute(day, []).unwrap(), 1);
+    let store = Store::open(bed.cache.path()).unwrap();
+    assert_eq!(files(bed.cache.path(), "blobs"), 1, "a day is over for one");
+    let collected = store.gc().unwrap();
+    assert_eq!((collected.blobs, files(bed.cache.path(), "blobs")), (1, 0));
+    assert!(bed.error().contains("does not have it (404)"));
+    let before = bed.server.asked("/blobs/").len();
     good.store(1, Ordering::Relaxed);
     assert_eq!(bed.pull(), Ok(3));
+    assert_eq!(bed.server.asked("/blobs/").len() - before, 2, "configuration and large layer");
+    assert_eq!(store.gc().unwrap(), images::Collected::default());
+    store.remove(&bed.reference()).unwrap();
+    assert_eq!(files(bed.cache.path(), "blobs"), 0);
+}
+
+/// Both want the same image at the same time: each layer is fetched once, and both have it.
+#[test]
+fn two_at_once_share_the_work() {
+    let bed = Bed::new(|content, asked| content.answer(asked));
+    // As good as two processes: locks are between open files.
+    let other = Store::open(bed.cache.path()).unwrap();
+    let reference = format!("{}/x:2", bed.server.address);
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| pull(&other, Path::new("/nowhere"), &reference).map(drop));
+        assert_eq!(bed.pull(), Ok(3));
+        second.join().unwrap().unwrap();
+    });
+    for (digest, bytes) in &Content::new().blobs {
+        if bytes.starts_with(b"{") {
+            continue;
+        }
+        assert_eq!(bed.server.asked(digest).len(), 1, "{digest}");
+    }
+    assert_eq!(bed.store.list().unwrap().len(), 2);
+    assert_eq!(files(bed.cache.path(), "blobs"), 3);
+}
+
+/// While one pulls, nothing is collected: not by another's pull, and not when asked for.
+#[test]
+fn who_is_writing_is_left_alone() {
+    let (reached, wait) = std::sync::mpsc::channel();
+    let (go, gate) = std::sync::mpsc::channel::<()>();
+    let gate = std::sync::Mutex::new(gate);
+    let bed = Bed::new(move |content, asked| {
+        if is_large(content, asked) {
+            let _ = reached.send(());
+            let _ = gate.lock().unwrap().recv();
+        }
+        content.answer(asked)
+    });
+    let other = Store::open(bed.cache.path()).unwrap();
+    std::thread::scope(|scope| {
+        let pulling = scope.spawn(|| bed.pull());
+        wait.recv().unwrap();
+        let error = other.gc().unwrap_err().to_string();
+        assert!(error.ends_with("try again when that is done"), "{error}");
+        drop(go);
+        assert_eq!(pulling.join().unwrap(), Ok(3));
+    });
+    assert_eq!(other.gc().unwrap(), images::Collected::default());
 }

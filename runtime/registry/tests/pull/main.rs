@@ -18,6 +18,11 @@ fn trust(directory: &Path) -> Trust {
     Trust {
         certificates: vec![directory.join("certs.d")],
         docker_config: Some(directory.join("docker.json")),
+        registries_conf: vec![directory.join("registries.conf")]
+            .into_iter()
+            .filter(|path| path.exists())
+            .collect(),
+        policy: Some(directory.join("policy.json")).filter(|path| path.exists()),
         silence: Duration::from_secs(2),
     }
 }
@@ -35,8 +40,7 @@ fn image() -> ImageFixture {
     ImageFixture::new(layers.into())
 }
 
-/// What a store has of files, besides its records.
-fn files(cache: &Path) -> usize {
-    let count = |name: &str| std::fs::read_dir(cache.join("images").join(name)).unwrap().count();
-    count("blobs") + count("tmp")
+/// How many files a store has in one of its directories.
+fn files(cache: &Path, directory: &str) -> usize {
+    std::fs::read_dir(cache.join("images").join(directory)).unwrap().count()
 }

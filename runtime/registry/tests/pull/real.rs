@@ -1,12 +1,13 @@
 //! Debian's registry, filled by skopeo.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use base64::Engine as _;
 use images::Store;
+use images::fixtures::sha256;
+use served::Registry;
 use tempfile::TempDir;
 
 use crate::{files, image, pull};
@@ -14,49 +15,27 @@ use crate::{files, image, pull};
 /// bcrypt, which is all that the registry takes, of "secret".
 const PASSWORD: &str = "tester:$2b$04$EBlGtm35FMk7k4mKC32RduRo9rmy2EWoh7a.4yBiPZ6IOySHdkVSC\n";
 
-/// A running registry. Ends when dropped.
+/// A running registry, and what it has and is made of.
 struct Running {
-    process: Child,
-    address: String,
+    registry: Registry,
     directory: TempDir,
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 impl Running {
-    /// Starts one on a free port of the loopback, or says why it cannot be.
-    fn start(http: &str, auth: &str, directory: TempDir) -> Option<Self> {
+    /// Starts one, or says why it cannot be.
+    fn start(more: &str, directory: TempDir) -> Option<Self> {
         for program in ["docker-registry", "skopeo", "openssl"] {
             if Command::new(program).arg("--version").output().is_err() {
                 skip::skip("registry", format!("{program} is not installed"));
                 return None;
             }
         }
-        let config = format!(
-            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}/data}}}}\nhttp:\n  addr: 127.0.0.1:0\n{http}{auth}",
-            directory.path().display()
-        );
-        let path = directory.path().join("config.yml");
-        fs::write(&path, config).unwrap();
-        let mut command = Command::new("docker-registry");
-        let mut process =
-            command.arg("serve").arg(path).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let mut said = String::new();
-        let address = loop {
-            let Some(Ok(line)) = lines.next() else { panic!("the registry ended: {said}") };
-            if let Some((_, rest)) = line.split_once("listening on ") {
-                break rest.split([',', '"', ' ']).next().unwrap().to_owned();
-            }
-            said.push_str(&line);
-        };
-        std::thread::spawn(move || lines.for_each(drop));
-        Some(Self { process, address, directory })
+        let registry = Registry::start(&directory.path().join("data"), more).unwrap();
+        Some(Self { registry, directory })
+    }
+
+    fn address(&self) -> &str {
+        self.registry.address()
     }
 
     fn push(&self, name: &str, options: &[&str]) {
@@ -65,7 +44,7 @@ impl Running {
         let mut skopeo = Command::new("skopeo");
         skopeo.args(["--insecure-policy", "copy", "--dest-tls-verify=false"]).args(options);
         skopeo.arg(format!("docker-archive:{}", archive.display()));
-        skopeo.arg(format!("docker://{}/{name}", self.address));
+        skopeo.arg(format!("docker://{}/{name}", self.address()));
         let output = skopeo.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
@@ -79,11 +58,11 @@ fn store() -> (TempDir, Store) {
 
 #[test]
 fn by_tag_and_by_digest_and_again() {
-    let Some(registry) = Running::start("", "", tempfile::tempdir().unwrap()) else { return };
+    let Some(registry) = Running::start("", tempfile::tempdir().unwrap()) else { return };
     registry.push("some/image:1", &[]);
     let (cache, store) = store();
     let nowhere = Path::new("/nowhere");
-    let reference = format!("{}/some/image:1", registry.address);
+    let reference = format!("{}/some/image:1", registry.address());
     let pulled = pull(&store, nowhere, &reference).unwrap();
     assert!(pulled.tags().eq([reference.as_str()]));
     assert_eq!(pulled.image.layers.len(), 3);
@@ -92,18 +71,152 @@ fn by_tag_and_by_digest_and_again() {
     let stored = store.get(&reference).unwrap().unwrap();
     assert_eq!(stored, pulled.image);
 
-    let by_digest = format!("{}/some/image@{}", registry.address, stored.digest);
+    let by_digest = format!("{}/some/image@{}", registry.address(), stored.digest);
     assert_eq!(pull(&store, nowhere, &by_digest).unwrap().image.layers, stored.layers);
     assert_eq!(pull(&store, nowhere, &reference).unwrap().image, stored);
-    assert_eq!(files(cache.path()), 3, "nothing twice");
+    assert_eq!(files(cache.path(), "blobs"), 3, "nothing twice");
 
-    let missing = format!("{}/some/image:2", registry.address);
+    let missing = format!("{}/some/image:2", registry.address());
     let error = pull(&store, nowhere, &missing).unwrap_err().to_string();
-    assert_eq!(error, format!("image {missing}: {} does not have it (404)", registry.address));
+    assert_eq!(error, format!("image {missing}: {} does not have it (404)", registry.address()));
     drop(registry);
     let error = pull(&store, nowhere, &reference).unwrap_err().to_string();
     assert!(error.contains("onnection refused"), "{error}");
     assert_eq!(store.get(&reference).unwrap().unwrap(), stored, "what is there stays");
+}
+
+/// The name stays what was asked for; what it is pulled from is the host's configuration's business.
+#[test]
+fn by_way_of_mirrors() {
+    let Some(registry) = Running::start("", tempfile::tempdir().unwrap()) else { return };
+    registry.push("hub/some/image:1", &[]);
+    let (_cache, store) = store();
+    let directory = registry.directory.path();
+    let configured = |mirrors: &[&str], blocked: bool| {
+        let table = format!(
+            "[[registry]]\nprefix = \"images.example\"\nlocation = \"127.0.0.1:1\"\nblocked = {blocked}\n"
+        );
+        let mirrors = mirrors.iter().map(|at| format!("[[registry.mirror]]\nlocation = \"{at}\"\n"));
+        fs::write(directory.join("registries.conf"), table + &mirrors.collect::<String>()).unwrap();
+        pull(&store, directory, "images.example/some/image:1").map_err(|error| error.to_string())
+    };
+    let (good, other) = (format!("{}/hub", registry.address()), format!("{}/other", registry.address()));
+    let pulled = configured(&["127.0.0.1:1/gone", &other, &good], false).unwrap();
+    assert_eq!(pulled.image.layers.len(), 3);
+    assert_eq!(store.list().unwrap()[0].tag, "images.example/some/image:1");
+    let error = configured(&[&other], false).unwrap_err();
+    let wanted = format!(
+        "image images.example/some/image:1: {} does not have it (404); 127.0.0.1:1: ",
+        registry.address()
+    );
+    assert!(error.starts_with(&wanted), "{error}");
+    assert!(configured(&[&good], true).unwrap_err().ends_with("images.example is blocked"));
+}
+
+/// Signs what cosign would sign, as cosign would, and puts it where cosign would.
+fn sign(registry: &Running, image: &str, digest: &str, signed_name: &str) {
+    let work = tempfile::tempdir_in(registry.directory.path()).unwrap();
+    let at = |name: &str| work.path().join(name);
+    let payload = serde_json::json!({"optional": null, "critical": {
+        "type": "cosign container image signature", "image": {"docker-manifest-digest": digest},
+        "identity": {"docker-reference": signed_name}}});
+    fs::write(at("payload"), payload.to_string()).unwrap();
+    let mut openssl = Command::new("openssl");
+    openssl.args(["dgst", "-sha256", "-sign"]).arg(registry.directory.path().join("cosign.key")).arg("-out");
+    assert!(openssl.arg(at("signature")).arg(at("payload")).status().unwrap().success());
+    let signature = base64::engine::general_purpose::STANDARD.encode(fs::read(at("signature")).unwrap());
+    let put = |bytes: &[u8], name: Option<&str>| {
+        let hex = sha256(bytes);
+        fs::write(at("layout").join(name.unwrap_or(&format!("blobs/sha256/{hex}"))), bytes).unwrap();
+        serde_json::json!({"digest": format!("sha256:{hex}"), "size": bytes.len()})
+    };
+    fs::create_dir_all(at("layout/blobs/sha256")).unwrap();
+    put(br#"{"imageLayoutVersion": "1.0.0"}"#, Some("oci-layout"));
+    let mut layer = put(payload.to_string().as_bytes(), None);
+    layer["mediaType"] = "application/vnd.dev.cosign.simplesigning.v1+json".into();
+    layer["annotations"] = serde_json::json!({"dev.cosignproject.cosign/signature": signature});
+    let mut config =
+        put(br#"{"architecture": "", "os": "", "rootfs": {"type": "layers", "diff_ids": []}}"#, None);
+    config["mediaType"] = "application/vnd.oci.image.config.v1+json".into();
+    let manifest = serde_json::json!({"schemaVersion": 2, "config": config, "layers": [layer],
+        "mediaType": "application/vnd.oci.image.manifest.v1+json"});
+    let mut entry = put(manifest.to_string().as_bytes(), None);
+    entry["mediaType"] = manifest["mediaType"].clone();
+    put(
+        serde_json::json!({"schemaVersion": 2, "manifests": [entry]}).to_string().as_bytes(),
+        Some("index.json"),
+    );
+    let mut skopeo = Command::new("skopeo");
+    skopeo.args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]);
+    skopeo.arg(format!("oci:{}", at("layout").display()));
+    let tag = digest.replace(':', "-");
+    let output = skopeo.arg(format!("docker://{}/{image}:{tag}.sig", registry.address())).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn with_signatures_where_the_policy_demands_them() {
+    let Some(registry) = Running::start("", tempfile::tempdir().unwrap()) else { return };
+    let directory = registry.directory.path();
+    for (name, curve) in [("cosign", "P-256"), ("other", "P-256"), ("large", "P-384")] {
+        let mut key = Command::new("openssl");
+        key.current_dir(directory).args([
+            "genpkey",
+            "-algorithm",
+            "EC",
+            "-out",
+            &format!("{name}.key"),
+            "-pkeyopt",
+        ]);
+        assert!(key.arg(format!("ec_paramgen_curve:{curve}")).output().unwrap().status.success());
+        let mut public = Command::new("openssl");
+        public.current_dir(directory).args(["pkey", "-pubout", "-in", &format!("{name}.key"), "-out"]);
+        assert!(public.arg(format!("{name}.pub")).output().unwrap().status.success());
+    }
+    registry.push("image:1", &[]);
+    let (_cache, store) = store();
+    let reference = format!("{}/image:1", registry.address());
+    let digest = pull(&store, directory, &reference).unwrap().image.digest.to_string();
+    let demand = |key: &str, identity: &str| {
+        let demand = format!(
+            r#"{{"type": "sigstoreSigned", "keyPath": "{}/{key}.pub"{identity}}}"#,
+            directory.display()
+        );
+        let policy = format!(
+            r#"{{"default": [{{"type": "reject"}}], "transports": {{"docker": {{"": [{demand}]}}}}}}"#
+        );
+        fs::write(directory.join("policy.json"), policy).unwrap();
+    };
+    let pull =
+        |reference: &str| pull(&store, directory, reference).map(drop).map_err(|error| error.to_string());
+    let refused = |found: u32| {
+        let policy = directory.join("policy.json");
+        format!(
+            "image {reference}: {} demands a signature for {reference}; of {found} there, none is good",
+            policy.display()
+        )
+    };
+    demand("cosign", "");
+    assert_eq!(pull(&reference), Err(refused(0)));
+    // Of another name: somebody moved it here.
+    sign(&registry, "image", &digest, "elsewhere.example/image:1");
+    assert_eq!(pull(&reference), Err(refused(1)));
+    // Of another image under this name.
+    sign(&registry, "image", &digest.replace(['0', '1'], "2"), &reference);
+    sign(&registry, "image", &digest, &reference);
+    assert_eq!(pull(&reference), Ok(()));
+    assert_eq!(pull(&format!("{}/image@{digest}", registry.address())), Ok(()));
+    demand("other", "");
+    assert_eq!(pull(&reference), Err(refused(1)));
+    demand("large", "");
+    assert!(pull(&reference).unwrap_err().ends_with("only ECDSA P-256 keys are understood"));
+    // As cosign signs by default: without a tag.
+    sign(&registry, "image", &digest, &format!("{}/image", registry.address()));
+    demand("cosign", "");
+    assert_eq!(pull(&reference), Err(refused(1)));
+    demand("cosign", r#", "signedIdentity": {"type": "matchRepository"}"#);
+    assert_eq!(pull(&reference), Ok(()));
+    assert_eq!(store.list().unwrap().len(), 2);
 }
 
 /// An authority `ca.crt`, and `leaf.crt` of it for the loopback.
@@ -134,26 +247,26 @@ fn with_tls_of_an_authority_of_its_own_and_a_login() {
     let path = directory.path().display();
     let http = format!("  tls: {{certificate: {path}/leaf.crt, key: {path}/leaf.key}}\n");
     let auth = format!("auth: {{htpasswd: {{realm: test, path: {path}/htpasswd}}}}\n");
-    let Some(registry) = Running::start(&http, &auth, directory) else { return };
+    let Some(registry) = Running::start(&format!("{http}{auth}"), directory) else { return };
     registry.push("image:1", &["--dest-creds", "tester:secret"]);
     let (_cache, store) = store();
     let at = |name: &str| registry.directory.path().join(name);
-    let reference = format!("{}/image:1", registry.address);
+    let reference = format!("{}/image:1", registry.address());
     let pull = || pull(&store, registry.directory.path(), &reference).map_err(|error| error.to_string());
 
     // Without its authority it is taken for a registry without TLS, which its server refuses.
     assert!(pull().is_err());
-    let trusted = at("certs.d").join(&registry.address);
+    let trusted = at("certs.d").join(registry.address());
     fs::create_dir_all(&trusted).unwrap();
     fs::copy(at("ca.crt"), trusted.join("ca.crt")).unwrap();
     let no_login = format!(
         "image {reference}: {0} wants a login, or does not have it (401): docker login {0}",
-        registry.address
+        registry.address()
     );
     assert_eq!(pull().unwrap_err(), no_login);
     let login = |credentials: &str| {
         let auth = base64::engine::general_purpose::STANDARD.encode(credentials);
-        let config = format!(r#"{{"auths":{{"{}":{{"auth":"{auth}"}}}}}}"#, registry.address);
+        let config = format!(r#"{{"auths":{{"{}":{{"auth":"{auth}"}}}}}}"#, registry.address());
         fs::write(at("docker.json"), config).unwrap();
     };
     login("tester:wrong");

@@ -7,6 +7,7 @@
 
 mod arguments;
 mod broken;
+mod images;
 mod interrupted;
 mod kernels;
 mod lifecycle;
@@ -32,6 +33,10 @@ enum Needs {
     Guest,
     /// That, and packages to make the built-in image from.
     Packages,
+    /// The program, and images to pull and import.
+    Images,
+    /// A machine, and such images.
+    GuestOfImages,
     /// A machine, and a user who may use sudo.
     Sudo,
 }
@@ -45,6 +50,7 @@ fn main() -> ExitCode {
         (Needs::Program, kernels::TESTS_WITHOUT_GUEST),
         (Needs::Program, rpc::TESTS_WITHOUT_GUEST),
         (Needs::Guest, programs::TESTS),
+        (Needs::GuestOfImages, images::TESTS),
         (Needs::Guest, lifecycle::TESTS),
         (Needs::Guest, records::TESTS),
         (Needs::Guest, log::TESTS),
@@ -56,6 +62,10 @@ fn main() -> ExitCode {
         (Needs::Packages, broken::TESTS_THAT_FETCH),
         (Needs::Packages, kernels::TESTS_THAT_FETCH),
     ];
+    // What no machine has a part in need not be tested on each.
+    if blackbox::machine() == "software" {
+        sets.insert(0, (Needs::Images, images::TESTS_WITHOUT_GUEST));
+    }
     sets.extend(rpc::TESTS.iter().map(|tests| (Needs::Guest, *tests)));
     let mut trials = Vec::new();
     for (needs, tests) in sets {
@@ -84,6 +94,12 @@ fn missing(needs: Needs) -> Option<String> {
         return Some("MATCHLOCK_BIN names no program".to_owned());
     }
     if needs == Needs::Program {
+        return None;
+    }
+    if let (Needs::Images | Needs::GuestOfImages, Err(reason)) = (needs, images::fixtures()) {
+        return Some(reason);
+    }
+    if needs == Needs::Images {
         return None;
     }
     if needs == Needs::Packages && !blackbox::fetches_packages() {

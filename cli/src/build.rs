@@ -1,0 +1,139 @@
+//! `matchlock build`: an image of a Dockerfile, made by a builder of this host (ADR 8).
+//!
+//! The builder runs the Dockerfile's steps, unconfined, which therefore has to be asked for. What it makes comes through a
+//! pipe into the store, as any archive does. Not here: reading a Dockerfile.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use images::{ImportSource, Imported, Store};
+use process::Group;
+use sandbox::Home;
+
+use crate::failure::advice;
+use crate::image::{megabytes, wire_image};
+use crate::progress::Bar;
+use crate::say::say;
+
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    /// Directory that the Dockerfile copies from
+    #[arg(value_name = "CONTEXT")]
+    context: PathBuf,
+    /// Name of the image
+    #[arg(short, long, value_name = "TAG")]
+    tag: String,
+    /// Dockerfile [default: the one in CONTEXT]
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Run every step anew
+    #[arg(long)]
+    no_cache: bool,
+    /// Let the Dockerfile's steps run on this host, outside any sandbox
+    #[arg(long)]
+    unconfined_build: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A builder, and how it gives what it has built to standard output.
+struct Builder {
+    program: &'static str,
+    save: &'static [&'static str],
+}
+
+/// The first of these that is installed is used.
+const BUILDERS: &[Builder] = &[
+    Builder { program: "buildah", save: &["push", "--quiet", "{}", "docker-archive:/dev/stdout"] },
+    Builder { program: "podman", save: &["save", "--quiet", "{}"] },
+    Builder { program: "docker", save: &["save", "{}"] },
+];
+
+/// Builds an image and stores it.
+pub(crate) fn build(args: &BuildArgs) -> anyhow::Result<u8> {
+    if !args.unconfined_build {
+        let hint = "matchlock build --unconfined-build … allows that; or build elsewhere, and: matchlock image import";
+        return Err(advice("the steps of a Dockerfile would run on this host, outside any sandbox", hint));
+    }
+    let file = args.file.clone().unwrap_or_else(|| args.context.join("Dockerfile"));
+    for path in [&args.context, &file] {
+        fs::metadata(path).with_context(|| path.display().to_string())?;
+    }
+    let builder = BUILDERS.iter().find(|builder| installed(builder.program));
+    let builder = builder.ok_or_else(|| {
+        advice("no builder is installed: buildah, podman or docker", "apt-get install buildah")
+    })?;
+    // Whatever ends this process ends the builder.
+    let group = Group::start()?;
+    let image = builder.run(args, &file, &group)?;
+    let imported = builder.store(&image, &args.tag, &group)?;
+    if let (true, Some(summary)) = (args.json, imported.stored.first()) {
+        say!("{}", serde_json::to_string_pretty(&wire_image(summary))?);
+        return Ok(0);
+    }
+    say!("Successfully built and tagged {}", args.tag);
+    say!("Layers: {}", imported.image.layers.len());
+    say!("Size: {}", megabytes(imported.size()));
+    Ok(0)
+}
+
+fn installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+}
+
+impl Builder {
+    fn command(&self) -> Command {
+        let mut command = Command::new(self.program);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Builds, with the builder's own words on standard error, and gives the image's id.
+    fn run(&self, args: &BuildArgs, file: &Path, group: &Group) -> anyhow::Result<String> {
+        let scratch = tempfile::tempdir()?;
+        let id = scratch.path().join("id");
+        let mut command = self.command();
+        command.arg("build").arg("--iidfile").arg(&id).arg("--file").arg(file);
+        if args.no_cache {
+            command.arg("--no-cache");
+        }
+        // A name that begins with a hyphen is a name.
+        command.arg("--").arg(&args.context).stdout(io::stderr().as_fd().try_clone_to_owned()?);
+        let status = group.place(&mut command)?.status().context(self.program)?;
+        if !status.success() {
+            bail!("{} did not build {}: {status}", self.program, file.display());
+        }
+        Ok(fs::read_to_string(&id).with_context(|| id.display().to_string())?.trim().to_owned())
+    }
+
+    /// Takes over what was built.
+    fn store(&self, image: &str, tag: &str, group: &Group) -> anyhow::Result<Imported> {
+        let mut command = self.command();
+        command.args(self.save.iter().map(|word| if *word == "{}" { image } else { word }));
+        let mut child = group.place(&mut command)?.stdout(Stdio::piped()).spawn().context(self.program)?;
+        let mut output = child.stdout.take().context("the builder's output")?;
+        let home = Home::from_env()?;
+        let bar = Bar::default();
+        let imported = home.as_user(|| -> anyhow::Result<_> {
+            let store = Store::open(home.cache())?;
+            Ok(store.import(ImportSource::Reader(&mut output), Some(tag), &bar)?)
+        });
+        bar.clear();
+        // One that still has something to say must not wait for somebody to hear it.
+        drop(output);
+        let status = child.wait()?;
+        // What cannot be read may be so for what the builder said.
+        let imported = imported.with_context(|| format!("{} gave no image ({status})", self.program))?;
+        if !status.success() {
+            bail!("{} ended with {status} while it gave its image", self.program);
+        }
+        Ok(imported)
+    }
+}

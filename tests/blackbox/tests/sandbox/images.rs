@@ -1,0 +1,281 @@
+//! Images from everywhere: a registry, and each form of archive and directory. The images are made by others' programs
+//! (see `xtask/src/fixtures.rs`).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use blackbox::{Done, Home, done, machine, names};
+use served::Registry;
+
+use crate::Test;
+
+pub(crate) const TESTS: &[Test] =
+    &[("images::from_a_registry", from_a_registry), ("images::from_every_source", from_every_source)];
+
+/// Nothing about them depends on the machine.
+pub(crate) const TESTS_WITHOUT_GUEST: &[Test] = &[
+    ("images::pull_tag_and_prune", pull_tag_and_prune),
+    ("images::gc_returns_the_disk", gc_returns_the_disk),
+    ("images::killed_at_any_moment", killed_at_any_moment),
+    ("images::a_full_disk", a_full_disk),
+];
+
+/// How many pulls and imports are killed.
+const KILLS: u32 = 100;
+
+/// Where the images are; otherwise why these tests cannot run.
+pub(crate) fn fixtures() -> Result<PathBuf, String> {
+    let directory = std::env::var_os("MATCHLOCK_TEST_IMAGES").map(PathBuf::from);
+    let directory = directory.ok_or("MATCHLOCK_TEST_IMAGES names no images")?;
+    let registry = Command::new("docker-registry").arg("--version").output();
+    registry.map_err(|error| format!("docker-registry: {error}"))?;
+    Ok(directory)
+}
+
+fn registry() -> Registry {
+    // What it serves is everybody's.
+    Registry::start(&fixtures().unwrap().join("data"), "").unwrap()
+}
+
+/// Runs a command in a sandbox of an image.
+fn run(home: &Home, options: &[&str], image: &str, command: &[&str]) -> Done {
+    let machine = machine();
+    let mut args = vec!["run", "--machine", &machine, "--memory", "256"];
+    let kernel = std::env::var("MATCHLOCK_TEST_KERNEL").unwrap_or_default();
+    if !kernel.is_empty() {
+        args.extend(["--kernel", &kernel]);
+    }
+    args.extend(options);
+    args.extend(["--image", image, "--"]);
+    args.extend(command);
+    done(&mut home.matchlock(args))
+}
+
+fn printed(text: &str) -> Done {
+    Done { status: 0, stdout: text.to_owned(), stderr: String::new() }
+}
+
+/// What only the whole image gives: every layer in its order, what they took away, and its configuration.
+const PROGRAM: &str = "
+import os
+print(6 * 7, os.environ['GREETING'], os.getcwd(), open('/etc/debian_version').read().strip())
+print(os.path.exists('/usr/bin/yes'), os.path.exists('/bin/true'))
+import hello
+";
+const SAYS: &str = "42 hi /srv ours\nFalse True\nhello from a file\n";
+
+fn from_a_registry() {
+    let home = Home::with_own_images();
+    let registry = registry();
+    let image = format!("{}/python", registry.address());
+    let python = |options: &[&str]| run(&home, options, &image, &["python3", "-c", PROGRAM]);
+    let never = python(&["--pull=never"]);
+    assert_eq!(never.status, 1, "{never:?}");
+    assert!(never.stderr.starts_with(&format!("matchlock: image {image}")), "{never:?}");
+    assert_eq!(python(&[]), printed(SAYS));
+    let list = home.done(["image", "ls", "--json"]).stdout;
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    assert_eq!((&list[0]["tag"], &list[0]["source"]), (&image.as_str().into(), &"registry".into()), "{list}");
+    drop(registry);
+    // It is here now; only who insists on asking fails.
+    assert_eq!(python(&[]), printed(SAYS));
+    let always = python(&["--pull=always"]);
+    assert_eq!(always.status, 1, "{always:?}");
+    assert!(always.stderr.starts_with(&format!("matchlock: image {image}: ")), "{always:?}");
+    home.assert_nothing_left();
+}
+
+fn from_every_source() {
+    let home = Home::with_own_images();
+    let fixtures = fixtures().unwrap();
+    let work = tempfile::tempdir().unwrap();
+    let unpacked = |archive: &str| {
+        let to = work.path().join(archive);
+        fs::create_dir(&to).unwrap();
+        let tar = Command::new("tar").arg("-xf").arg(fixtures.join(archive)).arg("-C").arg(&to).status();
+        assert!(tar.unwrap().success());
+        to
+    };
+    for (tag, source) in [
+        ("docker-archive", fixtures.join("python.docker.tar")),
+        ("oci-archive", fixtures.join("python.oci.tar")),
+        ("oci-layout", unpacked("python.oci.tar")),
+    ] {
+        import(&home, tag, &source);
+        assert_eq!(run(&home, &[], tag, &["python3", "-c", PROGRAM]), printed(SAYS), "{tag}");
+    }
+    for (tag, source) in
+        [("rootfs-tar", fixtures.join("rootfs.tar")), ("rootfs-directory", unpacked("rootfs.tar"))]
+    {
+        import(&home, tag, &source);
+        assert_eq!(run(&home, &[], tag, &["python3", "-c", "print(6 * 7)"]), printed("42\n"), "{tag}");
+    }
+    home.assert_nothing_left();
+}
+
+fn import(home: &Home, tag: &str, source: &Path) {
+    let source = source.display().to_string();
+    let done = home.done(["image", "import", "--json", tag, &source]);
+    assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{done:?}");
+    let stored: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(stored[0]["tag"], tag, "{stored}");
+}
+
+/// The same image, compressed in another way, is the same layers.
+fn pull_tag_and_prune() {
+    let home = Home::with_own_images();
+    let registry = registry();
+    let reference = |name: &str| format!("{}/{name}", registry.address());
+    let pulled = home.done(["pull", &reference("python:latest")]);
+    assert_eq!(pulled.status, 0, "{pulled:?}");
+    assert!(pulled.stdout.starts_with(&format!("Tagged: {}\nDigest: sha256:", reference("python:latest"))));
+    let before = blobs(&home);
+    let zstd = home.done(["pull", "--json", &reference("python:zstd")]);
+    let zstd: serde_json::Value = serde_json::from_str(&zstd.stdout).unwrap();
+    assert_eq!(zstd["tag"], reference("python:zstd"));
+    assert_eq!(blobs(&home), before);
+    let missing = home.done(["pull", &reference("python:none")]);
+    let wanted =
+        format!("image {}: {} does not have it (404)\n", reference("python:none"), registry.address());
+    assert!(missing.status == 1 && missing.stderr.ends_with(&wanted), "{missing:?}");
+
+    assert_eq!(home.done(["image", "tag", &reference("python:latest"), "mine"]), printed("Tagged: mine\n"));
+    let pruned = home.done(["image", "prune", "--json"]);
+    let pruned: serde_json::Value = serde_json::from_str(&pruned.stdout).unwrap();
+    assert_eq!(pruned["removed"].as_array().unwrap().len(), 2, "{pruned}");
+    assert_eq!(blobs(&home), before, "one's own stay");
+    let pruned = home.done(["image", "prune", "--all"]);
+    assert!(pruned.stdout.starts_with("Removed mine\nFreed "), "{pruned:?}");
+    assert_eq!(blobs(&home), Vec::<String>::new());
+}
+
+/// Layers in the store.
+fn blobs(home: &Home) -> Vec<String> {
+    let mut blobs = names(&home.cache().join("images/blobs"));
+    blobs.sort();
+    blobs
+}
+
+/// What the files of the store take.
+fn disk(home: &Home) -> u64 {
+    let du = Command::new("du").arg("-sk").arg(home.cache().join("images")).output().unwrap();
+    String::from_utf8(du.stdout).unwrap().split_whitespace().next().unwrap().parse().unwrap()
+}
+
+fn gc_returns_the_disk() {
+    let home = Home::with_own_images();
+    let registry = registry();
+    assert_eq!(home.done(["image", "gc"]), printed("Removed 0 unreferenced blobs\n"));
+    let before = disk(&home);
+    let image = format!("{}/python", registry.address());
+    assert_eq!(home.done(["pull", &image]).status, 0);
+    import(&home, "root", &fixtures().unwrap().join("rootfs.tar"));
+    assert!(disk(&home) > before + 60_000, "{} after {before}", disk(&home));
+    for tag in [&*image, "root"] {
+        assert_eq!(home.done(["image", "rm", tag]).status, 0);
+    }
+    assert_eq!(home.done(["image", "gc"]).status, 0);
+    // The records' own pages are used again.
+    assert!(disk(&home) <= before + 64, "{} after {before}", disk(&home));
+}
+
+/// Whatever is in the store afterwards is whole: every layer there is as in a store where nobody was killed.
+fn killed_at_any_moment() {
+    let registry = registry();
+    let image = format!("{}/busybox", registry.address());
+    let archive = fixtures().unwrap().join("rootfs.tar").display().to_string();
+    let good = Home::with_own_images();
+    let commands = [vec!["pull", &image], vec!["image", "import", "root", &archive]];
+    let took = commands.each_ref().map(|command| {
+        let start = std::time::Instant::now();
+        assert_eq!(good.done(command).status, 0);
+        start.elapsed()
+    });
+    let contents = |home: &Home| -> Vec<(String, Vec<u8>)> {
+        let blob =
+            |name: String| (name.clone(), fs::read(home.cache().join("images/blobs").join(name)).unwrap());
+        blobs(home).into_iter().map(blob).collect()
+    };
+    let all = contents(&good);
+    let home = Home::with_own_images();
+    let mut whole = 0;
+    for number in 0..KILLS {
+        let which = number as usize % commands.len();
+        let mut child = blackbox::spawn(&mut home.matchlock(&commands[which]));
+        // Spread over the whole of it, and a little over its end.
+        std::thread::sleep(took[which] * (number * 37 % KILLS) / (KILLS * 9 / 10));
+        let _ = child.kill();
+        child.wait().unwrap();
+        home.assert_no_process();
+        let list = home.done(["image", "ls", "--json"]);
+        assert_eq!((list.status, list.stderr.as_str()), (0, ""), "kill {number}: {list:?}");
+        let list: Vec<serde_json::Value> = serde_json::from_str(&list.stdout).unwrap();
+        assert_eq!(names(&home.cache().join("images/tmp")), Vec::<String>::new(), "kill {number}");
+        let there = contents(&home);
+        assert!(there.iter().all(|blob| all.contains(blob)), "kill {number}: a layer is not whole");
+        for image in &list {
+            whole += 1;
+            let tag = image["tag"].as_str().unwrap();
+            let details = home.done(["image", "inspect", tag]).stdout;
+            let details: serde_json::Value = serde_json::from_str(&details).unwrap();
+            for layer in details["layers"].as_array().unwrap() {
+                let name = layer["digest"].as_str().unwrap().replace(':', "_");
+                assert!(
+                    there.iter().any(|(blob, _)| blob.starts_with(&name)),
+                    "kill {number}: {tag}: {layer}"
+                );
+            }
+            assert_eq!(home.done(["image", "rm", tag]).status, 0);
+        }
+        assert_eq!(home.done(["image", "gc"]).status, 0);
+        assert_eq!(blobs(&home), Vec::<String>::new(), "kill {number}");
+    }
+    assert!(whole < KILLS, "every one of them was done before it was killed");
+    for command in &commands {
+        assert_eq!(home.done(command).status, 0);
+    }
+    assert_eq!(contents(&home), all);
+}
+
+/// A store in which a pull or import ends wherever the room ends, on a file system of a few megabytes: one line says why,
+/// what is there stays whole, and with more room the next try succeeds.
+fn a_full_disk() {
+    const SCRIPT: &str = "
+        set -e
+        store=$1 size=$2; shift 2
+        mount -t tmpfs -o size=${size}k tmpfs $store
+        status=0; \"$@\" 2>$store.told || status=$?
+        [ $status = 1 ]
+        \"$1\" image ls --json
+        [ -z \"$(ls $store/tmp 2>/dev/null)\" ]
+        mount -o remount,size=200m $store
+        \"$@\" >&2
+        \"$1\" image gc >&2
+        ls $store/blobs >&2
+        [ $(ls $store/blobs | wc -l) = $BLOBS ]
+    ";
+    let registry = registry();
+    let image = format!("{}/python", registry.address());
+    let archive = fixtures().unwrap().join("python.docker.tar").display().to_string();
+    let program = blackbox::program().unwrap().display().to_string();
+    for command in [vec!["pull", &image], vec!["image", "import", "python", &archive]] {
+        for size in (0..12).map(|step| 100 + step * 3_300) {
+            let home = Home::with_own_images();
+            let store = home.cache().join("images");
+            fs::create_dir(&store).unwrap();
+            let mut script = Command::new("unshare");
+            script.args(["--map-root-user", "--mount", "sh", "-c", SCRIPT, "sh"]).arg(&store);
+            script.arg(size.to_string()).arg(&program).args(&command);
+            for (name, value) in home.matchlock([""; 0]).get_envs() {
+                value.map(|value| script.env(name, value));
+            }
+            let done = done(script.env("BLOBS", "2"));
+            let told = fs::read_to_string(home.cache().join("images.told")).unwrap_or_default();
+            assert_eq!((done.status, done.stdout.trim()), (0, "[]"), "{size} KiB: {told} {done:?}");
+            let line = told.lines().find(|line| line.starts_with("matchlock: ")).unwrap();
+            let why = ["No space left on device", " bytes are needed, ", "database or disk is full"];
+            assert!(why.iter().any(|why| line.contains(why)), "{size} KiB: {told}");
+        }
+    }
+}
