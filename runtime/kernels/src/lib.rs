@@ -5,7 +5,7 @@
 //! one in a registry. Not here: loading a kernel into a guest (`vmm`), and what the initramfs' one program does
 //! (`guest_agent`).
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests"))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests"))]
 
 mod architecture;
 mod cpio;

@@ -448,6 +448,50 @@ mod tests {
         }
     }
 
+    /// Starts that look for a kernel and open it, while it is removed and published again and again.
+    #[test]
+    fn a_start_that_has_found_a_kernel_can_open_it() {
+        const ROUNDS: usize = 50;
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let name = Name::parse("r.io/kernel:1").unwrap();
+        let known = Known { reference: name.to_string(), digest: "a".repeat(64) };
+        let mut image = vec![7; 0x1000];
+        image[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        let ended = std::sync::atomic::AtomicBool::new(false);
+        let (mut removed, mut kept) = (0, 0);
+        std::thread::scope(|scope| {
+            let start = || {
+                let mut found = 0;
+                while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                    if let Some(kernel) = store.known_kernel(&name).unwrap() {
+                        std::thread::yield_now();
+                        assert!(fs::read(&kernel.path).unwrap() == image);
+                        found += 1;
+                    }
+                }
+                found
+            };
+            let starts = [scope.spawn(start), scope.spawn(start)];
+            while removed < ROUNDS && !starts.iter().any(|start| start.is_finished()) {
+                let staged = store.root().join("fetching-oci/staged");
+                fs::create_dir_all(&staged).unwrap();
+                fs::write(staged.join("kernel"), &image).unwrap();
+                fs::write(staged.join(ORIGIN), "here\n").unwrap();
+                drop(store.publish_oci(&staged, &known).unwrap());
+                match store.remove(&known.reference) {
+                    Ok(_) => removed += 1,
+                    Err(Error::InUse(_)) => kept += 1,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            ended.store(true, std::sync::atomic::Ordering::Relaxed);
+            let found: usize = starts.into_iter().map(|start| start.join().unwrap()).sum();
+            assert!(removed == ROUNDS && found > 0, "{removed} removed, {kept} kept, {found} found");
+        });
+    }
+
     #[test]
     fn hostile_layers_are_errors() {
         let none = "its layer has no file named kernel";
