@@ -500,8 +500,11 @@ pub(crate) struct KernelRmArgs {
     /// Kernel, as matchlock kernel ls calls it
     #[arg(value_name = "REF")]
     pub(crate) kernel: Option<String>,
+    /// The same, as the 0.2 releases had it
+    #[arg(long = "ref", value_name = "REF", hide = true, conflicts_with = "kernel")]
+    pub(crate) reference: Option<String>,
     /// Every one that no sandbox uses
-    #[arg(long, conflicts_with = "kernel")]
+    #[arg(long, conflicts_with_all = ["kernel", "reference"])]
     pub(crate) all: bool,
     /// As JSON
     #[arg(long)]

@@ -42,7 +42,8 @@ fn wire_kernel(kernel: StoredKernel) -> wire::Kernel {
 
 /// Removes one kernel, or every one that no sandbox uses.
 pub(crate) fn rm(args: &KernelRmArgs) -> anyhow::Result<u8> {
-    let wanted = match &args.kernel {
+    let named = args.kernel.as_ref().or(args.reference.as_ref());
+    let wanted = match named {
         Some(kernel) => vec![kernel.clone()],
         None if args.all => {
             with_store(|store| store.list())?.into_iter().map(|kernel| kernel.identifier).collect()
@@ -60,7 +61,7 @@ pub(crate) fn rm(args: &KernelRmArgs) -> anyhow::Result<u8> {
                 }
                 all.removed.push(kernel);
             }
-            Err(error) if args.kernel.is_some() => return Err(error.into()),
+            Err(error) if named.is_some() => return Err(error.into()),
             // Another process was faster.
             Err(Error::Kernel(kernels::Error::Unknown(_))) => {}
             Err(error) => {

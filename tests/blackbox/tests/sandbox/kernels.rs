@@ -67,6 +67,10 @@ fn listed_and_removed() {
             &["kernel", "rm", "1.0-a"][..],
             "matchlock: kernel not found: 1.0-a\nhint: see matchlock kernel ls\n",
         ),
+        (
+            &["kernel", "rm", "--ref", "r.io/x:1"],
+            "matchlock: kernel not found: r.io/x:1\nhint: see matchlock kernel ls\n",
+        ),
         (&["kernel", "rm", "../x"], "matchlock: kernel not found: ../x\nhint: see matchlock kernel ls\n"),
         (&["kernel", "rm"], "matchlock: kernel required (or use --all)\n"),
     ] {
