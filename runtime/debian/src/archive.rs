@@ -6,10 +6,10 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::apt::Apt;
-use crate::mirror::{Index, Mirror};
+use crate::mirror::{Index, Indexes, Mirror};
 use crate::record::Record;
 use crate::{Error, Result};
 
@@ -30,7 +30,9 @@ struct Lists {
     apt: Option<Apt>,
     mirror: Mirror,
     /// Fetched when it is needed.
-    index: Mutex<Option<Arc<Index>>>,
+    indexes: OnceLock<Indexes>,
+    /// Held by who fetches them.
+    fetching: Mutex<()>,
     _lock: File,
 }
 
@@ -50,7 +52,7 @@ pub struct Package {
 /// Who told of a package.
 enum Source<'a> {
     Apt(&'a Apt),
-    Mirror(Arc<Index>),
+    Mirror(&'a Indexes, &'a Index),
 }
 
 impl Archive {
@@ -104,7 +106,7 @@ impl Archive {
             let name = format!("{prefix}* (by {meta})");
             match source {
                 Source::Apt(apt) => apt.unknown(name),
-                Source::Mirror(index) => index.unknown(name),
+                Source::Mirror(indexes, _) => indexes.unknown(name),
             }
         })
     }
@@ -113,7 +115,7 @@ impl Archive {
     pub fn fetch(&self, name: &str, directory: &Path) -> Result<Package> {
         match self.record(name)? {
             (record, Source::Apt(apt)) => apt.package(name, &record, directory),
-            (record, Source::Mirror(index)) => index.package(name, &record, directory),
+            (record, Source::Mirror(_, index)) => index.package(name, &record, directory),
         }
     }
 
@@ -127,32 +129,30 @@ impl Archive {
                 Err(error) => return Err(error),
             }
         }
-        let index = lists.index()?;
-        let record = index.record(name)?.ok_or_else(|| index.unknown(name.to_owned()))?;
-        Ok((record, Source::Mirror(index)))
+        let indexes = lists.indexes()?;
+        let (record, index) = indexes.record(name)?.ok_or_else(|| indexes.unknown(name.to_owned()))?;
+        Ok((record, Source::Mirror(indexes, index)))
     }
 }
 
 impl Lists {
     fn new(directory: &Path, apt: Option<Apt>, mirror: Mirror, lock: File) -> Result<Self> {
         let fetch_now = apt.is_none();
-        let index = Mutex::new(None);
-        let lists = Self { directory: directory.to_owned(), apt, mirror, index, _lock: lock };
+        let (indexes, fetching) = (OnceLock::new(), Mutex::new(()));
+        let lists = Self { directory: directory.to_owned(), apt, mirror, indexes, fetching, _lock: lock };
         if fetch_now {
-            lists.index()?;
+            lists.indexes()?;
         }
         Ok(lists)
     }
 
-    fn index(&self) -> Result<Arc<Index>> {
-        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*index {
-            Some(index) => Ok(Arc::clone(index)),
+    fn indexes(&self) -> Result<&Indexes> {
+        let _fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.indexes.get() {
+            Some(indexes) => Ok(indexes),
             None => {
-                // Beside the directory, which is emptied.
-                let seen = self.directory.with_extension(format!("{}.seen", self.mirror.suite));
-                let fetched = Index::fetch(&self.mirror, &self.directory, &seen)?;
-                Ok(Arc::clone(index.insert(fetched)))
+                let fetched = Indexes::fetch(&self.mirror, &self.directory)?;
+                Ok(self.indexes.get_or_init(|| fetched))
             }
         }
     }

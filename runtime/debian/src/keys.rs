@@ -9,11 +9,13 @@ use pgp::types::{KeyDetails, VerifyingKey};
 
 use crate::release::MAX_AHEAD_SECONDS;
 
-/// The keys that Debian 12 is signed with.
-const DEBIAN: [&str; 3] = [
+/// The keys that Debian 12 and its security updates are signed with.
+const DEBIAN: [&str; 5] = [
     include_str!("keys/bookworm-automatic.asc"),
     include_str!("keys/bookworm-stable.asc"),
     include_str!("keys/trixie-automatic.asc"),
+    include_str!("keys/bookworm-security-automatic.asc"),
+    include_str!("keys/trixie-security-automatic.asc"),
 ];
 
 /// Keys whose signatures are believed.
@@ -123,6 +125,8 @@ mod tests {
                 "B8B80B5B623EAB6AD8775C45B7C5D7D6350947F8",
                 "4D64FEC119C2029067D6E791F8D2585B8783D481",
                 "04B54C3CDCA79751B16BC6B5225629DF75B188BD",
+                "05AB90340C0C5E797F44A8C8254CF3B5AEC0A8F0",
+                "5E04A1E3223A19A20706E20F9904613D4CCE68C6",
             ]
         );
     }
@@ -138,9 +142,9 @@ mod tests {
             keys.0.iter().map(valid).collect::<Vec<_>>()
         };
         // 2026, 2032, 2036
-        assert_eq!(valid(1_780_000_000), [true, true, true]);
-        assert_eq!(valid(1_970_000_000), [false, false, true]);
-        assert_eq!(valid(2_090_000_000), [false, false, false]);
+        assert_eq!(valid(1_780_000_000), [true; 5]);
+        assert_eq!(valid(1_970_000_000), [false, false, true, false, true]);
+        assert_eq!(valid(2_090_000_000), [false; 5]);
     }
 
     #[test]

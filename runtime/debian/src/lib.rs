@@ -15,11 +15,12 @@ mod keys;
 mod mirror;
 mod record;
 mod release;
+mod version;
 
 pub use archive::{Archive, Package};
 pub use deb::{Entry, EntryKind, unpack};
 pub use keys::{KeyError, Keys};
-pub use mirror::Mirror;
+pub use mirror::{Mirror, Suite};
 pub use release::ReleaseError;
 
 use std::io;

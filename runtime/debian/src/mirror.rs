@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use liblzma::read::XzDecoder;
@@ -18,7 +18,7 @@ use crate::http::Server;
 use crate::keys::Keys;
 use crate::record::Record;
 use crate::release::{Expected, MAX_RELEASE_BYTES, Release};
-use crate::{Error, MAX_PACKAGE_BYTES, Package, Result};
+use crate::{Error, MAX_PACKAGE_BYTES, Package, Result, version};
 
 /// The mirror that everybody has.
 const DEFAULT_URL: &str = "https://deb.debian.org/debian";
@@ -28,6 +28,10 @@ const URL_VARIABLE: &str = "MATCHLOCK_DEBIAN_MIRROR";
 
 /// The release whose packages are taken: what its kernel can do is known.
 const SUITE: &str = "bookworm";
+
+/// Its security updates, and what a mirror calls the place where they are.
+const SECURITY_SUITE: &str = "bookworm-security";
+const SECURITY_SUFFIX: &str = "-security";
 
 /// How long a mirror may say nothing.
 const SILENCE_LIMIT: Duration = Duration::from_secs(20);
@@ -45,25 +49,33 @@ const MAX_RECORD_BYTES: usize = 1 << 20;
 /// A mirror, and whose signatures on it are believed.
 #[derive(Debug, Clone)]
 pub struct Mirror {
-    /// `https://host/path`, above `dists` and `pool`.
-    pub url: String,
-    /// Code name of the release.
-    pub suite: String,
-    /// Who signs it.
+    /// The suites that make up the release.
+    pub suites: Vec<Suite>,
+    /// Who signs them.
     pub keys: Keys,
     /// How long it may say nothing.
     pub silence: Duration,
 }
 
+/// One suite of a mirror.
+#[derive(Debug, Clone)]
+pub struct Suite {
+    /// `https://host/path`, above `dists` and `pool`.
+    pub url: String,
+    /// Code name.
+    pub name: String,
+    /// Whether there is nothing to be had without it.
+    pub required: bool,
+}
+
 impl Mirror {
-    /// Debian's own at this URL.
+    /// Debian's own at this URL. Security updates are beside it, if it has them.
     pub fn of_debian(url: &str) -> Result<Self> {
-        Ok(Self {
-            url: url.to_owned(),
-            suite: SUITE.to_owned(),
-            keys: Keys::debian()?,
-            silence: SILENCE_LIMIT,
-        })
+        let url = url.trim_end_matches('/');
+        let main = Suite { url: url.to_owned(), name: SUITE.to_owned(), required: true };
+        let url = format!("{url}{SECURITY_SUFFIX}");
+        let security = Suite { url, name: SECURITY_SUITE.to_owned(), required: false };
+        Ok(Self { suites: vec![main, security], keys: Keys::debian()?, silence: SILENCE_LIMIT })
     }
 
     /// The one that this process's user has chosen, if any: `MATCHLOCK_DEBIAN_MIRROR`.
@@ -78,7 +90,47 @@ impl Mirror {
     }
 }
 
-/// An index of a mirror that was verified, in a directory of its own.
+/// The indexes of a mirror that were verified, in a directory of their own.
+#[derive(Debug)]
+pub(crate) struct Indexes(Vec<Index>);
+
+impl Indexes {
+    /// Fetches them into `directory`. Beside it, `directory.<suite>.seen` remembers the newest release that was there.
+    pub(crate) fn fetch(mirror: &Mirror, directory: &Path) -> Result<Self> {
+        let mut indexes = Vec::new();
+        for suite in &mirror.suites {
+            match Index::fetch(suite, mirror, directory) {
+                Ok(index) => indexes.push(index),
+                Err(error @ (Error::Mirror { .. } | Error::Release { .. })) if !suite.required => {
+                    tracing::warn!("without {}: {error}", suite.name);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self(indexes))
+    }
+
+    /// What is known of the newest package of this name, and where that is; `None` = nothing.
+    pub(crate) fn record(&self, name: &str) -> Result<Option<(Record, &Index)>> {
+        let mut newest: Option<(Record, &Index)> = None;
+        for index in &self.0 {
+            let Some(record) = index.record(name)? else { continue };
+            let newer = |(known, _): &(Record, _)| version::compare(&record.version, &known.version).is_gt();
+            if newest.as_ref().is_none_or(newer) {
+                newest = Some((record, index));
+            }
+        }
+        Ok(newest)
+    }
+
+    /// That there is no such package.
+    pub(crate) fn unknown(&self, name: String) -> Error {
+        let host = self.0.first().map(|index| index.server.host().to_owned()).unwrap_or_default();
+        Error::UnknownOn { name, host }
+    }
+}
+
+/// The index of one suite.
 #[derive(Debug)]
 pub(crate) struct Index {
     server: Server,
@@ -88,10 +140,10 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Fetches the index into `directory`. `seen` is the file that remembers the newest release that was there.
-    pub(crate) fn fetch(mirror: &Mirror, directory: &Path, seen: &Path) -> Result<Arc<Self>> {
-        let server = Server::new(&mirror.url, mirror.silence)?;
-        let release = release(mirror, &server, seen)?;
+    fn fetch(suite: &Suite, mirror: &Mirror, directory: &Path) -> Result<Self> {
+        let server = Server::new(&suite.url, mirror.silence)?;
+        let seen = directory.with_extension(format!("{}.seen", suite.name));
+        let release = release(suite, mirror, &server, &seen)?;
         let wrong = |source| Error::Release { host: server.host().to_owned(), source };
         let name = format!("main/binary-{}/Packages.xz", architecture());
         let expected = release.expected(&name).map_err(wrong)?;
@@ -104,26 +156,21 @@ impl Index {
             true => format!("{folder}/by-hash/SHA256/{}", expected.sha256),
             false => name.clone(),
         };
-        let path = directory.join(file);
-        let place = format!("dists/{}/{place}", mirror.suite);
+        let path = directory.join(format!("{}-{file}", suite.name));
+        let place = format!("dists/{}/{place}", suite.name);
         download(&server, &place, file, &expected, &path)?;
-        remember(seen, release.date)?;
-        Ok(Arc::new(Self { server, path, looking: Mutex::new(()) }))
+        remember(&seen, release.date)?;
+        Ok(Self { server, path, looking: Mutex::new(()) })
     }
 
     /// What it says of a package; `None` = nothing.
-    pub(crate) fn record(&self, name: &str) -> Result<Option<Record>> {
+    fn record(&self, name: &str) -> Result<Option<Record>> {
         let _looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         let file = File::open(&self.path).map_err(Error::io(&self.path))?;
         let decoder = Stream::new_stream_decoder(MAX_UNPACKING_BYTES, 0)
             .map_err(|_| Error::Format("the mirror's index cannot be unpacked"))?;
         let text = XzDecoder::new_stream(BufReader::new(file), decoder).take(MAX_INDEX_BYTES);
         find(BufReader::with_capacity(64 << 10, text), name, &self.path)
-    }
-
-    /// That it has no such package.
-    pub(crate) fn unknown(&self, name: String) -> Error {
-        Error::UnknownOn { name, host: self.server.host().to_owned() }
     }
 
     /// Fetches a package into `directory`.
@@ -145,11 +192,11 @@ const fn architecture() -> &'static str {
     if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
 }
 
-fn release(mirror: &Mirror, server: &Server, seen: &Path) -> Result<Release> {
-    let path = format!("dists/{}/InRelease", mirror.suite);
+fn release(suite: &Suite, mirror: &Mirror, server: &Server, seen: &Path) -> Result<Release> {
+    let path = format!("dists/{}/InRelease", suite.name);
     let bytes = server.bytes(&path, MAX_RELEASE_BYTES)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let release = Release::open(&bytes, &mirror.suite, &mirror.keys, now);
+    let release = Release::open(&bytes, &suite.name, &mirror.keys, now);
     let newest = last_seen(seen)?;
     let release = release.and_then(|release| release.not_before(newest));
     release.map_err(|source| Error::Release { host: server.host().to_owned(), source })

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use debian::{Archive, Error, Keys, Mirror, Package, ReleaseError};
+use debian::{Archive, Error, Keys, Mirror, Package, ReleaseError, Suite};
 use pgp::composed::{ArmorOptions, CleartextSignedMessage, KeyType, SecretKeyParamsBuilder, SignedSecretKey};
 use pgp::types::Password;
 use rand::rngs::OsRng;
@@ -47,7 +47,10 @@ fn date(seconds: u64) -> String {
 /// What a mirror says; each field may be a lie.
 #[derive(Clone)]
 struct Says {
+    /// Where it says it.
+    suite: &'static str,
     codename: &'static str,
+    version: &'static str,
     date: u64,
     valid_until: Option<u64>,
     by_hash: bool,
@@ -61,7 +64,9 @@ impl Says {
     fn truth() -> Self {
         let package = (0..200_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
         Self {
+            suite: "test",
             codename: "test",
+            version: "1",
             date: now() - DAY,
             valid_until: None,
             by_hash: true,
@@ -79,6 +84,8 @@ struct World {
     server: Server,
     directory: TempDir,
     index: String,
+    /// Whether there is a suite with updates, or should be.
+    has_updates: bool,
 }
 
 impl World {
@@ -88,17 +95,18 @@ impl World {
             server: Server::start(),
             directory: tempfile::tempdir().unwrap(),
             index: String::new(),
+            has_updates: false,
         };
         world.publish(says);
         world
     }
 
     fn publish(&mut self, says: &Says) {
-        let Says { package, filename, .. } = says;
+        let Says { package, filename, version, suite, .. } = says;
         let len = says.package_len.unwrap_or(package.len() as u64);
         let packages = format!(
-            "Package: meta\nVersion: 1\nDepends: foo, image-1 (= 1)\nFilename: pool/meta.deb\nSize: 1\nSHA256: {}\n\n\
-             Package: image-1\nVersion: 1\nFilename: {filename}\nSize: {len}\nSHA256: {}\n",
+            "Package: meta\nVersion: {version}\nDepends: foo, image-1 (= 1)\nFilename: pool/meta.deb\nSize: 1\nSHA256: {}\n\n\
+             Package: image-1\nVersion: {version}\nFilename: {filename}\nSize: {len}\nSHA256: {}\n",
             sha256(b"x"),
             sha256(package),
         );
@@ -115,10 +123,10 @@ impl World {
         let digest = sha256(&packed);
         text.push_str(&format!("SHA256:\n {digest} {} {folder}/{}\n", packed.len(), says.lists));
         let name = if says.by_hash { format!("by-hash/SHA256/{digest}") } else { says.lists.to_owned() };
-        self.index = format!("dists/test/{folder}/{name}");
-        self.put(RELEASE, signed(&text, &self.key).into_bytes());
+        self.index = format!("dists/{suite}/{folder}/{name}");
+        self.put(&format!("dists/{suite}/InRelease"), signed(&text, &self.key).into_bytes());
         self.put(&self.index, packed);
-        self.put(PACKAGE, package.clone());
+        self.put(filename, package.clone());
     }
 
     fn put(&self, path: &str, body: Vec<u8>) {
@@ -137,7 +145,11 @@ impl World {
         let public = self.key.to_public_key().to_armored_string(ArmorOptions::default()).unwrap();
         let keys = Keys::parse([public.as_str()]).unwrap();
         let silence = Duration::from_secs(1);
-        let mirror = Mirror { url: self.server.url.clone(), suite: "test".into(), keys, silence };
+        let suite =
+            |name: &str, required| Suite { url: self.server.url.clone(), name: name.into(), required };
+        let mut suites = vec![suite("test", true)];
+        suites.extend(self.has_updates.then(|| suite("test-security", false)));
+        let mirror = Mirror { suites, keys, silence };
         Archive::of_mirror(&self.lists(), mirror)
     }
 
@@ -306,6 +318,45 @@ fn a_package_must_be_what_the_index_says() {
 }
 
 #[test]
+fn the_newest_of_a_release_and_its_updates_is_taken() {
+    const UPDATES: &str = "dists/test-security/InRelease";
+    let fetched = |world: &World| {
+        let package = world.fetch().unwrap();
+        (package.version, fs::read(package.path).unwrap())
+    };
+    let says = |version, mark: u8| Says { version, package: vec![mark; 1000], ..Says::truth() };
+    let updates = |version, mark| {
+        let (suite, filename) = ("test-security", "pool/updates/image_2_amd64.deb");
+        Says { suite, codename: suite, filename, ..says(version, mark) }
+    };
+    let mut world = World::new(&says("6.1.9-1", 1));
+    world.has_updates = true;
+    // A mirror need not have them.
+    assert_eq!(fetched(&world), ("6.1.9-1".into(), vec![1; 1000]));
+    world.publish(&updates("6.1.10-1", 2));
+    assert_eq!(fetched(&world), ("6.1.10-1".into(), vec![2; 1000]));
+    let index = world.index.clone();
+    world.publish(&says("6.1.11-1", 3));
+    assert_eq!(fetched(&world), ("6.1.11-1".into(), vec![3; 1000]));
+
+    // Updates that are not believed count for nothing.
+    world.publish(&says("6.1.9-1", 1));
+    world.server.asked.lock().unwrap().clear();
+    world.server.change(UPDATES, |file| file.body[100] ^= 1);
+    assert_eq!(fetched(&world).0, "6.1.9-1");
+    world.publish(&Says { valid_until: Some(now() - 60), ..updates("6.1.12-1", 4) });
+    assert_eq!(fetched(&world).0, "6.1.9-1");
+    world.publish(&Says { codename: "test", ..updates("6.1.12-1", 4) });
+    assert_eq!(fetched(&world).0, "6.1.9-1");
+    assert_eq!(world.asked(&index), [] as [usize; 0]);
+    // One that is wrong behind a good signature is an attack or a fault, and told.
+    world.publish(&updates("6.1.12-1", 4));
+    world.server.change(&world.index, |file| *file.body.last_mut().unwrap() ^= 1);
+    fs::remove_dir_all(world.downloads()).unwrap();
+    assert!(matches!(world.refused(), Error::Digest { .. }));
+}
+
+#[test]
 fn a_broken_connection_is_taken_up_where_it_broke() {
     let says = Says::truth();
     let world = World::new(&says);
@@ -334,7 +385,8 @@ fn a_mirror_that_says_nothing_is_given_up() {
     let keys = Keys::debian().unwrap();
     drop(world);
     let directory = tempfile::tempdir().unwrap();
-    let mirror = Mirror { url, suite: "test".into(), keys, silence: Duration::from_secs(5) };
+    let suites = vec![Suite { url, name: "test".into(), required: true }];
+    let mirror = Mirror { suites, keys, silence: Duration::from_secs(5) };
     let error =
         Archive::of_mirror(&directory.path().join("lists"), mirror).map(drop).unwrap_err().to_string();
     assert!(error.contains("onnection refused"), "{error}");
