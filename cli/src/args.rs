@@ -87,6 +87,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ImageCommand,
     },
+    /// List and remove guest kernels
+    Kernel {
+        #[command(subcommand)]
+        command: KernelCommand,
+    },
     /// Make, list, remove and copy named volumes
     Volume {
         #[command(subcommand)]
@@ -122,6 +127,16 @@ pub(crate) enum ImageCommand {
     Prune(ImagePruneArgs),
     /// Remove what no image needs, what failed pulls have left included
     Gc(JsonArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KernelCommand {
+    /// List kernels
+    #[command(visible_alias = "list")]
+    Ls(JsonArgs),
+    /// Remove a kernel; the default one is fetched again, as new as there is, when it is needed
+    #[command(visible_alias = "remove")]
+    Rm(KernelRmArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -212,8 +227,15 @@ pub(crate) struct RunArgs {
     /// auto, kvm or software
     #[arg(long, value_name = "KIND", default_value = "auto")]
     pub(crate) machine: policy::machine::Request,
-    /// Guest kernel, file:///path [default: Debian's]
-    #[arg(long, value_name = "REF", default_value = "", hide_default_value = true)]
+    /// Guest kernel: path, or image in a registry [default: Debian's]
+    #[arg(
+        long,
+        value_name = "REF",
+        env = "MATCHLOCK_KERNEL",
+        default_value = "",
+        hide_default_value = true,
+        hide_env_values = true
+    )]
     pub(crate) kernel: String,
     /// No network (there is none yet)
     #[arg(long, hide = true)]
@@ -305,6 +327,16 @@ pub(crate) struct RpcArgs {
     /// auto, kvm or software
     #[arg(long, value_name = "KIND", env = "MATCHLOCK_MACHINE", default_value = "auto")]
     pub(crate) machine: policy::machine::Request,
+    /// Guest kernel of sandboxes that name none: path, or image in a registry [default: Debian's]
+    #[arg(
+        long,
+        value_name = "REF",
+        env = "MATCHLOCK_KERNEL",
+        default_value = "",
+        hide_default_value = true,
+        hide_env_values = true
+    )]
+    pub(crate) kernel: String,
 }
 
 #[derive(Debug, Args)]
@@ -457,6 +489,22 @@ pub(crate) struct ImageTagArgs {
 pub(crate) struct ImagePruneArgs {
     /// Those that were imported or tagged as well
     #[arg(short, long)]
+    pub(crate) all: bool,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KernelRmArgs {
+    /// Kernel, as matchlock kernel ls calls it
+    #[arg(value_name = "REF")]
+    pub(crate) kernel: Option<String>,
+    /// The same, as the 0.2 releases had it
+    #[arg(long = "ref", value_name = "REF", hide = true, conflicts_with = "kernel")]
+    pub(crate) reference: Option<String>,
+    /// Every one that no sandbox uses
+    #[arg(long, conflicts_with_all = ["kernel", "reference"])]
     pub(crate) all: bool,
     /// As JSON
     #[arg(long)]

@@ -130,12 +130,12 @@ fn kernel(home: &Home) -> Check {
     let kernels = home.as_user(|| anyhow::Ok(kernels::Store::open(home.cache())?.list()?));
     match kernels {
         Ok(list) => match list.iter().find(|kernel| kernel.current) {
-            Some(kernel) => check("kernel", Pass, format!("{} ({})", kernel.release, kernel.origin), None),
+            Some(kernel) => check("kernel", Pass, format!("{} ({})", kernel.identifier, kernel.origin), None),
             None => check(
                 "kernel",
                 Warn,
                 "no kernel in the store yet",
-                Some("the first run fetches Debian's cloud kernel; or use --kernel file:///path"),
+                Some("the first run fetches Debian's cloud kernel; or use --kernel"),
             ),
         },
         Err(error) => check("kernel", Fail, error.to_string(), None),

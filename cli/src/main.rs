@@ -16,6 +16,7 @@ mod forward;
 mod gc;
 mod image;
 mod inspect;
+mod kernel;
 mod log;
 mod progress;
 mod pull;
@@ -31,7 +32,7 @@ mod volume;
 
 use std::process::ExitCode;
 
-use args::{Cli, Command, ImageCommand, VolumeCommand};
+use args::{Cli, Command, ImageCommand, KernelCommand, VolumeCommand};
 use sandbox::Start;
 use say::say;
 
@@ -75,6 +76,10 @@ fn dispatch(cli: Cli, start: Start) -> anyhow::Result<u8> {
             ImageCommand::Tag(args) => image::tag(&args),
             ImageCommand::Prune(args) => image::prune(&args),
             ImageCommand::Gc(args) => image::gc(&args),
+        },
+        Command::Kernel { command } => match command {
+            KernelCommand::Ls(args) => kernel::ls(&args),
+            KernelCommand::Rm(args) => kernel::rm(&args),
         },
         Command::Volume { command } => match command {
             VolumeCommand::Create(args) => volume::create(&args),

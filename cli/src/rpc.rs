@@ -16,7 +16,7 @@ use crate::signals::Signals;
 
 /// Serves until the client is gone, or a signal comes.
 pub(crate) fn rpc(args: &RpcArgs) -> anyhow::Result<u8> {
-    let setup = Setup { home: Home::from_env()?, machine: args.machine };
+    let setup = Setup { home: Home::from_env()?, machine: args.machine, kernel: args.kernel.clone() };
     // Not the locked and buffered ones: one thread each reads and writes whole pieces, and one may never return.
     let input = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     let output = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);

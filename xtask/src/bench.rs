@@ -38,7 +38,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let programs = build::programs()?;
     let measure = build::measure()?;
     let cache = sh::target().join("cache");
-    let stock = kernels::Store::open(&cache)?.get("", &|step| eprintln!("{step}"))?;
+    let stock = kernels::Store::open(&cache)?.default_kernel(&|step| eprintln!("{step}"))?;
     if wanted("software") {
         software(options, &programs, &stock)?;
     }

@@ -54,9 +54,9 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     // inside the guest: nothing of the host
     ("guest_agent", "guest/agent", &["guest_protocol"]),
     // 4: one sandbox's life
-    ("kernels", "runtime/kernels", &["debian", "machine"]),
     ("images", "runtime/images", &["debian", "disk", "erofs", "process"]),
     ("registry", "runtime/registry", &["images"]),
+    ("kernels", "runtime/kernels", &["debian", "images", "machine", "registry"]),
     (
         "sandbox",
         "runtime/sandbox",

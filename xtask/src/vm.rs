@@ -175,7 +175,7 @@ impl Suite {
     fn emulated(&self, cell: &Cell, filter: &str) -> Result<Counts> {
         let cache = sh::target().join("cache");
         let store = kernels::Store::open(&cache)?;
-        let host_kernel = store.get("", &|step| eprintln!("{step}"))?;
+        let host_kernel = store.default_kernel(&|step| eprintln!("{step}"))?;
         let mut files = vec![
             (PathBuf::from("/root/.cache/matchlock"), cache),
             (PathBuf::from("/opt/matchlock/suite"), self.binary.clone()),

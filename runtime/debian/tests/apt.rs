@@ -1,6 +1,6 @@
 //! How apt is asked: with a stand-in for it, which a child process of this one finds in its path.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -26,7 +26,7 @@ fn child(test: &str, directory: &Path, programs: &[(&str, &str)]) -> Command {
     }
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", test, "--ignored"]).stdout(Stdio::null());
-    child.env("PATH", path).env(DIRECTORY, directory);
+    child.env("PATH", path).env(DIRECTORY, directory).env_remove("MATCHLOCK_DEBIAN_MIRROR");
     child
 }
 
@@ -94,6 +94,33 @@ fn update_four_times_at_once_and_once_more() {
     }
     assert!(is_empty(&lists));
     Archive::update(&lists).unwrap();
+}
+
+#[test]
+#[ignore = "the child's side of another test"]
+fn which_mirror_is_asked() {
+    let error = Archive::update(&lists()).and_then(|archive| archive.dependency("meta", "x-")).unwrap_err();
+    let Error::Mirror { host, .. } = error else { panic!("{error}") };
+    fs::write(lists().with_file_name("host"), host).unwrap();
+}
+
+/// Nothing is reached in any case: what looks like the way there leads nowhere.
+#[test]
+fn a_mirror_is_asked_where_apt_is_not_or_knows_nothing() {
+    let knows_nothing = [("apt-get", "exit 0"), ("apt-cache", "exit 100")];
+    let fails = [("apt-get", "exit 1")];
+    for (programs, chosen, host) in [
+        (&[][..], "", "deb.debian.org"),
+        (&knows_nothing, "", "deb.debian.org"),
+        (&fails, "https://mirror.invalid:99/debian", "mirror.invalid:99"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut child = child("which_mirror_is_asked", directory.path(), programs);
+        child.env("MATCHLOCK_DEBIAN_MIRROR", chosen);
+        child.env("https_proxy", "http://127.0.0.1:1").env_remove("no_proxy").env_remove("NO_PROXY");
+        assert!(child.status().unwrap().success());
+        assert_eq!(fs::read_to_string(directory.path().join("host")).unwrap(), host);
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let cache = std::env::args().nth(1).ok_or("usage: fetch CACHE AGENT")?;
     let agent = std::env::args().nth(2).ok_or("usage: fetch CACHE AGENT")?;
     let store = kernels::Store::open(Path::new(&cache))?;
-    let kernel = store.get("", &|step| eprintln!("{step}"))?;
+    let kernel = store.default_kernel(&|step| eprintln!("{step}"))?;
     println!("{kernel:#?}\n{:#?}", store.list()?);
     println!("{}", kernels::initramfs(Path::new(&cache), &kernel, Path::new(&agent))?.display());
     Ok(())

@@ -8,7 +8,7 @@ use object::elf::{FileHeader64, PT_LOAD};
 use object::read::ReadCache;
 use object::read::elf::{FileHeader, ProgramHeader};
 
-use crate::MAX_IMAGE_BYTES;
+use crate::{Architecture, MAX_IMAGE_BYTES};
 
 /// Bytes of a file that are enough for [`detect`].
 pub(crate) const HEAD_BYTES: usize = 0x250;
@@ -63,8 +63,18 @@ pub(crate) fn check_elf(file: File) -> Result<(), &'static str> {
     if entry { Ok(()) } else { Err("an ELF file without a PVH entry point (CONFIG_PVH)") }
 }
 
+/// What machines boot of the kernel file of a Debian package.
+pub(crate) fn of_package(file: Vec<u8>, architecture: Architecture) -> Result<Vec<u8>, &'static str> {
+    match (architecture, detect(&file)?) {
+        (Architecture::Amd64, KernelFormat::BzImage) => unpack(&file),
+        // Debian does not pack it.
+        (Architecture::Arm64, KernelFormat::Image) => Ok(file),
+        _ => Err("a kernel for another architecture"),
+    }
+}
+
 /// The ELF image packed into `bzimage`.
-pub(crate) fn unpack(bzimage: &[u8]) -> Result<Vec<u8>, &'static str> {
+fn unpack(bzimage: &[u8]) -> Result<Vec<u8>, &'static str> {
     if detect(bzimage)? != KernelFormat::BzImage {
         return Err("not a bzImage");
     }
@@ -179,6 +189,21 @@ mod tests {
         let mut payload = zstd::encode_all(&elf[..], 1).unwrap();
         payload.extend_from_slice(&u32::try_from(elf.len()).unwrap().to_le_bytes());
         assert!(unpack(&bzimage(&payload)).unwrap() == elf);
+    }
+
+    #[test]
+    fn packages_have_kernels_for_their_architecture() {
+        use Architecture::{Amd64, Arm64};
+        let elf = elf();
+        let packed = bzimage(&lz4(&elf));
+        let mut image = vec![0u8; 1024];
+        image[56..60].copy_from_slice(b"ARM\x64");
+        assert!(of_package(packed.clone(), Amd64).unwrap() == elf);
+        assert_eq!(of_package(image.clone(), Arm64), Ok(image.clone()));
+        for (file, architecture) in [(packed, Arm64), (image, Amd64), (elf, Amd64)] {
+            assert_eq!(of_package(file, architecture), Err("a kernel for another architecture"));
+        }
+        assert!(of_package(Vec::new(), Amd64).is_err());
     }
 
     #[test]

@@ -35,9 +35,13 @@ pub struct File<'a> {
     pub data: &'a [u8],
 }
 
-/// The guest's archive for `kernel` with `agent` as `/init`, made once and kept below the cache directory `cache`.
+/// The guest's archive for `kernel` with `agent` as `/init`, made once and kept: with the kernel if modules of it are in
+/// there, else below the cache directory `cache`.
 pub fn initramfs(cache: &Path, kernel: &Kernel, agent: &Path) -> Result<PathBuf> {
-    let directory = cache.join("kernels").join("initramfs");
+    let directory = match (&kernel.lease, &kernel.modules) {
+        (Some(lease), Some(_)) => lease.directory().join("initramfs"),
+        _ => cache.join("kernels").join("initramfs"),
+    };
     let path = directory.join(format!("{}.cpio", key(kernel, agent)?));
     if is_whole(&path) {
         return Ok(path);
@@ -153,8 +157,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let agent = dir.path().join("agent");
         fs::write(&agent, "one").unwrap();
-        let kernel =
-            Kernel { release: "1".into(), path: "/k".into(), format: KernelFormat::Elf, modules: None };
+        let kernel = Kernel {
+            release: "1".into(),
+            path: "/k".into(),
+            format: KernelFormat::Elf,
+            modules: None,
+            lease: None,
+        };
         let first = initramfs(dir.path(), &kernel, &agent).unwrap();
         let made = fs::metadata(&first).unwrap().ino();
         assert_eq!(fs::metadata(initramfs(dir.path(), &kernel, &agent).unwrap()).unwrap().ino(), made);
@@ -173,8 +182,13 @@ mod tests {
         }
         let agent = dir.path().join("agent");
         fs::write(&agent, "agent").unwrap();
-        let kernel =
-            Kernel { release: "1".into(), path: "/k".into(), format: KernelFormat::Elf, modules: None };
+        let kernel = Kernel {
+            release: "1".into(),
+            path: "/k".into(),
+            format: KernelFormat::Elf,
+            modules: None,
+            lease: None,
+        };
         let path = initramfs(dir.path(), &kernel, &agent).unwrap();
         let left = fs::read_dir(archives).unwrap().map(|entry| entry.unwrap().path());
         assert_eq!(left.collect::<Vec<_>>(), [path]);

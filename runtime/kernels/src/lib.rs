@@ -1,19 +1,28 @@
 //! Guest kernels: where they come from, how they are kept, and the initramfs that goes with each.
 //!
 //! The default is Debian's stock cloud kernel, fetched as a signed package, unpacked once to an ELF image (PVH) with its
-//! modules beside it. `file:///…` names a kernel of the user's own with everything built in. Not here: loading a kernel
-//! into a guest (`vmm`), and what the initramfs' one program does (`guest_agent`).
+//! modules beside it. A path or `file:///…` names a kernel of the user's own with everything built in, any other reference
+//! one in a registry. Not here: loading a kernel into a guest (`vmm`), and what the initramfs' one program does
+//! (`guest_agent`).
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests"))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests"))]
 
+mod architecture;
 mod cpio;
 mod image;
 mod initramfs;
+mod lease;
+mod listing;
 mod modules;
+mod oci;
+mod stock;
 mod store;
 
+pub use architecture::Architecture;
 pub use initramfs::{Archive, File, initramfs};
-pub use store::{Kernel, Store, StoredKernel};
+pub use lease::Lease;
+pub use listing::StoredKernel;
+pub use store::{Kernel, Store};
 
 use std::io;
 use std::path::PathBuf;
@@ -22,14 +31,30 @@ use std::path::PathBuf;
 pub const MAX_IMAGE_BYTES: u64 = 256 << 20;
 
 /// Result of a kernel operation.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why there is no kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The reference is of a form not known here.
-    #[error("kernel reference {0:?} is not file:///absolute/path")]
+    #[error("kernel reference {0:?} is neither an absolute path, file:///path nor an image reference")]
     Reference(String),
+    /// A registry did not give the kernel.
+    #[error("kernel {reference}: {source}")]
+    Registry {
+        /// What was asked for.
+        reference: String,
+        /// Why not.
+        source: registry::Error,
+    },
+    /// What a registry has under this name is no kernel.
+    #[error("kernel {reference}: {why}")]
+    Artifact {
+        /// What was asked for.
+        reference: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The file is no kernel that a machine here can boot.
     #[error("{path} is not a bootable kernel: {why}", path = path.display())]
     NotAKernel {
@@ -46,6 +71,12 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// No kernel of this name is in the store.
+    #[error("kernel not found: {0}")]
+    Unknown(String),
+    /// It cannot be removed now.
+    #[error("kernel {0} is in use")]
+    InUse(String),
     /// A kernel module that the guest needs is missing.
     #[error("kernel {release} has no module {module}")]
     Module {

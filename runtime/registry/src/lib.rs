@@ -1,4 +1,5 @@
-//! Images from OCI registries: what a reference means, how its registry is spoken to, and the pull itself.
+//! Images from OCI registries, and what else they have: what a reference means, how its registry is spoken to, and the
+//! pull itself.
 //!
 //! The protocol is the OCI distribution specification 1.1, of which only pulling is here. Everything that comes from a
 //! registry is bounded before it is held, and believed only under its digest, which the store checks. Not here: the store
@@ -6,6 +7,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
+mod artifact;
 mod auth;
 mod body;
 mod client;
@@ -16,6 +18,7 @@ mod pull;
 mod signatures;
 mod trust;
 
+pub use artifact::Artifact;
 pub use error::Error;
 pub use name::{Name, NameError};
 pub use pull::Registries;

@@ -38,6 +38,8 @@ pub struct Setup {
     pub home: Home,
     /// Which machine sandboxes get.
     pub machine: policy::machine::Request,
+    /// Which kernel those get that name none; empty = the default one.
+    pub kernel: String,
 }
 
 /// Serves one client. Returns once it is gone, or `end` has come, and nothing is left of its sandbox.

@@ -52,6 +52,8 @@ pub(crate) type Make = Box<dyn Fn(&Plan) -> Result<Arc<Vm>, Failure> + Send>;
 pub(crate) struct Session {
     home: Home,
     machine: Machine,
+    /// Of a sandbox that names none.
+    kernel: String,
     make: Make,
     outbox: Outbox,
     budget: Budget,
@@ -97,19 +99,20 @@ const AT_THE_END: &str = "cancelled: the session ends";
 
 impl Session {
     pub(crate) fn new(setup: Setup, outbox: Outbox) -> Self {
-        let Setup { home, machine } = setup;
+        let Setup { home, machine, kernel } = setup;
         let state = home.clone();
         let make = move |plan: &Plan| {
             Vm::start(&state, plan.spec.clone(), plan.time_limit)
                 .map_err(|error| Failure::vm(error.to_string()))
         };
-        Self::with(home, machine, Box::new(make), outbox)
+        Self { kernel, ..Self::with(home, machine, Box::new(make), outbox) }
     }
 
     fn with(home: Home, machine: Machine, make: Make, outbox: Outbox) -> Self {
         Self {
             home,
             machine,
+            kernel: String::new(),
             make,
             outbox,
             budget: Budget::new(BUDGET),
@@ -263,7 +266,10 @@ impl Session {
     }
 
     fn create(&mut self, request: Request, held: Held) -> Result<(), Failure> {
-        let plan = create::plan(request.params.parse()?, self.machine)?;
+        let mut plan = create::plan(request.params.parse()?, self.machine)?;
+        if plan.spec.kernel.is_empty() {
+            plan.spec.kernel.clone_from(&self.kernel);
+        }
         let vm = (self.make)(&plan)?;
         let task = create::run(request.id, plan, Arc::clone(&vm));
         let flight = |abort| Flight {

@@ -266,9 +266,14 @@ impl Error {
                 "its owner may be suspended: resume that process (see matchlock list), or matchlock gc --force-running",
             ),
             Self::StillRunning(_) => Some("end it first: matchlock kill"),
-            Self::Kernel(kernels::Error::Package(_)) => {
-                Some("the default kernel is fetched once; give another with --kernel file:///path")
+            Self::Kernel(kernels::Error::Package(_)) => Some(
+                "MATCHLOCK_DEBIAN_MIRROR names another mirror; --kernel file:///path takes a kernel of your own",
+            ),
+            Self::Kernel(kernels::Error::InUse(_)) => {
+                Some("end the sandboxes that run on it first; see matchlock list --running")
             }
+            Self::Kernel(kernels::Error::Registry { .. }) => Some("a file is given as file:///path"),
+            Self::Kernel(kernels::Error::Unknown(_)) => Some("see matchlock kernel ls"),
             _ => None,
         }
     }

@@ -5,9 +5,11 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use disk::Segment;
 use images::{ImageConfig, Progress, Pull};
+use kernels::Lease;
 use tokio::sync::watch;
 
 use crate::{Error, Home, Result, host};
@@ -25,6 +27,8 @@ pub(crate) struct OpenImage {
 pub(crate) struct OpenKernel {
     pub(crate) kernel: machine::Kernel,
     pub(crate) initramfs: OwnedFd,
+    /// Keeps it in the store.
+    pub(crate) lease: Option<Arc<Lease>>,
 }
 
 /// Finds the image, pulls it if that is what it takes, and opens its layers.
@@ -56,13 +60,21 @@ pub(crate) fn image(
 }
 
 /// Finds the kernel and its initramfs; an empty reference is the default kernel.
-pub(crate) fn kernel(cache: &Path, reference: &str, progress: &dyn Progress) -> Result<OpenKernel> {
+pub(crate) fn kernel(
+    home: &Home,
+    reference: &str,
+    given_up: watch::Receiver<bool>,
+    progress: &dyn Progress,
+) -> Result<OpenKernel> {
     let agent = host::agent()?;
-    let kernel = kernels::Store::open(cache)?.get(reference, &|step| progress.step(step, None))?;
-    let initramfs = kernels::initramfs(cache, &kernel, &agent)?;
+    let registries = home.registries().until(given_up);
+    let store = kernels::Store::open(home.cache())?;
+    let kernel = store.get(reference, &registries, &|step| progress.step(step, None))?;
+    let initramfs = kernels::initramfs(home.cache(), &kernel, &agent)?;
     let file = File::open(&kernel.path).map_err(Error::io(&kernel.path))?.into();
     let initramfs = File::open(&initramfs).map_err(Error::io(&initramfs))?.into();
-    Ok(OpenKernel { kernel: machine::Kernel { file, format: kernel.format }, initramfs })
+    let lease = kernel.lease;
+    Ok(OpenKernel { kernel: machine::Kernel { file, format: kernel.format }, initramfs, lease })
 }
 
 /// Makes the writable disk. Its name is gone when this returns: only the machine's descriptor keeps it, so that

@@ -130,10 +130,12 @@ pub struct Sandbox {
     tasks: Vec<JoinHandle<()>>,
     /// Threads that make files or processes; `end` waits for them, so that an interrupted start leaves none behind.
     opening_image: Option<JoinHandle<Result<OpenImage>>>,
-    /// Becomes true when nobody waits for the image any more.
+    /// Becomes true when nobody waits for image and kernel any more.
     given_up: watch::Sender<bool>,
     opening_kernel: Option<JoinHandle<Result<OpenKernel>>>,
     making_disk: Option<JoinHandle<Result<machine::Disk>>>,
+    /// As long as this sandbox lives, its kernel counts as in use.
+    kernel_lease: Option<Arc<kernels::Lease>>,
     booting: Option<JoinHandle<Result<Booted, MachineError>>>,
     machine: Option<Running>,
     control: Option<Control>,
@@ -219,6 +221,7 @@ impl Sandbox {
             given_up: watch::Sender::new(false),
             opening_kernel: None,
             making_disk: None,
+            kernel_lease: None,
             booting: None,
             machine: None,
             control: None,
@@ -264,7 +267,8 @@ impl Sandbox {
     }
 
     async fn prepare_and_boot(&mut self, progress: Arc<dyn Progress + Send + Sync>) -> Result<()> {
-        let (image, kernel, upper) = self.prepare(progress).await?;
+        let (image, mut kernel, upper) = self.prepare(progress).await?;
+        self.kernel_lease = kernel.lease.take();
         self.timings.prepared_us = Some(self.start.elapsed_us());
         self.to(Phase::Created);
         self.to(Phase::Starting);
@@ -310,8 +314,9 @@ impl Sandbox {
             home.as_user(|| prepare::image(&home, &reference, pull, given_up, &*image_progress))
         }));
         let (home, reference) = (self.home.clone(), self.spec.kernel.clone());
+        let given_up = self.given_up.subscribe();
         self.opening_kernel = Some(spawn_blocking(move || {
-            home.as_user(|| prepare::kernel(home.cache(), &reference, &*progress))
+            home.as_user(|| prepare::kernel(&home, &reference, given_up, &*progress))
         }));
         let (home, directory) = (self.home.clone(), self.vm.paths.directory().to_path_buf());
         let size_mb = self.grant.disk_size_mb;

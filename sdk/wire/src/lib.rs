@@ -39,6 +39,32 @@ pub struct Image {
     pub created_at: String,
 }
 
+/// One kernel of `matchlock kernel ls --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Kernel {
+    /// What it is called.
+    pub identifier: String,
+    /// `amd64`, `arm64`.
+    pub arch: String,
+    /// Bytes of its files.
+    pub size: u64,
+    /// What it was made from.
+    pub origin: String,
+    /// Whether new sandboxes get it when they ask for none.
+    pub default: bool,
+    /// Whether a sandbox runs on it, or is being started on it.
+    pub in_use: bool,
+}
+
+/// `matchlock kernel rm --json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct KernelsRemoved {
+    /// What they were called.
+    pub removed: Vec<String>,
+    /// Bytes of their files.
+    pub freed: u64,
+}
+
 /// `matchlock image inspect`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ImageDetails {

@@ -132,6 +132,8 @@ impl Home {
         command.args(args).stdin(Stdio::null());
         // Under sudo the home would be another one.
         command.env_remove("SUDO_USER");
+        // A test that wants another kernel says so.
+        command.env_remove("MATCHLOCK_KERNEL");
         command.env("HOME", self.directory.path()).env("TMPDIR", self.directory.path().join("tmp"));
         // PATH is what every process of a sandbox inherits, so it carries the mark by which they are found.
         let path = std::env::var("PATH").unwrap();

@@ -131,7 +131,10 @@ fn no_kernel() {
     let run = |kernel: &str| done(&mut home.run(["--kernel", kernel, "true"]));
     assert_told(&run("file:///etc/passwd"), "/etc/passwd is not a bootable kernel");
     assert_told(&run("file:///no/such/kernel"), "kernel /no/such/kernel: No such file or directory");
-    assert_told(&run("relative"), "kernel reference \"relative\"");
+    assert_told(&run("/no/such/kernel"), "kernel /no/such/kernel: No such file or directory");
+    assert_told(&run("./relative"), "kernel reference \"./relative\" is neither an absolute path, ");
+    // Nobody listens there.
+    assert_told(&run("127.0.0.1:1/some/kernel:1"), "kernel 127.0.0.1:1/some/kernel:1: 127.0.0.1:1: ");
     assert_told(&run("file:///etc"), "/etc is not a bootable kernel: not a regular file");
     assert_told(
         &run("file:///bin/true"),

@@ -10,6 +10,7 @@ mod broken;
 mod disks;
 mod images;
 mod interrupted;
+mod kernels;
 mod lifecycle;
 mod log;
 mod port_forward;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         (Needs::Program, arguments::TESTS),
         (Needs::Program, records::TESTS_WITHOUT_GUEST),
         (Needs::Program, port_forward::TESTS_WITHOUT_GUEST),
+        (Needs::Program, kernels::TESTS_WITHOUT_GUEST),
         (Needs::Program, rpc::TESTS_WITHOUT_GUEST),
         (Needs::Program, disks::TESTS_WITHOUT_GUEST),
         (Needs::Guest, programs::TESTS),
@@ -58,10 +60,12 @@ fn main() -> ExitCode {
         (Needs::Guest, log::TESTS),
         (Needs::Guest, port_forward::TESTS),
         (Needs::Guest, disks::TESTS),
+        (Needs::Guest, kernels::TESTS),
         (Needs::Sudo, sudo::TESTS),
         (Needs::Guest, interrupted::TESTS),
         (Needs::Guest, broken::TESTS),
         (Needs::Packages, broken::TESTS_THAT_FETCH),
+        (Needs::Packages, kernels::TESTS_THAT_FETCH),
     ];
     // What no machine has a part in need not be tested on each.
     if blackbox::machine() == "software" {

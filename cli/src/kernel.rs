@@ -1,0 +1,82 @@
+//! `matchlock kernel`: what is in the kernel store.
+//!
+//! Not here: the store (`kernels`).
+
+use kernels::{Store, StoredKernel};
+use sandbox::{Error, Home};
+
+use crate::args::{JsonArgs, KernelRmArgs};
+use crate::failure::{self, FAILED};
+use crate::image::megabytes;
+use crate::say::say;
+use crate::table;
+
+/// Lists kernels.
+pub(crate) fn ls(args: &JsonArgs) -> anyhow::Result<u8> {
+    let list = with_store(|store| store.list())?;
+    if args.json {
+        let list: Vec<_> = list.into_iter().map(wire_kernel).collect();
+        say!("{}", serde_json::to_string_pretty(&list)?);
+        return Ok(0);
+    }
+    let rows = list.into_iter().map(|kernel| {
+        let notes = [(kernel.current, "default"), (kernel.in_use, "in use")];
+        let notes: Vec<_> = notes.into_iter().filter(|(said, _)| *said).map(|(_, note)| note).collect();
+        let StoredKernel { identifier, architecture, size, .. } = kernel;
+        [identifier, architecture.name().to_owned(), megabytes(size), notes.join(", ")]
+    });
+    table::print(["IDENTIFIER", "ARCH", "SIZE", "STATUS"], rows);
+    Ok(0)
+}
+
+fn wire_kernel(kernel: StoredKernel) -> wire::Kernel {
+    wire::Kernel {
+        identifier: kernel.identifier,
+        arch: kernel.architecture.name().to_owned(),
+        size: kernel.size,
+        origin: kernel.origin,
+        default: kernel.current,
+        in_use: kernel.in_use,
+    }
+}
+
+/// Removes one kernel, or every one that no sandbox uses.
+pub(crate) fn rm(args: &KernelRmArgs) -> anyhow::Result<u8> {
+    let named = args.kernel.as_ref().or(args.reference.as_ref());
+    let wanted = match named {
+        Some(kernel) => vec![kernel.clone()],
+        None if args.all => {
+            with_store(|store| store.list())?.into_iter().map(|kernel| kernel.identifier).collect()
+        }
+        None => anyhow::bail!("kernel required (or use --all)"),
+    };
+    let mut all = wire::KernelsRemoved::default();
+    let mut status = 0;
+    for kernel in wanted {
+        match with_store(|store| store.remove(&kernel)) {
+            Ok(freed) => {
+                all.freed += freed;
+                if !args.json {
+                    say!("Removed {kernel}");
+                }
+                all.removed.push(kernel);
+            }
+            Err(error) if named.is_some() => return Err(error.into()),
+            // Another process was faster.
+            Err(Error::Kernel(kernels::Error::Unknown(_))) => {}
+            Err(error) => {
+                failure::print(&error.to_string(), error.hint());
+                status = FAILED;
+            }
+        }
+    }
+    if args.json {
+        say!("{}", serde_json::to_string_pretty(&all)?);
+    }
+    Ok(status)
+}
+
+fn with_store<T>(act: impl FnOnce(Store) -> kernels::Result<T>) -> sandbox::Result<T> {
+    let home = Home::from_env()?;
+    home.as_user(|| Ok(act(Store::open(home.cache())?)?))
+}

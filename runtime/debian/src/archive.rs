@@ -1,0 +1,201 @@
+//! Where packages come from: the host's own sources if it has apt, else a mirror of Debian's.
+//!
+//! The mirror also has what a host's complete sources do not know, such as Debian's kernel on another distribution. Not
+//! here: how either is asked (`apt`, `mirror`).
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use crate::apt::Apt;
+use crate::mirror::{Index, Indexes, Mirror};
+use crate::record::Record;
+use crate::{Error, Result};
+
+/// The lists that are in use in this process. Who wants them while they are read waits, and then has the same.
+static IN_USE: Mutex<Weak<Lists>> = Mutex::new(Weak::new());
+
+/// Every package there is, as of now.
+#[derive(Debug)]
+pub struct Archive {
+    lists: Arc<Lists>,
+}
+
+/// What is kept of the sources, in a directory of ours that is nobody else's while this lives.
+#[derive(Debug)]
+struct Lists {
+    directory: PathBuf,
+    /// The host's own sources, which are asked first.
+    apt: Option<Apt>,
+    mirror: Mirror,
+    /// Fetched when it is needed.
+    indexes: OnceLock<Indexes>,
+    /// Held by who fetches them.
+    fetching: Mutex<()>,
+    _lock: File,
+}
+
+/// A verified package file.
+#[derive(Debug, Clone)]
+pub struct Package {
+    /// Package name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Hex SHA-256 of the file, as its signed record says.
+    pub sha256: String,
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// Who told of a package.
+enum Source<'a> {
+    Apt(&'a Apt),
+    Mirror(&'a Indexes, &'a Index),
+}
+
+impl Archive {
+    /// Reads the signed lists of the host's package sources, or of a mirror of Debian's, into `directory`, which is kept
+    /// for that alone: it is empty before and after.
+    ///
+    /// Other processes that do the same wait. In this process, the lists that another one of these has there are shared.
+    pub fn update(directory: &Path) -> Result<Self> {
+        // Whoever names a mirror wants that one.
+        let chosen = Mirror::chosen()?;
+        Self::shared(directory, |directory, lock| {
+            let apt = match chosen {
+                Some(_) => None,
+                None => match Apt::update(directory) {
+                    Ok(apt) => Some(apt),
+                    Err(Error::NoApt) => None,
+                    Err(error) => return Err(error),
+                },
+            };
+            let mirror = chosen.map_or_else(Mirror::usual, Ok)?;
+            Lists::new(directory, apt, mirror, lock)
+        })
+    }
+
+    /// The same of one mirror and nothing else.
+    pub fn of_mirror(directory: &Path, mirror: Mirror) -> Result<Self> {
+        Self::shared(directory, |directory, lock| Lists::new(directory, None, mirror, lock))
+    }
+
+    fn shared(directory: &Path, make: impl FnOnce(&Path, File) -> Result<Lists>) -> Result<Self> {
+        let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lists) = in_use.upgrade().filter(|lists| lists.directory == directory) {
+            return Ok(Self { lists });
+        }
+        fs::create_dir_all(directory).map_err(Error::io(directory))?;
+        let lock = File::open(directory).map_err(Error::io(directory))?;
+        lock.lock().map_err(Error::io(directory))?;
+        // Whatever a killed process left.
+        empty(directory).map_err(Error::io(directory))?;
+        let lists = Arc::new(make(directory, lock)?);
+        *in_use = Arc::downgrade(&lists);
+        Ok(Self { lists })
+    }
+
+    /// The first dependency of `meta` whose name starts with `prefix`: what a meta-package stands for.
+    pub fn dependency(&self, meta: &str, prefix: &str) -> Result<String> {
+        let (record, source) = self.record(meta)?;
+        let names = record.depends.split([',', '|']).filter_map(|item| item.split_whitespace().next());
+        let mut matching = names.filter(|name| name.starts_with(prefix));
+        matching.next().map(str::to_owned).ok_or_else(|| {
+            let name = format!("{prefix}* (by {meta})");
+            match source {
+                Source::Apt(apt) => apt.unknown(name),
+                Source::Mirror(indexes, _) => indexes.unknown(name),
+            }
+        })
+    }
+
+    /// Fetches package `name` into `directory` and verifies it.
+    pub fn fetch(&self, name: &str, directory: &Path) -> Result<Package> {
+        match self.record(name)? {
+            (record, Source::Apt(apt)) => apt.package(name, &record, directory),
+            (record, Source::Mirror(_, index)) => index.package(name, &record, directory),
+        }
+    }
+
+    fn record(&self, name: &str) -> Result<(Record, Source<'_>)> {
+        check(name)?;
+        let lists = &*self.lists;
+        if let Some(apt) = &lists.apt {
+            match apt.record(name) {
+                Ok(record) => return Ok((record, Source::Apt(apt))),
+                Err(error @ Error::Unknown(_)) => tracing::info!("{error}; a mirror of Debian's is asked"),
+                Err(error) => return Err(error),
+            }
+        }
+        let indexes = lists.indexes()?;
+        let (record, index) = indexes.record(name)?.ok_or_else(|| indexes.unknown(name.to_owned()))?;
+        Ok((record, Source::Mirror(indexes, index)))
+    }
+}
+
+impl Lists {
+    fn new(directory: &Path, apt: Option<Apt>, mirror: Mirror, lock: File) -> Result<Self> {
+        let fetch_now = apt.is_none();
+        let (indexes, fetching) = (OnceLock::new(), Mutex::new(()));
+        let lists = Self { directory: directory.to_owned(), apt, mirror, indexes, fetching, _lock: lock };
+        if fetch_now {
+            lists.indexes()?;
+        }
+        Ok(lists)
+    }
+
+    fn indexes(&self) -> Result<&Indexes> {
+        let _fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.indexes.get() {
+            Some(indexes) => Ok(indexes),
+            None => {
+                let fetched = Indexes::fetch(&self.mirror, &self.directory)?;
+                Ok(self.indexes.get_or_init(|| fetched))
+            }
+        }
+    }
+}
+
+impl Drop for Lists {
+    fn drop(&mut self) {
+        // Else the next one does.
+        let _ = empty(&self.directory);
+    }
+}
+
+/// Debian policy §5.6.1: "must consist only of lower case letters, digits, plus and minus signs, and periods"
+fn check(name: &str) -> Result<()> {
+    let valid = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"+-.".contains(&c);
+    if name.is_empty() || name.starts_with('-') || !name.bytes().all(valid) {
+        return Err(Error::Name(name.to_owned()));
+    }
+    Ok(())
+}
+
+/// Removes all that is in a directory.
+fn empty(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_options_are_refused() {
+        for name in ["", "-o", "a b", "../x", "A", "a/b"] {
+            assert!(matches!(check(name), Err(Error::Name(_))), "{name}");
+        }
+        assert!(check("linux-image-6.1.0-1-cloud-amd64").is_ok());
+    }
+}

@@ -1,0 +1,316 @@
+//! Debian's archive, read by ourselves from a mirror: for hosts without apt.
+//!
+//! A chain of three: `InRelease`, signed by a key of [`Keys`], has the digest of `Packages.xz`, which has that of every
+//! package file. Nothing of a link is read before the link above has vouched for all of it. Not here: what a package is
+//! for, and who asks apt first (`archive`).
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use liblzma::read::XzDecoder;
+use liblzma::stream::Stream;
+use sha2::{Digest, Sha256};
+
+use crate::http::Server;
+use crate::keys::Keys;
+use crate::record::Record;
+use crate::release::{Expected, MAX_RELEASE_BYTES, Release};
+use crate::{Error, MAX_PACKAGE_BYTES, Package, Result, version};
+
+/// The mirror that everybody has.
+const DEFAULT_URL: &str = "https://deb.debian.org/debian";
+
+/// The variable that names another one.
+const URL_VARIABLE: &str = "MATCHLOCK_DEBIAN_MIRROR";
+
+/// The release whose packages are taken: what its kernel can do is known.
+const SUITE: &str = "bookworm";
+
+/// Its security updates, and what a mirror calls the place where they are.
+const SECURITY_SUITE: &str = "bookworm-security";
+const SECURITY_SUFFIX: &str = "-security";
+
+/// How long a mirror may say nothing.
+const SILENCE_LIMIT: Duration = Duration::from_secs(20);
+
+/// Largest index, as it comes and unpacked. Debian 12 has 9 MB and 46 MB.
+const MAX_PACKED_INDEX_BYTES: u64 = 64 << 20;
+const MAX_INDEX_BYTES: u64 = 512 << 20;
+
+/// Most memory that unpacking an index may take.
+const MAX_UNPACKING_BYTES: u64 = 128 << 20;
+
+/// Longest paragraph of an index.
+const MAX_RECORD_BYTES: usize = 1 << 20;
+
+/// A mirror, and whose signatures on it are believed.
+#[derive(Debug, Clone)]
+pub struct Mirror {
+    /// The suites that make up the release.
+    pub suites: Vec<Suite>,
+    /// Who signs them.
+    pub keys: Keys,
+    /// How long it may say nothing.
+    pub silence: Duration,
+}
+
+/// One suite of a mirror.
+#[derive(Debug, Clone)]
+pub struct Suite {
+    /// `https://host/path`, above `dists` and `pool`.
+    pub url: String,
+    /// Code name.
+    pub name: String,
+    /// Whether there is nothing to be had without it.
+    pub required: bool,
+}
+
+impl Mirror {
+    /// Debian's own at this URL. Security updates are beside it, if it has them.
+    pub fn of_debian(url: &str) -> Result<Self> {
+        let url = url.trim_end_matches('/');
+        let main = Suite { url: url.to_owned(), name: SUITE.to_owned(), required: true };
+        let url = format!("{url}{SECURITY_SUFFIX}");
+        let security = Suite { url, name: SECURITY_SUITE.to_owned(), required: false };
+        Ok(Self { suites: vec![main, security], keys: Keys::debian()?, silence: SILENCE_LIMIT })
+    }
+
+    /// The one that this process's user has chosen, if any: `MATCHLOCK_DEBIAN_MIRROR`.
+    pub(crate) fn chosen() -> Result<Option<Self>> {
+        let url = std::env::var(URL_VARIABLE).ok().filter(|url| !url.is_empty());
+        url.map(|url| Self::of_debian(&url)).transpose()
+    }
+
+    /// The one for everybody.
+    pub(crate) fn usual() -> Result<Self> {
+        Self::of_debian(DEFAULT_URL)
+    }
+}
+
+/// The indexes of a mirror that were verified, in a directory of their own.
+#[derive(Debug)]
+pub(crate) struct Indexes(Vec<Index>);
+
+impl Indexes {
+    /// Fetches them into `directory`. Beside it, `directory.<suite>.seen` remembers the newest release that was there.
+    pub(crate) fn fetch(mirror: &Mirror, directory: &Path) -> Result<Self> {
+        let mut indexes = Vec::new();
+        for suite in &mirror.suites {
+            match Index::fetch(suite, mirror, directory) {
+                Ok(index) => indexes.push(index),
+                Err(error @ (Error::Mirror { .. } | Error::Release { .. })) if !suite.required => {
+                    tracing::warn!("without {}: {error}", suite.name);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self(indexes))
+    }
+
+    /// What is known of the newest package of this name, and where that is; `None` = nothing.
+    pub(crate) fn record(&self, name: &str) -> Result<Option<(Record, &Index)>> {
+        let mut newest: Option<(Record, &Index)> = None;
+        for index in &self.0 {
+            let Some(record) = index.record(name)? else { continue };
+            let newer = |(known, _): &(Record, _)| version::compare(&record.version, &known.version).is_gt();
+            if newest.as_ref().is_none_or(newer) {
+                newest = Some((record, index));
+            }
+        }
+        Ok(newest)
+    }
+
+    /// That there is no such package.
+    pub(crate) fn unknown(&self, name: String) -> Error {
+        let host = self.0.first().map(|index| index.server.host().to_owned()).unwrap_or_default();
+        Error::UnknownOn { name, host }
+    }
+}
+
+/// The index of one suite.
+#[derive(Debug)]
+pub(crate) struct Index {
+    server: Server,
+    path: PathBuf,
+    /// One lookup at a time: two would only unpack the same side by side.
+    looking: Mutex<()>,
+}
+
+impl Index {
+    fn fetch(suite: &Suite, mirror: &Mirror, directory: &Path) -> Result<Self> {
+        let server = Server::new(&suite.url, mirror.silence)?;
+        let seen = directory.with_extension(format!("{}.seen", suite.name));
+        let release = release(suite, mirror, &server, &seen)?;
+        let wrong = |source| Error::Release { host: server.host().to_owned(), source };
+        let name = format!("main/binary-{}/Packages.xz", architecture());
+        let expected = release.expected(&name).map_err(wrong)?;
+        if expected.len > MAX_PACKED_INDEX_BYTES {
+            return Err(Error::Format("the mirror's index is over the size limit"));
+        }
+        // By its digest it is there even while the mirror takes in the next release.
+        let (folder, file) = name.rsplit_once('/').unwrap_or_default();
+        let place = match release.by_hash {
+            true => format!("{folder}/by-hash/SHA256/{}", expected.sha256),
+            false => name.clone(),
+        };
+        let path = directory.join(format!("{}-{file}", suite.name));
+        let place = format!("dists/{}/{place}", suite.name);
+        download(&server, &place, file, &expected, &path)?;
+        remember(&seen, release.date)?;
+        Ok(Self { server, path, looking: Mutex::new(()) })
+    }
+
+    /// What it says of a package; `None` = nothing.
+    fn record(&self, name: &str) -> Result<Option<Record>> {
+        let _looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = File::open(&self.path).map_err(Error::io(&self.path))?;
+        let decoder = Stream::new_stream_decoder(MAX_UNPACKING_BYTES, 0)
+            .map_err(|_| Error::Format("the mirror's index cannot be unpacked"))?;
+        let text = XzDecoder::new_stream(BufReader::new(file), decoder).take(MAX_INDEX_BYTES);
+        find(BufReader::with_capacity(64 << 10, text), name, &self.path)
+    }
+
+    /// Fetches a package into `directory`.
+    pub(crate) fn package(&self, name: &str, record: &Record, directory: &Path) -> Result<Package> {
+        let (place, expected) = record.file().ok_or(Error::Format("its record names no file"))?;
+        if expected.len > MAX_PACKAGE_BYTES {
+            return Err(Error::Format("it is over the size limit"));
+        }
+        fs::create_dir_all(directory).map_err(Error::io(directory))?;
+        let path = directory.join(format!("{name}.deb"));
+        download(&self.server, place, name, &expected, &path)?;
+        let Record { version, sha256, .. } = record.clone();
+        Ok(Package { name: name.to_owned(), version, sha256, path })
+    }
+}
+
+/// Debian's name of this host's architecture, which is its guests' as well.
+const fn architecture() -> &'static str {
+    if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
+}
+
+fn release(suite: &Suite, mirror: &Mirror, server: &Server, seen: &Path) -> Result<Release> {
+    let path = format!("dists/{}/InRelease", suite.name);
+    let bytes = server.bytes(&path, MAX_RELEASE_BYTES)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let release = Release::open(&bytes, &suite.name, &mirror.keys, now);
+    let newest = last_seen(seen)?;
+    let release = release.and_then(|release| release.not_before(newest));
+    release.map_err(|source| Error::Release { host: server.host().to_owned(), source })
+}
+
+/// The date of the newest release that was here; 0 = there was none.
+fn last_seen(path: &Path) -> Result<u64> {
+    let mut text = String::new();
+    match File::open(path).and_then(|file| file.take(32).read_to_string(&mut text)) {
+        // Cut off by a power failure, it says no more than if it were not there.
+        Ok(_) => Ok(text.trim().parse().unwrap_or(0)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(Error::io(path)(error)),
+    }
+}
+
+fn remember(path: &Path, date: u64) -> Result<()> {
+    let staged = path.with_extension("new");
+    let written = File::create(&staged)
+        .and_then(|mut file| writeln!(file, "{date}").and_then(|()| file.sync_data()))
+        .and_then(|()| fs::rename(&staged, path));
+    written.map_err(Error::io(path))
+}
+
+/// Fetches a file that is what it must be, or none.
+fn download(server: &Server, place: &str, name: &str, expected: &Expected, path: &Path) -> Result<()> {
+    let result = download_unchecked(server, place, expected.len, path).and_then(|(sha256, len)| {
+        let Expected { sha256: wanted, len: wanted_len } = expected.clone();
+        match (sha256 == wanted, len == wanted_len) {
+            (_, false) => Err(Error::Size { name: name.to_owned(), expected: wanted_len, actual: len }),
+            (false, _) => Err(Error::Digest { name: name.to_owned(), expected: wanted, actual: sha256 }),
+            (true, true) => Ok(()),
+        }
+    });
+    if result.is_err() {
+        // Never left where a later run could take it for good.
+        let _ = fs::remove_file(path);
+    }
+    result
+}
+
+/// Digest and length of what came.
+fn download_unchecked(server: &Server, place: &str, max_bytes: u64, path: &Path) -> Result<(String, u64)> {
+    let mut file = File::create(path).map_err(Error::io(path))?;
+    let (mut hasher, mut len) = (Sha256::new(), 0);
+    server.read(place, max_bytes, &mut |chunk| {
+        hasher.update(chunk);
+        len += chunk.len() as u64;
+        file.write_all(chunk).map_err(Error::io(path))
+    })?;
+    Ok((hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect(), len))
+}
+
+/// The paragraph of this package.
+fn find(mut text: impl BufRead, name: &str, path: &Path) -> Result<Option<Record>> {
+    let wanted = format!("Package: {name}\n");
+    let mut paragraph = Vec::new();
+    loop {
+        let before = paragraph.len();
+        let room = MAX_RECORD_BYTES.saturating_sub(before) as u64;
+        let count = Read::by_ref(&mut text).take(room).read_until(b'\n', &mut paragraph);
+        let count = count.map_err(Error::io(path))?;
+        let ended = count == 0 || paragraph.get(before..) == Some(b"\n");
+        if !ended {
+            if paragraph.len() == MAX_RECORD_BYTES {
+                return Err(Error::Format("a record of the mirror's index is over the size limit"));
+            }
+            continue;
+        }
+        if paragraph.starts_with(wanted.as_bytes()) {
+            return Ok(Record::parse(&String::from_utf8_lossy(&paragraph)));
+        }
+        if count == 0 {
+            return Ok(None);
+        }
+        paragraph.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_found_by_their_whole_name() {
+        let sha256 = "a".repeat(64);
+        let text = format!(
+            "Package: ab\nVersion: 1\nSHA256: {sha256}\n\nPackage: a\nVersion: 2\nSHA256: {sha256}\n\nPackage: c\nVersion: 3\n"
+        );
+        let version =
+            |name: &str| find(text.as_bytes(), name, Path::new("x")).unwrap().map(|record| record.version);
+        assert_eq!(version("a").as_deref(), Some("2"));
+        assert_eq!(version("ab").as_deref(), Some("1"));
+        // Without a digest it is none.
+        assert_eq!(version("c"), None);
+        assert_eq!(version("b"), None);
+    }
+
+    #[test]
+    fn a_paragraph_without_end_is_refused() {
+        for endless in [vec![b'x'; 3 << 20], b"x\n".repeat(2 << 20)] {
+            let error = find(endless.as_slice(), "a", Path::new("x")).unwrap_err();
+            assert!(matches!(error, Error::Format(_)), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_was_seen_is_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("seen");
+        assert_eq!(last_seen(&path).unwrap(), 0);
+        remember(&path, 1_783_764_997).unwrap();
+        assert_eq!(last_seen(&path).unwrap(), 1_783_764_997);
+        fs::write(&path, "").unwrap();
+        assert_eq!(last_seen(&path).unwrap(), 0);
+    }
+}

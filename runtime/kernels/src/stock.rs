@@ -1,0 +1,133 @@
+//! Debian's stock kernels: `<store>/debian-<architecture>`.
+//!
+//! Not here: how a package is had and verified (`debian`), and the rest of the store.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use debian::{Archive, EntryKind};
+
+use crate::lease::Lease;
+use crate::store::{Kernel, Store, detect_file, remove, sync, write};
+use crate::{Architecture, Error, MAX_IMAGE_BYTES, Result, image};
+
+const PACKAGE_PREFIX: &str = "linux-image-";
+
+/// The link to the release in use.
+pub(crate) const CURRENT: &str = "current";
+
+/// The file that says where a kernel came from.
+pub(crate) const ORIGIN: &str = "origin";
+
+impl Store {
+    /// The default kernel: from the store, or fetched once.
+    pub fn default_kernel(&self, progress: &dyn Fn(&str)) -> Result<Kernel> {
+        if let Some(kernel) = self.current()? {
+            return Ok(kernel);
+        }
+        let _fetching = self.lock("lock")?;
+        // Another process may have fetched it meanwhile.
+        match self.current()? {
+            Some(kernel) => Ok(kernel),
+            None => self.fetch(progress),
+        }
+    }
+
+    fn current(&self) -> Result<Option<Kernel>> {
+        let directory = self.root().join(Architecture::host().directory());
+        let release = match fs::read_link(directory.join(CURRENT)) {
+            Ok(release) => release,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(directory)(error)),
+        };
+        let Some(lease) = Lease::take(&directory.join(&release))? else { return Ok(None) };
+        match kernel(release.to_string_lossy().into_owned(), lease) {
+            Ok(kernel) => Ok(Some(kernel)),
+            // Somebody has been at it: it is fetched again.
+            Err(error) => {
+                tracing::warn!("{error}");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Called with the lock held.
+    fn fetch(&self, progress: &dyn Fn(&str)) -> Result<Kernel> {
+        let scratch = self.root().join("fetching");
+        // Whatever an interrupted fetch left: the lock says that nobody uses it.
+        remove(&scratch)?;
+        progress("reading the package sources");
+        // The built-in image has its lists there too.
+        let archive = Archive::update(&self.root().with_file_name("apt"))?;
+        let name = archive.dependency(Architecture::host().meta_package(), PACKAGE_PREFIX)?;
+        progress(&format!("fetching {name}"));
+        let package = archive.fetch(&name, &scratch)?;
+        progress(&format!("unpacking {name}"));
+        let staged = scratch.join("kernel");
+        unpack(&package, &staged)?;
+        let release = name.trim_start_matches(PACKAGE_PREFIX);
+        let kernel = self.publish(&staged, &package, release)?;
+        remove(&scratch)?;
+        Ok(kernel)
+    }
+
+    /// Makes what lies in `staged` the kernel in use.
+    fn publish(&self, staged: &Path, package: &debian::Package, release: &str) -> Result<Kernel> {
+        let origin = format!("{} {} sha256:{}\n", package.name, package.version, package.sha256);
+        write(&staged.join(ORIGIN), origin.as_bytes())?;
+        // Everything in it is on disk already; now its names are.
+        sync(staged)?;
+        let gone = || Error::NotAKernel { path: staged.to_owned(), why: "vanished from the store" };
+        // Taken before anybody could see and remove it.
+        let lease = Lease::take(staged)?.ok_or_else(gone)?;
+        let directory = self.root().join(Architecture::host().directory());
+        fs::create_dir_all(&directory).map_err(Error::io(&directory))?;
+        let place = directory.join(release);
+        remove(&place)?;
+        fs::rename(staged, &place).map_err(Error::io(&place))?;
+        let link = self.root().join("fetching").join(CURRENT);
+        std::os::unix::fs::symlink(release, &link).map_err(Error::io(&link))?;
+        let current = directory.join(CURRENT);
+        fs::rename(&link, &current).map_err(Error::io(&current))?;
+        sync(&directory)?;
+        kernel(release.to_owned(), lease.renamed(&place))
+    }
+}
+
+fn kernel(release: String, lease: Lease) -> Result<Kernel> {
+    let path = lease.directory().join("vmlinux");
+    let format = detect_file(&path)?;
+    let modules = Some(lease.directory().join("modules"));
+    Ok(Kernel { release, path, format, modules, lease: Some(Arc::new(lease)) })
+}
+
+/// Image and modules of a kernel package, into `directory`, and onto the disk.
+fn unpack(package: &debian::Package, directory: &Path) -> Result<()> {
+    let modules = directory.join("modules");
+    fs::create_dir_all(&modules).map_err(Error::io(&modules))?;
+    let mut packed = Vec::new();
+    debian::unpack(package, |entry| {
+        if entry.kind != EntryKind::File {
+            return Ok(());
+        }
+        let file = entry.path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        if entry.path.starts_with("boot") && file.starts_with("vmlinuz-") {
+            entry.data.take(MAX_IMAGE_BYTES).read_to_end(&mut packed)?;
+        } else if file.contains(".ko") || file == "modules.builtin" {
+            let mut out = File::create(modules.join(&file))?;
+            io::copy(entry.data, &mut out)?;
+        }
+        Ok(())
+    })?;
+    let path = directory.join("vmlinux");
+    let image = image::of_package(packed, Architecture::host())
+        .map_err(|why| Error::NotAKernel { path: path.clone(), why })?;
+    write(&path, &image)?;
+    // A module that is empty after a power cut would be believed for good.
+    for entry in fs::read_dir(&modules).map_err(Error::io(&modules))? {
+        sync(&entry.map_err(Error::io(&modules))?.path())?;
+    }
+    sync(&modules)
+}
