@@ -3,9 +3,10 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use blackbox::rpc::Server;
-use blackbox::{Done, Home, end, kill_and_wait, read_until, spawn};
+use blackbox::{Done, Home, end, kill_and_wait, read_until, signal, spawn};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -23,6 +24,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("disks::what_the_kernel_keeps_open_is_written_back", what_the_kernel_keeps_open_is_written_back),
     ("disks::programs_attach_them_too", programs_attach_them_too),
     ("disks::what_may_be_lost_is_told", what_may_be_lost_is_told),
+    ("disks::an_interrupted_start_leaves_them_in_order", an_interrupted_start_leaves_them_in_order),
 ];
 
 /// Most disks of a sandbox.
@@ -264,5 +266,22 @@ fn what_may_be_lost_is_told() {
     server.call("close", json!({"timeout_seconds": 30})).unwrap();
     assert!(server.end().0.success());
     assert_eq!(home.done(["prune"]).status, 0);
+    home.assert_nothing_left();
+}
+
+/// Whether the guest has mounted it by then or not.
+fn an_interrupted_start_leaves_them_in_order() {
+    let home = Home::with_own_volumes();
+    let image = volume(&home, "data");
+    for moment in [0, 100, 500, 1000, 1500, 2000, 2500, 3000] {
+        let child = spawn(&mut home.run(["--disk", "@data:/data", "--", "sleep", "1000"]));
+        std::thread::sleep(Duration::from_millis(moment));
+        signal(&child, Signal::INT);
+        let done = end(child);
+        assert_eq!((done.status, done.stderr.as_str()), (130, ""), "{moment} ms");
+        home.assert_no_process();
+        assert!(is_clean(&image), "{moment} ms");
+        File::open(&image).unwrap().try_lock().unwrap();
+    }
     home.assert_nothing_left();
 }

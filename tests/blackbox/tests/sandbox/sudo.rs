@@ -111,12 +111,12 @@ impl User {
         done(self.command(Path::new("sudo")).arg("-n").arg(self.program()).args(arguments))
     }
 
-    fn run_detached(&self) -> String {
+    fn run_detached(&self, more: &[&str]) -> String {
         let kernel = std::env::var("MATCHLOCK_TEST_KERNEL").unwrap_or_default();
         let machine = machine();
         let arguments =
             ["run", "-d", "--machine", &machine, "--image", IMAGE, "--kernel", &kernel, "--memory", "256"];
-        let done = self.sudo(&arguments);
+        let done = self.sudo(&[&arguments, more].concat());
         assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{done:?}");
         done.stdout.trim_end().to_owned()
     }
@@ -170,8 +170,10 @@ fn id(name: &str, which: &str) -> u32 {
 
 fn files_are_the_users() {
     let user = User::new();
-    let id = user.run_detached();
+    assert_eq!(user.done(&["volume", "create", "sudo", "--size", "16"]).status, 0);
+    let id = user.run_detached(&["--disk", "@sudo:/data:ro"]);
     user.assert_owns_everything();
+    assert!(user.done(&["volume", "rm", "sudo"]).stderr.contains("volume sudo is in use"));
     assert!(user.home().join(".matchlock/vms").join(&id).is_dir());
 
     // The user needs no sudo for what there is now.
@@ -183,8 +185,18 @@ fn files_are_the_users() {
     assert_eq!(user.done(&["rm", &id]), success(&format!("Removed {id}\n")));
     user.assert_no_process();
 
+    // A disk is the user's or none.
+    assert_eq!(user.done(&["volume", "rm", "sudo"]), success("Removed volume sudo\n"));
+    let roots = user.directory.path().join("roots.ext4");
+    fs::write(&roots, "").unwrap();
+    fs::set_permissions(&roots, PermissionsExt::from_mode(0o600)).unwrap();
+    let disk = format!("{}:/data", roots.display());
+    let denied = user.sudo(&["run", "--machine", &machine(), "--image", IMAGE, "--disk", &disk, "true"]);
+    let why = format!("matchlock: invalid disk mount \"{disk}\": permission denied\n");
+    assert_eq!((denied.status, denied.stderr), (1, why));
+
     // As after a client that killed its server: what is left can be removed without sudo.
-    let id = user.run_detached();
+    let id = user.run_detached(&[]);
     let vm: serde_json::Value = serde_json::from_str(&user.done(&["get", &id]).stdout).unwrap();
     let owner = rustix::process::Pid::from_raw(vm["pid"].as_i64().unwrap().try_into().unwrap()).unwrap();
     blackbox::kill_and_wait(owner);
