@@ -172,6 +172,9 @@ pub(crate) struct RunArgs {
     /// Writable disk in MB
     #[arg(long, value_name = "MB", default_value_t = 5120)]
     pub(crate) disk_size: u64,
+    /// ext4 image or named volume as a disk; options: ro, uid=N, gid=N
+    #[arg(long, value_name = "PATH|@VOLUME:GUEST[:OPTIONS]")]
+    pub(crate) disk: Vec<String>,
     /// Variable for every command; a bare NAME is copied from here
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<String>,
@@ -258,8 +261,6 @@ pub(crate) struct Later {
     #[arg(short = 'v', long, hide = true)]
     volume: Option<String>,
     #[arg(long, hide = true)]
-    disk: Option<String>,
-    #[arg(long, hide = true)]
     allow_host: Option<String>,
     #[arg(long, hide = true)]
     secret: Option<String>,
@@ -284,7 +285,6 @@ impl Later {
         let options = [
             ("--workspace", MOUNTS, self.workspace.is_some()),
             ("--volume", MOUNTS, self.volume.is_some()),
-            ("--disk", MOUNTS, self.disk.is_some()),
             ("--allow-host", NETWORK, self.allow_host.is_some()),
             ("--secret", SECRETS, self.secret.is_some()),
             ("--secret-placeholder", SECRETS, self.secret_placeholder.is_some()),
@@ -687,6 +687,7 @@ mod tests {
             (vec!["cat".into(), "x".into()], 0.5, true, true)
         );
         assert_eq!(args.env, ["A=1,2", "B"]);
+        assert_eq!(run("--image a --disk @a:/a:ro,uid=1 --disk b:/b x").disk, ["@a:/a:ro,uid=1", "b:/b"]);
         assert_eq!(run("--image a --add-host a:1.2.3.4,b:5.6.7.8 --add-host c:::1").add_host.len(), 3);
     }
 

@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use sandbox::{Config, Error, Home, Id, Record, Records, Version};
+use sandbox::{Config, DiskConfig, Error, Home, Id, Record, Records, Version};
 use wire::state::{
-    CleanupStep, Inspection, Lifecycle, LifecycleResources, StepStatus, VmConfig, VmDetails, VmHost,
+    CleanupStep, Inspection, Lifecycle, LifecycleResources, StepStatus, VmConfig, VmDetails, VmDisk, VmHost,
     VmImageConfig, VmKernel, VmNetwork, VmResources,
 };
 
@@ -61,6 +61,7 @@ fn config(config: &Config) -> VmConfig {
             disk_size_mb: config.disk_size_mb,
             timeout_seconds: config.timeout_seconds,
         },
+        extra_disks: config.disks.iter().map(disk).collect(),
         network: VmNetwork {
             hostname: config.hostname.clone(),
             add_hosts: hosts.map(|(host, ip)| VmHost { host: host.clone(), ip: ip.to_string() }).collect(),
@@ -74,6 +75,16 @@ fn config(config: &Config) -> VmConfig {
             cmd: config.cmd.clone(),
             env_names: config.image_env.clone(),
         },
+    }
+}
+
+fn disk(disk: &DiskConfig) -> VmDisk {
+    VmDisk {
+        host_path: disk.source.clone(),
+        guest_mount: disk.guest_path.clone(),
+        readonly: disk.readonly,
+        owner_uid: disk.uid,
+        owner_gid: disk.gid,
     }
 }
 
@@ -161,7 +172,7 @@ mod tests {
 
     #[test]
     fn the_record_as_json() {
-        let expected = r#"{"id":"vm-00000001","pid":0,"status":"stopped","image":"busybox","created_at":"2026-01-02 03:04:05","config":{"image":"busybox","privileged":false,"kernel":{"ref":""},"resources":{"cpus":0.5,"memory_mb":0,"disk_size_mb":0},"network":{"add_hosts":[],"dns_servers":[]},"env_names":["API_KEY"],"image_config":{}}}"#;
+        let expected = r#"{"id":"vm-00000001","pid":0,"status":"stopped","image":"busybox","created_at":"2026-01-02 03:04:05","config":{"image":"busybox","privileged":false,"kernel":{"ref":""},"resources":{"cpus":0.5,"memory_mb":0,"disk_size_mb":0},"extra_disks":[],"network":{"add_hosts":[],"dns_servers":[]},"env_names":["API_KEY"],"image_config":{}}}"#;
         assert_eq!(serde_json::to_string(&details(&a_record())).unwrap(), expected);
     }
 }

@@ -66,6 +66,7 @@ fn spec(args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
             memory_mb: args.memory,
             disk_size_mb: args.disk_size,
         },
+        disks: policy::disks::specs(&args.disk)?,
         hostname: args.hostname.clone(),
         add_hosts: mappings.collect::<Result<_, _>>()?,
         env: environment::collect(&args.env_file, &args.env)?,

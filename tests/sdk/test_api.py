@@ -620,6 +620,7 @@ def test_volumes(home: homes.Home) -> None:
 NEW = {
     *(f"Client.{name}" for name in ("exec_detached", "processes", "upload", "download", "stat", "mkdir")),
     *(f"Client.{name}" for name in ("remove_file", "rename", "watch")),
+    "Sandbox.with_disk",
 }
 
 

@@ -21,7 +21,7 @@ import homes
 if conftest.PUBLISHED:
     pytest.skip("the published client has none of this", allow_module_level=True)
 
-from matchlock import AsyncClient
+from matchlock import AsyncClient, CommandError
 
 STREAM_BYTES = 96 << 20
 """More than the memory it may take, several times."""
@@ -241,6 +241,24 @@ def test_mounts_without_a_workspace_are_below_workspace(home: homes.Home, alpine
         client.launch(Sandbox(alpine).mount_memory("/workspace/tmp"))
     # Not -32602: there is nothing wrong with it but that mounts come later.
     assert caught.value.is_vm_error() and caught.value.message == "vfs.mounts: not built yet"
+
+
+def test_a_volume_outlives_its_sandbox(home: homes.Home, alpine: str) -> None:
+    with Client() as client:
+        volume = client.volume_create("outlives", size_mb=16)
+        client.launch(Sandbox(alpine).with_disk("/data", "@outlives", owner_uid=1000))
+        assert client.exec("stat -c %u /data; seq 10000 > /data/numbers").stdout == "1000\n"
+        with Client() as other, pytest.raises(RPCError, match="in use: end the sandbox") as caught:
+            other.launch(Sandbox(alpine).with_disk("/data", volume.path))
+        assert caught.value.is_vm_error()
+        with pytest.raises(CommandError, match="volume outlives is in use"):
+            client.volume_remove("outlives")
+    client.remove()
+    with Client() as client:
+        client.launch(Sandbox(alpine).with_disk("/data", volume.path, readonly=True))
+        assert client.exec("wc -l < /data/numbers; touch /data/x || echo no").stdout == "10000\nno\n"
+    client.remove()
+    client.volume_remove("outlives")
 
 
 def test_the_asyncio_client(home: homes.Home, alpine: str) -> None:

@@ -34,6 +34,7 @@ pub(crate) const TEST: &[Need] = &[
     Need { program: "python3", package: "python3", why: "the Python package" },
     Need { program: "docker-registry", package: "docker-registry", why: "a registry to pull from" },
     Need { program: "skopeo", package: "skopeo", why: "fills that registry" },
+    Need { program: "buildah", package: "buildah", why: "a builder of images" },
     Need { program: "mmdebstrap", package: "mmdebstrap", why: "images to pull" },
     Need { program: "umoci", package: "umoci", why: "images to pull" },
     Need { program: "openssl", package: "openssl", why: "certificates for that registry" },

@@ -1,7 +1,7 @@
 //! From the kernel's start of `/init` to the moment the host is answered.
 //!
 //! ```text
-//!  /dev ▶ modules for vsock ▶ other modules ─┬─▶ root ▶ mounts, /etc ▶ quota ▶ listen ▶ Ready ▶ late modules
+//!  /dev ▶ modules for vsock ▶ other modules ─┬─▶ root ▶ mounts, /etc ▶ quota ▶ disks ▶ listen ▶ Ready ▶ late modules
 //!              └▶ Hello … Boot ▶ clock, lo ──┘
 //! ```
 //!
@@ -21,7 +21,7 @@ use crate::control::{self, Control};
 use crate::modules::Modules;
 use crate::orphans::Orphans;
 use crate::service::{self, Agent};
-use crate::{log, mounts, root, shutdown, system, vsock, words};
+use crate::{disks, log, mounts, root, shutdown, system, vsock, words};
 
 /// A step of the start that failed.
 #[derive(Debug, thiserror::Error)]
@@ -91,8 +91,8 @@ struct Guest {
     control: Control,
     orphans: Orphans,
     agent: Arc<Agent>,
-    /// The writable file system below the root.
-    upper: OwnedFd,
+    /// The writable file systems.
+    writable: Vec<OwnedFd>,
     late: Modules,
     initramfs: OwnedFd,
 }
@@ -118,7 +118,7 @@ fn boot(started: u64) -> Result<Guest, (Failure, Option<Control>)> {
         .map_err(alone)?;
     let ready = loaded.and(configured).and_then(|()| become_ready(&control, &config, modules_us));
     match ready {
-        Ok((agent, upper)) => Ok(Guest { control, orphans, agent, upper, late: modules, initramfs }),
+        Ok((agent, writable)) => Ok(Guest { control, orphans, agent, writable, late: modules, initramfs }),
         Err(failure) => Err((failure, Some(control))),
     }
 }
@@ -139,7 +139,7 @@ fn become_ready(
     control: &Control,
     config: &BootConfig,
     modules_us: u64,
-) -> Result<(Arc<Agent>, OwnedFd), Failure> {
+) -> Result<(Arc<Agent>, Vec<OwnedFd>), Failure> {
     let upper = root::assemble(config)?;
     let root_us = since_start();
     let terminals = mounts::mount_all()?;
@@ -149,6 +149,8 @@ fn become_ready(
         rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).at("open /dev/null")?;
     let agent = Arc::new(Agent::new(null, terminals));
     let listener = vsock::listen(AGENT_PORT).at("listen")?;
+    let mut writable = disks::mount_all(&config.disks)?;
+    writable.push(upper);
     let shared = Arc::clone(&agent);
     std::thread::Builder::new()
         .name("accept".to_owned())
@@ -156,13 +158,13 @@ fn become_ready(
         .spawn(move || service::accept_streams(&listener, &shared))
         .map_err(|error| Failure::because("start a thread", error.to_string()))?;
     control.send(&ControlFromGuest::Ready(Ready { modules_us, root_us, ready_us: since_start() }));
-    Ok((agent, upper))
+    Ok((agent, writable))
 }
 
 impl Guest {
     /// Lives until the host ends it.
     fn serve(self) -> ! {
-        let Self { mut control, orphans, agent, upper, mut late, initramfs } = self;
+        let Self { mut control, orphans, agent, writable, mut late, initramfs } = self;
         let tidy = std::thread::Builder::new().name("tidy".to_owned()).stack_size(64 << 10);
         // Nobody waits for this, so it may as well not happen, and does so only while the CPU has nothing better to do.
         let _ = tidy.spawn(move || {
@@ -171,6 +173,6 @@ impl Guest {
             root::empty_initramfs(&initramfs);
         });
         let grace = control.wait_for_the_end(&orphans);
-        shutdown::end(&agent, grace, &upper, control)
+        shutdown::end(&agent, grace, &writable, control)
     }
 }

@@ -16,6 +16,7 @@
 pub mod boot;
 mod connection;
 mod control;
+mod disks;
 pub mod exec;
 mod file_service;
 mod files;

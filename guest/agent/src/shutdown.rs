@@ -1,8 +1,9 @@
 //! The end of the guest: programs, file systems, power.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::FsPickFlags;
 use rustix::system::RebootCommand;
@@ -17,7 +18,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(1);
 
 /// Ends all programs, writes everything to the disks and powers off. The host may stop the machine as soon as the
 /// control stream ends: nothing that matters happens after that.
-pub(crate) fn end(agent: &Agent, grace: Duration, upper: &OwnedFd, control: Control) -> ! {
+pub(crate) fn end(agent: &Agent, grace: Duration, writable: &[OwnedFd], control: Control) -> ! {
     if !grace.is_zero() {
         signal_everything(libc::SIGTERM);
         agent.programs.wait_for_none(grace);
@@ -27,10 +28,7 @@ pub(crate) fn end(agent: &Agent, grace: Duration, upper: &OwnedFd, control: Cont
     // A file open for writing would keep its file system from becoming read-only.
     agent.hang_up();
     agent.file_acts.wait_for_none(KILL_LIMIT);
-    rustix::fs::sync();
-    if let Err(errno) = make_read_only(upper) {
-        log::line(&format!("make the upper file system read-only: {}", words(errno)));
-    }
+    close(writable);
     drop(control);
     power_off()
 }
@@ -40,12 +38,39 @@ fn signal_everything(signal: i32) {
     signals::send(-1, signal);
 }
 
-/// Leaves the upper file system clean. It is mounted nowhere, but below the root.
-fn make_read_only(upper: &OwnedFd) -> Result<(), Errno> {
+/// Writes everything to the disks and leaves these file systems as if they had been unmounted.
+pub(crate) fn close(file_systems: &[OwnedFd]) {
+    // All of them at once: each has its own disk to wait for.
+    rustix::fs::sync();
+    for file_system in file_systems {
+        let Err(errno) = make_read_only(file_system) else { continue };
+        log::line(&format!("make a file system read-only: {}", words(errno)));
+        // What the kernel itself has open to write (a swap file, a loop device) keeps it from becoming read-only.
+        if let Err(errno) = freeze(file_system) {
+            log::line(&format!("freeze a file system: {}", words(errno)));
+        }
+    }
+}
+
+fn make_read_only(file_system: &OwnedFd) -> Result<(), Errno> {
     let context =
-        rustix::mount::fspick(upper, "", FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH)?;
+        rustix::mount::fspick(file_system, "", FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH)?;
     rustix::mount::fsconfig_set_flag(&context, "ro")?;
     rustix::mount::fsconfig_reconfigure(&context)
+}
+
+/// `_IOWR('X', 119, int)` of linux/fs.h.
+const FIFREEZE: libc::Ioctl = 0xc004_5877_u32 as libc::Ioctl;
+
+/// Writes everything to its disk, its journal too, and lets nobody write any more.
+fn freeze(file_system: &OwnedFd) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::openat(file_system, ".", flags, Mode::empty())?;
+    // SAFETY: FIFREEZE takes a number that it does not look at.
+    match unsafe { libc::ioctl(root.as_raw_fd(), FIFREEZE, 0) } {
+        -1 => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)),
+        _ => Ok(()),
+    }
 }
 
 /// Powers off without further ado.

@@ -20,13 +20,13 @@ pub mod frame;
 mod message;
 
 pub use message::{
-    BootConfig, BootFailure, Change, ChangeKind, ControlFromGuest, ControlFromHost, ExecFailure, ExecRequest,
-    Exit, FileEntry, FileFailure, FileRequest, HostEntry, Program, Ready, Request, ServiceFromGuest,
-    ServiceFromHost, Stdio, TerminalSize, UpperDisk, Usage, WriteAt,
+    BootConfig, BootFailure, Change, ChangeKind, ControlFromGuest, ControlFromHost, DiskMount, ExecFailure,
+    ExecRequest, Exit, FileEntry, FileFailure, FileRequest, HostEntry, Program, Ready, Request,
+    ServiceFromGuest, ServiceFromHost, Stdio, TerminalSize, UpperDisk, Usage, WriteAt,
 };
 
 /// Raised with every incompatible change; the agent travels in the same release as the host, so equality is required.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// vsock port on the host where the agent opens its control stream.
 pub const HOST_PORT: u32 = 1024;

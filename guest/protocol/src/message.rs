@@ -71,6 +71,8 @@ pub struct BootConfig {
     pub nameservers: Vec<String>,
     /// CPU quota in thousandths of a CPU; 0 = none.
     pub cpu_quota_milli: u32,
+    /// What is on the block devices from the third on, in their order.
+    pub disks: Vec<DiskMount>,
 }
 
 /// Where the guest's changes go.
@@ -80,6 +82,19 @@ pub enum UpperDisk {
     Ext4,
     /// tmpfs, lost with the guest.
     Memory,
+}
+
+/// An ext4 file system and its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskMount {
+    /// Where it is mounted: an absolute path; directories on the way are made.
+    pub path: String,
+    /// Whether its device refuses writes.
+    pub readonly: bool,
+    /// User its root directory is given to.
+    pub uid: Option<u32>,
+    /// Group its root directory is given to.
+    pub gid: Option<u32>,
 }
 
 /// One line of /etc/hosts.

@@ -6,9 +6,9 @@ use std::fmt::Debug;
 
 use guest_protocol::frame::{self, FrameError, HEAD, Head, Kind};
 use guest_protocol::{
-    BootConfig, BootFailure, Change, ChangeKind, ControlFromGuest, ControlFromHost, ExecFailure, ExecRequest,
-    Exit, FileEntry, FileFailure, FileRequest, HostEntry, Program, Ready, Request, ServiceFromGuest,
-    ServiceFromHost, Stdio, TerminalSize, UpperDisk, Usage, WriteAt,
+    BootConfig, BootFailure, Change, ChangeKind, ControlFromGuest, ControlFromHost, DiskMount, ExecFailure,
+    ExecRequest, Exit, FileEntry, FileFailure, FileRequest, HostEntry, Program, Ready, Request,
+    ServiceFromGuest, ServiceFromHost, Stdio, TerminalSize, UpperDisk, Usage, WriteAt,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -56,6 +56,11 @@ fn exec() -> impl Strategy<Value = ExecRequest> {
     )
 }
 
+fn disk() -> impl Strategy<Value = DiskMount> {
+    (any::<String>(), any::<bool>(), any::<Option<u32>>(), any::<Option<u32>>())
+        .prop_map(|(path, readonly, uid, gid)| DiskMount { path, readonly, uid, gid })
+}
+
 fn boot() -> impl Strategy<Value = BootConfig> {
     let hosts = (any::<String>(), any::<String>()).prop_map(|(host, ip)| HostEntry { host, ip });
     let upper = prop_oneof![Just(UpperDisk::Ext4), Just(UpperDisk::Memory)];
@@ -66,10 +71,14 @@ fn boot() -> impl Strategy<Value = BootConfig> {
             prop::collection::vec(hosts, 0..4),
             prop::collection::vec(any::<String>(), 0..3),
             any::<u32>(),
+            prop::collection::vec(disk(), 0..4),
         ),
     )
         .prop_map(
-            |((version, wall_clock_ns, entropy, layers, upper), (hostname, hosts, nameservers, quota))| {
+            |(
+                (version, wall_clock_ns, entropy, layers, upper),
+                (hostname, hosts, nameservers, quota, disks),
+            )| {
                 BootConfig {
                     version,
                     wall_clock_ns,
@@ -80,6 +89,7 @@ fn boot() -> impl Strategy<Value = BootConfig> {
                     hosts,
                     nameservers,
                     cpu_quota_milli: quota,
+                    disks,
                 }
             },
         )

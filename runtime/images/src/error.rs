@@ -135,6 +135,12 @@ pub enum Error {
     /// There is a volume of this name.
     #[error("named volume already exists: {0}")]
     VolumeExists(String),
+    /// A sandbox has it.
+    #[error("volume {0} is in use: end the sandbox it is attached to first")]
+    VolumeInUse(String),
+    /// A file that cannot be a sandbox's disk.
+    #[error(transparent)]
+    DiskImage(#[from] crate::DiskImageError),
     /// The volume could not be formatted.
     #[error("volume {name}: {why}")]
     Volume {

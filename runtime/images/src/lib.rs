@@ -12,6 +12,7 @@
 mod archive;
 mod builtin;
 mod collect;
+mod disk_image;
 mod error;
 #[cfg(feature = "fixtures")]
 pub mod fixtures;
@@ -31,6 +32,7 @@ mod volume;
 mod walk;
 
 pub use collect::Collected;
+pub use disk_image::{DiskImage, DiskImageError};
 pub use error::{EntryError, Error, LayerError, Result};
 pub use image::{Digest, Image, ImageConfig, ImageSummary, Layer};
 pub use manifest::Document;

@@ -1,17 +1,19 @@
 //! Named volumes: ext4 images that outlive sandboxes.
 //!
 //! A volume is one sparse file in the cache, `<name>.ext4`, and nothing else; what is being made has a name no volume can
-//! have. Not here: attaching one to a sandbox.
+//! have. One that a sandbox has is left alone (`disk_image`). Not here: what a sandbox does with it.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use tempfile::NamedTempFile;
 
+use crate::disk_image;
 use crate::upper::{self, copy_sparse};
-use crate::{Error, Result};
+use crate::{DiskImage, DiskImageError, Error, Result};
 
 /// How the names of files start that are no volumes yet.
 const UNFINISHED: &str = ".new-";
@@ -65,7 +67,7 @@ impl Volumes {
     /// Makes a volume with the content of another.
     pub fn copy(&self, from: &str, to: &str) -> Result<Volume> {
         let (source, path) = (self.path(from)?, self.path(to)?);
-        let source = File::open(&source).map_err(|error| missing(error, from, source))?;
+        let source = open_unused(from, &source, false)?;
         self.add(to, &path, |file| {
             copy_sparse(&source, file.as_file()).map_err(Error::io(file.path()))?;
             let metadata = source.metadata().map_err(Error::io(file.path()))?;
@@ -100,7 +102,20 @@ impl Volumes {
     /// Removes a volume and all in it.
     pub fn remove(&self, name: &str) -> Result<()> {
         let path = self.path(name)?;
+        // Held to the end: whoever opens the volume meanwhile finds it in use, or gone.
+        let _unused = open_unused(name, &path, true)?;
         fs::remove_file(&path).map_err(|error| missing(error, name, path))
+    }
+
+    /// Opens a volume for a sandbox.
+    pub fn attach(&self, name: &str, writable: bool) -> Result<DiskImage> {
+        let path = self.path(name)?;
+        let file = disk_image::open(&path, writable, OFlags::NOFOLLOW)
+            .map_err(|error| missing(error, name, path))?;
+        match DiskImage::check(file, writable) {
+            Err(DiskImageError::Gone) => Err(Error::NoVolume(name.to_owned())),
+            checked => Ok(checked?),
+        }
     }
 
     /// Puts a file that `fill` has filled in place, unless there is one.
@@ -147,6 +162,18 @@ fn valid(name: &str) -> bool {
     name.len() <= MAX_NAME_BYTES
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}
+
+/// Opens a volume that nobody writes, or nobody uses at all.
+fn open_unused(name: &str, path: &Path, exclusive: bool) -> Result<File> {
+    let file = disk_image::open(path, false, OFlags::NOFOLLOW)
+        .map_err(|error| missing(error, name, path.to_owned()))?;
+    match disk_image::lock(&file, exclusive) {
+        Ok(()) => Ok(file),
+        Err(DiskImageError::InUse) => Err(Error::VolumeInUse(name.to_owned())),
+        Err(DiskImageError::Gone) => Err(Error::NoVolume(name.to_owned())),
+        Err(other) => Err(other.into()),
+    }
 }
 
 fn missing(error: io::Error, name: &str, path: PathBuf) -> Error {

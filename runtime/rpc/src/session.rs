@@ -42,9 +42,6 @@ const BUDGET: usize = 1 << 30;
 /// How long `close` may take if the client does not say.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long ending may take once the client is gone.
-const END_LIMIT: Duration = Duration::from_secs(2);
-
 /// How long the last answers may take to be read.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(1);
 
@@ -296,7 +293,7 @@ impl Session {
             Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).min(close::MAX_LIMIT)
         });
         self.cut_all("cancelled: the sandbox is being closed");
-        let vms = self.retire(limit);
+        let vms = self.retire(Some(limit));
         let task = close::run(request.id, vms, limit);
         let flight = |abort| Flight {
             id: request.id,
@@ -311,10 +308,10 @@ impl Session {
         Ok(())
     }
 
-    /// Begins the end of the sandbox; gives all that are being ended.
-    fn retire(&mut self, limit: Duration) -> Vec<Arc<Vm>> {
+    /// Begins the end of the sandbox, for which somebody may have set a limit; gives all that are being ended.
+    fn retire(&mut self, limit: Option<Duration>) -> Vec<Arc<Vm>> {
         if let Some(vm) = self.vm.take() {
-            vm.stop(Instant::now() + limit, false);
+            vm.stop(Instant::now() + limit.unwrap_or(vm.patience), false);
             self.retiring.push(vm);
         }
         self.retiring.clone()
@@ -347,7 +344,7 @@ impl Session {
     fn replace(&mut self, vm: Option<Arc<Vm>>) {
         if self.vm.is_some() {
             self.cut_where("cancelled: create has replaced the sandbox", |flight| flight.kind == Kind::Other);
-            self.retire(CLOSE_LIMIT);
+            self.retire(None);
         }
         self.retiring.retain(|vm| !vm.is_gone());
         self.logged = vm.as_ref().map(|vm| vm.id.clone());
@@ -505,7 +502,7 @@ impl Session {
             self.done(done);
         }
         self.tasks.shutdown().await;
-        for vm in self.retire(END_LIMIT) {
+        for vm in self.retire(None) {
             let _ = vm.gone().await;
         }
         self.outbox.end(LAST_WORDS_LIMIT).await;

@@ -20,6 +20,9 @@ use crate::failure::Failure;
 /// How long a sandbox that ended by itself, or is thrown away, may take to be cleaned up.
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(2);
 
+/// The same for a sandbox that has something to write back to the user's disks.
+const WRITE_BACK_LIMIT: Duration = Duration::from_secs(10);
+
 /// How much of the time to end in is left for the machine and the files once the guest had its part.
 const MACHINE_SHARE: u32 = 4;
 
@@ -30,6 +33,8 @@ const REASON_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Vm {
     pub(crate) id: Id,
+    /// How long its end may take if nobody says.
+    pub(crate) patience: Duration,
     state: watch::Receiver<State>,
     stop: watch::Sender<Option<Stop>>,
     /// Its forwarded ports; none come any more once it has ended.
@@ -72,17 +77,19 @@ struct Stop {
 impl Vm {
     /// Makes a sandbox and starts it. Needs a tokio runtime.
     pub(crate) fn start(home: &Home, spec: Spec, limit: Option<Duration>) -> Result<Arc<Self>, Error> {
+        let writes_back = spec.disks.iter().any(policy::disks::Disk::is_writable);
+        let patience = if writes_back { WRITE_BACK_LIMIT } else { CLEAN_UP_LIMIT };
         let sandbox = Sandbox::create(home, spec, Start::now())?;
         let id = sandbox.id().clone();
-        let (vm, sender, stop) = Self::new(id);
-        tokio::spawn(own(sandbox, limit, sender, stop, Arc::clone(&vm.forwards)));
+        let (vm, sender, stop) = Self::new(id, patience);
+        tokio::spawn(own(sandbox, limit, patience, sender, stop, Arc::clone(&vm.forwards)));
         Ok(vm)
     }
 
-    fn new(id: Id) -> (Arc<Self>, watch::Sender<State>, watch::Receiver<Option<Stop>>) {
+    fn new(id: Id, patience: Duration) -> (Arc<Self>, watch::Sender<State>, watch::Receiver<Option<Stop>>) {
         let (sender, state) = watch::channel(State::default());
         let (stop, stopped) = watch::channel(None);
-        (Arc::new(Self { id, state, stop, forwards: Arc::default() }), sender, stopped)
+        (Arc::new(Self { id, patience, state, stop, forwards: Arc::default() }), sender, stopped)
     }
 
     /// Waits until the guest answers, or says why it never will.
@@ -175,6 +182,7 @@ async fn asked(stop: &mut watch::Receiver<Option<Stop>>) -> Ended {
 async fn own(
     mut sandbox: Sandbox,
     limit: Option<Duration>,
+    patience: Duration,
     state: watch::Sender<State>,
     mut stop: watch::Receiver<Option<Stop>>,
     forwards: Arc<Mutex<Option<Forwards>>>,
@@ -222,7 +230,7 @@ async fn own(
     if discard || stop.is_some_and(|stop| stop.discard) {
         sandbox.discard();
     }
-    let left = stop.map_or(CLEAN_UP_LIMIT, |stop| stop.by.saturating_duration_since(Instant::now()));
+    let left = stop.map_or(patience, |stop| stop.by.saturating_duration_since(Instant::now()));
     let gone = sandbox.end_within(left - left / MACHINE_SHARE).await;
     let gone = gone.map(drop).map_err(|error| error.to_string());
     state.send_modify(|state| state.gone = Some(gone));
@@ -261,7 +269,7 @@ impl Fake {
     /// It is ready when `guest` comes, and gone soon after it is stopped or has ended.
     pub(crate) fn new(number: u32, guest: impl Future<Output = Guest> + Send + 'static) -> Self {
         let id = format!("vm-{number:08x}").parse().unwrap();
-        let (vm, state, mut stop) = Vm::new(id);
+        let (vm, state, mut stop) = Vm::new(id, CLEAN_UP_LIMIT);
         let theirs = state.clone();
         tokio::spawn(async move {
             let over = async |state: &watch::Sender<State>| {

@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 
+use policy::disks::{Disk, Owner, Source};
 use policy::resources::Grant;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,8 @@ pub struct Config {
     pub memory_mb: u32,
     /// Writable disk.
     pub disk_size_mb: u64,
+    /// The user's disks.
+    pub disks: Vec<DiskConfig>,
     /// How long it may live.
     pub timeout_seconds: Option<u64>,
     /// Host name; `None` = the id.
@@ -58,6 +61,7 @@ impl Config {
             cpus: spec.resources.cpus,
             memory_mb: grant.memory_mib,
             disk_size_mb: grant.disk_size_mb,
+            disks: spec.disks.iter().map(DiskConfig::new).collect(),
             timeout_seconds: spec.timeout_seconds,
             hostname: spec.hostname.clone(),
             add_hosts: spec.add_hosts.clone(),
@@ -70,6 +74,36 @@ impl Config {
             working_dir: image.working_dir.clone(),
             privileged: spec.privileged,
         }
+    }
+}
+
+/// A disk of the user's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiskConfig {
+    /// Its image: an absolute path, or `@` and the name of a volume.
+    pub source: String,
+    /// Where it is mounted.
+    pub guest_path: String,
+    /// Whether the guest cannot write it.
+    pub readonly: bool,
+    /// User its root directory was given to.
+    pub uid: Option<u32>,
+    /// Group its root directory was given to.
+    pub gid: Option<u32>,
+}
+
+impl DiskConfig {
+    fn new(disk: &Disk) -> Self {
+        let source = match &disk.source {
+            Source::Path(path) => {
+                // Without a working directory it stays as it is.
+                std::path::absolute(path).map_or_else(|_| path.clone(), |path| path.display().to_string())
+            }
+            volume @ Source::Volume(_) => volume.to_string(),
+        };
+        let Owner { uid, gid } = disk.owner();
+        Self { source, guest_path: disk.guest_path.clone(), readonly: !disk.is_writable(), uid, gid }
     }
 }
 
@@ -95,6 +129,7 @@ mod tests {
             resources: policy::resources::Request { cpus: 0.5, memory_mb: 512, disk_size_mb: 5120 },
             hostname: None,
             add_hosts: vec![("db".into(), [10, 0, 0, 1].into())],
+            disks: policy::disks::specs(&["@data:/data:gid=8", "a.ext4:/a:ro"]).unwrap(),
             env: vec![("API_KEY".into(), "s3cr3t".into())],
             nameservers: vec![[9, 9, 9, 9].into()],
             entrypoint: None,
@@ -109,6 +144,12 @@ mod tests {
         let grant = policy::resources::grant(&spec.resources, &host).unwrap();
         let config = Config::new(&spec, grant);
         assert_eq!(config.env, ["API_KEY"]);
+        let (source, guest_path) = ("@data".into(), "/data".into());
+        assert_eq!(
+            config.disks[0],
+            DiskConfig { source, guest_path, readonly: false, uid: None, gid: Some(8) }
+        );
+        assert!(config.disks[1].source.starts_with('/') && config.disks[1].readonly);
         assert_eq!(config.image_env.as_deref(), Some(&["TOKEN".to_owned()][..]));
         let stored = serde_json::to_string(&config).unwrap();
         assert!(!stored.contains("s3cr3t"), "{stored}");

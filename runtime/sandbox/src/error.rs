@@ -105,6 +105,17 @@ pub enum Error {
     /// A name that cannot be used.
     #[error(transparent)]
     Name(#[from] policy::names::NameError),
+    /// A disk that is not acceptable.
+    #[error(transparent)]
+    Disks(#[from] policy::disks::DiskError),
+    /// A disk whose image cannot be had.
+    #[error("invalid disk mount {disk:?}: {source}")]
+    Disk {
+        /// Which.
+        disk: String,
+        /// Why.
+        source: Box<images::Error>,
+    },
     /// No machine fits.
     #[error(transparent)]
     NoMachine(#[from] policy::machine::Refusal),
@@ -134,6 +145,12 @@ pub enum Error {
         how: String,
         /// What its console said last.
         last_words: Option<String>,
+    },
+    /// The machine was stopped before the guest had written everything to the user's disks.
+    #[error("the guest has not written back to its disks in {:.1} s: what was not synced may be lost", after.as_secs_f32())]
+    NotWrittenBack {
+        /// How long it had.
+        after: Duration,
     },
     /// The stream to the guest ended before the program did.
     #[error("the guest hung up")]
@@ -213,6 +230,12 @@ impl Error {
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { path, source }
+    }
+
+    /// For `map_err` on what is done for a disk.
+    pub(crate) fn disk(disk: &policy::disks::Disk) -> impl FnOnce(images::Error) -> Self {
+        let disk = disk.to_string();
+        move |source| Self::Disk { disk, source: Box::new(source) }
     }
 
     /// For `map_err` on operations without a path.

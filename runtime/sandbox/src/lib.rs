@@ -14,6 +14,7 @@ mod console;
 mod control;
 mod descriptors;
 mod detached;
+mod disks;
 mod error;
 #[cfg(test)]
 mod fake;
@@ -43,7 +44,7 @@ mod writer;
 
 pub use client::Client;
 pub use command::{Exec, ImageOverrides};
-pub use config::Config;
+pub use config::{Config, DiskConfig};
 pub use detached::{DETACHED_TAIL, DetachedInfo, DetachedState, MAX_DETACHED};
 pub use error::{Error, Result};
 pub use files::{Files, MAX_LISTING, MAX_PATH, Reader, Watch, Writer};

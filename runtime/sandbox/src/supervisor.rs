@@ -20,6 +20,7 @@ use guest_protocol::{BootConfig, HOST_PORT, HostEntry, UpperDisk, VERSION};
 use images::{Progress, Pull};
 use machine::tsc::Calibration;
 use machine::{Ending, Kind, Machine, MachineError};
+use policy::disks::Disk;
 use policy::machine as choice;
 use policy::resources::{self, Grant};
 use rustix::fs::FlockOperation;
@@ -34,6 +35,7 @@ use crate::config::Config;
 use crate::console::Console;
 use crate::control::{self, Shared};
 use crate::detached::Log;
+use crate::disks::Disks;
 use crate::guest::Guest;
 use crate::history::{Change, Step};
 use crate::home::{Home, OwnedVm, VmPaths};
@@ -80,6 +82,8 @@ pub struct Spec {
     pub machine: choice::Request,
     /// CPUs, memory, disk.
     pub resources: resources::Request,
+    /// Further disks.
+    pub disks: Vec<Disk>,
     /// Host name; `None` = the id.
     pub hostname: Option<String>,
     /// Lines for /etc/hosts.
@@ -98,7 +102,8 @@ pub struct Spec {
     pub timeout_seconds: Option<u64>,
     /// Keep the record and the log afterwards.
     pub keep: bool,
-    /// How long the guest's processes may take to end by themselves; zero and not kept = the machine is just stopped.
+    /// How long the guest's processes may take to end by themselves; zero, not kept and no writable disk = the
+    /// machine is just stopped.
     pub grace: Duration,
     /// Guest RAM mapped shared even where nothing needs it (measurements).
     pub shared_memory: bool,
@@ -114,6 +119,7 @@ pub struct Sandbox {
     /// Started first of all: the longer it runs, the better it is.
     clock: Calibration,
     vm: OwnedVm,
+    disks: Disks,
     lifecycle: Lifecycle,
     /// What has gone wrong since the last change of phase.
     failure: Option<String>,
@@ -139,6 +145,8 @@ pub struct Sandbox {
     timings: Timings,
     /// When the end must have come.
     end_by: Option<Instant>,
+    /// How long was waited in vain for the guest to write back to the user's disks.
+    unwritten: Option<Duration>,
 }
 
 /// A machine that nothing watches yet.
@@ -175,6 +183,7 @@ impl Sandbox {
         let choice = choice::choose(spec.machine, &host::facts())?;
         tracing::info!("machine {}: {}", choice.kind, choice.why);
 
+        let disks = Disks::attach(home, &spec.disks)?;
         let vm = OwnedVm::create(home)?;
         // Before the record, so that whatever is known has a log.
         let console = Arc::new(Console::create(home, &vm.paths.logs())?);
@@ -200,6 +209,7 @@ impl Sandbox {
             kind: machine_kind(choice.kind),
             clock,
             vm,
+            disks,
             lifecycle: Lifecycle::new(),
             failure: None,
             writer,
@@ -220,6 +230,7 @@ impl Sandbox {
             start,
             timings,
             end_by: None,
+            unwritten: None,
         })
     }
 
@@ -334,6 +345,8 @@ impl Sandbox {
         let (log_reader, log) = std::io::pipe().map_err(Error::system("log pipe"))?;
         self.tasks.push(tokio::spawn(read_pipe(log_reader, self.log())));
         let (reader, writer) = std::io::pipe().map_err(Error::system("console pipe"))?;
+        let mut disks = vec![root, upper];
+        disks.extend(self.disks.devices().map_err(Error::system("disks"))?);
         let config = machine::Config {
             vcpus: self.grant.vcpus,
             memory_mib: self.grant.memory_mib,
@@ -341,7 +354,7 @@ impl Sandbox {
             kernel: kernel.kernel,
             initramfs: kernel.initramfs,
             command_line: COMMAND_LINE.to_owned(),
-            disks: vec![root, upper],
+            disks,
             ports: device,
             console: writer.into(),
             log: Some(log.into()),
@@ -510,7 +523,8 @@ impl Sandbox {
         self.to(Phase::Cleaning);
         self.tasks.iter().for_each(JoinHandle::abort);
         let result = if self.spec.keep { self.clean_and_keep(steps) } else { self.clean_and_forget() };
-        result.map(|()| self.timings)
+        let written_back = self.unwritten.map_or(Ok(()), |after| Err(Error::NotWrittenBack { after }));
+        result.and(written_back).map(|()| self.timings)
     }
 
     /// The record last: should this process end in between, whoever finds it cleans up. Only then the lock goes, so
@@ -541,7 +555,7 @@ impl Sandbox {
     }
 
     async fn stop_machine(&mut self) -> Vec<Step> {
-        let gently = self.spec.keep || !self.spec.grace.is_zero();
+        let gently = self.spec.keep || !self.spec.grace.is_zero() || self.disks.any_writable();
         let mut steps = Vec::new();
         let Some(mut running) = self.machine.take() else { return steps };
         if let (true, Some(mut control)) = (gently, self.control.take()) {
@@ -553,6 +567,7 @@ impl Sandbox {
                 }
             };
             let late = timeout(limit, shutdown).await.is_err();
+            self.unwritten = Some(limit).filter(|_| late && self.disks.any_writable());
             let late = late.then(|| format!("the guest did not power off in {:.1} s", limit.as_secs_f32()));
             late.iter().for_each(|late| tracing::warn!("{late}"));
             steps.push(Step::done("guest", late));
@@ -598,6 +613,7 @@ impl Sandbox {
             hosts: hosts.map(|(host, ip)| HostEntry { host: host.clone(), ip: ip.to_string() }).collect(),
             nameservers: self.spec.nameservers.iter().map(ToString::to_string).collect(),
             cpu_quota_milli: self.grant.cpu_quota_milli,
+            disks: self.disks.mounts(),
         })
     }
 

@@ -65,6 +65,21 @@ def test_every_option_of_a_machine(client: Client) -> None:
     }
 
 
+def test_disks(client: Client) -> None:
+    sandbox = (
+        Sandbox("i3").with_disk("/data", "@data", owner_uid=0, owner_gid=7).with_disk("/a", "/a.ext4", readonly=True)
+    )
+    assert sent(client, sandbox) == {
+        "image": "i3",
+        "extra_disks": [
+            {"host_path": "@data", "guest_mount": "/data", "owner_uid": 0, "owner_gid": 7},
+            {"host_path": "/a.ext4", "guest_mount": "/a", "readonly": True},
+        ],
+    }
+    with pytest.raises(ValueError, match=r"owner_gid must be in \[0, 4294967295\], got -1"):
+        Sandbox("i3").with_disk("/data", "@data", owner_gid=-1)
+
+
 def test_every_option_of_a_network(client: Client) -> None:
     sandbox = (
         Sandbox("i3")

@@ -72,6 +72,8 @@ def everything(client: Client) -> None:
         .with_memory(256)
         .with_disk_size(1024)
         .with_timeout(60)
+        .with_disk("/data", "@data", owner_uid=1, owner_gid=2)
+        .with_disk("/a", "/a.ext4", readonly=True)
         .with_env("A", "1")
         .with_image_config(ImageConfig("u", "/w", ["e"], ["c"], {"B": "2"}))
         .with_workspace("/workspace")

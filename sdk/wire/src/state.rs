@@ -34,6 +34,8 @@ pub struct VmConfig {
     pub kernel: VmKernel,
     /// CPUs, memory, disk, time.
     pub resources: VmResources,
+    /// Further disks.
+    pub extra_disks: Vec<VmDisk>,
     /// Names and addresses.
     pub network: VmNetwork,
     /// Names of variables.
@@ -62,6 +64,23 @@ pub struct VmResources {
     /// How long it may live.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<u64>,
+}
+
+/// A further disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VmDisk {
+    /// Its image: an absolute path, or `@` and the name of a volume.
+    pub host_path: String,
+    /// Where it is mounted.
+    pub guest_mount: String,
+    /// Whether the sandbox cannot write it.
+    pub readonly: bool,
+    /// User its root directory was given to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner_uid: Option<u32>,
+    /// Group its root directory was given to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner_gid: Option<u32>,
 }
 
 /// What a sandbox calls itself and others.

@@ -84,9 +84,19 @@ impl Home {
     /// An empty one with an image store of its own; the rest of the cache is the real one's.
     #[must_use]
     pub fn with_own_images() -> Self {
+        Self::with_parts_of_the_cache(&["kernels", "uppers"])
+    }
+
+    /// An empty one with volumes of its own; the rest of the cache is the real one's.
+    #[must_use]
+    pub fn with_own_volumes() -> Self {
+        Self::with_parts_of_the_cache(&["images", "kernels", "uppers"])
+    }
+
+    fn with_parts_of_the_cache(parts: &[&str]) -> Self {
         let home = Self::bare();
         fs::create_dir(home.cache()).unwrap();
-        for name in ["kernels", "uppers"] {
+        for name in parts {
             let real = real_cache().join(name);
             fs::create_dir_all(&real).unwrap();
             symlink(real, home.cache().join(name)).unwrap();

@@ -24,7 +24,7 @@ impl Registry {
         let config = format!("version: 0.1\n{storage}\nhttp:\n  addr: 127.0.0.1:0\n{more}");
         let mut command = Command::new("docker-registry");
         // It reads its configuration from a path.
-        command.args(["serve", "/dev/stdin"]).stdin(Stdio::piped());
+        command.args(["serve", "/proc/self/fd/0"]).stdin(Stdio::piped());
         let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         if let Some(mut stdin) = process.stdin.take() {
             io::Write::write_all(&mut stdin, config.as_bytes())?;

@@ -1,9 +1,10 @@
 //! What images and disks cost: the import beside `mkfs.erofs`, the upper disks of ten sandboxes, the warm start.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -17,6 +18,9 @@ const SIZE: u64 = 1 << 30;
 
 /// Sandboxes that start from one image.
 const SANDBOXES: usize = 10;
+
+/// Their disks, which are of a size that nothing else has.
+const DISK_MIB: u64 = 5119;
 
 /// Runs a command and says, as JSON, how long it took and the most memory that it or a child of it had.
 const TIMED: &str = "
@@ -182,20 +186,24 @@ fn uppers(programs: &Path, home: &Path) -> Result<()> {
         let mut command = sh::command(programs.join("matchlock"));
         sh::output(command.env("HOME", home).args(args).stdin(std::process::Stdio::null()))
     };
-    let run = ["run", "-d", "--machine", "software", "--memory", "128", "--image", "busybox"];
+    let disk = DISK_MIB.to_string();
+    let run =
+        ["run", "-d", "--machine", "software", "--memory", "128", "--disk-size", &disk, "--image", "busybox"];
     let mut ids = Vec::new();
     let started = (0..SANDBOXES).try_for_each(|_| {
         ids.push(matchlock(&run)?.trim().to_owned());
         anyhow::Ok(())
     });
-    let sizes = ids.iter().map(|id| upper(&home.join(".matchlock/vms").join(id)));
-    let sizes: Result<Vec<u64>> = sizes.collect();
+    let sizes = unnamed(DISK_MIB << 20);
     for id in &ids {
         matchlock(&["kill", id])?;
     }
     matchlock(&["prune"])?;
     started?;
     let sizes = sizes?;
+    if sizes.len() != SANDBOXES {
+        bail!("{} disks of {} sandboxes were found", sizes.len(), SANDBOXES);
+    }
     println!(
         "{} sandboxes of one image: their upper disks take {} to {} KiB (target 1024)",
         sizes.len(),
@@ -205,16 +213,17 @@ fn uppers(programs: &Path, home: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What the largest file of a sandbox takes: its disk.
-fn upper(directory: &Path) -> Result<u64> {
-    let mut largest: Option<(u64, PathBuf)> = None;
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        let len = fs::symlink_metadata(&path)?.len();
-        if largest.as_ref().is_none_or(|(most, _)| len > *most) {
-            largest = Some((len, path));
+/// What the unnamed disks of this size take that processes have open.
+fn unnamed(len: u64) -> Result<Vec<u64>> {
+    let mut disks = BTreeMap::new();
+    for process in fs::read_dir("/proc")? {
+        // Most of what is there has no such folder, and processes end.
+        for file in fs::read_dir(process?.path().join("fd")).into_iter().flatten().flatten() {
+            let Ok(file) = fs::metadata(file.path()) else { continue };
+            if file.is_file() && file.nlink() == 0 && file.len() == len {
+                disks.insert((file.dev(), file.ino()), file.blocks() * 512);
+            }
         }
     }
-    let (_, path) = largest.with_context(|| format!("no disk in {}", directory.display()))?;
-    blocks(&path)
+    Ok(disks.into_values().collect())
 }

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use policy::disks::Disk;
 use policy::machine::Request as Machine;
 use policy::names;
 use policy::resources::Request as Resources;
 use sandbox::{ImageOverrides, Spec};
-use wire::rpc::{CreateParams, Network, Vfs};
+use wire::rpc::{CreateParams, ExtraDisk, Network, Vfs};
 
 use super::Result;
 use crate::failure::Failure;
@@ -61,7 +62,8 @@ pub(crate) fn plan(params: CreateParams, machine: Machine) -> Result<Plan> {
             .transpose()?
             .map(|env| env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()),
     };
-    not_built_yet(&network, params.vfs.as_ref(), params.extra_disks.unwrap_or_default().is_empty())?;
+    not_built_yet(&network, params.vfs.as_ref())?;
+    let disks = disks(params.extra_disks.unwrap_or_default())?;
 
     let resources = params.resources.unwrap_or_default();
     let positive =
@@ -79,6 +81,7 @@ pub(crate) fn plan(params: CreateParams, machine: Machine) -> Result<Plan> {
             memory_mb: positive(resources.memory_mb).unwrap_or(MEMORY_MB),
             disk_size_mb: positive(resources.disk_size_mb).unwrap_or(DISK_SIZE_MB),
         },
+        disks,
         hostname: hosts.hostname,
         add_hosts: hosts.added,
         nameservers: hosts.nameservers,
@@ -203,8 +206,20 @@ fn guest_path(path: &str) -> Result<(), String> {
     }
 }
 
+/// Disks of the host. What is wrong with them is found late, so it is no matter of wrong parameters.
+fn disks(extra: Vec<ExtraDisk>) -> Result<Vec<Disk>> {
+    let disk = |disk: ExtraDisk| {
+        let (source, path) = (disk.host_path.unwrap_or_default(), disk.guest_mount.unwrap_or_default());
+        Disk::new(&source, &path, disk.readonly.unwrap_or_default(), disk.owner_uid, disk.owner_gid)
+    };
+    let disks = extra.into_iter().map(disk).collect::<std::result::Result<Vec<_>, _>>();
+    disks
+        .and_then(|disks| policy::disks::check(&disks).map(|()| disks))
+        .map_err(|error| Failure::vm(error.to_string()))
+}
+
 /// What is asked for and not there; never passed over in silence.
-fn not_built_yet(network: &Network, vfs: Option<&Vfs>, no_disks: bool) -> Result<()> {
+fn not_built_yet(network: &Network, vfs: Option<&Vfs>) -> Result<()> {
     fn any<T>(list: Option<&Vec<T>>) -> bool {
         list.is_some_and(|list| !list.is_empty())
     }
@@ -222,7 +237,6 @@ fn not_built_yet(network: &Network, vfs: Option<&Vfs>, no_disks: bool) -> Result
             "vfs.direct_mounts",
             vfs.is_some_and(|vfs| vfs.direct_mounts.as_ref().is_some_and(|mounts| !mounts.is_empty())),
         ),
-        ("extra_disks", !no_disks),
     ];
     match parts.iter().find(|(_, given)| *given) {
         Some((part, _)) => Err(Failure::vm(format!("{part}: not built yet"))),
@@ -305,6 +319,32 @@ mod tests {
         );
         assert_eq!(plan.workspace.as_deref(), Some("/work"));
         assert!(plan.launch_entrypoint && spec.privileged);
+    }
+
+    #[test]
+    fn extra_disks() {
+        let disks = json!([
+            {"host_path": "@data", "guest_mount": "/data/", "owner_uid": 0, "owner_gid": null},
+            {"host_path": "/a.ext4", "guest_mount": "/a", "readonly": true},
+        ]);
+        let expected = policy::disks::specs(&["@data:/data:uid=0", "/a.ext4:/a:ro"]).unwrap();
+        assert_eq!(with("extra_disks", disks).unwrap().spec.disks, expected);
+        for (disk, why) in [
+            (json!({}), "\":\": no image is named"),
+            (json!({"host_path": "a"}), "\"a:\": \"\" is no place for a disk"),
+            (json!({"host_path": "a", "guest_mount": "/proc/a"}), "\"a:/proc/a\": /proc is the kernel's own"),
+            (
+                json!({"host_path": "a", "guest_mount": "/a", "readonly": true, "owner_gid": 1}),
+                "\"a:/a\": uid and gid need a writable disk",
+            ),
+        ] {
+            let failure = with("extra_disks", json!([disk])).unwrap_err();
+            assert_eq!(failure.code, ErrorCode::Vm, "{failure:?}");
+            let why = format!("invalid disk mount {why}");
+            assert!(failure.message.starts_with(&why), "{failure:?} instead of {why}");
+        }
+        let same = json!([{"host_path": "a", "guest_mount": "/a"}, {"host_path": "b", "guest_mount": "/a"}]);
+        assert!(with("extra_disks", same).unwrap_err().message.ends_with("/a has another disk already"));
     }
 
     #[test]
@@ -405,7 +445,6 @@ mod tests {
                 "vfs.mounts",
             ),
             ("vfs", json!({"direct_mounts": {"/a": {}}}), "vfs.direct_mounts"),
-            ("extra_disks", json!([{}]), "extra_disks"),
         ] {
             let failure = with(member, value).unwrap_err();
             assert_eq!((failure.code, failure.message), (ErrorCode::Vm, format!("{part}: not built yet")));

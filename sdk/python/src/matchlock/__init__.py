@@ -71,6 +71,7 @@ from .interception import (
 from .options import (
     Config,
     CreateOptions,
+    DiskConfig,
     HostIPMapping,
     ImageConfig,
     MountConfig,
@@ -134,6 +135,7 @@ __all__ = [
     "CommandError",
     "Config",
     "CreateOptions",
+    "DiskConfig",
     "ExecInteractiveResult",
     "ExecPipeResult",
     "ExecResult",

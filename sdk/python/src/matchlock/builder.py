@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .interception import NetworkInterceptionConfig, VFSInterceptionConfig
-from .options import CreateOptions, HostIPMapping, ImageConfig, MountConfig, PortForward, Secret
+from .options import CreateOptions, DiskConfig, HostIPMapping, ImageConfig, MountConfig, PortForward, Secret
 
 
 class Sandbox:
@@ -182,6 +182,19 @@ class Sandbox:
     def mount_overlay(self, guest_path: str, host_path: str) -> Sandbox:
         """Mounts a host directory whose changes stay in the sandbox."""
         return self.mount(guest_path, MountConfig(type="overlay", host_path=host_path))
+
+    def with_disk(
+        self,
+        guest_path: str,
+        source: str,
+        *,
+        readonly: bool = False,
+        owner_uid: int | None = None,
+        owner_gid: int | None = None,
+    ) -> Sandbox:
+        """Attaches an ext4 image, or a volume by `@name`; ValueError for ids outside [0, 4294967295]."""
+        self._options.disks[guest_path] = DiskConfig(source, readonly, owner_uid, owner_gid)
+        return self
 
     def with_user(self, user: str) -> Sandbox:
         """Sets who runs commands: `uid`, `uid:gid` or name."""

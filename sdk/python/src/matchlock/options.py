@@ -69,6 +69,38 @@ class MountConfig:
 
 
 @dataclass
+class DiskConfig:
+    """An ext4 image of the host as a disk."""
+
+    source: str
+    """The image: a path, or `@` and the name of a volume."""
+
+    readonly: bool = False
+    """Refuse every change; several sandboxes may then have it at once."""
+
+    owner_uid: int | None = None
+    """The user its root directory is given to; in [0, 4294967295]."""
+
+    owner_gid: int | None = None
+    """The group its root directory is given to; in [0, 4294967295]."""
+
+    def __post_init__(self) -> None:
+        _check_owner(self.owner_uid, "owner_uid")
+        _check_owner(self.owner_gid, "owner_gid")
+
+    def to_dict(self, guest_path: str) -> dict[str, Any]:
+        """The disk as the server reads it."""
+        wire: dict[str, Any] = {"host_path": self.source, "guest_mount": guest_path}
+        if self.readonly:
+            wire["readonly"] = True
+        if self.owner_uid is not None:
+            wire["owner_uid"] = self.owner_uid
+        if self.owner_gid is not None:
+            wire["owner_gid"] = self.owner_gid
+        return wire
+
+
+@dataclass
 class Secret:
     """A value the guest never sees: it gets a placeholder, which is replaced on the way to the given hosts."""
 
@@ -213,3 +245,6 @@ class CreateOptions:
 
     launch_entrypoint: bool = False
     """Start the image's entrypoint."""
+
+    disks: dict[str, DiskConfig] = field(default_factory=dict[str, DiskConfig], kw_only=True)
+    """Disks by guest path; at most 8."""

@@ -79,6 +79,8 @@ def create_params(options: CreateOptions, vfs_interception: Params | None, inter
     vfs = _vfs(options, vfs_interception)
     if vfs:
         params["vfs"] = vfs
+    if options.disks:
+        params["extra_disks"] = [disk.to_dict(path) for path, disk in options.disks.items()]
     if options.env:
         params["env"] = dict(options.env)
     if options.image_config is not None:

@@ -28,7 +28,7 @@ pub struct CreateParams {
     pub vfs: Option<Vfs>,
     /// Variables of every program.
     pub env: Option<BTreeMap<String, Option<String>>>,
-    /// ext4 images of the host as disks of the guest.
+    /// ext4 images of the host as disks of the guest; at most 8.
     pub extra_disks: Option<Vec<ExtraDisk>>,
     /// In place of what the image says.
     pub image_config: Option<ImageConfig>,
@@ -80,15 +80,15 @@ pub struct ImageConfig {
 /// A raw ext4 image of the host as a disk of the guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExtraDisk {
-    /// The image.
+    /// The image: a path, or `@` and the name of a volume.
     pub host_path: Option<String>,
-    /// Where it is mounted.
+    /// Where it is mounted: an absolute path; directories on the way are made.
     pub guest_mount: Option<String>,
     /// Read-only.
     pub readonly: Option<bool>,
-    /// Owner of the mount's root.
+    /// User that the mount's root is given to. Writable disks only.
     pub owner_uid: Option<u32>,
-    /// Group of the mount's root.
+    /// Group that the mount's root is given to. Writable disks only.
     pub owner_gid: Option<u32>,
 }
 

@@ -2,6 +2,7 @@
 //! (see `xtask/src/fixtures.rs`).
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -21,6 +22,10 @@ pub(crate) const TESTS_WITHOUT_GUEST: &[Test] = &[
     ("images::a_full_disk", a_full_disk),
 ];
 
+/// They need a builder of images.
+pub(crate) const TESTS_OF_BUILDS: &[Test] =
+    &[("images::built", built), ("images::a_build_ends_with_its_command", a_build_ends_with_its_command)];
+
 /// How many pulls and imports are killed.
 const KILLS: u32 = 100;
 
@@ -31,6 +36,12 @@ pub(crate) fn fixtures() -> Result<PathBuf, String> {
     let registry = Command::new("docker-registry").arg("--version").output();
     registry.map_err(|error| format!("docker-registry: {error}"))?;
     Ok(directory)
+}
+
+/// Why there is no building here.
+pub(crate) fn no_builder() -> Option<String> {
+    let buildah = Command::new("buildah").arg("--version").output();
+    buildah.err().map(|error| format!("buildah: {error}"))
 }
 
 fn registry() -> Registry {
@@ -278,4 +289,80 @@ fn a_full_disk() {
             assert!(why.iter().any(|why| line.contains(why)), "{size} KiB: {told}");
         }
     }
+}
+
+/// `matchlock build` with a builder that has a store of its own.
+fn build(home: &Home, context: &Path, dockerfile: &str, options: &[&str]) -> Command {
+    let program = fs::read("/bin/busybox").unwrap();
+    fs::write(context.join("busybox"), program).unwrap();
+    fs::set_permissions(context.join("busybox"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+    let storage = context.join("storage.conf");
+    let root = context.parent().unwrap().join("storage").display().to_string();
+    fs::write(
+        &storage,
+        format!("[storage]\ndriver = \"vfs\"\ngraphroot = \"{root}/graph\"\nrunroot = \"{root}/run\"\n"),
+    )
+    .unwrap();
+    let mut command = home.matchlock(["build", "-t", "built:1"]);
+    command.args(options).arg(context);
+    command.env("CONTAINERS_STORAGE_CONF", storage).env("BUILDAH_ISOLATION", "chroot");
+    command
+}
+
+const STEPS: &str = "FROM scratch\nCOPY busybox /bin/busybox\n";
+
+fn built() {
+    let home = Home::with_own_images();
+    let work = tempfile::tempdir().unwrap();
+    let context = work.path().join("context");
+    fs::create_dir(&context).unwrap();
+    let dockerfile =
+        format!("{STEPS}RUN [\"/bin/busybox\", \"touch\", \"/made\"]\nENV A=b\nCMD [\"/bin/busybox\"]\n");
+    let refused = done(&mut build(&home, &context, &dockerfile, &[]));
+    assert_eq!(refused.status, 1);
+    let told = "matchlock: the steps of a Dockerfile would run on this host, outside any sandbox\nhint: ";
+    assert!(refused.stderr.starts_with(told), "{refused:?}");
+    assert!(!work.path().join("storage").exists(), "nothing was run");
+
+    let built = done(&mut build(&home, &context, &dockerfile, &["--unconfined-build", "--json"]));
+    assert_eq!(built.status, 0, "{built:?}");
+    let summary: serde_json::Value = serde_json::from_str(&built.stdout).unwrap();
+    assert_eq!(summary["tag"], "built:1", "{summary}");
+    let details = home.done(["image", "inspect", "built:1"]).stdout;
+    let details: serde_json::Value = serde_json::from_str(&details).unwrap();
+    assert_eq!(details["config"]["cmd"], serde_json::json!(["/bin/busybox"]), "{details}");
+    assert_eq!(home.done(["image", "rm", "built:1"]).status, 0);
+
+    let failing = format!("{STEPS}RUN [\"/bin/busybox\", \"false\"]\n");
+    let failed = done(&mut build(&home, &context, &failing, &["--unconfined-build"]));
+    let dockerfile = context.join("Dockerfile");
+    let wanted = format!("matchlock: buildah did not build {}: exit status: 1\n", dockerfile.display());
+    assert!(failed.status == 1 && failed.stderr.ends_with(&wanted), "{failed:?}");
+    assert_eq!(blobs(&home), Vec::<String>::new());
+    home.assert_nothing_left();
+}
+
+fn a_build_ends_with_its_command() {
+    let home = Home::with_own_images();
+    let work = tempfile::tempdir().unwrap();
+    let context = work.path().join("context");
+    fs::create_dir(&context).unwrap();
+    let dockerfile =
+        format!("{STEPS}RUN [\"/bin/busybox\", \"sh\", \"-c\", \"echo run''ning; exec sleep 1000\"]\n");
+    let mut command = build(&home, &context, &dockerfile, &["--unconfined-build"]);
+    let (mut output, to) = std::io::pipe().unwrap();
+    let mut child = command.stderr(to.try_clone().unwrap()).stdout(to).spawn().unwrap();
+    drop(command);
+    let mut seen = String::new();
+    let mut byte = [0];
+    while !seen.contains("running") {
+        assert_eq!(std::io::Read::read(&mut output, &mut byte).unwrap(), 1, "{seen}");
+        seen.push(char::from(byte[0]));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // Whoever is left holds the pipe.
+    std::io::Read::read_to_string(&mut output, &mut seen).unwrap();
+    home.assert_no_process();
 }

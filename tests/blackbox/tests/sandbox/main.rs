@@ -7,6 +7,7 @@
 
 mod arguments;
 mod broken;
+mod disks;
 mod images;
 mod interrupted;
 mod kernels;
@@ -35,6 +36,8 @@ enum Needs {
     Packages,
     /// The program, and images to pull and import.
     Images,
+    /// The program, and a builder of images.
+    Builder,
     /// A machine, and such images.
     GuestOfImages,
     /// A machine, and a user who may use sudo.
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         (Needs::Program, port_forward::TESTS_WITHOUT_GUEST),
         (Needs::Program, kernels::TESTS_WITHOUT_GUEST),
         (Needs::Program, rpc::TESTS_WITHOUT_GUEST),
+        (Needs::Program, disks::TESTS_WITHOUT_GUEST),
         (Needs::Guest, programs::TESTS),
         (Needs::GuestOfImages, images::TESTS),
         (Needs::Guest, lifecycle::TESTS),
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
         (Needs::Guest, log::TESTS),
         (Needs::Guest, port_forward::TESTS),
         (Needs::Guest, kernels::TESTS),
+        (Needs::Guest, disks::TESTS),
         (Needs::Sudo, sudo::TESTS),
         (Needs::Guest, interrupted::TESTS),
         (Needs::Guest, broken::TESTS),
@@ -65,6 +70,7 @@ fn main() -> ExitCode {
     // What no machine has a part in need not be tested on each.
     if blackbox::machine() == "software" {
         sets.insert(0, (Needs::Images, images::TESTS_WITHOUT_GUEST));
+        sets.insert(0, (Needs::Builder, images::TESTS_OF_BUILDS));
     }
     sets.extend(rpc::TESTS.iter().map(|tests| (Needs::Guest, *tests)));
     let mut trials = Vec::new();
@@ -98,6 +104,9 @@ fn missing(needs: Needs) -> Option<String> {
     }
     if let (Needs::Images | Needs::GuestOfImages, Err(reason)) = (needs, images::fixtures()) {
         return Some(reason);
+    }
+    if needs == Needs::Builder {
+        return images::no_builder();
     }
     if needs == Needs::Images {
         return None;

@@ -1,0 +1,170 @@
+//! Further disks: ext4 images of the host's, each mounted at its place in the new root.
+//!
+//! ```text
+//!  /dev/vdc, /dev/vdd, …   ext4 ─▶ mounted nowhere ─▶ given to its owner ─▶ moved to its place
+//! ```
+//!
+//! Image and disks are untrusted. A place is walked to from the root, one directory at a time, and none of them may be a
+//! symbolic link: what is mounted is then where the host said, and nowhere else. Not here: the root's own two disks.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use guest_protocol::DiskMount;
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
+
+use crate::boot::{AtStep, Failure};
+use crate::{shutdown, words};
+
+/// Letters of the devices behind the root's own two.
+const LETTERS: std::ops::RangeInclusive<char> = 'c'..='z';
+
+/// Mounts all of them. Returns the writable ones, for the end; if one fails, the others are as they were left.
+pub(crate) fn mount_all(disks: &[DiskMount]) -> Result<Vec<OwnedFd>, Failure> {
+    if disks.len() > LETTERS.count() {
+        return Err(Failure::because("mount the disks", format!("{} are too many", disks.len())));
+    }
+    let mut in_order: Vec<_> = disks.iter().zip(LETTERS).collect();
+    // A disk within another is mounted after it.
+    in_order.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
+    let mut writable = Vec::new();
+    for (disk, letter) in in_order {
+        let result = open(disk, letter).and_then(|file_system| {
+            let moved = give(&file_system, disk).and_then(|()| put(&file_system, disk));
+            if !disk.readonly {
+                writable.push(file_system);
+            }
+            moved
+        });
+        if let Err(failure) = result {
+            shutdown::close(&writable);
+            return Err(failure);
+        }
+    }
+    Ok(writable)
+}
+
+fn step(disk: &DiskMount) -> String {
+    format!("mount a disk at {}", disk.path)
+}
+
+/// The file system, mounted nowhere yet.
+fn open(disk: &DiskMount, letter: char) -> Result<OwnedFd, Failure> {
+    let mount = || {
+        let context = rustix::mount::fsopen("ext4", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        rustix::mount::fsconfig_set_string(&context, "source", format!("/dev/vd{letter}"))?;
+        // Whatever the image says: a broken disk ends no guest, and is written no further.
+        rustix::mount::fsconfig_set_string(&context, "errors", "remount-ro")?;
+        if disk.readonly {
+            rustix::mount::fsconfig_set_flag(&context, "ro")?;
+        }
+        rustix::mount::fsconfig_create(&context)?;
+        rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+    };
+    mount().at(&step(disk))
+}
+
+/// Gives its root directory to whom the host said.
+fn give(file_system: &OwnedFd, disk: &DiskMount) -> Result<(), Failure> {
+    let (uid, gid) = (disk.uid.map(Uid::from_raw), disk.gid.map(Gid::from_raw));
+    if uid.is_none() && gid.is_none() {
+        return Ok(());
+    }
+    rustix::fs::chownat(file_system, "", uid, gid, AtFlags::EMPTY_PATH)
+        .at(&format!("set the owner of the disk at {}", disk.path))
+}
+
+/// Moves it to its place.
+fn put(file_system: &OwnedFd, disk: &DiskMount) -> Result<(), Failure> {
+    let at = step(disk);
+    let root =
+        rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).at(&at)?;
+    let place = place(root, &disk.path).map_err(|why| Failure::because(at.as_str(), why))?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(file_system, "", &place, "", flags).at(&at)
+}
+
+/// The directory at `path` below `root`; those on the way are made if they are not there. Says what is in the way.
+fn place(root: OwnedFd, path: &str) -> Result<OwnedFd, String> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut directory = root;
+    let mut so_far = String::new();
+    for name in path.split('/').filter(|name| !name.is_empty()) {
+        so_far = format!("{so_far}/{name}");
+        let refused = |errno: Errno| format!("{so_far}: {}", words(errno));
+        if [".", ".."].contains(&name) {
+            return Err(refused(Errno::INVAL));
+        }
+        match rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(refused(errno)),
+        }
+        directory = match rustix::fs::openat(&directory, name, flags, Mode::empty()) {
+            Ok(next) => next,
+            Err(Errno::NOTDIR | Errno::LOOP) if is_link(&directory, name) => {
+                return Err(format!("{so_far} is a symbolic link"));
+            }
+            Err(errno) => return Err(refused(errno)),
+        };
+    }
+    Ok(directory)
+}
+
+fn is_link(directory: impl AsFd, name: &str) -> bool {
+    let status = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW);
+    status.is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::Symlink)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn places_are_made_and_links_lead_nowhere() {
+        let root = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        let root = root.path();
+        fs::create_dir_all(root.join("there/already")).unwrap();
+        fs::write(root.join("file"), "").unwrap();
+        symlink(outside.path(), root.join("out")).unwrap();
+        symlink("there", root.join("in")).unwrap();
+        symlink("nothing", root.join("dangling")).unwrap();
+        let at = |path: &str| {
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            let place = place(rustix::fs::open(root, flags, Mode::empty()).unwrap(), path)?;
+            Ok::<_, String>(rustix::fs::fstat(place).unwrap().st_ino)
+        };
+        for path in ["/there", "/there/already", "/new", "/there/new/deep", "//there//"] {
+            let inode = at(path).unwrap();
+            let expected = root.join(path.trim_start_matches('/')).metadata().unwrap();
+            assert_eq!((inode, expected.is_dir()), (expected.ino(), true), "{path}");
+        }
+        for (path, why) in [
+            ("/out", "/out is a symbolic link"),
+            ("/out/below", "/out is a symbolic link"),
+            ("/in/already", "/in is a symbolic link"),
+            ("/dangling", "/dangling is a symbolic link"),
+            ("/file", "/file: not a directory"),
+            ("/file/below", "/file: not a directory"),
+            ("/../there", "/..: invalid argument"),
+            ("/there/./already", "/there/.: invalid argument"),
+        ] {
+            assert_eq!(at(path), Err(why.to_owned()), "{path}");
+        }
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn there_are_letters_for_so_many() {
+        let disk = |_| DiskMount { path: "/d".into(), readonly: false, uid: None, gid: None };
+        let failure = mount_all(&(0..25).map(disk).collect::<Vec<_>>()).unwrap_err();
+        assert_eq!(failure.to_string(), "mount the disks: 25 are too many");
+        assert!(mount_all(&[]).unwrap().is_empty());
+    }
+}
