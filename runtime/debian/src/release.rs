@@ -201,6 +201,33 @@ mod tests {
         );
     }
 
+    /// Every truncation and many single-byte changes: an error, or the same text, never a panic.
+    #[test]
+    fn what_is_believed_is_what_was_signed() {
+        let keys = Keys::parse([include_str!("../tests/gpg/key.asc")]).unwrap();
+        let good = include_str!("../tests/gpg/InRelease").as_bytes();
+        let made = 1_767_268_800;
+        let signed = Release::open(good, "test", &keys, made).unwrap();
+        let check = |bytes: &[u8]| match Release::open(bytes, "test", &keys, made) {
+            Ok(release) => {
+                assert_eq!(release, signed);
+                1
+            }
+            Err(_) => 0,
+        };
+        let cut: usize = (0..good.len()).map(|end| check(&good[..end])).sum();
+        let changes = (0..good.len()).flat_map(|at| [0x01, 0x20, 0x80].map(|bit| (at, bit)));
+        let changed: usize = changes
+            .map(|(at, bit)| {
+                let mut changed = good.to_vec();
+                changed[at] ^= bit;
+                check(&changed)
+            })
+            .sum();
+        // The last line break, and what of the armor and of the unhashed part says nothing.
+        assert!(cut <= 1 && changed < good.len() / 10, "{cut} {changed}");
+    }
+
     #[test]
     fn hostile_texts_are_errors_soon() {
         let keys = Keys::debian().unwrap();

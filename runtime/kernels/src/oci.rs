@@ -519,6 +519,24 @@ mod tests {
         assert_eq!(unpacked(&bomb, Architecture::Amd64), Err("its kernel is over the size limit"));
     }
 
+    /// Every truncation and many single-byte changes: an error or some bytes, never a panic.
+    #[test]
+    fn changed_layers_do_not_panic() {
+        let tar = tar_of(&[("x", b"x"), ("kernel", b"kernel")]);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&tar).unwrap();
+        for layer in [gzip.finish().unwrap(), zstd::encode_all(tar.as_slice(), 1).unwrap(), tar] {
+            for end in 0..layer.len() {
+                let _ = unpacked(&layer[..end], Architecture::Amd64);
+            }
+            for at in 0..layer.len() {
+                let mut changed = layer.clone();
+                changed[at] ^= 0x55;
+                let _ = unpacked(&changed, Architecture::Amd64);
+            }
+        }
+    }
+
     #[test]
     fn an_index_is_for_its_platforms() {
         let of = |text: &str| serde_json::from_str::<Document>(text).unwrap().manifests.unwrap();
