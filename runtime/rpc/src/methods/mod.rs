@@ -143,12 +143,12 @@ pub(crate) fn find(name: &str) -> Option<Method> {
         "exec_stream" => {
             Method::in_guest(Exec, |call, inside| Box::pin(exec_stream::run(call, inside))).with_id()
         }
-        "exec_pipe" => {
-            Method::in_guest(Exec, |call, inside| Box::pin(exec_pipe::run(call, inside))).with_id().with_stdin()
-        }
-        "exec_tty" => {
-            Method::in_guest(Exec, |call, inside| Box::pin(exec_tty::run(call, inside))).with_id().with_stdin()
-        }
+        "exec_pipe" => Method::in_guest(Exec, |call, inside| Box::pin(exec_pipe::run(call, inside)))
+            .with_id()
+            .with_stdin(),
+        "exec_tty" => Method::in_guest(Exec, |call, inside| Box::pin(exec_tty::run(call, inside)))
+            .with_id()
+            .with_stdin(),
         "process_list" => Method::inside(Exec, |call, inside| Box::pin(process::list(call, inside))),
         "process_wait" => Method::inside(Exec, |call, inside| Box::pin(process::wait(call, inside))),
         "process_signal" => Method::inside(Exec, |call, inside| Box::pin(process::signal(call, inside))),
