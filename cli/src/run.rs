@@ -33,9 +33,10 @@ pub(crate) fn run(args: RunArgs, start: Start) -> anyhow::Result<u8> {
         anyhow::bail!("--detach cannot be combined with -t/--tty or -i/--interactive");
     }
     let detached = detach::is_child();
+    let home = Home::from_env()?;
     let run = Run {
         mode: stdio::mode(args.interactive && !detached, args.tty)?,
-        spec: spec(&args, detached)?,
+        spec: spec(&home, &args, detached)?,
         ports: Wanted::new(&args.publish, &args.address)?,
         detached,
         start,
@@ -44,12 +45,11 @@ pub(crate) fn run(args: RunArgs, start: Start) -> anyhow::Result<u8> {
     if run.args.detach && !detached {
         return detach::launch();
     }
-    let home = Home::from_env()?;
     block_on(run.supervise(&home))?
 }
 
 /// The sandbox that the options describe.
-fn spec(args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
+fn spec(home: &Home, args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
     let mappings = args.add_host.iter().map(|mapping| policy::names::add_host(mapping));
     let mappings = mappings.map(|mapping| mapping.map(|(host, ip)| (host.to_owned(), ip)));
     let entrypoint = args.entrypoint.as_ref().map(|program| match program.as_str() {
@@ -69,7 +69,7 @@ fn spec(args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
         disks: policy::disks::specs(&args.disk)?,
         hostname: args.hostname.clone(),
         add_hosts: mappings.collect::<Result<_, _>>()?,
-        env: environment::collect(&args.env_file, &args.env)?,
+        env: environment::collect(home, &args.env_file, &args.env)?,
         nameservers: Vec::new(),
         entrypoint,
         image_config: ImageOverrides::default(),

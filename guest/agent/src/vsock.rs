@@ -9,8 +9,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 /// The host's context id.
 pub(crate) const HOST_CID: u32 = libc::VMADDR_CID_HOST;
 
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 128;
+/// Connections that wait to be accepted: as many as the agent may serve, since what comes beyond is reset.
+const BACKLOG: i32 = 512;
 
 struct Address(libc::sockaddr_vm);
 

@@ -17,7 +17,8 @@ use crate::budget::Held;
 /// Notifications that wait to be written, in bytes.
 const NOTIFICATIONS: usize = 4 << 20;
 
-/// Answers that wait to be written, in bytes, beyond which no further request is taken.
+/// Answers that wait to be written and hold none of the requests' memory, in bytes, beyond which no further request is
+/// taken. They are small; that many are of a client that only ever sends.
 const CROWDED: usize = 16 << 20;
 
 /// The way to the client.
@@ -41,7 +42,7 @@ enum Item {
     /// Its room comes free once it is written.
     Notification { line: Vec<u8>, _room: OwnedSemaphorePermit },
     /// So does what it held.
-    Answer { line: Vec<u8>, _held: Option<Held> },
+    Answer { line: Vec<u8>, counted: usize, _held: Option<Held> },
     /// The last of all.
     End(oneshot::Sender<()>),
 }
@@ -59,8 +60,10 @@ impl Outbox {
 
     /// Sends an answer.
     pub(crate) fn answer(&self, line: Vec<u8>, held: Option<Held>) {
-        self.answers.bytes.fetch_add(line.len(), Ordering::Relaxed);
-        let _ = self.queue.send(Item::Answer { line, _held: held });
+        // What the budget bounds must not keep a client from sending that will read only later.
+        let counted = if held.is_some() { 0 } else { line.len() };
+        self.answers.bytes.fetch_add(counted, Ordering::Relaxed);
+        let _ = self.queue.send(Item::Answer { line, counted, _held: held });
     }
 
     /// Sends a notification once there is room.
@@ -119,8 +122,8 @@ fn write(
         }
         match item {
             Item::Notification { .. } => {}
-            Item::Answer { line, .. } => {
-                answers.bytes.fetch_sub(line.len(), Ordering::Relaxed);
+            Item::Answer { counted, .. } => {
+                answers.bytes.fetch_sub(counted, Ordering::Relaxed);
                 answers.fewer.notify_one();
             }
             Item::End(written) => drop(written.send(())),
@@ -133,6 +136,7 @@ mod tests {
     use std::io::{Read, pipe};
 
     use super::*;
+    use crate::budget::Budget;
 
     async fn soon<T>(future: impl Future<Output = T>) -> T {
         timeout(Duration::from_secs(30), future).await.expect("in time")
@@ -165,6 +169,9 @@ mod tests {
         }
         outbox.answer(b"answer\n".to_vec(), None);
         soon(outbox.uncrowded()).await;
+        let large = vec![b'x'; 2 * CROWDED];
+        outbox.answer(large.clone(), Some(Budget::new(0).hold()));
+        soon(outbox.uncrowded()).await;
         for _ in 0..17 {
             outbox.answer(chunk.clone(), None);
         }
@@ -173,7 +180,7 @@ mod tests {
         soon(outbox.uncrowded()).await;
         soon(outbox.notify(chunk.clone())).await;
         soon(outbox.end(Duration::from_secs(30))).await;
-        let expected = (sent + 1 + 17) * chunk.len() + b"answer\n".len();
+        let expected = (sent + 1 + 17) * chunk.len() + large.len() + b"answer\n".len();
         assert_eq!(reading.join().unwrap(), expected as u64);
     }
 

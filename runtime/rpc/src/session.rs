@@ -229,7 +229,8 @@ impl Session {
             Run::Inside(run) => {
                 let vm = self.vm.clone().ok_or_else(Failure::no_vm)?;
                 let guest = vm.running()?.guest;
-                (run(call, Inside { vm: Arc::clone(&vm), guest }), Some(vm))
+                let task = run(call, Inside { vm: Arc::clone(&vm), guest });
+                (if method.stream { in_turn(Arc::clone(&vm), task) } else { task }, Some(vm))
             }
         };
         let flight = |abort| Flight {
@@ -507,6 +508,14 @@ impl Session {
         }
         self.outbox.end(LAST_WORDS_LIMIT).await;
     }
+}
+
+/// Does something that needs a stream of the guest's once there is one to be had.
+fn in_turn(vm: Arc<Vm>, task: methods::Task) -> methods::Task {
+    Box::pin(async move {
+        let _turn = vm.streams.acquire().await;
+        task.await
+    })
 }
 
 /// The next line, once answers do not pile up.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sandbox::{Error, Forwards, Guest, Home, Id, Sandbox, Spec, Start};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::failure::Failure;
@@ -29,6 +29,10 @@ const MACHINE_SHARE: u32 = 4;
 /// How long a guest that hung up may take to show why.
 const REASON_LIMIT: Duration = Duration::from_secs(5);
 
+/// Most requests that have a stream of the guest's at once; more wait. The guest has 512 streams: what is left is for
+/// detached programs and forwarded connections, 128 each, and for other processes.
+pub(crate) const MAX_STREAMS: usize = 240;
+
 /// A sandbox that some task owns.
 #[derive(Debug)]
 pub(crate) struct Vm {
@@ -39,6 +43,8 @@ pub(crate) struct Vm {
     stop: watch::Sender<Option<Stop>>,
     /// Its forwarded ports; none come any more once it has ended.
     pub(crate) forwards: Arc<Mutex<Option<Forwards>>>,
+    /// Whose turn it is to have a stream of the guest's.
+    pub(crate) streams: Arc<Semaphore>,
 }
 
 /// Where it is in its life.
@@ -89,7 +95,8 @@ impl Vm {
     fn new(id: Id, patience: Duration) -> (Arc<Self>, watch::Sender<State>, watch::Receiver<Option<Stop>>) {
         let (sender, state) = watch::channel(State::default());
         let (stop, stopped) = watch::channel(None);
-        (Arc::new(Self { id, patience, state, stop, forwards: Arc::default() }), sender, stopped)
+        let streams = Arc::new(Semaphore::new(MAX_STREAMS));
+        (Arc::new(Self { id, patience, state, stop, forwards: Arc::default(), streams }), sender, stopped)
     }
 
     /// Waits until the guest answers, or says why it never will.

@@ -53,6 +53,8 @@ pub struct Writer {
 #[derive(Debug)]
 pub struct Watch {
     answers: Answers,
+    /// What is watched, without a slash at its end.
+    root: String,
 }
 
 /// A stream with one request on it.
@@ -95,6 +97,15 @@ impl Files {
 
     /// A directory's entries by name, without `.` and `..`; at most [`MAX_LISTING`] of them.
     pub async fn list(&self, path: &str) -> Result<Vec<FileEntry>> {
+        self.list_within(path, |_| true).await
+    }
+
+    /// The same, as long as there is `room` for so many bytes more.
+    pub async fn list_within(
+        &self,
+        path: &str,
+        mut room: impl FnMut(usize) -> bool + Send,
+    ) -> Result<Vec<FileEntry>> {
         let mut answers = self.ask(FileRequest::List { path: checked(path)? }).await?;
         let mut entries = Vec::new();
         let mut size = 0;
@@ -102,8 +113,9 @@ impl Files {
             match answers.message().await? {
                 ServiceFromGuest::Entries(more) => {
                     for entry in more {
-                        size += size_of::<FileEntry>() + entry.name.len() + entry.target.len();
-                        if size > MAX_LISTING {
+                        let more = size_of::<FileEntry>() + entry.name.len() + entry.target.len();
+                        size += more;
+                        if size > MAX_LISTING || !room(more) {
                             return Err(Error::Guest("a directory's listing is over the limit"));
                         }
                         if !is_name(&entry.name) {
@@ -150,7 +162,11 @@ impl Files {
     pub async fn watch(&self, path: &str, recursive: bool) -> Result<Watch> {
         let mut answers = self.ask(FileRequest::Watch { path: checked(path)?, recursive }).await?;
         match answers.message().await? {
-            ServiceFromGuest::Watching => Ok(Watch { answers }),
+            ServiceFromGuest::Watching => {
+                let path = path.trim_end_matches('/');
+                let root = if path.is_empty() || path.starts_with('/') { "" } else { "/" };
+                Ok(Watch { answers, root: format!("{root}{path}") })
+            }
             _ => Err(UNASKED),
         }
     }
@@ -227,8 +243,19 @@ impl Watch {
     /// The next change. May be dropped at any time and called again: nothing is lost.
     pub async fn next(&mut self) -> Result<Change> {
         match self.answers.message().await? {
-            ServiceFromGuest::Change(change) => Ok(change),
+            ServiceFromGuest::Change(change) if self.is_below(&change.path) => Ok(change),
+            ServiceFromGuest::Change(_) => Err(Error::Guest("a change of a file that is not watched")),
             _ => Err(UNASKED),
+        }
+    }
+
+    /// Whether a path is what is watched, or leads to something below it and nowhere else.
+    fn is_below(&self, path: &[u8]) -> bool {
+        match path.strip_prefix(self.root.as_bytes()) {
+            Some(b"/") if self.root.is_empty() => true,
+            Some([]) => !self.root.is_empty(),
+            Some([b'/', below @ ..]) => below.split(|byte| *byte == b'/').all(is_name),
+            _ => false,
         }
     }
 }
@@ -375,6 +402,62 @@ mod tests {
             for failure in [FileFailure::TooLarge, FileFailure::NotRegular] {
                 let files = saying(message(&ServiceFromGuest::FileFailed(failure.clone())));
                 assert!(matches!(read_all(&files, 9).await, Err(Error::File(said)) if said == failure));
+            }
+        });
+    }
+
+    #[test]
+    fn changes_are_of_what_is_watched() {
+        run(async {
+            let told = async |asked: &str, path: &[u8]| {
+                let change =
+                    ServiceFromGuest::Change(Change { kind: ChangeKind::Created, path: path.into() });
+                let files = saying([message(&ServiceFromGuest::Watching), message(&change)].concat());
+                files.watch(asked, true).await.unwrap().next().await.is_ok()
+            };
+            let good: [(&str, &[u8]); 7] = [
+                ("/a", b"/a"),
+                ("/a//", b"/a/b/c\xff"),
+                ("a", b"/a/b"),
+                ("/a/../b", b"/a/../b/c"),
+                ("/", b"/"),
+                ("/", b"/a/b"),
+                ("a/b", b"/a/b"),
+            ];
+            for (asked, path) in good {
+                assert!(told(asked, path).await, "{asked}");
+            }
+            let bad: [(&str, &[u8]); 9] = [
+                ("/a", b""),
+                ("/a", b"/ab"),
+                ("/a", b"/b"),
+                ("/a", b"a/b"),
+                ("/a", b"/a/../b"),
+                ("/a", b"/a//b"),
+                ("/a", b"/a/b\0"),
+                ("/", b"/.."),
+                ("/", b""),
+            ];
+            for (asked, path) in bad {
+                assert!(!told(asked, path).await, "{asked} {path:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_listing_ends_where_there_is_no_more_room() {
+        run(async {
+            let files = saying([entries(&["a", "b"]), entries(&["c"]), done()].concat());
+            for (room, fits) in [(3, true), (2, false)] {
+                let mut left = room * (size_of::<FileEntry>() + 1);
+                let listed = files.list_within("/x", |more| match left.checked_sub(more) {
+                    Some(rest) => {
+                        left = rest;
+                        true
+                    }
+                    None => false,
+                });
+                assert_eq!(listed.await.is_ok(), fits);
             }
         });
     }

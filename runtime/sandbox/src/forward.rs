@@ -18,8 +18,8 @@ use tokio::time::sleep;
 use crate::guest::Guest;
 use crate::{Error, Result};
 
-/// Most connections at once, all listeners together; more wait in the listeners' queues. Each is two descriptors here
-/// and a stream of the guest's.
+/// Most connections at once, all listeners together; more wait, one accepted for each listener and the others in its
+/// queue. Each is two descriptors here and a stream of the guest's.
 pub const MAX_CONNECTIONS: usize = 128;
 
 /// Buffer for one direction of a connection.
@@ -105,13 +105,14 @@ fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
 async fn accept(listener: TcpListener, guest: Guest, port: u16, slots: Arc<Semaphore>) {
     let mut connections = JoinSet::new();
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             Some(_) = connections.join_next() => continue,
         };
         match accepted {
             Ok((stream, _)) => {
+                // Only now: a listener that nobody connects to must not keep a slot from the others.
+                let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
                 let guest = guest.clone();
                 connections.spawn(async move {
                     if let Err(error) = relay(stream, &guest, port).await {
@@ -307,6 +308,18 @@ mod tests {
                 }
                 assert_eq!(ended.recv().await.unwrap(), 0, "the guest's side");
                 assert_eq!(stream.read(&mut [0]).await.unwrap_or(0), 0, "the client's side");
+            }
+        });
+    }
+
+    #[test]
+    fn idle_listeners_take_nothing_from_the_others() {
+        run(async {
+            let guest = patient_server();
+            let (_forwards, bindings) = Forwards::bind_at_most(&guest, &[ANY; 3], &[HERE], 1).unwrap();
+            for binding in bindings.iter().chain(&bindings) {
+                let asked = tokio::time::timeout(Duration::from_secs(10), ask(at(binding), b"x")).await;
+                assert_eq!(asked.unwrap(), b"asked: x");
             }
         });
     }

@@ -22,7 +22,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use registry::{Registries, Trust};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 
 use crate::user::User;
@@ -66,15 +66,15 @@ impl Home {
 
     /// Does something with files of this home as the user they belong to; threads it starts stay that user's.
     pub fn as_user<T, E: From<Error>>(&self, act: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-        match self.user {
+        match &self.user {
             Some(user) => user.run(act)?,
             None => act(),
         }
     }
 
     /// Whose files these are, if not this process's user's.
-    pub(crate) fn user(&self) -> Option<User> {
-        self.user
+    pub(crate) fn user(&self) -> Option<&User> {
+        self.user.as_ref()
     }
 
     /// Where images and kernels are kept.
@@ -160,6 +160,17 @@ impl VmPaths {
             Ok(()) => Ok(false),
             Err(Errno::WOULDBLOCK) => Ok(true),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The lock's file, if it is there.
+    pub(crate) fn open_lock(&self) -> io::Result<Option<File>> {
+        // NONBLOCK: in its place may be a FIFO, and nobody at its other end.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match rustix::fs::open(self.lock(), flags, Mode::empty()) {
+            Ok(file) => Ok(Some(file.into())),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno.into()),
         }
     }
 

@@ -20,7 +20,7 @@ pub const CHUNK: usize = 32 << 10;
 pub fn read(home: &Home, id: &Id) -> Result<Vec<u8>> {
     let directory = directory(home, id)?;
     let mut log = Vec::new();
-    for mut file in generations(&directory).map_err(Error::io(&directory))? {
+    for mut file in generations(home, &directory)? {
         file.read_to_end(&mut log).map_err(Error::io(&directory))?;
     }
     Ok(log)
@@ -31,15 +31,26 @@ pub fn follow(home: &Home, id: &Id) -> Result<Follow> {
     let directory = directory(home, id)?;
     // First the watch, so that nothing is added unseen. A directory does not tell of its own end while a file in it is
     // open, but the one above does.
-    let watch = DirectoryWatch::new(&[&directory, home.vm(id).directory()]).map_err(Error::io(&directory))?;
-    let mut files = generations(&directory).map_err(Error::io(&directory))?;
+    let watch = home.as_user(|| {
+        DirectoryWatch::new(&[&directory, home.vm(id).directory()]).map_err(Error::io(&directory))
+    })?;
+    let mut files = generations(home, &directory)?;
     files.reverse();
-    Ok(Follow { directory, watch, current: files.pop(), next: files, removed: false, buffer: vec![0; CHUNK] })
+    Ok(Follow {
+        home: home.clone(),
+        directory,
+        watch,
+        current: files.pop(),
+        next: files,
+        removed: false,
+        buffer: vec![0; CHUNK],
+    })
 }
 
 /// A log that is followed.
 #[derive(Debug)]
 pub struct Follow {
+    home: Home,
     directory: PathBuf,
     watch: DirectoryWatch,
     /// The file that is being read.
@@ -54,7 +65,7 @@ impl Follow {
     /// Waits for more; `None` = the sandbox was removed. May be dropped at its await.
     pub async fn next(&mut self) -> Result<Option<&[u8]>> {
         loop {
-            let length = self.read().map_err(Error::io(&self.directory))?;
+            let length = self.read()?;
             if length != 0 {
                 return Ok(Some(&self.buffer[..length]));
             }
@@ -67,10 +78,10 @@ impl Follow {
     }
 
     /// What is there now; 0 = nothing.
-    fn read(&mut self) -> io::Result<usize> {
+    fn read(&mut self) -> Result<usize> {
         loop {
             if let Some(file) = &mut self.current {
-                let length = file.read(&mut self.buffer)?;
+                let length = file.read(&mut self.buffer).map_err(Error::io(&self.directory))?;
                 if length != 0 {
                     return Ok(length);
                 }
@@ -80,7 +91,7 @@ impl Follow {
             }
             // It was moved aside, so nobody adds to it any more; what came before that is read first.
             if let Some(file) = &mut self.current {
-                let length = file.read(&mut self.buffer)?;
+                let length = file.read(&mut self.buffer).map_err(Error::io(&self.directory))?;
                 if length != 0 {
                     return Ok(length);
                 }
@@ -90,9 +101,10 @@ impl Follow {
     }
 
     /// Whether the log goes on in other files; if so, they are in `next`.
-    fn moved_on(&mut self) -> io::Result<bool> {
-        let mut files = generations(&self.directory)?;
+    fn moved_on(&mut self) -> Result<bool> {
+        let mut files = generations(&self.home, &self.directory)?;
         if let Some(current) = &self.current {
+            let inode = |file| inode(file).map_err(Error::io(&self.directory));
             let current = inode(current)?;
             let mut position = None;
             for (index, file) in files.iter().enumerate() {
@@ -120,8 +132,13 @@ fn directory(home: &Home, id: &Id) -> Result<PathBuf> {
     }
 }
 
-/// The files of a log, the oldest first.
-fn generations(directory: &Path) -> io::Result<Vec<File>> {
+/// The files of a log, the oldest first. Opened as the user they belong to: a symbolic link in their place must not
+/// lead where they could not go.
+fn generations(home: &Home, directory: &Path) -> Result<Vec<File>> {
+    home.as_user(|| open_generations(directory).map_err(Error::io(directory)))
+}
+
+fn open_generations(directory: &Path) -> io::Result<Vec<File>> {
     loop {
         let log = open(&directory.join(LOG))?;
         let older = open(&directory.join(OLDER_LOG))?;

@@ -7,7 +7,7 @@
 //! last breath, so neither a reused pid nor a stale row can fool anyone. Not here: processes; they end by themselves
 //! when their owner's descriptors close.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -175,13 +175,11 @@ pub fn end_by_force(home: &Home, records: &Records, id: &Id) -> Result<()> {
     let Some(owner) = sys::ProcessHandle::open(record.pid).map_err(Error::system("owner process"))? else {
         return Ok(());
     };
-    // The row may be stale, or whoever wrote it may wish somebody else dead: only an owner has the lock open.
-    let lock = match File::open(paths.lock()) {
-        Ok(lock) => lock,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Error::io(&paths.lock())(error)),
-    };
-    if !owner.has_open(&lock).map_err(Error::system("owner process"))? {
+    // The row may be stale, or whoever wrote it may wish somebody else dead: only an owner holds the lock. A link in
+    // its place could lead to a file that anybody holds.
+    let opened = home.as_user(|| paths.open_lock().map_err(Error::io(&paths.lock())))?;
+    let Some(lock) = opened else { return Ok(()) };
+    if !owner.holds(&lock).map_err(Error::system("owner process"))? {
         return Ok(());
     }
     match owner.kill(KILL_LIMIT).map_err(Error::system("owner process"))? {
@@ -323,11 +321,22 @@ mod tests {
         fs::create_dir(home.vm(&id).directory()).unwrap();
         fs::write(home.vm(&id).lock(), "").unwrap();
         // Even if somebody holds the lock.
-        let lock = File::open(home.vm(&id).lock()).unwrap();
+        let lock = fs::File::open(home.vm(&id).lock()).unwrap();
         lock.lock().unwrap();
 
         end_by_force(&home, &records, &id).unwrap();
         assert!(stranger.try_wait().unwrap().is_none(), "a stranger was killed");
+        // Nor if it is led to a file that the stranger holds.
+        let theirs = directory.path().join("theirs");
+        fs::rename(home.vm(&id).lock(), &theirs).unwrap();
+        std::os::unix::fs::symlink(&theirs, home.vm(&id).lock()).unwrap();
+        let mut holder = Command::new("sleep").arg("1000").stdin(lock.try_clone().unwrap()).spawn().unwrap();
+        records.delete(&id).unwrap();
+        records.insert(&Record { pid: holder.id(), ..record(id.as_str()) }).unwrap();
+        assert!(end_by_force(&home, &records, &id).is_err());
+        assert!(holder.try_wait().unwrap().is_none(), "a stranger was killed");
+        holder.kill().unwrap();
+        holder.wait().unwrap();
         drop(lock);
         reconcile(&home, &records).unwrap();
         assert_eq!(records.get(&id).unwrap().unwrap().status, Status::Crashed);

@@ -4,19 +4,22 @@
 //! so that no symbolic link in the user's directories makes root touch what the user could not. The rest of the
 //! program stays root: `/dev/kvm` and the network need it. Not here: what is done with the files.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use rustix::process::{Gid, Uid, getegid, geteuid, getgid, getuid};
-use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
+use rustix::process::{Gid, Uid, getegid, geteuid, getgid, getgroups, getuid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::{Error, Result};
 
 /// The user who called sudo.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct User {
     uid: Uid,
     gid: Gid,
+    /// All their groups.
+    groups: Arc<[Gid]>,
 }
 
 impl User {
@@ -32,20 +35,27 @@ impl User {
             Some(user) if user.uid.is_root() => Ok(None),
             Some(user) if user.dir.is_absolute() => {
                 let (uid, gid) = (Uid::from_raw(user.uid.as_raw()), Gid::from_raw(user.gid.as_raw()));
-                Ok(Some((Self { uid, gid }, user.dir)))
+                let groups = CString::new(user.name)
+                    .map_err(|_| nix::errno::Errno::EINVAL)
+                    .and_then(|name| nix::unistd::getgrouplist(&name, user.gid))
+                    .map_err(|errno| Error::system("user database")(errno.into()))?;
+                let groups = groups.into_iter().map(|gid| Gid::from_raw(gid.as_raw())).collect();
+                Ok(Some((Self { uid, gid, groups }, user.dir)))
             }
             _ => Err(Error::SudoUser(name.into_owned())),
         }
     }
 
     /// Does `act` as this user. Threads and processes that it starts stay this user's.
-    pub(crate) fn run<T>(self, act: impl FnOnce() -> T) -> Result<T> {
+    pub(crate) fn run<T>(&self, act: impl FnOnce() -> T) -> Result<T> {
         if geteuid() == self.uid {
             return Ok(act());
         }
         let failed = |errno: rustix::io::Errno| Error::system("taking on the user behind sudo")(errno.into());
         // Declared first: whatever of this has been done is undone.
-        let _root = Root { gid: getgid(), egid: getegid() };
+        let _root = Root { gid: getgid(), egid: getegid(), groups: getgroups().map_err(failed)? };
+        // Root's own groups may read and write what the user may not.
+        set_thread_groups(&self.groups).map_err(failed)?;
         set_thread_res_gid(self.gid, self.gid, None).map_err(failed)?;
         // The saved id stays root's, which is the way back.
         set_thread_res_uid(self.uid, self.uid, None).map_err(failed)?;
@@ -53,8 +63,9 @@ impl User {
     }
 
     /// Makes this thread this user's for good.
-    pub(crate) fn become_for_good(self) -> Result<()> {
+    pub(crate) fn become_for_good(&self) -> Result<()> {
         let failed = |errno: rustix::io::Errno| Error::system("taking on the user behind sudo")(errno.into());
+        set_thread_groups(&self.groups).map_err(failed)?;
         set_thread_res_gid(self.gid, self.gid, self.gid).map_err(failed)?;
         set_thread_res_uid(self.uid, self.uid, self.uid).map_err(failed)
     }
@@ -64,12 +75,15 @@ impl User {
 struct Root {
     gid: Gid,
     egid: Gid,
+    groups: Vec<Gid>,
 }
 
 impl Drop for Root {
     fn drop(&mut self) {
-        let user = set_thread_res_uid(Uid::ROOT, Uid::ROOT, None);
-        if let Err(errno) = user.and_then(|()| set_thread_res_gid(self.gid, self.egid, None)) {
+        let back = set_thread_res_uid(Uid::ROOT, Uid::ROOT, None)
+            .and_then(|()| set_thread_res_gid(self.gid, self.egid, None))
+            .and_then(|()| set_thread_groups(&self.groups));
+        if let Err(errno) = back {
             // The saved ids allow it always; a thread that stays the user's can do less, never more.
             tracing::error!("going back to root: {errno}");
         }
@@ -102,7 +116,8 @@ mod tests {
         }
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
-        let user = User { uid: Uid::from_raw(54321), gid: Gid::from_raw(54322) };
+        let groups = Arc::new([Gid::from_raw(54322), Gid::from_raw(54323)]);
+        let user = User { uid: Uid::from_raw(54321), gid: Gid::from_raw(54322), groups };
         let path = directory.path().join("theirs");
         let nested = || user.run(|| fs::write(&path, "").unwrap()).unwrap();
         let (child, denied) = user
@@ -116,6 +131,14 @@ mod tests {
         let metadata = fs::metadata(&path).unwrap();
         assert_eq!((metadata.uid(), metadata.gid()), (54321, 54322));
         assert!(getuid().is_root() && geteuid().is_root() && getegid().is_root());
+        let of_root = directory.path().join("root's");
+        fs::write(&of_root, "for root's group").unwrap();
+        fs::set_permissions(&of_root, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+        // As root is after sudo, whatever the groups of this test are.
+        set_thread_groups(&[Gid::ROOT]).unwrap();
+        let (groups, read) = user.run(|| (getgroups().unwrap(), fs::read(&of_root))).unwrap();
+        assert_eq!((&groups[..], read.is_err()), (&user.groups[..], true));
+        assert_eq!((getgroups().unwrap(), fs::read(&of_root).is_ok()), (vec![Gid::ROOT], true));
         let panicked = std::thread::spawn(move || {
             let caught = std::panic::catch_unwind(|| user.run(|| panic!("inside")));
             (caught.is_err(), geteuid())

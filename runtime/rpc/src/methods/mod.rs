@@ -108,11 +108,18 @@ pub(crate) struct Method {
     pub(crate) needs_id: bool,
     /// The client may send it input.
     pub(crate) stdin: bool,
+    /// It keeps a stream of the guest's while it is at work.
+    pub(crate) stream: bool,
 }
 
 impl Method {
+    /// One for which a stream of the guest's is opened.
+    fn in_guest(code: ErrorCode, run: fn(Call, Inside) -> Task) -> Self {
+        Self { stream: true, ..Self::inside(code, run) }
+    }
+
     fn inside(code: ErrorCode, run: fn(Call, Inside) -> Task) -> Self {
-        Self { run: Run::Inside(run), code, needs_id: false, stdin: false }
+        Self { run: Run::Inside(run), code, needs_id: false, stdin: false, stream: false }
     }
 
     fn with_id(self) -> Self {
@@ -130,31 +137,31 @@ pub(crate) fn find(name: &str) -> Option<Method> {
     let method = match name {
         "hello" => {
             let run = Run::Alone(|call| Box::pin(hello::run(call)));
-            Method { run, code: ErrorCode::Vm, needs_id: false, stdin: false }
+            Method { run, code: ErrorCode::Vm, needs_id: false, stdin: false, stream: false }
         }
-        "exec" => Method::inside(Exec, |call, inside| Box::pin(exec::run(call, inside))),
+        "exec" => Method::in_guest(Exec, |call, inside| Box::pin(exec::run(call, inside))),
         "exec_stream" => {
-            Method::inside(Exec, |call, inside| Box::pin(exec_stream::run(call, inside))).with_id()
+            Method::in_guest(Exec, |call, inside| Box::pin(exec_stream::run(call, inside))).with_id()
         }
-        "exec_pipe" => {
-            Method::inside(Exec, |call, inside| Box::pin(exec_pipe::run(call, inside))).with_id().with_stdin()
-        }
-        "exec_tty" => {
-            Method::inside(Exec, |call, inside| Box::pin(exec_tty::run(call, inside))).with_id().with_stdin()
-        }
+        "exec_pipe" => Method::in_guest(Exec, |call, inside| Box::pin(exec_pipe::run(call, inside)))
+            .with_id()
+            .with_stdin(),
+        "exec_tty" => Method::in_guest(Exec, |call, inside| Box::pin(exec_tty::run(call, inside)))
+            .with_id()
+            .with_stdin(),
         "process_list" => Method::inside(Exec, |call, inside| Box::pin(process::list(call, inside))),
         "process_wait" => Method::inside(Exec, |call, inside| Box::pin(process::wait(call, inside))),
         "process_signal" => Method::inside(Exec, |call, inside| Box::pin(process::signal(call, inside))),
         "process_kill" => Method::inside(Exec, |call, inside| Box::pin(process::kill(call, inside))),
         "process_output" => Method::inside(Exec, |call, inside| Box::pin(process::output(call, inside))),
-        "write_file" => Method::inside(File, |call, inside| Box::pin(write_file::run(call, inside))),
-        "read_file" => Method::inside(File, |call, inside| Box::pin(read_file::run(call, inside))),
-        "list_files" => Method::inside(File, |call, inside| Box::pin(list_files::run(call, inside))),
-        "stat" => Method::inside(File, |call, inside| Box::pin(stat::run(call, inside))),
-        "mkdir" => Method::inside(File, |call, inside| Box::pin(mkdir::run(call, inside))),
-        "remove" => Method::inside(File, |call, inside| Box::pin(remove::run(call, inside))),
-        "rename" => Method::inside(File, |call, inside| Box::pin(rename::run(call, inside))),
-        "watch" => Method::inside(File, |call, inside| Box::pin(watch::run(call, inside))).with_id(),
+        "write_file" => Method::in_guest(File, |call, inside| Box::pin(write_file::run(call, inside))),
+        "read_file" => Method::in_guest(File, |call, inside| Box::pin(read_file::run(call, inside))),
+        "list_files" => Method::in_guest(File, |call, inside| Box::pin(list_files::run(call, inside))),
+        "stat" => Method::in_guest(File, |call, inside| Box::pin(stat::run(call, inside))),
+        "mkdir" => Method::in_guest(File, |call, inside| Box::pin(mkdir::run(call, inside))),
+        "remove" => Method::in_guest(File, |call, inside| Box::pin(remove::run(call, inside))),
+        "rename" => Method::in_guest(File, |call, inside| Box::pin(rename::run(call, inside))),
+        "watch" => Method::in_guest(File, |call, inside| Box::pin(watch::run(call, inside))).with_id(),
         "port_forward" => {
             Method::inside(ErrorCode::Vm, |call, inside| Box::pin(port_forward::run(call, inside)))
         }
@@ -163,11 +170,11 @@ pub(crate) fn find(name: &str) -> Option<Method> {
         }
         "log" => {
             let run = Run::Log(|call, log| Box::pin(log::run(call, log)));
-            Method { run, code: File, needs_id: false, stdin: false }
+            Method { run, code: File, needs_id: false, stdin: false, stream: false }
         }
         "log_stream" => {
             let run = Run::Log(|call, log| Box::pin(log_stream::run(call, log)));
-            Method { run, code: Cancelled, needs_id: true, stdin: false }
+            Method { run, code: Cancelled, needs_id: true, stdin: false, stream: false }
         }
         _ => return None,
     };

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::line::Line;
 use crate::request;
-use crate::vm::Fake;
+use crate::vm::{Fake, MAX_STREAMS};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -298,6 +298,27 @@ async fn output_comes_first_and_whole() {
     assert_eq!(client.line().await["params"]["data"], "8J8=");
     client.answer(id).await.unwrap();
     assert!(client.end().await.is_empty());
+}
+
+#[tokio::test]
+async fn requests_wait_for_a_stream_and_can_be_cancelled_meanwhile() {
+    let mut client = Client::with_vm().await;
+    let mut hanging = Vec::new();
+    for number in 0..MAX_STREAMS {
+        hanging.push(client.send("exec", json!({"command": format!("hang {number}")})).await);
+    }
+    let waits = client.send("exec", json!({"command": "echo waits"})).await;
+    let cancelled = client.send("exec", json!({"command": "echo cancelled"})).await;
+    // What needs no stream does not wait; by now the others would have been answered.
+    assert_eq!(client.call("process_list", json!({})).await.unwrap()["processes"], json!([]));
+    client.send("cancel", json!({"id": cancelled})).await;
+    assert_eq!(client.answer(cancelled).await, Err(CANCELLED));
+    client.line().await;
+    client.send("cancel", json!({"id": hanging[0]})).await;
+    assert_eq!(client.answer(hanging[0]).await, Err(CANCELLED));
+    client.line().await;
+    assert_eq!(text(&client.answer(waits).await.unwrap()["stdout"]), "waits");
+    assert_eq!(client.end().await.len(), MAX_STREAMS - 1);
 }
 
 #[tokio::test]

@@ -1,9 +1,11 @@
 //! A process held by a descriptor, so that its number cannot come to mean another one.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -28,21 +30,29 @@ impl ProcessHandle {
         }
     }
 
-    /// Whether it has this file open. Should its number have come to mean another process meanwhile, that one is asked;
+    /// Whether it holds the lock (flock) on this file. Should its number have come to mean another process meanwhile, that one is asked;
     /// the handle then holds a process that has ended.
-    pub(crate) fn has_open(&self, file: &File) -> io::Result<bool> {
+    pub(crate) fn holds(&self, file: &File) -> io::Result<bool> {
         let wanted = file.metadata()?;
-        let same = |path| match fs::metadata(path) {
-            Ok(found) => Ok((found.dev(), found.ino()) == (wanted.dev(), wanted.ino())),
-            // Closed meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
+        let process = format!("/proc/{}", self.pid.as_raw_nonzero());
+        let holds = |descriptor: &OsStr| -> io::Result<bool> {
+            let found = fs::metadata(Path::new(&process).join("fd").join(descriptor))?;
+            if (found.dev(), found.ino()) != (wanted.dev(), wanted.ino()) {
+                return Ok(false);
+            }
+            let info = fs::read_to_string(Path::new(&process).join("fdinfo").join(descriptor))?;
+            // proc_pid_fdinfo(5): a line for each lock.
+            Ok(info.lines().any(|line| line.starts_with("lock:") && line.contains(" FLOCK ")))
         };
-        match fs::read_dir(format!("/proc/{}/fd", self.pid.as_raw_nonzero())) {
+        match fs::read_dir(format!("{process}/fd")) {
             Ok(entries) => {
                 for entry in entries {
-                    if same(entry?.path())? {
-                        return Ok(true);
+                    match holds(&entry?.file_name()) {
+                        Ok(true) => return Ok(true),
+                        Ok(false) => {}
+                        // Closed meanwhile.
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                        Err(error) => return Err(error),
                     }
                 }
                 Ok(false)
@@ -80,15 +90,17 @@ mod tests {
     }
 
     #[test]
-    fn open_files_are_seen() {
+    fn locks_are_seen() {
         let open = tempfile::tempfile().unwrap();
         let mut child =
             std::process::Command::new("sleep").arg("1000").stdin(open.try_clone().unwrap()).spawn().unwrap();
         let handle = ProcessHandle::open(child.id()).unwrap().unwrap();
-        assert!(handle.has_open(&open).unwrap());
-        assert!(!handle.has_open(&tempfile::tempfile().unwrap()).unwrap());
+        assert!(!handle.holds(&open).unwrap(), "open, but not locked");
+        open.lock().unwrap();
+        assert!(handle.holds(&open).unwrap());
+        assert!(!handle.holds(&tempfile::tempfile().unwrap()).unwrap());
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(!handle.has_open(&open).unwrap());
+        assert!(!handle.holds(&open).unwrap());
     }
 }

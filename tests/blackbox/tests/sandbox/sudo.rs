@@ -18,6 +18,7 @@ use crate::Test;
 
 pub(crate) const TESTS: &[Test] = &[
     ("sudo::files_are_the_users", files_are_the_users),
+    ("sudo::files_of_root_stay_roots", files_of_root_stay_roots),
     ("sudo::the_end_of_input_ends_roots_server", the_end_of_input_ends_roots_server),
 ];
 
@@ -207,6 +208,60 @@ fn files_are_the_users() {
     // And the other way round.
     assert_eq!(user.sudo(&["prune"]), success("Pruned 0 VMs\n"));
     user.assert_owns_everything();
+}
+
+/// Leave to run this program as root is no leave to read root's files, through links in the user's directories or by
+/// name, nor to kill root's processes.
+fn files_of_root_stay_roots() {
+    let user = User::new();
+    let secret = user.directory.path().join("secret");
+    fs::write(&secret, "hunter2\n").unwrap();
+    // Root's supplementary groups do not open it either.
+    fs::set_permissions(&secret, PermissionsExt::from_mode(0o640)).unwrap();
+    let denied = |arguments: &[&str]| {
+        let done = user.sudo(arguments);
+        assert_ne!(done.status, 0, "{done:?}");
+        assert!(!format!("{done:?}").contains("hunter2"), "{done:?}");
+    };
+    denied(&["run", "--image", IMAGE, "--env-file", secret.to_str().unwrap(), "--", "env"]);
+
+    assert_eq!(user.sudo(&["volume", "create", "mine", "--size", "16"]).status, 0);
+    let link = |to: &Path, name: &str| {
+        let name = user.home().join(name);
+        let directory = name.parent().unwrap();
+        for command in [
+            vec!["mkdir", "-p", directory.to_str().unwrap()],
+            vec!["ln", "-s", to.to_str().unwrap(), name.to_str().unwrap()],
+        ] {
+            run(user.command(Path::new(command[0])).args(&command[1..]));
+        }
+    };
+    link(&secret, ".cache/matchlock/volumes/link.ext4");
+    denied(&["volume", "cp", "link", "copy"]);
+    link(&secret, ".matchlock/vms/vm-00000001/logs/vm.log");
+    denied(&["log", "vm-00000001"]);
+
+    // A record and a lock of the user's own making.
+    let id = user.run_detached(&[]);
+    let vm: serde_json::Value = serde_json::from_str(&user.done(&["get", &id]).stdout).unwrap();
+    let mut victim = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+    let statement = format!("UPDATE vms SET pid = {} WHERE id = '{id}'", victim.id());
+    let database = rusqlite::Connection::open(user.home().join(".matchlock/state.db")).unwrap();
+    database.execute(&statement, []).unwrap();
+    drop(database);
+    let lock = user.home().join(".matchlock/vms").join(&id).join("lock");
+    fs::remove_file(&lock).unwrap();
+    std::os::unix::fs::symlink("/dev/null", &lock).unwrap();
+    let null = fs::File::open("/dev/null").unwrap();
+    null.lock().unwrap();
+    let _ = user.sudo(&["gc", "--force-running", &id]);
+    assert!(victim.try_wait().unwrap().is_none(), "root's process was killed");
+    null.unlock().unwrap();
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    let owner = rustix::process::Pid::from_raw(vm["pid"].as_i64().unwrap().try_into().unwrap()).unwrap();
+    blackbox::kill_and_wait(owner);
+    user.assert_no_process();
 }
 
 /// A client cannot kill a server that is root's, but it can hang up.
