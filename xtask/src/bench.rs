@@ -263,7 +263,7 @@ impl Emulated<'_> {
             limit: Duration::from_secs(15 * 60),
         };
         let mut rows = Vec::new();
-        let status = emulated::run(&job, |line| match serde_json::from_str::<Value>(line) {
+        let status = emulated::Host::new(&job)?.run(|line| match serde_json::from_str::<Value>(line) {
             Ok(row @ Value::Object(_)) => rows.push(row),
             _ => eprintln!("  {line}"),
         })?;

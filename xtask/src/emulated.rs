@@ -46,37 +46,55 @@ pub(crate) struct Job<'a> {
     pub(crate) limit: Duration,
 }
 
-/// Runs the script; `line` sees each line of its output. Gives its exit status.
-pub(crate) fn run(job: &Job<'_>, mut line: impl FnMut(&str)) -> Result<i32> {
-    let scratch = tempfile::tempdir()?;
-    let busybox = busybox(scratch.path())?;
-    let initramfs = initramfs(job.kernel, &busybox, scratch.path())?;
-    let disk = disk(job, &busybox, scratch.path())?;
-    let mut host = Guard(qemu(job, &initramfs, &disk)?);
-    let output = host.0.stdout.take().context("qemu's output")?;
-    let watchdog = Watchdog::new(&host.0, job.limit);
-    let mut status = None;
-    let mut tail: Vec<String> = Vec::new();
-    for text in BufReader::new(output).split(b'\n') {
-        let text = String::from_utf8_lossy(&text?).trim_end_matches('\r').to_owned();
-        if let Some(code) = text.strip_prefix(END) {
-            status = code.trim().parse().ok();
-            break;
-        }
-        line(&text);
-        tail.push(text);
-        if tail.len() > 20 {
-            tail.remove(0);
-        }
+/// A host that has everything its job needs, and is not started yet.
+pub(crate) struct Host {
+    qemu: Command,
+    /// QEMU's own messages.
+    complaints: PathBuf,
+    limit: Duration,
+    _scratch: tempfile::TempDir,
+}
+
+impl Host {
+    /// Copies what the job needs.
+    pub(crate) fn new(job: &Job<'_>) -> Result<Self> {
+        let scratch = tempfile::tempdir()?;
+        let busybox = busybox(scratch.path())?;
+        let initramfs = initramfs(job.kernel, &busybox, scratch.path())?;
+        let disk = disk(job, &busybox, scratch.path())?;
+        let complaints = disk.with_extension("log");
+        let qemu = qemu(job, &initramfs, &disk, &complaints)?;
+        Ok(Self { qemu, complaints, limit: job.limit, _scratch: scratch })
     }
-    let expired = watchdog.stop();
-    drop(host);
-    match status {
-        Some(status) => Ok(status),
-        None if expired => bail!("the emulated host did not finish within {} s", job.limit.as_secs()),
-        None => {
-            let complaints = fs::read_to_string(complaints(&disk)).unwrap_or_default();
-            bail!("the emulated host ended early; its last lines:\n{}\n{complaints}", tail.join("\n"))
+
+    /// Runs the script; `line` sees each line of its output. Gives its exit status.
+    pub(crate) fn run(mut self, mut line: impl FnMut(&str)) -> Result<i32> {
+        let mut host = Guard(self.qemu.spawn().context("qemu-system-x86_64")?);
+        let output = host.0.stdout.take().context("qemu's output")?;
+        let watchdog = Watchdog::new(&host.0, self.limit);
+        let mut status = None;
+        let mut tail: Vec<String> = Vec::new();
+        for text in BufReader::new(output).split(b'\n') {
+            let text = String::from_utf8_lossy(&text?).trim_end_matches('\r').to_owned();
+            if let Some(code) = text.strip_prefix(END) {
+                status = code.trim().parse().ok();
+                break;
+            }
+            line(&text);
+            tail.push(text);
+            if tail.len() > 20 {
+                tail.remove(0);
+            }
+        }
+        let expired = watchdog.stop();
+        drop(host);
+        match status {
+            Some(status) => Ok(status),
+            None if expired => bail!("the emulated host did not finish within {} s", self.limit.as_secs()),
+            None => {
+                let complaints = fs::read_to_string(&self.complaints).unwrap_or_default();
+                bail!("the emulated host ended early; its last lines:\n{}\n{complaints}", tail.join("\n"))
+            }
         }
     }
 }
@@ -119,7 +137,7 @@ impl Watchdog {
     }
 }
 
-fn qemu(job: &Job<'_>, initramfs: &Path, disk: &Path) -> Result<Child> {
+fn qemu(job: &Job<'_>, initramfs: &Path, disk: &Path, complaints: &Path) -> Result<Command> {
     let mut qemu = Command::new("qemu-system-x86_64");
     match job.clock {
         // One processor on one thread: with two, nested guests hung the emulated host about once in five suites.
@@ -141,13 +159,8 @@ fn qemu(job: &Job<'_>, initramfs: &Path, disk: &Path) -> Result<Child> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         // One warning a processor feature that TCG lacks; kept for when the host does not come up.
-        .stderr(fs::File::create(complaints(disk))?);
-    qemu.spawn().context("qemu-system-x86_64")
-}
-
-/// Where QEMU's own messages go: beside the disk.
-fn complaints(disk: &Path) -> PathBuf {
-    disk.with_extension("log")
+        .stderr(fs::File::create(complaints)?);
+    Ok(qemu)
 }
 
 /// Debian's static busybox: the emulated host's userland.

@@ -99,23 +99,53 @@ fn matrix<'a>(cells: impl Iterator<Item = &'a Cell>, filter: &str) -> Result<Cou
     host::provide(&[host::RUN, host::TEST], true)?;
     let suite = Suite::build()?;
     let mut counts = Counts::default();
+    let (mut here, mut emulated) = (Vec::new(), Vec::new());
     for cell in cells {
-        let start = Instant::now();
-        let result = match cell.place() {
-            Ok(Place::Here) if cell.sdk => {
-                host::provide_venv()?;
-                suite.sdk(cell, filter)?
-            }
-            Ok(Place::Here) => suite.here(cell, filter)?,
-            Ok(Place::Emulated) => suite.emulated(cell, filter)?,
+        match cell.place() {
+            Ok(Place::Here) => here.push(cell),
+            // Copied before any test here changes the cache that both have.
+            Ok(Place::Emulated) => emulated.push((cell, suite.emulated_host(cell, filter)?)),
             Err(reason) => {
                 println!("SKIP cell {}: {reason}", cell.name);
                 counts.skipped_cells += 1;
-                continue;
             }
-        };
-        println!("cell {}: {result} in {}", cell.name, emulated::seconds(start));
-        counts.add(&result);
+        }
+    }
+    // An emulated host takes one processor and waits for nobody: it runs beside the others.
+    std::thread::scope(|scope| {
+        let beside = scope.spawn(|| {
+            emulated.into_iter().try_fold(Counts::default(), |mut all, (cell, host)| {
+                all.add(&told(cell, || emulated_cell(cell, host))?);
+                anyhow::Ok(all)
+            })
+        });
+        for cell in here {
+            counts.add(&told(cell, || {
+                if cell.sdk { suite.sdk(cell, filter) } else { suite.here(cell, filter) }
+            })?);
+        }
+        counts.add(&beside.join().map_err(|_| anyhow::anyhow!("the emulated hosts' thread panicked"))??);
+        Ok(counts)
+    })
+}
+
+/// Runs a cell and says how it went.
+fn told(cell: &Cell, run: impl FnOnce() -> Result<Counts>) -> Result<Counts> {
+    let start = Instant::now();
+    let result = run().with_context(|| format!("cell {}", cell.name))?;
+    println!("cell {}: {result} in {}", cell.name, emulated::seconds(start));
+    Ok(result)
+}
+
+/// The suite in an emulated host, whose lines are told from those of the cells beside it.
+fn emulated_cell(cell: &Cell, host: emulated::Host) -> Result<Counts> {
+    let mut counts = Counts::default();
+    let status = host.run(|line| {
+        println!("{}: {line}", cell.name);
+        counts.read(line);
+    })?;
+    if status != 0 && counts.failed == 0 {
+        bail!("the suite in the emulated host ended with status {status}");
     }
     Ok(counts)
 }
@@ -149,6 +179,7 @@ impl Suite {
 
     /// The Python suites.
     fn sdk(&self, cell: &Cell, filter: &str) -> Result<Counts> {
+        host::provide_venv()?;
         let mut python = test::python();
         python.env("HOME", self.home.path()).args(["vm", "--machine", cell.machine, "--bin"]);
         python.arg(self.programs.join("matchlock"));
@@ -172,7 +203,7 @@ impl Suite {
         Counts::of_run(&mut command)
     }
 
-    fn emulated(&self, cell: &Cell, filter: &str) -> Result<Counts> {
+    fn emulated_host(&self, cell: &Cell, filter: &str) -> Result<emulated::Host> {
         let cache = sh::target().join("cache");
         let store = kernels::Store::open(&cache)?;
         let host_kernel = store.default_kernel(&|step| eprintln!("{step}"))?;
@@ -212,15 +243,7 @@ impl Suite {
             memory_mib: 3072,
             limit: Duration::from_secs(20 * 60),
         };
-        let mut counts = Counts::default();
-        let status = emulated::run(&job, |line| {
-            println!("  {line}");
-            counts.read(line);
-        })?;
-        if status != 0 && counts.failed == 0 {
-            bail!("the suite in the emulated host ended with status {status}");
-        }
-        Ok(counts)
+        emulated::Host::new(&job)
     }
 }
 
