@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use blackbox::{Done, Home, done, done_with_input, end, read_until, spawn};
-use sha2::Digest;
 
 use crate::Test;
+use crate::archive::{docker_archive, tar};
 
 pub(crate) const TESTS: &[Test] = &[
     ("broken::no_such_image", no_such_image),
@@ -69,7 +69,10 @@ fn a_damaged_layer() {
 /// An imported image cannot be made anew.
 fn a_truncated_layer() {
     let home = Home::with_own_images();
-    let imported = done_with_input(&mut home.matchlock(["image", "import", "mine:1"]), &docker_archive());
+    let imported = done_with_input(
+        &mut home.matchlock(["image", "import", "mine:1"]),
+        &docker_archive(&[tar(&[("hello", &[b'#'; 100_000])])]),
+    );
     assert_eq!((imported.status, imported.stderr.as_str()), (0, ""), "{imported:?}");
     assert_eq!(imported.stdout.lines().take(2).collect::<Vec<_>>(), ["Imported: mine:1", "Layers: 1"]);
     let listed = home.done(["image", "ls"]).stdout;
@@ -96,34 +99,6 @@ fn layer(home: &Home) -> PathBuf {
         .collect();
     let [layer] = &blobs[..] else { panic!("{blobs:?}") };
     layer.clone()
-}
-
-/// What `docker save` writes, of an image with one file.
-fn docker_archive() -> Vec<u8> {
-    fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
-        let mut archive = tar::Builder::new(Vec::new());
-        for (name, contents) in files {
-            let mut header = tar::Header::new_ustar();
-            header.set_size(contents.len() as u64);
-            header.set_mode(0o755);
-            archive.append_data(&mut header, name, *contents).unwrap();
-        }
-        archive.into_inner().unwrap()
-    }
-    let layer = archive(&[("hello", &[b'#'; 100_000])]);
-    let digest =
-        sha2::Sha256::digest(&layer).iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
-    let config = serde_json::json!({
-        "architecture": "amd64", "os": "linux", "config": {},
-        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
-    });
-    let manifest =
-        serde_json::json!([{ "Config": "config.json", "RepoTags": ["other:1"], "Layers": ["layer.tar"] }]);
-    archive(&[
-        ("config.json", config.to_string().as_bytes()),
-        ("layer.tar", &layer),
-        ("manifest.json", manifest.to_string().as_bytes()),
-    ])
 }
 
 fn no_kernel() {

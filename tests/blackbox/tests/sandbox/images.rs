@@ -6,13 +6,17 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use blackbox::{Done, Home, done, machine, names};
+use blackbox::{Done, Home, done, done_with_input, machine, names};
 use served::Registry;
 
 use crate::Test;
+use crate::archive::{docker_archive, tar};
 
 pub(crate) const TESTS: &[Test] =
     &[("images::from_a_registry", from_a_registry), ("images::from_every_source", from_every_source)];
+
+/// They need no images but their own.
+pub(crate) const TESTS_OF_OWN: &[Test] = &[("images::of_many_layers", of_many_layers)];
 
 /// Nothing about them depends on the machine.
 pub(crate) const TESTS_WITHOUT_GUEST: &[Test] = &[
@@ -122,6 +126,27 @@ fn from_every_source() {
         import(&home, tag, &source);
         assert_eq!(run(&home, &[], tag, &["python3", "-c", "print(6 * 7)"]), printed("42\n"), "{tag}");
     }
+    home.assert_nothing_left();
+}
+
+/// As many as there may be; each adds a file and replaces one.
+fn of_many_layers() {
+    const LAYERS: usize = 128;
+    let home = Home::with_own_images();
+    let busybox = fs::read("/bin/busybox").unwrap();
+    let mut layers = vec![tar(&[("bin/busybox", &busybox)])];
+    for number in 1..LAYERS {
+        let name = format!("files/{number}");
+        layers.push(tar(&[(&name, b""), ("number", format!("{number}\n").as_bytes())]));
+    }
+    let imported =
+        done_with_input(&mut home.matchlock(["image", "import", "many"]), &docker_archive(&layers));
+    assert_eq!(imported.stdout.lines().nth(1), Some("Layers: 128"), "{imported:?}");
+    let script = "/bin/busybox cat /number; /bin/busybox ls /files | /bin/busybox wc -l";
+    assert_eq!(run(&home, &[], "many", &["/bin/busybox", "sh", "-c", script]), printed("127\n127\n"));
+    layers.push(tar(&[("more", b"")]));
+    let refused = done_with_input(&mut home.matchlock(["image", "import", "more"]), &docker_archive(&layers));
+    assert!(refused.status == 1 && refused.stderr.contains("(at most 128)"), "{refused:?}");
     home.assert_nothing_left();
 }
 

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
+mod archive;
 mod arguments;
 mod broken;
 mod disks;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         (Needs::Program, disks::TESTS_WITHOUT_GUEST),
         (Needs::Guest, programs::TESTS),
         (Needs::GuestOfImages, images::TESTS),
+        (Needs::Guest, images::TESTS_OF_OWN),
         (Needs::Guest, lifecycle::TESTS),
         (Needs::Guest, records::TESTS),
         (Needs::Guest, log::TESTS),
