@@ -151,11 +151,7 @@ impl VmPaths {
 
     /// Whether a living process owns it.
     pub(crate) fn is_owned(&self) -> io::Result<bool> {
-        let file = match File::open(self.lock()) {
-            Ok(file) => file,
-            Err(error) if is_missing(&error) => return Ok(false),
-            Err(error) => return Err(error),
-        };
+        let Some(file) = self.open_lock()? else { return Ok(false) };
         match flock(&file, FlockOperation::NonBlockingLockShared) {
             Ok(()) => Ok(false),
             Err(Errno::WOULDBLOCK) => Ok(true),
@@ -169,18 +165,15 @@ impl VmPaths {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match rustix::fs::open(self.lock(), flags, Mode::empty()) {
             Ok(file) => Ok(Some(file.into())),
-            Err(Errno::NOENT) => Ok(None),
+            // A link is nobody's lock, and what it leads to may be something that even opening does something to.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
             Err(errno) => Err(errno.into()),
         }
     }
 
     /// To wait on, until no process owns it.
     pub(crate) fn owner(&self) -> io::Result<Owner> {
-        match File::open(self.lock()) {
-            Ok(file) => Ok(Owner(Some(file))),
-            Err(error) if is_missing(&error) => Ok(Owner(None)),
-            Err(error) => Err(error),
-        }
+        self.open_lock().map(Owner)
     }
 
     /// Removes what only a living owner needs, as far as possible; the log stays. Says what that was.
@@ -272,11 +265,6 @@ impl OwnedVm {
         }
         Err(Error::io(&home.vms())(io::Error::from(io::ErrorKind::AlreadyExists)))
     }
-}
-
-/// No such file, or no directory that it could be in.
-fn is_missing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn lock_file(path: &Path) -> io::Result<File> {

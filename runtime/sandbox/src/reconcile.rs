@@ -175,8 +175,7 @@ pub fn end_by_force(home: &Home, records: &Records, id: &Id) -> Result<()> {
     let Some(owner) = sys::ProcessHandle::open(record.pid).map_err(Error::system("owner process"))? else {
         return Ok(());
     };
-    // The row may be stale, or whoever wrote it may wish somebody else dead: only an owner holds the lock. A link in
-    // its place could lead to a file that anybody holds.
+    // The row may be stale, or whoever wrote it may wish somebody else dead: only an owner holds the lock.
     let opened = home.as_user(|| paths.open_lock().map_err(Error::io(&paths.lock())))?;
     let Some(lock) = opened else { return Ok(()) };
     if !owner.holds(&lock).map_err(Error::system("owner process"))? {
@@ -333,7 +332,7 @@ mod tests {
         let mut holder = Command::new("sleep").arg("1000").stdin(lock.try_clone().unwrap()).spawn().unwrap();
         records.delete(&id).unwrap();
         records.insert(&Record { pid: holder.id(), ..record(id.as_str()) }).unwrap();
-        assert!(end_by_force(&home, &records, &id).is_err());
+        end_by_force(&home, &records, &id).unwrap();
         assert!(holder.try_wait().unwrap().is_none(), "a stranger was killed");
         holder.kill().unwrap();
         holder.wait().unwrap();
@@ -343,6 +342,31 @@ mod tests {
         remove(&home, &records, &id).unwrap();
         stranger.kill().unwrap();
         stranger.wait().unwrap();
+    }
+
+    /// Nothing that is put in a lock's place is waited for, or followed.
+    #[test]
+    fn a_lock_that_is_none_is_nobodys() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::at(directory.path());
+        let records = Records::open(&home).unwrap();
+        let fifo = directory.path().join("fifo");
+        assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        let theirs = fs::File::create(directory.path().join("theirs")).unwrap();
+        theirs.lock().unwrap();
+        let ids: [Id; 2] = ["vm-00000001", "vm-00000002"].map(|id| id.parse().unwrap());
+        for id in &ids {
+            records.insert(&record(id.as_str())).unwrap();
+            fs::create_dir(home.vm(id).directory()).unwrap();
+        }
+        fs::rename(&fifo, home.vm(&ids[0]).lock()).unwrap();
+        std::os::unix::fs::symlink(directory.path().join("theirs"), home.vm(&ids[1]).lock()).unwrap();
+        reconcile(&home, &records).unwrap();
+        for id in &ids {
+            assert_eq!(records.get(id).unwrap().unwrap().status, Status::Crashed);
+            assert!(!home.vm(id).lock().exists());
+        }
+        assert!(directory.path().join("theirs").exists());
     }
 
     /// Killed between any two writes: the next command takes it to the same end.

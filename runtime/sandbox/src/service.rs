@@ -156,9 +156,11 @@ impl Input {
     }
 }
 
-/// A guest's words for a message: no control characters, bounded.
+/// A guest's words for a message: bounded, without control characters and those that turn the direction of what follows.
 pub(crate) fn tame(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(MAX_WORDS).collect()
+    // UAX #9, section 2: the directional formatting characters.
+    let turns = |c| matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().filter(|c| !c.is_control() && !turns(*c)).take(MAX_WORDS).collect()
 }
 
 /// The same for a reason why a program never ran.
@@ -237,6 +239,11 @@ mod tests {
             assert!(matches!(service.output.next().await, Ok(Event::Exited(..))));
             assert!(matches!(service.output.next().await, Err(Error::Guest(_))), "two ends");
         });
+    }
+
+    #[test]
+    fn words_for_a_message_move_no_cursor_and_turn_no_text() {
+        assert_eq!(tame("a\u{1b}[2J\n\u{202e}b\u{2066}\u{61c}ü😀"), "a[2Jbü😀");
     }
 
     #[test]
