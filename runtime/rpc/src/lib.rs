@@ -9,6 +9,8 @@
 mod budget;
 mod encode;
 mod failure;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod line;
 mod methods;
 mod outbox;
