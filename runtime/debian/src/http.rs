@@ -51,22 +51,30 @@ impl Server {
         // The one implementation there is: an error says that it is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let tls = base.scheme() == "https";
-        let policy = Policy::custom(move |attempt| {
-            if attempt.previous().len() > MAX_REDIRECTS {
-                return attempt.error("too many redirects");
-            }
-            match attempt.url().scheme() {
-                "https" => attempt.follow(),
-                "http" if !tls => attempt.follow(),
-                _ => attempt.error("a redirect to somewhere without TLS"),
-            }
-        });
-        let client = Client::builder()
-            .user_agent(concat!("matchlock/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_LIMIT)
-            .read_timeout(silence)
-            .redirect(policy)
-            .build();
+        let policy = || {
+            Policy::custom(move |attempt| {
+                if attempt.previous().len() > MAX_REDIRECTS {
+                    return attempt.error("too many redirects");
+                }
+                match attempt.url().scheme() {
+                    "https" => attempt.follow(),
+                    "http" if !tls => attempt.follow(),
+                    _ => attempt.error("a redirect to somewhere without TLS"),
+                }
+            })
+        };
+        let client = || {
+            Client::builder()
+                .user_agent(concat!("matchlock/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(CONNECT_LIMIT)
+                .read_timeout(silence)
+                .redirect(policy())
+        };
+        // A host without authorities makes no client, even where none is needed.
+        let client = match client().build() {
+            Err(_) if !tls => client().tls_certs_only([]).build(),
+            client => client,
+        };
         let failed = |why: String| Error::Mirror { host: host.clone(), why };
         let client = client.map_err(|error| failed(cause(&error)))?;
         let runtime = Builder::new_current_thread().enable_all().build();

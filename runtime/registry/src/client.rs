@@ -61,27 +61,35 @@ impl Repository {
         let authorities = trust.authorities(name.registry())?;
         // As dockerd does: a registry on this host may speak plain HTTP, unless its authority is known.
         let plain = (loopback || insecure) && authorities.is_empty();
-        let policy = Policy::custom(move |attempt| {
-            if attempt.previous().len() > MAX_REDIRECTS {
-                return attempt.error("too many redirects");
-            }
-            match attempt.url().scheme() {
-                "https" => attempt.follow(),
-                "http" if plain => attempt.follow(),
-                _ => attempt.error("a redirect to somewhere without TLS"),
-            }
-        });
-        let client = Client::builder()
-            .user_agent(concat!("matchlock/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_LIMIT)
-            .read_timeout(trust.silence)
-            .redirect(policy)
-            .https_only(!plain);
-        let client =
-            authorities.into_iter().fold(client, |client, authority| client.add_root_certificate(authority));
-        // What is on this host is not reached by way of another.
-        let client = if loopback { client.no_proxy() } else { client };
-        let client = client.build().map_err(|error| Error::Host(cause(&error)))?;
+        let policy = || {
+            Policy::custom(move |attempt| {
+                if attempt.previous().len() > MAX_REDIRECTS {
+                    return attempt.error("too many redirects");
+                }
+                match attempt.url().scheme() {
+                    "https" => attempt.follow(),
+                    "http" if plain => attempt.follow(),
+                    _ => attempt.error("a redirect to somewhere without TLS"),
+                }
+            })
+        };
+        let client = || {
+            let client = Client::builder()
+                .user_agent(concat!("matchlock/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(CONNECT_LIMIT)
+                .read_timeout(trust.silence)
+                .redirect(policy())
+                .https_only(!plain);
+            // What is on this host is not reached by way of another.
+            if loopback { client.no_proxy() } else { client }
+        };
+        // A host without authorities of its own makes no client, even where none is needed, or others are given.
+        let others = plain || !authorities.is_empty();
+        let client = match client().tls_certs_merge(authorities.clone()).build() {
+            Err(_) if others => client().tls_certs_only(authorities).build(),
+            client => client,
+        };
+        let client = client.map_err(|error| Error::Host(cause(&error)))?;
         let host = name.host().to_owned();
         let origin = format!("{}://{host}", if plain { "http" } else { "https" });
         let config = trust.docker_config()?;

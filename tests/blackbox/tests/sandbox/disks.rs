@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use blackbox::rpc::Server;
-use blackbox::{Done, Home, end, kill_and_wait, read_until, signal, spawn};
+use blackbox::{Done, Home, end, kill_and_wait, machine, read_until, signal, spawn};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -52,7 +52,8 @@ fn refused(done: &Done, start: &str) {
 
 /// Nothing is prepared for them, so the image need not even exist.
 fn run_without_guest(home: &Home, disk: &str) -> Done {
-    home.done(["run", "--machine", "software", "--image", "no/such:image", "--disk", disk, "--", "true"])
+    let machine = machine();
+    home.done(["run", "--machine", &machine, "--image", "no/such:image", "--disk", disk, "--", "true"])
 }
 
 fn what_cannot_be_attached_is_refused_at_once() {
@@ -80,7 +81,7 @@ fn what_cannot_be_attached_is_refused_at_once() {
     ] {
         refused(&run_without_guest(&home, &disk), &format!("invalid disk mount \"{disk}\": {why}"));
     }
-    let mut many = home.matchlock(["run", "--machine", "software", "--image", "no/such:image"]);
+    let mut many = home.matchlock(["run", "--machine", &machine(), "--image", "no/such:image"]);
     for number in 0..=MOST {
         many.args(["--disk", &format!("@data:/{number}:ro")]);
     }

@@ -167,7 +167,9 @@ fn pull_tag_and_prune() {
     assert_eq!(pulled.status, 0, "{pulled:?}");
     assert!(pulled.stdout.starts_with(&format!("Tagged: {}\nDigest: sha256:", reference("python:latest"))));
     let before = blobs(&home);
-    let zstd = home.done(["pull", "--json", &reference("python:zstd")]);
+    // A registry without TLS takes no authorities, so a host that has none will do.
+    let mut zstd = home.matchlock(["pull", "--json", &reference("python:zstd")]);
+    let zstd = done(zstd.env("SSL_CERT_FILE", "/dev/null").env("SSL_CERT_DIR", "/nowhere"));
     let zstd: serde_json::Value = serde_json::from_str(&zstd.stdout).unwrap();
     assert_eq!(zstd["tag"], reference("python:zstd"));
     assert_eq!(blobs(&home), before);
