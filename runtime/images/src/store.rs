@@ -24,6 +24,7 @@ use crate::layer::{self, Converted, Limits};
 use crate::manifest::{self, Plan, PlannedLayer};
 use crate::metadata::{Metadata, Record, make_private};
 use crate::reference::{check, normalized};
+use crate::stream::{Broken, Digests};
 use crate::{
     Digest, Error, Form, Image, ImageConfig, ImageSummary, Layer, Progress, Result, builtin, stream,
 };
@@ -278,8 +279,11 @@ impl Store {
         for (index, layer) in plan.layers.iter().enumerate() {
             let member = archive.member(&layer.member)?;
             progress.step(&format!("layer {} of {}", index + 1, plan.layers.len()), Some(member.len()));
-            // What it unpacks to is not known yet, but hardly less than this.
-            check_space(&self.tmp(), member.len())?;
+            if self.known_layer(&layer.diff_id)?.is_none() {
+                let what = format!("image {reference}, layer {}", layer.diff_id);
+                // What it unpacks to is not known yet, but hardly less than this.
+                check_space(&self.tmp(), member.len(), what)?;
+            }
             layers.push((layer.diff_id.clone(), self.layer(&reference, layer, member, room, progress)?));
         }
         let source = "import".to_owned();
@@ -430,12 +434,12 @@ impl Room {
     }
 }
 
-/// Whether the file system of `directory` has room for `needed` bytes.
-pub(crate) fn check_space(directory: &Path, needed: u64) -> Result<()> {
+/// Whether the file system of `directory` has room for `needed` bytes of `what`.
+pub(crate) fn check_space(directory: &Path, needed: u64, what: impl Into<String>) -> Result<()> {
     let space = rustix::fs::statvfs(directory).map_err(|errno| Error::io(directory)(errno.into()))?;
     let free = space.f_bavail.saturating_mul(space.f_frsize);
     if needed > free {
-        return Err(Error::Space { path: directory.to_owned(), needed, free });
+        return Err(Error::Space { what: what.into(), path: directory.to_owned(), needed, free });
     }
     Ok(())
 }
@@ -475,14 +479,17 @@ fn convert(
     progress: &dyn Progress,
 ) -> std::result::Result<Converted, LayerError> {
     let uuid = uuid(&layer.diff_id);
-    let ((_, converted), digests) =
-        stream::run(blob, limits.bytes, progress, |tar| layer::convert(tar, output, uuid, limits))?;
-    match &layer.blob {
+    let other = |digests: &Digests| match &layer.blob {
         Some(expected) if *expected != digests.blob => {
-            Err(LayerError::Blob { expected: expected.clone(), actual: digests.blob })
+            Some(LayerError::Blob { expected: expected.clone(), actual: digests.blob.clone() })
         }
-        _ if layer.diff_id != digests.diff_id => Err(LayerError::DiffId(digests.diff_id)),
-        _ => Ok(converted),
+        _ if layer.diff_id != digests.diff_id => Some(LayerError::DiffId(digests.diff_id.clone())),
+        _ => None,
+    };
+    match stream::run(blob, limits.bytes, progress, |tar| layer::convert(tar, output, uuid, limits)) {
+        Ok(((_, converted), digests)) => other(&digests).map_or(Ok(converted), Err),
+        // What is wrong with other bytes is that they are others.
+        Err(Broken { error, digests }) => Err(digests.as_ref().and_then(other).unwrap_or(error)),
     }
 }
 
