@@ -111,6 +111,10 @@ impl Store {
         for dir in ["blobs", "tmp"] {
             let dir = root.join(dir);
             fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
+            // What is not the store's is deleted there, so a link to elsewhere must not be followed.
+            if !fs::symlink_metadata(&dir).map_err(Error::io(&dir))?.is_dir() {
+                return Err(Error::io(&dir)(io::ErrorKind::NotADirectory.into()));
+            }
         }
         let metadata = Metadata::open(&root.join("metadata.db"))?;
         let store = Self { root, metadata, puller: None, limits: Limits::default() };
@@ -532,6 +536,19 @@ mod tests {
     use super::*;
     use crate::Quiet;
     use crate::fixtures::{ImageFixture, LayerBuilder};
+
+    #[test]
+    fn what_is_elsewhere_is_not_collected() {
+        for dir in ["blobs", "tmp"] {
+            let (cache, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            fs::write(elsewhere.path().join("mine"), "kept").unwrap();
+            fs::create_dir(cache.path().join("images")).unwrap();
+            std::os::unix::fs::symlink(elsewhere.path(), cache.path().join("images").join(dir)).unwrap();
+            let error = Store::open(cache.path()).map(drop).unwrap_err().to_string();
+            assert!(error.ends_with(&format!("images/{dir}: not a directory")), "{error}");
+            assert!(elsewhere.path().join("mine").exists());
+        }
+    }
 
     #[test]
     fn an_import_writes_so_much_and_no_more() {
