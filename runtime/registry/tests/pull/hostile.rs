@@ -330,6 +330,12 @@ fn tokens_and_redirects() {
     let asked = elsewhere.asked("/blobs/");
     assert_eq!(asked.len(), 4);
     assert!(asked.iter().all(|asked| asked.header("authorization").is_none()));
+    let nobody = Arc::new(Server::start(|_| status(404)));
+    let header = format!(r#"Bearer realm="http://{}/token""#, nobody.address);
+    let bed =
+        Bed::new(move |_, _| Answer { headers: vec![("WWW-Authenticate", header.clone())], ..status(401) });
+    let wanted = format!(": {}: its way to log in: nothing gives tokens there (404)", bed.server.address);
+    assert_eq!(bed.error(), wanted);
     let bed = Bed::new(|_, asked| Answer { headers: vec![("Location", asked.path.clone())], ..status(302) });
     assert!(bed.error().contains("too many redirects"));
 }
