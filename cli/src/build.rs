@@ -61,6 +61,8 @@ pub(crate) fn build(args: &BuildArgs) -> anyhow::Result<u8> {
         let hint = "matchlock build --unconfined-build … allows that; or build elsewhere, and: matchlock image import";
         return Err(advice("the steps of a Dockerfile would run on this host, outside any sandbox", hint));
     }
+    // Not only when all is built.
+    images::check_reference(&args.tag)?;
     let file = args.file.clone().unwrap_or_else(|| args.context.join("Dockerfile"));
     for path in [&args.context, &file] {
         fs::metadata(path).with_context(|| path.display().to_string())?;

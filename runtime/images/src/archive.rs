@@ -86,7 +86,7 @@ impl Archive {
         file.read_at(&mut magic, start).map_err(io_error)?;
         if is_compressed(&magic) {
             // What it unpacks to is not known yet, but hardly less than this.
-            check_space(tmp, end.saturating_sub(start))?;
+            check_space(tmp, end.saturating_sub(start), &name)?;
             return Self::spooled(name, &mut file, tmp, progress);
         }
         Self::tar(name, file, start, end)

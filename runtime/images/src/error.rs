@@ -150,8 +150,10 @@ pub enum Error {
         why: String,
     },
     /// The disk is too full.
-    #[error("{path}: {needed} bytes are needed, {free} are free", path = path.display())]
+    #[error("{what}: {path}: {needed} bytes are needed, {free} are free", path = path.display())]
     Space {
+        /// What there is no room for.
+        what: String,
         /// Where.
         path: PathBuf,
         /// What is to be written there, at least.

@@ -37,6 +37,7 @@ pub use error::{EntryError, Error, LayerError, Result};
 pub use image::{Digest, Image, ImageConfig, ImageSummary, Layer};
 pub use manifest::Document;
 pub use progress::{Progress, Quiet};
+pub use reference::check as check_reference;
 pub use remote::Remote;
 pub use rootfs::Form;
 pub use store::{ImportSource, Imported, Pull, Puller, Store};

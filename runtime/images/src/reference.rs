@@ -6,7 +6,7 @@ use crate::{Error, Result};
 const MAX_LEN: usize = 512;
 
 /// Takes a reference from outside: names, tags and digests have no other characters, and do not start like an option.
-pub(crate) fn check(reference: &str) -> Result<()> {
+pub fn check(reference: &str) -> Result<()> {
     let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:@+".contains(&byte);
     let first = reference.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
     if first && reference.len() <= MAX_LEN && reference.bytes().all(valid) {

@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::error::LayerError;
 use crate::layer::Converted;
 use crate::manifest::{self, Document, MAX_DOCUMENT_BYTES, Plan, PlannedLayer, Source};
 use crate::reference::check;
@@ -65,17 +66,36 @@ impl Store {
         let media_type = manifest::media_type(&root).or(media_type);
         let size = root.len() as u64;
         let source = Fetched { reference, remote, root: (digest.clone(), root), lengths: Mutex::default() };
-        let mut plan = manifest::named_image(&source, media_type, &digest, size)?;
+        let mut plan =
+            manifest::named_image(&source, media_type, &digest, size).map_err(|error| match error {
+                // Documents know themselves by their digests only.
+                Error::Architecture { found, wanted, .. } => {
+                    Error::Architecture { reference: reference.to_owned(), found, wanted }
+                }
+                other => other,
+            })?;
         if plan.layers.is_empty() {
             return Err(wrong(reference, "its image has no layers".to_owned()));
         }
         plan.names = vec![reference.to_owned()];
         let lengths = source.lengths.into_inner().unwrap_or_else(PoisonError::into_inner);
         let total = lengths.values().fold(0, |sum: u64, len| sum.saturating_add(*len));
-        check_space(&self.tmp(), total)?;
+        check_space(&self.tmp(), self.missing(&plan, &lengths)?, format!("image {reference}"))?;
         progress.step(&format!("{} layers of {reference}", plan.layers.len()), Some(total));
         let layers = self.fetch_layers(reference, remote, &plan, &lengths, progress)?;
         self.save(plan, "registry".to_owned(), &layers)
+    }
+
+    /// Bytes of the layers that are not here. They take hardly less when they are unpacked.
+    fn missing(&self, plan: &Plan, lengths: &HashMap<Digest, u64>) -> Result<u64> {
+        let mut bytes = 0_u64;
+        for layer in &plan.layers {
+            if self.known_layer(&layer.diff_id)?.is_none() {
+                let len = layer.blob.as_ref().and_then(|blob| lengths.get(blob));
+                bytes = bytes.saturating_add(len.copied().unwrap_or_default());
+            }
+        }
+        Ok(bytes)
     }
 
     /// Several layers at a time. After an error no more are begun; those that are under way end first.
@@ -105,7 +125,7 @@ impl Store {
                 return Ok(known);
             }
             // Not more than was agreed on, whatever comes.
-            let bytes = remote.layer(&blob)?.take(len);
+            let bytes = remote.layer(&blob).map_err(|error| of_layer(reference, layer, error))?.take(len);
             let mut allowed = locked(&room).clone();
             let converted = self.new_layer(reference, layer, bytes, &mut allowed, Some(now()), progress)?;
             locked(&room).spend(converted.len);
@@ -178,6 +198,18 @@ impl Source for Fetched<'_> {
 
     fn error(&self, why: String) -> Error {
         wrong(self.reference, why)
+    }
+}
+
+/// A layer is named in what goes wrong with it, whether it never comes or breaks off later.
+fn of_layer(reference: &str, layer: &PlannedLayer, error: Error) -> Error {
+    match error {
+        Error::Pull { source, .. } => Error::Layer {
+            reference: reference.to_owned(),
+            layer: layer.diff_id.clone(),
+            source: LayerError::Read(io::Error::other(source)),
+        },
+        other => other,
     }
 }
 

@@ -53,7 +53,7 @@ impl Store {
         }
         let (tar, len) = archive.whole()?;
         progress.step("layer 1 of 1", len);
-        check_space(&self.tmp(), len.unwrap_or_default())?;
+        check_space(&self.tmp(), len.unwrap_or_default(), format!("image {tag}"))?;
         let (diff_id, converted) = self.unnamed_layer(tag, form, tar, progress)?;
         let plan = Plan {
             names: vec![tag.to_owned()],
@@ -81,7 +81,7 @@ impl Store {
         let streamed =
             stream::run(tar, limits.bytes, progress, |tar| layer::convert(tar, output, uuid, limits));
         let root_error = |source: LayerError| Error::Root { reference: reference.to_owned(), form, source };
-        let ((_, converted), digests) = streamed.map_err(root_error)?;
+        let ((_, converted), digests) = streamed.map_err(|broken| root_error(broken.error))?;
         let digest = digests.diff_id;
         let path = self.blob_path(&digest);
         if let Some(known) = self.known_layer(&digest)? {

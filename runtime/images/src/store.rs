@@ -24,6 +24,7 @@ use crate::layer::{self, Converted, Limits};
 use crate::manifest::{self, Plan, PlannedLayer};
 use crate::metadata::{Metadata, Record, make_private};
 use crate::reference::{check, normalized};
+use crate::stream::{Broken, Digests};
 use crate::{
     Digest, Error, Form, Image, ImageConfig, ImageSummary, Layer, Progress, Result, builtin, stream,
 };
@@ -110,6 +111,10 @@ impl Store {
         for dir in ["blobs", "tmp"] {
             let dir = root.join(dir);
             fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
+            // What is not the store's is deleted there, so a link to elsewhere must not be followed.
+            if !fs::symlink_metadata(&dir).map_err(Error::io(&dir))?.is_dir() {
+                return Err(Error::io(&dir)(io::ErrorKind::NotADirectory.into()));
+            }
         }
         let metadata = Metadata::open(&root.join("metadata.db"))?;
         let store = Self { root, metadata, puller: None, limits: Limits::default() };
@@ -278,8 +283,11 @@ impl Store {
         for (index, layer) in plan.layers.iter().enumerate() {
             let member = archive.member(&layer.member)?;
             progress.step(&format!("layer {} of {}", index + 1, plan.layers.len()), Some(member.len()));
-            // What it unpacks to is not known yet, but hardly less than this.
-            check_space(&self.tmp(), member.len())?;
+            if self.known_layer(&layer.diff_id)?.is_none() {
+                let what = format!("image {reference}, layer {}", layer.diff_id);
+                // What it unpacks to is not known yet, but hardly less than this.
+                check_space(&self.tmp(), member.len(), what)?;
+            }
             layers.push((layer.diff_id.clone(), self.layer(&reference, layer, member, room, progress)?));
         }
         let source = "import".to_owned();
@@ -430,12 +438,12 @@ impl Room {
     }
 }
 
-/// Whether the file system of `directory` has room for `needed` bytes.
-pub(crate) fn check_space(directory: &Path, needed: u64) -> Result<()> {
+/// Whether the file system of `directory` has room for `needed` bytes of `what`.
+pub(crate) fn check_space(directory: &Path, needed: u64, what: impl Into<String>) -> Result<()> {
     let space = rustix::fs::statvfs(directory).map_err(|errno| Error::io(directory)(errno.into()))?;
     let free = space.f_bavail.saturating_mul(space.f_frsize);
     if needed > free {
-        return Err(Error::Space { path: directory.to_owned(), needed, free });
+        return Err(Error::Space { what: what.into(), path: directory.to_owned(), needed, free });
     }
     Ok(())
 }
@@ -475,14 +483,17 @@ fn convert(
     progress: &dyn Progress,
 ) -> std::result::Result<Converted, LayerError> {
     let uuid = uuid(&layer.diff_id);
-    let ((_, converted), digests) =
-        stream::run(blob, limits.bytes, progress, |tar| layer::convert(tar, output, uuid, limits))?;
-    match &layer.blob {
+    let other = |digests: &Digests| match &layer.blob {
         Some(expected) if *expected != digests.blob => {
-            Err(LayerError::Blob { expected: expected.clone(), actual: digests.blob })
+            Some(LayerError::Blob { expected: expected.clone(), actual: digests.blob.clone() })
         }
-        _ if layer.diff_id != digests.diff_id => Err(LayerError::DiffId(digests.diff_id)),
-        _ => Ok(converted),
+        _ if layer.diff_id != digests.diff_id => Some(LayerError::DiffId(digests.diff_id.clone())),
+        _ => None,
+    };
+    match stream::run(blob, limits.bytes, progress, |tar| layer::convert(tar, output, uuid, limits)) {
+        Ok(((_, converted), digests)) => other(&digests).map_or(Ok(converted), Err),
+        // What is wrong with other bytes is that they are others.
+        Err(Broken { error, digests }) => Err(digests.as_ref().and_then(other).unwrap_or(error)),
     }
 }
 
@@ -525,6 +536,19 @@ mod tests {
     use super::*;
     use crate::Quiet;
     use crate::fixtures::{ImageFixture, LayerBuilder};
+
+    #[test]
+    fn what_is_elsewhere_is_not_collected() {
+        for dir in ["blobs", "tmp"] {
+            let (cache, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            fs::write(elsewhere.path().join("mine"), "kept").unwrap();
+            fs::create_dir(cache.path().join("images")).unwrap();
+            std::os::unix::fs::symlink(elsewhere.path(), cache.path().join("images").join(dir)).unwrap();
+            let error = Store::open(cache.path()).map(drop).unwrap_err().to_string();
+            assert!(error.ends_with(&format!("images/{dir}: not a directory")), "{error}");
+            assert!(elsewhere.path().join("mine").exists());
+        }
+    }
 
     #[test]
     fn an_import_writes_so_much_and_no_more() {

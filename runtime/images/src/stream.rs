@@ -26,14 +26,22 @@ pub(crate) struct Digests {
     pub(crate) diff_id: Digest,
 }
 
+/// Why a layer's bytes came to nothing.
+pub(crate) struct Broken {
+    pub(crate) error: LayerError,
+    /// Of all the bytes, if all have gone by.
+    pub(crate) digests: Option<Digests>,
+}
+
 /// Runs `consume` on the uncompressed bytes of `blob`, at most `max_bytes` of them, and returns their digests as well.
-/// What `consume` leaves unread is read to the end.
+/// What `consume` leaves unread is read to the end, also where it was no tar: by their digests it is known whether these
+/// are other bytes altogether.
 pub(crate) fn run<T>(
     blob: impl Read + Send,
     max_bytes: u64,
     progress: &dyn Progress,
     consume: impl FnOnce(&mut dyn Source) -> Result<T, LayerError>,
-) -> Result<(T, Digests), LayerError> {
+) -> Result<(T, Digests), Broken> {
     let (full_sender, full) = sync_channel(CHUNKS);
     let (empty, empty_receiver) = sync_channel(CHUNKS);
     for _ in 0..CHUNKS {
@@ -48,17 +56,17 @@ pub(crate) fn run<T>(
         });
         let mut chunks = Chunks { full, empty, chunk: Vec::new(), at: 0 };
         let consumed = consume(&mut chunks);
-        if consumed.is_ok() {
+        if matches!(consumed, Ok(_) | Err(LayerError::Truncated | LayerError::Tar(_))) {
             chunks.drain();
         }
         drop(chunks);
         let produced = producer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         match (consumed, produced) {
-            (_, Err(error)) => Err(error),
-            (Err(error), _) => Err(error),
+            (_, Err(error)) => Err(Broken { error, digests: None }),
+            (Err(error), digests) => Err(Broken { error, digests: digests.unwrap_or_default() }),
             (Ok(value), Ok(Some(digests))) => Ok((value, digests)),
             // The consumer hung up without an error of its own, which `drain` rules out.
-            (Ok(_), Ok(None)) => Err(LayerError::Truncated),
+            (Ok(_), Ok(None)) => Err(Broken { error: LayerError::Truncated, digests: None }),
         }
     })
 }

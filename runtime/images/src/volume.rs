@@ -89,7 +89,11 @@ impl Volumes {
                 continue;
             }
             match path.symlink_metadata() {
-                Ok(metadata) => volumes.push(Volume { name, size: metadata.len(), path }),
+                Ok(metadata) if metadata.is_file() => {
+                    volumes.push(Volume { name, size: metadata.len(), path });
+                }
+                // Whatever it is, it cannot be attached.
+                Ok(_) => {}
                 // It was removed meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(Error::Io { path, source: error }),
@@ -254,6 +258,8 @@ mod tests {
         }
         fs::write(cache.path().join("volumes/.new-dead"), "").unwrap();
         fs::write(cache.path().join("volumes/other.txt"), "").unwrap();
+        fs::create_dir(cache.path().join("volumes/directory.ext4")).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", cache.path().join("volumes/link.ext4")).unwrap();
         assert_eq!(names(&volumes), Vec::<String>::new());
         volumes.create("a", 16).unwrap();
         assert!(!cache.path().join("volumes/.new-dead").exists());

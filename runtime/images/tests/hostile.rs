@@ -124,12 +124,13 @@ fn a_full_disk_is_said_before_it_is_full() {
     let directory = tempfile::tempdir().unwrap();
     let disk = rustix::fs::statvfs(directory.path()).unwrap();
     let len = 2 * disk.f_blocks * disk.f_frsize;
-    let check = |path: &Path| {
+    let check = |path: &Path, what: &str| {
         let cache = tempfile::tempdir().unwrap();
         let error = Store::open(cache.path()).unwrap().import(ImportSource::Path(path), None, &Quiet);
         let error = error.map(drop).unwrap_err();
         assert!(matches!(error, Error::Space { needed, .. } if needed == len), "{error}");
-        assert!(error.to_string().contains(" bytes are needed, "), "{error}");
+        let error = error.to_string();
+        assert!(error.starts_with(what) && error.contains(" bytes are needed, "), "{error}");
     };
     // A compressed archive, which has to be unpacked first.
     let compressed = directory.path().join("archive.tar.gz");
@@ -139,7 +140,7 @@ fn a_full_disk_is_said_before_it_is_full() {
         skip::skip("large-files", format!("this file system has no files of {len} bytes"));
         return;
     }
-    check(&compressed);
+    check(&compressed, &format!("{}: ", compressed.display()));
     // A layer of an archive that is read in place.
     let config = image().config_json();
     let manifest = json!([{ "Config": "config", "RepoTags": ["x"], "Layers": ["layer"] }]);
@@ -157,7 +158,12 @@ fn a_full_disk_is_said_before_it_is_full() {
     let mut file = File::create(&plain).unwrap();
     file.write_all(&archive).unwrap();
     file.set_len(archive.len() as u64 + len).unwrap();
-    check(&plain);
+    check(&plain, "image x, layer sha256:");
+    // Nothing is written of a layer that is here, however long the archive says it is.
+    let cache = tempfile::tempdir().unwrap();
+    let store = Store::open(cache.path()).unwrap();
+    store.import(ImportSource::Reader(&mut &*image().docker_archive(&["y"])), None, &Quiet).unwrap();
+    store.import(ImportSource::Path(&plain), None, &Quiet).unwrap();
 }
 
 #[test]

@@ -34,6 +34,9 @@ pub(crate) const OCI: &str = "oci";
 /// Directory in it that has the references.
 pub(crate) const REFS: &str = "refs";
 
+/// Directory of the store for what is being fetched.
+const FETCHING: &str = "fetching-oci";
+
 /// Longest manifest or index.
 const MAX_DOCUMENT_BYTES: u64 = 1 << 20;
 
@@ -66,7 +69,13 @@ impl Store {
         // Another process may have fetched it meanwhile.
         match self.known_kernel(name)? {
             Some(kernel) => Ok(kernel),
-            None => self.fetch_oci(name, registries, progress),
+            None => {
+                let fetched = self.fetch_oci(name, registries, progress);
+                // Of a fetch that failed, too: half a kernel is large, and nobody knows when the next one comes.
+                let removed = remove(&self.root().join(FETCHING));
+                let kernel = fetched?;
+                removed.map(|()| kernel)
+            }
         }
     }
 
@@ -118,7 +127,7 @@ impl Store {
     /// Called with the lock held.
     fn fetch_oci(&self, name: &Name, registries: &Registries, progress: &dyn Fn(&str)) -> Result<Kernel> {
         let reference = name.to_string();
-        let scratch = self.root().join("fetching-oci");
+        let scratch = self.root().join(FETCHING);
         // Whatever an interrupted fetch left: the lock says that nobody uses it.
         remove(&scratch)?;
         self.sweep_oci()?;
@@ -135,13 +144,15 @@ impl Store {
         let unpacked = unpack(&mut blob, &mut image, Architecture::host());
         unpacked.map_err(|source| fetch.unpacking(source, &path))?;
         image.sync_data().map_err(Error::io(&path))?;
-        detect_file(&path)?;
+        detect_file(&path).map_err(|error| match error {
+            // Where it lay for a moment says nothing to anybody.
+            Error::NotAKernel { why, .. } => fetch.wrong(format!("it is not a bootable kernel: {why}")),
+            other => other,
+        })?;
         write(&staged.join(ORIGIN), format!("manifest {manifest} layer {}\n", layer.digest).as_bytes())?;
         sync(&staged)?;
         let known = Known { reference, digest: manifest.hex().to_owned() };
-        let kernel = self.publish_oci(&staged, &known)?;
-        remove(&scratch)?;
-        Ok(kernel)
+        self.publish_oci(&staged, &known)
     }
 
     fn publish_oci(&self, staged: &Path, known: &Known) -> Result<Kernel> {
@@ -166,7 +177,7 @@ impl Store {
         let link = self.reference_path(&known.reference);
         let references = self.root().join(OCI).join(REFS);
         fs::create_dir_all(&references).map_err(Error::io(&references))?;
-        let staged = self.root().join("fetching-oci").join("reference");
+        let staged = self.root().join(FETCHING).join("reference");
         write(&staged, format!("{}\n{}\n", known.reference, known.digest).as_bytes())?;
         fs::rename(&staged, &link).map_err(Error::io(&link))?;
         sync(&references)?;
@@ -475,7 +486,7 @@ mod tests {
             };
             let starts = [scope.spawn(start), scope.spawn(start)];
             while removed < ROUNDS && !starts.iter().any(|start| start.is_finished()) {
-                let staged = store.root().join("fetching-oci/staged");
+                let staged = store.root().join(FETCHING).join("staged");
                 fs::create_dir_all(&staged).unwrap();
                 fs::write(staged.join("kernel"), &image).unwrap();
                 fs::write(staged.join(ORIGIN), "here\n").unwrap();

@@ -210,13 +210,16 @@ fn what_is_no_kernel_is_told_and_not_kept() {
     let told = |tag: &str| {
         let error = get(&store, &registry.reference(tag)).unwrap_err().to_string();
         assert_eq!(store.list().unwrap(), []);
+        assert!(!cache.path().join("kernels/fetching-oci").exists(), "what came of it is gone");
         error
     };
     registry.push("empty", &tar_gz(&[("README", b"x")]));
     let reference = registry.reference(":empty");
     assert_eq!(told(":empty"), format!("kernel {reference}: its layer has no file named kernel"));
     registry.push("text", &tar_gz(&[("kernel", b"no kernel")]));
-    assert!(told(":text").ends_with("is not a bootable kernel: neither ELF nor bzImage"));
+    let reference = registry.reference(":text");
+    let wanted = format!("kernel {reference}: it is not a bootable kernel: neither ELF nor bzImage");
+    assert_eq!(told(":text"), wanted);
     let host = &registry.address;
     let reference = registry.reference(":none");
     assert_eq!(told(":none"), format!("kernel {reference}: {host} does not have it (404)"));

@@ -14,6 +14,10 @@ pub(crate) const MAX_TOKEN_BYTES: u64 = 64 << 10;
 /// What Docker's configuration has for Docker Hub.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
 
+/// What a helper of Docker's says, with a status that is not 0, of a registry it has nothing for. Docker then goes
+/// without; where one helper is set for every registry, that is how most of them are asked.
+const UNKNOWN_TO_HELPER: &str = "credentials not found in native keychain";
+
 /// A way to log in that a registry has named.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Challenge {
@@ -63,7 +67,14 @@ impl Credentials {
     /// What Docker's configuration has for this registry, by its helpers too.
     pub(crate) fn find(config: Vec<u8>, registry: &str) -> Result<Option<Self>, Error> {
         let key = if registry == "docker.io" { HUB_KEY } else { registry };
-        match docker_credential::get_credential_from_reader(config.as_slice(), key) {
+        Self::of(docker_credential::get_credential_from_reader(config.as_slice(), key), registry)
+    }
+
+    fn of(
+        found: Result<DockerCredential, CredentialRetrievalError>,
+        registry: &str,
+    ) -> Result<Option<Self>, Error> {
+        match found {
             Ok(DockerCredential::UsernamePassword(user, password)) => {
                 Ok(Some(Self { user, password, identity: false }))
             }
@@ -71,6 +82,11 @@ impl Credentials {
                 Ok(Some(Self { user: String::new(), password, identity: true }))
             }
             Err(CredentialRetrievalError::NoCredentialConfigured) => Ok(None),
+            Err(CredentialRetrievalError::HelperFailure { stdout, .. })
+                if stdout.trim() == UNKNOWN_TO_HELPER =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(Error::Host(format!("credentials for {registry}: {error}"))),
         }
     }
@@ -138,6 +154,20 @@ mod tests {
         assert_eq!(of(&[r#"basic realm="Registry""#]), Some(Challenge::Basic));
         for nothing in ["", "Negotiate", "Bearer service=\"x\"", "Bearer realm", ",,,", "\"\\"] {
             assert_eq!(of(&[nothing]), None, "{nothing}");
+        }
+    }
+
+    #[test]
+    fn a_helper_that_has_nothing_is_no_error() {
+        let said = |stdout: &str| {
+            let (helper, stdout) = ("docker-credential-x".to_owned(), stdout.to_owned());
+            let failed = CredentialRetrievalError::HelperFailure { helper, stdout, stderr: String::new() };
+            Credentials::of(Err(failed), "r.example").map(|found| found.is_some())
+        };
+        assert!(matches!(said("credentials not found in native keychain\n"), Ok(false)));
+        for other in ["", "the keychain is locked", "error: credentials not found in native keychain?"] {
+            let error = said(other).unwrap_err().to_string();
+            assert!(error.starts_with("credentials for r.example: "), "{error}");
         }
     }
 

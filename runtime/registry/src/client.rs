@@ -261,8 +261,11 @@ impl Repository {
             }
         };
         let response = request.send().await.map_err(|error| self.connection(&error))?;
-        if response.status() != StatusCode::OK {
-            return Err(self.status(response.status()));
+        match response.status() {
+            StatusCode::OK => {}
+            // Not the image is missing.
+            StatusCode::NOT_FOUND => return Err(self.login("nothing gives tokens there (404)")),
+            other => return Err(self.status(other)),
         }
         let answer = self.whole(response, "token", MAX_TOKEN_BYTES).await?;
         auth::token(&answer).ok_or_else(|| self.login("an answer without a token"))

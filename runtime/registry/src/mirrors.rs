@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::trust::bounded;
+use crate::trust::{bounded, is_there};
 use crate::{Error, Name};
 
 /// Most mirrors that are asked.
@@ -69,7 +69,7 @@ enum Which {
 /// The files, in the order in which later ones win: the user's own or the system's, and what both add to it.
 pub(crate) fn files(home: &Path) -> Vec<PathBuf> {
     let places = [PathBuf::from("/etc/containers"), home.join(".config/containers")];
-    let main = places.iter().rev().map(|place| place.join("registries.conf")).find(|path| path.is_file());
+    let main = places.iter().rev().map(|place| place.join("registries.conf")).find(|path| is_there(path));
     let mut files: Vec<PathBuf> = main.into_iter().collect();
     for place in places {
         let entries = std::fs::read_dir(place.join("registries.conf.d")).into_iter().flatten().flatten();

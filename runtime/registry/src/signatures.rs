@@ -20,7 +20,7 @@ use rustls::pki_types::pem::PemObject;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::trust::bounded;
+use crate::trust::{bounded, is_there};
 use crate::{Error, Name};
 
 /// Most signatures of one image that are looked at.
@@ -103,7 +103,7 @@ pub(crate) struct Signature {
 pub(crate) fn file(home: &Path) -> Option<PathBuf> {
     let mut files =
         [home.join(".config/containers/policy.json"), PathBuf::from("/etc/containers/policy.json")];
-    files.iter_mut().find(|path| path.is_file()).map(std::mem::take)
+    files.iter_mut().find(|path| is_there(path)).map(std::mem::take)
 }
 
 /// What is demanded of `name`; an error if it is refused whatever it is.

@@ -1,6 +1,7 @@
 //! What this host knows of registries: authorities for their certificates, and credentials.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -63,7 +64,7 @@ impl Trust {
     /// Docker's configuration, if there is one.
     pub(crate) fn docker_config(&self) -> Result<Option<Vec<u8>>, Error> {
         match &self.docker_config {
-            Some(path) if path.exists() => bounded(path).map(Some),
+            Some(path) if is_there(path) => bounded(path).map(Some),
             _ => Ok(None),
         }
     }
@@ -76,19 +77,117 @@ fn read(directory: &Path) -> Result<Vec<Certificate>, Error> {
         let path = entry.map_err(|error| wrong(directory, &error))?.path();
         if path.extension().is_some_and(|extension| extension == "crt") {
             let pem = bounded(&path)?;
-            certificates.extend(Certificate::from_pem_bundle(&pem).map_err(|error| wrong(&path, &error))?);
+            let found = Certificate::from_pem_bundle(&pem).map_err(|error| wrong(&path, &error))?;
+            if found.is_empty() {
+                return Err(wrong(&path, &"no certificate in it"));
+            }
+            certificates.extend(found);
         }
     }
     Ok(certificates)
 }
 
+/// All of a file that is at most so long.
 pub(crate) fn bounded(path: &Path) -> Result<Vec<u8>, Error> {
-    if fs::metadata(path).is_ok_and(|file| file.len() > MAX_BYTES) {
+    // Opening a pipe would wait for whoever writes to it, and a device may have no end.
+    if !fs::metadata(path).map_err(|error| wrong(path, &error))?.is_file() {
+        return Err(wrong(path, &"not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes));
+    read.map_err(|error| wrong(path, &error))?;
+    if bytes.len() as u64 > MAX_BYTES {
         return Err(wrong(path, &format!("more than {MAX_BYTES} bytes")));
     }
-    fs::read(path).map_err(|error| wrong(path, &error))
+    Ok(bytes)
+}
+
+/// Whether there is anything at `path`, readable or not: a host's rules must not vanish because they cannot be read.
+pub(crate) fn is_there(path: &Path) -> bool {
+    match fs::symlink_metadata(path) {
+        Ok(_) => true,
+        Err(error) => !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
+    }
 }
 
 fn wrong(path: &Path, why: &dyn std::fmt::Display) -> Error {
     Error::Host(format!("{}: {why}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// Where a host's rules could be, of every kind that is no file.
+    fn strange(directory: &Path) -> Vec<(PathBuf, &'static str)> {
+        let at = |name: &str| directory.join(name);
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("pipe"), mode).unwrap();
+        fs::create_dir(at("directory")).unwrap();
+        symlink("nowhere", at("dangling")).unwrap();
+        symlink("loop", at("loop")).unwrap();
+        symlink("/dev/zero", at("device")).unwrap();
+        fs::write(at("long"), vec![b' '; 1 + (1 << 20)]).unwrap();
+        vec![
+            (at("pipe"), "not a regular file"),
+            (at("directory"), "not a regular file"),
+            (at("dangling"), "No such file or directory (os error 2)"),
+            (at("loop"), "Too many levels of symbolic links (os error 40)"),
+            (at("device"), "not a regular file"),
+            (at("long"), "more than 1048576 bytes"),
+        ]
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_there_all_the_same_and_nothing_waits_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        for (path, why) in strange(directory.path()) {
+            assert!(is_there(&path), "{}", path.display());
+            let error = bounded(&path).unwrap_err().to_string();
+            assert_eq!(error, format!("{}: {why}", path.display()));
+        }
+        let file = directory.path().join("file");
+        fs::write(&file, "x").unwrap();
+        assert_eq!(bounded(&file).unwrap(), b"x");
+        for nothing in ["nothing", "nothing/below", "file/below"] {
+            assert!(!is_there(&directory.path().join(nothing)));
+        }
+    }
+
+    /// The user's own files win over the system's, also where they are not to be read: an image that its host would
+    /// refuse is not taken because of a link that leads nowhere.
+    #[test]
+    fn rules_that_cannot_be_read_are_an_error() {
+        let name = crate::Name::parse("x.example/y").unwrap();
+        for index in 0..6 {
+            let home = tempfile::tempdir().unwrap();
+            let containers = home.path().join(".config/containers");
+            fs::create_dir_all(&containers).unwrap();
+            let (path, _) = strange(home.path()).swap_remove(index);
+            let policy = containers.join("policy.json");
+            fs::rename(&path, &policy).unwrap();
+            let file = signatures::file(home.path());
+            assert_eq!(file.as_deref(), Some(policy.as_path()));
+            assert!(signatures::demands(file.as_deref(), &name).is_err());
+
+            let conf = containers.join("registries.conf");
+            fs::rename(&policy, &conf).unwrap();
+            let files = mirrors::files(home.path());
+            assert_eq!(files.first(), Some(&conf));
+            assert!(mirrors::places(&files, &name).is_err());
+        }
+    }
+
+    #[test]
+    fn a_file_for_certificates_has_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = directory.path().join("x.example");
+        fs::create_dir(&host).unwrap();
+        fs::write(host.join("notes.txt"), "junk").unwrap();
+        assert!(read(&host).unwrap().is_empty());
+        fs::write(host.join("ca.crt"), "junk").unwrap();
+        assert!(read(&host).unwrap_err().to_string().ends_with("ca.crt: no certificate in it"));
+    }
 }

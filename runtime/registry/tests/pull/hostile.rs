@@ -157,6 +157,17 @@ fn what_has_another_digest_or_length_is_refused() {
         answer
     });
     assert!(bed.error().contains("digest"));
+    // As long, but something else altogether.
+    let bed = Bed::new(|content, asked| {
+        let mut answer = content.answer(asked);
+        if is_large(content, asked) {
+            answer.body.fill(b'x');
+        }
+        answer
+    });
+    let (large, bytes) = Content::new().large();
+    let other = sha256(&vec![b'x'; bytes.len()]);
+    assert_eq!(bed.error(), format!(", layer {large}: its blob {large} has digest sha256:{other}"));
     // Longer than was said, without end as far as anybody knows.
     let bed = Bed::new(|content, asked| {
         let mut answer = content.answer(asked);
@@ -199,6 +210,48 @@ fn what_is_no_image_for_this_host_says_so() {
         let error = bed.pull().unwrap_err();
         assert!(error.contains(wanted), "{error}");
     }
+}
+
+/// What is wrong is told with the image's name, and with the layer's where it is a layer.
+#[test]
+fn errors_name_the_image_and_the_layer() {
+    for (code, wanted) in [(404, "does not have it (404)"), (403, "does not allow it (403)")] {
+        let bed = Bed::new(
+            move |content, asked| {
+                if is_large(content, asked) { status(code) } else { content.answer(asked) }
+            },
+        );
+        let large = Content::new().large().0;
+        assert_eq!(bed.error(), format!(", layer {large}: {} {wanted}", bed.server.address));
+    }
+    let foreign = br#"{"architecture":"s390x","os":"linux"}"#;
+    let bed = Bed::new(|content, asked| {
+        let digest = format!("sha256:{}", sha256(foreign));
+        let config = serde_json::json!({"digest": digest, "size": foreign.len()});
+        let document = serde_json::json!({"mediaType": MANIFEST, "config": config, "layers": []});
+        match asked.path.contains("/blobs/") {
+            true => ok(foreign),
+            false => Answer { body: document.to_string().into_bytes(), ..content.answer(asked) },
+        }
+    });
+    assert!(bed.error().starts_with(" is for linux/s390x, this host needs "));
+    let honest = Arc::new(AtomicU32::new(0));
+    let switch = Arc::clone(&honest);
+    let bed = Bed::new(move |content, asked| {
+        let mut answer = content.answer(asked);
+        if asked.path.contains("/manifests/") && switch.load(Ordering::Relaxed) == 0 {
+            let mut manifest: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+            manifest["layers"][0]["size"] = u64::MAX.into();
+            answer.body = manifest.to_string().into_bytes();
+        }
+        answer
+    });
+    assert!(bed.error().contains(": 18446744073709551615 bytes are needed, "));
+    // What is here needs no room.
+    honest.store(1, Ordering::Relaxed);
+    assert_eq!(bed.pull(), Ok(3));
+    honest.store(0, Ordering::Relaxed);
+    assert_eq!(bed.pull(), Ok(3));
 }
 
 #[test]
@@ -277,6 +330,12 @@ fn tokens_and_redirects() {
     let asked = elsewhere.asked("/blobs/");
     assert_eq!(asked.len(), 4);
     assert!(asked.iter().all(|asked| asked.header("authorization").is_none()));
+    let nobody = Arc::new(Server::start(|_| status(404)));
+    let header = format!(r#"Bearer realm="http://{}/token""#, nobody.address);
+    let bed =
+        Bed::new(move |_, _| Answer { headers: vec![("WWW-Authenticate", header.clone())], ..status(401) });
+    let wanted = format!(": {}: its way to log in: nothing gives tokens there (404)", bed.server.address);
+    assert_eq!(bed.error(), wanted);
     let bed = Bed::new(|_, asked| Answer { headers: vec![("Location", asked.path.clone())], ..status(302) });
     assert!(bed.error().contains("too many redirects"));
 }

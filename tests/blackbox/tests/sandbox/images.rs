@@ -331,7 +331,10 @@ fn build(home: &Home, context: &Path, dockerfile: &str, options: &[&str]) -> Com
         format!("[storage]\ndriver = \"vfs\"\ngraphroot = \"{root}/graph\"\nrunroot = \"{root}/run\"\n"),
     )
     .unwrap();
-    let mut command = home.matchlock(["build", "-t", "built:1"]);
+    let mut command = home.matchlock(["build"]);
+    if !options.iter().any(|option| option.starts_with("--tag")) {
+        command.args(["-t", "built:1"]);
+    }
     command.args(options).arg(context);
     command.env("CONTAINERS_STORAGE_CONF", storage).env("BUILDAH_ISOLATION", "chroot");
     command
@@ -350,6 +353,8 @@ fn built() {
     assert_eq!(refused.status, 1);
     let told = "matchlock: the steps of a Dockerfile would run on this host, outside any sandbox\nhint: ";
     assert!(refused.stderr.starts_with(told), "{refused:?}");
+    let wrong = done(&mut build(&home, &context, &dockerfile, &["--unconfined-build", "--tag=-x"]));
+    assert_eq!((wrong.status, wrong.stderr.as_str()), (1, "matchlock: \"-x\" is not an image reference\n"));
     assert!(!work.path().join("storage").exists(), "nothing was run");
 
     let built = done(&mut build(&home, &context, &dockerfile, &["--unconfined-build", "--json"]));
