@@ -241,7 +241,7 @@ impl Suite {
             script,
             clock: Clock::Wall,
             memory_mib: 3072,
-            limit: Duration::from_secs(20 * 60),
+            limit: Duration::from_secs(40 * 60),
         };
         emulated::Host::new(&job)
     }
