@@ -152,18 +152,23 @@ mod tests {
     use super::*;
     use machine::KernelFormat;
 
-    #[test]
-    fn made_once_per_agent() {
-        let dir = tempfile::tempdir().unwrap();
-        let agent = dir.path().join("agent");
-        fs::write(&agent, "one").unwrap();
-        let kernel = Kernel {
+    /// One without modules, of which nothing is read.
+    fn kernel() -> Kernel {
+        Kernel {
             release: "1".into(),
             path: "/k".into(),
             format: KernelFormat::Elf,
             modules: None,
             lease: None,
-        };
+        }
+    }
+
+    #[test]
+    fn made_once_per_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let agent = dir.path().join("agent");
+        fs::write(&agent, "one").unwrap();
+        let kernel = kernel();
         let first = initramfs(dir.path(), &kernel, &agent).unwrap();
         let made = fs::metadata(&first).unwrap().ino();
         assert_eq!(fs::metadata(initramfs(dir.path(), &kernel, &agent).unwrap()).unwrap().ino(), made);
@@ -171,6 +176,7 @@ mod tests {
         assert_ne!(initramfs(dir.path(), &kernel, &agent).unwrap(), first);
         assert!(fs::read(&first).unwrap().windows(3).any(|window| window == b"one"));
     }
+
     #[test]
     fn what_a_killed_process_left_goes() {
         let dir = tempfile::tempdir().unwrap();
@@ -182,13 +188,7 @@ mod tests {
         }
         let agent = dir.path().join("agent");
         fs::write(&agent, "agent").unwrap();
-        let kernel = Kernel {
-            release: "1".into(),
-            path: "/k".into(),
-            format: KernelFormat::Elf,
-            modules: None,
-            lease: None,
-        };
+        let kernel = kernel();
         let path = initramfs(dir.path(), &kernel, &agent).unwrap();
         let left = fs::read_dir(archives).unwrap().map(|entry| entry.unwrap().path());
         assert_eq!(left.collect::<Vec<_>>(), [path]);
