@@ -6,17 +6,20 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::copy_bidirectional_with_sizes;
+use rustix::net::sockopt;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, copy_bidirectional_with_sizes};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::guest::Guest;
-use crate::{Error, Result};
+use crate::{Error, Result, descriptors};
 
 /// Most connections at once, all listeners together; more wait, one accepted for each listener and the others in its
 /// queue. Each is two descriptors here and a stream of the guest's.
@@ -24,6 +27,11 @@ pub const MAX_CONNECTIONS: usize = 128;
 
 /// Buffer for one direction of a connection.
 const BUFFER: usize = 64 << 10;
+
+/// How a client is asked whether it is still there once nothing comes from it. One that closed its socket looks like one
+/// that only has nothing more to say; after a minute (tcp(7): tcp_fin_timeout) its kernel answers for the latter only.
+const KEEP_ALIVE: KeepAlive =
+    KeepAlive { idle: Duration::from_secs(30), interval: Duration::from_secs(10), probes: 3 };
 
 /// Out of descriptors, the next accept would say the same at once.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
@@ -46,6 +54,14 @@ pub struct Binding {
     pub local_port: u16,
     /// The port in the guest.
     pub remote_port: u16,
+}
+
+/// tcp(7): `TCP_KEEPIDLE`, `TCP_KEEPINTVL`, `TCP_KEEPCNT`.
+#[derive(Debug, Clone, Copy)]
+struct KeepAlive {
+    idle: Duration,
+    interval: Duration,
+    probes: u32,
 }
 
 /// Listeners and their connections. Dropping it closes all of them soon, [`Forwards::close`] before it returns.
@@ -133,10 +149,23 @@ async fn relay(mut stream: TcpStream, guest: &Guest, port: u16) -> Result<()> {
     let mut inside = guest.connect(port).await?;
     // Whoever wrote small pieces on one side wants them small on the other.
     let _ = stream.set_nodelay(true);
-    copy_bidirectional_with_sizes(&mut stream, &mut inside, BUFFER, BUFFER)
-        .await
-        .map_err(Error::system("connection"))?;
-    Ok(())
+    let client = KEEP_ALIVE.watch(&stream).map_err(Error::system("connection"))?;
+    tokio::select! {
+        copied = copy_bidirectional_with_sizes(&mut stream, &mut inside, BUFFER, BUFFER) => copied.map(drop),
+        gone = client.ready(Interest::ERROR) => gone.map(drop),
+    }
+    .map_err(Error::system("connection"))
+}
+
+impl KeepAlive {
+    /// The same socket once more, for which an error is awaited: its client is gone then, both ways.
+    fn watch(self, stream: &TcpStream) -> io::Result<AsyncFd<OwnedFd>> {
+        sockopt::set_tcp_keepidle(stream, self.idle)?;
+        sockopt::set_tcp_keepintvl(stream, self.interval)?;
+        sockopt::set_tcp_keepcnt(stream, self.probes)?;
+        sockopt::set_socket_keepalive(stream, true)?;
+        descriptors::watched(stream.as_fd().try_clone_to_owned()?, Interest::ERROR)
+    }
 }
 
 #[cfg(test)]
@@ -309,6 +338,50 @@ mod tests {
                 assert_eq!(ended.recv().await.unwrap(), 0, "the guest's side");
                 assert_eq!(stream.read(&mut [0]).await.unwrap_or(0), 0, "the client's side");
             }
+        });
+    }
+
+    /// A guest that takes connections and never says a word, nor that it heard their end.
+    fn silent_server() -> Guest {
+        guest_with(|stream| async {
+            let stream = connected(stream).await;
+            std::future::pending::<()>().await;
+            drop(stream);
+        })
+    }
+
+    /// Both ends of a connection.
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind((HERE, 0)).await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, listener.accept().await.unwrap().0)
+    }
+
+    #[test]
+    fn a_client_that_is_gone_is_not_kept_by_a_silent_guest() {
+        run(async {
+            let guest = silent_server();
+            let (mut client, stream) = pair().await;
+            client.shutdown().await.unwrap();
+            let relayed = tokio::spawn(async move { relay(stream, &guest, 80).await });
+            // The kernel of a client that closed its socket waits for our end (tcp(7): tcp_fin_timeout, a minute); after
+            // that it answers like this.
+            sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
+            drop(client);
+            relayed.await.unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_client_that_only_listens_is_kept() {
+        run(async {
+            let second = Duration::from_secs(1);
+            let keep_alive = KeepAlive { idle: second, interval: second, probes: 1 };
+            let (mut client, stream) = pair().await;
+            client.shutdown().await.unwrap();
+            let gone = keep_alive.watch(&stream).unwrap();
+            let gone = tokio::time::timeout(3 * second, gone.ready(Interest::ERROR)).await;
+            assert!(gone.is_err(), "its kernel has answered");
         });
     }
 
