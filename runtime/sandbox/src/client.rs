@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use guest_protocol::Exit;
 use guest_protocol::frame::{self, Kind, Splitter};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::time::timeout;
@@ -110,11 +111,8 @@ async fn ask(home: &Home, id: &Id, request: &Request) -> Result<Answered> {
 async fn ask_within(limit: Duration, home: &Home, id: &Id, request: &Request) -> Result<Answered> {
     let words = words(request)?;
     let path = home.vm(id).control();
-    let connected = async {
-        let short = sys::SocketPath::new(&path)?;
-        tokio::net::UnixStream::connect(short.path()).await
-    };
-    let mut owner = connected.await.map_err(|error| why_not(home, id, &path, error))?;
+    let connected = connect(home, &path)?.and_then(tokio::net::UnixStream::from_std);
+    let mut owner = connected.map_err(|error| why_not(home, id, &path, error))?;
     let mut talk = Talk::default();
     let greeting = async {
         owner.write_all(&words).await.map_err(hung_up)?;
@@ -122,6 +120,19 @@ async fn ask_within(limit: Duration, home: &Home, id: &Id, request: &Request) ->
     };
     timeout(limit, greeting).await.map_err(|_| Error::NoAnswer(id.clone()))??;
     talk.hear_from(&owner, Talk::answer).await
+}
+
+/// Connects, without waiting, as the user whose sandboxes these are: whatever they put in the socket's place, nobody
+/// speaks to it with root's name.
+fn connect(home: &Home, path: &Path) -> Result<io::Result<UnixStream>> {
+    home.as_user(|| {
+        Ok::<_, Error>(sys::SocketPath::new(path).and_then(|short| {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+            rustix::net::connect(&socket, &SocketAddrUnix::new(short.path())?)?;
+            Ok(UnixStream::from(socket))
+        }))
+    })
 }
 
 /// What is said to an owner.
@@ -205,8 +216,8 @@ impl Client {
     pub fn connect(home: &Home, id: &Id) -> Result<Self> {
         let paths = home.vm(id);
         let path = paths.control();
-        let connected = sys::SocketPath::new(&path).and_then(|short| {
-            let owner = UnixStream::connect(short.path())?;
+        let connected = connect(home, &path)?.and_then(|owner| {
+            owner.set_nonblocking(false)?;
             owner.set_read_timeout(Some(GREETING_LIMIT))?;
             owner.set_write_timeout(Some(GREETING_LIMIT))?;
             Ok(owner)
@@ -271,6 +282,8 @@ fn why_not(home: &Home, id: &Id, path: &Path, error: io::Error) -> Error {
     };
     match status() {
         Ok(None) => Error::UnknownVm(id.to_string()),
+        // unix(7): its queue is full, as nobody takes anything from it.
+        Ok(Some(Status::Running)) if error.kind() == io::ErrorKind::WouldBlock => Error::NoAnswer(id.clone()),
         Ok(Some(Status::Running)) => Error::Io { path: path.to_path_buf(), source: error },
         Ok(Some(status)) => Error::NotRunning { id: id.clone(), status: status.name() },
         Err(error) => error,

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::command::Exec;
 use crate::detached::DetachedInfo;
@@ -37,6 +37,13 @@ use crate::{Error, Result, descriptors, sys};
 
 /// Raised with every incompatible change of [`Request`] or [`Answer`].
 pub(crate) const VERSION: u16 = 3;
+
+/// Most connections at once; more wait in the socket's queue. Each is a descriptor, and one more while a stream is
+/// handed over.
+const MAX_CONNECTIONS: usize = 256;
+
+/// How long a client may take to say what it wants, so that silent ones do not keep the others waiting.
+const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
 /// Out of descriptors, the next accept would say the same at once.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
@@ -157,17 +164,21 @@ pub(crate) fn bind(paths: &VmPaths) -> Result<UnixListener> {
 
 /// Answers connections until it is dropped; then all of them end.
 pub(crate) async fn serve(listener: tokio::net::UnixListener, shared: Arc<Shared>) {
+    serve_within(REQUEST_LIMIT, listener, shared).await;
+}
+
+async fn serve_within(limit: Duration, listener: tokio::net::UnixListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => accepted,
             Some(_) = connections.join_next() => continue,
         };
         match accepted {
             Ok((stream, _)) => {
                 let shared = Arc::clone(&shared);
                 connections.spawn(async move {
-                    if let Err(error) = answer(stream, &shared).await {
+                    if let Err(error) = answer(limit, stream, &shared).await {
                         tracing::debug!("control connection: {error}");
                     }
                 });
@@ -180,14 +191,8 @@ pub(crate) async fn serve(listener: tokio::net::UnixListener, shared: Arc<Shared
     }
 }
 
-async fn answer(mut stream: tokio::net::UnixStream, shared: &Shared) -> Result<()> {
-    let mut payload = Vec::new();
-    let hello: Hello = receive(&mut stream, &mut payload).await?;
-    write_message(&mut stream, &Hello { version: VERSION }).await?;
-    if hello.version != VERSION {
-        return Err(Error::ControlVersion { theirs: hello.version, ours: VERSION });
-    }
-    match receive(&mut stream, &mut payload).await? {
+async fn answer(limit: Duration, mut stream: tokio::net::UnixStream, shared: &Shared) -> Result<()> {
+    match timeout(limit, requested(&mut stream)).await.unwrap_or(Err(Error::HangUp))? {
         Request::Stop => {
             let limit_ms = u64::try_from(shared.stop_limit.as_millis()).unwrap_or(u64::MAX);
             write_message(&mut stream, &Answer::Stopping { limit_ms }).await?;
@@ -213,6 +218,17 @@ async fn answer(mut stream: tokio::net::UnixStream, shared: &Shared) -> Result<(
             write_message(&mut write, &answer.unwrap_or_else(|error| Answer::Refused(error.into()))).await
         }
     }
+}
+
+/// Greets, and hears what is wanted.
+async fn requested(stream: &mut tokio::net::UnixStream) -> Result<Request> {
+    let mut payload = Vec::new();
+    let hello: Hello = receive(stream, &mut payload).await?;
+    write_message(stream, &Hello { version: VERSION }).await?;
+    if hello.version != VERSION {
+        return Err(Error::ControlVersion { theirs: hello.version, ours: VERSION });
+    }
+    receive(stream, &mut payload).await
 }
 
 /// What is asked about detached programs.
@@ -275,7 +291,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::fake::{data, exec, request, say, with_owner};
+    use crate::fake::{data, exec, request, run, say, with_owner};
+    use crate::home::OwnedVm;
     use crate::service::{Event, Service};
     use crate::{Client, Home, Id};
 
@@ -371,6 +388,33 @@ mod tests {
             hello.version
         });
         assert_eq!((hello, stopped), (VERSION, false));
+    }
+
+    #[test]
+    fn silent_clients_do_not_keep_the_others_waiting() {
+        let directory = tempfile::tempdir().unwrap();
+        let owned = OwnedVm::create(&Home::at(directory.path())).unwrap();
+        run(async {
+            let listener = bind(&owned.paths).unwrap();
+            let listener = tokio::net::UnixListener::from_std(listener).unwrap();
+            let shared = Arc::new(Shared {
+                guest: watch::Sender::new(None),
+                stop: watch::Sender::new(false),
+                stop_limit: Duration::ZERO,
+            });
+            let limit = Duration::from_millis(50);
+            tokio::spawn(serve_within(limit, listener, Arc::clone(&shared)));
+            let connect = || tokio::net::UnixStream::connect(owned.paths.control());
+            let mut silent = Vec::new();
+            for _ in 0..MAX_CONNECTIONS {
+                silent.push(connect().await.unwrap());
+            }
+            let mut client = connect().await.unwrap();
+            write_message(&mut client, &Hello { version: VERSION }).await.unwrap();
+            write_message(&mut client, &Request::Stop).await.unwrap();
+            shared.stop.subscribe().wait_for(|stop| *stop).await.unwrap();
+            assert_eq!(silent.pop().unwrap().read(&mut [0]).await.unwrap(), 0);
+        });
     }
 
     #[test]
