@@ -33,6 +33,8 @@ mod volume;
 use std::process::ExitCode;
 
 use args::{Cli, Command, ImageCommand, KernelCommand, VolumeCommand};
+use failure::advice;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sandbox::Start;
 use say::say;
 
@@ -112,10 +114,24 @@ fn log_to_stderr(level: args::LogLevel) {
         .init();
 }
 
+/// Fewest open files with which a sandbox can be had and driven.
+const LEAST_OPEN_FILES: u64 = 256;
+
 /// Runs a future on this thread; what blocks forever on other threads does not keep the program.
 fn block_on<F: Future>(future: F) -> anyhow::Result<F::Output> {
+    raise_open_files()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let output = runtime.block_on(future);
     runtime.shutdown_background();
     Ok(output)
+}
+
+/// As many open files as this process may have: the soft limit is for programs that use select(2).
+fn raise_open_files() -> anyhow::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.maximum.is_some_and(|most| most < LEAST_OPEN_FILES) {
+        let message = format!("no more than {} open files are allowed", limit.maximum.unwrap_or_default());
+        return Err(advice(message, "ulimit -n 1024, in a shell that may, raises the limit"));
+    }
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use blackbox::{Done, Home, done, done_with_input, end, read_until, spawn};
 
@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("broken::a_guest_that_is_never_ready", a_guest_that_is_never_ready),
     ("broken::a_guest_that_crashes", a_guest_that_crashes),
     ("broken::no_command", no_command),
+    ("broken::few_open_files", few_open_files),
 ];
 
 /// They make the built-in image anew.
@@ -184,5 +185,29 @@ fn no_command() {
     let done = done(&mut home.run(["--entrypoint", ""]));
     // The built-in image's own command is a shell that finds no input.
     assert_eq!((done.status, done.stdout.as_str(), done.stderr.as_str()), (0, "", ""), "{done:?}");
+    home.assert_nothing_left();
+}
+
+/// A soft limit that holds no sandbox is raised; a hard one is told.
+fn few_open_files() {
+    let home = Home::new();
+    let under = |limit: &str, command: &Command| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\"")]).stdin(Stdio::null());
+        shell.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        done(&mut shell)
+    };
+    assert_eq!(under("-Sn 40", &home.run(["true"])).status, 0);
+    for few in ["-n 6", "-n 100"] {
+        for command in [home.run(["true"]), home.matchlock(["rpc"])] {
+            assert_told(&under(few, &command), "no more than ");
+        }
+    }
     home.assert_nothing_left();
 }
