@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::layer::Converted;
 use crate::reference::normalized;
+use crate::reserve::with_reserve;
 use crate::{Digest, Error, ImageConfig, ImageSummary, Result};
 
 /// Version of the tables.
@@ -99,6 +100,10 @@ struct StoredConfig {
 impl Metadata {
     /// Opens the records at `path`, making them where there are none.
     pub(crate) fn open(path: &Path) -> Result<Self> {
+        with_reserve(path.parent().unwrap_or(path), || Self::open_once(path))
+    }
+
+    fn open_once(path: &Path) -> Result<Self> {
         let error = |source| Error::Metadata { path: path.to_owned(), source };
         let mut connection = Connection::open(path).map_err(error)?;
         // Configurations have secrets in them now and then. The files that SQLite puts beside this one get its mode.

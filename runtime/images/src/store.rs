@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! metadata.db                     what there is
+//! reserve                         blocks kept back for a full disk
 //! blobs/sha256_<hex>.erofs        layers, by diff id
 //! tmp/                            files being written
 //! lock                            shared by who writes blobs, exclusive for who deletes any

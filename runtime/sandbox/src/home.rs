@@ -4,6 +4,7 @@
 //! ~/.matchlock/                0700
 //!     state.db                 records
 //!     state.lock               held while the database is made
+//!     reserve                  blocks kept back for a full disk
 //!     vms.lock                 shared while a directory is made or removed, exclusive while orphans are looked for
 //!     vms/<id>/                0700, one per sandbox
 //!         lock                 flock held by the owner as long as it lives: the only truth about that

@@ -4,6 +4,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -67,33 +68,35 @@ const STEPS: [&str; SCHEMA as usize] = [
 /// Opens the database of a home, and makes or migrates it where that is needed.
 pub(crate) fn open(home: &Home) -> Result<Connection> {
     home.make()?;
-    home.as_user(|| {
-        let path = home.database();
-        // SQLite would create the file by the umask.
-        OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(Error::io(&path))?;
-        let db = Connection::open(&path)?;
-        db.busy_timeout(BUSY)?;
-        if version(&db)? < SCHEMA {
-            // SQLite does not wait for others while it changes the journal mode, so whoever is first holds this.
-            let lock_path = path.with_extension("lock");
-            let lock = File::create(&lock_path).map_err(Error::io(&lock_path))?;
-            lock.lock().map_err(Error::io(&lock_path))?;
-            migrate(&db)?;
-        }
-        match version(&db)? {
-            SCHEMA => {}
-            newer => return Err(Error::Schema(newer.into())),
-        }
-        // The lock files are the truth, so that a row lost in a power cut loses nothing that still exists.
-        db.pragma_update(None, "synchronous", "NORMAL")?;
-        Ok(db)
-    })
+    let path = home.database();
+    home.as_user(|| images::with_reserve(path.parent().unwrap_or(&path), || open_once(&path)))
+}
+
+fn open_once(path: &Path) -> Result<Connection> {
+    // SQLite would create the file by the umask.
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(Error::io(path))?;
+    let db = Connection::open(path)?;
+    db.busy_timeout(BUSY)?;
+    if version(&db)? < SCHEMA {
+        // SQLite does not wait for others while it changes the journal mode, so whoever is first holds this.
+        let lock_path = path.with_extension("lock");
+        let lock = File::create(&lock_path).map_err(Error::io(&lock_path))?;
+        lock.lock().map_err(Error::io(&lock_path))?;
+        migrate(&db)?;
+    }
+    match version(&db)? {
+        SCHEMA => {}
+        newer => return Err(Error::Schema(newer.into())),
+    }
+    // The lock files are the truth, so that a row lost in a power cut loses nothing that still exists.
+    db.pragma_update(None, "synchronous", "NORMAL")?;
+    Ok(db)
 }
 
 fn version(db: &Connection) -> Result<u32> {
