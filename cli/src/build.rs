@@ -6,41 +6,19 @@
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
-use clap::Args;
 use images::{ImportSource, Imported, Store};
 use process::Group;
 use sandbox::Home;
 
+use crate::args::BuildArgs;
 use crate::failure::advice;
 use crate::image::{megabytes, wire_image};
 use crate::progress::Bar;
 use crate::say::say;
-
-#[derive(Debug, Args)]
-pub(crate) struct BuildArgs {
-    /// Directory that the Dockerfile copies from
-    #[arg(value_name = "CONTEXT")]
-    context: PathBuf,
-    /// Name of the image
-    #[arg(short, long, value_name = "TAG")]
-    tag: String,
-    /// Dockerfile [default: the one in CONTEXT]
-    #[arg(short, long, value_name = "FILE")]
-    file: Option<PathBuf>,
-    /// Run every step anew
-    #[arg(long)]
-    no_cache: bool,
-    /// Let the Dockerfile's steps run on this host, outside any sandbox
-    #[arg(long)]
-    unconfined_build: bool,
-    /// As JSON
-    #[arg(long)]
-    json: bool,
-}
 
 /// A builder, and how it gives what it has built to standard output.
 struct Builder {

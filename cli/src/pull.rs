@@ -2,29 +2,13 @@
 //!
 //! Not here: registries (`registry`), the store (`images`).
 
-use clap::Args;
 use images::Store;
 use sandbox::Home;
 
+use crate::args::PullArgs;
 use crate::image::{megabytes, wire_image};
 use crate::progress::Bar;
 use crate::say::{say, tell};
-
-#[derive(Debug, Args)]
-pub(crate) struct PullArgs {
-    /// Image
-    #[arg(value_name = "IMAGE")]
-    image: String,
-    /// Name for it in the store [default: the same]
-    #[arg(short, long, value_name = "TAG")]
-    tag: Option<String>,
-    /// Accepted; the registry is asked in any case, and what is here already is not fetched again
-    #[arg(long, hide = true)]
-    force: bool,
-    /// As JSON
-    #[arg(long)]
-    json: bool,
-}
 
 /// Fetches an image. What has not changed is not fetched again.
 pub(crate) fn pull(args: &PullArgs) -> anyhow::Result<u8> {
