@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use images::Digest;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use waiting::CancellationToken;
 
 use crate::body::Body;
 use crate::client::Repository;
@@ -33,13 +33,13 @@ impl Artifact {
     pub(crate) fn new(
         name: Name,
         trust: &Trust,
-        given_up: Option<watch::Receiver<bool>>,
+        given_up: CancellationToken,
         runtime: Runtime,
     ) -> Result<Self, Error> {
         let demands = signatures::demands(trust.policy.as_deref(), &name)?;
         let open =
             |place| Repository::new(place, trust, runtime.handle().clone(), given_up.clone()).map(Arc::new);
-        let places = mirrors::places(&trust.registries_conf, &name)?.into_iter().map(open);
+        let places = mirrors::places(&trust.registries()?, &name)?.into_iter().map(open);
         let places = places.collect::<Result<_, _>>()?;
         Ok(Self { name, demands, places, chosen: OnceLock::new(), _runtime: runtime })
     }

@@ -3,8 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use docker_credential::{CredentialRetrievalError, DockerCredential};
-use reqwest::header::HeaderValue;
 use serde::Deserialize;
+use web::header::HeaderValue;
 
 use crate::Error;
 
