@@ -2,23 +2,21 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
+use std::cell::OnceCell;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use debian::{Archive, Error};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use waiting::CancellationToken;
+use waiting::testing::given_up_at_once;
 
 /// Where the child works.
 const DIRECTORY: &str = "MATCHLOCK_TEST_DIRECTORY";
-
-/// Far below every limit that is counted in seconds.
-const AT_ONCE: Duration = Duration::from_millis(500);
 
 /// This program again, as one test, which finds programs of these names and scripts and no others.
 fn child(test: &str, directory: &Path, programs: &[(&str, &str)]) -> Command {
@@ -147,20 +145,19 @@ fn lists_are_read_once_for_all_who_want_them_at_a_time() {
 #[ignore = "the child's side of another test"]
 fn update_until_it_is_given_up_and_once_more() {
     let lists = lists();
-    let token = CancellationToken::new();
-    std::thread::scope(|scope| {
-        let updating = scope.spawn(|| Archive::update(&lists, &token));
+    let apt = OnceCell::new();
+    let begun = || {
         let pid = fs::read_to_string(lists.with_file_name("pipe")).unwrap();
-        let apt =
-            pidfd_open(Pid::from_raw(pid.trim().parse().unwrap()).unwrap(), PidfdFlags::empty()).unwrap();
+        let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+        apt.set(pidfd_open(pid, PidfdFlags::empty()).unwrap()).unwrap();
         fs::write(lists.join("lists/partial/half"), "").unwrap();
-        let given_up = Instant::now();
-        token.cancel();
-        let error = updating.join().unwrap().unwrap_err();
-        assert!(matches!(error, Error::GivenUp) && given_up.elapsed() < AT_ONCE, "{error}");
-        let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
-        assert_eq!(poll(&mut [PollFd::new(&apt, PollFlags::IN)], Some(&limit)).unwrap(), 1, "it goes on");
-    });
+        true
+    };
+    let error = given_up_at_once(begun, |token| Archive::update(&lists, token));
+    assert!(matches!(error, Error::GivenUp), "{error}");
+    let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
+    let apt = apt.into_inner().unwrap();
+    assert_eq!(poll(&mut [PollFd::new(&apt, PollFlags::IN)], Some(&limit)).unwrap(), 1, "it goes on");
     let archive = Archive::update(&lists, &CancellationToken::new()).unwrap();
     assert!(!lists.join("lists/partial/half").exists());
     drop(archive);

@@ -6,6 +6,9 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
+#[cfg(feature = "testing")]
+pub mod testing;
+
 use std::error::Error;
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom};

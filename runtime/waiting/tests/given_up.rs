@@ -2,50 +2,18 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
+use std::cell::OnceCell;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::process::Command;
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use waiting::testing::{given_up_at_once, is_waited_for};
 use waiting::{CancellationToken, Wanted, is_given_up};
-
-/// Far below every limit that is counted in seconds, far above what a busy host takes to wake a thread.
-const AT_ONCE: Duration = Duration::from_millis(500);
-
-/// Gives up once `begun` returns, and returns how long `wait` went on after that, and its outcome.
-fn give_up<T: Send>(
-    begun: impl FnOnce(),
-    wait: impl FnOnce(&CancellationToken) -> io::Result<T> + Send,
-) -> (Duration, io::Result<T>) {
-    let token = CancellationToken::new();
-    thread::scope(|scope| {
-        let waiter = scope.spawn(|| wait(&token));
-        begun();
-        let given_up = Instant::now();
-        token.cancel();
-        let outcome = waiter.join().unwrap();
-        (given_up.elapsed(), outcome)
-    })
-}
-
-#[track_caller]
-fn at_once<T>((after, outcome): (Duration, io::Result<T>)) {
-    let error = outcome.map(drop).unwrap_err();
-    assert!(is_given_up(&error) && after < AT_ONCE, "{error} after {after:?}");
-}
-
-/// Whether somebody waits for a lock, as the kernel tells it.
-fn is_waited_for(file: &File) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let inode = format!(":{} ", file.metadata().unwrap().ino());
-    let locks = fs::read_to_string("/proc/locks").unwrap();
-    locks.lines().any(|line| line.contains("->") && line.contains(&inode))
-}
 
 #[test]
 fn a_lock_that_another_holds() {
@@ -57,8 +25,7 @@ fn a_lock_that_another_holds() {
     let kinds: [fn(File, &CancellationToken) -> io::Result<File>; 2] = [waiting::lock, waiting::lock_shared];
     for wait in kinds {
         let file = open();
-        let waited_for = || while !is_waited_for(&held) {};
-        at_once(give_up(waited_for, |token| wait(file, token)));
+        assert!(is_given_up(&given_up_at_once(|| is_waited_for(&held), |token| wait(file, token))));
         // Whoever has given up does not begin.
         let token = CancellationToken::new();
         token.cancel();
@@ -104,13 +71,15 @@ fn a_program_and_what_it_has_started() {
     let script = format!("sleep 1000 & echo $$ $! > {}; wait", pipe.display());
     let mut command = Command::new("sh");
     command.args(["-c", &script]);
-    let mut processes = Vec::new();
+    let processes = OnceCell::new();
     let started = || {
         let pids = fs::read_to_string(&pipe).unwrap();
         let open = |pid: &str| pidfd_open(Pid::from_raw(pid.parse().unwrap()).unwrap(), PidfdFlags::empty());
-        processes.extend(pids.split_whitespace().map(|pid| open(pid).unwrap()));
+        processes.set(pids.split_whitespace().map(|pid| open(pid).unwrap()).collect::<Vec<_>>()).unwrap();
+        true
     };
-    at_once(give_up(started, |token| waiting::output(&mut command, token)));
+    assert!(is_given_up(&given_up_at_once(started, |token| waiting::output(&mut command, token))));
+    let processes = processes.into_inner().unwrap();
     assert_eq!(processes.len(), 2);
     let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
     for process in processes {
@@ -134,25 +103,27 @@ fn a_program_that_nobody_gives_up() {
 #[test]
 fn another_thread() {
     let (begun, wait) = channel();
-    at_once(give_up(
-        || wait.recv().unwrap(),
+    let error = given_up_at_once(
+        || wait.recv().is_ok(),
         |token| {
             begun.send(()).unwrap();
             waiting::wait_for(token, std::future::pending::<()>())
         },
-    ));
+    );
+    assert!(is_given_up(&error));
 }
 
 #[test]
 fn an_endless_file() {
     let (begun, wait) = channel();
-    at_once(give_up(
-        || wait.recv().unwrap(),
+    let error = given_up_at_once(
+        || wait.recv().is_ok(),
         |token| {
             let mut zeros = Wanted::new(File::open("/dev/zero").unwrap(), token);
             zeros.read_exact(&mut [0; 8]).unwrap();
             begun.send(()).unwrap();
             io::copy(&mut zeros, &mut io::sink())
         },
-    ));
+    );
+    assert!(is_given_up(&error));
 }
