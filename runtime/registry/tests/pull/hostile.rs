@@ -1,15 +1,20 @@
 //! What registries do that break off, lie, want a token, or are busy.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
-use images::Store;
 use images::fixtures::sha256;
-use tempfile::TempDir;
-
-use crate::{files, image, pull};
+use images::{Quiet, Store};
+use registry::{Registries, Trust};
 use served::http::{Answer, Asked, Server, ok, status};
+use tempfile::TempDir;
+use waiting::CancellationToken;
+use waiting::testing::{given_up_at_once, is_waited_for};
+
+use crate::{files, image, pull, trust};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -361,6 +366,51 @@ fn a_failed_pull_can_be_tried_again_and_what_came_of_it_is_kept_a_day() {
     assert_eq!(store.gc().unwrap(), images::Collected::default());
     store.remove(&bed.reference()).unwrap();
     assert_eq!(files(bed.cache.path(), "blobs"), 0);
+}
+
+/// As [`pull`], until it is given up.
+fn pull_until(bed: &Bed, token: &CancellationToken) -> images::Result<()> {
+    let trust = Trust { silence: Duration::from_secs(600), ..trust(Path::new("/nowhere")) };
+    let store = Store::open_until(bed.cache.path(), token.clone())?;
+    let reference = bed.reference();
+    Registries::new(trust).until(token.clone()).pull_as(&store, &reference, &reference, &Quiet).map(drop)
+}
+
+#[test]
+fn a_pull_that_is_given_up_ends_at_once() {
+    // In the middle of a layer, and before its first byte.
+    for stall in [300_000, 0] {
+        let silent = Arc::new(AtomicBool::new(true));
+        let switch = Arc::clone(&silent);
+        let bed = Bed::new(move |content, asked| {
+            let stalls = switch.load(Ordering::Relaxed) && is_large(content, asked);
+            Answer { stall: stalls.then_some(stall), ..content.answer(asked) }
+        });
+        let large = Content::new().large().0;
+        let begun = || !bed.server.asked(&large).is_empty();
+        let error = given_up_at_once(begun, |token| pull_until(&bed, token)).to_string();
+        assert!(error.ends_with("the pull was given up"), "{error}");
+        assert_eq!(files(bed.cache.path(), "tmp"), 0);
+        silent.store(false, Ordering::Relaxed);
+        assert_eq!(bed.pull(), Ok(3));
+    }
+}
+
+#[test]
+fn a_layer_that_another_process_fetches_is_not_waited_for_once_given_up() {
+    let bed = Bed::new(|content, asked| content.answer(asked));
+    // Not compressed, it has the same name in the store.
+    let name = Content::new().large().0.replace("sha256:", "images/tmp/fetching-");
+    let held = File::create(bed.cache.path().join(name)).unwrap();
+    held.lock().unwrap();
+    // As the one that fetches it would.
+    let writing = File::create(bed.cache.path().join("images/lock")).unwrap();
+    writing.lock_shared().unwrap();
+    // Another layer may be on its way yet.
+    let error = given_up_at_once(|| is_waited_for(&held), |token| pull_until(&bed, token)).to_string();
+    assert!(error.ends_with("was given up"), "{error}");
+    drop((held, writing));
+    assert_eq!(bed.pull(), Ok(3));
 }
 
 /// Both want the same image at the same time: each layer is fetched once, and both have it.
