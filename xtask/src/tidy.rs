@@ -23,7 +23,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("skip", "tests/skip", &[]),
     ("process", "vmm/process", &[]),
     ("waiting", "runtime/waiting", &["process"]),
-    ("web", "runtime/web", &[]),
+    ("web", "runtime/web", &["waiting"]),
     ("debian", "runtime/debian", &["waiting", "web"]),
     ("erofs", "backends/erofs", &[]),
     // 1: devices see guest memory, never a hypervisor or a policy

@@ -4,9 +4,8 @@
 
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Runtime};
 use waiting::CancellationToken;
-use web::{Client, Download, StatusCode, Url};
+use web::{Client, Connections, Download, StatusCode, Url};
 
 use crate::{Error, Result};
 
@@ -14,7 +13,7 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub(crate) struct Server {
     client: Client,
-    runtime: Runtime,
+    connections: Connections,
     base: Url,
     host: String,
 }
@@ -36,9 +35,8 @@ impl Server {
         let host = base.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         let failed = |why: String| Error::Mirror { host: host.clone(), why };
         let client = Client::new(&base, silence, Vec::new()).map_err(|error| failed(error.to_string()))?;
-        let runtime = Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| failed(error.to_string()))?;
-        Ok(Self { client, runtime, base, host })
+        let connections = Connections::new().map_err(|error| failed(error.to_string()))?;
+        Ok(Self { client, connections, base, host })
     }
 
     /// The server's name, and its port where that is its own.
@@ -68,8 +66,7 @@ impl Server {
         let mut download = Download::default();
         loop {
             let once = self.once(&url, &mut download, max_bytes, take);
-            let tried = self.runtime.block_on(given_up.run_until_cancelled(once));
-            match tried.ok_or(Error::GivenUp)?? {
+            match self.connections.wait_for(given_up, once)?? {
                 Try::Whole => return Ok(()),
                 Try::Broken(error) if download.goes_on() => {
                     tracing::info!("{error}; going on from byte {}", download.offset());

@@ -1,12 +1,11 @@
 //! Requests to one registry for one repository: logging in, trying again, and what an answer's status means.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use waiting::CancellationToken;
 use web::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
-use web::{Answer, Client, Download, RequestBuilder, StatusCode, Url};
+use web::{Answer, Client, Connections, Download, RequestBuilder, StatusCode, Url};
 
 use crate::auth::{self, Challenge, Credentials, MAX_TOKEN_BYTES};
 use crate::mirrors::Place;
@@ -27,7 +26,7 @@ const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vn
 /// A repository of a registry.
 pub(crate) struct Repository {
     client: Client,
-    runtime: Handle,
+    connections: Arc<Connections>,
     given_up: CancellationToken,
     /// `https://host[:port]/v2/<repository>/`
     base: Url,
@@ -43,7 +42,7 @@ impl Repository {
     pub(crate) fn new(
         place: Place,
         trust: &Trust,
-        runtime: Handle,
+        connections: Arc<Connections>,
         given_up: CancellationToken,
     ) -> Result<Self, Error> {
         let Place { name, insecure } = place;
@@ -60,7 +59,7 @@ impl Repository {
         let credentials =
             config.map(|config| Credentials::find(config, name.registry())).transpose()?.flatten();
         let authorization = Mutex::default();
-        Ok(Self { client, runtime, given_up, base, host, name, credentials, authorization })
+        Ok(Self { client, connections, given_up, base, host, name, credentials, authorization })
     }
 
     /// The host that is asked.
@@ -70,7 +69,7 @@ impl Repository {
 
     /// Waits for this, unless the pull is given up first.
     pub(crate) fn wait_for<T>(&self, what: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        self.runtime.block_on(self.given_up.run_until_cancelled(what)).unwrap_or(Err(Error::GivenUp))
+        self.connections.wait_for(&self.given_up, what)?
     }
 
     /// A manifest by tag or digest, and its media type.

@@ -3,7 +3,6 @@
 use std::io::Read;
 
 use images::{Digest, Document, Imported, Progress, Puller, Remote, Store};
-use tokio::runtime::{Builder, Runtime};
 use waiting::CancellationToken;
 
 use crate::{Artifact, Error, Name, Trust};
@@ -30,7 +29,7 @@ impl Registries {
 
     /// What a registry has under this name. Nothing is asked yet.
     pub fn artifact(&self, name: &Name) -> Result<Artifact, Error> {
-        Artifact::new(name.clone(), &self.trust, self.given_up.clone(), runtime()?)
+        Artifact::new(name.clone(), &self.trust, &self.given_up)
     }
 
     /// Pulls `reference` and stores it under `tag`.
@@ -54,12 +53,6 @@ impl Puller for Registries {
     fn pull(&self, store: &Store, reference: &str, progress: &dyn Progress) -> images::Result<Imported> {
         self.pull_as(store, reference, reference, progress)
     }
-}
-
-/// Connections live on a thread of their own, so that several layers can be read at once by threads that block.
-fn runtime() -> Result<Runtime, Error> {
-    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    runtime.map_err(|error| Error::Host(error.to_string()))
 }
 
 struct Pulled<'a> {

@@ -2,11 +2,12 @@
 //! where their connection broke.
 //!
 //! Nothing that comes is believed here; it is given to whoever checks it. No error names a URL: that may hold a password or a
-//! token. Not here: what is asked for, how one logs in, and who gives up.
+//! token. Not here: what is asked for, and how one logs in.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 mod download;
+mod runtime;
 
 use std::net::IpAddr;
 use std::ops::Deref;
@@ -16,6 +17,7 @@ pub use download::Download;
 use reqwest::header::HeaderMap;
 use reqwest::redirect::Policy;
 pub use reqwest::{Certificate, RequestBuilder, StatusCode, Url, header};
+pub use runtime::Connections;
 use tokio::time::timeout;
 
 /// How long a connection may take.

@@ -5,8 +5,8 @@
 use std::time::{Duration, Instant};
 
 use served::http::{Answer, Asked, Server, ok, status};
-use tokio::runtime::{Builder, Runtime};
-use web::{Client, Download, Error, LEAST_BYTES, Url};
+use waiting::CancellationToken;
+use web::{Client, Connections, Download, Error, LEAST_BYTES, Url};
 
 const SILENCE: Duration = Duration::from_secs(1);
 
@@ -15,8 +15,8 @@ fn body() -> Vec<u8> {
     vec![7; 4 * usize::try_from(LEAST_BYTES).unwrap()]
 }
 
-fn runtime() -> Runtime {
-    Builder::new_current_thread().enable_all().build().unwrap()
+fn wait_for<T>(what: impl Future<Output = T>) -> T {
+    Connections::new().unwrap().wait_for(&CancellationToken::new(), what).unwrap()
 }
 
 fn url(server: &Server) -> Url {
@@ -48,16 +48,16 @@ fn next_to_nothing_is_silence() {
         let answer = move |_: &Asked| Answer { stall: Some(stall), drip, ..ok(&body()) };
         let server = Server::start(answer).unwrap();
         let begun = Instant::now();
-        let (came, ended) = runtime().block_on(get(&server));
+        let (came, ended) = wait_for(get(&server));
         assert!((stall..stall + 20).contains(&came), "{came}");
         assert!(matches!(ended, Err(Error::Slow { bytes, .. }) if bytes < LEAST_BYTES), "{ended:?}");
         assert!(begun.elapsed() < 3 * SILENCE);
     }
     let server = Server::start(|_| Answer { stall: Some(0), ..ok(&body()) }).unwrap();
-    assert_eq!(runtime().block_on(get(&server)), (0, Err(Error::Silent(SILENCE))));
+    assert_eq!(wait_for(get(&server)), (0, Err(Error::Silent(SILENCE))));
     // What is short may come slowly, if not too slowly.
     let server = Server::start(move |_| Answer { stall: Some(0), drip, ..ok(b"short") }).unwrap();
-    assert_eq!(runtime().block_on(get(&server)), (5, Ok(())));
+    assert_eq!(wait_for(get(&server)), (5, Ok(())));
 }
 
 /// Whoever takes a body may be as slow as it likes.
@@ -66,7 +66,7 @@ fn only_waiting_counts() {
     let server = Server::start(|_| ok(&body())).unwrap();
     let url = url(&server);
     let client = Client::new(&url, SILENCE, Vec::new()).unwrap();
-    let chunks = runtime().block_on(async {
+    let chunks = wait_for(async {
         let mut answer = client.send(client.get(url)).await.unwrap();
         let mut chunks = 0;
         while let Some(chunk) = answer.chunk().await.unwrap() {
@@ -93,7 +93,7 @@ fn a_download_from_a_dripping_server_ends() {
     let url = url(&server);
     let client = Client::new(&url, SILENCE, Vec::new()).unwrap();
     let mut download = Download::default();
-    runtime().block_on(async {
+    wait_for(async {
         loop {
             let mut answer = client.send(download.rest(client.get(url.clone()))).await.unwrap();
             download.begin(&answer);
@@ -114,7 +114,7 @@ fn a_download_from_a_dripping_server_ends() {
 fn redirects_are_few() {
     let again = |_: &Asked| Answer { headers: vec![("Location", "/again".to_owned())], ..status(302) };
     let server = Server::start(again).unwrap();
-    let (_, ended) = runtime().block_on(get(&server));
+    let (_, ended) = wait_for(get(&server));
     assert_eq!(ended, Err(Error::Other("too many redirects".to_owned())));
     assert_eq!(server.asked("").len(), 6);
 }
@@ -126,7 +126,7 @@ fn nobody_there_is_told_without_the_url() {
     drop(server);
     let url = Url::parse(&format!("http://user:secret@{address}/x")).unwrap();
     let client = Client::new(&url, SILENCE, Vec::new()).unwrap();
-    let error = runtime().block_on(client.send(client.get(url))).map(drop).unwrap_err().to_string();
+    let error = wait_for(client.send(client.get(url))).map(drop).unwrap_err().to_string();
     assert!(error.contains("onnection refused") && !error.contains("secret"), "{error}");
 }
 
@@ -137,6 +137,6 @@ fn tls_is_not_left() {
     let secure = Url::parse("https://server.example/").unwrap();
     // The authorities of the host may be none; then there is no client, and nothing to test.
     let Ok(client) = Client::new(&secure, SILENCE, Vec::new()) else { return };
-    assert!(runtime().block_on(client.send(client.get(url(&server)))).is_err());
+    assert!(wait_for(client.send(client.get(url(&server)))).is_err());
     assert!(server.asked("").is_empty());
 }
