@@ -55,9 +55,10 @@ impl Repository {
         let base = Url::parse(&base).map_err(|error| Error::Host(format!("{base}: {error}")))?;
         let client = Client::new(&base, trust.silence, authorities);
         let client = client.map_err(|error| Error::Host(error.to_string()))?;
-        let config = trust.docker_config()?;
-        let credentials =
-            config.map(|config| Credentials::find(config, name.registry())).transpose()?.flatten();
+        let credentials = match trust.docker_config()? {
+            Some(config) => Credentials::find(config, name.registry(), &given_up)?,
+            None => None,
+        };
         let authorization = Mutex::default();
         Ok(Self { client, connections, given_up, base, host, name, credentials, authorization })
     }

@@ -82,14 +82,18 @@ fn wait_for_lock(
     lock: fn(&File) -> io::Result<()>,
     given_up: &CancellationToken,
 ) -> io::Result<File> {
-    let (sender, locked) = oneshot::channel();
-    let wait = move || {
-        let locked = lock(&file).map(|()| file);
-        // Given up meanwhile, nobody takes it: then it is closed here, which unlocks it.
-        let _ = sender.send(locked);
-    };
-    thread::Builder::new().name("lock".to_owned()).spawn(wait)?;
-    wait_for(given_up, locked)?.map_err(io::Error::other)?
+    // Given up meanwhile, nobody takes the file: then it is closed, which unlocks it.
+    on_thread(given_up, move || lock(&file).map(|()| file))?
+}
+
+/// Does what blocks on a thread of its own, which is left behind when it is given up.
+pub fn on_thread<T: Send + 'static>(
+    given_up: &CancellationToken,
+    act: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    let (sender, outcome) = oneshot::channel();
+    thread::Builder::new().name("waiting".to_owned()).spawn(move || drop(sender.send(act())))?;
+    wait_for(given_up, outcome)?.map_err(io::Error::other)
 }
 
 /// Runs a program to its end, as [`Command::output`] does. Then, or when it is given up, or when this process ends, nothing of
