@@ -16,6 +16,9 @@ use crate::{Architecture, Error, MAX_IMAGE_BYTES, Result, image};
 
 const PACKAGE_PREFIX: &str = "linux-image-";
 
+/// Directory of the store for what is being fetched.
+const FETCHING: &str = "fetching";
+
 /// The link to the release in use.
 pub(crate) const CURRENT: &str = "current";
 
@@ -32,7 +35,14 @@ impl Store {
         // Another process may have fetched it meanwhile.
         match self.current()? {
             Some(kernel) => Ok(kernel),
-            None => self.fetch(progress),
+            None => {
+                let scratch = self.root().join(FETCHING);
+                let fetched = self.fetch(&scratch, progress);
+                // Of a fetch that failed, too: half a kernel is large, and nobody knows when the next one comes.
+                let removed = remove(&scratch);
+                let kernel = fetched?;
+                removed.map(|()| kernel)
+            }
         }
     }
 
@@ -55,23 +65,20 @@ impl Store {
     }
 
     /// Called with the lock held.
-    fn fetch(&self, progress: &dyn Fn(&str)) -> Result<Kernel> {
-        let scratch = self.root().join("fetching");
+    fn fetch(&self, scratch: &Path, progress: &dyn Fn(&str)) -> Result<Kernel> {
         // Whatever an interrupted fetch left: the lock says that nobody uses it.
-        remove(&scratch)?;
+        remove(scratch)?;
         progress("reading the package sources");
         // The built-in image has its lists there too.
         let archive = Archive::update(&self.root().with_file_name("apt"), &self.given_up)?;
         let name = archive.dependency(Architecture::host().meta_package(), PACKAGE_PREFIX)?;
         progress(&format!("fetching {name}"));
-        let package = archive.fetch(&name, &scratch)?;
+        let package = archive.fetch(&name, scratch)?;
         progress(&format!("unpacking {name}"));
         let staged = scratch.join("kernel");
         unpack(&package, &staged, &self.given_up)?;
         let release = name.trim_start_matches(PACKAGE_PREFIX);
-        let kernel = self.publish(&staged, &package, release)?;
-        remove(&scratch)?;
-        Ok(kernel)
+        self.publish(&staged, &package, release)
     }
 
     /// Makes what lies in `staged` the kernel in use.
@@ -88,7 +95,7 @@ impl Store {
         let place = directory.join(release);
         remove(&place)?;
         fs::rename(staged, &place).map_err(Error::io(&place))?;
-        let link = self.root().join("fetching").join(CURRENT);
+        let link = self.root().join(FETCHING).join(CURRENT);
         std::os::unix::fs::symlink(release, &link).map_err(Error::io(&link))?;
         let current = directory.join(CURRENT);
         fs::rename(&link, &current).map_err(Error::io(&current))?;

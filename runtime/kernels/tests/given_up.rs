@@ -3,12 +3,15 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use kernels::{Architecture, Error, Kernel, Store};
 use machine::KernelFormat;
 use registry::{Registries, Trust};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use waiting::CancellationToken;
 use waiting::testing::{given_up_at_once, is_waited_for};
 
@@ -72,4 +75,39 @@ fn an_initramfs_that_another_makes() {
     let make = |token: &CancellationToken| kernels::initramfs(cache.path(), &kernel, &agent, token);
     given_up(&archives, make);
     assert!(make(&CancellationToken::new()).unwrap().exists());
+}
+
+/// Where the child works.
+const DIRECTORY: &str = "MATCHLOCK_TEST_DIRECTORY";
+
+#[test]
+#[ignore = "the child's side of another test"]
+fn fetch_until_apt_downloads() {
+    let cache = PathBuf::from(std::env::var(DIRECTORY).unwrap());
+    let begun = || fs::read(cache.join("pipe")).is_ok();
+    let error = given_up_at_once(begun, |token| get(&cache, "", token));
+    assert!(matches!(error, Error::Package(debian::Error::GivenUp)), "{error}");
+    assert!(!cache.join("kernels/fetching").exists());
+    assert_eq!(fs::read_dir(cache.join("apt")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_package_that_apt_downloads() {
+    let cache = tempfile::tempdir().unwrap();
+    let (pipe, bin) = (cache.path().join("pipe"), cache.path().join("bin"));
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    fs::create_dir(&bin).unwrap();
+    let download = format!("> linux-image-1_1_amd64.deb; : > {}; exec /bin/sleep 1000", pipe.display());
+    let record = format!("Version: 1\\nSHA256: {}\\nDepends: linux-image-1 (= 1)\\n", "0".repeat(64));
+    for (name, script) in [
+        ("apt-get", format!("case $1 in download) {download};; esac")),
+        ("apt-cache", format!("printf '{record}'")),
+    ] {
+        fs::write(bin.join(name), format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "fetch_until_apt_downloads", "--ignored"]).stdout(Stdio::null());
+    child.env("PATH", &bin).env(DIRECTORY, cache.path()).env_remove("MATCHLOCK_DEBIAN_MIRROR");
+    assert!(child.status().unwrap().success());
 }
