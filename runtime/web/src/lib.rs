@@ -184,3 +184,30 @@ fn cause(error: &reqwest::Error) -> String {
     }
     cause.to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_on_this_host() {
+        let is_loopback = |url| is_loopback(&Url::parse(url).unwrap());
+        for here in ["http://localhost:5000/x", "https://127.0.0.1", "http://127.1/", "http://[::1]:1/x"] {
+            assert!(is_loopback(here), "{here}");
+        }
+        for elsewhere in ["http://localhost.example/", "https://128.0.0.1/", "http://[::2]/", "file:///x"] {
+            assert!(!is_loopback(elsewhere), "{elsewhere}");
+        }
+    }
+
+    #[test]
+    fn errors_are_words() {
+        for (error, words) in [
+            (Error::NoConnection, "no connection within 20 s"),
+            (Error::Silent(Duration::from_secs(60)), "nothing came for 60 s"),
+            (Error::Slow { bytes: 7, time: Duration::from_secs(20) }, "no more than 7 bytes came in 20 s"),
+        ] {
+            assert_eq!(error.to_string(), words);
+        }
+    }
+}
