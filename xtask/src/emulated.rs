@@ -169,10 +169,10 @@ fn busybox(scratch: &Path) -> Result<Vec<u8>> {
     if let Ok(busybox) = fs::read(&cached) {
         return Ok(busybox);
     }
-    let archive = debian::Archive::update(&scratch.join("apt"))?;
+    let archive = debian::Archive::update(&scratch.join("apt"), &Default::default())?;
     let package = archive.fetch("busybox-static", scratch)?;
     let mut busybox = Vec::new();
-    debian::unpack(&package, |entry| {
+    debian::unpack(&package, &Default::default(), |entry| {
         if entry.path.ends_with("bin/busybox") && entry.kind == debian::EntryKind::File {
             entry.data.read_to_end(&mut busybox)?;
         }

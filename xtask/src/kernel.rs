@@ -51,10 +51,10 @@ fn source(work: &Path) -> Result<PathBuf> {
         return Ok(tree);
     }
     fs::create_dir_all(work)?;
-    let archive = debian::Archive::update(&work.join("apt"))?;
+    let archive = debian::Archive::update(&work.join("apt"), &Default::default())?;
     let package = archive.fetch(SOURCE, work)?;
     let tarball = work.join("source.tar.xz");
-    debian::unpack(&package, |entry| {
+    debian::unpack(&package, &Default::default(), |entry| {
         if entry.path.to_string_lossy().ends_with(".tar.xz") {
             std::io::copy(entry.data, &mut fs::File::create(&tarball)?)?;
         }

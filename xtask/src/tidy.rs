@@ -22,7 +22,9 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("served", "tests/served", &[]),
     ("skip", "tests/skip", &[]),
     ("process", "vmm/process", &[]),
-    ("debian", "runtime/debian", &["process"]),
+    ("waiting", "runtime/waiting", &["process"]),
+    ("web", "runtime/web", &["waiting"]),
+    ("debian", "runtime/debian", &["waiting", "web"]),
     ("erofs", "backends/erofs", &[]),
     // 1: devices see guest memory, never a hypervisor or a policy
     ("virtio", "devices/virtio", &["guest_memory"]),
@@ -54,9 +56,9 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     // inside the guest: nothing of the host
     ("guest_agent", "guest/agent", &["guest_protocol"]),
     // 4: one sandbox's life
-    ("images", "runtime/images", &["debian", "disk", "erofs", "process"]),
-    ("registry", "runtime/registry", &["images"]),
-    ("kernels", "runtime/kernels", &["debian", "images", "machine", "registry"]),
+    ("images", "runtime/images", &["debian", "disk", "erofs", "waiting"]),
+    ("registry", "runtime/registry", &["images", "waiting", "web"]),
+    ("kernels", "runtime/kernels", &["debian", "images", "machine", "registry", "waiting"]),
     (
         "sandbox",
         "runtime/sandbox",
@@ -70,6 +72,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
             "process",
             "registry",
             "virtio",
+            "waiting",
         ],
     ),
     // 5: what programs drive

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use sha2::{Digest, Sha256};
+use waiting::{CancellationToken, Wanted};
 
 use crate::record::Record;
 use crate::{Error, MAX_PACKAGE_BYTES, Package, Result};
@@ -28,22 +29,22 @@ pub(crate) struct Apt {
 
 impl Apt {
     /// Reads the signed lists of the host's package sources into an empty directory.
-    pub(crate) fn update(directory: &Path) -> Result<Self> {
+    pub(crate) fn update(directory: &Path, given_up: &CancellationToken) -> Result<Self> {
         for sub in ["lists/partial", "cache/archives/partial"] {
             let dir = directory.join(sub);
             fs::create_dir_all(&dir).map_err(Error::io(dir))?;
         }
-        let output = run(directory, Command::new("apt-get").arg("update"), "update")?;
+        let output = run(directory, Command::new("apt-get").arg("update"), "update", given_up)?;
         // apt takes what it gets, and warns of the rest: first why, then that it did.
         let complaint = lines(&output.stderr).next();
         Ok(Self { directory: directory.to_owned(), complaint })
     }
 
     /// What its verified lists say of a package.
-    pub(crate) fn record(&self, name: &str) -> Result<Record> {
+    pub(crate) fn record(&self, name: &str, given_up: &CancellationToken) -> Result<Record> {
         let mut command = Command::new("apt-cache");
         let command = command.args(["show", "--no-all-versions", name]);
-        let output = run(&self.directory, command, "show").map_err(|error| match error {
+        let output = run(&self.directory, command, "show", given_up).map_err(|error| match error {
             Error::Apt { .. } => self.unknown(name.to_owned()),
             other => other,
         })?;
@@ -52,15 +53,21 @@ impl Apt {
     }
 
     /// Fetches a package into `directory` and verifies it.
-    pub(crate) fn package(&self, name: &str, record: &Record, directory: &Path) -> Result<Package> {
+    pub(crate) fn package(
+        &self,
+        name: &str,
+        record: &Record,
+        directory: &Path,
+        given_up: &CancellationToken,
+    ) -> Result<Package> {
         fs::create_dir_all(directory).map_err(Error::io(directory))?;
         // apt-get download writes to its working directory.
         let target = format!("{name}={}", record.version);
         let mut command = Command::new("apt-get");
         command.current_dir(directory).args(["download", &target]);
-        run(&self.directory, &mut command, "download")?;
+        run(&self.directory, &mut command, "download", given_up)?;
         let path = downloaded(directory, name)?;
-        let actual = sha256(&path)?;
+        let actual = sha256(&path, given_up)?;
         if actual != record.sha256 {
             // Never left where a later run could take it for good.
             let _ = fs::remove_file(&path);
@@ -79,7 +86,12 @@ impl Apt {
 }
 
 /// Runs one of apt's programs on the lists in `state`.
-fn run(state: &Path, command: &mut Command, action: &'static str) -> Result<Output> {
+fn run(
+    state: &Path,
+    command: &mut Command,
+    action: &'static str,
+    given_up: &CancellationToken,
+) -> Result<Output> {
     let option = |key: &str, sub: &str| format!("{key}={}", state.join(sub).display());
     let silence =
         ["http", "https", "ftp"].map(|method| format!("Acquire::{method}::Timeout={SILENCE_LIMIT}"));
@@ -101,9 +113,9 @@ fn run(state: &Path, command: &mut Command, action: &'static str) -> Result<Outp
         // A killed apt leaves its temporary files: here they go with the rest.
         .env("TMPDIR", state)
         .stdin(Stdio::null());
-    let output = process::output_in_group(command).map_err(|source| match source.kind() {
+    let output = waiting::output(command, given_up).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => Error::NoApt,
-        _ => Error::Io { path: PathBuf::from(command.get_program()), source },
+        _ => Error::io(command.get_program())(source),
     })?;
     if output.status.success() {
         return Ok(output);
@@ -133,9 +145,9 @@ fn downloaded(directory: &Path, name: &str) -> Result<PathBuf> {
     Err(Error::Format("apt-get download left no package file"))
 }
 
-fn sha256(path: &Path) -> Result<String> {
+fn sha256(path: &Path, given_up: &CancellationToken) -> Result<String> {
     let file = File::open(path).map_err(Error::io(path))?;
-    let mut file = file.take(MAX_PACKAGE_BYTES);
+    let mut file = Wanted::new(file.take(MAX_PACKAGE_BYTES), given_up);
     let mut hasher = Sha256::new();
     io::copy(&mut file, &mut hasher).map_err(Error::io(path))?;
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())

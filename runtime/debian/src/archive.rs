@@ -6,7 +6,10 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
+
+use tokio::sync::Mutex;
+use waiting::CancellationToken;
 
 use crate::apt::Apt;
 use crate::mirror::{Index, Indexes, Mirror};
@@ -14,12 +17,13 @@ use crate::record::Record;
 use crate::{Error, Result};
 
 /// The lists that are in use in this process. Who wants them while they are read waits, and then has the same.
-static IN_USE: Mutex<Weak<Lists>> = Mutex::new(Weak::new());
+static IN_USE: Mutex<Weak<Lists>> = Mutex::const_new(Weak::new());
 
 /// Every package there is, as of now.
 #[derive(Debug)]
 pub struct Archive {
     lists: Arc<Lists>,
+    given_up: CancellationToken,
 }
 
 /// What is kept of the sources, in a directory of ours that is nobody else's while this lives.
@@ -60,41 +64,49 @@ impl Archive {
     /// for that alone: it is empty before and after.
     ///
     /// Other processes that do the same wait. In this process, the lists that another one of these has there are shared.
-    pub fn update(directory: &Path) -> Result<Self> {
+    /// This and everything asked of it later ends at once when it is given up.
+    pub fn update(directory: &Path, given_up: &CancellationToken) -> Result<Self> {
         // Whoever names a mirror wants that one.
         let chosen = Mirror::chosen()?;
-        Self::shared(directory, |directory, lock| {
+        Self::shared(directory, given_up, |directory, lock| {
             let apt = match chosen {
                 Some(_) => None,
-                None => match Apt::update(directory) {
+                None => match Apt::update(directory, given_up) {
                     Ok(apt) => Some(apt),
                     Err(Error::NoApt) => None,
                     Err(error) => return Err(error),
                 },
             };
             let mirror = chosen.map_or_else(Mirror::usual, Ok)?;
-            Lists::new(directory, apt, mirror, lock)
+            Lists::new(directory, apt, mirror, lock, given_up)
         })
     }
 
     /// The same of one mirror and nothing else.
-    pub fn of_mirror(directory: &Path, mirror: Mirror) -> Result<Self> {
-        Self::shared(directory, |directory, lock| Lists::new(directory, None, mirror, lock))
+    pub fn of_mirror(directory: &Path, mirror: Mirror, given_up: &CancellationToken) -> Result<Self> {
+        Self::shared(directory, given_up, |directory, lock| {
+            Lists::new(directory, None, mirror, lock, given_up)
+        })
     }
 
-    fn shared(directory: &Path, make: impl FnOnce(&Path, File) -> Result<Lists>) -> Result<Self> {
-        let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+    fn shared(
+        directory: &Path,
+        given_up: &CancellationToken,
+        make: impl FnOnce(&Path, File) -> Result<Lists>,
+    ) -> Result<Self> {
+        let mut in_use = waiting::wait_for(given_up, IN_USE.lock()).map_err(Error::io(directory))?;
+        let given_up = given_up.clone();
         if let Some(lists) = in_use.upgrade().filter(|lists| lists.directory == directory) {
-            return Ok(Self { lists });
+            return Ok(Self { lists, given_up });
         }
         fs::create_dir_all(directory).map_err(Error::io(directory))?;
-        let lock = File::open(directory).map_err(Error::io(directory))?;
-        lock.lock().map_err(Error::io(directory))?;
+        let lock = File::open(directory).and_then(|lock| waiting::lock(lock, &given_up));
+        let lock = lock.map_err(Error::io(directory))?;
         // Whatever a killed process left.
         empty(directory).map_err(Error::io(directory))?;
         let lists = Arc::new(make(directory, lock)?);
         *in_use = Arc::downgrade(&lists);
-        Ok(Self { lists })
+        Ok(Self { lists, given_up })
     }
 
     /// The first dependency of `meta` whose name starts with `prefix`: what a meta-package stands for.
@@ -114,8 +126,8 @@ impl Archive {
     /// Fetches package `name` into `directory` and verifies it.
     pub fn fetch(&self, name: &str, directory: &Path) -> Result<Package> {
         match self.record(name)? {
-            (record, Source::Apt(apt)) => apt.package(name, &record, directory),
-            (record, Source::Mirror(_, index)) => index.package(name, &record, directory),
+            (record, Source::Apt(apt)) => apt.package(name, &record, directory, &self.given_up),
+            (record, Source::Mirror(_, index)) => index.package(name, &record, directory, &self.given_up),
         }
     }
 
@@ -123,35 +135,43 @@ impl Archive {
         check(name)?;
         let lists = &*self.lists;
         if let Some(apt) = &lists.apt {
-            match apt.record(name) {
+            match apt.record(name, &self.given_up) {
                 Ok(record) => return Ok((record, Source::Apt(apt))),
                 Err(error @ Error::Unknown(_)) => tracing::info!("{error}; a mirror of Debian's is asked"),
                 Err(error) => return Err(error),
             }
         }
-        let indexes = lists.indexes()?;
-        let (record, index) = indexes.record(name)?.ok_or_else(|| indexes.unknown(name.to_owned()))?;
+        let indexes = lists.indexes(&self.given_up)?;
+        let record = indexes.record(name, &self.given_up)?;
+        let (record, index) = record.ok_or_else(|| indexes.unknown(name.to_owned()))?;
         Ok((record, Source::Mirror(indexes, index)))
     }
 }
 
 impl Lists {
-    fn new(directory: &Path, apt: Option<Apt>, mirror: Mirror, lock: File) -> Result<Self> {
+    fn new(
+        directory: &Path,
+        apt: Option<Apt>,
+        mirror: Mirror,
+        lock: File,
+        given_up: &CancellationToken,
+    ) -> Result<Self> {
         let fetch_now = apt.is_none();
-        let (indexes, fetching) = (OnceLock::new(), Mutex::new(()));
+        let (indexes, fetching) = (OnceLock::new(), Mutex::const_new(()));
         let lists = Self { directory: directory.to_owned(), apt, mirror, indexes, fetching, _lock: lock };
         if fetch_now {
-            lists.indexes()?;
+            lists.indexes(given_up)?;
         }
         Ok(lists)
     }
 
-    fn indexes(&self) -> Result<&Indexes> {
-        let _fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+    fn indexes(&self, given_up: &CancellationToken) -> Result<&Indexes> {
+        let fetching = waiting::wait_for(given_up, self.fetching.lock());
+        let _fetching = fetching.map_err(Error::io(&self.directory))?;
         match self.indexes.get() {
             Some(indexes) => Ok(indexes),
             None => {
-                let fetched = Indexes::fetch(&self.mirror, &self.directory)?;
+                let fetched = Indexes::fetch(&self.mirror, &self.directory, given_up)?;
                 Ok(self.indexes.get_or_init(|| fetched))
             }
         }

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use waiting::{CancellationToken, Wanted};
+
 use crate::{Error, MAX_FILE_BYTES, Package, Result};
 
 /// One file of a package.
@@ -31,8 +33,13 @@ pub enum EntryKind {
     Symlink(PathBuf),
 }
 
-/// Shows every file of `package` to `visit`, in archive order. Kinds other than those of [`EntryKind`] are passed over.
-pub fn unpack(package: &Package, mut visit: impl FnMut(Entry<'_>) -> io::Result<()>) -> Result<()> {
+/// Shows every file of `package` to `visit`, in archive order, until nobody wants them any more. Kinds other than those of
+/// [`EntryKind`] are passed over.
+pub fn unpack(
+    package: &Package,
+    given_up: &CancellationToken,
+    mut visit: impl FnMut(Entry<'_>) -> io::Result<()>,
+) -> Result<()> {
     let file = File::open(&package.path).map_err(Error::io(&package.path))?;
     let mut archive = ar::Archive::new(BufReader::new(file));
     while let Some(member) = archive.next_entry() {
@@ -46,7 +53,7 @@ pub fn unpack(package: &Package, mut visit: impl FnMut(Entry<'_>) -> io::Result<
             b".zst" => Box::new(zstd::Decoder::new(&mut member).map_err(Error::io(&package.path))?),
             _ => return Err(Error::Format("data.tar has an unknown compression")),
         };
-        return walk(tar, &mut visit).map_err(Error::io(&package.path));
+        return walk(Wanted::new(tar, given_up), &mut visit).map_err(Error::io(&package.path));
     }
     Err(Error::Format("no data.tar"))
 }
@@ -119,7 +126,7 @@ mod tests {
         tar.append_data(&mut header, "./bin/x", &b"hi"[..]).unwrap();
         let package = package(dir.path(), "data.tar", &tar.into_inner().unwrap());
         let mut seen = Vec::new();
-        unpack(&package, |entry| {
+        unpack(&package, &CancellationToken::new(), |entry| {
             let mut text = String::new();
             entry.data.read_to_string(&mut text)?;
             seen.push((entry.path, entry.mode, text));
@@ -132,11 +139,34 @@ mod tests {
     #[test]
     fn strange_packages_are_errors() {
         let dir = tempfile::tempdir().unwrap();
+        let unpack = |package| unpack(package, &CancellationToken::new(), |_| Ok(()));
         let unknown = package(dir.path(), "data.tar.rar", b"x");
-        assert!(matches!(unpack(&unknown, |_| Ok(())), Err(Error::Format(_))));
+        assert!(matches!(unpack(&unknown), Err(Error::Format(_))));
         let none = package(dir.path(), "debian-binary", b"2.0\n");
-        assert!(matches!(unpack(&none, |_| Ok(())), Err(Error::Format("no data.tar"))));
+        assert!(matches!(unpack(&none), Err(Error::Format("no data.tar"))));
         let broken = package(dir.path(), "data.tar.xz", b"not xz");
-        assert!(matches!(unpack(&broken, |_| Ok(())), Err(Error::Io { .. })));
+        assert!(matches!(unpack(&broken), Err(Error::Io { .. })));
+    }
+
+    #[test]
+    fn unpacking_ends_between_two_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tar = tar::Builder::new(Vec::new());
+        for name in ["a", "b", "c"] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(0);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, name, io::empty()).unwrap();
+        }
+        let package = package(dir.path(), "data.tar", &tar.into_inner().unwrap());
+        let token = CancellationToken::new();
+        let mut seen = Vec::new();
+        let unpacked = unpack(&package, &token, |entry| {
+            seen.push(entry.path);
+            token.cancel();
+            Ok(())
+        });
+        assert!(matches!(unpacked, Err(Error::GivenUp)), "{unpacked:?}");
+        assert_eq!(seen, [PathBuf::from("a")]);
     }
 }

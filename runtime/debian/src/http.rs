@@ -4,33 +4,18 @@
 
 use std::time::Duration;
 
-use reqwest::header::RANGE;
-use reqwest::redirect::Policy;
-use reqwest::{Client, StatusCode, Url};
-use tokio::runtime::{Builder, Runtime};
+use waiting::CancellationToken;
+use web::{Client, Connections, Download, StatusCode, Url};
 
 use crate::{Error, Result};
-
-/// How long a connection may take.
-const CONNECT_LIMIT: Duration = Duration::from_secs(20);
-
-/// Redirects on the way to one file.
-const MAX_REDIRECTS: usize = 5;
-
-/// How often in a row a try may bring nothing.
-const MAX_BREAKS: u32 = 3;
-
-/// How often altogether a file is asked for.
-const MAX_TRIES: u32 = 100;
 
 /// Where files are.
 #[derive(Debug)]
 pub(crate) struct Server {
     client: Client,
-    runtime: Runtime,
+    connections: Connections,
     base: Url,
     host: String,
-    silence: Duration,
 }
 
 /// How one try ended.
@@ -48,38 +33,10 @@ impl Server {
         let base = Url::parse(&format!("{}/", url.trim_end_matches('/'))).map_err(|_| wrong())?;
         let host = base.host_str().filter(|_| matches!(base.scheme(), "http" | "https")).ok_or_else(wrong)?;
         let host = base.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-        // The one implementation there is: an error says that it is installed already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let tls = base.scheme() == "https";
-        let policy = || {
-            Policy::custom(move |attempt| {
-                if attempt.previous().len() > MAX_REDIRECTS {
-                    return attempt.error("too many redirects");
-                }
-                match attempt.url().scheme() {
-                    "https" => attempt.follow(),
-                    "http" if !tls => attempt.follow(),
-                    _ => attempt.error("a redirect to somewhere without TLS"),
-                }
-            })
-        };
-        let client = || {
-            Client::builder()
-                .user_agent(concat!("matchlock/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(CONNECT_LIMIT)
-                .read_timeout(silence)
-                .redirect(policy())
-        };
-        // A host without authorities makes no client, even where none is needed.
-        let client = match client().build() {
-            Err(_) if !tls => client().tls_certs_only([]).build(),
-            client => client,
-        };
         let failed = |why: String| Error::Mirror { host: host.clone(), why };
-        let client = client.map_err(|error| failed(cause(&error)))?;
-        let runtime = Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| failed(error.to_string()))?;
-        Ok(Self { client, runtime, base, host, silence })
+        let client = Client::new(&base, silence, Vec::new()).map_err(|error| failed(error.to_string()))?;
+        let connections = Connections::new().map_err(|error| failed(error.to_string()))?;
+        Ok(Self { client, connections, base, host })
     }
 
     /// The server's name, and its port where that is its own.
@@ -88,9 +45,9 @@ impl Server {
     }
 
     /// A whole file of at most this many bytes.
-    pub(crate) fn bytes(&self, path: &str, max_bytes: u64) -> Result<Vec<u8>> {
+    pub(crate) fn bytes(&self, path: &str, max_bytes: u64, given_up: &CancellationToken) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        self.read(path, max_bytes, &mut |chunk| {
+        self.read(path, max_bytes, given_up, &mut |chunk| {
             bytes.extend_from_slice(chunk);
             Ok(())
         })?;
@@ -102,61 +59,50 @@ impl Server {
         &self,
         path: &str,
         max_bytes: u64,
+        given_up: &CancellationToken,
         take: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         let url = self.base.join(path).map_err(|_| self.failed(format!("{path} is no path")))?;
-        let (mut offset, mut breaks) = (0, 0);
-        for _ in 0..MAX_TRIES {
-            let before = offset;
-            match self.runtime.block_on(self.once(&url, &mut offset, max_bytes, take))? {
+        let mut download = Download::default();
+        loop {
+            let once = self.once(&url, &mut download, max_bytes, take);
+            match self.connections.wait_for(given_up, once)?? {
                 Try::Whole => return Ok(()),
-                Try::Broken(error) => {
-                    breaks = if offset > before { 0 } else { breaks + 1 };
-                    if breaks == MAX_BREAKS {
-                        return Err(error);
-                    }
-                    tracing::info!("{error}; going on from byte {offset}");
+                Try::Broken(error) if download.goes_on() => {
+                    tracing::info!("{error}; going on from byte {}", download.offset());
                 }
+                Try::Broken(error) => return Err(error),
             }
         }
-        Err(self.failed("the connection broke too often".to_owned()))
     }
 
     async fn once(
         &self,
         url: &Url,
-        offset: &mut u64,
+        download: &mut Download,
         max_bytes: u64,
         take: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<Try> {
-        let mut request = self.client.get(url.clone());
-        if *offset > 0 {
-            // RFC 9110 §14.1.2: "bytes=9500-" is what follows from there on.
-            request = request.header(RANGE, format!("bytes={offset}-"));
-        }
-        let mut response = match request.send().await {
-            Ok(response) => response,
+        let request = download.rest(self.client.get(url.clone()));
+        let mut answer = match self.client.send(request).await {
+            Ok(answer) => answer,
             Err(error) => return Ok(Try::Broken(self.broken(&error))),
         };
-        let status = response.status();
+        let status = answer.status();
         if !status.is_success() {
             let error = self.failed(format!("{} answered with status {}", url.path(), status.as_u16()));
             let again = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
             return if again { Ok(Try::Broken(error)) } else { Err(error) };
         }
-        // RFC 9110 §14.2: "A server MAY ignore the Range header field."
-        let mut known = if status == StatusCode::PARTIAL_CONTENT { 0 } else { *offset };
+        download.begin(&answer);
         loop {
-            let chunk = match response.chunk().await {
+            let chunk = match answer.chunk().await {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => return Ok(Try::Whole),
                 Err(error) => return Ok(Try::Broken(self.broken(&error))),
             };
-            let passed = usize::try_from(known).unwrap_or(usize::MAX).min(chunk.len());
-            known -= passed as u64;
-            let new = chunk.get(passed..).unwrap_or_default();
-            *offset += new.len() as u64;
-            if *offset > max_bytes {
+            let new = download.take(&chunk);
+            if download.offset() > max_bytes {
                 return Err(self.failed(format!("{} has more than {max_bytes} bytes", url.path())));
             }
             take(new)?;
@@ -167,28 +113,16 @@ impl Server {
         Error::Mirror { host: self.host.clone(), why }
     }
 
-    /// What went wrong on the way, without the URL: that may hold a password.
-    fn broken(&self, error: &reqwest::Error) -> Error {
-        self.failed(match error.is_timeout() {
-            true if error.is_connect() => format!("no connection within {} s", CONNECT_LIMIT.as_secs()),
-            true => format!("nothing came for {} s", self.silence.as_secs()),
-            false => cause(error),
-        })
+    fn broken(&self, error: &web::Error) -> Error {
+        self.failed(error.to_string())
     }
-}
-
-/// The innermost cause, which is what happened.
-fn cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SILENCE: Duration = Duration::from_secs(1);
 
     #[test]
     fn only_web_servers_are_mirrors() {
@@ -197,10 +131,10 @@ mod tests {
             ("http://user:secret@127.0.0.1:8080/x/", "127.0.0.1:8080"),
             ("http://[::1]:1", "[::1]:1"),
         ] {
-            assert_eq!(Server::new(url, CONNECT_LIMIT).unwrap().host(), host);
+            assert_eq!(Server::new(url, SILENCE).unwrap().host(), host);
         }
         for url in ["", "deb.debian.org", "ftp://x/y", "file:///x", "/x", "http://"] {
-            assert!(matches!(Server::new(url, CONNECT_LIMIT), Err(Error::Url(_))), "{url}");
+            assert!(matches!(Server::new(url, SILENCE), Err(Error::Url(_))), "{url}");
         }
     }
 }

@@ -26,6 +26,8 @@ pub use release::ReleaseError;
 use std::io;
 use std::path::PathBuf;
 
+use waiting::GivenUp;
+
 /// Largest package taken, in bytes. A Debian kernel is 26 MB for clouds and 70 MB in full.
 pub const MAX_PACKAGE_BYTES: u64 = 512 << 20;
 
@@ -116,6 +118,9 @@ pub enum Error {
     /// The file is no package, or breaks a limit.
     #[error("package file: {0}")]
     Format(&'static str),
+    /// Whoever wanted it does not any more.
+    #[error("the package was given up")]
+    GivenUp,
     /// The system refused.
     #[error("{path}: {source}", path = path.display())]
     Io {
@@ -126,9 +131,18 @@ pub enum Error {
     },
 }
 
+impl From<GivenUp> for Error {
+    fn from(_: GivenUp) -> Self {
+        Self::GivenUp
+    }
+}
+
 impl Error {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { path, source }
+        move |source| match waiting::is_given_up(&source) {
+            true => Self::GivenUp,
+            false => Self::Io { path, source },
+        }
     }
 }

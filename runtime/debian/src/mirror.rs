@@ -7,12 +7,13 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use liblzma::read::XzDecoder;
 use liblzma::stream::Stream;
 use sha2::{Digest, Sha256};
+use tokio::sync::Mutex;
+use waiting::{CancellationToken, Wanted};
 
 use crate::http::Server;
 use crate::keys::Keys;
@@ -96,10 +97,10 @@ pub(crate) struct Indexes(Vec<Index>);
 
 impl Indexes {
     /// Fetches them into `directory`. Beside it, `directory.<suite>.seen` remembers the newest release that was there.
-    pub(crate) fn fetch(mirror: &Mirror, directory: &Path) -> Result<Self> {
+    pub(crate) fn fetch(mirror: &Mirror, directory: &Path, given_up: &CancellationToken) -> Result<Self> {
         let mut indexes = Vec::new();
         for suite in &mirror.suites {
-            match Index::fetch(suite, mirror, directory) {
+            match Index::fetch(suite, mirror, directory, given_up) {
                 Ok(index) => indexes.push(index),
                 Err(error @ (Error::Mirror { .. } | Error::Release { .. })) if !suite.required => {
                     tracing::warn!("without {}: {error}", suite.name);
@@ -111,10 +112,14 @@ impl Indexes {
     }
 
     /// What is known of the newest package of this name, and where that is; `None` = nothing.
-    pub(crate) fn record(&self, name: &str) -> Result<Option<(Record, &Index)>> {
+    pub(crate) fn record(
+        &self,
+        name: &str,
+        given_up: &CancellationToken,
+    ) -> Result<Option<(Record, &Index)>> {
         let mut newest: Option<(Record, &Index)> = None;
         for index in &self.0 {
-            let Some(record) = index.record(name)? else { continue };
+            let Some(record) = index.record(name, given_up)? else { continue };
             let newer = |(known, _): &(Record, _)| version::compare(&record.version, &known.version).is_gt();
             if newest.as_ref().is_none_or(newer) {
                 newest = Some((record, index));
@@ -140,10 +145,10 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    fn fetch(suite: &Suite, mirror: &Mirror, directory: &Path) -> Result<Self> {
+    fn fetch(suite: &Suite, mirror: &Mirror, directory: &Path, given_up: &CancellationToken) -> Result<Self> {
         let server = Server::new(&suite.url, mirror.silence)?;
         let seen = directory.with_extension(format!("{}.seen", suite.name));
-        let release = release(suite, mirror, &server, &seen)?;
+        let release = release(suite, mirror, &server, &seen, given_up)?;
         let wrong = |source| Error::Release { host: server.host().to_owned(), source };
         let name = format!("main/binary-{}/Packages.xz", architecture());
         let expected = release.expected(&name).map_err(wrong)?;
@@ -158,30 +163,38 @@ impl Index {
         };
         let path = directory.join(format!("{}-{file}", suite.name));
         let place = format!("dists/{}/{place}", suite.name);
-        download(&server, &place, file, &expected, &path)?;
+        download(&server, &place, file, &expected, &path, given_up)?;
         remember(&seen, release.date)?;
-        Ok(Self { server, path, looking: Mutex::new(()) })
+        Ok(Self { server, path, looking: Mutex::const_new(()) })
     }
 
     /// What it says of a package; `None` = nothing.
-    fn record(&self, name: &str) -> Result<Option<Record>> {
-        let _looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
+    fn record(&self, name: &str, given_up: &CancellationToken) -> Result<Option<Record>> {
+        let looking = waiting::wait_for(given_up, self.looking.lock());
+        let _looking = looking.map_err(Error::io(&self.path))?;
         let file = File::open(&self.path).map_err(Error::io(&self.path))?;
         let decoder = Stream::new_stream_decoder(MAX_UNPACKING_BYTES, 0)
             .map_err(|_| Error::Format("the mirror's index cannot be unpacked"))?;
         let text = XzDecoder::new_stream(BufReader::new(file), decoder).take(MAX_INDEX_BYTES);
+        let text = Wanted::new(text, given_up);
         find(BufReader::with_capacity(64 << 10, text), name, &self.path)
     }
 
     /// Fetches a package into `directory`.
-    pub(crate) fn package(&self, name: &str, record: &Record, directory: &Path) -> Result<Package> {
+    pub(crate) fn package(
+        &self,
+        name: &str,
+        record: &Record,
+        directory: &Path,
+        given_up: &CancellationToken,
+    ) -> Result<Package> {
         let (place, expected) = record.file().ok_or(Error::Format("its record names no file"))?;
         if expected.len > MAX_PACKAGE_BYTES {
             return Err(Error::Format("it is over the size limit"));
         }
         fs::create_dir_all(directory).map_err(Error::io(directory))?;
         let path = directory.join(format!("{name}.deb"));
-        download(&self.server, place, name, &expected, &path)?;
+        download(&self.server, place, name, &expected, &path, given_up)?;
         let Record { version, sha256, .. } = record.clone();
         Ok(Package { name: name.to_owned(), version, sha256, path })
     }
@@ -192,9 +205,15 @@ const fn architecture() -> &'static str {
     if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
 }
 
-fn release(suite: &Suite, mirror: &Mirror, server: &Server, seen: &Path) -> Result<Release> {
+fn release(
+    suite: &Suite,
+    mirror: &Mirror,
+    server: &Server,
+    seen: &Path,
+    given_up: &CancellationToken,
+) -> Result<Release> {
     let path = format!("dists/{}/InRelease", suite.name);
-    let bytes = server.bytes(&path, MAX_RELEASE_BYTES)?;
+    let bytes = server.bytes(&path, MAX_RELEASE_BYTES, given_up)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let release = Release::open(&bytes, &suite.name, &mirror.keys, now);
     let newest = last_seen(seen)?;
@@ -222,8 +241,15 @@ fn remember(path: &Path, date: u64) -> Result<()> {
 }
 
 /// Fetches a file that is what it must be, or none.
-fn download(server: &Server, place: &str, name: &str, expected: &Expected, path: &Path) -> Result<()> {
-    let result = download_unchecked(server, place, expected.len, path).and_then(|(sha256, len)| {
+fn download(
+    server: &Server,
+    place: &str,
+    name: &str,
+    expected: &Expected,
+    path: &Path,
+    given_up: &CancellationToken,
+) -> Result<()> {
+    let result = download_unchecked(server, place, expected.len, path, given_up).and_then(|(sha256, len)| {
         let Expected { sha256: wanted, len: wanted_len } = expected.clone();
         match (sha256 == wanted, len == wanted_len) {
             (_, false) => Err(Error::Size { name: name.to_owned(), expected: wanted_len, actual: len }),
@@ -239,10 +265,16 @@ fn download(server: &Server, place: &str, name: &str, expected: &Expected, path:
 }
 
 /// Digest and length of what came.
-fn download_unchecked(server: &Server, place: &str, max_bytes: u64, path: &Path) -> Result<(String, u64)> {
+fn download_unchecked(
+    server: &Server,
+    place: &str,
+    max_bytes: u64,
+    path: &Path,
+    given_up: &CancellationToken,
+) -> Result<(String, u64)> {
     let mut file = File::create(path).map_err(Error::io(path))?;
     let (mut hasher, mut len) = (Sha256::new(), 0);
-    server.read(place, max_bytes, &mut |chunk| {
+    server.read(place, max_bytes, given_up, &mut |chunk| {
         hasher.update(chunk);
         len += chunk.len() as u64;
         file.write_all(chunk).map_err(Error::io(path))

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
+use std::cell::OnceCell;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,8 @@ use debian::{Archive, Error};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use waiting::CancellationToken;
+use waiting::testing::given_up_at_once;
 
 /// Where the child works.
 const DIRECTORY: &str = "MATCHLOCK_TEST_DIRECTORY";
@@ -42,7 +45,7 @@ fn is_empty(directory: &Path) -> bool {
 #[test]
 #[ignore = "the child's side of another test"]
 fn update() {
-    Archive::update(&lists()).unwrap();
+    Archive::update(&lists(), &CancellationToken::new()).unwrap();
 }
 
 #[test]
@@ -80,8 +83,10 @@ fn apt_ends_with_whoever_asked_it_and_the_next_one_clears_up() {
 fn update_four_times_at_once_and_once_more() {
     let lists = lists();
     let archives: Vec<Archive> = std::thread::scope(|scope| {
-        let first = Archive::update(&lists).unwrap();
-        let others: Vec<_> = (0..3).map(|_| scope.spawn(|| Archive::update(&lists).unwrap())).collect();
+        let first = Archive::update(&lists, &CancellationToken::new()).unwrap();
+        let others: Vec<_> = (0..3)
+            .map(|_| scope.spawn(|| Archive::update(&lists, &CancellationToken::new()).unwrap()))
+            .collect();
         [first].into_iter().chain(others.into_iter().map(|other| other.join().unwrap())).collect()
     });
     for archive in archives {
@@ -93,13 +98,15 @@ fn update_four_times_at_once_and_once_more() {
         );
     }
     assert!(is_empty(&lists));
-    Archive::update(&lists).unwrap();
+    Archive::update(&lists, &CancellationToken::new()).unwrap();
 }
 
 #[test]
 #[ignore = "the child's side of another test"]
 fn which_mirror_is_asked() {
-    let error = Archive::update(&lists()).and_then(|archive| archive.dependency("meta", "x-")).unwrap_err();
+    let error = Archive::update(&lists(), &CancellationToken::new())
+        .and_then(|archive| archive.dependency("meta", "x-"))
+        .unwrap_err();
     let Error::Mirror { host, .. } = error else { panic!("{error}") };
     fs::write(lists().with_file_name("host"), host).unwrap();
 }
@@ -132,4 +139,39 @@ fn lists_are_read_once_for_all_who_want_them_at_a_time() {
     let mut child = child("update_four_times_at_once_and_once_more", directory.path(), &programs);
     assert!(child.status().unwrap().success());
     assert_eq!(fs::read_to_string(directory.path().join("asked")).unwrap(), "x\nx\n");
+}
+
+#[test]
+#[ignore = "the child's side of another test"]
+fn update_until_it_is_given_up_and_once_more() {
+    let lists = lists();
+    let apt = OnceCell::new();
+    let begun = || {
+        let pid = fs::read_to_string(lists.with_file_name("pipe")).unwrap();
+        let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+        apt.set(pidfd_open(pid, PidfdFlags::empty()).unwrap()).unwrap();
+        fs::write(lists.join("lists/partial/half"), "").unwrap();
+        true
+    };
+    let error = given_up_at_once(begun, |token| Archive::update(&lists, token));
+    assert!(matches!(error, Error::GivenUp), "{error}");
+    let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
+    let apt = apt.into_inner().unwrap();
+    assert_eq!(poll(&mut [PollFd::new(&apt, PollFlags::IN)], Some(&limit)).unwrap(), 1, "it goes on");
+    let archive = Archive::update(&lists, &CancellationToken::new()).unwrap();
+    assert!(!lists.join("lists/partial/half").exists());
+    drop(archive);
+    assert!(is_empty(&lists));
+}
+
+#[test]
+fn apt_ends_when_it_is_given_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let (here, pipe) = (directory.path().display(), pipe.display());
+    let script =
+        format!("[ -e {here}/again ] && exit 0; : > {here}/again; echo $$ > {pipe}; exec /bin/sleep 1000");
+    let test = "update_until_it_is_given_up_and_once_more";
+    assert!(child(test, directory.path(), &[("apt-get", &script)]).status().unwrap().success());
 }

@@ -66,8 +66,8 @@ pub(crate) fn is_one(reference: &str) -> bool {
 /// Fetches the package and stores the image.
 pub(crate) fn make(store: &Store, progress: &dyn Progress) -> Result<Image> {
     // One process fetches, the others wait for it.
-    let lock = store.lock_file("builtin.lock")?;
-    lock.lock().map_err(Error::io("builtin.lock"))?;
+    let lock = waiting::lock(store.lock_file("builtin.lock")?, &store.given_up);
+    let _lock = lock.map_err(Error::io("builtin.lock"))?;
     match store.get(NAME) {
         Ok(Some(image)) => return Ok(image),
         Ok(None) | Err(Error::LayerLost { .. }) => {}
@@ -77,11 +77,11 @@ pub(crate) fn make(store: &Store, progress: &dyn Progress) -> Result<Image> {
     let package_error = |source| Error::Package { reference: NAME.to_owned(), source };
     let scratch = tempfile::tempdir_in(store.tmp()).map_err(Error::io(store.tmp()))?;
     progress.step("reading the host's package sources", None);
-    let archive = Archive::update(&store.package_lists()).map_err(package_error)?;
+    let archive = Archive::update(&store.package_lists(), &store.given_up).map_err(package_error)?;
     progress.step(&format!("fetching {PACKAGE}"), None);
     let package = archive.fetch(PACKAGE, scratch.path()).map_err(package_error)?;
     let mut program = Vec::new();
-    debian::unpack(&package, |entry| match (entry.path.to_str(), entry.kind) {
+    debian::unpack(&package, &store.given_up, |entry| match (entry.path.to_str(), entry.kind) {
         (Some("bin/busybox" | "usr/bin/busybox"), EntryKind::File) => {
             entry.data.take(debian::MAX_FILE_BYTES).read_to_end(&mut program).map(drop)
         }

@@ -161,6 +161,9 @@ pub enum Error {
         /// What can be.
         free: u64,
     },
+    /// Whoever wanted it does not any more.
+    #[error("the image was given up")]
+    GivenUp,
     /// The system refused.
     #[error("{path}: {source}", path = path.display())]
     Io {
@@ -174,7 +177,10 @@ pub enum Error {
 impl Error {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { path, source }
+        move |source| match waiting::is_given_up(&source) {
+            true => Self::GivenUp,
+            false => Self::Io { path, source },
+        }
     }
 
     pub(crate) fn archive(archive: &str, why: impl Into<String>) -> Self {

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
+use waiting::CancellationToken;
 
 use crate::layer::Converted;
 use crate::reference::normalized;
@@ -99,11 +100,11 @@ struct StoredConfig {
 
 impl Metadata {
     /// Opens the records at `path`, making them where there are none.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
-        with_reserve(path.parent().unwrap_or(path), || Self::open_once(path))
+    pub(crate) fn open(path: &Path, given_up: &CancellationToken) -> Result<Self> {
+        with_reserve(path.parent().unwrap_or(path), || Self::open_once(path, given_up))
     }
 
-    fn open_once(path: &Path) -> Result<Self> {
+    fn open_once(path: &Path, given_up: &CancellationToken) -> Result<Self> {
         let error = |source| Error::Metadata { path: path.to_owned(), source };
         let mut connection = Connection::open(path).map_err(error)?;
         // Configurations have secrets in them now and then. The files that SQLite puts beside this one get its mode.
@@ -112,8 +113,8 @@ impl Metadata {
         if version(&connection).map_err(error)? < SCHEMA {
             // SQLite does not wait for others while it changes the journal mode, so whoever is first holds this.
             let lock_path = path.with_extension("lock");
-            let lock = File::create(&lock_path).map_err(Error::io(&lock_path))?;
-            lock.lock().map_err(Error::io(&lock_path))?;
+            let lock = File::create(&lock_path).and_then(|lock| waiting::lock(lock, given_up));
+            let _lock = lock.map_err(Error::io(&lock_path))?;
             upgrade(&mut connection).map_err(error)?;
         }
         if version(&connection).map_err(error)? != SCHEMA {

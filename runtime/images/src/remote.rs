@@ -98,6 +98,14 @@ impl Store {
         Ok(bytes)
     }
 
+    /// Waits until no other process fetches this layer.
+    fn right_to_fetch(&self, layer: &PlannedLayer) -> Result<Fetching> {
+        let path = self.tmp().join(format!("fetching-{}", layer.diff_id.hex()));
+        let lock = File::options().write(true).create(true).truncate(false).open(&path);
+        let lock = lock.and_then(|lock| waiting::lock(lock, &self.given_up)).map_err(Error::io(&path))?;
+        Ok(Fetching { path, _lock: lock })
+    }
+
     /// Several layers at a time. After an error no more are begun; those that are under way end first.
     fn fetch_layers(
         &self,
@@ -119,7 +127,7 @@ impl Store {
                 return Ok(known);
             }
             // One process fetches a layer, the others wait for it.
-            let fetching = Fetching::wait(self.tmp().join(format!("fetching-{}", layer.diff_id.hex())))?;
+            let fetching = self.right_to_fetch(layer)?;
             if let Some(known) = self.known_layer(&layer.diff_id)? {
                 progress.advance(len);
                 return Ok(known);
@@ -161,12 +169,6 @@ struct Fetching {
 }
 
 impl Fetching {
-    fn wait(path: PathBuf) -> Result<Self> {
-        let lock = File::options().write(true).create(true).truncate(false).open(&path);
-        let lock = lock.and_then(|lock| lock.lock().map(|()| lock)).map_err(Error::io(&path))?;
-        Ok(Self { path, _lock: lock })
-    }
-
     /// The layer is there, and whoever waits will see that; so does whoever comes later and finds no lock.
     fn end(self) {
         // Otherwise it is removed with the rest of what is left.

@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use waiting::CancellationToken;
+
 use crate::archive::Archive;
 use crate::collect::Collected;
 use crate::error::LayerError;
@@ -35,6 +37,7 @@ pub struct Store {
     pub(crate) root: PathBuf,
     pub(crate) metadata: Metadata,
     puller: Option<Box<dyn Puller>>,
+    pub(crate) given_up: CancellationToken,
     pub(crate) limits: Limits,
 }
 
@@ -105,6 +108,11 @@ impl Imported {
 impl Store {
     /// Opens the store below the cache directory `cache`, making it where there is none.
     pub fn open(cache: &Path) -> Result<Self> {
+        Self::open_until(cache, CancellationToken::new())
+    }
+
+    /// The same; waits for others and for packages, here and later, end at once when they are given up.
+    pub fn open_until(cache: &Path, given_up: CancellationToken) -> Result<Self> {
         let root = cache.join("images");
         fs::create_dir_all(&root).map_err(Error::io(&root))?;
         // What is in an image is its owner's business.
@@ -117,8 +125,8 @@ impl Store {
                 return Err(Error::io(&dir)(io::ErrorKind::NotADirectory.into()));
             }
         }
-        let metadata = Metadata::open(&root.join("metadata.db"))?;
-        let store = Self { root, metadata, puller: None, limits: Limits::default() };
+        let metadata = Metadata::open(&root.join("metadata.db"), &given_up)?;
+        let store = Self { root, metadata, puller: None, given_up, limits: Limits::default() };
         store.repair()?;
         Ok(store)
     }
@@ -373,9 +381,8 @@ impl Store {
 
     /// Holds off deletions while blobs are written that no image has yet.
     pub(crate) fn lock_shared(&self) -> Result<File> {
-        let lock = self.lock_file("lock")?;
-        lock.lock_shared().map_err(Error::io(self.root.join("lock")))?;
-        Ok(lock)
+        let lock = waiting::lock_shared(self.lock_file("lock")?, &self.given_up);
+        lock.map_err(Error::io(self.root.join("lock")))
     }
 
     /// A lock file of the store, not yet locked.

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::fs::SeekFrom;
+use waiting::CancellationToken;
 
 use crate::{Error, Result};
 
@@ -28,10 +29,10 @@ const FEATURES: &str = "none,dir_index,dir_nlink,ext_attr,extent,extra_isize,fil
 
 /// Makes `<dest_dir>/upper.ext4`, an empty ext4 of `size_mb` MiB, sparse, opened for reading and writing.
 ///
-/// Takes milliseconds: a template of each size is made once below `cache` and copied. The caller owns the file and
-/// removes it.
-pub fn upper_disk(cache: &Path, dest_dir: &Path, size_mb: u64) -> Result<File> {
-    let template = template(cache, size_mb)?;
+/// Takes milliseconds: a template of each size is made once below `cache` and copied. Waiting for one ends at once when it
+/// is given up. The caller owns the file and removes it.
+pub fn upper_disk(cache: &Path, dest_dir: &Path, size_mb: u64, given_up: &CancellationToken) -> Result<File> {
+    let template = template(cache, size_mb, given_up)?;
     let path = dest_dir.join("upper.ext4");
     let disk =
         File::options().read(true).write(true).create_new(true).open(&path).map_err(Error::io(&path))?;
@@ -44,7 +45,7 @@ pub fn upper_disk(cache: &Path, dest_dir: &Path, size_mb: u64) -> Result<File> {
 }
 
 /// The template of a size, made if there is none.
-fn template(cache: &Path, size_mb: u64) -> Result<File> {
+fn template(cache: &Path, size_mb: u64, given_up: &CancellationToken) -> Result<File> {
     let dir = cache.join("uppers");
     let path = dir.join(format!("v{VERSION}-{size_mb}.ext4"));
     match File::open(&path) {
@@ -53,8 +54,8 @@ fn template(cache: &Path, size_mb: u64) -> Result<File> {
     }
     fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
     // One process makes templates, the others wait; what it finds of others' are those of the dead.
-    let lock = File::open(&dir).map_err(Error::io(&dir))?;
-    lock.lock().map_err(Error::io(&dir))?;
+    let lock = File::open(&dir).and_then(|lock| waiting::lock(lock, given_up));
+    let _lock = lock.map_err(Error::io(&dir))?;
     match File::open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         other => return other.map_err(Error::io(path)),
@@ -68,13 +69,19 @@ fn template(cache: &Path, size_mb: u64) -> Result<File> {
     let file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&dir).map_err(Error::io(&dir))?;
     let len = size_mb.checked_mul(1 << 20).ok_or_else(|| upper_error(size_mb, "it is too large"))?;
     file.as_file().set_len(len).map_err(Error::io(file.path()))?;
-    format(file.path(), FEATURES).map_err(|why| upper_error(size_mb, &why))?;
+    format(file.path(), FEATURES, given_up, |why| upper_error(size_mb, why))?;
     file.as_file().sync_all().map_err(Error::io(file.path()))?;
     file.persist(&path).map_err(|error| Error::Io { path: path.clone(), source: error.error })
 }
 
-/// Makes an ext4 with these features and no others of a file as long as it is to be. The error is what mke2fs said.
-pub(crate) fn format(path: &Path, features: &str) -> std::result::Result<(), String> {
+/// Makes an ext4 with these features and no others of a file as long as it is to be. `wrong` makes an error of what mke2fs
+/// said.
+pub(crate) fn format(
+    path: &Path,
+    features: &str,
+    given_up: &CancellationToken,
+    wrong: impl Fn(&str) -> Error,
+) -> Result<()> {
     let command = |program: &str| {
         let mut command = Command::new(program);
         command
@@ -100,7 +107,7 @@ pub(crate) fn format(path: &Path, features: &str) -> std::result::Result<(), Str
             .env("MKE2FS_CONFIG", "/dev/null")
             .env("LC_ALL", "C")
             .stdin(Stdio::null());
-        process::output_in_group(&mut command)
+        waiting::output(&mut command, given_up)
     };
     // Not everybody has the administrator's programs in their path.
     let output =
@@ -109,14 +116,16 @@ pub(crate) fn format(path: &Path, features: &str) -> std::result::Result<(), Str
             other => Some(other),
         });
     let output = match output {
-        None => return Err("mke2fs is not installed (Debian package e2fsprogs)".to_owned()),
-        Some(run) => run.map_err(|error| format!("mke2fs: {error}"))?,
+        None => return Err(wrong("mke2fs is not installed (Debian package e2fsprogs)")),
+        Some(Err(error)) if waiting::is_given_up(&error) => return Err(Error::GivenUp),
+        Some(Err(error)) => return Err(wrong(&format!("mke2fs: {error}"))),
+        Some(Ok(output)) => output,
     };
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("mke2fs died").trim().to_owned())
+    Err(wrong(said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("mke2fs died").trim()))
 }
 
 fn upper_error(size_mb: u64, why: &str) -> Error {
@@ -158,7 +167,7 @@ mod tests {
         let make = |name: &str| {
             let dir = cache.path().join(name);
             fs::create_dir(&dir).unwrap();
-            upper_disk(cache.path(), &dir, 5120).unwrap()
+            upper_disk(cache.path(), &dir, 5120, &CancellationToken::new()).unwrap()
         };
         let (one, two) = (make("one"), make("two"));
         one.write_all_at(b"mine", 1 << 30).unwrap();
@@ -179,7 +188,8 @@ mod tests {
     fn a_size_that_cannot_be_says_so() {
         let cache = tempfile::tempdir().unwrap();
         for size_mb in [0, u64::MAX] {
-            let error = upper_disk(cache.path(), cache.path(), size_mb).unwrap_err();
+            let error =
+                upper_disk(cache.path(), cache.path(), size_mb, &CancellationToken::new()).unwrap_err();
             assert!(matches!(error, Error::UpperDisk { .. }), "{error}");
         }
         assert_eq!(fs::read_dir(cache.path().join("uppers")).unwrap().count(), 0);

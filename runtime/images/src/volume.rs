@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use tempfile::NamedTempFile;
+use waiting::CancellationToken;
 
 use crate::disk_image;
 use crate::upper::{self, copy_sparse};
@@ -60,7 +61,7 @@ impl Volumes {
             let size =
                 size_mb.checked_mul(1 << 20).filter(|size| *size > 0).ok_or_else(|| wrong("no such size"))?;
             file.as_file().set_len(size).map_err(Error::io(file.path()))?;
-            upper::format(file.path(), FEATURES).map_err(|why| wrong(&why))
+            upper::format(file.path(), FEATURES, &CancellationToken::new(), wrong)
         })
     }
 

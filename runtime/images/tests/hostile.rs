@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::{Value, json};
+use waiting::CancellationToken;
 
 fn import(cache: &Path, archive: &[u8]) -> images::Result<Imported> {
     Store::open(cache)?.import(ImportSource::Reader(&mut &*archive), None, &Quiet)
@@ -219,7 +220,7 @@ const DIRECTORY: &str = "MATCHLOCK_TEST_DIRECTORY";
 #[ignore = "the child's side of another test"]
 fn make_an_upper_disk() {
     let cache = std::env::var(DIRECTORY).unwrap();
-    drop(images::upper_disk(cache.as_ref(), cache.as_ref(), 64));
+    drop(images::upper_disk(cache.as_ref(), cache.as_ref(), 64, &CancellationToken::new()));
 }
 
 #[test]
@@ -248,6 +249,6 @@ fn formatting_ends_with_whoever_wanted_it_and_the_next_one_clears_up() {
         names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
     };
     assert!(uppers()[0].starts_with("new-"));
-    images::upper_disk(cache.path(), cache.path(), 64).unwrap();
+    images::upper_disk(cache.path(), cache.path(), 64, &CancellationToken::new()).unwrap();
     assert_eq!(uppers(), ["v1-64.ext4"]);
 }

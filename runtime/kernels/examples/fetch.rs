@@ -10,6 +10,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let store = kernels::Store::open(Path::new(&cache))?;
     let kernel = store.default_kernel(&|step| eprintln!("{step}"))?;
     println!("{kernel:#?}\n{:#?}", store.list()?);
-    println!("{}", kernels::initramfs(Path::new(&cache), &kernel, Path::new(&agent))?.display());
+    println!(
+        "{}",
+        kernels::initramfs(Path::new(&cache), &kernel, Path::new(&agent), &Default::default())?.display()
+    );
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
+use waiting::CancellationToken;
 
 use crate::modules::{Tree, WANTED};
 use crate::{Error, Kernel, Result, cpio};
@@ -36,8 +37,13 @@ pub struct File<'a> {
 }
 
 /// The guest's archive for `kernel` with `agent` as `/init`, made once and kept: with the kernel if modules of it are in
-/// there, else below the cache directory `cache`.
-pub fn initramfs(cache: &Path, kernel: &Kernel, agent: &Path) -> Result<PathBuf> {
+/// there, else below the cache directory `cache`. Waiting for others that make one ends at once when it is given up.
+pub fn initramfs(
+    cache: &Path,
+    kernel: &Kernel,
+    agent: &Path,
+    given_up: &CancellationToken,
+) -> Result<PathBuf> {
     let directory = match (&kernel.lease, &kernel.modules) {
         (Some(lease), Some(_)) => lease.directory().join("initramfs"),
         _ => cache.join("kernels").join("initramfs"),
@@ -48,8 +54,8 @@ pub fn initramfs(cache: &Path, kernel: &Kernel, agent: &Path) -> Result<PathBuf>
     }
     fs::create_dir_all(&directory).map_err(Error::io(&directory))?;
     // One process makes archives, the others wait; what it finds unfinished is that of the dead.
-    let lock = fs::File::open(&directory).map_err(Error::io(&directory))?;
-    lock.lock().map_err(Error::io(&directory))?;
+    let lock = fs::File::open(&directory).and_then(|lock| waiting::lock(lock, given_up));
+    let _lock = lock.map_err(Error::io(&directory))?;
     if is_whole(&path) {
         return Ok(path);
     }
@@ -169,11 +175,16 @@ mod tests {
         let agent = dir.path().join("agent");
         fs::write(&agent, "one").unwrap();
         let kernel = kernel();
-        let first = initramfs(dir.path(), &kernel, &agent).unwrap();
+        let first = initramfs(dir.path(), &kernel, &agent, &CancellationToken::new()).unwrap();
         let made = fs::metadata(&first).unwrap().ino();
-        assert_eq!(fs::metadata(initramfs(dir.path(), &kernel, &agent).unwrap()).unwrap().ino(), made);
+        assert_eq!(
+            fs::metadata(initramfs(dir.path(), &kernel, &agent, &CancellationToken::new()).unwrap())
+                .unwrap()
+                .ino(),
+            made
+        );
         fs::write(&agent, "another").unwrap();
-        assert_ne!(initramfs(dir.path(), &kernel, &agent).unwrap(), first);
+        assert_ne!(initramfs(dir.path(), &kernel, &agent, &CancellationToken::new()).unwrap(), first);
         assert!(fs::read(&first).unwrap().windows(3).any(|window| window == b"one"));
     }
 
@@ -189,7 +200,7 @@ mod tests {
         let agent = dir.path().join("agent");
         fs::write(&agent, "agent").unwrap();
         let kernel = kernel();
-        let path = initramfs(dir.path(), &kernel, &agent).unwrap();
+        let path = initramfs(dir.path(), &kernel, &agent, &CancellationToken::new()).unwrap();
         let left = fs::read_dir(archives).unwrap().map(|entry| entry.unwrap().path());
         assert_eq!(left.collect::<Vec<_>>(), [path]);
     }

@@ -8,6 +8,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use waiting::CancellationToken;
+
 use crate::{Error, Result};
 
 /// The right to find a kernel where it is, as long as this lives.
@@ -19,14 +21,14 @@ pub struct Lease {
 
 impl Lease {
     /// Waits while somebody removes it; `None` = it is not there.
-    pub(crate) fn take(directory: &Path) -> Result<Option<Self>> {
+    pub(crate) fn take(directory: &Path, given_up: &CancellationToken) -> Result<Option<Self>> {
         loop {
             let lock = match File::open(directory) {
                 Ok(lock) => lock,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(Error::io(directory)(error)),
             };
-            lock.lock_shared().map_err(Error::io(directory))?;
+            let lock = waiting::lock_shared(lock, given_up).map_err(Error::io(directory))?;
             // What was opened may have been removed before it was locked, and another put in its place.
             if is_at(&lock, directory).map_err(Error::io(directory))? {
                 return Ok(Some(Self { directory: directory.to_owned(), _lock: lock }));
@@ -72,11 +74,11 @@ mod tests {
     fn a_lease_keeps_a_directory_and_follows_it() {
         let parent = tempfile::tempdir().unwrap();
         let (old, new) = (parent.path().join("old"), parent.path().join("new"));
-        assert!(Lease::take(&old).unwrap().is_none());
+        assert!(Lease::take(&old, &CancellationToken::new()).unwrap().is_none());
         fs::create_dir(&old).unwrap();
         assert!(unused(&old).unwrap().is_some());
-        let first = Lease::take(&old).unwrap().unwrap();
-        let second = Lease::take(&old).unwrap().unwrap();
+        let first = Lease::take(&old, &CancellationToken::new()).unwrap().unwrap();
+        let second = Lease::take(&old, &CancellationToken::new()).unwrap().unwrap();
         drop(first);
         fs::rename(&old, &new).unwrap();
         let second = second.renamed(&new);
@@ -94,7 +96,7 @@ mod tests {
         fs::create_dir(&place).unwrap();
         let removing = unused(&place).unwrap().unwrap();
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| Lease::take(&place).unwrap());
+            let waiting = scope.spawn(|| Lease::take(&place, &CancellationToken::new()).unwrap());
             while !is_waited_for(&removing) && !waiting.is_finished() {
                 std::thread::yield_now();
             }

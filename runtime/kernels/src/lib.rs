@@ -88,6 +88,9 @@ pub enum Error {
     /// The default kernel's package could not be had.
     #[error(transparent)]
     Package(#[from] debian::Error),
+    /// Whoever wanted it does not any more.
+    #[error("the kernel was given up")]
+    GivenUp,
     /// The system refused.
     #[error("{path}: {source}", path = path.display())]
     Io {
@@ -98,6 +101,12 @@ pub enum Error {
     },
 }
 
+impl From<waiting::GivenUp> for Error {
+    fn from(_: waiting::GivenUp) -> Self {
+        Self::GivenUp
+    }
+}
+
 impl Error {
     pub(crate) fn unreadable(path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
@@ -106,6 +115,9 @@ impl Error {
 
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { path, source }
+        move |source| match waiting::is_given_up(&source) {
+            true => Self::GivenUp,
+            false => Self::Io { path, source },
+        }
     }
 }

@@ -175,6 +175,7 @@ fn size(directory: &Path) -> io::Result<u64> {
 mod tests {
     use super::*;
     use crate::lease::Lease;
+    use waiting::CancellationToken;
 
     /// Two kernels of Debian's, the newer of them in use by default.
     fn stored(cache: &Path) -> Store {
@@ -234,7 +235,7 @@ mod tests {
         }
         let listed = |reference: &str| (reference.to_owned(), 105, false, false);
         assert_eq!(told(&store), [listed("docker.io/library/x:latest"), listed("r.io/x:1")]);
-        let lease = Lease::take(&oci.join(&digest)).unwrap().unwrap();
+        let lease = Lease::take(&oci.join(&digest), &CancellationToken::new()).unwrap().unwrap();
         store.sweep_oci().unwrap();
         assert!(!oci.join("b".repeat(64)).exists());
         assert_eq!(store.remove("r.io/x:1").unwrap(), 0);
@@ -251,7 +252,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = stored(dir.path());
         let directory = store.root().join("debian-amd64/6.1.0-2");
-        let lease = Lease::take(&directory).unwrap().unwrap();
+        let lease = Lease::take(&directory, &CancellationToken::new()).unwrap().unwrap();
         assert!(told(&store)[1].3);
         assert!(matches!(store.remove("6.1.0-2"), Err(Error::InUse(_))));
         assert!(directory.join("modules/a.ko").is_file());

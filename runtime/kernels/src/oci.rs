@@ -22,6 +22,7 @@ use images::Digest;
 use registry::{Artifact, Name, Registries};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
+use waiting::Wanted;
 
 use crate::lease::Lease;
 use crate::stock::ORIGIN;
@@ -88,7 +89,9 @@ impl Store {
     }
 
     fn kernel_of(&self, known: &Known) -> Result<Option<Kernel>> {
-        let Some(lease) = Lease::take(&self.root().join(OCI).join(&known.digest))? else { return Ok(None) };
+        let Some(lease) = Lease::take(&self.root().join(OCI).join(&known.digest), &self.given_up)? else {
+            return Ok(None);
+        };
         let path = lease.directory().join("kernel");
         match detect_file(&path) {
             Ok(format) => {
@@ -137,11 +140,12 @@ impl Store {
         let failed = |source| Error::Registry { reference: reference.clone(), source };
         let fetch = Fetch { reference: &reference, from: registries.artifact(name).map_err(failed)? };
         let (manifest, layer) = fetch.layer(name.digest())?;
-        let mut blob = fetch.blob(&layer, &scratch.join("layer"))?;
+        let mut blob = Wanted::new(fetch.blob(&layer, &scratch.join("layer"))?, &self.given_up);
         progress(&format!("unpacking kernel {reference}"));
         let path = staged.join("kernel");
         let mut image = File::create(&path).map_err(Error::io(&path))?;
         let unpacked = unpack(&mut blob, &mut image, Architecture::host());
+        waiting::check(&self.given_up)?;
         unpacked.map_err(|source| fetch.unpacking(source, &path))?;
         image.sync_data().map_err(Error::io(&path))?;
         detect_file(&path).map_err(|error| match error {
@@ -162,7 +166,7 @@ impl Store {
             Some(kernel) => kernel,
             None => {
                 // Taken before anybody could see and remove it.
-                let lease = Lease::take(staged)?.ok_or_else(gone)?;
+                let lease = Lease::take(staged, &self.given_up)?.ok_or_else(gone)?;
                 let place = self.root().join(OCI).join(&known.digest);
                 fs::create_dir_all(self.root().join(OCI)).map_err(Error::io(&place))?;
                 remove(&place)?;

@@ -8,12 +8,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use debian::{Archive, EntryKind};
+use waiting::CancellationToken;
 
 use crate::lease::Lease;
 use crate::store::{Kernel, Store, detect_file, remove, sync, write};
 use crate::{Architecture, Error, MAX_IMAGE_BYTES, Result, image};
 
 const PACKAGE_PREFIX: &str = "linux-image-";
+
+/// Directory of the store for what is being fetched.
+const FETCHING: &str = "fetching";
 
 /// The link to the release in use.
 pub(crate) const CURRENT: &str = "current";
@@ -31,7 +35,14 @@ impl Store {
         // Another process may have fetched it meanwhile.
         match self.current()? {
             Some(kernel) => Ok(kernel),
-            None => self.fetch(progress),
+            None => {
+                let scratch = self.root().join(FETCHING);
+                let fetched = self.fetch(&scratch, progress);
+                // Of a fetch that failed, too: half a kernel is large, and nobody knows when the next one comes.
+                let removed = remove(&scratch);
+                let kernel = fetched?;
+                removed.map(|()| kernel)
+            }
         }
     }
 
@@ -42,7 +53,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io(directory)(error)),
         };
-        let Some(lease) = Lease::take(&directory.join(&release))? else { return Ok(None) };
+        let Some(lease) = Lease::take(&directory.join(&release), &self.given_up)? else { return Ok(None) };
         match kernel(release.to_string_lossy().into_owned(), lease) {
             Ok(kernel) => Ok(Some(kernel)),
             // Somebody has been at it: it is fetched again.
@@ -54,23 +65,20 @@ impl Store {
     }
 
     /// Called with the lock held.
-    fn fetch(&self, progress: &dyn Fn(&str)) -> Result<Kernel> {
-        let scratch = self.root().join("fetching");
+    fn fetch(&self, scratch: &Path, progress: &dyn Fn(&str)) -> Result<Kernel> {
         // Whatever an interrupted fetch left: the lock says that nobody uses it.
-        remove(&scratch)?;
+        remove(scratch)?;
         progress("reading the package sources");
         // The built-in image has its lists there too.
-        let archive = Archive::update(&self.root().with_file_name("apt"))?;
+        let archive = Archive::update(&self.root().with_file_name("apt"), &self.given_up)?;
         let name = archive.dependency(Architecture::host().meta_package(), PACKAGE_PREFIX)?;
         progress(&format!("fetching {name}"));
-        let package = archive.fetch(&name, &scratch)?;
+        let package = archive.fetch(&name, scratch)?;
         progress(&format!("unpacking {name}"));
         let staged = scratch.join("kernel");
-        unpack(&package, &staged)?;
+        unpack(&package, &staged, &self.given_up)?;
         let release = name.trim_start_matches(PACKAGE_PREFIX);
-        let kernel = self.publish(&staged, &package, release)?;
-        remove(&scratch)?;
-        Ok(kernel)
+        self.publish(&staged, &package, release)
     }
 
     /// Makes what lies in `staged` the kernel in use.
@@ -81,13 +89,13 @@ impl Store {
         sync(staged)?;
         let gone = || Error::NotAKernel { path: staged.to_owned(), why: "vanished from the store" };
         // Taken before anybody could see and remove it.
-        let lease = Lease::take(staged)?.ok_or_else(gone)?;
+        let lease = Lease::take(staged, &self.given_up)?.ok_or_else(gone)?;
         let directory = self.root().join(Architecture::host().directory());
         fs::create_dir_all(&directory).map_err(Error::io(&directory))?;
         let place = directory.join(release);
         remove(&place)?;
         fs::rename(staged, &place).map_err(Error::io(&place))?;
-        let link = self.root().join("fetching").join(CURRENT);
+        let link = self.root().join(FETCHING).join(CURRENT);
         std::os::unix::fs::symlink(release, &link).map_err(Error::io(&link))?;
         let current = directory.join(CURRENT);
         fs::rename(&link, &current).map_err(Error::io(&current))?;
@@ -104,11 +112,11 @@ fn kernel(release: String, lease: Lease) -> Result<Kernel> {
 }
 
 /// Image and modules of a kernel package, into `directory`, and onto the disk.
-fn unpack(package: &debian::Package, directory: &Path) -> Result<()> {
+fn unpack(package: &debian::Package, directory: &Path, given_up: &CancellationToken) -> Result<()> {
     let modules = directory.join("modules");
     fs::create_dir_all(&modules).map_err(Error::io(&modules))?;
     let mut packed = Vec::new();
-    debian::unpack(package, |entry| {
+    debian::unpack(package, given_up, |entry| {
         if entry.kind != EntryKind::File {
             return Ok(());
         }
@@ -127,6 +135,7 @@ fn unpack(package: &debian::Package, directory: &Path) -> Result<()> {
     write(&path, &image)?;
     // A module that is empty after a power cut would be believed for good.
     for entry in fs::read_dir(&modules).map_err(Error::io(&modules))? {
+        waiting::check(given_up)?;
         sync(&entry.map_err(Error::io(&modules))?.path())?;
     }
     sync(&modules)

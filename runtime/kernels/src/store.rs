@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use machine::KernelFormat;
 use registry::{Name, Registries};
+use waiting::CancellationToken;
 
 use crate::lease::Lease;
 use crate::{Error, Result, image};
@@ -45,14 +46,20 @@ pub struct Kernel {
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
+    pub(crate) given_up: CancellationToken,
 }
 
 impl Store {
     /// The store below the cache directory `cache`.
     pub fn open(cache: &Path) -> Result<Self> {
+        Self::open_until(cache, CancellationToken::new())
+    }
+
+    /// The same; waits for others and for packages end at once when they are given up.
+    pub fn open_until(cache: &Path, given_up: CancellationToken) -> Result<Self> {
         let root = cache.join("kernels");
         fs::create_dir_all(&root).map_err(Error::io(&root))?;
-        Ok(Self { root })
+        Ok(Self { root, given_up })
     }
 
     /// The kernel of a reference: empty = the default, `file:///…` or an absolute path = a file, any other is asked for
@@ -80,9 +87,8 @@ impl Store {
     /// Waits for the lock of this name, which is held as long as the file lives.
     pub(crate) fn lock(&self, name: &str) -> Result<File> {
         let path = self.root.join(name);
-        let lock = File::create(&path).map_err(Error::io(&path))?;
-        lock.lock().map_err(Error::io(&path))?;
-        Ok(lock)
+        let lock = File::create(&path).and_then(|lock| waiting::lock(lock, &self.given_up));
+        lock.map_err(Error::io(path))
     }
 }
 
@@ -143,7 +149,8 @@ mod tests {
         let trust = Trust {
             certificates: Vec::new(),
             docker_config: None,
-            registries_conf: Vec::new(),
+            registries_conf: None,
+            registries_conf_d: Vec::new(),
             policy: None,
             silence: Duration::from_secs(5),
         };

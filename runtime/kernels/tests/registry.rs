@@ -130,7 +130,8 @@ fn get_under(policy: Option<PathBuf>, store: &Store, reference: &str) -> Result<
     let trust = Trust {
         certificates: Vec::new(),
         docker_config: None,
-        registries_conf: Vec::new(),
+        registries_conf: None,
+        registries_conf_d: Vec::new(),
         policy,
         silence: Duration::from_secs(5),
     };

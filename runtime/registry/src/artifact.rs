@@ -7,8 +7,8 @@ use std::io::Read;
 use std::sync::{Arc, OnceLock};
 
 use images::Digest;
-use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use waiting::CancellationToken;
+use web::Connections;
 
 use crate::body::Body;
 use crate::client::Repository;
@@ -24,24 +24,21 @@ pub struct Artifact {
     places: Vec<Arc<Repository>>,
     /// The one that has it.
     chosen: OnceLock<Arc<Repository>>,
-    // Ends after what uses it.
-    _runtime: Runtime,
 }
 
 impl Artifact {
     /// What `name` stands for. Nothing is asked yet.
-    pub(crate) fn new(
-        name: Name,
-        trust: &Trust,
-        given_up: Option<watch::Receiver<bool>>,
-        runtime: Runtime,
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(name: Name, trust: &Trust, given_up: &CancellationToken) -> Result<Self, Error> {
+        let connections = Connections::new().map_err(|error| Error::Host(error.to_string()))?;
+        let connections = Arc::new(connections);
         let demands = signatures::demands(trust.policy.as_deref(), &name)?;
-        let open =
-            |place| Repository::new(place, trust, runtime.handle().clone(), given_up.clone()).map(Arc::new);
-        let places = mirrors::places(&trust.registries_conf, &name)?.into_iter().map(open);
+        let open = |place| {
+            let (connections, given_up) = (Arc::clone(&connections), given_up.clone());
+            Repository::new(place, trust, connections, given_up).map(Arc::new)
+        };
+        let places = mirrors::places(&trust.registries()?, &name)?.into_iter().map(open);
         let places = places.collect::<Result<_, _>>()?;
-        Ok(Self { name, demands, places, chosen: OnceLock::new(), _runtime: runtime })
+        Ok(Self { name, demands, places, chosen: OnceLock::new() })
     }
 
     /// The manifest or index of the name, of at most this many bytes, and its media type as the registry says. The first

@@ -3,8 +3,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use docker_credential::{CredentialRetrievalError, DockerCredential};
-use reqwest::header::HeaderValue;
 use serde::Deserialize;
+use waiting::CancellationToken;
+use web::header::HeaderValue;
 
 use crate::Error;
 
@@ -64,10 +65,19 @@ impl std::fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// What Docker's configuration has for this registry, by its helpers too.
-    pub(crate) fn find(config: Vec<u8>, registry: &str) -> Result<Option<Self>, Error> {
-        let key = if registry == "docker.io" { HUB_KEY } else { registry };
-        Self::of(docker_credential::get_credential_from_reader(config.as_slice(), key), registry)
+    /// What Docker's configuration has for this registry, by its helpers too. One that asks a person may take for ever.
+    pub(crate) fn find(
+        config: Vec<u8>,
+        registry: &str,
+        given_up: &CancellationToken,
+    ) -> Result<Option<Self>, Error> {
+        let key = if registry == "docker.io" { HUB_KEY } else { registry }.to_owned();
+        let find = move || docker_credential::get_credential_from_reader(config.as_slice(), &key);
+        match waiting::on_thread(given_up, find) {
+            Ok(found) => Self::of(found, registry),
+            Err(error) if waiting::is_given_up(&error) => Err(Error::GivenUp),
+            Err(error) => Err(Error::Host(format!("credentials for {registry}: {error}"))),
+        }
     }
 
     fn of(

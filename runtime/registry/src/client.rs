@@ -1,25 +1,15 @@
 //! Requests to one registry for one repository: logging in, trying again, and what an answer's status means.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
-};
-use reqwest::redirect::Policy;
-use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
-use tokio::runtime::Handle;
-use tokio::sync::watch;
+use waiting::CancellationToken;
+use web::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use web::{Answer, Client, Connections, Download, RequestBuilder, StatusCode, Url};
 
 use crate::auth::{self, Challenge, Credentials, MAX_TOKEN_BYTES};
 use crate::mirrors::Place;
 use crate::{Error, Name, Trust};
-
-/// How long a connection may take.
-const CONNECT_LIMIT: Duration = Duration::from_secs(20);
-
-/// Redirects on the way to one answer.
-const MAX_REDIRECTS: usize = 5;
 
 /// How often a request is made again after an answer that may be another one later.
 const MAX_RETRIES: u32 = 3;
@@ -36,14 +26,13 @@ const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vn
 /// A repository of a registry.
 pub(crate) struct Repository {
     client: Client,
-    runtime: Handle,
-    given_up: Option<watch::Receiver<bool>>,
-    /// `https://host[:port]`
-    origin: String,
+    connections: Arc<Connections>,
+    given_up: CancellationToken,
+    /// `https://host[:port]/v2/<repository>/`
+    base: Url,
     host: String,
     name: Name,
     credentials: Option<Credentials>,
-    silence: Duration,
     /// What was accepted last.
     authorization: Mutex<Option<HeaderValue>>,
 }
@@ -53,60 +42,25 @@ impl Repository {
     pub(crate) fn new(
         place: Place,
         trust: &Trust,
-        runtime: Handle,
-        given_up: Option<watch::Receiver<bool>>,
+        connections: Arc<Connections>,
+        given_up: CancellationToken,
     ) -> Result<Self, Error> {
         let Place { name, insecure } = place;
-        let loopback = name.is_loopback();
         let authorities = trust.authorities(name.registry())?;
         // As dockerd does: a registry on this host may speak plain HTTP, unless its authority is known.
-        let plain = (loopback || insecure) && authorities.is_empty();
-        let policy = || {
-            Policy::custom(move |attempt| {
-                if attempt.previous().len() > MAX_REDIRECTS {
-                    return attempt.error("too many redirects");
-                }
-                match attempt.url().scheme() {
-                    "https" => attempt.follow(),
-                    "http" if plain => attempt.follow(),
-                    _ => attempt.error("a redirect to somewhere without TLS"),
-                }
-            })
-        };
-        let client = || {
-            let client = Client::builder()
-                .user_agent(concat!("matchlock/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(CONNECT_LIMIT)
-                .read_timeout(trust.silence)
-                .redirect(policy())
-                .https_only(!plain);
-            // What is on this host is not reached by way of another.
-            if loopback { client.no_proxy() } else { client }
-        };
-        // A host without authorities of its own makes no client, even where none is needed, or others are given.
-        let others = plain || !authorities.is_empty();
-        let client = match client().tls_certs_merge(authorities.clone()).build() {
-            Err(_) if others => client().tls_certs_only(authorities).build(),
-            client => client,
-        };
-        let client = client.map_err(|error| Error::Host(cause(&error)))?;
+        let plain = (name.is_loopback() || insecure) && authorities.is_empty();
         let host = name.host().to_owned();
-        let origin = format!("{}://{host}", if plain { "http" } else { "https" });
-        let config = trust.docker_config()?;
-        let credentials =
-            config.map(|config| Credentials::find(config, name.registry())).transpose()?.flatten();
-        let silence = trust.silence;
-        Ok(Self {
-            client,
-            runtime,
-            given_up,
-            origin,
-            host,
-            name,
-            credentials,
-            silence,
-            authorization: Mutex::default(),
-        })
+        let scheme = if plain { "http" } else { "https" };
+        let base = format!("{scheme}://{host}/v2/{}/", name.repository());
+        let base = Url::parse(&base).map_err(|error| Error::Host(format!("{base}: {error}")))?;
+        let client = Client::new(&base, trust.silence, authorities);
+        let client = client.map_err(|error| Error::Host(error.to_string()))?;
+        let credentials = match trust.docker_config()? {
+            Some(config) => Credentials::find(config, name.registry(), &given_up)?,
+            None => None,
+        };
+        let authorization = Mutex::default();
+        Ok(Self { client, connections, given_up, base, host, name, credentials, authorization })
     }
 
     /// The host that is asked.
@@ -116,20 +70,7 @@ impl Repository {
 
     /// Waits for this, unless the pull is given up first.
     pub(crate) fn wait_for<T>(&self, what: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        let given_up = async {
-            match self.given_up.clone() {
-                // An error says that nobody is there who could want it.
-                Some(mut given_up) => drop(given_up.wait_for(|given_up| *given_up).await),
-                None => std::future::pending().await,
-            }
-        };
-        self.runtime.block_on(async {
-            tokio::select! {
-                biased;
-                () = given_up => Err(Error::GivenUp),
-                result = what => result,
-            }
-        })
+        self.connections.wait_for(&self.given_up, what)?
     }
 
     /// A manifest by tag or digest, and its media type.
@@ -152,28 +93,18 @@ impl Repository {
         })
     }
 
-    /// A blob from this byte on; its answer may still be the whole of it.
-    pub(crate) fn open(&self, digest: &str, offset: u64) -> Result<Response, Error> {
+    /// What has not come yet of a blob; the answer may still be the whole of it.
+    pub(crate) fn open(&self, digest: &str, download: &Download) -> Result<Answer, Error> {
         let url = self.url(&format!("blobs/{digest}"))?;
-        let range = |request: RequestBuilder| match offset {
-            0 => request,
-            // RFC 9110 §14.1.2: "bytes=9500-" is what follows from there on.
-            _ => request.header(RANGE, format!("bytes={offset}-")),
-        };
-        self.wait_for(self.get(&url, range))
+        self.wait_for(self.get(&url, |request| download.rest(request)))
     }
 
     fn url(&self, rest: &str) -> Result<Url, Error> {
-        let text = format!("{}/v2/{}/{rest}", self.origin, self.name.repository());
-        Url::parse(&text).map_err(|error| Error::Host(format!("{text}: {error}")))
+        self.base.join(rest).map_err(|error| Error::Host(format!("{}{rest}: {error}", self.base)))
     }
 
     /// The answer to a request that succeeds, logging in once if that is what it takes.
-    async fn get(
-        &self,
-        url: &Url,
-        with: impl Fn(RequestBuilder) -> RequestBuilder,
-    ) -> Result<Response, Error> {
+    async fn get(&self, url: &Url, with: impl Fn(RequestBuilder) -> RequestBuilder) -> Result<Answer, Error> {
         let mut logged_in = false;
         let mut tries = 0;
         let mut wait = FIRST_WAIT;
@@ -184,7 +115,7 @@ impl Repository {
                 Some(authorization) => request.header(AUTHORIZATION, authorization),
                 None => request,
             };
-            let response = request.send().await.map_err(|error| self.connection(&error))?;
+            let response = self.client.send(request).await.map_err(|error| self.connection(&error))?;
             let status = response.status();
             if status.is_success() {
                 return Ok(response);
@@ -210,7 +141,7 @@ impl Repository {
     }
 
     /// Does what the answer 401 says.
-    async fn log_in(&self, refused: &Response) -> Result<(), Error> {
+    async fn log_in(&self, refused: &Answer) -> Result<(), Error> {
         let unauthorized = || Error::Unauthorized { host: self.host.clone() };
         let headers = refused.headers().get_all(WWW_AUTHENTICATE);
         let authorization = match auth::challenge(headers.iter()).ok_or_else(unauthorized)? {
@@ -260,7 +191,7 @@ impl Repository {
                 }
             }
         };
-        let response = request.send().await.map_err(|error| self.connection(&error))?;
+        let response = self.client.send(request).await.map_err(|error| self.connection(&error))?;
         match response.status() {
             StatusCode::OK => {}
             // Not the image is missing.
@@ -272,7 +203,7 @@ impl Repository {
     }
 
     /// All of a short answer.
-    async fn whole(&self, mut response: Response, what: &'static str, limit: u64) -> Result<Vec<u8>, Error> {
+    async fn whole(&self, mut response: Answer, what: &'static str, limit: u64) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.connection(&error))? {
             if (bytes.len() + chunk.len()) as u64 > limit {
@@ -298,28 +229,13 @@ impl Repository {
         Error::Login { host: self.host.clone(), why: why.to_owned() }
     }
 
-    /// What went wrong on the way, without the URL: that may hold a token.
-    pub(crate) fn connection(&self, error: &reqwest::Error) -> Error {
-        let why = match error.is_timeout() {
-            true if error.is_connect() => format!("no connection within {} s", CONNECT_LIMIT.as_secs()),
-            true => format!("nothing came for {} s", self.silence.as_secs()),
-            false => cause(error),
-        };
-        Error::Connection { host: self.host.clone(), why }
+    pub(crate) fn connection(&self, error: &web::Error) -> Error {
+        Error::Connection { host: self.host.clone(), why: error.to_string() }
     }
 }
 
 /// RFC 9110 §10.2.3: a number of seconds. As a date it is not looked at.
-fn retry_after(response: &Response) -> Option<Duration> {
+fn retry_after(response: &Answer) -> Option<Duration> {
     let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
-}
-
-/// The innermost cause, which is what happened.
-fn cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }

@@ -1,5 +1,7 @@
 //! Why a registry did not give what it was asked for.
 
+use waiting::GivenUp;
+
 use crate::NameError;
 
 /// Why a registry did not give what it was asked for.
@@ -79,4 +81,10 @@ pub enum Error {
     /// Certificates or credentials on this host.
     #[error("{0}")]
     Host(String),
+}
+
+impl From<GivenUp> for Error {
+    fn from(_: GivenUp) -> Self {
+        Self::GivenUp
+    }
 }

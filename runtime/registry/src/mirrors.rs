@@ -66,22 +66,14 @@ enum Which {
     TagOnly,
 }
 
-/// The files, in the order in which later ones win: the user's own or the system's, and what both add to it.
-pub(crate) fn files(home: &Path) -> Vec<PathBuf> {
+/// The user's own file or else the system's, and where both have what they add to it.
+pub(crate) fn files(home: &Path) -> (Option<PathBuf>, Vec<PathBuf>) {
     let places = [PathBuf::from("/etc/containers"), home.join(".config/containers")];
-    let main = places.iter().rev().map(|place| place.join("registries.conf")).find(|path| is_there(path));
-    let mut files: Vec<PathBuf> = main.into_iter().collect();
-    for place in places {
-        let entries = std::fs::read_dir(place.join("registries.conf.d")).into_iter().flatten().flatten();
-        let mut more: Vec<_> = entries.map(|entry| entry.path()).collect();
-        more.retain(|path| path.extension().is_some_and(|kind| kind == "conf"));
-        more.sort();
-        files.extend(more);
-    }
-    files
+    let file = places.iter().rev().map(|place| place.join("registries.conf")).find(|path| is_there(path));
+    (file, places.map(|place| place.join("registries.conf.d")).into())
 }
 
-/// Where `name` is to be asked for, in this order.
+/// Where `name` is to be asked for, in this order. Later files win.
 pub(crate) fn places(files: &[PathBuf], name: &Name) -> Result<Vec<Place>, Error> {
     let mut chosen: Option<(PathBuf, Table)> = None;
     for path in files {

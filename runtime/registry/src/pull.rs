@@ -3,8 +3,7 @@
 use std::io::Read;
 
 use images::{Digest, Document, Imported, Progress, Puller, Remote, Store};
-use tokio::runtime::{Builder, Runtime};
-use tokio::sync::watch;
+use waiting::CancellationToken;
 
 use crate::{Artifact, Error, Name, Trust};
 
@@ -12,25 +11,25 @@ use crate::{Artifact, Error, Name, Trust};
 #[derive(Debug, Clone)]
 pub struct Registries {
     trust: Trust,
-    given_up: Option<watch::Receiver<bool>>,
+    given_up: CancellationToken,
 }
 
 impl Registries {
     /// Registries as this host knows them. Nothing is read or asked before a pull.
     #[must_use]
     pub fn new(trust: Trust) -> Self {
-        Self { trust, given_up: None }
+        Self { trust, given_up: CancellationToken::new() }
     }
 
-    /// The same, whose pulls end at once when this becomes true, or whoever could make it true is gone.
+    /// The same, whose pulls end at once when they are given up.
     #[must_use]
-    pub fn until(self, given_up: watch::Receiver<bool>) -> Self {
-        Self { given_up: Some(given_up), ..self }
+    pub fn until(self, given_up: CancellationToken) -> Self {
+        Self { given_up, ..self }
     }
 
     /// What a registry has under this name. Nothing is asked yet.
     pub fn artifact(&self, name: &Name) -> Result<Artifact, Error> {
-        Artifact::new(name.clone(), &self.trust, self.given_up.clone(), runtime()?)
+        Artifact::new(name.clone(), &self.trust, &self.given_up)
     }
 
     /// Pulls `reference` and stores it under `tag`.
@@ -54,14 +53,6 @@ impl Puller for Registries {
     fn pull(&self, store: &Store, reference: &str, progress: &dyn Progress) -> images::Result<Imported> {
         self.pull_as(store, reference, reference, progress)
     }
-}
-
-/// Connections live on a thread of their own, so that several layers can be read at once by threads that block.
-fn runtime() -> Result<Runtime, Error> {
-    // The one implementation there is: an error says that it is installed already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    runtime.map_err(|error| Error::Host(error.to_string()))
 }
 
 struct Pulled<'a> {

@@ -1,11 +1,11 @@
 //! What this host knows of registries: authorities for their certificates, and credentials.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reqwest::Certificate;
+use web::Certificate;
 
 use crate::{Error, mirrors, signatures};
 
@@ -22,8 +22,10 @@ pub struct Trust {
     pub certificates: Vec<PathBuf>,
     /// Docker's `config.json`, with credentials or their helpers.
     pub docker_config: Option<PathBuf>,
-    /// Files of containers-registries.conf(5), later ones winning.
-    pub registries_conf: Vec<PathBuf>,
+    /// The file of containers-registries.conf(5), if there is one.
+    pub registries_conf: Option<PathBuf>,
+    /// Directories that have `*.conf`: files that add to it, later ones winning.
+    pub registries_conf_d: Vec<PathBuf>,
     /// The file of containers-policy.json(5), if there is one.
     pub policy: Option<PathBuf>,
     /// How long a registry may say nothing.
@@ -42,11 +44,12 @@ impl Trust {
         ];
         let docker = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
         let docker_config = Some(docker.unwrap_or_else(|| home.join(".docker")).join("config.json"));
-        let registries_conf = mirrors::files(home);
+        let (registries_conf, registries_conf_d) = mirrors::files(home);
         Self {
             certificates,
             docker_config,
             registries_conf,
+            registries_conf_d,
             policy: signatures::file(home),
             silence: SILENCE_LIMIT,
         }
@@ -56,9 +59,25 @@ impl Trust {
     pub(crate) fn authorities(&self, registry: &str) -> Result<Vec<Certificate>, Error> {
         let mut all = Vec::new();
         for directory in &self.certificates {
-            all.extend(read(&directory.join(registry))?);
+            let directory = directory.join(registry);
+            // dockerd once made /etc/docker for root alone. What is closed to the user only adds to what they trust.
+            match fs::read_dir(&directory) {
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    tracing::info!("{}: {error}", directory.display());
+                }
+                _ => all.extend(read(&directory)?),
+            }
         }
         Ok(all)
+    }
+
+    /// What is said of registries, later files winning.
+    pub(crate) fn registries(&self) -> Result<Vec<PathBuf>, Error> {
+        let mut files = Vec::from_iter(self.registries_conf.clone());
+        for directory in &self.registries_conf_d {
+            files.extend(entries(directory, "conf")?);
+        }
+        Ok(files)
     }
 
     /// Docker's configuration, if there is one.
@@ -72,19 +91,28 @@ impl Trust {
 
 fn read(directory: &Path) -> Result<Vec<Certificate>, Error> {
     let mut certificates = Vec::new();
-    let Ok(entries) = fs::read_dir(directory) else { return Ok(certificates) };
-    for entry in entries {
-        let path = entry.map_err(|error| wrong(directory, &error))?.path();
-        if path.extension().is_some_and(|extension| extension == "crt") {
-            let pem = bounded(&path)?;
-            let found = Certificate::from_pem_bundle(&pem).map_err(|error| wrong(&path, &error))?;
-            if found.is_empty() {
-                return Err(wrong(&path, &"no certificate in it"));
-            }
-            certificates.extend(found);
+    for path in entries(directory, "crt")? {
+        let pem = bounded(&path)?;
+        let found = Certificate::from_pem_bundle(&pem).map_err(|error| wrong(&path, &error))?;
+        if found.is_empty() {
+            return Err(wrong(&path, &"no certificate in it"));
         }
+        certificates.extend(found);
     }
     Ok(certificates)
+}
+
+/// What is in a directory with this extension, by name. One that is not there is empty; one that cannot be read is not.
+pub(crate) fn entries(directory: &Path, extension: &str) -> Result<Vec<PathBuf>, Error> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(|error| wrong(directory, &error))?,
+    };
+    let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+    let mut paths = paths.collect::<io::Result<Vec<_>>>().map_err(|error| wrong(directory, &error))?;
+    paths.retain(|path| path.extension().is_some_and(|kind| kind == extension));
+    paths.sort();
+    Ok(paths)
 }
 
 /// All of a file that is at most so long.
@@ -116,7 +144,7 @@ fn wrong(path: &Path, why: &dyn std::fmt::Display) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -174,9 +202,60 @@ mod tests {
 
             let conf = containers.join("registries.conf");
             fs::rename(&policy, &conf).unwrap();
-            let files = mirrors::files(home.path());
-            assert_eq!(files.first(), Some(&conf));
-            assert!(mirrors::places(&files, &name).is_err());
+            let (file, _) = mirrors::files(home.path());
+            assert_eq!(file.as_ref(), Some(&conf));
+            assert!(mirrors::places(&[conf], &name).is_err());
+        }
+    }
+
+    /// A directory that cannot be read may have what would refuse an image; certificates that are closed to the user refuse
+    /// nothing.
+    #[test]
+    fn directories_that_cannot_be_read_are_an_error() {
+        let home = tempfile::tempdir().unwrap();
+        let trust = |at: &Path| Trust {
+            certificates: vec![at.join("certs.d")],
+            docker_config: None,
+            registries_conf: None,
+            registries_conf_d: vec![at.join("registries.conf.d")],
+            policy: None,
+            silence: SILENCE_LIMIT,
+        };
+        let nothing = trust(home.path());
+        assert!(
+            nothing.registries().unwrap().is_empty() && nothing.authorities("x.example").unwrap().is_empty()
+        );
+        let refused = |at: &Path, why: &str| {
+            let trust = trust(at);
+            let error = trust.registries().unwrap_err().to_string();
+            assert_eq!(error, format!("{}: {why}", at.join("registries.conf.d").display()));
+            let error = trust.authorities("x.example").unwrap_err().to_string();
+            assert_eq!(error, format!("{}: {why}", at.join("certs.d/x.example").display()));
+        };
+        let file = home.path().join("file");
+        fs::create_dir_all(file.join("certs.d")).unwrap();
+        for path in ["registries.conf.d", "certs.d/x.example"] {
+            fs::write(file.join(path), "x").unwrap();
+        }
+        refused(&file, "Not a directory (os error 20)");
+        let looped = home.path().join("looped");
+        fs::create_dir_all(looped.join("certs.d")).unwrap();
+        for path in ["registries.conf.d", "certs.d/x.example"] {
+            symlink(looped.join(path), looped.join(path)).unwrap();
+        }
+        refused(&looped, "Too many levels of symbolic links (os error 40)");
+        let closed = home.path().join("closed");
+        for path in ["registries.conf.d", "certs.d/x.example"] {
+            fs::create_dir_all(closed.join(path)).unwrap();
+            fs::set_permissions(closed.join(path), fs::Permissions::from_mode(0o000)).unwrap();
+        }
+        // Nothing is closed to root.
+        if fs::read_dir(closed.join("registries.conf.d")).is_err() {
+            let error = trust(&closed).registries().unwrap_err().to_string();
+            assert!(error.ends_with("registries.conf.d: Permission denied (os error 13)"), "{error}");
+            assert!(trust(&closed).authorities("x.example").unwrap().is_empty());
+        } else {
+            skip::skip("user", "root reads everything");
         }
     }
 

@@ -1,6 +1,7 @@
 //! Everything a machine is made of, opened: image, kernel, initramfs, writable disk.
 //!
-//! Each function blocks and is meant for a thread of its own; none needs another's result. Not here: the machine.
+//! Each function blocks and is meant for a thread of its own, where it ends at once when it is given up; none needs
+//! another's result. Not here: the machine.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use disk::Segment;
 use images::{ImageConfig, Progress, Pull};
 use kernels::Lease;
-use tokio::sync::watch;
+use waiting::CancellationToken;
 
 use crate::{Error, Home, Result, host};
 
@@ -36,10 +37,10 @@ pub(crate) fn image(
     home: &Home,
     reference: &str,
     pull: Pull,
-    given_up: watch::Receiver<bool>,
+    given_up: CancellationToken,
     progress: &dyn Progress,
 ) -> Result<OpenImage> {
-    let store = images::Store::open(home.cache())?;
+    let store = images::Store::open_until(home.cache(), given_up.clone())?;
     let registries = Box::new(home.registries().until(given_up));
     let image = match pull {
         Pull::Missing => store.with_puller(registries).resolve(reference, progress)?,
@@ -63,14 +64,14 @@ pub(crate) fn image(
 pub(crate) fn kernel(
     home: &Home,
     reference: &str,
-    given_up: watch::Receiver<bool>,
+    given_up: CancellationToken,
     progress: &dyn Progress,
 ) -> Result<OpenKernel> {
     let agent = host::agent()?;
-    let registries = home.registries().until(given_up);
-    let store = kernels::Store::open(home.cache())?;
+    let registries = home.registries().until(given_up.clone());
+    let store = kernels::Store::open_until(home.cache(), given_up.clone())?;
     let kernel = store.get(reference, &registries, &|step| progress.step(step, None))?;
-    let initramfs = kernels::initramfs(home.cache(), &kernel, &agent)?;
+    let initramfs = kernels::initramfs(home.cache(), &kernel, &agent, &given_up)?;
     let file = File::open(&kernel.path).map_err(Error::io(&kernel.path))?.into();
     let initramfs = File::open(&initramfs).map_err(Error::io(&initramfs))?.into();
     let lease = kernel.lease;
@@ -79,8 +80,13 @@ pub(crate) fn kernel(
 
 /// Makes the writable disk. Its name is gone when this returns: only the machine's descriptor keeps it, so that
 /// nothing can be left behind.
-pub(crate) fn upper(cache: &Path, directory: &Path, size_mb: u64) -> Result<machine::Disk> {
-    let file = images::upper_disk(cache, directory, size_mb)?;
+pub(crate) fn upper(
+    cache: &Path,
+    directory: &Path,
+    size_mb: u64,
+    given_up: &CancellationToken,
+) -> Result<machine::Disk> {
+    let file = images::upper_disk(cache, directory, size_mb, given_up)?;
     let path: PathBuf = directory.join("upper.ext4");
     std::fs::remove_file(&path).map_err(Error::io(&path))?;
     let len = file.metadata().map_err(Error::io(&path))?.len();

@@ -28,6 +28,7 @@ use tokio::io::{AsyncReadExt, Interest};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
+use waiting::{CancellationToken, DropGuard};
 
 use crate::agent::Control;
 use crate::command::{self, Defaults, Exec, ImageOverrides};
@@ -54,7 +55,8 @@ const START_LIMIT: Duration = Duration::from_secs(180);
 /// How long an ended machine may take to show it, and its last console bytes to arrive.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long `end` waits for an image or a kernel that is being made ready.
+/// How long `end` waits for an image or a kernel that is being made ready. They hear that they are given up wherever they
+/// wait for a server, a program or another process; this is for a disk that does not answer.
 const OPENING_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long `end` waits for a machine that is being made; its processes end with this one in any case.
@@ -130,8 +132,8 @@ pub struct Sandbox {
     tasks: Vec<JoinHandle<()>>,
     /// Threads that make files or processes; `end` waits for them, so that an interrupted start leaves none behind.
     opening_image: Option<JoinHandle<Result<OpenImage>>>,
-    /// Becomes true when nobody waits for image and kernel any more.
-    given_up: watch::Sender<bool>,
+    /// As long as it is there, those threads are waited for; dropping it tells them that they are given up.
+    wanted: Option<DropGuard>,
     opening_kernel: Option<JoinHandle<Result<OpenKernel>>>,
     making_disk: Option<JoinHandle<Result<machine::Disk>>>,
     /// As long as this sandbox lives, its kernel counts as in use.
@@ -218,7 +220,7 @@ impl Sandbox {
             shared,
             tasks: vec![serve],
             opening_image: None,
-            given_up: watch::Sender::new(false),
+            wanted: None,
             opening_kernel: None,
             making_disk: None,
             kernel_lease: None,
@@ -307,21 +309,23 @@ impl Sandbox {
         &mut self,
         progress: Arc<dyn Progress + Send + Sync>,
     ) -> Result<(OpenImage, OpenKernel, machine::Disk)> {
+        let token = CancellationToken::new();
+        self.wanted = Some(token.clone().drop_guard());
         let (home, reference) = (self.home.clone(), self.spec.image.clone());
-        let (pull, given_up, image_progress) =
-            (self.spec.pull, self.given_up.subscribe(), Arc::clone(&progress));
+        let (pull, given_up, image_progress) = (self.spec.pull, token.clone(), Arc::clone(&progress));
         self.opening_image = Some(spawn_blocking(move || {
             home.as_user(|| prepare::image(&home, &reference, pull, given_up, &*image_progress))
         }));
         let (home, reference) = (self.home.clone(), self.spec.kernel.clone());
-        let given_up = self.given_up.subscribe();
+        let given_up = token.clone();
         self.opening_kernel = Some(spawn_blocking(move || {
             home.as_user(|| prepare::kernel(&home, &reference, given_up, &*progress))
         }));
         let (home, directory) = (self.home.clone(), self.vm.paths.directory().to_path_buf());
         let size_mb = self.grant.disk_size_mb;
-        self.making_disk =
-            Some(spawn_blocking(move || home.as_user(|| prepare::upper(home.cache(), &directory, size_mb))));
+        self.making_disk = Some(spawn_blocking(move || {
+            home.as_user(|| prepare::upper(home.cache(), &directory, size_mb, &token))
+        }));
 
         let image = finished(&mut self.opening_image);
         let kernel = finished(&mut self.opening_kernel);
@@ -493,12 +497,12 @@ impl Sandbox {
 
     /// Ends it: guest, machine, files. After this nothing is left but what `keep` keeps.
     pub async fn end(mut self) -> Result<Timings> {
+        self.wanted = None;
         if let Some(making) = self.making_disk.take() {
             let _ = making.await;
         }
         let opening_limit = self.at_most(OPENING_LIMIT);
-        self.given_up.send_replace(true);
-        // A package or a large image takes longer; what it leaves is found by the next one.
+        // What it leaves if that takes longer is found by the next one.
         let opening = async {
             if let Some(opening) = self.opening_image.take() {
                 let _ = opening.await;

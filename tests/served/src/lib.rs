@@ -1,6 +1,9 @@
-//! A real registry on the loopback: Debian's `docker-registry`, for as long as somebody holds it.
+//! Servers on the loopback, for as long as somebody holds them: a real registry, Debian's `docker-registry`, and one for
+//! answers that no real server gives (`http`).
 //!
-//! Not here: what is in it, and who asks it.
+//! Not here: what is in them, and who asks them.
+
+pub mod http;
 
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;

@@ -8,17 +8,11 @@
 
 use std::io::{self, PipeWriter};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// POSIX shell; nothing is ever written to its input. POSIX kill: "If pid is zero, the signal is sent to all processes
 /// […] whose process group ID is equal to the process group ID of the sender".
 const LEADER: &str = "read -r _; kill -KILL 0";
-
-/// Runs a program to its end, as [`Command::output`] does. Then, or when this process ends first, nothing of it is left.
-pub fn output_in_group(command: &mut Command) -> io::Result<Output> {
-    let group = Group::start()?;
-    group.place(command)?.output()
-}
 
 /// A process group that is killed when this is dropped, and when this process ends.
 #[derive(Debug)]

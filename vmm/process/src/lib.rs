@@ -22,7 +22,7 @@ mod spawn;
 pub use channel::{Channel, MAX_DESCRIPTORS, MAX_MESSAGE, parent_channel};
 pub use child::Child;
 pub use find::find_program;
-pub use group::{Group, output_in_group};
+pub use group::Group;
 pub use lifeline::exit_on_hang_up;
 pub use namespaces::isolate_children;
 pub use pair::accept_pair;

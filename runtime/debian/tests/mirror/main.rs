@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
+mod given_up;
 mod server;
 
 use std::fs;
@@ -12,9 +13,11 @@ use debian::{Archive, Error, Keys, Mirror, Package, ReleaseError, Suite};
 use pgp::composed::{ArmorOptions, CleartextSignedMessage, KeyType, SecretKeyParamsBuilder, SignedSecretKey};
 use pgp::types::Password;
 use rand::rngs::OsRng;
+use served::http::Asked;
 use server::{File, Server};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
+use waiting::CancellationToken;
 
 const RELEASE: &str = "dists/test/InRelease";
 const PACKAGE: &str = "pool/main/l/linux/image_1_amd64.deb";
@@ -86,6 +89,8 @@ struct World {
     index: String,
     /// Whether there is a suite with updates, or should be.
     has_updates: bool,
+    /// How long its mirror may say nothing.
+    silence: Duration,
 }
 
 impl World {
@@ -96,6 +101,7 @@ impl World {
             directory: tempfile::tempdir().unwrap(),
             index: String::new(),
             has_updates: false,
+            silence: Duration::from_secs(1),
         };
         world.publish(says);
         world
@@ -142,15 +148,18 @@ impl World {
     }
 
     fn update(&self) -> Result<Archive, Error> {
+        self.update_until(&CancellationToken::new())
+    }
+
+    fn update_until(&self, given_up: &CancellationToken) -> Result<Archive, Error> {
         let public = self.key.to_public_key().to_armored_string(ArmorOptions::default()).unwrap();
         let keys = Keys::parse([public.as_str()]).unwrap();
-        let silence = Duration::from_secs(1);
         let suite =
             |name: &str, required| Suite { url: self.server.url.clone(), name: name.into(), required };
         let mut suites = vec![suite("test", true)];
         suites.extend(self.has_updates.then(|| suite("test-security", false)));
-        let mirror = Mirror { suites, keys, silence };
-        Archive::of_mirror(&self.lists(), mirror)
+        let mirror = Mirror { suites, keys, silence: self.silence };
+        Archive::of_mirror(&self.lists(), mirror, given_up)
     }
 
     fn fetch(&self) -> Result<Package, Error> {
@@ -175,14 +184,8 @@ impl World {
 
     fn asked(&self, path: &str) -> Vec<usize> {
         let path = format!("/debian/{path}");
-        self.server
-            .asked
-            .lock()
-            .unwrap()
-            .iter()
-            .filter(|asked| asked.0 == path)
-            .map(|asked| asked.1)
-            .collect()
+        let asked = self.server.http.asked(&path);
+        asked.iter().filter(|asked| asked.path == path).map(Asked::from).collect()
     }
 }
 
@@ -341,7 +344,7 @@ fn the_newest_of_a_release_and_its_updates_is_taken() {
 
     // Updates that are not believed count for nothing.
     world.publish(&says("6.1.9-1", 1));
-    world.server.asked.lock().unwrap().clear();
+    world.server.http.forget();
     world.server.change(UPDATES, |file| file.body[100] ^= 1);
     assert_eq!(fetched(&world).0, "6.1.9-1");
     world.publish(&Says { valid_until: Some(now() - 60), ..updates("6.1.12-1", 4) });
@@ -387,7 +390,8 @@ fn a_mirror_that_says_nothing_is_given_up() {
     let directory = tempfile::tempdir().unwrap();
     let suites = vec![Suite { url, name: "test".into(), required: true }];
     let mirror = Mirror { suites, keys, silence: Duration::from_secs(5) };
-    let error =
-        Archive::of_mirror(&directory.path().join("lists"), mirror).map(drop).unwrap_err().to_string();
+    let lists = directory.path().join("lists");
+    let error = Archive::of_mirror(&lists, mirror, &CancellationToken::new()).map(drop).unwrap_err();
+    let error = error.to_string();
     assert!(error.contains("onnection refused"), "{error}");
 }

@@ -1,15 +1,20 @@
 //! What registries do that break off, lie, want a token, or are busy.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
-use images::Store;
 use images::fixtures::sha256;
+use images::{Quiet, Store};
+use registry::{Registries, Trust};
+use served::http::{Answer, Asked, Server, ok, status};
 use tempfile::TempDir;
+use waiting::CancellationToken;
+use waiting::testing::{given_up_at_once, is_waited_for};
 
-use crate::server::{Answer, Asked, Server, ok, status};
-use crate::{files, image, pull};
+use crate::{files, image, pull, trust};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -63,7 +68,7 @@ struct Bed {
 impl Bed {
     fn new(handler: impl Fn(&Content, &Asked) -> Answer + Send + Sync + 'static) -> Self {
         let content = Content::new();
-        let server = Server::start(move |asked| handler(&content, asked));
+        let server = Server::start(move |asked| handler(&content, asked)).unwrap();
         let cache = tempfile::tempdir().unwrap();
         let store = Store::open(cache.path()).unwrap();
         Self { cache, store, server }
@@ -97,15 +102,6 @@ fn is_large(content: &Content, asked: &Asked) -> bool {
     asked.path.ends_with(&content.large().0)
 }
 
-/// The answer to a request for a range, from the whole.
-fn from(whole: Answer, asked: &Asked) -> Answer {
-    let Some(range) = asked.header("range") else { return whole };
-    let start: usize = range.strip_prefix("bytes=").unwrap().trim_end_matches('-').parse().unwrap();
-    let headers =
-        vec![("Content-Range", format!("bytes {start}-{}/{}", whole.body.len() - 1, whole.body.len()))];
-    Answer { status: 206, headers, body: whole.body[start..].to_vec(), ..Answer::default() }
-}
-
 #[test]
 fn a_broken_layer_goes_on_from_where_it_broke() {
     for ranges in [true, false] {
@@ -115,7 +111,7 @@ fn a_broken_layer_goes_on_from_where_it_broke() {
             if !is_large(content, asked) {
                 return answer;
             }
-            let answer = if ranges { from(answer, asked) } else { answer };
+            let answer = if ranges && asked.from() > 0 { answer.part(asked.from()) } else { answer };
             // Further each time.
             let times = breaks.fetch_add(1, Ordering::Relaxed);
             let cut = (times < 4).then(|| (times as usize + 1) * if ranges { 100_000 } else { 300_000 });
@@ -139,12 +135,12 @@ fn a_layer_that_breaks_again_and_again_or_stalls_is_an_error() {
     let large = Content::new().large().0;
     let error = bed.error();
     assert!(error.starts_with(&format!(", layer {large}: {}: ", bed.server.address)), "{error}");
-    assert_eq!(bed.server.asked(&large).len(), 4);
+    assert_eq!(bed.server.asked(&large).len(), 3);
     let bed = Bed::new(|content, asked| {
         let stall = is_large(content, asked).then_some(10);
         Answer { stall, ..content.answer(asked) }
     });
-    assert!(bed.error().ends_with(": nothing came for 2 s"));
+    assert!(bed.error().ends_with(": no more than 10 bytes came in 2 s"));
 }
 
 #[test]
@@ -306,11 +302,12 @@ fn statuses() {
 #[test]
 fn tokens_and_redirects() {
     let content = Content::new();
-    let elsewhere = Arc::new(Server::start(move |asked| content.answer(asked)));
-    let token_service = Arc::new(Server::start(|asked| {
+    let elsewhere = Server::start(move |asked| content.answer(asked)).unwrap();
+    let token_service = Server::start(|asked| {
         assert_eq!(asked.path, "/token?scope=repository%3Ax%3Apull&service=reg");
         ok(br#"{"token":"t0k3n"}"#)
-    }));
+    });
+    let token_service = token_service.unwrap();
     let (there, realm) = (elsewhere.address.clone(), token_service.address.clone());
     let bed = Bed::new(move |content, asked| {
         if asked.header("authorization") != Some("Bearer t0k3n") {
@@ -330,7 +327,7 @@ fn tokens_and_redirects() {
     let asked = elsewhere.asked("/blobs/");
     assert_eq!(asked.len(), 4);
     assert!(asked.iter().all(|asked| asked.header("authorization").is_none()));
-    let nobody = Arc::new(Server::start(|_| status(404)));
+    let nobody = Server::start(|_| status(404)).unwrap();
     let header = format!(r#"Bearer realm="http://{}/token""#, nobody.address);
     let bed =
         Bed::new(move |_, _| Answer { headers: vec![("WWW-Authenticate", header.clone())], ..status(401) });
@@ -369,6 +366,51 @@ fn a_failed_pull_can_be_tried_again_and_what_came_of_it_is_kept_a_day() {
     assert_eq!(store.gc().unwrap(), images::Collected::default());
     store.remove(&bed.reference()).unwrap();
     assert_eq!(files(bed.cache.path(), "blobs"), 0);
+}
+
+/// As [`pull`], until it is given up.
+fn pull_until(bed: &Bed, token: &CancellationToken) -> images::Result<()> {
+    let trust = Trust { silence: Duration::from_secs(600), ..trust(Path::new("/nowhere")) };
+    let store = Store::open_until(bed.cache.path(), token.clone())?;
+    let reference = bed.reference();
+    Registries::new(trust).until(token.clone()).pull_as(&store, &reference, &reference, &Quiet).map(drop)
+}
+
+#[test]
+fn a_pull_that_is_given_up_ends_at_once() {
+    // In the middle of a layer, and before its first byte.
+    for stall in [300_000, 0] {
+        let silent = Arc::new(AtomicBool::new(true));
+        let switch = Arc::clone(&silent);
+        let bed = Bed::new(move |content, asked| {
+            let stalls = switch.load(Ordering::Relaxed) && is_large(content, asked);
+            Answer { stall: stalls.then_some(stall), ..content.answer(asked) }
+        });
+        let large = Content::new().large().0;
+        let begun = || !bed.server.asked(&large).is_empty();
+        let error = given_up_at_once(begun, |token| pull_until(&bed, token)).to_string();
+        assert!(error.ends_with("the pull was given up"), "{error}");
+        assert_eq!(files(bed.cache.path(), "tmp"), 0);
+        silent.store(false, Ordering::Relaxed);
+        assert_eq!(bed.pull(), Ok(3));
+    }
+}
+
+#[test]
+fn a_layer_that_another_process_fetches_is_not_waited_for_once_given_up() {
+    let bed = Bed::new(|content, asked| content.answer(asked));
+    // Not compressed, it has the same name in the store.
+    let name = Content::new().large().0.replace("sha256:", "images/tmp/fetching-");
+    let held = File::create(bed.cache.path().join(name)).unwrap();
+    held.lock().unwrap();
+    // As the one that fetches it would.
+    let writing = File::create(bed.cache.path().join("images/lock")).unwrap();
+    writing.lock_shared().unwrap();
+    // Another layer may be on its way yet.
+    let error = given_up_at_once(|| is_waited_for(&held), |token| pull_until(&bed, token)).to_string();
+    assert!(error.ends_with("was given up"), "{error}");
+    drop((held, writing));
+    assert_eq!(bed.pull(), Ok(3));
 }
 
 /// Both want the same image at the same time: each layer is fetched once, and both have it.

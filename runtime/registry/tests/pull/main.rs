@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod given_up;
 mod hostile;
 mod real;
-mod server;
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,10 +18,8 @@ fn trust(directory: &Path) -> Trust {
     Trust {
         certificates: vec![directory.join("certs.d")],
         docker_config: Some(directory.join("docker.json")),
-        registries_conf: vec![directory.join("registries.conf")]
-            .into_iter()
-            .filter(|path| path.exists())
-            .collect(),
+        registries_conf: Some(directory.join("registries.conf")).filter(|path| path.exists()),
+        registries_conf_d: vec![directory.join("registries.conf.d")],
         policy: Some(directory.join("policy.json")).filter(|path| path.exists()),
         silence: Duration::from_secs(2),
     }
