@@ -20,6 +20,9 @@ const STREAM: libc::c_int = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
 /// A socket that sends to whichever address it is told, though it is half of a pair.
 const DATAGRAM: libc::c_int = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
 
+/// What may be tried besides: a lifeline.
+const LIFELINE: &str = "lifeline";
+
 /// Calls that kill, with arguments that would do no harm.
 fn forbidden() -> Vec<(&'static str, c_long, [c_long; 3])> {
     let parent = rustix::process::getppid().unwrap().as_raw_nonzero().get().into();
@@ -80,6 +83,9 @@ fn confined() {
         assert!(rustix::thread::capabilities(None).unwrap().permitted.is_empty());
     } else {
         let tries = forbidden();
+        if what == LIFELINE {
+            process::exit_on_hang_up(&channel, 0).unwrap();
+        }
         confine_threads(IOCTLS).unwrap();
         match tries.iter().find(|(name, ..)| *name == what) {
             Some((_, number, arguments)) => drop(call(*number, *arguments)),
@@ -87,6 +93,9 @@ fn confined() {
         }
     }
     channel.send(&"did it", &[]).unwrap();
+    if what == LIFELINE {
+        assert!(channel.recv::<String>().unwrap().is_none());
+    }
     std::process::exit(0);
 }
 
@@ -108,6 +117,7 @@ fn fate(what: &str) -> (ExitStatus, bool) {
     let (mut child, channel) = process::spawn(spawn).unwrap();
     channel.send(&what, &[]).unwrap();
     let did_it = channel.recv::<String>().unwrap().is_some();
+    drop(channel);
     (child.wait().unwrap(), did_it)
 }
 
@@ -117,6 +127,14 @@ fn forbidden_calls_kill_the_process() {
     for (what, ..) in forbidden() {
         let (status, did_it) = fate(what);
         assert_eq!((status.signal(), did_it), (Some(libc::SIGSYS), false), "{what}: {status}");
+    }
+}
+
+/// Starting a thread takes calls that are not on the list, and so does ending the process on two threads at once.
+#[test]
+fn a_lifeline_keeps_to_the_list_from_its_start_to_its_end() {
+    for _ in 0..30 {
+        assert_eq!(fate(LIFELINE), (ExitStatus::from_raw(0), true));
     }
 }
 

@@ -15,18 +15,21 @@ mod child;
 mod find;
 mod group;
 mod lifeline;
+mod limits;
 mod namespaces;
 mod pair;
 mod spawn;
+mod user;
 
 pub use channel::{Channel, MAX_DESCRIPTORS, MAX_MESSAGE, parent_channel};
 pub use child::Child;
 pub use find::find_program;
 pub use group::Group;
 pub use lifeline::exit_on_hang_up;
-pub use namespaces::isolate_children;
+pub use namespaces::{isolate_children, isolate_children_as_user};
 pub use pair::accept_pair;
 pub use spawn::{CHANNEL_FD, Confinement, Spawn, spawn, spawn_without_channel};
+pub use user::take_own_user;
 
 /// Why a process could not be started or talked to.
 #[derive(Debug, thiserror::Error)]

@@ -9,10 +9,10 @@ use std::process::{Command, Stdio};
 
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{PidfdFlags, Signal, getpid, pidfd_open};
+use rustix::process::{PidfdFlags, Resource, Signal, getpid, pidfd_open};
 use seccompiler::BpfProgram;
 
-use crate::{Channel, Child, Error, Result};
+use crate::{Channel, Child, Error, Result, limits};
 
 /// The descriptor at which a child finds its [`Channel`].
 pub const CHANNEL_FD: RawFd = 3;
@@ -24,8 +24,12 @@ const ENVIRONMENT: [&str; 2] = ["PATH", "RUST_BACKTRACE"];
 /// for which it would open a file long after the program has confined itself.
 const OUR_PROGRAMS: [(&str, &str); 1] = [("MALLOC_ARENA_MAX", "1")];
 
+/// Longest core file: none. Linux core(5) has it that a program to which `core_pattern` pipes gets the core even where
+/// the limit is 0; fs/coredump.c starts none where it is 1.
+const MAX_CORE_BYTES: u64 = 1;
+
 /// What to start. Its input is `/dev/null`, and it leads a session of its own, so that a terminal's ^C
-/// does not reach it.
+/// does not reach it. It leaves no core file, nor does what it starts: the guest's memory would be in it.
 #[derive(Debug)]
 pub struct Spawn {
     /// The program's file.
@@ -130,6 +134,7 @@ fn start(spawn: Spawn, environment: &[(&str, &str)]) -> Result<Child> {
 /// What the child does to itself before exec. `parent` is given if its end is the child's.
 fn isolate(parent: Option<&OwnedFd>, landlock: Option<&OwnedFd>) -> io::Result<()> {
     rustix::process::setsid()?;
+    limits::lower(Resource::Core, MAX_CORE_BYTES)?;
     if let Some(parent) = parent {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         // It may have ended before the line above. Its number would not tell: there is none in another process

@@ -1,4 +1,4 @@
-//! Confinement of the helpers: capabilities, Landlock, seccomp.
+//! Confinement of the helpers: users, capabilities, Landlock, seccomp.
 //!
 //! Each is taken from the calling thread and those it starts later. Landlock enforces what the host's kernel knows of
 //! it; capabilities and seccomp are there on every kernel that this project runs on. Not here: what QEMU may call
@@ -21,14 +21,20 @@ use seccompiler::{
 /// The newest Landlock this was written for.
 const LANDLOCK: ABI = ABI::V6;
 
-/// Gives up every capability but those in `keep`, and every way to get one back.
-pub(crate) fn drop_capabilities(keep: CapabilitySet) -> anyhow::Result<()> {
+/// If this process, of `program`, is root's, makes it that of a user of its own, where the host lets it; says so where
+/// not. To be called by a process with one thread.
+pub(crate) fn leave_root(program: &str) {
+    if let Err(error) = process::take_own_user() {
+        crate::say(program, &format!("still root's, without a user of its own ({error})"));
+    }
+}
+
+/// Gives up every capability, and every way to get one back.
+pub(crate) fn drop_capabilities() -> anyhow::Result<()> {
     rustix::thread::set_no_new_privs(true).context("no_new_privs")?;
-    let held = rustix::thread::capabilities(None).context("capabilities")?;
-    let permitted = held.permitted & keep;
-    let inheritable = CapabilitySet::empty();
-    rustix::thread::set_capabilities(None, CapabilitySets { effective: permitted, permitted, inheritable })
-        .context("capabilities")
+    let none = CapabilitySet::empty();
+    let nothing = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    rustix::thread::set_capabilities(None, nothing).context("capabilities")
 }
 
 /// Leaves nothing of the file system and the network that is not open already.

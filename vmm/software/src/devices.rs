@@ -1,7 +1,8 @@
 //! The device process: serves block, socket and entropy devices to QEMU's vhost-user front ends.
 //!
 //! It holds the guest's disks and memory, and nothing else: after its one message it opens nothing, and what the guest
-//! could make of it would find no file system, no network, no other process. Not here: the devices themselves.
+//! could make of it would find no file system, no network, no other process, and would be nobody. Not here: the devices
+//! themselves.
 
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -11,7 +12,6 @@ use anyhow::{Context, bail};
 use disk::{Disk, Segment};
 use machine::software::protocol::{DeviceModel, DeviceSpec, Devices, DevicesReport, DiskSpec, SegmentSpec};
 use process::Channel;
-use rustix::thread::CapabilitySet;
 use virtio::Device;
 use virtio::blk::BlockDevice;
 use virtio::rng::Entropy;
@@ -19,6 +19,8 @@ use virtio::vsock::{GUEST_CID, Vsock};
 
 use crate::Descriptors;
 use crate::confine::{self, Condition, Conditional};
+
+const PROGRAM: &str = "matchlock-devices";
 
 /// A device, and where its front end waits.
 struct Prepared {
@@ -74,7 +76,8 @@ fn serve(
 
 /// Leaves this process what serving takes, and nothing else.
 fn confine() -> anyhow::Result<()> {
-    confine::drop_capabilities(CapabilitySet::empty())?;
+    confine::leave_root(PROGRAM);
+    confine::drop_capabilities()?;
     confine::deny_everything()?;
     confine::hide_clone3()?;
     confine::allow_only(&[confine::EVERYWHERE, SERVING], &[confine::EVERYWHERE_IF, SERVING_IF].concat())
@@ -210,7 +213,7 @@ mod tests {
             confine().unwrap();
             attempt(&what);
         } else {
-            confine::drop_capabilities(CapabilitySet::empty()).unwrap();
+            confine::drop_capabilities().unwrap();
             confine::deny_everything().unwrap();
             let denied = File::open("/etc/passwd").unwrap_err().kind();
             assert_eq!(denied, std::io::ErrorKind::PermissionDenied);

@@ -4,7 +4,7 @@
 //! instructions:
 //!
 //! * namespaces of its own, where the host allows them: no network, no process but itself;
-//! * no capability but to read what it was given;
+//! * a user of its own with the launcher, if they were root's, and no capability;
 //! * Landlock: a file system of nothing but its own program, libraries and firmware to read, in a domain below the
 //!   launcher's, so that it can neither signal nor trace it;
 //! * seccomp: no socket, no signal, no other process (`qemu`). QEMU adds a filter of its own (`-sandbox`).
@@ -12,8 +12,8 @@
 //! Not here: what QEMU is told (`machine::software`).
 
 use std::fs::File;
-use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{Read, Seek};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 
@@ -21,22 +21,25 @@ use anyhow::Context;
 use machine::software::protocol::{Launch, LaunchReport};
 use process::{Channel, Child, Confinement, Spawn};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::MemfdFlags;
 use rustix::pipe::PipeFlags;
-use rustix::thread::CapabilitySet;
 
 use crate::Descriptors;
 use crate::confine::{self, Readable};
 use crate::qemu;
 
+const PROGRAM: &str = "matchlock-launcher";
+
 /// How much of what QEMU said last is kept.
 const LAST_WORDS: usize = 512;
+
+/// Longest file of which QEMU gets a copy.
+const MAX_COPY: u64 = 512 << 20;
 
 /// Runs QEMU until it ends or the supervisor hangs up. To be called by the main thread.
 pub fn run(channel: &Channel) -> anyhow::Result<()> {
     // While the supervisor puts together what to launch.
-    if let Err(error) = process::isolate_children() {
-        say(&format!("QEMU without namespaces of its own ({error}): confined by seccomp and Landlock"));
-    }
+    withdraw();
     let Some((launch, descriptors)) = channel.recv().context("first message")? else {
         return Ok(());
     };
@@ -61,12 +64,26 @@ pub fn run(channel: &Channel) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Gives up root and, for QEMU, the rest of the host, as far as the host lets it.
+fn withdraw() {
+    // By privilege as long as there is one.
+    let isolated = process::isolate_children();
+    // QEMU's user as well: another's it could not end.
+    confine::leave_root(PROGRAM);
+    if let Err(error) = isolated.or_else(|_| process::isolate_children_as_user()) {
+        let what = format!("QEMU without namespaces of its own ({error}): confined by seccomp and Landlock");
+        crate::say(PROGRAM, &what);
+    }
+}
+
 /// Starts QEMU, confined; returns also its standard error.
-fn start(launch: Launch, descriptors: Vec<OwnedFd>) -> anyhow::Result<(Child, File)> {
+fn start(launch: Launch, mut descriptors: Vec<OwnedFd>) -> anyhow::Result<(Child, File)> {
     let (errors, stderr) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context("pipe")?;
+    confine::drop_capabilities()?;
     let mut files = Vec::new();
     for file in &launch.reopened {
-        let descriptor = descriptors.get(usize::from(file.0)).context("a descriptor did not come")?;
+        let descriptor = descriptors.get_mut(usize::from(file.0)).context("a descriptor did not come")?;
+        make_reopenable(descriptor).context("a file for QEMU")?;
         files.push(descriptor.try_clone().context("descriptor")?);
     }
     let mut descriptors = Descriptors::new(descriptors);
@@ -81,12 +98,27 @@ fn start(launch: Launch, descriptors: Vec<OwnedFd>) -> anyhow::Result<(Child, Fi
         dies_with_thread: true,
         ..Spawn::new(&launch.program)
     };
-    // QEMU opens the kernel again by its number, which may take the right to read another user's file.
-    confine::drop_capabilities(CapabilitySet::DAC_READ_SEARCH)?;
     let landlock = confine::deny_all_but(readable(&launch.program, files))?;
     let seccomp = confine::filter(qemu::CALLS, qemu::CALLS_IF)?;
     let spawn = Spawn { confinement: Confinement { landlock, seccomp }, ..spawn };
     Ok((process::spawn_without_channel(spawn)?, File::from(errors)))
+}
+
+/// QEMU opens the kernel again by its number, as a user who may not read it, if it is somebody's private file. Then a
+/// copy in memory takes its place.
+fn make_reopenable(descriptor: &mut OwnedFd) -> std::io::Result<()> {
+    match File::open(format!("/proc/self/fd/{}", descriptor.as_raw_fd())) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
+        _ => return Ok(()),
+    }
+    let mut private = File::from(descriptor.try_clone()?);
+    let mut copy = File::from(rustix::fs::memfd_create("copy", MemfdFlags::CLOEXEC)?);
+    private.rewind()?;
+    if std::io::copy(&mut private.take(MAX_COPY + 1), &mut copy)? > MAX_COPY {
+        return Err(std::io::ErrorKind::FileTooLarge.into());
+    }
+    *descriptor = copy.into();
+    Ok(())
 }
 
 /// What QEMU reads: itself, its libraries, its firmware, and the files it was given.
@@ -137,19 +169,10 @@ fn forward(errors: &mut File, said: &mut Vec<u8>) -> anyhow::Result<bool> {
     let mut chunk = [0; 4096];
     let count = errors.read(&mut chunk).context("standard error of QEMU")?;
     let chunk = &chunk[..count];
-    log(chunk);
+    crate::log(chunk);
     said.extend_from_slice(chunk);
     said.drain(..said.len().saturating_sub(LAST_WORDS));
     Ok(count > 0)
-}
-
-fn say(what: &str) {
-    log(format!("matchlock-launcher: {what}\n").as_bytes());
-}
-
-fn log(bytes: &[u8]) {
-    // A log that is gone is no reason to end.
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), bytes);
 }
 
 fn last_line(said: &[u8]) -> String {
@@ -175,7 +198,7 @@ mod tests {
         let channel = process::parent_channel().unwrap();
         let (nested, _) = channel.recv::<bool>().unwrap().unwrap();
         let shell = Path::new("/bin/sh");
-        confine::drop_capabilities(CapabilitySet::empty()).unwrap();
+        confine::drop_capabilities().unwrap();
         let landlock = confine::deny_all_but(readable(shell, Vec::new())).unwrap().filter(|_| nested);
         // Only this thread of a test is in the domain.
         let thread = rustix::thread::gettid().as_raw_nonzero();

@@ -13,6 +13,16 @@ use std::os::fd::OwnedFd;
 
 use machine::software::protocol::Fd;
 
+/// Tells the log.
+fn say(program: &str, what: &str) {
+    log(format!("{program}: {what}\n").as_bytes());
+}
+
+fn log(bytes: &[u8]) {
+    // A log that is gone is no reason to end.
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), bytes);
+}
+
 /// Descriptors by index, each taken once.
 #[derive(Default)]
 struct Descriptors(Vec<Option<OwnedFd>>);

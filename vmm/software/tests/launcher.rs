@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, PipeReader, Read};
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 
@@ -132,6 +133,10 @@ fn a_qemu_that_is_taken_over_reaches_nothing() {
     File::create(at("file")).unwrap();
     let control = UnixListener::bind(at("control.sock")).unwrap();
     let log = UnixDatagram::bind(at("log.sock")).unwrap();
+    // It is not for being another user that it cannot.
+    for name in [".", "file", "control.sock", "log.sock"] {
+        std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(0o777)).unwrap();
+    }
     // Both are there for others.
     drop(UnixStream::connect(at("control.sock")).unwrap());
     control.accept().unwrap();

@@ -8,8 +8,11 @@
 mod guest;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, PipeReader, Write};
+use std::io::{BufRead, BufReader, PipeReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use guest::Guest;
@@ -19,7 +22,7 @@ use machine::{Config, Disk, Ending, Kernel, KernelFormat, Kind, Machine, Machine
 use process::{Channel, Spawn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
 
 /// Nothing here takes long, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -109,6 +112,89 @@ fn a_guest_that_powers_off_or_resets_says_so() {
         machine.stop();
         assert_eq!(machine.wait(), expected);
     }
+}
+
+/// Every thread of a process is this user's, and can do nothing but what it is for.
+fn assert_confined(pid: u32, user: u32) {
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        let field = |name: &str| {
+            let value = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            value.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(field("Uid:"), vec![user.to_string(); 4], "{status}");
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+            assert_eq!(field(set), ["0000000000000000"], "{status}");
+        }
+        assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), (vec!["1".to_owned()], vec!["2".to_owned()]));
+        if user >= FIRST_OWN_USER {
+            assert_eq!((field("Gid:"), field("Groups:").len()), (vec![user.to_string(); 4], 0), "{status}");
+        }
+    }
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    assert!(limits.lines().any(|line| line.starts_with("Max core file size        1  ")), "{limits}");
+}
+
+/// Before it come those that a host may have.
+const FIRST_OWN_USER: u32 = 0x7800_0000;
+
+#[test]
+fn no_process_of_roots_machine_is_roots() {
+    let Some(programs) = programs() else { return };
+    if !geteuid().is_root() {
+        return skip::skip("root", "this machine is not root's");
+    }
+    let (machine, _console, _ports) = running(&programs, Guest::Halt);
+    let [launcher, qemu, devices] = machine.pids();
+    assert_confined(launcher, FIRST_OWN_USER + launcher);
+    // Its launcher has to be able to end it.
+    assert_confined(qemu, FIRST_OWN_USER + launcher);
+    assert_confined(devices, FIRST_OWN_USER + devices);
+}
+
+#[test]
+fn a_machine_of_anybody_else_stays_his() {
+    if programs().is_none() {
+        return;
+    }
+    let mut supervisor = Command::new(std::env::current_exe().unwrap());
+    supervisor.args(["--exact", "plain_supervisor", "--ignored", "--nocapture"]);
+    if geteuid().is_root() {
+        supervisor.uid(54321).gid(54321);
+    }
+    let output = supervisor.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+#[ignore = "the process that another test starts as another user"]
+fn plain_supervisor() {
+    let (machine, _console, _ports) = running(&programs().unwrap(), Guest::Halt);
+    machine.pids().iter().for_each(|pid| assert_confined(*pid, geteuid().as_raw()));
+}
+
+#[test]
+fn files_that_only_their_owner_reads_reach_qemu() {
+    let Some(programs) = programs() else { return };
+    let (mut config, mut console, _ports) = config(Guest::Halt);
+    let private = || tempfile::NamedTempFile::new().unwrap();
+    let (kernel, initramfs) = (private(), private());
+    std::fs::write(&kernel, Guest::Halt.elf()).unwrap();
+    std::fs::write(&initramfs, "no initramfs").unwrap();
+    std::fs::set_permissions(&initramfs, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let mut reopened = File::open(&kernel).unwrap();
+    // Whoever looked at it may have left off anywhere.
+    reopened.read_to_end(&mut Vec::new()).unwrap();
+    (config.kernel.file, config.initramfs) = (reopened.into(), File::open(&initramfs).unwrap().into());
+    let machine = Software::boot_with(&programs, config, Calibration::start()).unwrap();
+    let mut line = String::new();
+    console.read_line(&mut line).unwrap();
+    assert_eq!(line, "up\n");
+    // Only what has to be is copied.
+    let held = std::fs::read_dir(format!("/proc/{}/fd", machine.pids()[1])).unwrap();
+    let held: Vec<_> = held.map(|entry| std::fs::read_link(entry.unwrap().path()).unwrap()).collect();
+    assert!(held.iter().any(|file| file == initramfs.path()), "{held:?}");
+    assert_eq!(held.iter().any(|file| file == kernel.path()), !geteuid().is_root(), "{held:?}");
 }
 
 #[test]

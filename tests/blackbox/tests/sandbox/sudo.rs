@@ -3,6 +3,7 @@
 //! A user is made for the test, with leave to run one program as root, and removed with it. The program is in a
 //! directory that only root can write, so that the leave is good for nothing else.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -19,6 +20,7 @@ use crate::Test;
 pub(crate) const TESTS: &[Test] = &[
     ("sudo::files_are_the_users", files_are_the_users),
     ("sudo::files_of_root_stay_roots", files_of_root_stay_roots),
+    ("sudo::machines_are_nobodys", machines_are_nobodys),
     ("sudo::the_end_of_input_ends_roots_server", the_end_of_input_ends_roots_server),
 ];
 
@@ -262,6 +264,65 @@ fn files_of_root_stay_roots() {
     let owner = rustix::process::Pid::from_raw(vm["pid"].as_i64().unwrap().try_into().unwrap()).unwrap();
     blackbox::kill_and_wait(owner);
     user.assert_no_process();
+}
+
+/// Only the supervisor is root's. No process of its machine is root's or the user's, or of one user with a process of
+/// another sandbox.
+fn machines_are_nobodys() {
+    let user = User::new();
+    let ids = [user.run_detached(&[]), user.run_detached(&[])];
+    let mut users = BTreeSet::new();
+    for id in &ids {
+        assert_eq!(user.done(&["exec", id, "echo", "hi"]), success("hi\n"));
+        let vm: serde_json::Value = serde_json::from_str(&user.done(&["get", id]).stdout).unwrap();
+        let supervisor = vm["pid"].as_u64().unwrap().to_string();
+        assert_eq!(status(&supervisor, "Uid:"), ["0"; 4]);
+        let processes = descendants(&supervisor);
+        assert!(!processes.is_empty());
+        for pid in processes {
+            let ids = status(&pid, "Uid:");
+            let who = format!("{:?}: {ids:?}", status(&pid, "Name:"));
+            assert!(ids[0].parse::<u32>().unwrap() > 0x7800_0000, "{who}");
+            assert_eq!((&ids, &vec![ids[0].clone(); 4]), (&status(&pid, "Gid:"), &ids), "{who}");
+            assert_eq!(status(&pid, "Groups:"), [""; 0], "{who}");
+            for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+                assert_eq!(status(&pid, set), ["0000000000000000"], "{who}");
+            }
+            assert_eq!(
+                (status(&pid, "NoNewPrivs:"), status(&pid, "Seccomp:")),
+                (one("1"), one("2")),
+                "{who}"
+            );
+            users.insert((ids[0].clone(), id));
+        }
+    }
+    let different: BTreeSet<_> = users.iter().map(|(user, _)| user).collect();
+    assert_eq!(different.len(), users.len(), "{users:?}");
+    ids.iter().for_each(|id| assert_eq!(user.done(&["kill", id]).status, 0));
+    user.assert_no_process();
+}
+
+fn one(value: &str) -> Vec<String> {
+    vec![value.to_owned()]
+}
+
+/// A line of a process's status.
+fn status(pid: &str, name: &str) -> Vec<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let value = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    value.split_whitespace().map(str::to_owned).collect()
+}
+
+/// The children of a process, and theirs.
+fn descendants(pid: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
+        for child in fs::read_to_string(task.path().join("children")).unwrap().split_whitespace() {
+            found.push(child.to_owned());
+            found.extend(descendants(child));
+        }
+    }
+    found
 }
 
 /// A client cannot kill a server that is root's, but it can hang up.

@@ -1,9 +1,9 @@
-//! Confinement on Linux: Landlock, then seccomp, before the first guest instruction.
+//! Confinement on Linux: a user of its own, Landlock, then seccomp, before the first guest instruction.
 //!
 //! The process opens nothing, so Landlock denies it every path, port and abstract socket the host's kernel can deny.
 //! seccomp then allows the few system calls that its work takes, `ioctl` only with the hypervisor's own requests, and
 //! kills the process at any other. All threads have one filter: they share their memory, so that whoever controls one
-//! controls them all. Not here: namespaces and users, which are the supervisor's business.
+//! controls them all. Not here: namespaces, which would hide nothing that Landlock and seccomp leave in sight.
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope,
@@ -33,9 +33,12 @@ pub enum ConfineError {
     Seccomp(#[from] seccompiler::Error),
 }
 
-/// Takes privileges, capabilities and the file system from the calling thread and those it will start. Returns whether the kernel
-/// has Landlock.
+/// Takes root, privileges, capabilities and the file system from the calling thread, the only one, and those it will
+/// start. Returns whether the kernel has Landlock.
 pub fn confine_process() -> Result<bool, ConfineError> {
+    if let Err(error) = process::take_own_user() {
+        tracing::warn!("still root's, without a user of its own ({error})");
+    }
     rustix::thread::set_no_new_privs(true).map_err(|error| ConfineError::NoNewPrivileges(error.into()))?;
     let none = CapabilitySet::empty();
     let nothing = CapabilitySets { effective: none, permitted: none, inheritable: none };

@@ -229,20 +229,28 @@ fn what_cannot_be_made_is_refused_in_words() {
 fn it_is_confined_before_the_guest_runs() {
     let Some(vmm) = Vmm::start(&Guest::new().spin(), &|spec| spec.vcpus = 2) else { return };
     assert!(matches!(vmm.report(), Report::Running(_)));
+    let root = rustix::process::geteuid().is_root();
     let mut threads = 0;
     for task in std::fs::read_dir(format!("/proc/{}/task", vmm.child.pid())).unwrap() {
         let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
         let field = |name: &str| {
-            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-            line.split_whitespace().nth(1).unwrap().to_owned()
+            let value = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            value.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
         };
-        assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), ("1".to_owned(), "2".to_owned()));
-        for set in ["CapEff:", "CapPrm:", "CapInh:"] {
-            assert_eq!(field(set), "0000000000000000");
+        assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), (vec!["1".to_owned()], vec!["2".to_owned()]));
+        for set in ["CapEff:", "CapPrm:", "CapInh:", "CapAmb:"] {
+            assert_eq!(field(set), ["0000000000000000"]);
+        }
+        if root {
+            let id = (0x7800_0000 + vmm.child.pid()).to_string();
+            assert_eq!((field("Uid:"), field("Gid:")), (vec![id.clone(); 4], vec![id; 4]));
+            assert_eq!((field("Groups:").len(), field("CapBnd:")), (0, vec!["0000000000000000".to_owned()]));
         }
         threads += 1;
     }
     assert!(threads >= 3, "one of events, two of vCPUs, and what KVM adds");
+    let limits = vmm.proc("limits");
+    assert!(limits.lines().any(|line| line.starts_with("Max core file size        1  ")), "{limits}");
     // It holds what it was given and what it made, and nothing that has a name.
     for descriptor in std::fs::read_dir(format!("/proc/{}/fd", vmm.child.pid())).unwrap() {
         let target = std::fs::read_link(descriptor.unwrap().path()).unwrap();
@@ -257,6 +265,8 @@ fn it_is_confined_before_the_guest_runs() {
 
 #[test]
 fn it_needs_little_memory_besides_the_guests() {
+    // Of a program that was linked just now, pages that are not on the disk yet count as dirty.
+    File::open(env!("CARGO_BIN_EXE_matchlock-vmm")).unwrap().sync_all().unwrap();
     let Some(vmm) = Vmm::boot(&Guest::new().spin()) else { return };
     let (mut total_kib, mut mapping_kib) = (0, 0);
     for line in vmm.proc("smaps").lines() {

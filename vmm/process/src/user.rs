@@ -1,0 +1,45 @@
+//! A user and a group that are one process's alone.
+//!
+//! Their number is the process's own id after a fixed one. As long as the process lives, the kernel gives that id to no
+//! other, so nobody has to write down who has which user, nor give one back. ADR 10 says why not another. Not here:
+//! which process needs one, and its capabilities (each program gives up its own).
+
+use rustix::io::{Errno, Result};
+use rustix::process::{Gid, Resource, Uid, geteuid, getpid, getuid};
+use rustix::thread::{
+    CapabilitySet, capabilities, remove_capability_from_bounding_set, set_thread_groups, set_thread_res_gid,
+    set_thread_res_uid,
+};
+
+use crate::limits;
+
+/// Comes before the first of these users. The kernel's highest process id is 2²² (proc(5), `pid_max`).
+const BASE: u32 = 0x7800_0000;
+
+/// Most threads of such a user: what a machine of 255 vCPUs takes, and far from all that the host can have.
+const MAX_THREADS: u64 = 1024;
+
+/// If this process is root's, makes it that of a user and a group of its own, and of no other group. Root's
+/// capabilities are gone then, also from what it may execute.
+///
+/// To be called by a process with one thread. After an error it is still root's: not every root may do this, nor do
+/// such users exist in every container.
+pub fn take_own_user() -> Result<()> {
+    if !getuid().is_root() && !geteuid().is_root() {
+        return Ok(());
+    }
+    // kill(2): the parent, which has the same capabilities, could not end it otherwise.
+    if !capabilities(None)?.effective.contains(CapabilitySet::KILL) {
+        return Err(Errno::PERM);
+    }
+    for capability in CapabilitySet::all() {
+        // A kernel may be too old to know one. What is left can be had by nobody but root.
+        let _ = remove_capability_from_bounding_set(capability);
+    }
+    let id = BASE + getpid().as_raw_nonzero().get().unsigned_abs();
+    let (user, group) = (Uid::from_raw(id), Gid::from_raw(id));
+    set_thread_groups(&[])?;
+    set_thread_res_gid(group, group, group)?;
+    set_thread_res_uid(user, user, user)?;
+    limits::lower(Resource::Nproc, MAX_THREADS)
+}
