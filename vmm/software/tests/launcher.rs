@@ -5,20 +5,22 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "tests")]
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, PipeReader, Read};
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use libc::c_long;
 use machine::software::protocol::{Fd, Launch, LaunchReport};
 use process::{Channel, Child, Spawn};
+use tempfile::TempDir;
 
 /// A launcher that has started this program's test `taken_over`, what that says, and what the launcher does.
 struct Launched {
+    _program: TempDir,
     _launcher: Child,
     channel: Channel,
     pid: u32,
@@ -35,10 +37,11 @@ fn launch(victims: &Path) -> Launched {
         ..Spawn::new(Path::new(env!("CARGO_BIN_EXE_matchlock-launcher")))
     };
     let (launcher, channel) = process::spawn(spawn).unwrap();
+    let (directory, program) = for_everybody();
     let args = ["--exact", "taken_over", "--ignored", "--nocapture"].map(str::to_owned);
     let told = [victims.to_str().unwrap().to_owned(), launcher.pid().to_string()];
     let launch = Launch {
-        program: std::env::current_exe().unwrap(),
+        program,
         args: args.into_iter().chain(told).collect(),
         inherit: vec![(Fd(1), 3)],
         stdout: Fd(0),
@@ -48,7 +51,17 @@ fn launch(victims: &Path) -> Launched {
     channel.send(&launch, &[stdout.as_fd(), null.as_fd()]).unwrap();
     drop(stdout);
     let (LaunchReport::Started { pid }, _) = channel.recv().unwrap().unwrap() else { panic!("not started") };
-    Launched { _launcher: launcher, channel, pid, said: BufReader::new(said), log }
+    Launched { _program: directory, _launcher: launcher, channel, pid, said: BufReader::new(said), log }
+}
+
+/// A copy of this program where a user of the launcher's own finds it, too.
+fn for_everybody() -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = directory.path().join("taken-over");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    (directory, program)
 }
 
 /// Tries everything, and says what it could. Its last arguments, filters to the test harness that match no test, are
