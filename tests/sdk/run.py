@@ -167,7 +167,7 @@ def main() -> int:
     parser.add_argument("only", nargs="*", help="with vm: only tests with these words in their names")
     parser.add_argument("--bin", default=os.environ.get("MATCHLOCK_BIN", str(TARGET / "release" / "matchlock")))
     parser.add_argument("--machine", default=os.environ.get("MATCHLOCK_MACHINE", "software"))
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     counts = Counts()
     if arguments.what in ("check", "all"):
         counts.add(check())

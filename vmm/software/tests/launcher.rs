@@ -148,7 +148,7 @@ fn a_qemu_that_is_taken_over_reaches_nothing() {
     let log = UnixDatagram::bind(at("log.sock")).unwrap();
     // It is not for being another user that it cannot.
     for name in [".", "file", "control.sock", "log.sock"] {
-        std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(0o777)).unwrap();
+        fs::set_permissions(at(name), fs::Permissions::from_mode(0o777)).unwrap();
     }
     // Both are there for others.
     drop(UnixStream::connect(at("control.sock")).unwrap());
@@ -172,7 +172,7 @@ fn a_qemu_that_is_taken_over_reaches_nothing() {
 fn qemu_has_namespaces_of_its_own() {
     let victims = tempfile::tempdir().unwrap();
     let mut launched = launch(victims.path());
-    let of = |process: &str, name: &str| std::fs::read_link(format!("/proc/{process}/ns/{name}")).unwrap();
+    let of = |process: &str, name: &str| fs::read_link(format!("/proc/{process}/ns/{name}")).unwrap();
     let pid = launched.pid.to_string();
     let shared: Vec<&str> =
         ["net", "ipc", "pid"].into_iter().filter(|name| of(&pid, name) == of("self", name)).collect();
