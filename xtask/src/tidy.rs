@@ -21,6 +21,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("wire", "sdk/wire", &[]),
     ("served", "tests/served", &[]),
     ("skip", "tests/skip", &[]),
+    ("fuzzed", "tests/fuzzed", &[]),
     ("process", "vmm/process", &[]),
     ("debian", "runtime/debian", &["process"]),
     ("erofs", "backends/erofs", &[]),
