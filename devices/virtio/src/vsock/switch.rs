@@ -361,13 +361,13 @@ impl Switch {
     }
 
     /// Bytes of the guest's that wait for the host, all streams together.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn waiting(&self) -> usize {
         self.streams.values().map(|stream| stream.credit.waiting() as usize).sum()
     }
 
     /// Number of streams.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn streams(&self) -> usize {
         self.streams.len()
     }
@@ -379,7 +379,7 @@ impl Switch {
     }
 
     /// Number of resets that wait for room.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn resets(&self) -> usize {
         self.resets.len()
     }
