@@ -431,7 +431,7 @@ mod tests {
 
     #[test]
     fn vsock() {
-        run(2000, super::vsock);
+        run(1000, super::vsock);
     }
 
     #[test]

@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn layer() {
-        fuzzed::run("image_layer", 3000, &layers(), NAMES, super::layer);
+        fuzzed::run("image_layer", 1500, &layers(), NAMES, super::layer);
     }
 
     #[test]
