@@ -262,7 +262,7 @@ mod tests {
         let examples = [ran.concat(), [&[1][..], &message(&failed), &data(Kind::Stderr, b"err")].concat()];
         fuzzed::run(
             "guest_program",
-            3000,
+            800,
             &examples,
             &["\x02\x01\0\0\0", "\0\x01\0\0\0"],
             super::guest_program,
