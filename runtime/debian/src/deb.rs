@@ -34,19 +34,28 @@ pub enum EntryKind {
 /// Shows every file of `package` to `visit`, in archive order. Kinds other than those of [`EntryKind`] are passed over.
 pub fn unpack(package: &Package, mut visit: impl FnMut(Entry<'_>) -> io::Result<()>) -> Result<()> {
     let file = File::open(&package.path).map_err(Error::io(&package.path))?;
-    let mut archive = ar::Archive::new(BufReader::new(file));
+    members(BufReader::new(file), &package.path, &mut visit)
+}
+
+/// The same of a package that is read from `path`.
+pub(crate) fn members(
+    file: impl Read,
+    path: &Path,
+    visit: &mut impl FnMut(Entry<'_>) -> io::Result<()>,
+) -> Result<()> {
+    let mut archive = ar::Archive::new(file);
     while let Some(member) = archive.next_entry() {
-        let mut member = member.map_err(Error::io(&package.path))?;
+        let mut member = member.map_err(Error::io(path))?;
         let name = member.header().identifier().to_vec();
         let Some(suffix) = name.strip_prefix(b"data.tar") else { continue };
         let tar: Box<dyn Read + '_> = match suffix {
             b"" => Box::new(&mut member),
             b".xz" => Box::new(liblzma::read::XzDecoder::new(&mut member)),
             b".gz" => Box::new(flate2::read::GzDecoder::new(&mut member)),
-            b".zst" => Box::new(zstd::Decoder::new(&mut member).map_err(Error::io(&package.path))?),
+            b".zst" => Box::new(zstd::Decoder::new(&mut member).map_err(Error::io(path))?),
             _ => return Err(Error::Format("data.tar has an unknown compression")),
         };
-        return walk(tar, &mut visit).map_err(Error::io(&package.path));
+        return walk(tar, visit).map_err(Error::io(path));
     }
     Err(Error::Format("no data.tar"))
 }

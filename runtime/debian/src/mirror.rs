@@ -251,7 +251,7 @@ fn download_unchecked(server: &Server, place: &str, max_bytes: u64, path: &Path)
 }
 
 /// The paragraph of this package.
-fn find(mut text: impl BufRead, name: &str, path: &Path) -> Result<Option<Record>> {
+pub(crate) fn find(mut text: impl BufRead, name: &str, path: &Path) -> Result<Option<Record>> {
     let wanted = format!("Package: {name}\n");
     let mut paragraph = Vec::new();
     loop {
