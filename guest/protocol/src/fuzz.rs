@@ -137,6 +137,6 @@ mod tests {
 
     #[test]
     fn frames() {
-        fuzzed::run("guest_frames", 4000, &examples(), &[], super::frames);
+        fuzzed::run("guest_protocol_frames", 4000, &examples(), &[], super::frames);
     }
 }

@@ -299,13 +299,13 @@ mod tests {
 
     #[test]
     fn layer() {
-        fuzzed::run("image_layer", 1500, &layers(), NAMES, super::layer);
+        fuzzed::run("images_layer", 1500, &layers(), NAMES, super::layer);
     }
 
     #[test]
     fn blob() {
         let examples: Vec<_> = layers().iter().take(3).flat_map(|tar| packed(tar)).collect();
-        fuzzed::run("image_blob", 300, &examples, &[], super::blob);
+        fuzzed::run("images_blob", 300, &examples, &[], super::blob);
     }
 
     #[test]
@@ -316,7 +316,7 @@ mod tests {
             fixtures::archive(&image.oci_members("x")),
             layers().concat(),
         ];
-        fuzzed::run("image_archive", 1500, &examples, NAMES, super::archive);
+        fuzzed::run("images_archive", 1500, &examples, NAMES, super::archive);
     }
 
     #[test]
@@ -340,7 +340,7 @@ mod tests {
         let examples = [format!("{}\0{manifest}", sized(index)).into_bytes(), manifest.into_bytes()];
         let words =
             ["$1", "$2", "#1", "\"size\":", "{", "}", "null", "[", "\0", "\"platform\":", "\"linux\"", ","];
-        fuzzed::run("image_documents", 3000, &examples, &words, super::documents);
+        fuzzed::run("images_documents", 3000, &examples, &words, super::documents);
         // The examples are images.
         let texts: Vec<_> = examples[1].split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
         let (layer, config) = (texts[2].clone(), fill_in(&texts[1], &texts[2..]));
@@ -362,7 +362,7 @@ mod tests {
             ["docker.io/library/busybox:1.36", "localhost:5000/x", &digest, &digest[2..], "data.1", "a"];
         let examples = examples.map(|example| example.as_bytes().to_vec());
         let words = ["docker.io/", "library/", "index.docker.io/", ":", "/", "@", "..", "-", " "];
-        fuzzed::run("image_names", 4000, &examples, &words, super::names);
+        fuzzed::run("images_names", 4000, &examples, &words, super::names);
     }
 
     #[test]
@@ -374,6 +374,6 @@ mod tests {
         {
             example[8 + at..8 + at + bytes.len()].copy_from_slice(bytes);
         }
-        fuzzed::run("image_superblock", 4000, &[example], &["\x53"], super::superblock);
+        fuzzed::run("images_superblock", 4000, &[example], &["\x53"], super::superblock);
     }
 }

@@ -12,7 +12,7 @@ use machine::KernelFormat;
 use crate::{Architecture, MAX_IMAGE_BYTES, image, modules, oci};
 
 /// A kernel's file, and what is packed in it.
-pub fn kernel_image(data: &[u8]) {
+pub fn image(data: &[u8]) {
     let found = image::detect(data);
     assert_eq!(
         found,
@@ -42,7 +42,7 @@ fn elf(data: &[u8]) {
 }
 
 /// A kernel's module.
-pub fn kernel_module(data: &[u8]) {
+pub fn module(data: &[u8]) {
     let len = modules::unsigned_len(data);
     let Some(module) = data.get(..len) else { panic!("{len} of {}", data.len()) };
     for name in modules::dependencies(module, Path::new("fuzz")).unwrap_or_default() {
@@ -51,7 +51,7 @@ pub fn kernel_module(data: &[u8]) {
 }
 
 /// The layer that a registry has a kernel in.
-pub fn kernel_layer(data: &[u8]) {
+pub fn layer(data: &[u8]) {
     for architecture in [Architecture::Amd64, Architecture::Arm64] {
         let mut out = Counted(0);
         let unpacked = oci::unpack(&mut Cursor::new(data), &mut out, architecture);
@@ -141,13 +141,13 @@ mod tests {
     }
 
     #[test]
-    fn kernel_image() {
+    fn image() {
         let words = ["\x02\x21\x4c\x18", "\x1f\u{8b}", "HdrS", "Xen\0", "\x01\0\0\0", "\x08\0\0\0"];
-        fuzzed::run("kernel_image", 2000, &images(), &words, super::kernel_image);
+        fuzzed::run("kernels_image", 2000, &images(), &words, super::image);
     }
 
     /// An ELF file of two sections, `.modinfo` and their names.
-    fn module() -> Vec<u8> {
+    fn elf_module() -> Vec<u8> {
         let (names, info) = (b"\0.modinfo\0.names\0", b"license=GPL\0depends=virtio,virtio-ring\0");
         let mut file = vec![0u8; 64];
         file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
@@ -167,16 +167,16 @@ mod tests {
     }
 
     #[test]
-    fn kernel_module() {
+    fn module() {
         let end = b"~Module signature appended~\n";
-        let signed = [&module()[..], &[9; 100], &[0; 8], &[0, 0, 0, 100], end].concat();
-        assert_eq!(modules::dependencies(&module(), Path::new("x")).unwrap(), ["virtio", "virtio-ring"]);
+        let signed = [&elf_module()[..], &[9; 100], &[0; 8], &[0, 0, 0, 100], end].concat();
+        assert_eq!(modules::dependencies(&elf_module(), Path::new("x")).unwrap(), ["virtio", "virtio-ring"]);
         let words = ["depends=", ",", "\0", ".modinfo", "~Module signature appended~\n"];
-        fuzzed::run("kernel_module", 4000, &[module(), signed], &words, super::kernel_module);
+        fuzzed::run("kernels_module", 4000, &[elf_module(), signed], &words, super::module);
     }
 
     #[test]
-    fn kernel_layer() {
+    fn layer() {
         let mut tar = tar::Builder::new(Vec::new());
         for (name, data) in [("kernel-arm64", &b"arm"[..]), ("./kernel", b"intel")] {
             let mut header = tar::Header::new_gnu();
@@ -185,12 +185,6 @@ mod tests {
         }
         let tar = tar.into_inner().unwrap();
         let examples = [gzip(&tar), zstd::encode_all(&tar[..], 1).unwrap(), tar, b"plain".to_vec()];
-        fuzzed::run(
-            "kernel_layer",
-            2000,
-            &examples,
-            &["ustar", "kernel", "./", "L", "x"],
-            super::kernel_layer,
-        );
+        fuzzed::run("kernels_layer", 2000, &examples, &["ustar", "kernel", "./", "L", "x"], super::layer);
     }
 }

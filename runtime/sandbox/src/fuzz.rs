@@ -97,7 +97,7 @@ async fn frames(bytes: &[u8], piece: usize) {
 }
 
 /// What comes of a program: the first byte is the length of the pieces that the rest comes in.
-pub fn guest_program(data: &[u8]) {
+pub fn program(data: &[u8]) {
     let Some((&piece, bytes)) = data.split_first() else { return };
     run(async {
         frames(bytes, usize::from(piece).max(1)).await;
@@ -124,7 +124,7 @@ pub fn guest_program(data: &[u8]) {
 }
 
 /// What is answered to acts on files, of which the first byte names one.
-pub fn guest_files(data: &[u8]) {
+pub fn files(data: &[u8]) {
     let Some((&act, bytes)) = data.split_first() else { return };
     let answer = bytes.to_vec();
     run(async {
@@ -188,7 +188,7 @@ async fn file_act(files: &Files, act: u8) -> Result<()> {
 }
 
 /// How a guest becomes ready.
-pub fn guest_control(data: &[u8]) {
+pub fn ready(data: &[u8]) {
     let text = printable(data);
     assert!(text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' '), "{text:?}");
     assert!(text.len() <= data.len() && is_tame(&text), "{} characters", text.len());
@@ -220,7 +220,7 @@ fn config() -> BootConfig {
 }
 
 /// What another process asks of a sandbox's owner. What is understood means the same when it is said again.
-pub fn control_request(data: &[u8]) {
+pub fn request(data: &[u8]) {
     run(async {
         let mut said = data.to_vec();
         for round in 0..2 {
@@ -254,23 +254,17 @@ mod tests {
     }
 
     #[test]
-    fn guest_program() {
+    fn program() {
         let exited = ServiceFromGuest::Exited(Exit::Signal(9), Usage::default());
         let ran =
             [&[5][..], &message(&ServiceFromGuest::Started), &data(Kind::Stdout, b"out"), &message(&exited)];
         let failed = ServiceFromGuest::Failed(ExecFailure::NotFound("no\x1b[2J such program".into()));
         let examples = [ran.concat(), [&[1][..], &message(&failed), &data(Kind::Stderr, b"err")].concat()];
-        fuzzed::run(
-            "guest_program",
-            800,
-            &examples,
-            &["\x02\x01\0\0\0", "\0\x01\0\0\0"],
-            super::guest_program,
-        );
+        fuzzed::run("sandbox_program", 800, &examples, &["\x02\x01\0\0\0", "\0\x01\0\0\0"], super::program);
     }
 
     #[test]
-    fn guest_files() {
+    fn files() {
         let entry = FileEntry {
             name: b"a".to_vec(),
             size: 1,
@@ -295,11 +289,11 @@ mod tests {
                 .concat(),
             [&[5][..], &done].concat(),
         ];
-        fuzzed::run("guest_files", 800, &examples, &["..", "/", "\0", "/d/../", "\x1b"], super::guest_files);
+        fuzzed::run("sandbox_files", 800, &examples, &["..", "/", "\0", "/d/../", "\x1b"], super::files);
     }
 
     #[test]
-    fn guest_control() {
+    fn ready() {
         let hello = message(&ControlFromGuest::Hello { version: VERSION, agent_start_us: 7 });
         let ready = ControlFromGuest::Ready(Ready { modules_us: 1, root_us: 2, ready_us: 3 });
         let failed = BootFailure { step: "mount\n".into(), error: "no \x1b[2J\u{202e}".repeat(99) };
@@ -308,16 +302,16 @@ mod tests {
             [&hello[..], &message(&ControlFromGuest::Failed(failed))].concat(),
             b"[    1.234567] Kernel panic - not syncing\r".to_vec(),
         ];
-        fuzzed::run("guest_control", 2000, &examples, &["\x1b", "[1.2] ", "\u{202e}"], super::guest_control);
+        fuzzed::run("sandbox_ready", 2000, &examples, &["\x1b", "[1.2] ", "\u{202e}"], super::ready);
     }
 
     #[test]
-    fn control_request() {
+    fn request() {
         use control::Request::{Exec, Kill, Output, Service, Signal, Stop, Wait};
         let program = || exec(&["sh", "-c", "true"]);
         let signal = Signal { program: 1, signal: 15 };
         let requests = [Exec(program()), Service, Stop, Wait(1), signal, Kill(300), Output(u32::MAX)];
         let examples = requests.map(|request| control::greeted(&request).unwrap());
-        fuzzed::run("control_request", 2000, &examples, &["\x01", "\x02"], super::control_request);
+        fuzzed::run("sandbox_request", 2000, &examples, &["\x01", "\x02"], super::request);
     }
 }

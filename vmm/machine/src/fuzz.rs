@@ -61,7 +61,7 @@ mod tests {
         );
         let words =
             ["{", "}", "\"event\":", "\"SHUTDOWN\"", "\"data\":", "\"reason\":", "\n", "\"id\":", "[[[["];
-        fuzzed::run("qmp", 4000, &[[b"\x07", talk.as_bytes()].concat()], &words, super::qmp);
+        fuzzed::run("machine_qmp", 4000, &[[b"\x07", talk.as_bytes()].concat()], &words, super::qmp);
     }
 
     #[test]

@@ -88,7 +88,7 @@ mod tests {
     fn kernel() {
         let examples = [[&[0], &elf()[..]].concat(), [&[1], &bzimage()[..]].concat()];
         fuzzed::run(
-            "kernel_load",
+            "vmm_kernel",
             1500,
             &examples,
             &["\x04\0\0\0", "\x10\0\0\0", "Xen\0", "HdrS"],
