@@ -180,7 +180,9 @@ pub fn vsock(data: &[u8]) {
             0..=2 => packet(&mut script, &mut rig),
             3 => {
                 let descriptor = Descriptor { addr: SEAM + 0x8000, len: 4096, flags: WRITE, next: 0 };
-                (0..script.u8() % 32).for_each(|_| drop(rig.drivers[0].chain(&rig.memory, &[descriptor])));
+                for _ in 0..script.u8() % 32 {
+                    rig.drivers[0].chain(&rig.memory, &[descriptor]);
+                }
             }
             4 => {
                 let descriptors = [script.descriptor(), script.descriptor()];
