@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use guest_protocol::frame::{HEAD, Kind, MAX_PAYLOAD, Splitter};
+use guest_protocol::frame::{HEAD, MAX_PAYLOAD, Splitter};
 use guest_protocol::{BootConfig, ExecFailure, FileEntry, FileFailure, UpperDisk, VERSION, WriteAt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::UnixStream;
@@ -242,6 +242,7 @@ pub fn request(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use guest_protocol::frame::Kind;
     use guest_protocol::{
         BootFailure, Change, ChangeKind, ControlFromGuest, Exit, Ready, ServiceFromGuest, Usage, frame,
     };
