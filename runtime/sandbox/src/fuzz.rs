@@ -6,19 +6,23 @@
 
 use std::future::Future;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use guest_protocol::frame::{HEAD, MAX_PAYLOAD, Splitter};
 use guest_protocol::{BootConfig, ExecFailure, FileEntry, FileFailure, UpperDisk, VERSION, WriteAt};
+use rustix::net::SendFlags;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::UnixStream;
+use virtio::vsock::{PortMessage, channel};
 
 use crate::agent::Control;
-use crate::console::printable;
+use crate::console::{self, printable};
 use crate::detached::Log;
 use crate::files::Files;
 use crate::frames::{Frames, read_frame};
+use crate::ports::Ports;
 use crate::service::{Event, Service};
 use crate::{Error, Result, control, stand_in};
 
@@ -187,11 +191,48 @@ async fn file_act(files: &Files, act: u8) -> Result<()> {
     }
 }
 
+/// What a guest's console says of its end: one line, without what moves a cursor.
+pub fn console(data: &[u8]) {
+    let said = console::last_words(data);
+    for text in [Some(printable(data)), said].into_iter().flatten() {
+        assert!(text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' '), "{text:?}");
+        assert!(text.len() <= data.len() && is_tame(&text), "{} characters", text.len());
+    }
+    let panic = data.split(|byte| *byte == b'\n').map(printable).any(|line| line.contains("Kernel panic"));
+    assert!(!panic || console::last_words(data).is_some_and(|said| said.contains("Kernel panic")));
+}
+
+/// Messages of a device on the port channel, of 9 bytes each: one that opens a stream comes with it, whatever else does.
+pub fn ports(data: &[u8]) {
+    run(async {
+        let (Ok((ports, device)), Ok(null)) = (Ports::pair(), std::fs::File::open("/dev/null")) else {
+            return;
+        };
+        let Ok((stream, _kept)) = std::os::unix::net::UnixStream::pair() else { return };
+        let mut opened = Vec::new();
+        for said in data.chunks(9).take(64) {
+            let (odd, bytes) = said.split_first().map_or((0, said), |(odd, bytes)| (*odd, bytes));
+            let sent = match PortMessage::decode(bytes) {
+                // No stream: an error, and the end of this device.
+                Some(message) if odd == 0xff => channel::send(device.as_fd(), message, null.as_fd()),
+                Some(message) => channel::send(device.as_fd(), message, stream.as_fd()),
+                None => rustix::net::send(&device, said, SendFlags::DONTWAIT).map(drop).map_err(Into::into),
+            };
+            match PortMessage::decode(bytes) {
+                Some(PortMessage::Accept { port }) if sent.is_ok() => opened.push(port),
+                _ => {}
+            }
+        }
+        drop(device);
+        let mut expected = opened.into_iter();
+        while let Ok(Some((port, _))) = ports.accept().await {
+            assert_eq!(Some(port), expected.next());
+        }
+    });
+}
+
 /// How a guest becomes ready.
 pub fn ready(data: &[u8]) {
-    let text = printable(data);
-    assert!(text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' '), "{text:?}");
-    assert!(text.len() <= data.len() && is_tame(&text), "{} characters", text.len());
     run(async {
         let Some((stream, _theirs)) = stream_of(data) else { return };
         let ready = match Control::hello(stream).await {
@@ -294,6 +335,21 @@ mod tests {
     }
 
     #[test]
+    fn console() {
+        let text = "[    0.1] booting\r\nmatchlock: no driver\n[    1.2] Kernel panic - not syncing\r\n[ 1.3] CPU: 0\n";
+        let words = ["\x1b[2J", "[1.2] ", "\n", "matchlock: ", "Kernel panic", "reboot: ", "\u{202e}"];
+        fuzzed::run("sandbox_console", 3000, &[text.as_bytes().to_vec()], &words, super::console);
+    }
+
+    #[test]
+    fn ports() {
+        let accept = |port| [&[0][..], &PortMessage::Accept { port }.encode()].concat();
+        let connect = [&[0][..], &PortMessage::Connect { port: 7 }.encode()].concat();
+        let examples = [[accept(1024), connect, accept(1024)].concat(), accept(1025)];
+        fuzzed::run("sandbox_ports", 2000, &examples, &["\0\x02\0\0\0", "\x01"], super::ports);
+    }
+
+    #[test]
     fn ready() {
         let hello = message(&ControlFromGuest::Hello { version: VERSION, agent_start_us: 7 });
         let ready = ControlFromGuest::Ready(Ready { modules_us: 1, root_us: 2, ready_us: 3 });
@@ -301,7 +357,6 @@ mod tests {
         let examples = [
             [&hello[..], &message(&ready)].concat(),
             [&hello[..], &message(&ControlFromGuest::Failed(failed))].concat(),
-            b"[    1.234567] Kernel panic - not syncing\r".to_vec(),
         ];
         fuzzed::run("sandbox_ready", 2000, &examples, &["\x1b", "[1.2] ", "\u{202e}"], super::ready);
     }
