@@ -302,7 +302,7 @@ mod tests {
             [&[5][..], &message(&ServiceFromGuest::Started), &data(Kind::Stdout, b"out"), &message(&exited)];
         let failed = ServiceFromGuest::Failed(ExecFailure::NotFound("no\x1b[2J such program".into()));
         let examples = [ran.concat(), [&[1][..], &message(&failed), &data(Kind::Stderr, b"err")].concat()];
-        fuzzed::run("sandbox_program", 800, &examples, &["\x02\x01\0\0\0", "\0\x01\0\0\0"], super::program);
+        fuzzed::run("sandbox_program", 500, &examples, &["\x02\x01\0\0\0", "\0\x01\0\0\0"], super::program);
     }
 
     #[test]
@@ -331,14 +331,14 @@ mod tests {
                 .concat(),
             [&[5][..], &done].concat(),
         ];
-        fuzzed::run("sandbox_files", 800, &examples, &["..", "/", "\0", "/d/../", "\x1b"], super::files);
+        fuzzed::run("sandbox_files", 500, &examples, &["..", "/", "\0", "/d/../", "\x1b"], super::files);
     }
 
     #[test]
     fn console() {
         let text = "[    0.1] booting\r\nmatchlock: no driver\n[    1.2] Kernel panic - not syncing\r\n[ 1.3] CPU: 0\n";
         let words = ["\x1b[2J", "[1.2] ", "\n", "matchlock: ", "Kernel panic", "reboot: ", "\u{202e}"];
-        fuzzed::run("sandbox_console", 3000, &[text.as_bytes().to_vec()], &words, super::console);
+        fuzzed::run("sandbox_console", 1500, &[text.as_bytes().to_vec()], &words, super::console);
     }
 
     #[test]
@@ -346,7 +346,7 @@ mod tests {
         let accept = |port| [&[0][..], &PortMessage::Accept { port }.encode()].concat();
         let connect = [&[0][..], &PortMessage::Connect { port: 7 }.encode()].concat();
         let examples = [[accept(1024), connect, accept(1024)].concat(), accept(1025)];
-        fuzzed::run("sandbox_ports", 2000, &examples, &["\0\x02\0\0\0", "\x01"], super::ports);
+        fuzzed::run("sandbox_ports", 1200, &examples, &["\0\x02\0\0\0", "\x01"], super::ports);
     }
 
     #[test]
