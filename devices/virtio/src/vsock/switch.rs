@@ -132,10 +132,7 @@ impl Switch {
         // buf_alloc and fwd_cnt fields."
         stream.credit.update(header.buf_alloc, header.fwd_cnt);
         let goes_on = match (operation, stream.phase) {
-            (Some(Operation::Response), Phase::Requested) => {
-                stream.phase = Phase::Open;
-                true
-            }
+            (Some(Operation::Response), Phase::Requested) => stream.answered(),
             (Some(Operation::Payload), Phase::Open) => {
                 packet.payload.is_some_and(|bytes| stream.deliver(bytes))
             }
@@ -338,6 +335,7 @@ impl Switch {
             let Some(stream) = self.streams.get_mut(&token) else { continue };
             stream.queued = false;
             let packet = stream.emit(room).map(|packet| (packet, stream.ports, stream.credit.tell()));
+            debug_assert!(packet.is_some() || !stream.has_something(), "it would be asked for ever");
             self.settle(token);
             if let Some((Outgoing { operation, flags, len }, ports, (buf_alloc, fwd_cnt))) = packet {
                 let op = operation as u16;
