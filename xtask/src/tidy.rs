@@ -1,5 +1,5 @@
 //! What no compiler checks: which crate may use which, where `target_os` may stand, that every file says what it is,
-//! and that none grows past its limit.
+//! that none grows past its limit, and that every fuzz body has its target.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("wire", "sdk/wire", &[]),
     ("served", "tests/served", &[]),
     ("skip", "tests/skip", &[]),
+    ("fuzzed", "tests/fuzzed", &[]),
     ("process", "vmm/process", &[]),
     ("waiting", "runtime/waiting", &["process"]),
     ("web", "runtime/web", &["waiting"]),
@@ -107,17 +108,22 @@ const TARGET_OS: &[&str] = &["vmm/native/src/backend.rs", "vmm/machine/src/lib.r
 pub(crate) fn run() -> Result<()> {
     let mut findings = Vec::new();
     layers(&mut findings)?;
+    let (mut bodies, mut targets) = (Vec::new(), Vec::new());
     for path in sources()? {
         let text = fs::read_to_string(sh::root().join(&path)).with_context(|| path.display().to_string())?;
         file(&path, &text, &mut findings);
+        bodies.extend(fuzz_bodies(&path, &text));
+        targets.extend(fuzz_target(&path, &text));
     }
+    let bins = dependencies(&sh::root().join("fuzz/Cargo.toml"), fuzz_bins)?;
+    fuzz(&bodies, &targets, &bins, &mut findings);
     for finding in &findings {
         println!("{finding}");
     }
     if !findings.is_empty() {
         bail!("tidy: {} findings", findings.len());
     }
-    println!("tidy: layers, target_os, module docs and file lengths are in order");
+    println!("tidy: layers, target_os, module docs, file lengths and fuzz targets are in order");
     Ok(())
 }
 
@@ -205,9 +211,72 @@ fn file(path: &Path, text: &str, findings: &mut Vec<String>) {
     }
 }
 
+/// The bodies of fuzz targets in a file: crate and name of each `pub fn name(data: &[u8])` of a crate's `fuzz.rs`.
+fn fuzz_bodies(path: &Path, text: &str) -> Vec<(&'static str, String)> {
+    let of_file = |(_, folder, _): &&(_, &str, _)| path == Path::new(folder).join("src/fuzz.rs");
+    let Some((name, ..)) = LAYERS.iter().find(of_file) else { return Vec::new() };
+    let body = |line: &str| line.strip_prefix("pub fn ")?.strip_suffix("(data: &[u8]) {").map(str::to_owned);
+    text.lines().filter_map(body).map(|body| (*name, body)).collect()
+}
+
+/// Name and text of a target of `fuzz/`.
+fn fuzz_target(path: &Path, text: &str) -> Option<(String, String)> {
+    let file = path.strip_prefix("fuzz/fuzz_targets").ok()?;
+    Some((file.file_stem()?.to_string_lossy().into_owned(), text.to_owned()))
+}
+
+/// Names in `[[bin]]`.
+fn fuzz_bins(manifest: &toml::Table) -> Option<Vec<String>> {
+    let bins = manifest.get("bin")?.as_array()?;
+    Some(bins.iter().filter_map(|bin| bin.get("name")?.as_str().map(str::to_owned)).collect())
+}
+
+/// Every body has a target that is named after it and calls it, and every target a body.
+fn fuzz(
+    bodies: &[(&str, String)],
+    targets: &[(String, String)],
+    bins: &[String],
+    findings: &mut Vec<String>,
+) {
+    let name = |(name, body): &(&str, String)| format!("{name}_{body}");
+    for body in bodies {
+        let (target, call) = (name(body), format!("{}::fuzz::{}(data)", body.0, body.1));
+        let calls = targets.iter().any(|(name, text)| *name == target && text.contains(&call));
+        if !calls || !bins.contains(&target) {
+            findings.push(format!("fuzz: no target {target} that calls {call}"));
+        }
+    }
+    let names: Vec<String> = bodies.iter().map(name).collect();
+    for stray in targets.iter().map(|(name, _)| name).chain(bins).filter(|name| !names.contains(name)) {
+        findings.push(format!("fuzz: target {stray} has no body"));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fuzz_bodies_have_targets_and_targets_bodies() {
+        let path = Path::new("devices/virtio/src/fuzz.rs");
+        let bodies = fuzz_bodies(path, "pub fn blk(data: &[u8]) {\nfn rng(data: &[u8]) {\n");
+        assert_eq!(bodies, [("virtio", "blk".to_owned())]);
+        let call = "fuzz_target!(|data: &[u8]| virtio::fuzz::blk(data));";
+        let target = |name: &str, text| fuzz_target(&Path::new("fuzz/fuzz_targets").join(name), text);
+        let count = |targets: &[_], bins: &[&str]| {
+            let bins: Vec<_> = bins.iter().map(|bin| (*bin).to_owned()).collect();
+            let mut findings = Vec::new();
+            fuzz(&bodies, targets, &bins, &mut findings);
+            findings.len()
+        };
+        let good: Vec<_> = target("virtio_blk.rs", call).into_iter().collect();
+        assert_eq!(count(&good, &["virtio_blk"]), 0);
+        assert_eq!(count(&good, &[]), 1);
+        assert_eq!(count(&good, &["virtio_blk", "virtio_fs"]), 1);
+        assert_eq!(count(&[], &["virtio_blk"]), 1);
+        let other: Vec<_> = target("virtio_blk.rs", "virtio::fuzz::rng(data)").into_iter().collect();
+        assert_eq!(count(&other, &["virtio_blk"]), 1);
+    }
 
     fn findings(path: &str, text: &str) -> usize {
         let mut findings = Vec::new();

@@ -21,7 +21,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend};
 const TRANSPORT: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX;
 /// VIRTIO 1.3 §6: "0 to 23 […] Feature bits for the specific device type". Of the others a front end may only pass on
 /// what needs nothing of the transport.
-const PASSED_ON: u64 = ((1 << 24) - 1) | (1 << VIRTIO_RING_F_INDIRECT_DESC);
+pub(crate) const PASSED_ON: u64 = ((1 << 24) - 1) | (1 << VIRTIO_RING_F_INDIRECT_DESC);
 /// Protocol features used where offered.
 const PROTOCOL: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
     .union(VhostUserProtocolFeatures::CONFIG)

@@ -12,5 +12,7 @@
 #![cfg(target_os = "linux")]
 
 mod frontend;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 
 pub use frontend::{Error, Frontend};

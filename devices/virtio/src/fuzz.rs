@@ -4,9 +4,12 @@
 //! with fixed seeds (`run`, which shrinks what fails), and a cargo-fuzz target outside the workspace is one line,
 //! `fuzz_target!(|data: &[u8]| virtio::fuzz::blk(data))` with the feature `fuzzing`. Not here: a corpus.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use vm_memory::VolatileSlice;
 
 use crate::balloon::{Balloon, Reclaim};
@@ -15,6 +18,7 @@ use crate::console::Console;
 use crate::harness::{self, Descriptor, END, NEXT, Rig, SEAM, WRITE};
 use crate::mmio::MmioTransport;
 use crate::rng::Entropy;
+use crate::vsock::{GUEST_CID, PortMessage, Vsock, channel};
 use crate::{Device, event};
 
 /// Most steps of one script: keeps a run short.
@@ -153,6 +157,112 @@ pub fn balloon(data: &[u8]) {
 pub fn blk(data: &[u8]) {
     let readonly = data.len().is_multiple_of(5);
     device(BlockDevice::new(Box::new(Bounded { readonly }), "fuzz"), data);
+}
+
+/// Ports that the script's streams are between.
+const HOST_PORTS: [u32; 5] = [1024, 1024, 1024, 1 << 31, 7];
+const GUEST_PORTS: [u32; 3] = [7000, 7001, 9];
+
+/// The socket device, between a guest and the host ends of its streams.
+pub fn vsock(data: &[u8]) {
+    let pair =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+    let Ok((channel, end)) = pair else { return };
+    let Ok(vsock) = Vsock::new(end, vec![1024], GUEST_CID) else { return };
+    let mut script = Script(data);
+    let mut rig = Rig::new(vsock, script.u8() & 1 != 0);
+    let mut hosts = Vec::new();
+    for _ in 0..4 * MAX_STEPS {
+        if script.0.is_empty() {
+            break;
+        }
+        match script.u8() % 12 {
+            0..=2 => packet(&mut script, &mut rig),
+            3 => {
+                let descriptor = Descriptor { addr: SEAM + 0x8000, len: 4096, flags: WRITE, next: 0 };
+                for _ in 0..script.u8() % 32 {
+                    rig.drivers[0].chain(&rig.memory, &[descriptor]);
+                }
+            }
+            4 => {
+                let descriptors = [script.descriptor(), script.descriptor()];
+                let count = usize::from(script.u8()) % 2 + 1;
+                let queue = usize::from(script.u8() % 3);
+                rig.drivers[queue].chain(&rig.memory, &descriptors[..count]);
+            }
+            5 => rig.drivers[usize::from(script.u8() % 3)].set_avail_idx(&rig.memory, script.u16()),
+            6 if script.u8() % 8 == 0 => rig.activate(script.u8() & 1 != 0),
+            7 | 8 => host(&mut script, &channel, &mut hosts),
+            9 => rig.process_host(),
+            _ => rig.process(usize::from(script.u8() % 3)),
+        }
+        assert!(rig.device.is_within_limits());
+    }
+    // With the hosts gone, what is not for the guest alone goes as well.
+    drop((channel, hosts));
+    rig.process(1);
+    rig.process_host();
+    assert!(rig.device.is_within_limits());
+}
+
+/// A packet of the guest's, as right as the script wants it.
+fn packet(script: &mut Script<'_>, rig: &mut Rig<Vsock>) {
+    let mut header = Vec::new();
+    for cid in [script.pick(&[GUEST_CID, GUEST_CID, GUEST_CID, 2]), script.pick(&[2, 2, 2, GUEST_CID])] {
+        header.extend(cid.to_le_bytes());
+    }
+    let len = script.pick(&[0, 0, 1, 100, 4096, 65_536, 65_537, u32::MAX]);
+    header.extend(script.pick(&GUEST_PORTS).to_le_bytes());
+    header.extend(script.pick(&HOST_PORTS).to_le_bytes());
+    header.extend(len.to_le_bytes());
+    header.extend(script.pick(&[1u16, 1, 1, 1, 2]).to_le_bytes());
+    header.extend(u16::from(script.u8() % 9).to_le_bytes());
+    header.extend(u32::from(script.u8() % 4).to_le_bytes());
+    header.extend(script.pick(&[0, 1, 4096, 262_144, u32::MAX]).to_le_bytes());
+    header.extend(script.pick(&[0, 1, 100, 4096, 1 << 31, u32::MAX]).to_le_bytes());
+    harness::write(&rig.memory, harness::DATA, &header);
+    let first = script.pick(&[44, 44, 44, 20, 43, 45]);
+    let rest = (44 + u64::from(len.min(65_537))).saturating_sub(u64::from(first));
+    let rest = u32::try_from(rest).unwrap_or_default().saturating_sub(script.pick(&[0, 0, 0, 1]));
+    let at = harness::DATA;
+    let descriptors = [
+        Descriptor { addr: at, len: first, flags: 0, next: 0 },
+        Descriptor { addr: at + u64::from(first), len: rest, flags: 0, next: 0 },
+    ];
+    rig.drivers[1].chain(&rig.memory, &descriptors[..if rest == 0 { 1 } else { 2 }]);
+    rig.process(1);
+}
+
+/// Something of the host's.
+fn host(script: &mut Script<'_>, channel: &OwnedFd, hosts: &mut Vec<UnixStream>) {
+    let index = usize::from(script.u8()) % hosts.len().max(1);
+    match (script.u8() % 8, hosts.get_mut(index)) {
+        (0, _) => {
+            let port = script.pick(&GUEST_PORTS);
+            if let Ok((ours, theirs)) = UnixStream::pair()
+                && ours.set_nonblocking(true).is_ok()
+                && channel::send(channel.as_fd(), PortMessage::Connect { port }, theirs.as_fd()).is_ok()
+            {
+                hosts.push(ours);
+            }
+        }
+        (1 | 2, _) => {
+            if let Ok(Some((message, stream))) = channel::receive(channel.as_fd()) {
+                assert_eq!(message, PortMessage::Accept { port: 1024 }, "nobody listens there");
+                let stream = UnixStream::from(stream);
+                if stream.set_nonblocking(true).is_ok() {
+                    hosts.push(stream);
+                }
+            }
+        }
+        (3, Some(host)) => drop(host.write(&[9; 5000][..usize::from(script.u16() % 5000)])),
+        (4 | 5, Some(host)) => drop(host.read(&mut [0; 5000])),
+        (6, Some(host)) => drop(host.shutdown(script.pick(&[Shutdown::Read, Shutdown::Write]))),
+        (7, Some(_)) => drop(hosts.swap_remove(index)),
+        // Whoever has the channel may also say what is no message.
+        (3, None) => drop(rustix::net::send(channel, &script.bytes::<9>(), SendFlags::DONTWAIT)),
+        _ => {}
+    }
 }
 
 /// The transport, with one of the devices behind it.
@@ -319,6 +429,11 @@ mod tests {
     #[test]
     fn blk() {
         run(2000, super::blk);
+    }
+
+    #[test]
+    fn vsock() {
+        run(1000, super::vsock);
     }
 
     #[test]

@@ -20,6 +20,8 @@ mod disks;
 pub mod exec;
 mod file_service;
 mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod log;
 mod modules;
 mod mounts;

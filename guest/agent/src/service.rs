@@ -164,7 +164,9 @@ fn serve(stream: BorrowedFd<'_>, agent: &Agent) {
 }
 
 /// Answers pings until something else is asked for: the request, what arrived behind it, and when.
-fn first_request(stream: BorrowedFd<'_>) -> Result<Option<(Request, Splitter, Instant)>, FrameError> {
+pub(crate) fn first_request(
+    stream: BorrowedFd<'_>,
+) -> Result<Option<(Request, Splitter, Instant)>, FrameError> {
     let mut input = Splitter::default();
     let mut room = [MaybeUninit::uninit(); MESSAGE_CHUNK];
     while stream::receive(stream, &mut input, &mut room) {

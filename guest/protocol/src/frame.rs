@@ -124,6 +124,12 @@ impl Splitter {
         Ok(Some((head.kind, &self.buffer[self.start - head.len..self.start])))
     }
 
+    /// Bytes that have arrived and are not given out.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn waiting(&self) -> usize {
+        self.buffer.len() - self.start
+    }
+
     /// Whether the stream may end here.
     #[must_use]
     pub fn at_boundary(&self) -> bool {

@@ -17,6 +17,8 @@
 //! here: I/O, sockets, and anything that only one side needs.
 
 pub mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod message;
 
 pub use message::{

@@ -186,7 +186,7 @@ impl Drop for Lists {
 }
 
 /// Debian policy §5.6.1: "must consist only of lower case letters, digits, plus and minus signs, and periods"
-fn check(name: &str) -> Result<()> {
+pub(crate) fn check(name: &str) -> Result<()> {
     let valid = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"+-.".contains(&c);
     if name.is_empty() || name.starts_with('-') || !name.bytes().all(valid) {
         return Err(Error::Name(name.to_owned()));

@@ -8,6 +8,10 @@ use waiting::{CancellationToken, Wanted};
 
 use crate::{Error, MAX_FILE_BYTES, Package, Result};
 
+/// ar(5): what an archive begins with, and the length of a member's header.
+const MAGIC: &[u8; 8] = b"!<arch>\n";
+const HEADER_LEN: u64 = 60;
+
 /// One file of a package.
 pub struct Entry<'a> {
     /// Its path, relative, without `.` or `..`.
@@ -41,21 +45,56 @@ pub fn unpack(
     mut visit: impl FnMut(Entry<'_>) -> io::Result<()>,
 ) -> Result<()> {
     let file = File::open(&package.path).map_err(Error::io(&package.path))?;
-    let mut archive = ar::Archive::new(BufReader::new(file));
-    while let Some(member) = archive.next_entry() {
-        let mut member = member.map_err(Error::io(&package.path))?;
-        let name = member.header().identifier().to_vec();
-        let Some(suffix) = name.strip_prefix(b"data.tar") else { continue };
+    members(Wanted::new(BufReader::new(file), given_up), &package.path, &mut visit)
+}
+
+/// The same of a package that is read from `path`.
+pub(crate) fn members(
+    mut file: impl Read,
+    path: &Path,
+    visit: &mut impl FnMut(Entry<'_>) -> io::Result<()>,
+) -> Result<()> {
+    let mut magic = [0; MAGIC.len()];
+    file.read_exact(&mut magic).map_err(Error::io(path))?;
+    if magic != *MAGIC {
+        return Err(Error::Format("not an ar archive"));
+    }
+    while let Some((name, size)) = next_member(&mut file).map_err(Error::io(path))? {
+        let Some(suffix) = name.strip_prefix(b"data.tar") else {
+            // ar(5): members begin at even places.
+            let mut member = Read::by_ref(&mut file).take(size.next_multiple_of(2));
+            io::copy(&mut member, &mut io::sink()).map_err(Error::io(path))?;
+            continue;
+        };
+        let member = file.take(size);
         let tar: Box<dyn Read + '_> = match suffix {
-            b"" => Box::new(&mut member),
-            b".xz" => Box::new(liblzma::read::XzDecoder::new(&mut member)),
-            b".gz" => Box::new(flate2::read::GzDecoder::new(&mut member)),
-            b".zst" => Box::new(zstd::Decoder::new(&mut member).map_err(Error::io(&package.path))?),
+            b"" => Box::new(member),
+            b".xz" => Box::new(liblzma::read::XzDecoder::new(member)),
+            b".gz" => Box::new(flate2::read::GzDecoder::new(member)),
+            b".zst" => Box::new(zstd::Decoder::new(member).map_err(Error::io(path))?),
             _ => return Err(Error::Format("data.tar has an unknown compression")),
         };
-        return walk(Wanted::new(tar, given_up), &mut visit).map_err(Error::io(&package.path));
+        return walk(tar, visit).map_err(Error::io(path));
     }
     Err(Error::Format("no data.tar"))
+}
+
+/// The name and size of the next member; `None` at the end. deb(5): "Only the common ar archive format is supported, with
+/// no long file name extensions, but with file names containing an optional trailing slash".
+fn next_member(file: &mut impl Read) -> io::Result<Option<(Vec<u8>, u64)>> {
+    let mut header = Vec::new();
+    file.take(HEADER_LEN).read_to_end(&mut header)?;
+    if header.is_empty() {
+        return Ok(None);
+    }
+    let (name, size, end) = (header.get(..16), header.get(48..58), header.get(58..60));
+    let size = size.and_then(|size| std::str::from_utf8(size).ok()?.trim_end().parse().ok());
+    match (name.map(<[u8]>::trim_ascii_end), size, end) {
+        (Some(name), Some(size), Some(b"`\n")) => {
+            Ok(Some((name.strip_suffix(b"/").unwrap_or(name).to_vec(), size)))
+        }
+        _ => Err(io::Error::other("a header of the ar archive is broken")),
+    }
 }
 
 fn walk(tar: impl Read, visit: &mut impl FnMut(Entry<'_>) -> io::Result<()>) -> io::Result<()> {
@@ -139,11 +178,20 @@ mod tests {
     #[test]
     fn strange_packages_are_errors() {
         let dir = tempfile::tempdir().unwrap();
-        let unpack = |package| unpack(package, &CancellationToken::new(), |_| Ok(()));
+        let unpack = |package: &Package| unpack(package, &CancellationToken::new(), |_| Ok(()));
         let unknown = package(dir.path(), "data.tar.rar", b"x");
         assert!(matches!(unpack(&unknown), Err(Error::Format(_))));
         let none = package(dir.path(), "debian-binary", b"2.0\n");
         assert!(matches!(unpack(&none), Err(Error::Format("no data.tar"))));
+        // Names of other kinds of archives, which are longer than they say: read as what they look like.
+        for name in ["/6000", "#1/999999999999"] {
+            let other = package(dir.path(), "x", b"");
+            let mut bytes = std::fs::read(&other.path).unwrap();
+            bytes[8..24].copy_from_slice(format!("{name:16}").as_bytes());
+            bytes[56..66].copy_from_slice(b"9999999999");
+            std::fs::write(&other.path, bytes).unwrap();
+            assert!(matches!(unpack(&other), Err(Error::Format("no data.tar"))), "{name}");
+        }
         let broken = package(dir.path(), "data.tar.xz", b"not xz");
         assert!(matches!(unpack(&broken), Err(Error::Io { .. })));
     }

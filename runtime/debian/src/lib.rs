@@ -10,6 +10,8 @@
 mod apt;
 mod archive;
 mod deb;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod http;
 mod keys;
 mod mirror;

@@ -283,7 +283,7 @@ fn download_unchecked(
 }
 
 /// The paragraph of this package.
-fn find(mut text: impl BufRead, name: &str, path: &Path) -> Result<Option<Record>> {
+pub(crate) fn find(mut text: impl BufRead, name: &str, path: &Path) -> Result<Option<Record>> {
     let wanted = format!("Package: {name}\n");
     let mut paragraph = Vec::new();
     loop {

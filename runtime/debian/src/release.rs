@@ -82,6 +82,11 @@ impl Release {
         if !signatures.any(|signature| keys.have_signed(signature, &text, now)) {
             return Err(ReleaseError::Signature);
         }
+        Self::read(&text, suite, now)
+    }
+
+    /// Reads what was signed.
+    pub(crate) fn read(text: &str, suite: &str, now: u64) -> Result<Self, ReleaseError> {
         // The signature is over CRLF; names and digests end before it.
         let text = text.replace("\r\n", "\n");
         let codename = field(&text, "Codename").unwrap_or_default();

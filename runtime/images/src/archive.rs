@@ -114,7 +114,8 @@ impl Archive {
         Self::tar(name, spool, 0, len)
     }
 
-    fn tar(name: String, file: File, start: u64, end: u64) -> Result<Self> {
+    /// Opens the tar between two places of a file.
+    pub(crate) fn tar(name: String, file: File, start: u64, end: u64) -> Result<Self> {
         let file = Arc::new(file);
         let index = index(Member { file: Arc::clone(&file), at: start, end });
         let index = index.map_err(|error| Error::archive(&name, format!("not a valid archive: {error}")))?;

@@ -16,7 +16,7 @@ const SECTOR: u64 = 512;
 
 /// Where the superblock is, and how long it is.
 const SUPERBLOCK: u64 = 1024;
-const SUPERBLOCK_LEN: usize = 1024;
+pub(crate) const SUPERBLOCK_LEN: usize = 1024;
 
 // Linux fs/ext4/ext4.h, struct ext4_super_block: offsets and values of what is looked at.
 const BLOCKS_LOW: usize = 0x4;
@@ -129,7 +129,7 @@ pub(crate) fn lock(file: &File, exclusive: bool) -> Result<(), DiskImageError> {
     }
 }
 
-fn check_superblock(
+pub(crate) fn check_superblock(
     superblock: &[u8; SUPERBLOCK_LEN],
     actual: u64,
     writable: bool,

@@ -16,6 +16,8 @@ mod disk_image;
 mod error;
 #[cfg(feature = "fixtures")]
 pub mod fixtures;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod image;
 mod layer;
 mod manifest;

@@ -16,13 +16,27 @@ pub fn check(reference: &str) -> Result<()> {
     }
 }
 
-/// The short form of a reference with its tag: `docker.io/library/busybox` is `busybox:latest`.
+/// The short form of a reference with its tag: `docker.io/library/busybox` is `busybox:latest`. What would mean another
+/// registry or repository without its front keeps it.
 pub(crate) fn normalized(reference: &str) -> String {
-    let short = reference.strip_prefix("docker.io/").or_else(|| reference.strip_prefix("index.docker.io/"));
-    let short = short.map_or(reference, |rest| rest.strip_prefix("library/").unwrap_or(rest));
+    let below = reference.strip_prefix("docker.io/").or_else(|| reference.strip_prefix("index.docker.io/"));
+    let named = |rest: &&str| rest.starts_with(|first: char| first.is_ascii_alphanumeric());
+    let short = match below.filter(named) {
+        None => reference.to_owned(),
+        Some(rest) if names_registry(rest) => format!("docker.io/{rest}"),
+        Some(rest) => {
+            let official = rest.strip_prefix("library/").filter(|name| named(name) && !name.contains('/'));
+            official.unwrap_or(rest).to_owned()
+        }
+    };
     // A colon before the last slash is a registry's port.
-    let name = short.rsplit('/').next().unwrap_or(short);
-    if name.contains([':', '@']) { short.to_owned() } else { format!("{short}:latest") }
+    let name = short.rsplit('/').next().unwrap_or(&short);
+    if name.contains([':', '@']) { short } else { format!("{short}:latest") }
+}
+
+/// Whether a reference begins with a registry, as Docker reads it.
+fn names_registry(reference: &str) -> bool {
+    reference.split_once('/').is_some_and(|(first, _)| first.contains(['.', ':']) || first == "localhost")
 }
 
 #[cfg(test)]
@@ -39,6 +53,13 @@ mod tests {
             ("localhost:5000/x", "localhost:5000/x:latest"),
             ("localhost:5000/x:1", "localhost:5000/x:1"),
             ("x@sha256:00", "x@sha256:00"),
+            // Not what these are called elsewhere.
+            ("docker.io/ghcr.io/x", "docker.io/ghcr.io/x:latest"),
+            ("index.docker.io/index.docker.io/x", "docker.io/index.docker.io/x:latest"),
+            ("docker.io/localhost/x:1", "docker.io/localhost/x:1"),
+            ("docker.io/library/alpine/git", "library/alpine/git:latest"),
+            ("docker.io/library/", "library/:latest"),
+            ("docker.io/", "docker.io/:latest"),
         ] {
             assert_eq!(normalized(reference), wanted);
         }

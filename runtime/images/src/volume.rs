@@ -163,7 +163,7 @@ impl Volumes {
 }
 
 /// `^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`
-fn valid(name: &str) -> bool {
+pub(crate) fn valid(name: &str) -> bool {
     name.len() <= MAX_NAME_BYTES
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))

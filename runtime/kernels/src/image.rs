@@ -115,7 +115,9 @@ fn decompress(payload: &[u8]) -> Result<Vec<u8>, &'static str> {
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
             read(zstd::Decoder::new(body).map_err(|_| "payload is broken")?, size)
         }
-        [0x02, 0x21, 0x4c, 0x18, ..] => return lz4_legacy(&body[4..], size),
+        [0x02, 0x21, 0x4c, 0x18, ..] => {
+            return lz4_legacy(body.get(4..).ok_or("payload is broken")?, size);
+        }
         _ => return Err("payload has an unknown compression"),
     };
     match unpacked {
@@ -221,6 +223,8 @@ mod tests {
         assert!(detect(b"#!/bin/sh").is_err());
         assert!(detect(b"").is_err());
         assert!(unpack(&bzimage(b"")).is_err());
+        // The magic number and the size share bytes.
+        assert_eq!(unpack(&bzimage(&[0x02, 0x21, 0x4c, 0x18, 0])), Err("payload is broken"));
     }
 
     fn checked(elf: &[u8]) -> Result<(), &'static str> {

@@ -9,6 +9,8 @@
 
 mod architecture;
 mod cpio;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod image;
 mod initramfs;
 mod lease;

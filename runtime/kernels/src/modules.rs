@@ -110,7 +110,7 @@ fn read_module(path: &Path) -> Result<Vec<u8>> {
 ///
 /// The package that the module came from was verified on the host; checking an RSA signature a module again in the
 /// guest costs a slow machine more than the loading does. Stock kernels take unsigned modules.
-fn unsigned_len(module: &[u8]) -> usize {
+pub(crate) fn unsigned_len(module: &[u8]) -> usize {
     const MARKER: &[u8] = b"~Module signature appended~\n";
     // Linux struct module_signature: 8 bytes, then sig_len, big-endian u32, right before the marker
     let signed = || {
@@ -122,7 +122,7 @@ fn unsigned_len(module: &[u8]) -> usize {
 }
 
 /// `depends=` of the module's `.modinfo` section.
-fn dependencies(module: &[u8], path: &Path) -> Result<Vec<String>> {
+pub(crate) fn dependencies(module: &[u8], path: &Path) -> Result<Vec<String>> {
     let bad = |why| Error::NotAKernel { path: path.to_owned(), why };
     let elf = object::File::parse(module).map_err(|_| bad("module is not ELF"))?;
     let section = elf.section_by_name(".modinfo").ok_or_else(|| bad("module has no .modinfo"))?;

@@ -337,7 +337,7 @@ fn choose(manifests: &[Descriptor], architecture: Architecture) -> Option<&Descr
 
 /// Why no kernel came out of a layer.
 #[derive(Debug)]
-enum Unpack {
+pub(crate) enum Unpack {
     /// It is the layer's fault.
     Wrong(&'static str),
     /// The kernel cannot be written.
@@ -347,7 +347,7 @@ enum Unpack {
 const BROKEN: Unpack = Unpack::Wrong("its layer is broken");
 
 /// Writes the kernel in a layer to `out`.
-fn unpack(
+pub(crate) fn unpack(
     layer: &mut (impl Read + Seek),
     out: &mut impl Write,
     architecture: Architecture,

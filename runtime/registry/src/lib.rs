@@ -12,6 +12,8 @@ mod auth;
 mod body;
 mod client;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod mirrors;
 mod name;
 mod pull;

@@ -19,7 +19,7 @@ use crate::trust::{bounded, is_there};
 use crate::{Error, Name};
 
 /// Most mirrors that are asked.
-const MAX_MIRRORS: usize = 16;
+pub(crate) const MAX_MIRRORS: usize = 16;
 
 /// Where an image may be asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,10 +75,19 @@ pub(crate) fn files(home: &Path) -> (Option<PathBuf>, Vec<PathBuf>) {
 
 /// Where `name` is to be asked for, in this order. Later files win.
 pub(crate) fn places(files: &[PathBuf], name: &Name) -> Result<Vec<Place>, Error> {
-    let mut chosen: Option<(PathBuf, Table)> = None;
-    for path in files {
+    places_in(files.iter().map(|path| Ok((path.as_path(), bounded(path)?))), name)
+}
+
+/// The same of files with their contents.
+pub(crate) fn places_in<'a>(
+    files: impl Iterator<Item = Result<(&'a Path, Vec<u8>), Error>>,
+    name: &Name,
+) -> Result<Vec<Place>, Error> {
+    let mut chosen: Option<(&Path, Table)> = None;
+    for file in files {
+        let (path, bytes) = file?;
         let wrong = |why: &dyn std::fmt::Display| Error::Host(format!("{}: {why}", path.display()));
-        let text = String::from_utf8(bounded(path)?).map_err(|error| wrong(&error))?;
+        let text = String::from_utf8(bytes).map_err(|error| wrong(&error))?;
         let file: File = toml::from_str(&text).map_err(|error| wrong(&error.message()))?;
         for mut table in file.registry {
             if table.prefix.is_empty() {
@@ -86,7 +95,7 @@ pub(crate) fn places(files: &[PathBuf], name: &Name) -> Result<Vec<Place>, Error
             }
             let longest = chosen.as_ref().map_or(0, |(_, table)| table.prefix.len());
             if matched(&table.prefix, name).is_some() && table.prefix.len() >= longest {
-                chosen = Some((path.clone(), table));
+                chosen = Some((path, table));
             }
         }
     }

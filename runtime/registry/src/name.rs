@@ -119,9 +119,6 @@ fn read(text: &str) -> Result<Name, &'static str> {
     if !is_registry(registry) {
         return Err("its registry is not a host name or address");
     }
-    if registry.len() + repository.len() > MAX_REPOSITORY_LEN {
-        return Err("it is too long");
-    }
     if !repository.split('/').all(is_component) {
         return Err("its repository is not lower-case words");
     }
@@ -130,6 +127,9 @@ fn read(text: &str) -> Result<Name, &'static str> {
     } else {
         repository.to_owned()
     };
+    if registry.len() + repository.len() > MAX_REPOSITORY_LEN {
+        return Err("it is too long");
+    }
     Ok(Name { registry: registry.to_owned(), repository, tag: tag.map(str::to_owned), digest })
 }
 
@@ -193,6 +193,14 @@ mod tests {
             let name = Name::parse(text).unwrap();
             assert_eq!((name.host(), name.to_string().as_str()), (host, whole));
         }
+    }
+
+    #[test]
+    fn the_longest_name_can_be_read_again() {
+        let repository = "a".repeat(MAX_REPOSITORY_LEN - "docker.io".len() - "library/".len());
+        let whole = Name::parse(&repository).unwrap().to_string();
+        assert_eq!(Name::parse(&whole).unwrap().to_string(), whole);
+        assert!(Name::parse(&format!("{repository}a")).is_err());
     }
 
     #[test]

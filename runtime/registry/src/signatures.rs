@@ -24,7 +24,7 @@ use crate::trust::{bounded, is_there};
 use crate::{Error, Name};
 
 /// Most signatures of one image that are looked at.
-const MAX_SIGNATURES: usize = 16;
+pub(crate) const MAX_SIGNATURES: usize = 16;
 
 /// Longest list of signatures.
 pub(crate) const MAX_LIST_BYTES: u64 = 1 << 20;
@@ -70,7 +70,7 @@ enum Requirement {
 /// Which name a signature may be for.
 #[derive(Debug, Default, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", deny_unknown_fields)]
-enum Identity {
+pub(crate) enum Identity {
     /// The same; by digest, any of the same repository.
     #[default]
     MatchRepoDigestOrExact,
@@ -108,9 +108,16 @@ pub(crate) fn file(home: &Path) -> Option<PathBuf> {
 
 /// What is demanded of `name`; an error if it is refused whatever it is.
 pub(crate) fn demands(file: Option<&Path>, name: &Name) -> Result<Demands, Error> {
-    let Some(path) = file else { return Ok(Demands::default()) };
+    match file {
+        None => Ok(Demands::default()),
+        Some(path) => demands_of(&bounded(path)?, path, name),
+    }
+}
+
+/// The same of the policy that was read from `path`.
+pub(crate) fn demands_of(policy: &[u8], path: &Path, name: &Name) -> Result<Demands, Error> {
     let wrong = |why: String| Error::Host(format!("{}: {why}", path.display()));
-    let mut file: File = serde_json::from_slice(&bounded(path)?).map_err(|error| wrong(error.to_string()))?;
+    let mut file: File = serde_json::from_slice(policy).map_err(|error| wrong(error.to_string()))?;
     let mut docker = file.transports.remove("docker").unwrap_or_default();
     let chosen = scopes(name).into_iter().find_map(|scope| docker.remove_entry(&scope));
     let (scope, requirements) = chosen.unwrap_or(("default".to_owned(), file.default));
@@ -226,7 +233,7 @@ impl Demands {
 }
 
 /// Whether a payload, which is signed, is about this manifest under this name.
-fn says(payload: &[u8], name: &Name, manifest: &Digest, identity: &Identity) -> bool {
+pub(crate) fn says(payload: &[u8], name: &Name, manifest: &Digest, identity: &Identity) -> bool {
     let Ok(payload) = serde_json::from_slice::<Value>(payload) else { return false };
     let text = |pointer: &str| payload.pointer(pointer).and_then(Value::as_str);
     let about = text("/critical/type") == Some(TYPE)

@@ -80,16 +80,10 @@ impl Console {
         inner.tail.extend(bytes);
     }
 
-    /// The line that says most about why the guest ended: a panic's, else the agent's last, else the last that is not
-    /// said on every start or end.
+    /// The line that says most about why the guest ended.
     pub(crate) fn last_words(&self) -> Option<String> {
         let tail: Vec<u8> = self.lock().tail.iter().copied().collect();
-        let lines = || tail.split(|b| *b == b'\n').map(printable).filter(|line| !line.is_empty());
-        let noise = |line: &String| NOISE.iter().any(|start| line.starts_with(start));
-        lines()
-            .find(|line| line.contains("Kernel panic"))
-            .or_else(|| lines().rfind(|line| line.starts_with("matchlock: ")))
-            .or_else(|| lines().rfind(|line| !noise(line)))
+        last_words(&tail)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -131,6 +125,17 @@ impl Inner {
 
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)
+}
+
+/// The line that says most about why the guest ended: a panic's, else the agent's last, else the last that is not said on
+/// every start or end.
+pub(crate) fn last_words(tail: &[u8]) -> Option<String> {
+    let lines = || tail.split(|b| *b == b'\n').map(printable).filter(|line| !line.is_empty());
+    let noise = |line: &String| NOISE.iter().any(|start| line.starts_with(start));
+    lines()
+        .find(|line| line.contains("Kernel panic"))
+        .or_else(|| lines().rfind(|line| line.starts_with("matchlock: ")))
+        .or_else(|| lines().rfind(|line| !noise(line)))
 }
 
 /// A line for a message: printable ASCII only, the kernel's time stamp cut off, bounded.

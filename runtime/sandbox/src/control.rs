@@ -221,7 +221,7 @@ async fn answer(limit: Duration, mut stream: tokio::net::UnixStream, shared: &Sh
 }
 
 /// Greets, and hears what is wanted.
-async fn requested(stream: &mut tokio::net::UnixStream) -> Result<Request> {
+pub(crate) async fn requested(stream: &mut tokio::net::UnixStream) -> Result<Request> {
     let mut payload = Vec::new();
     let hello: Hello = receive(stream, &mut payload).await?;
     write_message(stream, &Hello { version: VERSION }).await?;
@@ -229,6 +229,12 @@ async fn requested(stream: &mut tokio::net::UnixStream) -> Result<Request> {
         return Err(Error::ControlVersion { theirs: hello.version, ours: VERSION });
     }
     receive(stream, &mut payload).await
+}
+
+/// What a client says to ask for this.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn greeted(request: &Request) -> Result<Vec<u8>> {
+    Ok([frame::encode(&Hello { version: VERSION })?, frame::encode(request)?].concat())
 }
 
 /// What is asked about detached programs.

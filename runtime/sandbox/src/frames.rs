@@ -77,7 +77,7 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         }
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn room(&self) -> usize {
         self.buffer.capacity()
     }

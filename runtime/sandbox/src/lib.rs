@@ -21,6 +21,8 @@ mod fake;
 mod files;
 mod forward;
 mod frames;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod guest;
 mod history;
 mod home;

@@ -12,6 +12,8 @@
 //! in a `matchlock-devices` process). Every process holds the other end of a descriptor of the supervisor's and ends
 //! when that hangs up. Not here: what is in the guest, and what the vsock streams carry.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod native;
 mod qmp;
 pub mod software;

@@ -123,12 +123,13 @@ impl Native {
         }
     }
 
-    /// How it ended, from its last words, or else from its exit status.
+    /// How it ended, from its last words, or else from its exit status. All that a process has said is here when it has
+    /// ended; a hang-up is not to be waited for, since it may have given its end of the channel to somebody.
     fn last_words(&mut self) -> Ending {
         let reported = loop {
-            match self.report() {
-                Ok(Some(Report::Ended(end))) => break Some(end.into()),
-                Ok(Some(Report::Refused(why))) => break Some(Ending::Failed(why)),
+            match self.channel.try_recv() {
+                Ok(Some((Report::Ended(end), _))) => break Some(end.into()),
+                Ok(Some((Report::Refused(why), _))) => break Some(Ending::Failed(why)),
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => break None,
             }
@@ -275,4 +276,55 @@ pub(crate) fn describe_disk(disk: Disk, descriptors: &mut Descriptors) -> DiskSp
 fn open_kvm() -> Result<OwnedFd, MachineError> {
     let opened = std::fs::File::options().read(true).write(true).open(KVM);
     Ok(opened.map_err(|source| MachineError::Process { what: KVM, source })?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::io::IoSlice;
+    use std::mem::MaybeUninit;
+    use std::path::Path;
+    use std::time::Duration;
+
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+    use super::*;
+
+    /// A machine whose process has ended, and the end of the channel that it had.
+    fn dead() -> (Native, Channel) {
+        let child = process::spawn_without_channel(Spawn::new(Path::new("/bin/true"))).unwrap();
+        let (channel, theirs) = Channel::pair().unwrap();
+        let ended = any_of(&[child.as_fd()]).unwrap();
+        let (timeline, stopped, ending) = (Timeline::default(), false, None);
+        (Native { child, channel, back_end: None, ended, timeline, stopped, ending }, theirs)
+    }
+
+    fn ending(mut machine: Native) -> Ending {
+        let (sender, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(machine.wait()));
+        ended.recv_timeout(Duration::from_secs(10)).unwrap()
+    }
+
+    #[test]
+    fn the_last_report_counts() {
+        let (machine, theirs) = dead();
+        theirs.send(&Report::Paused, &[]).unwrap();
+        theirs.send(&Report::Ended(End::Reset), &[]).unwrap();
+        assert_eq!(ending(machine), Ending::Reset);
+    }
+
+    #[test]
+    fn a_dead_process_is_not_listened_to_even_if_its_end_of_the_channel_lives() {
+        let (machine, theirs) = dead();
+        // One of two descriptors of a message: the channel's own end, which the supervisor then holds itself.
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let own = [theirs.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&own)));
+        let packet = IoSlice::new(&[1, 0, 0, 0, 3]);
+        sendmsg(&theirs, &[packet], &mut control, SendFlags::NOSIGNAL).unwrap();
+        drop(theirs);
+        assert_eq!(ending(machine), Ending::PowerOff);
+    }
 }

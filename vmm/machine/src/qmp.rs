@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 /// Longest line taken from QEMU.
-const MAX_LINE: u64 = 64 * 1024;
+pub(crate) const MAX_LINE: u64 = 64 * 1024;
 /// Answers kept until somebody asks; more than there are commands at a time.
-const MAX_ANSWERS: usize = 8;
+pub(crate) const MAX_ANSWERS: usize = 8;
 /// How long a command may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -30,7 +30,7 @@ pub(crate) struct Qmp {
 
 /// What became of a command.
 #[derive(Debug)]
-struct Answer {
+pub(crate) struct Answer {
     command: u64,
     error: Option<String>,
 }
@@ -102,7 +102,7 @@ impl Drop for Qmp {
 }
 
 /// Reads until QEMU closes its end, or says what is no message.
-fn read(mut lines: BufReader<UnixStream>, answers: &SyncSender<Answer>) -> Option<Shutdown> {
+pub(crate) fn read(mut lines: impl BufRead, answers: &SyncSender<Answer>) -> Option<Shutdown> {
     let mut shutdown = None;
     let mut line = Vec::new();
     loop {

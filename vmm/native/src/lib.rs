@@ -10,6 +10,8 @@ pub mod board;
 pub mod descriptors;
 pub mod devices;
 pub mod events;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod layout;
 pub mod loader;
 pub mod log;

@@ -33,7 +33,7 @@ pub const MAX_MESSAGE: usize = 128 * 1024;
 /// Most descriptors one message may carry.
 pub const MAX_DESCRIPTORS: usize = 1024;
 /// `SCM_MAX_FD` of unix(7).
-const MAX_PACKET_DESCRIPTORS: usize = 253;
+pub(crate) const MAX_PACKET_DESCRIPTORS: usize = 253;
 /// Bytes of a packet before the message.
 const HEADER: usize = 4;
 
@@ -147,8 +147,15 @@ impl Channel {
     fn recv_packets(&self) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
         let mut partial = self.partial.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let Some(packet) = self.recv_packet()? else {
-                return Ok(None);
+            let packet = match self.recv_packet() {
+                Ok(Some(packet)) => packet,
+                Err(Error::Channel(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(error.into());
+                }
+                end => {
+                    *partial = None;
+                    return end.map(|_| None);
+                }
             };
             let message = match partial.take() {
                 None => packet,
@@ -345,6 +352,12 @@ mod tests {
         assert!(matches!(b.recv::<u8>(), Err(Error::Malformed(_))));
         rustix::net::send(&a, &[0, 0], SendFlags::NOSIGNAL).unwrap();
         assert!(matches!(b.recv::<u8>(), Err(Error::Malformed(_))));
+        // What had come of a message goes with the packet that broke it.
+        a.send_packet(1, &[9], &[a.as_fd()]).unwrap();
+        a.send_packet(MAX_DESCRIPTORS + 1, &[], &[a.as_fd()]).unwrap();
+        a.send(&7u8, &[]).unwrap();
+        assert!(matches!(b.recv::<u8>(), Err(Error::TooManyDescriptors(_))));
+        assert_eq!(b.recv::<u8>().unwrap().unwrap().0, 7);
     }
 
     #[test]

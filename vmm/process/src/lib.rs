@@ -13,6 +13,8 @@
 mod channel;
 mod child;
 mod find;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod group;
 mod lifeline;
 mod limits;

@@ -5,8 +5,12 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use virtio_queue::QueueT;
 
+#[cfg(any(test, feature = "fuzzing"))]
+use super::credit::WINDOW;
 use super::packet::{Packet, Room};
 use super::switch::Switch;
+#[cfg(any(test, feature = "fuzzing"))]
+use super::switch::{MAX_RESETS, MAX_STREAMS};
 use crate::{ActivateError, Activation, Device, DeviceKind, Event, Io};
 
 /// Packets to the guest.
@@ -100,14 +104,23 @@ impl Vsock {
         }
     }
 
+    /// Whether it holds no more than it may: streams, bytes of the guest's, resets.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn is_within_limits(&self) -> bool {
+        let streams = self.streams();
+        streams <= MAX_STREAMS
+            && self.waiting() <= streams * WINDOW as usize
+            && self.resets() <= MAX_RESETS + MAX_STREAMS
+    }
+
     /// Bytes of the guest's that wait for the host.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn waiting(&self) -> usize {
         self.switch.waiting()
     }
 
     /// Number of streams.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn streams(&self) -> usize {
         self.switch.streams()
     }
@@ -119,7 +132,7 @@ impl Vsock {
     }
 
     /// Number of resets that wait for room.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn resets(&self) -> usize {
         self.switch.resets()
     }

@@ -136,6 +136,16 @@ impl Stream {
         self.owed |= Owed::RESPONSE;
     }
 
+    /// The guest accepts the host's request. False if it cannot have got one yet.
+    #[must_use]
+    pub(super) fn answered(&mut self) -> bool {
+        let sent = !self.owed.contains(Owed::REQUEST);
+        if sent {
+            self.phase = Phase::Open;
+        }
+        sent
+    }
+
     /// The guest asks how much it may send.
     pub(super) fn credit_requested(&mut self) {
         self.owed |= Owed::CREDIT_UPDATE;

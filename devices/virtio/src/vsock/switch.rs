@@ -132,10 +132,7 @@ impl Switch {
         // buf_alloc and fwd_cnt fields."
         stream.credit.update(header.buf_alloc, header.fwd_cnt);
         let goes_on = match (operation, stream.phase) {
-            (Some(Operation::Response), Phase::Requested) => {
-                stream.phase = Phase::Open;
-                true
-            }
+            (Some(Operation::Response), Phase::Requested) => stream.answered(),
             (Some(Operation::Payload), Phase::Open) => {
                 packet.payload.is_some_and(|bytes| stream.deliver(bytes))
             }
@@ -338,6 +335,7 @@ impl Switch {
             let Some(stream) = self.streams.get_mut(&token) else { continue };
             stream.queued = false;
             let packet = stream.emit(room).map(|packet| (packet, stream.ports, stream.credit.tell()));
+            debug_assert!(packet.is_some() || !stream.has_something(), "it would be asked for ever");
             self.settle(token);
             if let Some((Outgoing { operation, flags, len }, ports, (buf_alloc, fwd_cnt))) = packet {
                 let op = operation as u16;
@@ -361,13 +359,13 @@ impl Switch {
     }
 
     /// Bytes of the guest's that wait for the host, all streams together.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn waiting(&self) -> usize {
         self.streams.values().map(|stream| stream.credit.waiting() as usize).sum()
     }
 
     /// Number of streams.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn streams(&self) -> usize {
         self.streams.len()
     }
@@ -379,7 +377,7 @@ impl Switch {
     }
 
     /// Number of resets that wait for room.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn resets(&self) -> usize {
         self.resets.len()
     }

@@ -272,3 +272,26 @@ fn messages_that_are_none_are_dropped() {
     assert_eq!(read_now(&mut { ours }), (Vec::new(), true));
     stream_to_guest(&mut guest, &channel);
 }
+
+#[test]
+fn an_answer_to_a_request_that_was_not_sent_yet_is_none() {
+    let (mut guest, channel, mut host) = busy();
+    guest.refill = false;
+    // Answers to these leave no room for the request.
+    for port in 0..u32::from(RX_BUFFERS) {
+        guest.post(&header(Ports { host: 1, guest: port }, Operation::CreditUpdate), &[], &[]);
+        guest.run();
+    }
+    let mut asked = connect(&channel, GUEST_PORT);
+    guest.run();
+    // The first port that the device takes for its own streams.
+    let ports = Ports { host: 1 << 31, guest: GUEST_PORT };
+    guest.post(&header(ports, Operation::Response), &[], &[]);
+    guest.refill = true;
+    guest.take_packets();
+    guest.post_rx(usize::MAX);
+    let last = strays(&mut guest).pop();
+    assert_eq!(last, Some(((1 << 31, GUEST_PORT), 1, RESET)));
+    assert_eq!((guest.device.streams(), read_now(&mut asked)), (1, (vec![], true)));
+    goes_on(&mut guest, &mut host);
+}

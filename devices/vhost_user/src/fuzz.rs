@@ -1,0 +1,61 @@
+//! The fuzz body of what a back end, which its guest may have taken over, answers to the front end.
+//!
+//! `cargo test` runs it a fixed number of times with fixed seeds; `fuzz/` has the target for libFuzzer. Not here: rings,
+//! which the front end never reads.
+
+use std::io::Write;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+
+use virtio::{Device, DeviceKind};
+
+use crate::Frontend;
+
+/// Answers, all there before they are asked for; the first byte picks the device. Features and configuration are what the
+/// device may have.
+pub fn answers(data: &[u8]) {
+    let Some((&kind, answers)) = data.split_first() else { return };
+    let kinds = [DeviceKind::Entropy, DeviceKind::Block, DeviceKind::FileSystem];
+    let kind = kinds[usize::from(kind) % kinds.len()];
+    let Ok((ours, mut theirs)) = UnixStream::pair() else { return };
+    let said = theirs.set_nonblocking(true).and_then(|()| theirs.write_all(answers));
+    if said.and_then(|()| theirs.shutdown(Shutdown::Write)).is_err() {
+        return;
+    }
+    let Ok(mut device) = Frontend::new(ours, kind, &[128, 8]) else { return };
+    assert_eq!((device.kind(), device.queue_sizes()), (kind, &[128, 8][..]));
+    assert_eq!(device.features() & !crate::frontend::PASSED_ON, 0, "{:#x}", device.features());
+    let mut config = [0xaa; 128];
+    device.read_config(0, &mut config);
+    device.write_config(4, &config[..4]);
+    device.read_config(u64::MAX, &mut config);
+    assert_eq!(config, [0; 128]);
+    device.reset();
+}
+
+#[cfg(test)]
+mod tests {
+    /// vhost-user, "Message format": request, flags (version 1, reply), size, payload.
+    fn reply(request: u32, payload: &[u8]) -> Vec<u8> {
+        let size = u32::try_from(payload.len()).unwrap_or_default();
+        [&[request, 5, size].map(u32::to_le_bytes).concat(), payload].concat()
+    }
+
+    #[test]
+    fn answers() {
+        let number = |request, value: u64| reply(request, &value.to_le_bytes());
+        // Version 1, event indexes, protocol features; then those, and queues.
+        let features = number(1, 1 << 32 | 1 << 30 | 1 << 29);
+        let common = [features, number(15, 1 << 0 | 1 << 3 | 1 << 9 | 1 << 13), number(17, 2)].concat();
+        let config = |len: u32| {
+            let header = [0, len, 0].map(u32::to_le_bytes).concat();
+            reply(24, &[header, vec![7; usize::try_from(len).unwrap_or_default()]].concat())
+        };
+        let examples = [
+            [&[0], &common[..], &number(34, 0)].concat(),
+            [&[1], &common[..], &config(60), &config(60), &number(34, 0)].concat(),
+            [&[2], &common[..], &config(40)].concat(),
+        ];
+        fuzzed::run("vhost_user_answers", 2000, &examples, &["\x05\0\0\0", "\x08\0\0\0"], super::answers);
+    }
+}

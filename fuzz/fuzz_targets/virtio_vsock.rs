@@ -1,0 +1,4 @@
+//! What a hostile guest can say to a device: `vsock`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| virtio::fuzz::vsock(data));

@@ -1,0 +1,142 @@
+//! The fuzz body of what either side receives: any bytes, cut anywhere, become frames, and frames messages or errors.
+//!
+//! `cargo test` runs it a fixed number of times with fixed seeds; `fuzz/` has the target for libFuzzer. Not here: what
+//! host and agent make of a message.
+
+use std::fmt::Debug;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::frame::{self, FrameError, HEAD, Kind, MAX_PAYLOAD, Splitter};
+use crate::{ControlFromGuest, ControlFromHost, ServiceFromGuest, ServiceFromHost};
+
+/// A stream's frames, and what it ended with: an error, or whether that was between two frames.
+type Frames = (Vec<(Kind, Vec<u8>)>, Result<bool, FrameError>);
+
+/// The first byte is the length of the pieces that the rest comes in. Panics only on a defect.
+pub fn frames(data: &[u8]) {
+    let Some((&piece, bytes)) = data.split_first() else { return };
+    let whole = split(bytes.chunks(bytes.len().max(1)));
+    assert_eq!(whole, split(bytes.chunks(usize::from(piece).max(1))), "pieces make other frames");
+    let (frames, end) = whole;
+    let taken: usize = frames.iter().map(|(_, payload)| HEAD + payload.len()).sum();
+    assert!(taken <= bytes.len(), "{taken} bytes of {}", bytes.len());
+    assert!(end != Ok(true) || taken == bytes.len(), "an end inside a frame");
+    for (_, payload) in frames.iter().filter(|(kind, _)| *kind == Kind::Message) {
+        messages(payload);
+    }
+    messages(bytes);
+}
+
+fn split<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Frames {
+    let (mut splitter, mut frames) = (Splitter::default(), Vec::new());
+    for piece in pieces {
+        splitter.push(piece);
+        loop {
+            match splitter.next_frame() {
+                Ok(Some((kind, payload))) => frames.push((kind, payload.to_vec())),
+                Ok(None) => break,
+                Err(error) => return (frames, Err(error)),
+            }
+        }
+        assert!(splitter.waiting() < HEAD + MAX_PAYLOAD, "a whole frame was left");
+    }
+    let end = splitter.at_boundary();
+    (frames, Ok(end))
+}
+
+/// A payload as each of the messages it could be.
+fn messages(payload: &[u8]) {
+    message::<ControlFromGuest>(payload);
+    message::<ControlFromHost>(payload);
+    message::<ServiceFromGuest>(payload);
+    message::<ServiceFromHost>(payload);
+}
+
+/// What is understood means the same when it is sent on.
+fn message<M: Serialize + DeserializeOwned + PartialEq + Debug>(payload: &[u8]) {
+    let Ok(message) = frame::decode::<M>(payload) else { return };
+    let again = frame::encode(&message);
+    let again = again.as_deref().map(|bytes| frame::decode(bytes.get(HEAD..).unwrap_or_default()));
+    assert_eq!(again, Ok(Ok(message)));
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::frame::{Head, Kind};
+    use crate::*;
+
+    fn frame(message: &impl serde::Serialize) -> Vec<u8> {
+        frame::encode(message).unwrap_or_default()
+    }
+
+    fn examples() -> Vec<Vec<u8>> {
+        let path = || String::from("/a/b");
+        let exec = ExecRequest {
+            program: Program::Argv(vec!["sh".into(), "-c".into()]),
+            env: vec![("PATH".into(), "/bin".into())],
+            working_dir: path(),
+            user: "app".into(),
+            stdio: Stdio::Terminal(TerminalSize { rows: 24, cols: 80 }),
+            privileged: false,
+            detached: true,
+        };
+        let entry = FileEntry {
+            name: b"link".to_vec(),
+            size: 4,
+            mode: 0o120_777,
+            uid: 0,
+            gid: 1000,
+            mtime_s: -1,
+            mtime_ns: 999_999_999,
+            target: b"/etc".to_vec(),
+        };
+        let config = BootConfig {
+            version: VERSION,
+            wall_clock_ns: 1 << 60,
+            entropy: [7; 32],
+            layers: 3,
+            upper: UpperDisk::Ext4,
+            hostname: "vm".into(),
+            hosts: vec![HostEntry { host: "h".into(), ip: "10.0.0.1".into() }],
+            nameservers: vec!["10.0.0.2".into()],
+            cpu_quota_milli: 500,
+            disks: vec![DiskMount { path: path(), readonly: true, uid: Some(1), gid: None }],
+        };
+        let change = Change { kind: ChangeKind::Removed, path: path().into() };
+        let data = Head::bytes(Kind::Stdout, 5).map(|head| [&head[..], b"hello"].concat());
+        let streams = [
+            [
+                frame(&ControlFromGuest::Hello { version: VERSION, agent_start_us: 9 }),
+                frame(&ControlFromGuest::Failed(BootFailure { step: "mount".into(), error: "no".into() })),
+            ]
+            .concat(),
+            [
+                frame(&ControlFromHost::Boot(Box::new(config))),
+                frame(&ControlFromHost::Shutdown { grace_ms: 1000 }),
+            ]
+            .concat(),
+            frame(&ServiceFromHost::Request(Request::Exec(Box::new(exec)))),
+            frame(&ServiceFromHost::Request(Request::File(FileRequest::Write {
+                path: path(),
+                mode: 0o644,
+                at: WriteAt::Offset(300),
+            }))),
+            [
+                frame(&ServiceFromGuest::Started),
+                data.unwrap_or_default(),
+                frame(&ServiceFromGuest::Exited(Exit::Signal(9), Usage::default())),
+            ]
+            .concat(),
+            frame(&ServiceFromGuest::Entries(vec![entry])),
+            [frame(&ServiceFromGuest::Watching), frame(&ServiceFromGuest::Change(change))].concat(),
+        ];
+        streams.into_iter().map(|stream| [&[3], &stream[..]].concat()).collect()
+    }
+
+    #[test]
+    fn frames() {
+        fuzzed::run("guest_protocol_frames", 4000, &examples(), &[], super::frames);
+    }
+}
