@@ -4,10 +4,12 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use ::rpc::Setup;
 use sandbox::Home;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::args::RpcArgs;
 use crate::block_on;
@@ -24,14 +26,33 @@ pub(crate) fn rpc(args: &RpcArgs) -> anyhow::Result<u8> {
         // A client's run-time may have made its pipes non-blocking, ours with them.
         rustix::io::ioctl_fionbio(file, false)?;
     }
+    let last = input.as_fd().try_clone_to_owned()?;
     block_on(async {
         let mut signals = Signals::catch()?;
         let signal = Cell::new(None);
         let end = async { signal.set(Some(signals.next().await)) };
-        ::rpc::serve(setup, input, output, end).await;
+        ::rpc::serve(setup, input, output, hang_up(last), end).await;
         match signal.get() {
             None => Ok(0),
             Some(signal) => Err(Interrupted(signal).into()),
         }
     })?
+}
+
+/// Returns once a client can send nothing more, whether or not all of it has been read.
+#[allow(
+    deprecated,
+    reason = "its objection is to types whose descriptor may change; an `OwnedFd` keeps its own"
+)]
+async fn hang_up(input: OwnedFd) {
+    if let Ok(input) = AsyncFd::with_interest(input, Interest::READABLE) {
+        while let Ok(mut ready) = input.readable().await {
+            if ready.ready().is_read_closed() {
+                return;
+            }
+            ready.clear_ready();
+        }
+    }
+    // A file, for one, cannot be watched; it ends when it has been read.
+    std::future::pending().await
 }

@@ -44,7 +44,8 @@ pub struct Setup {
     pub kernel: String,
 }
 
-/// Serves one client. Returns once it is gone, or `end` has come, and nothing is left of its sandbox.
+/// Serves one client. Returns once it is gone, or `end` has come, and nothing is left of its sandbox. `hang_up` comes when
+/// the client has sent its last; what it has sent before is still read.
 ///
 /// Needs a tokio runtime with time and I/O around it, and this process's own reader and writer threads; the reader's may
 /// stay in a read that never returns.
@@ -52,12 +53,13 @@ pub async fn serve(
     setup: Setup,
     input: impl Read + Send + 'static,
     output: impl Write + Send + 'static,
+    hang_up: impl Future<Output = ()>,
     end: impl Future<Output = ()>,
 ) {
     // One line waits here, one is being read, one is at work: more would only be memory.
     let (sender, requests) = mpsc::channel(1);
     std::thread::spawn(move || read(input, &sender));
-    Session::new(setup, Outbox::start(output)).run(requests, end).await;
+    Session::new(setup, Outbox::start(output)).run(requests, hang_up, end).await;
 }
 
 /// Reads requests until the client's input ends, or nobody wants them.

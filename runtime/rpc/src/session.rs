@@ -9,7 +9,8 @@
 //!
 //! Only the session answers, so that a request is answered once: by its task, or by what cut it short. Cutting it short
 //! drops the task and with it its streams, which is what makes the guest end the program. Nothing here waits for the
-//! client or for the guest. Not here: what the methods do.
+//! client or for the guest, but for one thing: input for a program that is far behind holds up what comes after it, as
+//! long as the program takes any. Not here: what the methods do.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use policy::machine::Request as Machine;
 use sandbox::{Home, Id};
 use tokio::sync::mpsc;
 use tokio::task::{self, AbortHandle, JoinError, JoinSet};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use wire::rpc::{CancelParams, CancelResult, CloseParams, ErrorCode, IdParams, ResizeParams, StdinParams};
 
 use crate::budget::{Budget, Held};
@@ -29,7 +30,7 @@ use crate::methods::create::Plan;
 use crate::methods::{self, Answer, Call, Inside, Run, bytes, close, create};
 use crate::outbox::Outbox;
 use crate::request::{Params, Refused, Request};
-use crate::stdin::{Input, MAX_AHEAD, Stdin};
+use crate::stdin::{Input, Stdin};
 use crate::vm::Vm;
 use crate::{Setup, encode};
 
@@ -44,6 +45,12 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long the last answers may take to be read.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(1);
+
+/// How far a client may be ahead of a program with its input, in bytes, before nothing more is read.
+const MAX_AHEAD: usize = 64 << 20;
+
+/// How long a program that is so far behind may take none of its input.
+const STALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// How a sandbox is made.
 pub(crate) type Make = Box<dyn Fn(&Plan) -> Result<Arc<Vm>, Failure> + Send>;
@@ -72,6 +79,19 @@ pub(crate) struct Session {
     waiting: VecDeque<(Request, Held)>,
     /// The flight they wait for.
     busy: Option<task::Id>,
+    /// Input without room. Until it has some, nothing is read.
+    ahead: Option<Ahead>,
+    max_ahead: usize,
+    stall_limit: Duration,
+}
+
+/// Input that is too far ahead of its program.
+struct Ahead {
+    id: u64,
+    stdin: Arc<Stdin>,
+    input: Input,
+    /// When its program has been given up.
+    by: Instant,
 }
 
 /// A request in flight.
@@ -125,25 +145,34 @@ impl Session {
             ids: HashMap::new(),
             waiting: VecDeque::new(),
             busy: None,
+            ahead: None,
+            max_ahead: MAX_AHEAD,
+            stall_limit: STALL_LIMIT,
         }
     }
 
-    /// Serves until the client is gone, or `end` comes; then ends everything.
+    /// Serves until the client is gone, or `end` comes; then ends everything. `hang_up` comes when the client has sent its
+    /// last, for the time in which nothing is read.
     pub(crate) async fn run(
         mut self,
         mut requests: mpsc::Receiver<Result<Request, Refused>>,
+        hang_up: impl Future<Output = ()>,
         end: impl Future<Output = ()>,
     ) {
-        let mut end = std::pin::pin!(end);
+        let (mut hang_up, mut end) = (std::pin::pin!(hang_up), std::pin::pin!(end));
         let mut broken = self.outbox.clone();
         loop {
+            // A program that has ended needs no more input.
+            self.ahead = self.ahead.take().filter(|ahead| self.program(ahead.id).is_some());
             tokio::select! {
                 biased;
                 () = &mut end => break,
                 () = broken.broken() => break,
                 Some(done) = self.tasks.join_next_with_id() => self.done(done),
                 why = cut(self.vm.as_deref()), if !self.is_cut => self.cut_vm(&why),
-                line = next(&self.outbox, &mut requests) => match line {
+                taken = taken(self.ahead.as_ref()) => self.go_ahead(taken),
+                () = &mut hang_up, if self.ahead.is_some() => break,
+                line = next(&self.outbox, &mut requests), if self.ahead.is_none() => match line {
                     Some(Ok(request)) => self.take(request),
                     Some(Err(refused)) => self.refuse(refused.id, &refused.failure),
                     None => break,
@@ -176,13 +205,16 @@ impl Session {
             let failure = Failure::new(ErrorCode::InvalidRequest, format!("request id {id} is in use"));
             return self.refuse(Some(id), &failure);
         }
+        let closing =
+            self.busy.and_then(|busy| self.flights.get(&busy)).is_some_and(|f| f.kind == Kind::Close);
         let mut held = self.budget.hold();
-        if self.flights.len() + self.waiting.len() >= MAX_IN_FLIGHT || !held.grow(request.params.len()) {
+        let many = self.flights.len() + self.waiting.len() >= MAX_IN_FLIGHT;
+        // `close` makes room for itself.
+        let always = request.method == "close" && !closing;
+        if !always && (many || !held.grow(request.params.len())) {
             let failure = Failure::new(ErrorCode::InvalidRequest, "too many requests in flight");
             return self.refuse(request.id, &failure);
         }
-        let closing =
-            self.busy.and_then(|busy| self.flights.get(&busy)).is_some_and(|f| f.kind == Kind::Close);
         if self.busy.is_some() && (request.method != "close" || closing) {
             if let Some(id) = request.id {
                 self.ids.insert(id, None);
@@ -211,7 +243,7 @@ impl Session {
             let message = format!("{} needs an id", request.method);
             return Err(Failure::new(ErrorCode::InvalidRequest, message));
         }
-        let stdin = method.stdin.then(|| Arc::new(Stdin::new(&self.budget)));
+        let stdin = method.stdin.then(|| Arc::new(Stdin::new(&self.budget, self.max_ahead)));
         let call = Call {
             id: request.id,
             params: request.params,
@@ -436,11 +468,15 @@ impl Session {
         let failure = Failure::cancelled("cancelled");
         match self.ids.get(&target).copied() {
             Some(Some(number)) => {
-                let other = self.flights.get(&number).is_some_and(|flight| flight.kind == Kind::Other);
-                if other {
+                // What `close` has begun cannot be taken back.
+                let ended = self.flights.get(&number).is_some_and(|flight| flight.kind != Kind::Close);
+                if ended {
                     self.cut_short(number, &failure);
                 }
-                other
+                if self.busy == Some(number) && ended {
+                    self.go_on();
+                }
+                ended
             }
             Some(None) => {
                 self.waiting.retain(|(request, _)| request.id != Some(target));
@@ -479,16 +515,30 @@ impl Session {
     }
 
     /// The flight that takes input for this id.
-    fn program(&self, id: u64) -> Option<(task::Id, &Stdin)> {
+    fn program(&self, id: u64) -> Option<(task::Id, &Arc<Stdin>)> {
         let number = self.ids.get(&id).copied().flatten()?;
-        let stdin = self.flights.get(&number)?.stdin.as_deref()?;
+        let stdin = self.flights.get(&number)?.stdin.as_ref()?;
         Some((number, stdin))
     }
 
     fn push(&mut self, id: u64, input: Input) {
-        let Some((number, stdin)) = self.program(id) else { return };
-        if stdin.push(input).is_err() {
-            let message = format!("the program takes no input, and {MAX_AHEAD} bytes wait for it");
+        let Some((_, stdin)) = self.program(id) else { return };
+        if let Err(input) = stdin.push(input) {
+            self.ahead =
+                Some(Ahead { id, stdin: Arc::clone(stdin), input, by: Instant::now() + self.stall_limit });
+        }
+    }
+
+    /// A program that was far behind has taken some of its input, or does not.
+    fn go_ahead(&mut self, taken: bool) {
+        let Some(Ahead { id, input, .. }) = self.ahead.take() else { return };
+        if taken {
+            return self.push(id, input);
+        }
+        if let Some((number, _)) = self.program(id) {
+            let seconds = self.stall_limit.as_secs();
+            let message =
+                format!("the program took none of its input for {seconds} s, and no more of it can be kept");
             self.cut_short(number, &Failure::new(ErrorCode::Exec, message));
         }
     }
@@ -516,6 +566,14 @@ fn in_turn(vm: Arc<Vm>, task: methods::Task) -> methods::Task {
         let _turn = vm.streams.acquire().await;
         task.await
     })
+}
+
+/// Whether the program took something before it was given up; never returns if nothing waits.
+async fn taken(ahead: Option<&Ahead>) -> bool {
+    match ahead {
+        Some(ahead) => timeout_at(ahead.by, ahead.stdin.taken()).await.is_ok(),
+        None => std::future::pending().await,
+    }
 }
 
 /// The next line, once answers do not pile up.

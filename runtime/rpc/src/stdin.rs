@@ -1,7 +1,7 @@
 //! Input on its way to a program: sent by the client whenever it likes, taken by the program whenever it likes.
 //!
-//! It never holds up the session. What a program does not take is kept up to a limit; beyond that the program is
-//! cancelled, since nothing may be lost silently. Not here: the guest's stream.
+//! What a program does not take is kept up to a limit; what comes beyond that is given back, since nothing may be lost
+//! silently. Not here: who waits then, and the guest's stream.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,9 +10,6 @@ use guest_protocol::TerminalSize;
 use tokio::sync::Notify;
 
 use crate::budget::{Budget, Held};
-
-/// How far a client may be ahead of a program, in bytes.
-pub(crate) const MAX_AHEAD: usize = 64 << 20;
 
 /// What keeping a piece costs besides its bytes.
 const PIECE: usize = 64;
@@ -33,6 +30,8 @@ pub(crate) enum Input {
 pub(crate) struct Stdin {
     queue: Mutex<Queue>,
     more: Notify,
+    fewer: Notify,
+    max_ahead: usize,
 }
 
 #[derive(Debug)]
@@ -42,18 +41,15 @@ struct Queue {
     ended: bool,
 }
 
-/// There is no room for more.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct TooFarAhead;
-
 impl Stdin {
-    pub(crate) fn new(budget: &Budget) -> Self {
+    /// No more than `max_ahead` bytes are kept.
+    pub(crate) fn new(budget: &Budget, max_ahead: usize) -> Self {
         let queue = Queue { pieces: VecDeque::new(), held: budget.hold(), ended: false };
-        Self { queue: Mutex::new(queue), more: Notify::new() }
+        Self { queue: Mutex::new(queue), more: Notify::new(), fewer: Notify::new(), max_ahead }
     }
 
-    /// Puts something behind all that waits. Data after the end is nothing.
-    pub(crate) fn push(&self, input: Input) -> Result<(), TooFarAhead> {
+    /// Puts something behind all that waits, or gives it back if there is no room. Data after the end is nothing.
+    pub(crate) fn push(&self, input: Input) -> Result<(), Input> {
         let mut queue = self.queue();
         let ended = queue.ended;
         match (&input, queue.pieces.back_mut()) {
@@ -62,8 +58,8 @@ impl Stdin {
             (Input::Resize(size), Some(Input::Resize(last))) => *last = *size,
             _ => {
                 let cost = input.cost();
-                if queue.held.bytes() + cost > MAX_AHEAD || !queue.held.grow(cost) {
-                    return Err(TooFarAhead);
+                if queue.held.bytes() + cost > self.max_ahead || !queue.held.grow(cost) {
+                    return Err(input);
                 }
                 queue.ended |= input == Input::End;
                 queue.pieces.push_back(input);
@@ -82,11 +78,17 @@ impl Stdin {
                 let mut queue = self.queue();
                 if let Some(input) = queue.pieces.pop_front() {
                     queue.held.shrink(input.cost());
+                    self.fewer.notify_one();
                     return input;
                 }
             }
             more.await;
         }
+    }
+
+    /// Returns once the program has taken something, since this was asked last.
+    pub(crate) async fn taken(&self) {
+        self.fewer.notified().await;
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -117,7 +119,7 @@ mod tests {
 
     #[tokio::test]
     async fn in_order_and_sizes_in_one() {
-        let stdin = Stdin::new(&Budget::new(1 << 20));
+        let stdin = Stdin::new(&Budget::new(1 << 20), 1 << 20);
         for input in
             [data(b"a"), size(1), size(2), data(b"b"), Input::End, data(b"late"), Input::End, size(3)]
         {
@@ -133,13 +135,14 @@ mod tests {
     #[tokio::test]
     async fn a_client_cannot_be_too_far_ahead() {
         let budget = Budget::new(1 << 30);
-        let stdin = Stdin::new(&budget);
+        let max_ahead = 8 << 20;
+        let stdin = Stdin::new(&budget, max_ahead);
         let piece = vec![0; 1 << 20];
         let mut taken = 0;
         while stdin.push(data(&piece)).is_ok() {
             taken += piece.len();
         }
-        assert!(taken < MAX_AHEAD && taken + 2 * piece.len() > MAX_AHEAD, "{taken}");
+        assert!(taken < max_ahead && taken + 2 * piece.len() > max_ahead, "{taken}");
         stdin.next().await;
         stdin.push(data(&piece)).unwrap();
         // Empty pieces cost as well.
@@ -151,9 +154,9 @@ mod tests {
     #[test]
     fn all_programs_together_have_a_limit() {
         let budget = Budget::new(1000);
-        let (one, other) = (Stdin::new(&budget), Stdin::new(&budget));
+        let (one, other) = (Stdin::new(&budget, 1000), Stdin::new(&budget, 1000));
         one.push(data(&[0; 800])).unwrap();
-        assert_eq!(other.push(data(&[0; 200])), Err(TooFarAhead));
+        assert_eq!(other.push(data(&[0; 200])), Err(data(&[0; 200])));
         drop(one);
         other.push(data(&[0; 200])).unwrap();
     }

@@ -36,6 +36,11 @@ struct Stage {
     fakes: Mutex<Vec<Fake>>,
     /// The client reads.
     reads: (Mutex<bool>, Condvar),
+    /// The client has sent its last.
+    hang_up: Notify,
+    stall_limit: Option<Duration>,
+    /// The program `late` begins to read.
+    go: Notify,
 }
 
 /// Gives lines to the test, while the client reads.
@@ -80,9 +85,13 @@ impl Client {
         let theirs = Arc::clone(&stage);
         let make = move |_: &Plan| Ok(make(&theirs));
         let home = Home::at(std::path::Path::new("/no/such/home"));
-        let session = Session::with(home, Machine::Auto, Box::new(make), outbox);
+        let mut session = Session::with(home, Machine::Auto, Box::new(make), outbox);
+        session.max_ahead = 1 << 20;
+        session.stall_limit = stage.stall_limit.unwrap_or(STALL_LIMIT);
         let (requests, receiver) = mpsc::channel(1);
-        let session = tokio::spawn(session.run(receiver, std::future::pending()));
+        let theirs = Arc::clone(&stage);
+        let hang_up = async move { theirs.hang_up.notified().await };
+        let session = tokio::spawn(session.run(receiver, hang_up, std::future::pending()));
         Self { requests: Some(requests), lines, session, stage, last: 0 }
     }
 
@@ -182,6 +191,10 @@ fn guest(stage: Arc<Stage>) -> Guest {
             match request {
                 GuestRequest::Exec(exec) => {
                     let Program::Shell(command) = exec.program else { panic!("{:?}", exec.program) };
+                    if command == "late" {
+                        say(&mut stream, &ServiceFromGuest::Started).await.unwrap();
+                        stage.go.notified().await;
+                    }
                     if play(&mut stream, &command).await.is_err() {
                         stage.hung_up.lock().unwrap().push(command);
                         stage.changed.notify_waiters();
@@ -201,6 +214,7 @@ async fn play(stream: &mut UnixStream, command: &str) -> io::Result<()> {
     match name {
         "garbage" => return stream.write_all(b"\xff\xff\xff\xff\xff\xff").await,
         "vanish" => return Ok(()),
+        "late" => {}
         _ => say(stream, &ServiceFromGuest::Started).await?,
     }
     match name {
@@ -224,6 +238,17 @@ async fn play(stream: &mut UnixStream, command: &str) -> io::Result<()> {
                 _ => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         },
+        "late" => {
+            let mut count = 0;
+            loop {
+                match frame(stream).await? {
+                    Some((Frame::Stdin, bytes)) if bytes.is_empty() => break,
+                    Some((Frame::Stdin, bytes)) => count += bytes.len(),
+                    _ => return Err(io::ErrorKind::UnexpectedEof.into()),
+                }
+            }
+            data(stream, Frame::Stdout, count.to_string().as_bytes()).await?;
+        }
         "hang" => {
             while frame(stream).await?.is_some() {}
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -371,6 +396,56 @@ async fn input_arrives_in_order_until_its_end() {
     client.answer(id).await.unwrap();
 }
 
+/// A client that has sent more to a program, which takes nothing yet, than is kept for it; how many bytes that was.
+async fn far_ahead(stage: Stage) -> (Client, u64, usize) {
+    let mut client = Client::new(stage);
+    client.call("create", json!({"image": "any"})).await.unwrap();
+    let id = client.send("exec_pipe", json!({"command": "late"})).await;
+    assert_eq!(client.line().await["method"], "exec_pipe.ready");
+    let piece = bytes::encode(&vec![b'x'; 128 << 10]);
+    let mut sent = 0;
+    // Until nothing is read any more.
+    while timeout(
+        Duration::from_millis(300),
+        client.send("exec_pipe.stdin", json!({"id": id, "data": piece})),
+    )
+    .await
+    .is_ok()
+    {
+        sent += 128 << 10;
+    }
+    assert!(sent > 1 << 20, "{sent}");
+    (client, id, sent)
+}
+
+#[tokio::test]
+async fn a_program_that_is_far_behind_gets_all_of_its_input() {
+    let (mut client, id, sent) = far_ahead(Stage::default()).await;
+    client.stage.go.notify_one();
+    client.send("exec_pipe.stdin", json!({"id": id, "data": bytes::encode(b"y")})).await;
+    client.send("exec_pipe.stdin_eof", json!({"id": id})).await;
+    assert_eq!(text(&client.line().await["params"]["data"]), (sent + 1).to_string());
+    client.answer(id).await.unwrap();
+    assert!(client.end().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_program_that_takes_nothing_is_given_up_in_the_end() {
+    let stall_limit = Some(Duration::from_secs(1));
+    let (mut client, id, _) = far_ahead(Stage { stall_limit, ..Stage::default() }).await;
+    assert_eq!(client.answer(id).await, Err(EXEC));
+    client.run("echo").await.unwrap();
+    assert!(client.end().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_client_that_is_gone_is_noticed_though_nothing_is_read() {
+    let (mut client, id, _) = far_ahead(Stage::default()).await;
+    client.stage.hang_up.notify_one();
+    assert_eq!(client.answer(id).await, Err(CANCELLED));
+    assert!(client.end().await.is_empty());
+}
+
 #[tokio::test]
 async fn cancelling_drops_the_stream_and_answers_once() {
     let mut client = Client::with_vm().await;
@@ -422,7 +497,6 @@ async fn what_is_asked_while_a_sandbox_is_made_waits() {
     let never = client.send("exec", json!({"command": "panic"})).await;
     let again = client.send("create", json!({"image": "any"})).await;
     let late = client.send("exec", json!({"command": "echo late"})).await;
-    assert_eq!(client.call("cancel", json!({"id": create})).await, Ok(json!({"cancelled": false})));
     let cancel = client.send("cancel", json!({"id": never})).await;
     assert_eq!(client.answer(never).await, Err(CANCELLED));
     assert_eq!(client.answer(cancel).await, Ok(json!({"cancelled": true})));
@@ -432,6 +506,23 @@ async fn what_is_asked_while_a_sandbox_is_made_waits() {
     client.stage.ready.as_ref().unwrap().notify_one();
     assert_eq!(client.answer(again).await.unwrap()["id"], "vm-00000001");
     client.answer(late).await.unwrap();
+    assert!(client.end().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_sandbox_that_is_being_made_can_be_cancelled() {
+    let mut client = Client::new(Stage { ready: Some(Notify::new()), ..Stage::default() });
+    let create = client.send("create", json!({"image": "any"})).await;
+    let exec = client.send("exec", json!({"command": "echo"})).await;
+    let again = client.send("create", json!({"image": "any"})).await;
+    let cancel = client.send("cancel", json!({"id": create})).await;
+    assert_eq!(client.answer(create).await, Err(CANCELLED));
+    // What waited for it goes on.
+    assert_eq!(client.answer(exec).await, Err(VM));
+    assert_eq!(client.answer(cancel).await, Ok(json!({"cancelled": true})));
+    client.stage.ready.as_ref().unwrap().notify_one();
+    assert_eq!(client.answer(again).await.unwrap()["id"], "vm-00000001");
+    client.run("echo").await.unwrap();
     assert!(client.end().await.is_empty());
 }
 
@@ -520,8 +611,11 @@ async fn there_is_an_end_to_requests_in_flight() {
         client.send("hello", json!({})).await;
     }
     assert_eq!(client.call("hello", json!({})).await, Err(-32600));
+    // It makes room for itself.
+    let close = client.send("close", json!({})).await;
     let rest = client.end().await;
-    assert_eq!(rest.len(), MAX_IN_FLIGHT);
+    assert_eq!(rest.len(), MAX_IN_FLIGHT + 1);
+    assert!(rest.iter().any(|line| line["id"] == close && line["result"] == json!({})));
 }
 
 /// A client that says anything at any time.
