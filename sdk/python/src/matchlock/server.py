@@ -17,7 +17,7 @@ class Server:
     """A server that was started."""
 
     def __init__(self, argv: Sequence[str]) -> None:
-        # All of it while nobody forks: a child would keep the server's ends, too, and its death from being noticed.
+        # While nobody forks: Popen waits for the end of a pipe of its own, of which a child would have a copy, too.
         with forks.HELD, contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
             self.stderr = LastWords()
             ours.callback(self.stderr.close)
