@@ -3,7 +3,7 @@
 `check`: types (mypy, pyright), style (ruff), the package's unit tests, its installation, its API against the published
 one's.
 `vm`: the API suite with the published client 0.2.17 and with the package of sdk/python, the package's own suite, the
-documents' code, sudo, and a short killing test. Needs the built program: `--bin`, else `MATCHLOCK_BIN`, else
+documents' code, sudo, forks, and a short killing test. Needs the built program: `--bin`, else `MATCHLOCK_BIN`, else
 target/release/matchlock; `--machine` as for `matchlock run`.
 
 What is fetched or made once is kept in target/sdk-python. Prints a line `PART: N passed, M failed, K skipped`
@@ -29,7 +29,7 @@ PACKAGE = ROOT / "sdk" / "python"
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 CACHE = TARGET / "sdk-python"
 
-SUITES = ["test_api.py", "test_extensions.py", "test_documents.py", "test_sudo.py"]
+SUITES = ["test_api.py", "test_extensions.py", "test_documents.py", "test_sudo.py", "test_forks.py"]
 KILLS = 10
 
 

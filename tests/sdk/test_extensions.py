@@ -291,7 +291,7 @@ def test_the_asyncio_client(home: homes.Home, alpine: str) -> None:
             process = await client.exec_detached(["sleep", "100"])
             await process.kill()
             assert await process.wait(30) == 137
-            async with await client.watch("/tmp") as watch:
+            async with client.watch("/tmp") as watch:
                 await client.write_file("/tmp/x", "x")
                 assert (await watch.next(30)).kind == "created"
             with pytest.raises(RPCError):

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,7 +63,7 @@ assert owners() == {os.getuid()}, owners()
 """
 
 HANGS_UP = """
-sudo.stdin.close()
+client._transport._stdin.close()
 assert sudo.wait(20) == 0
 assert vms() == [(vm, "stopped")], vms()
 client.remove()
@@ -82,6 +84,18 @@ client.remove()
 
 IS_KILLED = """
 os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+FORKS = """
+sleeper = os.fork()
+if sleeper == 0:
+    # What waits for this program's output need not wait for the child.
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(nowhere, descriptor)
+    time.sleep(60)
+    os._exit(0)
+print(sleeper, flush=True)
 """
 
 LOOKS = """
@@ -163,6 +177,23 @@ def python(place: Place) -> str:
 def test_a_client_that_ends(place: Place, python: str, end: str) -> None:
     done = place.run(python, "-c", PRELUDE + end)
     assert done.returncode == 0, done.stderr
+    place.home.assert_no_process()
+    assert place.run(python, "-c", LOOKS).returncode == 0
+
+
+@pytest.mark.parametrize("end", [CLOSES, IS_KILLED], ids=["closes", "is killed"])
+def test_a_client_with_a_forked_child(place: Place, python: str, end: str) -> None:
+    done = place.run(python, "-c", PRELUDE + FORKS + end)
+    assert done.returncode == (0 if end is CLOSES else -signal.SIGKILL), done.stderr
+    child = int(done.stdout)
+    try:
+        deadline = time.monotonic() + homes.LINGER_SECONDS
+        while left := [(pid, name) for pid, name in place.home.processes() if pid != child]:
+            assert time.monotonic() < deadline, f"still there: {left}"
+            time.sleep(0.02)
+        assert child in [pid for pid, _ in place.home.processes()]
+    finally:
+        os.kill(child, signal.SIGKILL)
     place.home.assert_no_process()
     assert place.run(python, "-c", LOOKS).returncode == 0
 

@@ -267,6 +267,9 @@ def port_forward(params: Object) -> Object:
 
 
 def answer(id: int, method: str, params: Object) -> Object:
+    if method == "hello" and os.environ.get("FAKE_SILENT"):
+        cancelled[id].wait(10)
+        raise Failure(-32003, "cancelled")
     if method == "hello" and not os.environ.get("FAKE_OLD"):
         return {"version": "0.0.0", "protocol": 1, "methods": []}
     simple: dict[str, Any] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -177,6 +178,77 @@ def test_cancelling_cancels(program: str) -> None:
     run(program, body)
 
 
+def test_what_is_refused_is_refused_before_anything_is_sent(program: str) -> None:
+    async def body(client: AsyncClient) -> None:
+        no_content: Any = 5
+        no_command: Any = b"ls"
+        no_time: Any = "x"
+        process, watch = await client.exec_detached("x"), await client.watch("/w")
+        before = len(json.loads((await client.exec("requests")).stdout))
+        with pytest.raises(TypeError):
+            await client.write_file("/a", no_content)
+        for run in (client.exec, client.exec_stream, client.exec_pipe, client.exec_interactive, client.exec_detached):
+            with pytest.raises(TypeError):
+                await run(no_command)
+            for timeout, error in ((math.nan, ValueError), (no_time, TypeError)):
+                with pytest.raises(error):
+                    await run("x", timeout=timeout)
+        for call in (
+            client.processes(math.nan),
+            client.write_file("/a", "x", timeout=math.nan),
+            client.read_file("/a", math.nan),
+            client.list_files("/a", math.nan),
+            client.upload("/a", io.BytesIO(), timeout=math.nan),
+            client.download("/a", io.BytesIO(), timeout=math.nan),
+            client.stat("/a", timeout=math.nan),
+            client.mkdir("/a", timeout=math.nan),
+            client.remove_file("/a", timeout=math.nan),
+            client.rename("/a", "/b", timeout=math.nan),
+            client.watch("/a", timeout=math.nan),
+            client.log(math.nan),
+            client.log_stream(timeout=math.nan),
+            process.wait(math.nan),
+            watch.next(math.nan),
+            client.close(math.nan),
+        ):
+            with pytest.raises(ValueError):
+                await call
+        with pytest.raises(TypeError):
+            await client.close(no_time)
+        assert len(json.loads((await client.exec("requests", timeout=math.inf)).stdout)) == before + 1
+        assert await process.wait(1e12) == 9
+
+    run(program, body)
+
+
+def test_a_timeout_holds_for_what_is_asked_first(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_SILENT", "1")
+
+    async def body(client: AsyncClient) -> None:
+        for call in (
+            client.exec(["x"], timeout=0.05),
+            client.exec_pipe("cat", io.StringIO(), timeout=0.05),
+            client.exec_detached("x", timeout=0.05),
+            client.upload("/a", io.BytesIO(), timeout=0.05),
+            client.stat("/a", timeout=0.05),
+            client.watch("/a", timeout=0.05),
+        ):
+            with pytest.raises(TimeoutError, match=r"^request hello \(id=\d+\) timed out after 0.05s$"):
+                await call
+
+    run(program, body)
+
+
+def test_closing_before_start_changes_nothing(program: str) -> None:
+    async def body() -> None:
+        client = AsyncClient(Config(program))
+        await client.close()
+        async with client:
+            assert (await client.exec("echo x")).stdout == "x"
+
+    asyncio.run(body())
+
+
 def test_a_stream_that_fails_fails_its_caller(program: str) -> None:
     class Broken(io.StringIO):
         def write(self, _: str) -> int:
@@ -232,6 +304,12 @@ def test_files(program: str) -> None:
         await client.mkdir("/d")
         await client.rename("/d", "/e")
         await client.remove_file("/e")
+        async with client.watch("/w") as watch:
+            assert (await watch.next(math.inf)).kind == "created"
+        assert [change async for change in watch] == []
+        waiting = [asyncio.create_task(client.watch("/w")), asyncio.ensure_future(client.watch("/w"))]
+        for each in await asyncio.gather(*waiting):
+            each.close()
         async with await client.watch("/w") as watch:
             assert await watch.next(5) == FileChange("created", "/w/a")
             assert (await watch.__anext__()).kind == "modified"

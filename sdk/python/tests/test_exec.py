@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import math
 import os
 import tempfile
 import threading
@@ -168,6 +170,73 @@ def test_a_timeout_cancels(client: Client) -> None:
     with pytest.raises(TimeoutError):
         client.exec_interactive("sleep 30", timeout=0.05)
     assert len(requests(client, "cancel")) == 4
+
+
+def test_a_timeout_without_end(client: Client) -> None:
+    for timeout in (math.inf, 1e12, 10**400):
+        assert client.exec("echo x", timeout=timeout).stdout == "x"
+        client.exec_pipe("cat", io.StringIO("x"), timeout=timeout)
+        assert client.exec_detached("x").wait(timeout) == 9
+        with client.watch("/w", timeout=timeout) as watch:
+            assert watch.next(timeout).kind == "created"
+
+
+@pytest.mark.parametrize(("timeout", "error"), [(math.nan, ValueError), ("1", TypeError)])
+def test_a_timeout_that_is_no_time_is_refused_before_anything_is_sent(
+    client: Client, timeout: Any, error: type[Exception]
+) -> None:
+    process, watch = client.exec_detached("x"), client.watch("/w")
+    before = len(json.loads(client.exec("requests").stdout))
+    for call in (
+        lambda: client.exec("x", timeout=timeout),
+        lambda: client.exec_stream("x", timeout=timeout),
+        lambda: client.exec_pipe("x", timeout=timeout),
+        lambda: client.exec_interactive("x", timeout=timeout),
+        lambda: client.exec_detached("x", timeout=timeout),
+        lambda: client.processes(timeout),
+        lambda: client.write_file("/a", "x", timeout=timeout),
+        lambda: client.write_file("/a", b"x" * (5 << 20), timeout=timeout),
+        lambda: client.read_file("/a", timeout),
+        lambda: client.list_files("/a", timeout),
+        lambda: client.upload("/a", io.BytesIO(), timeout=timeout),
+        lambda: client.download("/a", io.BytesIO(), timeout=timeout),
+        lambda: client.stat("/a", timeout=timeout),
+        lambda: client.mkdir("/a", timeout=timeout),
+        lambda: client.remove_file("/a", timeout=timeout),
+        lambda: client.rename("/a", "/b", timeout=timeout),
+        lambda: client.watch("/a", timeout=timeout),
+        lambda: client.log(timeout),
+        lambda: client.log_stream(timeout=timeout),
+        lambda: process.wait(timeout),
+        lambda: watch.next(timeout),
+    ):
+        with pytest.raises(error):
+            call()
+    # The command that asks is the only one since.
+    assert len(json.loads(client.exec("requests").stdout)) == before + 1
+
+
+def test_a_timeout_holds_for_what_is_asked_first(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_SILENT", "1")
+    with Client(Config(program)) as client:
+        for call in (
+            lambda: client.exec(["x"], timeout=0.05),
+            lambda: client.exec_pipe("cat", io.StringIO(), timeout=0.05),
+            lambda: client.exec_detached("x", timeout=0.05),
+            lambda: client.upload("/a", io.BytesIO(), timeout=0.05),
+            lambda: client.stat("/a", timeout=0.05),
+            lambda: client.watch("/a", timeout=0.05),
+        ):
+            with pytest.raises(TimeoutError, match=r"^request hello \(id=\d+\) timed out after 0.05s$"):
+                call()
+
+
+@pytest.mark.parametrize("command", [b"ls", bytearray(b"ls"), memoryview(b"ls"), [b"ls"], ["ls", b"x"], 5, None])
+def test_a_command_that_is_no_text_is_refused_before_anything_is_sent(client: Client, command: Any) -> None:
+    for call in (client.exec, client.exec_stream, client.exec_pipe, client.exec_interactive, client.exec_detached):
+        with pytest.raises(TypeError):
+            call(command)
+    assert [request["method"] for request in json.loads(client.exec("requests").stdout)] == ["create", "exec"]
 
 
 def test_a_late_answer_to_a_cancelled_request_is_dropped(client: Client) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import hashlib
 import io
 from datetime import datetime, timezone
@@ -22,6 +23,17 @@ def test_a_file_there_and_back(client: Client) -> None:
     with pytest.raises(RPCError) as caught:
         client.read_file("/missing")
     assert caught.value.is_file_error()
+
+
+def test_content_is_text_or_bytes(client: Client) -> None:
+    content: Any
+    for content in (bytearray(b"ab"), memoryview(b"ab"), "ab", array.array("B", b"ab"), memoryview(b"aXbX")[::2]):
+        client.write_file("/a", content)
+        assert client.read_file("/a") == b"ab"
+    for content in (5, None, [1, 2], ["a"], 1.5, io.BytesIO(b"x")):
+        with pytest.raises(TypeError, match="content must be str or bytes-like"):
+            client.write_file("/b", content)
+    assert [request["params"]["path"] for request in requests(client, "write_file")] == ["/a"] * 5
 
 
 def test_a_large_file_is_written_in_pieces(client: Client) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import descriptors, eventually, threads
@@ -70,16 +72,30 @@ def test_nothing_works_before_start_and_after_close(program: str) -> None:
             call()
     assert client.vm_id == "vm-00000001"
     client.close()
-    never = Client(Config(program))
-    never.close()
-    with pytest.raises(MatchlockError):
-        never.start()
+
+
+def test_closing_before_start_changes_nothing(program: str) -> None:
+    client = Client(Config(program))
+    client.close()
+    with client:
+        assert client.exec("echo x").stdout == "x"
+
+
+@pytest.mark.parametrize(("timeout", "error"), [("x", TypeError), (math.nan, ValueError)])
+def test_a_close_that_is_refused_can_be_made_again(program: str, timeout: Any, error: type[Exception]) -> None:
+    with Client(Config(program)) as client:
+        with pytest.raises(error):
+            client.close(timeout)
+        assert client.exec("echo on").stdout == "on"
+        server = client._transport
+        client.close()
+    assert server is not None and server._process.returncode == 0
 
 
 def test_close_says_when_it_wants_an_answer(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trace = tmp_path / "trace"
     monkeypatch.setenv("FAKE_TRACE", str(trace))
-    for timeout, said in ((0, 2.0), (0.5, 0.5), (-1, 2.0)):
+    for timeout, said in ((0, 2.0), (0.5, 0.5), (-1, 2.0), (math.inf, 1e9), (1e12, 1e9)):
         with Client(Config(program)) as client:
             client.close(timeout=timeout)
         request = json.loads(trace.read_text())[-1]

@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from types import TracebackType
 from typing import IO, Any
 
-from . import network_hooks, vfs_hooks, volumes, wire
+from . import forks, network_hooks, vfs_hooks, volumes, wire
 from .aio_hooks import AsyncEventRunner, AsyncHookServer
-from .aio_processes import AsyncProcess, AsyncWatch
+from .aio_processes import AsyncProcess, AsyncWatch, StartingWatch
 from .aio_streams import (
     AsyncOutput,
     AsyncReader,
@@ -29,7 +29,8 @@ from .aio_streams import (
 )
 from .aio_transport import AsyncTransport, OnNotification
 from .builder import Sandbox
-from .client import CLOSE_SECONDS
+from .client import close_seconds
+from .deadlines import Deadline
 from .errors import CommandError, MatchlockError, RPCError
 from .messages import Notification, Params
 from .options import Config, CreateOptions, PortForward
@@ -56,6 +57,7 @@ class AsyncClient:
 
     def __init__(self, config: Config | None = None) -> None:
         self._config = config or Config(binary_path=os.environ.get("MATCHLOCK_BIN", "matchlock"))
+        self._origin = forks.Origin()
         self._transport: AsyncTransport | None = None
         self._starting = asyncio.Lock()
         self._closed = False
@@ -85,25 +87,31 @@ class AsyncClient:
 
     async def start(self) -> None:
         """Starts the server, if it has not been started."""
+        self._check_process()
+        if not self._origin.is_here():
+            # It was made before a fork and not started, so it may be used here.
+            self._origin, self._starting = forks.Origin(), asyncio.Lock()
         async with self._starting:
             if self._transport is not None:
                 return
-            if self._closed:
-                raise MatchlockError(NOT_RUNNING)
             command = [self._config.binary_path, "rpc"]
             if self._config.use_sudo:
                 command.insert(0, "sudo")
             self._transport = await AsyncTransport.start(command, self._on_event, self._stop_hook_server)
 
     async def close(self, timeout: float = 0) -> None:
-        """Shuts the sandbox down and ends the server; after `timeout` seconds by force. 0 stands for 2 seconds."""
-        if self._closed:
+        """Shuts the sandbox down and ends the server; after `timeout` seconds by force. 0 stands for 2 seconds. Does
+        nothing before `start`, and in a child of the process that started the server."""
+        limit = close_seconds(timeout)
+        if not self._origin.is_here():
             return
-        self._closed = True
+        async with self._starting:
+            if self._transport is None or self._closed:
+                return
+            self._closed = True
         self._events.hooks = VFSHooks()
         self._stop_hook_server()
-        if self._transport is not None:
-            await self._transport.close(timeout if timeout and timeout > 0 else CLOSE_SECONDS)
+        await self._transport.close(limit)
 
     async def remove(self) -> None:
         """Removes what is left of a closed sandbox: its record and its log."""
@@ -112,6 +120,7 @@ class AsyncClient:
 
     async def create(self, opts: CreateOptions | None = None) -> str:
         """Makes a sandbox and gives its id. A second one takes the place of the first."""
+        self._check_process()
         options = opts or CreateOptions()
         wire.check_options(options)
         hooks = vfs_hooks.compile_hooks(options.vfs_interception)
@@ -148,8 +157,9 @@ class AsyncClient:
         env: Mapping[str, str] | None = None,
     ) -> ExecResult:
         """Runs a shell command, or a list of program and arguments, and gives all it wrote."""
-        params = await self._exec_params(command, working_dir, user, env)
-        return wire.exec_result(await self._request("exec", params, timeout=timeout))
+        deadline = Deadline(timeout)
+        params = await self._exec_params(deadline, command, working_dir, user, env)
+        return wire.exec_result(await self._request("exec", params, deadline=deadline))
 
     async def exec_stream(
         self,
@@ -163,9 +173,10 @@ class AsyncClient:
         env: Mapping[str, str] | None = None,
     ) -> ExecStreamResult:
         """Runs a command and writes what it writes, as it comes."""
-        params = await self._exec_params(command, working_dir, user, env)
+        deadline = Deadline(timeout)
+        params = await self._exec_params(deadline, command, working_dir, user, env)
         output = AsyncOutput({"exec_stream.stdout": stdout, "exec_stream.stderr": stderr})
-        result = await self._request("exec_stream", params, output.take, timeout)
+        result = await self._request("exec_stream", params, output.take, deadline)
         await output.finish()
         return ExecStreamResult(*wire.exec_end("exec_stream", result))
 
@@ -182,9 +193,10 @@ class AsyncClient:
         env: Mapping[str, str] | None = None,
     ) -> ExecPipeResult:
         """Runs a command on pipes: `stdin` is its input, to the end."""
-        params = await self._exec_params(command, working_dir, user, env)
+        deadline = Deadline(timeout)
+        params = await self._exec_params(deadline, command, working_dir, user, env)
         output = AsyncOutput({"exec_pipe.stdout": stdout, "exec_pipe.stderr": stderr})
-        result = await self._interact("exec_pipe", params, output, stdin, None, timeout)
+        result = await self._interact("exec_pipe", params, output, stdin, None, deadline)
         return ExecPipeResult(*wire.exec_end("exec_pipe", result))
 
     async def exec_interactive(
@@ -202,10 +214,11 @@ class AsyncClient:
         env: Mapping[str, str] | None = None,
     ) -> ExecInteractiveResult:
         """Runs a command on a terminal of its own. `resize` gives (rows, cols) whenever the size changes."""
+        deadline = Deadline(timeout)
         size = wire.terminal_size(rows, cols)
-        params = await self._exec_params(command, working_dir, user, env, **size)
+        params = await self._exec_params(deadline, command, working_dir, user, env, **size)
         output = AsyncOutput({"exec_tty.stdout": stdout})
-        result = await self._interact("exec_tty", params, output, stdin, resize, timeout)
+        result = await self._interact("exec_tty", params, output, stdin, resize, deadline)
         return ExecInteractiveResult(*wire.exec_end("exec_tty", result))
 
     async def exec_detached(
@@ -219,14 +232,14 @@ class AsyncClient:
     ) -> AsyncProcess:
         """Starts a command that runs on by itself, with what it starts, until it ends or the sandbox does. What it
         writes goes to the sandbox's log."""
-        await self._extend("exec_detached")
-        params = await self._exec_params(command, working_dir, user, env, detached=True)
-        return AsyncProcess(self._request, wire.process_id(await self._request("exec", params, timeout=timeout)))
+        deadline = Deadline(timeout)
+        params = await self._exec_params(deadline, command, working_dir, user, env, detached=True)
+        await self._extend("exec_detached", deadline)
+        return AsyncProcess(self._request, wire.process_id(await self._request("exec", params, deadline=deadline)))
 
     async def processes(self, timeout: float | None = None) -> list[ProcessInfo]:
         """The detached commands, in the order they were started."""
-        await self._extend("processes")
-        return wire.processes(await self._request("process_list", timeout=timeout))
+        return wire.processes(await self._request_extension("processes", "process_list", None, timeout))
 
     # Files
 
@@ -234,23 +247,23 @@ class AsyncClient:
         self, path: str, content: bytes | str, mode: int = 0o644, timeout: float | None = None
     ) -> None:
         """Writes a file of the guest, as root; directories above it are made. `mode` is for a new file."""
-        data = content.encode("utf-8") if isinstance(content, str) else bytes(content)
+        data = wire.content_bytes(content)
         await self._decide("write", path, len(data), mode)
         data = await self._mutate(path, data, mode)
         if len(data) > wire.WHOLE_FILE_BYTES:
             await self._write_pieces(path, _each(pieces(data)), mode, timeout)
         else:
-            await self._request("write_file", wire.write_params(path, data, mode), timeout=timeout)
+            await self._request("write_file", wire.write_params(path, data, mode), deadline=Deadline(timeout))
 
     async def read_file(self, path: str, timeout: float | None = None) -> bytes:
         """The content of a file of the guest, up to 16 MiB; `download` has no limit."""
         await self._decide("read", path)
-        return wire.file_content(await self._request("read_file", {"path": path}, timeout=timeout))
+        return wire.file_content(await self._request("read_file", {"path": path}, deadline=Deadline(timeout)))
 
     async def list_files(self, path: str, timeout: float | None = None) -> list[FileInfo]:
         """The entries of a directory of the guest, by name."""
         await self._decide("readdir", path)
-        return wire.file_infos(await self._request("list_files", {"path": path}, timeout=timeout))
+        return wire.file_infos(await self._request("list_files", {"path": path}, deadline=Deadline(timeout)))
 
     async def upload(self, path: str, source: IO[bytes], mode: int = 0o644, timeout: float | None = None) -> int:
         """Writes a file of the guest from a binary stream of any length, in constant memory; gives the bytes
@@ -270,7 +283,6 @@ class AsyncClient:
     ) -> int:
         """Writes a file of the guest, or `length` bytes of it from `offset` on, to a binary stream, in constant
         memory; gives the bytes written. `timeout` bounds each piece."""
-        await self._extend("download")
         await self._decide("read", path)
         stream: Any = target
         end = None if length is None else offset + length
@@ -278,7 +290,7 @@ class AsyncClient:
         while True:
             wanted = wire.CHUNK_BYTES if end is None else min(wire.CHUNK_BYTES, end - at)
             params: Params = {"path": path, "offset": at, "length": wanted}
-            piece = wire.file_content(await self._request("read_file", params, timeout=timeout))
+            piece = wire.file_content(await self._request_extension("download", "read_file", params, timeout))
             await settle(stream.write(piece))
             if callable(getattr(stream, "drain", None)):
                 await settle(stream.drain())
@@ -288,44 +300,42 @@ class AsyncClient:
 
     async def stat(self, path: str, follow: bool = True, timeout: float | None = None) -> FileInfo:
         """A file of the guest; with `follow` a symbolic link stands for its target."""
-        await self._extend("stat")
         await self._decide("stat", path)
         params: Params = {"path": path, "follow": follow}
-        return wire.file_info(await self._request("stat", params, timeout=timeout))
+        return wire.file_info(await self._request_extension("stat", "stat", params, timeout))
 
     async def mkdir(self, path: str, mode: int = 0o755, parents: bool = False, timeout: float | None = None) -> None:
         """Makes a directory; with `parents` those above it too, and one that is there is accepted."""
-        await self._extend("mkdir")
         await self._decide("mkdir", path, 0, mode)
-        await self._request("mkdir", {"path": path, "mode": mode, "parents": parents}, timeout=timeout)
+        params: Params = {"path": path, "mode": mode, "parents": parents}
+        await self._request_extension("mkdir", "mkdir", params, timeout)
 
     async def remove_file(self, path: str, recursive: bool = False, timeout: float | None = None) -> None:
         """Removes a file or an empty directory; with `recursive` a directory and all in it."""
-        await self._extend("remove_file")
         await self._decide("remove_all" if recursive else "remove", path)
-        await self._request("remove", {"path": path, "recursive": recursive}, timeout=timeout)
+        params: Params = {"path": path, "recursive": recursive}
+        await self._request_extension("remove_file", "remove", params, timeout)
 
     async def rename(self, path: str, new_path: str, timeout: float | None = None) -> None:
         """Renames a file or directory, replacing as rename(2) does."""
-        await self._extend("rename")
         await self._decide("rename", path)
-        await self._request("rename", {"from": path, "to": new_path}, timeout=timeout)
+        await self._request_extension("rename", "rename", {"from": path, "to": new_path}, timeout)
 
-    async def watch(self, path: str, recursive: bool = False, timeout: float | None = None) -> AsyncWatch:
-        """Tells changes of a file, or below a directory, from now on. `timeout` bounds the start."""
-        await self._extend("watch")
-        return await AsyncWatch.start(self._running(), {"path": path, "recursive": recursive}, timeout)
+    def watch(self, path: str, recursive: bool = False, timeout: float | None = None) -> StartingWatch:
+        """Tells changes of a file, or below a directory, from its start on: `watch = await client.watch(…)`, or
+        `async with client.watch(…) as watch`. `timeout` bounds the start."""
+        return StartingWatch(self._watch({"path": path, "recursive": recursive}, timeout))
 
     # Log
 
     async def log(self, timeout: float | None = None) -> str:
         """The sandbox's log so far."""
-        return wire.log_text(await self._request("log", timeout=timeout))
+        return wire.log_text(await self._request("log", deadline=Deadline(timeout)))
 
     async def log_stream(self, stdout: AsyncWriter | None = None, timeout: float | None = None) -> None:
         """Writes the sandbox's log as it comes, until the sandbox ends or `timeout` raises TimeoutError."""
         output = AsyncOutput({"log_stream.data": stdout})
-        await self._request("log_stream", None, output.take, timeout)
+        await self._request("log_stream", None, output.take, Deadline(timeout))
         await output.finish()
 
     # Ports
@@ -361,27 +371,38 @@ class AsyncClient:
         transport = self._transport
         if transport is None or self._closed:
             raise MatchlockError(NOT_RUNNING)
+        self._origin.check()
         return transport
+
+    def _check_process(self) -> None:
+        """Raises MatchlockError in a child of the process that started the server."""
+        if self._transport is not None:
+            self._origin.check()
 
     async def _request(
         self,
         method: str,
         params: Params | None = None,
         on_notification: OnNotification | None = None,
-        timeout: float | None = None,
+        deadline: Deadline | None = None,
     ) -> Any:
-        return await self._running().request(method, params, on_notification, timeout)
+        return await self._running().request(method, params, on_notification, deadline)
 
-    async def _extend(self, feature: str) -> None:
+    async def _request_extension(self, feature: str, method: str, params: Params | None, timeout: float | None) -> Any:
+        deadline = Deadline(timeout)
+        await self._extend(feature, deadline)
+        return await self._request(method, params, deadline=deadline)
+
+    async def _extend(self, feature: str, deadline: Deadline) -> None:
         """Makes sure that the server has what the releases up to 0.2 do not: they would ignore what they do not
         know, and do something else."""
-        if not await self._is_extended():
+        if not await self._is_extended(deadline):
             raise MatchlockError(f"{feature}: the matchlock program is too old for it")
 
-    async def _is_extended(self) -> bool:
+    async def _is_extended(self, deadline: Deadline) -> bool:
         if self._extended is None:
             try:
-                await self._request("hello")
+                await self._request("hello", deadline=deadline)
                 self._extended = True
             except RPCError as error:
                 if error.code != RPCError.METHOD_NOT_FOUND:
@@ -390,11 +411,18 @@ class AsyncClient:
         return self._extended
 
     async def _exec_params(
-        self, command: Command, working_dir: str, user: str, env: Mapping[str, str] | None, **more: Any
+        self,
+        deadline: Deadline,
+        command: Command,
+        working_dir: str,
+        user: str,
+        env: Mapping[str, str] | None,
+        **more: Any,
     ) -> Params:
-        if env or not isinstance(command, str):
-            await self._extend("env and argument lists")
-        return wire.exec_params(command, working_dir, user, env, **more)
+        params = wire.exec_params(command, working_dir, user, env, **more)
+        if wire.needs_more_than_old(params):
+            await self._extend("env and argument lists", deadline)
+        return params
 
     async def _interact(
         self,
@@ -403,10 +431,10 @@ class AsyncClient:
         output: AsyncOutput,
         stdin: AsyncReader | None,
         resize: Sizes | None,
-        timeout: float | None,
+        deadline: Deadline,
     ) -> Any:
         post = self._running().post
-        acks = method == "exec_pipe" and stdin is not None and await self._is_extended()
+        acks = method == "exec_pipe" and stdin is not None and await self._is_extended(deadline)
         if acks:
             params = {**params, "stdin_ack": True}
         window = Window(acks)
@@ -426,7 +454,7 @@ class AsyncClient:
                 sides.append(asyncio.create_task(send_sizes(post, method, id, resize, failures)))
 
         try:
-            result = await self._request(method, params, take, timeout)
+            result = await self._request(method, params, take, deadline)
         finally:
             for side in sides:
                 side.cancel()
@@ -435,14 +463,19 @@ class AsyncClient:
             raise failure
         return result
 
+    async def _watch(self, params: Params, timeout: float | None) -> AsyncWatch:
+        deadline = Deadline(timeout)
+        await self._extend("watch", deadline)
+        return await AsyncWatch.start(self._running(), params, deadline)
+
     async def _write_pieces(self, path: str, content: AsyncIterator[bytes], mode: int, timeout: float | None) -> int:
-        await self._extend("upload")
+        await self._extend("upload", Deadline(timeout))
         offset = 0
         async for piece in content:
             # The first piece replaces what the file held.
             more: Params = {"offset": offset} if offset else {}
             params = wire.write_params(path, piece, mode, **more)
-            await self._request("write_file", params, timeout=timeout)
+            await self._request("write_file", params, deadline=Deadline(timeout))
             offset += len(piece)
         return offset
 
@@ -473,6 +506,7 @@ class AsyncClient:
             self._events.run(self, event)
 
     async def _decide(self, op: str, path: str, size: int = 0, mode: int = 0) -> None:
+        self._check_process()
         deciders = self._events.hooks.deciders(op, path)
         request = vfs_hooks.action_request(op, path, size, mode)
         for hook in deciders:

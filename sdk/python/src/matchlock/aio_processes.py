@@ -6,13 +6,13 @@ Not here: how a request is made (`aio_transport`).
 from __future__ import annotations
 
 import signal
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, NoReturn
 
 from . import wire
 from .aio_transport import AsyncTransport, Call
+from .deadlines import Deadline
 from .errors import RPCError
 from .messages import Params
 from .processes import change
@@ -38,7 +38,7 @@ class AsyncProcess:
         """Waits for its end and gives its exit code. TimeoutError leaves it running."""
         if self._exit_code is None:
             params: Params = {"process_id": self._id}
-            result = await self._request("process_wait", params, timeout=timeout)
+            result = await self._request("process_wait", params, deadline=Deadline(timeout))
             self._exit_code = wire.exit_code(result)
         return self._exit_code
 
@@ -76,9 +76,8 @@ class AsyncWatch:
         self._call = call
 
     @staticmethod
-    async def start(transport: AsyncTransport, params: Params, timeout: float | None) -> AsyncWatch:
+    async def start(transport: AsyncTransport, params: Params, deadline: Deadline) -> AsyncWatch:
         """Starts it, and waits until no change can be missed."""
-        deadline = None if timeout is None else time.monotonic() + timeout
         call = await transport.begin("watch", params, lossy=True)
         try:
             while True:
@@ -93,7 +92,7 @@ class AsyncWatch:
 
     async def next(self, timeout: float | None = None) -> FileChange:
         """The next change. TimeoutError if none comes in time; StopAsyncIteration after `close`."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = Deadline(timeout)
         while True:
             notification = await self._call.next(deadline)
             if notification is None:
@@ -130,3 +129,38 @@ class AsyncWatch:
             if not error.is_cancelled_error():
                 raise
         raise StopAsyncIteration
+
+
+class StartingWatch(Coroutine[Any, Any, AsyncWatch]):
+    """A watch that starts when it is awaited, or entered by `async with`."""
+
+    def __init__(self, start: Coroutine[Any, Any, AsyncWatch]) -> None:
+        self._start = start
+        self._watch: AsyncWatch | None = None
+
+    def __await__(self) -> Generator[Any, Any, AsyncWatch]:
+        return self._start.__await__()
+
+    async def __aenter__(self) -> AsyncWatch:
+        self._watch = await self._start
+        return self._watch
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        if self._watch is not None:
+            self._watch.close()
+
+    # What makes it a coroutine, as which a task may run it.
+
+    def send(self, value: Any, /) -> Any:
+        return self._start.send(value)
+
+    def throw(self, *args: Any) -> Any:
+        return self._start.throw(*args)
+
+    def close(self) -> None:
+        self._start.close()

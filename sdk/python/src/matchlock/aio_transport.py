@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import subprocess
-import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
+from . import forks
+from .aio_streams import in_thread
+from .deadlines import Deadline
 from .errors import MatchlockError
-from .last_words import LastWords
-from .messages import Notification, Params, Response, decode, encode
-from .transport import LOST, NOT_RUNNING, QUEUE_BYTES
-
-READ_BYTES = 256 << 10
+from .messages import Lines, Notification, Params, Response, decode, encode
+from .server import Server
+from .transport import LOST, NOT_RUNNING, QUEUE_BYTES, READ_BYTES
 
 OnNotification = Callable[[Notification], Awaitable[None]]
 
@@ -32,6 +31,7 @@ class Call:
         self.method = method
         self._lossy = lossy
         self._lost = False
+        self._origin = forks.Origin()
         self._queue: deque[Notification] = deque()
         self._queued = 0
         self._news = asyncio.Event()
@@ -74,9 +74,9 @@ class Call:
         self._room.set()
         return not self._done
 
-    async def next(self, deadline: float | None) -> Notification | None:
-        """The next notification; None = no more will come, see `result`. Raises TimeoutError at the deadline, a time
-        of `time.monotonic`."""
+    async def next(self, deadline: Deadline) -> Notification | None:
+        """The next notification; None = no more will come, see `result`. Raises TimeoutError."""
+        self._origin.check()
         while not (self._queue or self._lost or self._done or self._abandoned):
             self._news.clear()
             await self._wait_for_news(deadline)
@@ -90,12 +90,12 @@ class Call:
         self._room.set()
         return notification
 
-    async def _wait_for_news(self, deadline: float | None) -> None:
-        if deadline is None:
+    async def _wait_for_news(self, deadline: Deadline) -> None:
+        remaining = deadline.remaining()
+        if remaining is None:
             await self._news.wait()
             return
-        remaining = deadline - time.monotonic()
-        if remaining <= 0:
+        if remaining == 0:
             raise TimeoutError
         timer = asyncio.get_running_loop().call_later(remaining, self._news.set)
         try:
@@ -111,62 +111,67 @@ class Call:
 
 
 class AsyncTransport:
-    """One server process, for one event loop."""
+    """One server process, for one event loop of the process that made it."""
 
     def __init__(
         self,
-        process: asyncio.subprocess.Process,
-        stderr: LastWords,
+        server: Server,
+        stdin: asyncio.StreamWriter,
+        stdout: asyncio.StreamReader,
+        stdout_transport: asyncio.BaseTransport,
         on_event: Callable[[Params], None],
         on_end: Callable[[], None],
     ) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._process = process
-        self._stderr = stderr
+        self._process = server.process
+        self._stderr = server.stderr
         self._on_event = on_event
         self._on_end = on_end
-        self._stdin = process.stdin
+        self._stdin = stdin
+        self._stdout_transport = stdout_transport
+        self._origin = forks.Origin()
         self._last_id = 0
         self._calls: dict[int, Call] = {}
         self._ended = False
         self._draining = asyncio.Lock()
-        self._reader = asyncio.create_task(self._read(process.stdout), name="matchlock-reader")
+        self._reader = asyncio.create_task(self._read(stdout), name="matchlock-reader")
 
     @staticmethod
     async def start(
         argv: Sequence[str], on_event: Callable[[Params], None], on_end: Callable[[], None]
     ) -> AsyncTransport:
         """Starts the server."""
-        stderr = LastWords()
+        server = Server(argv)
         try:
-            process = await asyncio.create_subprocess_exec(
-                *argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr.fileno()
-            )
+            stdin = await _writer(server.stdin)
+            stdout, stdout_transport = await _reader(server.stdout)
         except BaseException:
-            stderr.close()
+            # Whichever of them the loop has by now: it ends the server.
+            server.stdin.close()
+            server.stdout.close()
+            server.stderr.close()
             raise
-        return AsyncTransport(process, stderr, on_event, on_end)
+        return AsyncTransport(server, stdin, stdout, stdout_transport, on_event, on_end)
 
     def running(self) -> bool:
         """Whether requests can be made."""
-        return not self._ended and self._process.returncode is None and not self._stdin.is_closing()
+        here = self._origin.is_here() and not self._ended
+        return here and self._process.poll() is None and not self._stdin.is_closing()
 
     async def request(
         self,
         method: str,
         params: Params | None = None,
         on_notification: OnNotification | None = None,
-        timeout: float | None = None,
+        deadline: Deadline | None = None,
     ) -> Any:
         """Makes a request and waits for its end; whatever ends the wait before, also cancels the request."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline or Deadline()
         async with self.open(method, params) as call:
             while True:
                 try:
                     notification = await call.next(deadline)
                 except TimeoutError:
-                    text = f"request {method} (id={call.id}) timed out after {timeout}s"
+                    text = f"request {method} (id={call.id}) timed out after {deadline.timeout}s"
                     raise TimeoutError(text) from None
                 if notification is None:
                     return call.result()
@@ -184,6 +189,7 @@ class AsyncTransport:
 
     async def begin(self, method: str, params: Params | None = None, lossy: bool = False) -> Call:
         """Makes a request that `end` has to end."""
+        self._origin.check()
         if not self.running():
             raise MatchlockError(NOT_RUNNING)
         call = Call(self._next_id(), method, lossy)
@@ -213,26 +219,29 @@ class AsyncTransport:
 
     async def close(self, timeout: float) -> None:
         """Asks the server to close its sandbox and to end; kills it when that takes longer than `timeout`."""
-        deadline = time.monotonic() + timeout + 1.0
+        if not self._origin.is_here():
+            return
+        deadline = Deadline(timeout + 1.0)
         if self.running():
             with contextlib.suppress(Exception):
                 await self._ask_to_close(timeout, deadline)
         # End of input is what ends the server, even one that this user may not kill.
         self._stdin.close()
-        try:
-            await asyncio.wait_for(self._process.wait(), timeout)
-        except asyncio.TimeoutError:
+        end = asyncio.create_task(in_thread(self._process.wait))
+        if not (await asyncio.wait([end], timeout=timeout))[0]:
             # What the server has not read yet keeps the end of input from it.
             if self._stdin.transport.get_write_buffer_size():
                 self._stdin.transport.abort()
-            with contextlib.suppress(OSError, asyncio.TimeoutError):
+            with contextlib.suppress(OSError):
                 self._process.kill()
-                await asyncio.wait_for(self._process.wait(), 1)
-        if self._process.returncode is None:
+            await asyncio.wait([end], timeout=1)
+        if not end.done():
+            end.cancel()
             self._reader.cancel()
         await asyncio.wait([self._reader], timeout=1)
+        self._stdout_transport.close()
 
-    async def _ask_to_close(self, timeout: float, deadline: float) -> None:
+    async def _ask_to_close(self, timeout: float, deadline: Deadline) -> None:
         call = Call(self._next_id(), "close")
         self._calls[call.id] = call
         try:
@@ -259,15 +268,11 @@ class AsyncTransport:
 
     async def _read(self, stdout: asyncio.StreamReader) -> None:
         try:
-            begun: list[bytes] = []
+            lines = Lines()
             with contextlib.suppress(OSError):
                 while chunk := await stdout.read(READ_BYTES):
-                    *lines, rest = chunk.split(b"\n")
-                    for line in lines:
-                        begun.append(line)
-                        await self._dispatch(b"".join(begun))
-                        begun.clear()
-                    begun.append(rest)
+                    for line in lines.feed(chunk):
+                        await self._dispatch(line)
         finally:
             self._ended = True
             calls = list(self._calls.values())
@@ -295,3 +300,19 @@ class AsyncTransport:
             call.finish(message.result, message.error)
         else:
             await call.notify(message)
+
+
+async def _writer(end: forks.End) -> asyncio.StreamWriter:
+    loop = asyncio.get_running_loop()
+    # Of a stream's protocol only the flow control is used: nothing comes from this end.
+    transport, protocol = await loop.connect_write_pipe(
+        lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()), end
+    )
+    return asyncio.StreamWriter(transport, protocol, None, loop)
+
+
+async def _reader(end: forks.End) -> tuple[asyncio.StreamReader, asyncio.BaseTransport]:
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), end)
+    return reader, transport

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import IO, Any
 
-from . import network_hooks, vfs_hooks, volumes, wire
+from . import forks, network_hooks, vfs_hooks, volumes, wire
 from .builder import Sandbox
+from .deadlines import LONGEST_SECONDS, Deadline, seconds
 from .errors import CommandError, MatchlockError, RPCError
 from .messages import Notification, Params
 from .network_hooks import HookServer
@@ -41,16 +42,24 @@ CLOSE_SECONDS = 2.0
 """How long `close` waits when it is not told."""
 
 
+def close_seconds(timeout: float | None) -> float:
+    """How long `close` waits. Raises ValueError and TypeError for what is no time."""
+    limit = LONGEST_SECONDS if timeout is not None and seconds(timeout) is None else seconds(timeout)
+    return limit if limit and limit > 0 else CLOSE_SECONDS
+
+
 class Client:
     """A sandbox, driven through `matchlock rpc`. All public methods are thread-safe.
 
     Without a `Config` the program is the one named by the environment variable `MATCHLOCK_BIN`, else `matchlock`.
-    Every `timeout` is in seconds; past it the request is cancelled and TimeoutError raised. A stream given for output
-    gets text, or bytes if it is binary; an exception from it cancels the command and reaches the caller.
+    Every `timeout` is in seconds, without end if it is infinite; past it the request is cancelled and TimeoutError
+    raised. A stream given for output gets text, or bytes if it is binary; an exception from it cancels the command and
+    reaches the caller. A client belongs to the process that starts it: a child made by fork gets MatchlockError.
     """
 
     def __init__(self, config: Config | None = None) -> None:
         self._config = config or Config(binary_path=os.environ.get("MATCHLOCK_BIN", "matchlock"))
+        self._origin = forks.Origin()
         self._lock = threading.Lock()
         self._transport: Transport | None = None
         self._closed = False
@@ -80,27 +89,32 @@ class Client:
 
     def start(self) -> None:
         """Starts the server, if it has not been started."""
+        self._check_process()
+        if not self._origin.is_here():
+            # It was made before a fork and not started, so it may be used here; a thread that is not may hold its lock.
+            self._origin, self._lock = forks.Origin(), threading.Lock()
         with self._lock:
             if self._transport is not None:
                 return
-            if self._closed:
-                raise MatchlockError(NOT_RUNNING)
             command = [self._config.binary_path, "rpc"]
             if self._config.use_sudo:
                 command.insert(0, "sudo")
             self._transport = Transport(command, self._on_event, self._stop_hook_server)
 
     def close(self, timeout: float = 0) -> None:
-        """Shuts the sandbox down and ends the server; after `timeout` seconds by force. 0 stands for 2 seconds."""
+        """Shuts the sandbox down and ends the server; after `timeout` seconds by force. 0 stands for 2 seconds. Does
+        nothing before `start`, and in a child of the process that started the server."""
+        limit = close_seconds(timeout)
+        if not self._origin.is_here():
+            return
         with self._lock:
-            if self._closed:
+            transport = self._transport
+            if transport is None or self._closed:
                 return
             self._closed = True
-            transport = self._transport
         self._events.set(VFSHooks())
         self._stop_hook_server()
-        if transport is not None:
-            transport.close(timeout if timeout and timeout > 0 else CLOSE_SECONDS)
+        transport.close(limit)
 
     def remove(self) -> None:
         """Removes what is left of a closed sandbox: its record and its log."""
@@ -109,6 +123,7 @@ class Client:
 
     def create(self, opts: CreateOptions | None = None) -> str:
         """Makes a sandbox and gives its id. A second one takes the place of the first."""
+        self._check_process()
         options = opts or CreateOptions()
         wire.check_options(options)
         hooks = vfs_hooks.compile_hooks(options.vfs_interception)
@@ -144,8 +159,9 @@ class Client:
         env: Mapping[str, str] | None = None,
     ) -> ExecResult:
         """Runs a shell command, or a list of program and arguments, and gives all it wrote."""
-        params = self._exec_params(command, working_dir, user, env)
-        return wire.exec_result(self._request("exec", params, timeout=timeout))
+        deadline = Deadline(timeout)
+        params = self._exec_params(deadline, command, working_dir, user, env)
+        return wire.exec_result(self._request("exec", params, deadline=deadline))
 
     def exec_stream(
         self,
@@ -159,9 +175,10 @@ class Client:
         env: Mapping[str, str] | None = None,
     ) -> ExecStreamResult:
         """Runs a command and writes what it writes, as it comes."""
-        params = self._exec_params(command, working_dir, user, env)
+        deadline = Deadline(timeout)
+        params = self._exec_params(deadline, command, working_dir, user, env)
         output = Output({"exec_stream.stdout": stdout, "exec_stream.stderr": stderr})
-        result = self._request("exec_stream", params, output.take, timeout)
+        result = self._request("exec_stream", params, output.take, deadline)
         output.finish()
         return ExecStreamResult(*wire.exec_end("exec_stream", result))
 
@@ -178,9 +195,10 @@ class Client:
         env: Mapping[str, str] | None = None,
     ) -> ExecPipeResult:
         """Runs a command on pipes: `stdin` is its input, to the end."""
-        params = self._exec_params(command, working_dir, user, env)
+        deadline = Deadline(timeout)
+        params = self._exec_params(deadline, command, working_dir, user, env)
         output = Output({"exec_pipe.stdout": stdout, "exec_pipe.stderr": stderr})
-        result = self._interact("exec_pipe", params, output, stdin, None, timeout)
+        result = self._interact("exec_pipe", params, output, stdin, None, deadline)
         return ExecPipeResult(*wire.exec_end("exec_pipe", result))
 
     def exec_interactive(
@@ -198,9 +216,11 @@ class Client:
         env: Mapping[str, str] | None = None,
     ) -> ExecInteractiveResult:
         """Runs a command on a terminal of its own. `resize` gives (rows, cols) whenever the size changes."""
-        params = self._exec_params(command, working_dir, user, env, **wire.terminal_size(rows, cols))
+        deadline = Deadline(timeout)
+        size = wire.terminal_size(rows, cols)
+        params = self._exec_params(deadline, command, working_dir, user, env, **size)
         output = Output({"exec_tty.stdout": stdout})
-        result = self._interact("exec_tty", params, output, stdin, resize, timeout)
+        result = self._interact("exec_tty", params, output, stdin, resize, deadline)
         return ExecInteractiveResult(*wire.exec_end("exec_tty", result))
 
     def exec_detached(
@@ -214,36 +234,36 @@ class Client:
     ) -> Process:
         """Starts a command that runs on by itself, with what it starts, until it ends or the sandbox does. What it
         writes goes to the sandbox's log."""
-        self._extend("exec_detached")
-        params = self._exec_params(command, working_dir, user, env, detached=True)
-        return Process(self._request, wire.process_id(self._request("exec", params, timeout=timeout)))
+        deadline = Deadline(timeout)
+        params = self._exec_params(deadline, command, working_dir, user, env, detached=True)
+        self._extend("exec_detached", deadline)
+        return Process(self._request, wire.process_id(self._request("exec", params, deadline=deadline)))
 
     def processes(self, timeout: float | None = None) -> list[ProcessInfo]:
         """The detached commands, in the order they were started."""
-        self._extend("processes")
-        return wire.processes(self._request("process_list", timeout=timeout))
+        return wire.processes(self._request_extension("processes", "process_list", None, timeout))
 
     # Files
 
     def write_file(self, path: str, content: bytes | str, mode: int = 0o644, timeout: float | None = None) -> None:
         """Writes a file of the guest, as root; directories above it are made. `mode` is for a new file."""
-        data = content.encode("utf-8") if isinstance(content, str) else bytes(content)
+        data = wire.content_bytes(content)
         self._decide("write", path, len(data), mode)
         data = self._mutate(path, data, mode)
         if len(data) > wire.WHOLE_FILE_BYTES:
             self._write_pieces(path, pieces(data), mode, timeout)
         else:
-            self._request("write_file", wire.write_params(path, data, mode), timeout=timeout)
+            self._request("write_file", wire.write_params(path, data, mode), deadline=Deadline(timeout))
 
     def read_file(self, path: str, timeout: float | None = None) -> bytes:
         """The content of a file of the guest, up to 16 MiB; `download` has no limit."""
         self._decide("read", path)
-        return wire.file_content(self._request("read_file", {"path": path}, timeout=timeout))
+        return wire.file_content(self._request("read_file", {"path": path}, deadline=Deadline(timeout)))
 
     def list_files(self, path: str, timeout: float | None = None) -> list[FileInfo]:
         """The entries of a directory of the guest, by name."""
         self._decide("readdir", path)
-        return wire.file_infos(self._request("list_files", {"path": path}, timeout=timeout))
+        return wire.file_infos(self._request("list_files", {"path": path}, deadline=Deadline(timeout)))
 
     def upload(self, path: str, source: IO[bytes], mode: int = 0o644, timeout: float | None = None) -> int:
         """Writes a file of the guest from a binary stream of any length, in constant memory; gives the bytes
@@ -262,14 +282,13 @@ class Client:
     ) -> int:
         """Writes a file of the guest, or `length` bytes of it from `offset` on, to a binary stream, in constant
         memory; gives the bytes written. `timeout` bounds each piece."""
-        self._extend("download")
         self._decide("read", path)
         end = None if length is None else offset + length
         at = offset
         while True:
             wanted = wire.CHUNK_BYTES if end is None else min(wire.CHUNK_BYTES, end - at)
             params: Params = {"path": path, "offset": at, "length": wanted}
-            piece = wire.file_content(self._request("read_file", params, timeout=timeout))
+            piece = wire.file_content(self._request_extension("download", "read_file", params, timeout))
             target.write(piece)
             at += len(piece)
             if len(piece) < wanted or at == end:
@@ -277,44 +296,44 @@ class Client:
 
     def stat(self, path: str, follow: bool = True, timeout: float | None = None) -> FileInfo:
         """A file of the guest; with `follow` a symbolic link stands for its target."""
-        self._extend("stat")
         self._decide("stat", path)
-        return wire.file_info(self._request("stat", {"path": path, "follow": follow}, timeout=timeout))
+        params: Params = {"path": path, "follow": follow}
+        return wire.file_info(self._request_extension("stat", "stat", params, timeout))
 
     def mkdir(self, path: str, mode: int = 0o755, parents: bool = False, timeout: float | None = None) -> None:
         """Makes a directory; with `parents` those above it too, and one that is there is accepted."""
-        self._extend("mkdir")
         self._decide("mkdir", path, 0, mode)
-        self._request("mkdir", {"path": path, "mode": mode, "parents": parents}, timeout=timeout)
+        params: Params = {"path": path, "mode": mode, "parents": parents}
+        self._request_extension("mkdir", "mkdir", params, timeout)
 
     def remove_file(self, path: str, recursive: bool = False, timeout: float | None = None) -> None:
         """Removes a file or an empty directory; with `recursive` a directory and all in it."""
-        self._extend("remove_file")
         self._decide("remove_all" if recursive else "remove", path)
-        self._request("remove", {"path": path, "recursive": recursive}, timeout=timeout)
+        params: Params = {"path": path, "recursive": recursive}
+        self._request_extension("remove_file", "remove", params, timeout)
 
     def rename(self, path: str, new_path: str, timeout: float | None = None) -> None:
         """Renames a file or directory, replacing as rename(2) does."""
-        self._extend("rename")
         self._decide("rename", path)
-        self._request("rename", {"from": path, "to": new_path}, timeout=timeout)
+        self._request_extension("rename", "rename", {"from": path, "to": new_path}, timeout)
 
     def watch(self, path: str, recursive: bool = False, timeout: float | None = None) -> Watch:
         """Tells changes of a file, or below a directory, from now on. `timeout` bounds the start."""
-        self._extend("watch")
-        return Watch(self._running(), {"path": path, "recursive": recursive}, timeout)
+        deadline = Deadline(timeout)
+        self._extend("watch", deadline)
+        return Watch(self._running(), {"path": path, "recursive": recursive}, deadline)
 
     # Log
 
     def log(self, timeout: float | None = None) -> str:
         """The sandbox's log so far."""
-        result = self._request("log", timeout=timeout)
+        result = self._request("log", deadline=Deadline(timeout))
         return wire.log_text(result)
 
     def log_stream(self, stdout: Writer | None = None, timeout: float | None = None) -> None:
         """Writes the sandbox's log as it comes, until the sandbox ends or `timeout` raises TimeoutError."""
         output = Output({"log_stream.data": stdout})
-        self._request("log_stream", None, output.take, timeout)
+        self._request("log_stream", None, output.take, Deadline(timeout))
         output.finish()
 
     # Ports
@@ -350,27 +369,38 @@ class Client:
         transport = self._transport
         if transport is None or self._closed:
             raise MatchlockError(NOT_RUNNING)
+        self._origin.check()
         return transport
+
+    def _check_process(self) -> None:
+        """Raises MatchlockError in a child of the process that started the server."""
+        if self._transport is not None:
+            self._origin.check()
 
     def _request(
         self,
         method: str,
         params: Params | None = None,
         on_notification: OnNotification | None = None,
-        timeout: float | None = None,
+        deadline: Deadline | None = None,
     ) -> Any:
-        return self._running().request(method, params, on_notification, timeout)
+        return self._running().request(method, params, on_notification, deadline)
 
-    def _extend(self, feature: str) -> None:
+    def _request_extension(self, feature: str, method: str, params: Params | None, timeout: float | None) -> Any:
+        deadline = Deadline(timeout)
+        self._extend(feature, deadline)
+        return self._request(method, params, deadline=deadline)
+
+    def _extend(self, feature: str, deadline: Deadline) -> None:
         """Makes sure that the server has what the releases up to 0.2 do not: they would ignore what they do not
         know, and do something else."""
-        if not self._is_extended():
+        if not self._is_extended(deadline):
             raise MatchlockError(f"{feature}: the matchlock program is too old for it")
 
-    def _is_extended(self) -> bool:
+    def _is_extended(self, deadline: Deadline) -> bool:
         if self._extended is None:
             try:
-                self._request("hello")
+                self._request("hello", deadline=deadline)
                 self._extended = True
             except RPCError as error:
                 if error.code != RPCError.METHOD_NOT_FOUND:
@@ -379,11 +409,18 @@ class Client:
         return self._extended
 
     def _exec_params(
-        self, command: Command, working_dir: str, user: str, env: Mapping[str, str] | None, **more: Any
+        self,
+        deadline: Deadline,
+        command: Command,
+        working_dir: str,
+        user: str,
+        env: Mapping[str, str] | None,
+        **more: Any,
     ) -> Params:
-        if env or not isinstance(command, str):
-            self._extend("env and argument lists")
-        return wire.exec_params(command, working_dir, user, env, **more)
+        params = wire.exec_params(command, working_dir, user, env, **more)
+        if wire.needs_more_than_old(params):
+            self._extend("env and argument lists", deadline)
+        return params
 
     def _interact(
         self,
@@ -392,10 +429,10 @@ class Client:
         output: Output,
         stdin: Reader | None,
         resize: Iterable[tuple[int, int]] | None,
-        timeout: float | None,
+        deadline: Deadline,
     ) -> Any:
         post = self._running().post
-        acks = method == "exec_pipe" and stdin is not None and self._is_extended()
+        acks = method == "exec_pipe" and stdin is not None and self._is_extended(deadline)
         if acks:
             params = {**params, "stdin_ack": True}
         source = Input(post, method, stdin, acks)
@@ -413,7 +450,7 @@ class Client:
                 output.take(notification)
 
         try:
-            result = self._request(method, params, take, timeout)
+            result = self._request(method, params, take, deadline)
         finally:
             for side in sides:
                 side.stop()
@@ -423,13 +460,13 @@ class Client:
         return result
 
     def _write_pieces(self, path: str, content: Iterable[bytes], mode: int, timeout: float | None) -> int:
-        self._extend("upload")
+        self._extend("upload", Deadline(timeout))
         offset = 0
         for piece in content:
             # The first piece replaces what the file held.
             more: Params = {"offset": offset} if offset else {}
             params = wire.write_params(path, piece, mode, **more)
-            self._request("write_file", params, timeout=timeout)
+            self._request("write_file", params, deadline=Deadline(timeout))
             offset += len(piece)
         return offset
 
@@ -456,6 +493,7 @@ class Client:
             self._events.run(self, event)
 
     def _decide(self, op: str, path: str, size: int = 0, mode: int = 0) -> None:
+        self._check_process()
         deciders = self._events.hooks().deciders(op, path)
         request = vfs_hooks.action_request(op, path, size, mode)
         for hook in deciders:

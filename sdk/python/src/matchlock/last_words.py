@@ -21,7 +21,7 @@ class LastWords:
     """A standard error."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()
+        self._file = tempfile.TemporaryFile(buffering=0)
 
     def fileno(self) -> int:
         """The descriptor for the server."""

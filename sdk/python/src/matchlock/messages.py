@@ -6,6 +6,7 @@ Pure, and it never raises on what the server sends: a line that makes no sense i
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -39,6 +40,23 @@ class Notification:
 
 
 Message: TypeAlias = Response | Notification
+
+
+class Lines:
+    """Puts lines together from what comes of them."""
+
+    def __init__(self) -> None:
+        self._begun: list[bytes] = []
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """The lines that end in this chunk. All have to be taken."""
+        *lines, rest = chunk.split(b"\n")
+        for line in lines:
+            self._begun.append(line)
+            whole = b"".join(self._begun)
+            self._begun.clear()
+            yield whole
+        self._begun.append(rest)
 
 
 def as_object(value: object) -> Params | None:

@@ -6,12 +6,12 @@ Not here: how a request is made (`transport`).
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, NoReturn
 
 from . import wire
+from .deadlines import Deadline
 from .errors import RPCError
 from .messages import Notification, Params
 from .results import FileChange
@@ -36,7 +36,7 @@ class Process:
     def wait(self, timeout: float | None = None) -> int:
         """Waits for its end and gives its exit code. TimeoutError leaves it running."""
         if self._exit_code is None:
-            result = self._request("process_wait", {"process_id": self._id}, timeout=timeout)
+            result = self._request("process_wait", {"process_id": self._id}, deadline=Deadline(timeout))
             self._exit_code = wire.exit_code(result)
         return self._exit_code
 
@@ -68,15 +68,13 @@ class Process:
 class Watch:
     """Changes of files, one after the other: an iterator, and a context manager that ends it."""
 
-    def __init__(self, transport: Transport, params: Params, timeout: float | None) -> None:
+    def __init__(self, transport: Transport, params: Params, deadline: Deadline) -> None:
         self._transport = transport
         # A watch nobody reads must not hold up everything else: what is too much is an overflow.
         self._call = transport.begin("watch", params, lossy=True)
         try:
-            deadline = None if timeout is None else time.monotonic() + timeout
             while True:
-                remaining = None if deadline is None else max(deadline - time.monotonic(), 0)
-                notification = self._call.next(remaining)
+                notification = self._call.next(deadline)
                 if notification is None:
                     self._call.result()
                 if notification is None or notification.method == "watch.ready":
@@ -87,8 +85,9 @@ class Watch:
 
     def next(self, timeout: float | None = None) -> FileChange:
         """The next change. TimeoutError if none comes in time; StopIteration after `close`."""
+        deadline = Deadline(timeout)
         while True:
-            notification = self._call.next(timeout)
+            notification = self._call.next(deadline)
             if notification is None:
                 self._ended()
             news = change(notification)

@@ -12,17 +12,24 @@ import os
 import select
 import subprocess
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from typing import IO, Any
+from typing import Any
 
+from . import forks
+from .deadlines import Deadline
 from .errors import MatchlockError
-from .last_words import LastWords
-from .messages import Notification, Params, Response, decode, encode
+from .messages import Lines, Notification, Params, Response, decode, encode
+from .server import Server
 
 QUEUE_BYTES = 8 << 20
 """Notifications of one request that may wait for their consumer."""
+
+POLL_MS = (1 << 31) - 1
+"""Longest wait that poll(2) can be told."""
+
+READ_BYTES = 256 << 10
+"""Most that is read from the server at once."""
 
 LOST = "lost"
 """Method of the notification that stands for those a lossy call dropped."""
@@ -40,6 +47,7 @@ class Call:
         self.method = method
         self._lossy = lossy
         self._lost = False
+        self._origin = forks.Origin()
         self._changed = threading.Condition()
         self._queue: deque[Notification] = deque()
         self._queued = 0
@@ -84,10 +92,11 @@ class Call:
             self._changed.notify_all()
             return not self._done
 
-    def next(self, timeout: float | None) -> Notification | None:
+    def next(self, deadline: Deadline) -> Notification | None:
         """The next notification; None = no more will come, see `result`. Raises TimeoutError."""
+        self._origin.check()
         with self._changed:
-            if not self._changed.wait_for(self._has_news, timeout):
+            if not self._changed.wait_for(self._has_news, deadline.remaining()):
                 raise TimeoutError
             if not self._queue:
                 if not self._lost:
@@ -110,7 +119,7 @@ class Call:
 
 
 class Transport:
-    """One server process. Every method may be called by any thread."""
+    """One server process. Every method may be called by any thread of the process that made it."""
 
     def __init__(self, argv: Sequence[str], on_event: Callable[[Params], None], on_end: Callable[[], None]) -> None:
         self._on_event = on_event
@@ -122,22 +131,19 @@ class Transport:
         self._writing = threading.Lock()
         self._stdin_open = True
         self._unsent = b""
-        self._stderr = LastWords()
-        self._wake_read, self._wake_write = os.pipe()
+        self._origin = forks.Origin()
+        self._wake_read, self._wake_write = forks.pipe()
         try:
-            self._process = subprocess.Popen(
-                list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr.fileno()
-            )
+            server = Server(argv)
         except BaseException:
-            self._stderr.close()
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+            self._wake_read.close()
+            self._wake_write.close()
             raise
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._stdin: IO[bytes] = self._process.stdin
+        self._process = server.process
+        self._stderr = server.stderr
+        self._stdin = server.stdin
         os.set_blocking(self._stdin.fileno(), False)
-        reader = threading.Thread(target=self._read, args=(self._process.stdout,), name="matchlock-reader", daemon=True)
+        reader = threading.Thread(target=self._read, args=(server.stdout,), name="matchlock-reader", daemon=True)
         reader.start()
 
     def running(self) -> bool:
@@ -149,18 +155,17 @@ class Transport:
         method: str,
         params: Params | None = None,
         on_notification: OnNotification | None = None,
-        timeout: float | None = None,
+        deadline: Deadline | None = None,
     ) -> Any:
         """Makes a request and waits for its end. Its notifications are handled on the calling thread; whatever ends
         the wait before the request ended, also cancels the request."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline or Deadline()
         with self.open(method, params) as call:
             while True:
-                remaining = None if deadline is None else max(deadline - time.monotonic(), 0)
                 try:
-                    notification = call.next(remaining)
+                    notification = call.next(deadline)
                 except TimeoutError:
-                    text = f"request {method} (id={call.id}) timed out after {timeout}s"
+                    text = f"request {method} (id={call.id}) timed out after {deadline.timeout}s"
                     raise TimeoutError(text) from None
                 if notification is None:
                     return call.result()
@@ -178,6 +183,7 @@ class Transport:
 
     def begin(self, method: str, params: Params | None = None, lossy: bool = False) -> Call:
         """Makes a request that `end` has to end."""
+        self._origin.check()
         with self._lock:
             if not self.running():
                 raise MatchlockError(NOT_RUNNING)
@@ -193,6 +199,8 @@ class Transport:
 
     def end(self, call: Call) -> None:
         """Stops listening to a request, and cancels it if it is still under way."""
+        if not self._origin.is_here():
+            return
         self._forget(call)
         if call.abandon():
             self.post("cancel", {"id": call.id})
@@ -204,7 +212,9 @@ class Transport:
 
     def close(self, timeout: float) -> None:
         """Asks the server to close its sandbox and to end; kills it when that takes longer than `timeout`."""
-        deadline = time.monotonic() + timeout + 1.0
+        if not self._origin.is_here():
+            return
+        deadline = Deadline(timeout + 1.0)
         if self.running():
             with contextlib.suppress(Exception):
                 self._ask_to_close(timeout, deadline)
@@ -218,14 +228,14 @@ class Transport:
                 self._process.kill()
                 self._process.wait(1)
 
-    def _ask_to_close(self, timeout: float, deadline: float) -> None:
+    def _ask_to_close(self, timeout: float, deadline: Deadline) -> None:
         with self._lock:
             self._last_id += 1
             call = Call(self._last_id, "close")
             self._calls[call.id] = call
         try:
             self._write(encode("close", call.id, {"timeout_seconds": timeout}), deadline)
-            while call.next(max(deadline - time.monotonic(), 0)) is not None:
+            while call.next(deadline) is not None:
                 pass
         finally:
             self._forget(call)
@@ -239,10 +249,10 @@ class Transport:
         with self._lock:
             self._calls.pop(call.id, None)
 
-    def _write(self, line: bytes, deadline: float | None = None) -> None:
+    def _write(self, line: bytes, deadline: Deadline | None = None) -> None:
         """Writes one line whole. Raises MatchlockError when the server is gone, TimeoutError at the deadline."""
-        limit = -1 if deadline is None else max(deadline - time.monotonic(), 0)
-        if not self._writing.acquire(timeout=limit):
+        remaining = deadline.remaining() if deadline else None
+        if not self._writing.acquire(timeout=-1 if remaining is None else remaining):
             raise TimeoutError
         try:
             if not self._stdin_open:
@@ -253,7 +263,7 @@ class Transport:
         finally:
             self._writing.release()
 
-    def _write_all(self, line: bytes, deadline: float | None) -> None:
+    def _write_all(self, line: bytes, deadline: Deadline | None) -> None:
         # An interrupted writer leaves the rest of its line to the next one, so that lines never mix.
         rest = memoryview(self._unsent + line if self._unsent else line)
         try:
@@ -265,34 +275,36 @@ class Transport:
         finally:
             self._unsent = bytes(rest)
 
-    def _wait_writable(self, deadline: float | None) -> None:
+    def _wait_writable(self, deadline: Deadline | None) -> None:
         poll = select.poll()
         poll.register(self._stdin.fileno(), select.POLLOUT)
-        poll.register(self._wake_read, select.POLLIN)
-        limit = None if deadline is None else max(deadline - time.monotonic(), 0) * 1000
-        ready = [fd for fd, _ in poll.poll(limit)]
-        if self._wake_read in ready:
+        poll.register(self._wake_read.fileno(), select.POLLIN)
+        remaining = deadline.remaining() if deadline else None
+        ready = [fd for fd, _ in poll.poll(None if remaining is None else min(remaining * 1000, POLL_MS))]
+        if self._wake_read.fileno() in ready:
             raise MatchlockError(NOT_RUNNING)
         if not ready:
             raise TimeoutError
 
     def _close_stdin(self) -> None:
         # A writer that waits for a server that does not read must not keep its end of input from it.
-        with contextlib.suppress(OSError):
-            os.write(self._wake_write, b"\0")
+        with contextlib.suppress(OSError, ValueError):
+            self._wake_write.write(b"\0")
         with self._writing:
             if not self._stdin_open:
                 return
             self._stdin_open = False
             with contextlib.suppress(OSError):
                 self._stdin.close()
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+            self._wake_read.close()
+            self._wake_write.close()
 
-    def _read(self, stdout: IO[bytes]) -> None:
+    def _read(self, stdout: forks.End) -> None:
+        lines = Lines()
         with contextlib.suppress(OSError, ValueError):
-            for line in stdout:
-                self._dispatch(line)
+            while chunk := stdout.read(READ_BYTES):
+                for line in lines.feed(chunk):
+                    self._dispatch(line)
         with contextlib.suppress(OSError):
             stdout.close()
         with self._lock:

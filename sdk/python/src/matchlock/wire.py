@@ -9,7 +9,7 @@ import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from . import sinks
 from .errors import MatchlockError
@@ -157,7 +157,9 @@ def exec_params(command: Command, working_dir: str, user: str, env: Mapping[str,
     if isinstance(command, str):
         params["command"] = command
     else:
-        params["argv"] = [str(argument) for argument in command]
+        # Bytes are a sequence, too: one of numbers.
+        _refuse_bytes(command)
+        params["argv"] = [_argument(argument) for argument in command]
     if working_dir:
         params["working_dir"] = working_dir
     if user:
@@ -165,6 +167,21 @@ def exec_params(command: Command, working_dir: str, user: str, env: Mapping[str,
     if env:
         params["env"] = dict(env)
     return {**params, **more}
+
+
+def _argument(value: object) -> str:
+    _refuse_bytes(value)
+    return str(value)
+
+
+def _refuse_bytes(value: object) -> None:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        raise TypeError("a command and its arguments are str, not bytes")
+
+
+def needs_more_than_old(params: Params) -> bool:
+    """Whether a command uses what the releases up to 0.2 do not know."""
+    return "argv" in params or "env" in params
 
 
 def exec_end(method: str, result: Any) -> tuple[int, int]:
@@ -269,6 +286,17 @@ def file_content(result: Any) -> bytes:
 def log_text(result: Any) -> str:
     """What `log` gave."""
     return sinks.text(sinks.data(_object("log", result), "content"))
+
+
+def content_bytes(content: object) -> bytes:
+    """What to write to a file."""
+    if isinstance(content, str):
+        return content.encode("utf-8")
+    try:
+        view = memoryview(cast(bytes, content))
+    except TypeError:
+        raise TypeError(f"content must be str or bytes-like, not {type(content).__name__}") from None
+    return bytes(view)
 
 
 def write_params(path: str, content: bytes, mode: int, **more: Any) -> Params:
