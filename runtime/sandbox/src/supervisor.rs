@@ -552,8 +552,9 @@ impl Sandbox {
     fn clean_and_forget(&mut self) -> Result<()> {
         let id = self.vm.id.clone();
         self.writer.write(move |records| records.delete(&id));
-        let written = self.writer.finish();
+        self.writer.flush();
         let cleaned = self.clean(VmPaths::remove);
+        let written = self.writer.finish();
         self.lifecycle.to(if cleaned.is_ok() { Phase::Cleaned } else { Phase::CleanupFailed });
         cleaned.and(written)
     }
