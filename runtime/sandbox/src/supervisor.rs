@@ -100,8 +100,12 @@ pub struct Spec {
     pub image_config: ImageOverrides,
     /// No restrictions inside the guest.
     pub privileged: bool,
+    /// Whether it was asked to have no network; remembered here, there is none yet.
+    pub no_network: bool,
+    /// Whether its command starts with it; remembered here, done by whoever owns it.
+    pub launch_entrypoint: bool,
     /// How long the sandbox may live; remembered here, kept to by whoever owns it.
-    pub timeout_seconds: Option<u64>,
+    pub time_limit: Option<Duration>,
     /// Keep the record and the log afterwards.
     pub keep: bool,
     /// How long the guest's processes may take to end by themselves; zero, not kept and no writable disk = the
