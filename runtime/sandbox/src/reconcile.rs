@@ -26,7 +26,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// What was found of one sandbox.
 #[derive(Debug)]
 pub struct Found {
-    /// Its id; of a stray file, the name.
+    /// Its id.
     pub name: String,
     /// What became of it.
     pub judgement: Judgement,
@@ -71,10 +71,10 @@ pub fn gc(home: &Home, records: &Records, only: Option<&Id>) -> Result<Vec<Found
         let vms = home.vms();
         for entry in fs::read_dir(&vms).map_err(Error::io(&vms))? {
             let entry = entry.map_err(Error::io(&vms))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let wanted = only.is_none_or(|only| only.as_str() == name);
-            if wanted && !seen.iter().any(|id| id.as_str() == name) {
-                found.push(Found { judgement: judge_unrecorded(&entry.path()), name });
+            // Whatever else is there is somebody else's.
+            let Some(id) = id_of(&entry) else { continue };
+            if only.is_none_or(|only| *only == id) && !seen.contains(&id) {
+                found.push(Found { judgement: judge_unrecorded(&entry.path()), name: id.to_string() });
             }
         }
         match only {
@@ -132,17 +132,21 @@ fn finish_lifecycle(records: &Records, record: &Record, failure: Option<String>)
     records.advance(id, &Change::to(phase).because(failure).with(steps))
 }
 
-/// A directory whose record was never written or is gone, or a stray file.
+/// Whose directory an entry of `vms/` is, if it is one.
+fn id_of(entry: &fs::DirEntry) -> Option<Id> {
+    entry.file_type().ok()?.is_dir().then(|| entry.file_name().to_str()?.parse().ok())?
+}
+
+/// A directory whose record was never written or is gone.
 fn judge_unrecorded(path: &Path) -> Judgement {
     let paths = VmPaths::at(path.to_path_buf());
     let removed = paths.is_owned().and_then(|owned| match owned {
-        true => Ok(None),
-        false if fs::symlink_metadata(path)?.is_dir() => fs::remove_dir_all(path).map(|()| Some("directory")),
-        false => fs::remove_file(path).map(|()| Some("file")),
+        true => Ok(false),
+        false => fs::remove_dir_all(path).map(|()| true),
     });
     match removed {
-        Ok(None) => Judgement::Running,
-        Ok(Some(what)) => Judgement::Cleaned(vec![what.to_owned()]),
+        Ok(false) => Judgement::Running,
+        Ok(true) => Judgement::Cleaned(vec!["directory".to_owned()]),
         Err(error) => Judgement::Failed(Error::io(path)(error)),
     }
 }
@@ -425,15 +429,22 @@ mod tests {
     }
 
     #[test]
-    fn a_record_without_a_directory_is_crashed_and_strange_files_go() {
+    fn a_record_without_a_directory_is_crashed_and_what_is_no_sandbox_stays() {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::at(directory.path());
         let records = Records::open(&home).unwrap();
         let id: Id = "vm-00000001".parse().unwrap();
         insert(&records, &id);
-        fs::write(home.vms().join("stray"), "").unwrap();
+        for file in ["file", "vm-0000000a"] {
+            fs::write(home.vms().join(file), "").unwrap();
+        }
+        for directory in ["vm-0000000b", "vm-0000000B", "vm-zzzz", "mine"] {
+            fs::create_dir(home.vms().join(directory)).unwrap();
+        }
+        std::os::unix::fs::symlink("mine", home.vms().join("vm-0000000c")).unwrap();
         reconcile(&home, &records).unwrap();
         assert_eq!(records.get(&id).unwrap().unwrap().status, Status::Crashed);
-        assert_eq!(names(&home.vms()), Vec::<String>::new());
+        let stay = ["file", "mine", "vm-0000000B", "vm-0000000a", "vm-0000000c", "vm-zzzz"];
+        assert_eq!(names(&home.vms()), stay);
     }
 }
