@@ -74,19 +74,13 @@ pub(crate) fn open(home: &Home) -> Result<Connection> {
 
 fn open_once(path: &Path) -> Result<Connection> {
     // SQLite would create the file by the umask.
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(Error::io(path))?;
+    create(path)?;
     let db = Connection::open(path)?;
     db.busy_timeout(BUSY)?;
     if version(&db)? < SCHEMA {
         // SQLite does not wait for others while it changes the journal mode, so whoever is first holds this.
         let lock_path = path.with_extension("lock");
-        let lock = File::create(&lock_path).map_err(Error::io(&lock_path))?;
+        let lock = create(&lock_path)?;
         lock.lock().map_err(Error::io(&lock_path))?;
         migrate(&db)?;
     }
@@ -97,6 +91,12 @@ fn open_once(path: &Path) -> Result<Connection> {
     // The lock files are the truth, so that a row lost in a power cut loses nothing that still exists.
     db.pragma_update(None, "synchronous", "NORMAL")?;
     Ok(db)
+}
+
+/// Opens a file that is its user's only, and makes it if there is none.
+fn create(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).mode(0o600).open(path).map_err(Error::io(path))
 }
 
 fn version(db: &Connection) -> Result<u32> {
@@ -115,6 +115,8 @@ fn migrate(db: &Connection) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::history::Change;
     use crate::lifecycle::Phase;
@@ -160,6 +162,16 @@ mod tests {
         records.advance(&id, &Change::to(Phase::Stopping)).unwrap();
         assert_eq!(records.history(&id).unwrap().len(), 2);
         assert_eq!(records.list().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn its_files_are_its_users_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::at(directory.path());
+        open(&home).unwrap();
+        for path in [home.database(), home.database().with_extension("lock")] {
+            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{path:?}");
+        }
     }
 
     #[test]

@@ -15,11 +15,13 @@ use crate::records::Records;
 
 type Act = Box<dyn Fn(&Records) -> Result<()> + Send>;
 
+type Once = Box<dyn FnOnce(&Records) -> Result<()> + Send>;
+
 enum Job {
     /// Part of a transaction; the sender fires once it is committed.
     Write(Act, Option<oneshot::Sender<()>>),
     /// Waits for others, so it must not hold the database meanwhile.
-    Alone(Box<dyn FnOnce(&Records) -> Result<()> + Send>),
+    Alone(Once),
     /// Drops this once it is reached.
     Pass(mpsc::Sender<()>),
 }
