@@ -9,7 +9,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::FlockOperation;
@@ -89,6 +89,7 @@ fn judge(home: &Home, records: &Records, record: &Record) -> Result<Judgement> {
     let paths = home.vm(&record.id);
     let removed = match paths.is_owned() {
         Ok(true) => return Ok(Judgement::Running),
+        Ok(false) if lives_without_its_lock(home, record) => return Ok(Judgement::Running),
         Ok(false) => paths.remove_leftovers(),
         Err(error) => Err(error),
     };
@@ -111,6 +112,20 @@ fn judge(home: &Home, records: &Records, record: &Record) -> Result<Judgement> {
         Ok(names) => Judgement::Cleaned(names),
         Err(error) => Judgement::Failed(Error::io(paths.directory())(error)),
     })
+}
+
+/// Whether it runs although somebody has removed its files, which its owner goes on to hold. One whose processes may not
+/// be looked at does not.
+fn lives_without_its_lock(home: &Home, record: &Record) -> bool {
+    let running = record.status == Status::Running;
+    let owner = running.then(|| sys::ProcessHandle::open(record.pid).ok().flatten()).flatten();
+    owner.is_some_and(|owner| owner.holds_removed(&removed_lock(home, &record.id)).unwrap_or(false))
+}
+
+/// Where a lock was, as the kernel calls it.
+fn removed_lock(home: &Home, id: &Id) -> PathBuf {
+    let vms = fs::canonicalize(home.vms()).unwrap_or_else(|_| home.vms());
+    VmPaths::at(vms.join(id.as_str())).lock()
 }
 
 /// Takes an interrupted lifecycle to its end.
@@ -181,8 +196,11 @@ pub fn end_by_force(home: &Home, records: &Records, id: &Id) -> Result<()> {
     };
     // The row may be stale, or whoever wrote it may wish somebody else dead: only an owner holds the lock.
     let opened = home.as_user(|| paths.open_lock().map_err(Error::io(&paths.lock())))?;
-    let Some(lock) = opened else { return Ok(()) };
-    if !owner.holds(&lock).map_err(Error::system("owner process"))? {
+    let holds = match opened {
+        Some(lock) => owner.holds(&lock),
+        None => owner.holds_removed(&removed_lock(home, id)),
+    };
+    if !holds.map_err(Error::system("owner process"))? {
         return Ok(());
     }
     match owner.kill(KILL_LIMIT).map_err(Error::system("owner process"))? {
@@ -310,6 +328,22 @@ mod tests {
         );
         assert_eq!(records.get(&id).unwrap().unwrap().status, Status::Crashed);
         owner.wait().unwrap();
+    }
+
+    #[test]
+    fn one_whose_directory_was_removed_runs_until_its_owner_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::at(directory.path());
+        let (mut owner, id) = owner_below(&home, directory.path());
+        let records = Records::open(&home).unwrap();
+        fs::remove_dir_all(home.vm(&id).directory()).unwrap();
+        reconcile(&home, &records).unwrap();
+        assert_eq!(records.get(&id).unwrap().unwrap().status, Status::Running);
+        assert!(matches!(remove(&home, &records, &id), Err(Error::StillRunning(_))));
+        end_by_force(&home, &records, &id).unwrap();
+        assert!(owner.try_wait().unwrap().is_some(), "it was not ended");
+        reconcile(&home, &records).unwrap();
+        assert_eq!(records.get(&id).unwrap().unwrap().status, Status::Crashed);
     }
 
     /// The row names a living process that is not the owner, as after a reuse of its number.
