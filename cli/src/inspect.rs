@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use sandbox::{Config, DiskConfig, Error, Home, Id, Record, Records, Version};
 use wire::state::{
     CleanupStep, Inspection, Lifecycle, LifecycleResources, StepStatus, VmConfig, VmDetails, VmDisk, VmHost,
-    VmImageConfig, VmKernel, VmNetwork, VmResources,
+    VmImageConfig, VmKernel, VmNetwork, VmResources, VmVfs,
 };
 
 use crate::args::IdArgs;
@@ -54,6 +54,7 @@ fn config(config: &Config) -> VmConfig {
     VmConfig {
         image: config.image.clone(),
         privileged: config.privileged,
+        launch_entrypoint: config.launch_entrypoint,
         kernel: VmKernel { reference: config.kernel.clone() },
         resources: VmResources {
             cpus: config.cpus,
@@ -63,10 +64,12 @@ fn config(config: &Config) -> VmConfig {
         },
         extra_disks: config.disks.iter().map(disk).collect(),
         network: VmNetwork {
+            no_network: config.no_network,
             hostname: config.hostname.clone(),
             add_hosts: hosts.map(|(host, ip)| VmHost { host: host.clone(), ip: ip.to_string() }).collect(),
             dns_servers: config.nameservers.iter().map(ToString::to_string).collect(),
         },
+        vfs: VmVfs { workspace: config.workspace.clone() },
         env_names: config.env.clone(),
         image_config: VmImageConfig {
             user: config.user.clone(),
@@ -92,7 +95,10 @@ fn disk(disk: &DiskConfig) -> VmDisk {
 fn history(home: &Home, record: &Record, versions: Vec<Version>) -> Vec<Lifecycle> {
     let mut last_error = None;
     let mut cleanup = BTreeMap::new();
-    let resources = LifecycleResources { state_dir: home.vm_directory(&record.id).display().to_string() };
+    let resources = LifecycleResources {
+        state_dir: home.vm_directory(&record.id).display().to_string(),
+        workspace: record.config.workspace.clone(),
+    };
     let version = |version: Version| {
         last_error = version.last_error.or(last_error.take());
         cleanup.extend(version.cleanup.into_iter().map(|step| {
@@ -136,6 +142,10 @@ mod tests {
                 image: "busybox".into(),
                 cpus: 0.5,
                 env: vec!["API_KEY".into()],
+                timeout_seconds: Some(4.5),
+                workspace: "/work".into(),
+                no_network: true,
+                launch_entrypoint: true,
                 ..Config::default()
             },
         }
@@ -166,13 +176,13 @@ mod tests {
         assert_eq!(history[3].last_error.as_deref(), Some("no luck"));
         assert_eq!(history[2].cleanup["files"].error.as_deref(), Some("stuck"));
         assert_eq!(history[3].cleanup["files"].status, StepStatus::Ok);
-        let expected = r#"{"version":1,"vm_id":"vm-00000001","backend":"kvm","phase":"creating","updated_at":"2026-01-02 03:04:05.678","resources":{"state_dir":"/home/me/.matchlock/vms/vm-00000001"},"cleanup":{}}"#;
+        let expected = r#"{"version":1,"vm_id":"vm-00000001","backend":"kvm","phase":"creating","updated_at":"2026-01-02 03:04:05.678","resources":{"state_dir":"/home/me/.matchlock/vms/vm-00000001","workspace":"/work"},"cleanup":{}}"#;
         assert_eq!(serde_json::to_string(&history[0]).unwrap(), expected);
     }
 
     #[test]
     fn the_record_as_json() {
-        let expected = r#"{"id":"vm-00000001","pid":0,"status":"stopped","image":"busybox","created_at":"2026-01-02 03:04:05","config":{"image":"busybox","privileged":false,"kernel":{"ref":""},"resources":{"cpus":0.5,"memory_mb":0,"disk_size_mb":0},"extra_disks":[],"network":{"add_hosts":[],"dns_servers":[]},"env_names":["API_KEY"],"image_config":{}}}"#;
+        let expected = r#"{"id":"vm-00000001","pid":0,"status":"stopped","image":"busybox","created_at":"2026-01-02 03:04:05","config":{"image":"busybox","privileged":false,"launch_entrypoint":true,"kernel":{"ref":""},"resources":{"cpus":0.5,"memory_mb":0,"disk_size_mb":0,"timeout_seconds":4.5},"extra_disks":[],"network":{"no_network":true,"add_hosts":[],"dns_servers":[]},"vfs":{"workspace":"/work"},"env_names":["API_KEY"],"image_config":{}}}"#;
         assert_eq!(serde_json::to_string(&details(&a_record())).unwrap(), expected);
     }
 }

@@ -51,10 +51,10 @@ pub struct Grant {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ResourceError {
     /// Not a number of CPUs.
-    #[error("{0} is no number of CPUs: it must be finite and greater than 0")]
+    #[error("{} is no number of CPUs: it must be finite and greater than 0", brief(*.0))]
     Cpus(f64),
     /// More than there are.
-    #[error("{asked} CPUs asked for, but at most {most} are available")]
+    #[error("{} CPUs asked for, but at most {most} are available", brief(*asked))]
     TooManyCpus {
         /// Asked for.
         asked: f64,
@@ -75,6 +75,11 @@ pub enum ResourceError {
     /// Outside the bounds.
     #[error("a disk of {0} MB is outside {MIN_DISK_MB}..{MAX_DISK_MB} MB")]
     Disk(u64),
+}
+
+/// A number that may have hundreds of digits.
+fn brief(number: f64) -> String {
+    if number.abs() < 1e9 || !number.is_finite() { number.to_string() } else { format!("{number:e}") }
 }
 
 /// Checks a request against the host.
@@ -134,6 +139,11 @@ mod tests {
     fn nonsense_is_refused() {
         for cpus in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             assert!(matches!(ask(cpus, 512, 5120), Err(ResourceError::Cpus(_))), "{cpus}");
+        }
+        for (cpus, text) in
+            [(-1e308, "-1e308 is no"), (1e308, "1e308 CPUs asked"), (100_000.0, "100000 CPUs")]
+        {
+            assert!(ask(cpus, 512, 5120).unwrap_err().to_string().starts_with(text), "{cpus}");
         }
         assert!(matches!(ask(4.1, 512, 5120), Err(ResourceError::TooManyCpus { most: 4, .. })));
         assert!(matches!(ask(1.0, 63, 5120), Err(ResourceError::TooLittleMemory(63))));

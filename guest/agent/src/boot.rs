@@ -145,6 +145,7 @@ fn become_ready(
     let terminals = mounts::mount_all()?;
     mounts::write_network_files(config)?;
     system::limit_cpu(config.cpu_quota_milli)?;
+    mounts::protect_cgroups()?;
     let null =
         rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).at("open /dev/null")?;
     let agent = Arc::new(Agent::new(null, terminals));

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Each direction reads only when its buffer is empty, so a slow receiver slows its sender, and ends by itself: the end
-//! of what is read is passed on behind the last byte. When both have ended, so has the connection.
+//! of what is read is passed on behind the last byte. When both have ended, so has the connection. A reset of the TCP
+//! connection is no end: behind the last byte the stream is closed without one.
 //!
 //! A host that is gone altogether has ended `to_host`; what it sent before is still delivered.
 
@@ -100,11 +101,13 @@ struct Direction {
     ended: bool,
     /// Whether nothing more goes this way: the end has been passed on, or the sink is gone.
     done: bool,
+    /// Whether the source ended by a reset, which is not passed on as an end.
+    reset: bool,
 }
 
 impl Direction {
     fn new() -> Self {
-        Self { buffer: vec![0; BUFFER], start: 0, end: 0, ended: false, done: false }
+        Self { buffer: vec![0; BUFFER], start: 0, end: 0, ended: false, done: false, reset: false }
     }
 
     fn wants_more(&self) -> bool {
@@ -116,30 +119,46 @@ impl Direction {
     }
 
     /// Takes from the source once. An error is an end too: what came before it is delivered.
-    fn fill(&mut self, source: BorrowedFd<'_>) {
+    fn fill(&mut self, source: BorrowedFd<'_>) -> Result<(), Errno> {
         match rustix::net::recv(source, self.buffer.as_mut_slice(), RecvFlags::DONTWAIT) {
             Ok((count, _)) if count > 0 => (self.start, self.end) = (0, count),
             Err(Errno::AGAIN | Errno::INTR) => {}
-            Ok(_) | Err(_) => self.ended = true,
+            Ok(_) => self.ended = true,
+            Err(errno) => {
+                self.ended = true;
+                return Err(errno);
+            }
         }
+        Ok(())
     }
 
     /// Gives the sink what it takes, and then the end.
-    fn drain(&mut self, sink: BorrowedFd<'_>) {
+    fn drain(&mut self, sink: BorrowedFd<'_>) -> Result<(), Errno> {
         while self.has_bytes() {
             let rest = self.buffer.get(self.start..self.end).unwrap_or_default();
             match rustix::net::send(sink, rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(sent) => self.start += sent,
-                Err(Errno::AGAIN) => return,
+                Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => {}
-                Err(_) => self.done = true,
+                Err(errno) => {
+                    self.done = true;
+                    return Err(errno);
+                }
             }
         }
         if self.ended && !self.done {
             self.done = true;
-            // Fails if the sink is gone, which has the same effect.
-            let _ = rustix::net::shutdown(sink, Shutdown::Write);
+            if !self.reset {
+                // Fails if the sink is gone, which has the same effect.
+                let _ = rustix::net::shutdown(sink, Shutdown::Write);
+            }
         }
+        Ok(())
+    }
+
+    /// Whether a reset has been reached, with nothing left to deliver before it.
+    fn broke(&self) -> bool {
+        self.done && self.reset
     }
 }
 
@@ -159,7 +178,7 @@ impl<'a> Relay<'a> {
     }
 
     fn run(mut self) -> Result<(), Errno> {
-        while !(self.to_guest.done && self.to_host.done) {
+        while !(self.to_guest.done && self.to_host.done || self.to_host.broke()) {
             self.round()?;
         }
         Ok(())
@@ -181,14 +200,22 @@ impl<'a> Relay<'a> {
             _ => {}
         }
         if self.to_guest.wants_more() && !stream.is_empty() {
-            self.to_guest.fill(self.stream);
+            let _ = self.to_guest.fill(self.stream);
         }
         if self.to_host.wants_more() && !tcp.is_empty() {
-            self.to_host.fill(self.tcp.as_fd());
+            let filled = self.to_host.fill(self.tcp.as_fd());
+            self.note_reset(filled);
         }
-        self.to_guest.drain(self.tcp.as_fd());
-        self.to_host.drain(self.stream);
+        let drained = self.to_guest.drain(self.tcp.as_fd());
+        self.note_reset(drained);
+        let _ = self.to_host.drain(self.stream);
         Ok(())
+    }
+
+    /// The kernel tells a reset once, to whoever asks first. One that came behind the end of what the guest's program
+    /// said is another error (EPIPE), and cuts nothing short.
+    fn note_reset(&mut self, outcome: Result<(), Errno>) {
+        self.to_host.reset |= outcome.is_err_and(|errno| errno != Errno::PIPE);
     }
 
     /// What is ready: stream, TCP, `later`. Only asks for what can be dealt with now: what is not wanted would be ready

@@ -44,7 +44,9 @@ const MOUNTS: [Mount; 10] = [
     mount("/run", "tmpfs", NOSUID_NODEV, Some(c"mode=0755")),
     mount("/tmp", "tmpfs", NOSUID_NODEV, Some(c"mode=1777")),
     optional("/dev/mqueue", "mqueue", None),
-    optional("/sys/fs/cgroup", "cgroup2", None),
+    // Where cgroups can be mounted once more, in namespaces of one's own, nobody changes the limits that hold for himself
+    // (cgroups(7): nsdelegate).
+    optional("/sys/fs/cgroup", "cgroup2", Some(c"nsdelegate")),
     optional("/sys/fs/bpf", "bpf", Some(c"mode=0700")),
 ];
 
@@ -105,6 +107,25 @@ pub(crate) fn mount_all() -> Result<OwnedFd, Failure> {
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open("/dev/pts", flags, Mode::empty()).at("open /dev/pts")
+}
+
+/// Keeps programs from changing the limits they run under. The file system is the same for all; this mount is not
+/// written any more, see [`make_cgroups_writable`].
+pub(crate) fn protect_cgroups() -> Result<(), Failure> {
+    remount_cgroups(NOTHING.union(MountFlags::RDONLY)).at("protect /sys/fs/cgroup")
+}
+
+/// Undoes [`protect_cgroups`] in the calling thread's mount namespace. No allocation, no lock.
+pub(crate) fn make_cgroups_writable() -> Result<(), Errno> {
+    remount_cgroups(NOTHING)
+}
+
+/// mount(2): with `BIND` only this mount's flags change. Kernels without cgroups have no such mount.
+fn remount_cgroups(flags: MountFlags) -> Result<(), Errno> {
+    match rustix::mount::mount_remount(c"/sys/fs/cgroup", flags.union(MountFlags::BIND), c"") {
+        Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        remounted => remounted,
+    }
 }
 
 /// Writes /etc/hostname, /etc/hosts and /etc/resolv.conf over the image's.

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use guest_agent::service::Agent;
 use guest_protocol::frame;
 use guest_protocol::{Request, ServiceFromGuest, ServiceFromHost};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::sockopt;
 use support::{Client, guest};
 
 fn ask(agent: &Arc<Agent>, port: u16) -> Client {
@@ -78,6 +80,39 @@ fn half_close_passes_from_the_guest() {
     host.write_all(b"still heard").unwrap();
     drop(host);
     assert_eq!(all(&guest), b"still heard");
+}
+
+/// Whether the agent has closed the stream, and not only ended its direction.
+fn is_closed(host: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(host, PollFlags::empty())];
+    rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap();
+    fds[0].revents().contains(PollFlags::HUP)
+}
+
+fn reset(guest: TcpStream) {
+    sockopt::set_socket_linger(&guest, Some(Duration::ZERO)).unwrap();
+}
+
+#[test]
+fn a_reset_is_no_end() {
+    let Some(agent) = guest() else { return };
+    let (host, mut guest) = pair(&agent);
+    guest.write_all(b"half an ans").unwrap();
+    reset(guest);
+    assert_eq!(all(&host), b"half an ans");
+    assert!(is_closed(&host));
+    // Also if sending is what meets it.
+    let (mut host, guest) = pair(&agent);
+    reset(guest);
+    while host.write(&[0]).is_ok() {}
+    assert_eq!(all(&host), b"");
+    assert!(is_closed(&host));
+
+    let (host, mut guest) = pair(&agent);
+    guest.write_all(b"all of it").unwrap();
+    drop(guest);
+    assert_eq!(all(&host), b"all of it");
+    assert!(!is_closed(&host), "the host may still ask");
 }
 
 #[test]

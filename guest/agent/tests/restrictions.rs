@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use guest_agent::service::Agent;
 use guest_protocol::{ExecRequest, Exit, Stdio};
+use rustix::mount::MountFlags;
 use support::{Client, guest, request, run, shell};
 
 const EPERM: u8 = 1;
@@ -142,6 +143,23 @@ fn what_that_means() {
     );
     let privileged = ExecRequest { privileged: true, ..shell("mount -t tmpfs none /home") };
     assert_eq!(run(&agent, privileged).status(), 0);
+}
+
+/// A memory file system stands for the cgroups; the agent protects them like this as it boots.
+#[test]
+fn cgroups_are_for_the_privileged() {
+    let Some(agent) = guest() else { return };
+    let place = "/sys/fs/cgroup";
+    std::fs::create_dir_all(place).unwrap();
+    rustix::mount::mount("cgroup", place, "tmpfs", MountFlags::empty(), None).unwrap();
+    std::fs::write("/sys/fs/cgroup/cpu.max", "50000 100000").unwrap();
+    let read_only = MountFlags::BIND | MountFlags::RDONLY;
+    rustix::mount::mount_remount(place, read_only, "").unwrap();
+    let lift = || shell("echo max > /sys/fs/cgroup/cpu.max");
+    assert_ne!(run(&agent, lift()).status(), 0);
+    assert_eq!(run(&agent, ExecRequest { privileged: true, ..lift() }).status(), 0);
+    assert_ne!(run(&agent, lift()).status(), 0, "only that program's mount was writable");
+    assert_eq!(run(&agent, shell("cat /sys/fs/cgroup/cpu.max")).text(), "max\n");
 }
 
 #[test]

@@ -282,8 +282,12 @@ fn why_not(home: &Home, id: &Id, path: &Path, error: io::Error) -> Error {
     };
     match status() {
         Ok(None) => Error::UnknownVm(id.to_string()),
-        // unix(7): its queue is full, as nobody takes anything from it.
-        Ok(Some(Status::Running)) if error.kind() == io::ErrorKind::WouldBlock => Error::NoAnswer(id.clone()),
+        // unix(7): its queue is full, as nobody takes anything from it; or somebody has removed it.
+        Ok(Some(Status::Running))
+            if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotFound) =>
+        {
+            Error::NoAnswer(id.clone())
+        }
         Ok(Some(Status::Running)) => Error::Io { path: path.to_path_buf(), source: error },
         Ok(Some(status)) => Error::NotRunning { id: id.clone(), status: status.name() },
         Err(error) => error,

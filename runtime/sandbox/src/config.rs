@@ -29,7 +29,7 @@ pub struct Config {
     /// The user's disks.
     pub disks: Vec<DiskConfig>,
     /// How long it may live.
-    pub timeout_seconds: Option<u64>,
+    pub timeout_seconds: Option<f64>,
     /// Host name; `None` = the id.
     pub hostname: Option<String>,
     /// Lines for /etc/hosts.
@@ -50,6 +50,12 @@ pub struct Config {
     pub working_dir: String,
     /// No restrictions inside the guest.
     pub privileged: bool,
+    /// Directory of the sandbox's own; empty = none.
+    pub workspace: String,
+    /// No network.
+    pub no_network: bool,
+    /// Whether its command started with it.
+    pub launch_entrypoint: bool,
 }
 
 impl Config {
@@ -62,7 +68,7 @@ impl Config {
             memory_mb: grant.memory_mib,
             disk_size_mb: grant.disk_size_mb,
             disks: spec.disks.iter().map(DiskConfig::new).collect(),
-            timeout_seconds: spec.timeout_seconds,
+            timeout_seconds: spec.time_limit.map(|limit| limit.as_secs_f64()),
             hostname: spec.hostname.clone(),
             add_hosts: spec.add_hosts.clone(),
             nameservers: spec.nameservers.clone(),
@@ -73,6 +79,9 @@ impl Config {
             user: image.user.clone(),
             working_dir: image.working_dir.clone(),
             privileged: spec.privileged,
+            workspace: image.workspace.clone(),
+            no_network: spec.no_network,
+            launch_entrypoint: spec.launch_entrypoint,
         }
     }
 }
@@ -133,9 +142,15 @@ mod tests {
             env: vec![("API_KEY".into(), "s3cr3t".into())],
             nameservers: vec![[9, 9, 9, 9].into()],
             entrypoint: None,
-            image_config: ImageOverrides { env: Some(vec!["TOKEN=s3cr3t".into()]), ..Default::default() },
+            image_config: ImageOverrides {
+                env: Some(vec!["TOKEN=s3cr3t".into()]),
+                workspace: "/work".into(),
+                ..Default::default()
+            },
             privileged: false,
-            timeout_seconds: Some(300),
+            no_network: true,
+            launch_entrypoint: true,
+            time_limit: Some(Duration::from_millis(4500)),
             keep: true,
             grace: Duration::ZERO,
             shared_memory: false,
@@ -144,6 +159,8 @@ mod tests {
         let grant = policy::resources::grant(&spec.resources, &host).unwrap();
         let config = Config::new(&spec, grant);
         assert_eq!(config.env, ["API_KEY"]);
+        assert_eq!((config.workspace.as_str(), config.timeout_seconds), ("/work", Some(4.5)));
+        assert!(config.no_network && config.launch_entrypoint);
         let (source, guest_path) = ("@data".into(), "/data".into());
         assert_eq!(
             config.disks[0],
@@ -156,5 +173,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<Config>(&stored).unwrap(), config);
         // A row of an older release has fewer members.
         assert_eq!(serde_json::from_str::<Config>("{}").unwrap(), Config::default());
+        let old: Config = serde_json::from_str(r#"{"timeout_seconds":300}"#).unwrap();
+        assert_eq!(old.timeout_seconds, Some(300.0));
     }
 }

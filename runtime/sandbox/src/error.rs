@@ -243,6 +243,13 @@ impl Error {
         move |source| Self::System { what, source }
     }
 
+    /// Whether the state database had no room on its disk, as far as SQLite tells: its index of the log fails as I/O.
+    pub(crate) fn is_want_of_room(&self) -> bool {
+        use rusqlite::ErrorCode::{DiskFull, SystemIoFailure};
+        matches!(self, Self::Records(error)
+            if matches!(error.sqlite_error_code(), Some(DiskFull | SystemIoFailure)))
+    }
+
     /// What the user can do, where that is known.
     #[must_use]
     pub fn hint(&self) -> Option<&str> {

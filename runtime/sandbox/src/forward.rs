@@ -1,19 +1,23 @@
 //! Port forwards: listeners on the host, each of whose connections goes to a port of the guest's loopback address.
 //!
-//! The end of either direction is passed on, the other goes on until it ends too. Not here: how a connection into the
-//! guest is made ([`Guest::connect`]), and who may listen where.
+//! The end of either direction is passed on, the other goes on until it ends too. Whatever cuts a connection short reaches
+//! its client as a reset: a refused port, a reset in the guest, the end of sandbox or forward. Not here: how a connection
+//! into the guest is made ([`Guest::connect`]), and who may listen where.
 
 use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::sockopt;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{Interest, copy_bidirectional_with_sizes};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, copy_bidirectional_with_sizes};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -146,7 +150,9 @@ async fn accept(listener: TcpListener, guest: Guest, port: u16, slots: Arc<Semap
 }
 
 async fn relay(mut stream: TcpStream, guest: &Guest, port: u16) -> Result<()> {
-    let mut inside = guest.connect(port).await?;
+    // Until everything has been passed on, closing it is a reset.
+    linger(&stream, Some(Duration::ZERO))?;
+    let mut inside = Inside { stream: guest.connect(port).await?, ended: false };
     // Whoever wrote small pieces on one side wants them small on the other.
     let _ = stream.set_nodelay(true);
     let client = KEEP_ALIVE.watch(&stream).map_err(Error::system("connection"))?;
@@ -154,7 +160,65 @@ async fn relay(mut stream: TcpStream, guest: &Guest, port: u16) -> Result<()> {
         copied = copy_bidirectional_with_sizes(&mut stream, &mut inside, BUFFER, BUFFER) => copied.map(drop),
         gone = client.ready(Interest::ERROR) => gone.map(drop),
     }
-    .map_err(Error::system("connection"))
+    .map_err(Error::system("connection"))?;
+    linger(&stream, None)
+}
+
+/// socket(7): `SO_LINGER`; of no length, closing it is a reset.
+fn linger(stream: &TcpStream, limit: Option<Duration>) -> Result<()> {
+    sockopt::set_socket_linger(stream, limit).map_err(|errno| Error::system("connection")(errno.into()))
+}
+
+/// A connection into the guest. One that is closed without the end of what the guest says is an error.
+#[derive(Debug)]
+struct Inside {
+    stream: UnixStream,
+    /// Whether this side has ended its direction. After that an end and none look the same.
+    ended: bool,
+}
+
+impl Inside {
+    fn is_cut_short(&self) -> bool {
+        let mut fds = [PollFd::new(&self.stream, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let _ = rustix::event::poll(&mut fds, Some(&now));
+        // unix(7), poll(2): hung up once both directions have ended.
+        !self.ended && fds[0].revents().contains(PollFlags::HUP)
+    }
+}
+
+impl AsyncRead for Inside {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        match buffer.filled().len() == before && self.is_cut_short() {
+            true => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            false => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl AsyncWrite for Inside {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ended = true;
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
 }
 
 impl KeepAlive {
@@ -174,7 +238,6 @@ mod tests {
 
     use guest_protocol::{Request, ServiceFromGuest};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::UnixStream;
     use tokio::sync::mpsc;
 
     use super::*;
@@ -280,14 +343,30 @@ mod tests {
     }
 
     #[test]
-    fn refused_connections_end() {
+    fn refused_connections_are_reset() {
         run(async {
             let guest = patient_server();
             let refused = Forward { remote_port: 81, ..ANY };
             let (_forwards, bindings) = Forwards::bind(&guest, &[refused], &[HERE]).unwrap();
             let mut stream = TcpStream::connect(at(&bindings[0])).await.unwrap();
-            assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+            let error = stream.read(&mut [0]).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
             assert_eq!(guest.connect(81).await.unwrap_err().to_string(), "connect: Connection refused");
+        });
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_short_does_not_look_whole() {
+        run(async {
+            let guest = guest_with(|stream| async {
+                let Some(mut stream) = connected(stream).await else { return };
+                stream.write_all(b"half an ans").await.unwrap();
+            });
+            let (_forwards, address) = bind(&guest);
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let mut answer = Vec::new();
+            let error = stream.read_to_end(&mut answer).await.unwrap_err();
+            assert_eq!((&answer[..], error.kind()), (&b"half an ans"[..], io::ErrorKind::ConnectionReset));
         });
     }
 

@@ -9,7 +9,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::FlockOperation;
@@ -26,7 +26,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// What was found of one sandbox.
 #[derive(Debug)]
 pub struct Found {
-    /// Its id; of a stray file, the name.
+    /// Its id.
     pub name: String,
     /// What became of it.
     pub judgement: Judgement,
@@ -71,10 +71,10 @@ pub fn gc(home: &Home, records: &Records, only: Option<&Id>) -> Result<Vec<Found
         let vms = home.vms();
         for entry in fs::read_dir(&vms).map_err(Error::io(&vms))? {
             let entry = entry.map_err(Error::io(&vms))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let wanted = only.is_none_or(|only| only.as_str() == name);
-            if wanted && !seen.iter().any(|id| id.as_str() == name) {
-                found.push(Found { judgement: judge_unrecorded(&entry.path()), name });
+            // Whatever else is there is somebody else's.
+            let Some(id) = id_of(&entry) else { continue };
+            if only.is_none_or(|only| *only == id) && !seen.contains(&id) {
+                found.push(Found { judgement: judge_unrecorded(&entry.path()), name: id.to_string() });
             }
         }
         match only {
@@ -89,6 +89,7 @@ fn judge(home: &Home, records: &Records, record: &Record) -> Result<Judgement> {
     let paths = home.vm(&record.id);
     let removed = match paths.is_owned() {
         Ok(true) => return Ok(Judgement::Running),
+        Ok(false) if lives_without_its_lock(home, record) => return Ok(Judgement::Running),
         Ok(false) => paths.remove_leftovers(),
         Err(error) => Err(error),
     };
@@ -113,6 +114,20 @@ fn judge(home: &Home, records: &Records, record: &Record) -> Result<Judgement> {
     })
 }
 
+/// Whether it runs although somebody has removed its files, which its owner goes on to hold. One whose processes may not
+/// be looked at does not.
+fn lives_without_its_lock(home: &Home, record: &Record) -> bool {
+    let running = record.status == Status::Running;
+    let owner = running.then(|| sys::ProcessHandle::open(record.pid).ok().flatten()).flatten();
+    owner.is_some_and(|owner| owner.holds_removed(&removed_lock(home, &record.id)).unwrap_or(false))
+}
+
+/// Where a lock was, as the kernel calls it.
+fn removed_lock(home: &Home, id: &Id) -> PathBuf {
+    let vms = fs::canonicalize(home.vms()).unwrap_or_else(|_| home.vms());
+    VmPaths::at(vms.join(id.as_str())).lock()
+}
+
 /// Takes an interrupted lifecycle to its end.
 fn finish_lifecycle(records: &Records, record: &Record, failure: Option<String>) -> Result<()> {
     let id = &record.id;
@@ -132,17 +147,21 @@ fn finish_lifecycle(records: &Records, record: &Record, failure: Option<String>)
     records.advance(id, &Change::to(phase).because(failure).with(steps))
 }
 
-/// A directory whose record was never written or is gone, or a stray file.
+/// Whose directory an entry of `vms/` is, if it is one.
+fn id_of(entry: &fs::DirEntry) -> Option<Id> {
+    entry.file_type().ok()?.is_dir().then(|| entry.file_name().to_str()?.parse().ok())?
+}
+
+/// A directory whose record was never written or is gone.
 fn judge_unrecorded(path: &Path) -> Judgement {
     let paths = VmPaths::at(path.to_path_buf());
     let removed = paths.is_owned().and_then(|owned| match owned {
-        true => Ok(None),
-        false if fs::symlink_metadata(path)?.is_dir() => fs::remove_dir_all(path).map(|()| Some("directory")),
-        false => fs::remove_file(path).map(|()| Some("file")),
+        true => Ok(false),
+        false => fs::remove_dir_all(path).map(|()| true),
     });
     match removed {
-        Ok(None) => Judgement::Running,
-        Ok(Some(what)) => Judgement::Cleaned(vec![what.to_owned()]),
+        Ok(false) => Judgement::Running,
+        Ok(true) => Judgement::Cleaned(vec!["directory".to_owned()]),
         Err(error) => Judgement::Failed(Error::io(path)(error)),
     }
 }
@@ -177,8 +196,11 @@ pub fn end_by_force(home: &Home, records: &Records, id: &Id) -> Result<()> {
     };
     // The row may be stale, or whoever wrote it may wish somebody else dead: only an owner holds the lock.
     let opened = home.as_user(|| paths.open_lock().map_err(Error::io(&paths.lock())))?;
-    let Some(lock) = opened else { return Ok(()) };
-    if !owner.holds(&lock).map_err(Error::system("owner process"))? {
+    let holds = match opened {
+        Some(lock) => owner.holds(&lock),
+        None => owner.holds_removed(&removed_lock(home, id)),
+    };
+    if !holds.map_err(Error::system("owner process"))? {
         return Ok(());
     }
     match owner.kill(KILL_LIMIT).map_err(Error::system("owner process"))? {
@@ -308,6 +330,22 @@ mod tests {
         owner.wait().unwrap();
     }
 
+    #[test]
+    fn one_whose_directory_was_removed_runs_until_its_owner_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::at(directory.path());
+        let (mut owner, id) = owner_below(&home, directory.path());
+        let records = Records::open(&home).unwrap();
+        fs::remove_dir_all(home.vm(&id).directory()).unwrap();
+        reconcile(&home, &records).unwrap();
+        assert_eq!(records.get(&id).unwrap().unwrap().status, Status::Running);
+        assert!(matches!(remove(&home, &records, &id), Err(Error::StillRunning(_))));
+        end_by_force(&home, &records, &id).unwrap();
+        assert!(owner.try_wait().unwrap().is_some(), "it was not ended");
+        reconcile(&home, &records).unwrap();
+        assert_eq!(records.get(&id).unwrap().unwrap().status, Status::Crashed);
+    }
+
     /// The row names a living process that is not the owner, as after a reuse of its number.
     #[test]
     fn a_reused_pid_fools_nobody() {
@@ -425,15 +463,22 @@ mod tests {
     }
 
     #[test]
-    fn a_record_without_a_directory_is_crashed_and_strange_files_go() {
+    fn a_record_without_a_directory_is_crashed_and_what_is_no_sandbox_stays() {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::at(directory.path());
         let records = Records::open(&home).unwrap();
         let id: Id = "vm-00000001".parse().unwrap();
         insert(&records, &id);
-        fs::write(home.vms().join("stray"), "").unwrap();
+        for file in ["file", "vm-0000000a"] {
+            fs::write(home.vms().join(file), "").unwrap();
+        }
+        for directory in ["vm-0000000b", "vm-0000000B", "vm-zzzz", "mine"] {
+            fs::create_dir(home.vms().join(directory)).unwrap();
+        }
+        std::os::unix::fs::symlink("mine", home.vms().join("vm-0000000c")).unwrap();
         reconcile(&home, &records).unwrap();
         assert_eq!(records.get(&id).unwrap().unwrap().status, Status::Crashed);
-        assert_eq!(names(&home.vms()), Vec::<String>::new());
+        let stay = ["file", "mine", "vm-0000000B", "vm-0000000a", "vm-0000000c", "vm-zzzz"];
+        assert_eq!(names(&home.vms()), stay);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Not here: what the rows mean ([`crate::records`], [`crate::history`]).
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -73,21 +74,14 @@ pub(crate) fn open(home: &Home) -> Result<Connection> {
 }
 
 fn open_once(path: &Path) -> Result<Connection> {
-    // SQLite would create the file by the umask.
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(Error::io(path))?;
+    if !path.exists() {
+        begin(path)?;
+    }
     let db = Connection::open(path)?;
     db.busy_timeout(BUSY)?;
     if version(&db)? < SCHEMA {
         // SQLite does not wait for others while it changes the journal mode, so whoever is first holds this.
-        let lock_path = path.with_extension("lock");
-        let lock = File::create(&lock_path).map_err(Error::io(&lock_path))?;
-        lock.lock().map_err(Error::io(&lock_path))?;
+        let _lock = lock(path)?;
         migrate(&db)?;
     }
     match version(&db)? {
@@ -97,6 +91,36 @@ fn open_once(path: &Path) -> Result<Connection> {
     // The lock files are the truth, so that a row lost in a power cut loses nothing that still exists.
     db.pragma_update(None, "synchronous", "NORMAL")?;
     Ok(db)
+}
+
+/// Makes the file; SQLite would make it by the umask. Should one have been removed while a sandbox ran, its owner has the
+/// log of that one open, in which nobody else can read: without the name it is the owner's alone.
+fn begin(path: &Path) -> Result<()> {
+    let _lock = lock(path)?;
+    if path.exists() {
+        return Ok(());
+    }
+    for log in ["db-wal", "db-shm"].map(|extension| path.with_extension(extension)) {
+        match fs::remove_file(&log) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io(&log)(error)),
+            _ => {}
+        }
+    }
+    create(path).map(drop)
+}
+
+/// Held while the database is made.
+fn lock(path: &Path) -> Result<File> {
+    let path = path.with_extension("lock");
+    let lock = create(&path)?;
+    lock.lock().map_err(Error::io(&path))?;
+    Ok(lock)
+}
+
+/// Opens a file that is its user's only, and makes it if there is none.
+fn create(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).mode(0o600).open(path).map_err(Error::io(path))
 }
 
 fn version(db: &Connection) -> Result<u32> {
@@ -115,9 +139,12 @@ fn migrate(db: &Connection) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::history::Change;
     use crate::lifecycle::Phase;
+    use crate::records::tests::record;
     use crate::records::{Records, Status};
 
     /// What release 0.1.0 left: the rows stay, with a history that begins where they are.
@@ -160,6 +187,34 @@ mod tests {
         records.advance(&id, &Change::to(Phase::Stopping)).unwrap();
         assert_eq!(records.history(&id).unwrap().len(), 2);
         assert_eq!(records.list().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn its_files_are_its_users_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::at(directory.path());
+        open(&home).unwrap();
+        for path in [home.database(), home.database().with_extension("lock")] {
+            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_was_removed_is_begun_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::at(directory.path());
+        let owner = Records::open(&home).unwrap();
+        owner.insert(&record("vm-00000001")).unwrap();
+        fs::remove_file(home.database()).unwrap();
+
+        let records = Records::open(&home).unwrap();
+        assert_eq!(records.list().unwrap(), []);
+        records.insert(&record("vm-00000002")).unwrap();
+        owner.advance(&record("vm-00000001").id, &Change::to(Phase::Cleaned)).unwrap();
+        drop(owner);
+        let again = Records::open(&home).unwrap();
+        records.insert(&record("vm-00000003")).unwrap();
+        assert_eq!(again.list().unwrap().len(), 2, "the owner's end did nothing to it");
     }
 
     #[test]

@@ -100,8 +100,12 @@ pub struct Spec {
     pub image_config: ImageOverrides,
     /// No restrictions inside the guest.
     pub privileged: bool,
+    /// Whether it was asked to have no network; remembered here, there is none yet.
+    pub no_network: bool,
+    /// Whether its command starts with it; remembered here, done by whoever owns it.
+    pub launch_entrypoint: bool,
     /// How long the sandbox may live; remembered here, kept to by whoever owns it.
-    pub timeout_seconds: Option<u64>,
+    pub time_limit: Option<Duration>,
     /// Keep the record and the log afterwards.
     pub keep: bool,
     /// How long the guest's processes may take to end by themselves; zero, not kept and no writable disk = the
@@ -552,8 +556,9 @@ impl Sandbox {
     fn clean_and_forget(&mut self) -> Result<()> {
         let id = self.vm.id.clone();
         self.writer.write(move |records| records.delete(&id));
-        let written = self.writer.finish();
+        self.writer.flush();
         let cleaned = self.clean(VmPaths::remove);
+        let written = self.writer.finish();
         self.lifecycle.to(if cleaned.is_ok() { Phase::Cleaned } else { Phase::CleanupFailed });
         cleaned.and(written)
     }

@@ -1,6 +1,8 @@
 //! The state database on a thread of its own, so that no start waits for it.
 //!
-//! What is submitted while a write is under way is written together, in one transaction. Not here: what is written.
+//! What is submitted while a write is under way is written together, in one transaction. What finds no room on the disk is
+//! written with what comes after it, once more at the end: the sandbox itself may have filled the disk, and its files go
+//! before that. Not here: what is written.
 
 use std::sync::mpsc;
 use std::thread;
@@ -11,13 +13,17 @@ use crate::Result;
 use crate::home::Home;
 use crate::records::Records;
 
-type Act = Box<dyn FnOnce(&Records) -> Result<()> + Send>;
+type Act = Box<dyn Fn(&Records) -> Result<()> + Send>;
+
+type Once = Box<dyn FnOnce(&Records) -> Result<()> + Send>;
 
 enum Job {
     /// Part of a transaction; the sender fires once it is committed.
     Write(Act, Option<oneshot::Sender<()>>),
     /// Waits for others, so it must not hold the database meanwhile.
-    Alone(Act),
+    Alone(Once),
+    /// Drops this once it is reached.
+    Pass(mpsc::Sender<()>),
 }
 
 /// The thread.
@@ -41,14 +47,14 @@ impl Writer {
     }
 
     /// Writes this after all that came before. Lost if the database is unusable, which `finish` then says.
-    pub(crate) fn write(&self, act: impl FnOnce(&Records) -> Result<()> + Send + 'static) {
+    pub(crate) fn write(&self, act: impl Fn(&Records) -> Result<()> + Send + 'static) {
         self.submit(Job::Write(Box::new(act), None));
     }
 
-    /// The same; the answer comes once it is committed.
+    /// The same; the answer comes once it is committed, and never if that fails.
     pub(crate) fn write_and_tell(
         &self,
-        act: impl FnOnce(&Records) -> Result<()> + Send + 'static,
+        act: impl Fn(&Records) -> Result<()> + Send + 'static,
     ) -> oneshot::Receiver<()> {
         let (committed, answer) = oneshot::channel();
         self.submit(Job::Write(Box::new(act), Some(committed)));
@@ -58,6 +64,13 @@ impl Writer {
     /// Does this after all that came before, outside of any transaction.
     pub(crate) fn alone(&self, act: impl FnOnce(&Records) -> Result<()> + Send + 'static) {
         self.submit(Job::Alone(Box::new(act)));
+    }
+
+    /// Waits until all that came before has been tried.
+    pub(crate) fn flush(&self) {
+        let (passed, wait) = mpsc::channel();
+        self.submit(Job::Pass(passed));
+        let _ = wait.recv();
     }
 
     fn submit(&self, job: Job) {
@@ -78,40 +91,60 @@ impl Writer {
 }
 
 fn work(records: &Records, queue: &mpsc::Receiver<Job>) -> Result<()> {
-    let mut next = queue.recv().ok();
-    while let Some(job) = next.take() {
-        match job {
-            Job::Alone(act) => act(records)?,
-            Job::Write(act, committed) => {
-                let mut answers = vec![committed];
-                records.together(|| {
-                    act(records)?;
-                    while next.is_none() {
-                        match queue.try_recv() {
-                            Ok(Job::Write(act, committed)) => {
-                                act(records)?;
-                                answers.push(committed);
-                            }
-                            Ok(job) => next = Some(job),
-                            Err(_) => break,
-                        }
-                    }
-                    Ok(())
-                })?;
-                for answer in answers.into_iter().flatten() {
-                    let _ = answer.send(());
+    let mut acts = Vec::new();
+    let mut next = None;
+    while let Some(job) = next.take().or_else(|| queue.recv().ok()) {
+        let (act, committed) = match job {
+            Job::Alone(act) => {
+                act(records)?;
+                continue;
+            }
+            Job::Pass(passed) => {
+                drop(passed);
+                continue;
+            }
+            Job::Write(act, committed) => (act, committed),
+        };
+        acts.push(act);
+        let mut answers = Vec::from_iter(committed);
+        while next.is_none() {
+            match queue.try_recv() {
+                Ok(Job::Write(act, committed)) => {
+                    acts.push(act);
+                    answers.extend(committed);
                 }
+                Ok(job) => next = Some(job),
+                Err(_) => break,
             }
         }
-        if next.is_none() {
-            next = queue.recv().ok();
+        match commit(records, &acts) {
+            Ok(()) => acts.clear(),
+            Err(error) if error.is_want_of_room() && answers.is_empty() => {
+                tracing::warn!("{error}; to be written later");
+            }
+            Err(error) => return Err(error),
+        }
+        for answer in answers {
+            let _ = answer.send(());
         }
     }
-    Ok(())
+    commit(records, &acts)
+}
+
+fn commit(records: &Records, acts: &[Act]) -> Result<()> {
+    match acts {
+        [] => Ok(()),
+        acts => records.together(|| acts.iter().try_for_each(|act| act(records))),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
+    use std::io::{self, Write};
+    use std::path::PathBuf;
+    use std::process::Command;
+
     use super::*;
     use crate::Error;
     use crate::history::Change;
@@ -166,5 +199,53 @@ mod tests {
         go.send(()).unwrap();
         writer.finish().unwrap();
         assert_eq!(seen.try_iter().collect::<Vec<_>>(), [0, 0, 0], "nobody else saw a part of it");
+    }
+    /// Where the small disk is, for the test that runs on it.
+    const DISK: &str = "MATCHLOCK_TEST_FULL_DISK";
+
+    /// Runs the test of this name again, on a disk of 2 MiB.
+    fn on_a_small_disk(test: &str) {
+        let disk = tempfile::tempdir().unwrap();
+        let script = r#"mount -t tmpfs -o size=2m none "$0" && exec "$@""#;
+        let status = Command::new("unshare")
+            .args(["--map-root-user", "--mount", "sh", "-c", script])
+            .arg(disk.path())
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", test])
+            .env(DISK, disk.path())
+            .status();
+        assert!(status.unwrap().success());
+    }
+
+    #[test]
+    fn what_had_no_room_is_written_once_there_is_some() {
+        let Some(disk) = std::env::var_os(DISK).map(PathBuf::from) else {
+            return on_a_small_disk("writer::tests::what_had_no_room_is_written_once_there_is_some");
+        };
+        let home = Home::at(&disk);
+        let mut writer = Writer::start(home.clone());
+        writer.write_and_tell(|records| records.insert(&record("vm-00000001"))).blocking_recv().unwrap();
+        let filler = disk.join("filler");
+        let fill = || {
+            let mut file = File::options().create(true).append(true).open(&filler).unwrap();
+            let full = std::iter::repeat_with(|| file.write_all(&[1; 512])).find_map(Result::err);
+            assert_eq!(full.unwrap().kind(), io::ErrorKind::StorageFull);
+        };
+        let id = record("vm-00000001").id;
+        let advance = |phase| {
+            let id = id.clone();
+            // More than what is left of the log's last page.
+            let change = Change::to(phase).because(Some("x".repeat(4096)));
+            writer.write(move |records| records.advance(&id, &change));
+            writer.flush();
+        };
+        fill();
+        let phases = [Phase::Created, Phase::Starting, Phase::Running, Phase::Stopping];
+        phases.into_iter().for_each(advance);
+        fs::remove_file(&filler).unwrap();
+        writer.finish().unwrap();
+        let history = Records::open(&home).unwrap().history(&id).unwrap();
+        let written: Vec<_> = history.iter().skip(1).map(|version| version.phase).collect();
+        assert_eq!(written, phases);
     }
 }

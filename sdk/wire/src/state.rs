@@ -30,6 +30,8 @@ pub struct VmConfig {
     pub image: String,
     /// No restrictions inside the guest.
     pub privileged: bool,
+    /// Whether its command started with it.
+    pub launch_entrypoint: bool,
     /// Kernel.
     pub kernel: VmKernel,
     /// CPUs, memory, disk, time.
@@ -38,6 +40,8 @@ pub struct VmConfig {
     pub extra_disks: Vec<VmDisk>,
     /// Names and addresses.
     pub network: VmNetwork,
+    /// Directories of its own.
+    pub vfs: VmVfs,
     /// Names of variables.
     pub env_names: Vec<String>,
     /// In place of what the image says.
@@ -63,7 +67,7 @@ pub struct VmResources {
     pub disk_size_mb: u64,
     /// How long it may live.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub timeout_seconds: Option<u64>,
+    pub timeout_seconds: Option<f64>,
 }
 
 /// A further disk.
@@ -86,6 +90,8 @@ pub struct VmDisk {
 /// What a sandbox calls itself and others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VmNetwork {
+    /// Whether it was asked to have none.
+    pub no_network: bool,
     /// Host name, if not the id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
@@ -93,6 +99,14 @@ pub struct VmNetwork {
     pub add_hosts: Vec<VmHost>,
     /// Lines of /etc/resolv.conf.
     pub dns_servers: Vec<String>,
+}
+
+/// What a sandbox has besides its image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VmVfs {
+    /// Directory made for it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub workspace: String,
 }
 
 /// A line of /etc/hosts.
@@ -162,6 +176,9 @@ pub struct Lifecycle {
 pub struct LifecycleResources {
     /// Directory of its files.
     pub state_dir: String,
+    /// Directory made for it in the guest.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub workspace: String,
 }
 
 /// One step of cleaning up.

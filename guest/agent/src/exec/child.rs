@@ -16,7 +16,7 @@ use rustix::thread::ThreadNameSpaceType;
 use rustix::thread::{Gid, Uid};
 
 use super::restrict;
-use crate::signals;
+use crate::{mounts, signals};
 
 /// Open files a program may have unless it raises the limit itself: what programs expect. See [`super::OPEN_FILES_HARD`].
 const OPEN_FILES_SOFT: u64 = 1024;
@@ -114,6 +114,9 @@ fn enter(plan: &Plan<'_>) -> Result<std::convert::Infallible, (Step, Errno)> {
         rustix::process::ioctl_tiocsctty(plan.stdio[0]).map_err(at(Step::Terminal))?;
     }
     enter_mount_namespace(plan.init).map_err(at(Step::Namespace))?;
+    if !plan.restricted {
+        mounts::make_cgroups_writable().map_err(at(Step::Namespace))?;
+    }
     let [input, output, errors] = plan.stdio;
     rustix::stdio::dup2_stdin(input).map_err(at(Step::Stdio))?;
     rustix::stdio::dup2_stdout(output).map_err(at(Step::Stdio))?;

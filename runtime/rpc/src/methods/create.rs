@@ -40,7 +40,7 @@ async fn bring_up(plan: &Plan, vm: &Vm) -> Result<()> {
             return Err(Failure::vm(format!("workspace {workspace}: {}", vm.explain(error).await)));
         }
     }
-    if plan.launch_entrypoint && !ready.entrypoint.is_empty() {
+    if plan.spec.launch_entrypoint && !ready.entrypoint.is_empty() {
         launch(vm, ready).await?;
     }
     Ok(())

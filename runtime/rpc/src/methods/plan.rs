@@ -33,7 +33,6 @@ const WORKSPACE: &str = "/workspace";
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) spec: Spec,
-    pub(crate) launch_entrypoint: bool,
     /// A directory to make.
     pub(crate) workspace: Option<String>,
     pub(crate) time_limit: Option<Duration>,
@@ -89,12 +88,14 @@ pub(crate) fn plan(params: CreateParams, machine: Machine) -> Result<Plan> {
         entrypoint: image_config.entrypoint,
         image_config: overrides,
         privileged: params.privileged.unwrap_or_default(),
-        timeout_seconds: time_limit.map(|limit| limit.as_secs().max(1)),
+        no_network: network.no_network == Some(true),
+        launch_entrypoint: params.launch_entrypoint.unwrap_or_default(),
+        time_limit,
         keep: true,
         grace: Duration::ZERO,
         shared_memory: false,
     };
-    Ok(Plan { spec, launch_entrypoint: params.launch_entrypoint.unwrap_or_default(), workspace, time_limit })
+    Ok(Plan { spec, workspace, time_limit })
 }
 
 fn default_network() -> Network {
@@ -281,7 +282,7 @@ mod tests {
             let plan = plan_of(params).unwrap();
             let resources = Resources { cpus: 1.0, memory_mb: 512, disk_size_mb: 5120 };
             assert_eq!((plan.spec.resources, plan.time_limit, plan.workspace), (resources, None, None));
-            assert!(plan.spec.keep && !plan.spec.privileged && !plan.launch_entrypoint);
+            assert!(plan.spec.keep && !plan.spec.privileged && !plan.spec.launch_entrypoint);
             assert_eq!((plan.spec.entrypoint, plan.spec.hostname), (None, None));
         }
     }
@@ -299,7 +300,8 @@ mod tests {
         .unwrap();
         let spec = plan.spec;
         assert_eq!(spec.resources, Resources { cpus: 0.5, memory_mb: 256, disk_size_mb: 100 });
-        assert_eq!((plan.time_limit, spec.timeout_seconds), (Some(Duration::from_millis(1500)), Some(1)));
+        let limit = Some(Duration::from_millis(1500));
+        assert_eq!((plan.time_limit, spec.time_limit), (limit, limit));
         assert_eq!(spec.env, [("A".to_owned(), "1".to_owned())]);
         assert_eq!(
             spec.add_hosts,
@@ -318,7 +320,7 @@ mod tests {
             }
         );
         assert_eq!(plan.workspace.as_deref(), Some("/work"));
-        assert!(plan.launch_entrypoint && spec.privileged);
+        assert!(spec.launch_entrypoint && spec.privileged && !spec.no_network);
     }
 
     #[test]

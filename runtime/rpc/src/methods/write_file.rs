@@ -1,7 +1,8 @@
 //! `write_file`: a file, or a piece of one.
 
-use guest_protocol::WriteAt;
-use wire::rpc::{Empty, WriteFileParams};
+use guest_protocol::{FileFailure, WriteAt};
+use sandbox::Error;
+use wire::rpc::{Empty, ErrorCode, WriteFileParams};
 
 use super::{Answer, Call, Inside, Result, bytes, path};
 use crate::failure::Failure;
@@ -28,6 +29,10 @@ pub(super) async fn run(mut call: Call, inside: Inside) -> Result<Answer> {
     };
     match written.await {
         Ok(()) => Ok(call.answer(&Empty {})),
+        Err(Error::File(FileFailure::NotRegular)) => {
+            let why = format!("write_file only supports regular files: {path}");
+            Err(Failure::new(ErrorCode::File, why))
+        }
         Err(error) => Err(inside.file_failure(error).await),
     }
 }

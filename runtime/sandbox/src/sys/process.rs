@@ -34,10 +34,25 @@ impl ProcessHandle {
     /// the handle then holds a process that has ended.
     pub(crate) fn holds(&self, file: &File) -> io::Result<bool> {
         let wanted = file.metadata()?;
+        self.locks(|descriptor| {
+            let found = fs::metadata(descriptor)?;
+            Ok((found.dev(), found.ino()) == (wanted.dev(), wanted.ino()))
+        })
+    }
+
+    /// The same of a file that had this absolute path and was removed.
+    pub(crate) fn holds_removed(&self, path: &Path) -> io::Result<bool> {
+        // proc_pid_fd(5): "the string ' (deleted)' is appended".
+        let mut wanted = path.as_os_str().to_owned();
+        wanted.push(" (deleted)");
+        self.locks(|descriptor| Ok(fs::read_link(descriptor)?.as_os_str() == wanted))
+    }
+
+    /// Whether it holds a lock on any of the files that are wanted, each given as its descriptor's path.
+    fn locks(&self, wanted: impl Fn(&Path) -> io::Result<bool>) -> io::Result<bool> {
         let process = format!("/proc/{}", self.pid.as_raw_nonzero());
         let holds = |descriptor: &OsStr| -> io::Result<bool> {
-            let found = fs::metadata(Path::new(&process).join("fd").join(descriptor))?;
-            if (found.dev(), found.ino()) != (wanted.dev(), wanted.ino()) {
+            if !wanted(&Path::new(&process).join("fd").join(descriptor))? {
                 return Ok(false);
             }
             let info = fs::read_to_string(Path::new(&process).join("fdinfo").join(descriptor))?;
@@ -76,6 +91,8 @@ impl ProcessHandle {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use super::*;
 
     #[test]
@@ -99,6 +116,10 @@ mod tests {
         open.lock().unwrap();
         assert!(handle.holds(&open).unwrap());
         assert!(!handle.holds(&tempfile::tempfile().unwrap()).unwrap());
+        let removed = fs::read_link(format!("/proc/self/fd/{}", open.as_raw_fd())).unwrap();
+        let removed = removed.to_str().unwrap().strip_suffix(" (deleted)").unwrap();
+        assert!(handle.holds_removed(Path::new(removed)).unwrap());
+        assert!(!handle.holds_removed(Path::new("/other")).unwrap());
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!handle.holds(&open).unwrap());

@@ -46,16 +46,20 @@ fn ask(address: IpAddr, port: u16, question: &str) -> io::Result<String> {
 
 fn published_and_forwarded() {
     let home = Home::new();
-    let (published, forwarded) = (free_port(), free_port());
+    let (published, forwarded, cut) = (free_port(), free_port(), free_port());
     let local: IpAddr = "127.0.0.1".parse().unwrap();
     // Answers when it has read everything, so a lost half-close would hang.
-    let script = "printf '#!/bin/sh\nrev; echo bye\n' > /answer; chmod +x /answer; echo up; \
+    let script = "printf '#!/bin/sh\nrev; echo bye\n' > /answer; chmod +x /answer; \
+                  printf '#!/bin/sh\ndd bs=1 count=1 >/dev/null 2>&1; printf half' > /cut; chmod +x /cut; \
+                  nc -ll -p 8 -e /cut & echo up; \
                   exec nc -ll -p 7 -e /answer";
-    let published_spec = format!("{published}:7");
-    let mut run = spawn(&mut home.run(["-p", &published_spec, "--", "sh", "-c", script]));
+    let (published_spec, cut_spec) = (format!("{published}:7"), format!("{cut}:8"));
+    let mut run = spawn(&mut home.run(["-p", &published_spec, "-p", &cut_spec, "--", "sh", "-c", script]));
     read_until(&mut run, "up\n");
     let id = blackbox::names(&home.vms()).pop().unwrap();
     assert_eq!(ask_until_served(local, published), "cba\nbye\n");
+
+    answers_cut_short_do_not_look_whole(local, cut);
 
     let taken = home.done(["port-forward", &id, &published_spec]);
     assert_eq!((taken.status, taken.stdout.as_str()), (1, ""), "{taken:?}");
@@ -76,11 +80,22 @@ fn published_and_forwarded() {
     forward.stderr.as_mut().unwrap().read_exact(&mut seen).unwrap();
     signal(&run, Signal::INT);
     let run = end(run);
-    let said = format!("Forwarding {} -> sandbox:7\n", SocketAddr::new(local, published));
-    assert_eq!((run.status, run.stderr), (130, said));
+    let said = [(published, 7), (cut, 8)]
+        .map(|(port, to)| format!("Forwarding {} -> sandbox:{to}\n", SocketAddr::new(local, port)));
+    assert_eq!((run.status, run.stderr), (130, said.concat()));
     let ended = Done { status: 1, stdout: String::new(), stderr: format!("matchlock: VM {id} ended\n") };
     assert_eq!(end(forward), ended);
     home.assert_nothing_left();
+}
+
+/// The server there leaves some of the question unread, so its kernel ends the connection with a reset. So does whatever
+/// takes connections to a port on which nobody listens yet.
+fn answers_cut_short_do_not_look_whole(address: IpAddr, port: u16) {
+    let mut stream = TcpStream::connect((address, port)).unwrap();
+    stream.write_all(b"question").unwrap();
+    let mut answer = String::new();
+    let error = stream.read_to_string(&mut answer).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{answer:?}");
 }
 
 /// The server needs a moment more than its first word.

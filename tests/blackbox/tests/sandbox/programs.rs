@@ -14,6 +14,10 @@ use crate::Test;
 pub(crate) const TESTS: &[Test] = &[
     ("programs::run_prints_hi_and_exits_7", run_prints_hi_and_exits_7),
     ("programs::run_sets_everything_up", run_sets_everything_up),
+    (
+        "programs::the_cpu_quota_is_for_the_privileged_to_change",
+        the_cpu_quota_is_for_the_privileged_to_change,
+    ),
     ("programs::a_exit_statuses", exit_statuses),
     ("programs::b_environment_directory_and_user", environment_directory_and_user),
     ("programs::c_streams_are_apart_and_whole", streams_are_apart_and_whole),
@@ -78,6 +82,27 @@ fn run_sets_everything_up() {
     let expected = "box\n/tmp\n1000\n1001\nfile option\n10.1.2.3 db\n1\ninput\n";
     let stdout = done.stdout.replace('\t', " ");
     assert_eq!((done.status, stdout.as_str(), done.stderr.as_str()), (0, expected, ""));
+    home.assert_nothing_left();
+}
+
+/// Neither where the cgroups are mounted nor where that mount is the program's own; each attempt says its status.
+fn the_cpu_quota_is_for_the_privileged_to_change() {
+    let script = "cd /sys/fs/cgroup
+        try() { sh -c \"$1\" 2>/dev/null && echo lifted; }
+        try 'echo max > init/cpu.max'
+        try 'echo $$ > cgroup.procs'
+        try 'mount -o remount,bind,rw . && echo max > init/cpu.max'
+        try 'unshare -Urm sh -c \"mount -o remount,bind,rw . && echo max > init/cpu.max\"'
+        try 'unshare -Urm sh -c \"mount -t cgroup2 none /tmp && echo max > /tmp/init/cpu.max\"'
+        cat init/cpu.max /proc/self/cgroup";
+    let home = Home::new();
+    let quota = "50000 100000\n0::/init\n";
+    for (privileged, expected) in [(None, quota), (Some("--privileged"), "lifted\nlifted\n")] {
+        let mut command = home.run(["--cpus", "0.5"]);
+        let done = done(command.args(privileged).args(["--", "sh", "-c", script]));
+        assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{done:?}");
+        assert!(done.stdout.starts_with(expected), "{done:?}");
+    }
     home.assert_nothing_left();
 }
 

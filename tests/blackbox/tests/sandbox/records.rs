@@ -149,8 +149,10 @@ fn sandboxes_of_rpc_are_like_any_other() {
     let params = serde_json::json!({
         "image": blackbox::IMAGE,
         "kernel": {"ref": kernel},
-        "resources": {"memory_mb": 256, "timeout_seconds": 600},
+        "resources": {"memory_mb": 256, "timeout_seconds": 600.5},
         "env": {"API_KEY": "s3cr3t"},
+        "network": {"no_network": true},
+        "vfs": {"workspace": "/work"},
     });
     let call = serde_json::json!({"jsonrpc": "2.0", "id": 1, "method": "create", "params": params});
     writeln!(rpc.stdin.as_mut().unwrap(), "{call}").unwrap();
@@ -159,7 +161,10 @@ fn sandboxes_of_rpc_are_like_any_other() {
 
     assert!(home.done(["ls", "--running"]).stdout.contains(&id));
     let vm = json(&home.done(["get", &id]));
-    assert_eq!(vm["config"]["resources"]["timeout_seconds"], 600);
+    let (yes, no) = (Value::from(true), Value::from(false));
+    assert_eq!(vm["config"]["resources"]["timeout_seconds"], 600.5);
+    assert_eq!(vm["config"]["vfs"]["workspace"], "/work");
+    assert_eq!((&vm["config"]["launch_entrypoint"], &vm["config"]["network"]["no_network"]), (&no, &yes));
     assert_eq!(vm["config"]["env_names"], Value::from(vec!["API_KEY"]));
     assert_eq!(home.done(["exec", &id, "echo", "hi"]).stdout, "hi\n");
     assert_eq!(home.done(["exec", &id, "--", "sh", "-c", "echo $API_KEY"]).stdout, "s3cr3t\n");

@@ -74,6 +74,9 @@ fn written_and_read(server: &mut Server) {
     for path in ["/root", "/dev/zero", "/dev/tty"] {
         let (code, message) = server.call("read_file", json!({"path": path})).unwrap_err();
         assert!(code == FILE && message.starts_with("read_file only supports regular files"), "{message}");
+        let (code, message) = server.call("write_file", json!({"path": path})).unwrap_err();
+        let why = format!("write_file only supports regular files: {path}");
+        assert_eq!((code, message), (FILE, why));
     }
     assert_eq!(server.exec("truncate -s 16777217 /root/large && truncate -s 16777216 /root/full").0, 0);
     let (code, message) = server.call("read_file", json!({"path": "/root/large"})).unwrap_err();
