@@ -155,7 +155,7 @@ class AsyncTransport:
     def running(self) -> bool:
         """Whether requests can be made."""
         here = self._origin.is_here() and not self._ended
-        return here and self._process.poll() is None and not self._stdin.is_closing()
+        return here and self._process.returncode is None and not self._stdin.is_closing()
 
     async def request(
         self,
