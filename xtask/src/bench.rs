@@ -190,7 +190,7 @@ fn say_breakdown(machine: &str, timings: &Value) {
 fn bare_qemu(kernel: &Kernel, initramfs: &Path) -> std::process::Command {
     let mut qemu = sh::command("qemu-system-x86_64");
     qemu.args(["-M", "microvm,pit=off,pic=off,rtc=on,auto-kernel-cmdline=off", "-accel", "tcg,thread=multi"])
-        .args(["-cpu", "max,la57=off", "-smp", "1", "-m", "512"])
+        .args(["-cpu", "max,la57=off", "-smp", "cpus=1,maxcpus=2", "-m", "512"])
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "null"])
         .arg("-kernel")
         .arg(&kernel.path)

@@ -32,6 +32,7 @@ mod shutdown;
 mod signals;
 mod stream;
 mod system;
+mod timer;
 mod vsock;
 
 use rustix::io::Errno;

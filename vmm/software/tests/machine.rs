@@ -12,10 +12,12 @@ use std::io::{BufRead, BufReader, PipeReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use guest::Guest;
+use guest::{Guest, MEETING, word};
 use machine::software::{Programs, Software};
 use machine::tsc::Calibration;
 use machine::{Config, Disk, Ending, Kernel, KernelFormat, Kind, Machine, MachineError};
@@ -23,9 +25,16 @@ use process::{Channel, Spawn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
+use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 
 /// Nothing here takes long, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Enough to see it hundreds of times where it can happen.
+const CROSSINGS: u32 = 100_000;
+
+/// A machine's memory.
+const MEMORY_MIB: u64 = 64;
 
 fn programs() -> Option<Programs> {
     let Some(qemu) = process::find_program(Programs::QEMU) else {
@@ -52,7 +61,7 @@ fn config(guest: Guest) -> (Config, BufReader<PipeReader>, Channel) {
     let disk = || disk::Segment::File { file: memory_file(&[0; 8192]), offset: 0, len: 8192 };
     let config = Config {
         vcpus: 1,
-        memory_mib: 64,
+        memory_mib: u32::try_from(MEMORY_MIB).unwrap(),
         shared_memory: false,
         kernel: Kernel { file: memory_file(&guest.elf()), format: KernelFormat::Elf },
         initramfs: memory_file(b"no initramfs"),
@@ -313,6 +322,50 @@ fn a_paused_guest_stands_still() {
     wait_readable(console.get_ref());
     machine.stop();
     assert_eq!(machine.wait(), Ending::PowerOff);
+}
+
+/// The guest's RAM, which QEMU shares with the devices.
+fn memory(machine: &Software) -> MmapRegion {
+    let [_, qemu, _] = machine.pids();
+    let mut files = std::fs::read_dir(format!("/proc/{qemu}/fd")).unwrap().map(|entry| entry.unwrap().path());
+    let is_memory = |file: &PathBuf| {
+        std::fs::read_link(file).is_ok_and(|target| target.to_string_lossy().starts_with("/memfd:"))
+            && std::fs::metadata(file).unwrap().len() == MEMORY_MIB << 20
+    };
+    let file = File::options().read(true).write(true).open(files.find(is_memory).unwrap()).unwrap();
+    MmapRegion::from_file(FileOffset::new(file, 0), usize::try_from(MEMORY_MIB << 20).unwrap()).unwrap()
+}
+
+/// Virtio's notifications rely on this: a driver stores what it has, and then looks whether the device wants to be told;
+/// the device stores that it wants to be told, and then looks for what the driver has. Where both see the old, both wait.
+#[test]
+fn of_a_lone_cpu_and_a_device_that_cross_at_least_one_sees_the_other() {
+    let Some(programs) = programs() else { return };
+    let (machine, _console, _ports) = running(&programs, Guest::Crossing);
+    let memory = memory(&machine);
+    let word = |distance: i8| {
+        let place = usize::try_from(MEETING).unwrap().checked_add_signed(distance.into()).unwrap();
+        memory.get_atomic_ref::<AtomicU32>(place).unwrap()
+    };
+    let [turn, guest, host] = [word::TURN, word::GUEST, word::HOST].map(word);
+    let [seen, done] = [word::SEEN, word::DONE].map(word);
+    let begun = Instant::now();
+    let (mut unseen, mut delay) = (0, 0u32);
+    for round in 1..=CROSSINGS {
+        turn.store(round, Ordering::SeqCst);
+        (0..delay).for_each(|step| _ = std::hint::black_box(step));
+        host.store(round, Ordering::SeqCst);
+        let guest_seen = guest.load(Ordering::SeqCst) == round;
+        while done.load(Ordering::SeqCst) != round {
+            assert!(begun.elapsed() < PATIENCE, "the guest stands still");
+            std::thread::yield_now();
+        }
+        let host_seen = seen.load(Ordering::SeqCst) == round;
+        unseen += u32::from(!guest_seen && !host_seen);
+        // Whoever came first waits longer the next time, so that they go on crossing.
+        delay = if guest_seen { delay.saturating_sub(1) } else { delay + 1 };
+    }
+    assert_eq!(unseen, 0, "of {CROSSINGS}");
 }
 
 #[test]

@@ -5,6 +5,12 @@
 //! left out of the machine (PIT, PIC) the guest does not miss, because it is told how fast its clock runs. A clock
 //! chip it would miss: a stock kernel that finds none asks for one for seconds.
 
+/// A machine that could never have a second CPU has no memory barriers: TCG takes them, and what makes an instruction
+/// atomic, for needless then (QEMU 7.2 accel/tcg/tcg-accel-ops-mttcg.c, `max_cpus > 1`). But our devices run beside the
+/// one CPU, and virtio's notifications rely on barriers (VIRTIO 1.3 §2.7.13.4.1, "a suitable memory barrier"): without
+/// them a kick or an interrupt gets lost once in a while, and both sides wait.
+const LEAST_MAX_CPUS: u8 = 2;
+
 /// What QEMU is to run, its descriptors already numbered as QEMU will see them.
 #[derive(Debug)]
 pub(super) struct Arguments<'a> {
@@ -38,7 +44,7 @@ impl Arguments<'_> {
         add("-accel", "tcg,thread=multi".into());
         // Five-level page tables only make every emulated walk longer.
         add("-cpu", "max,la57=off".into());
-        add("-smp", vcpus.to_string());
+        add("-smp", format!("cpus={vcpus},maxcpus={}", (*vcpus).max(LEAST_MAX_CPUS)));
         add("-display", "none".into());
         // VIRTIO 1.3 §4.2.4: QEMU's default is the legacy interface.
         add("-global", "virtio-mmio.force-legacy=false".into());

@@ -19,6 +19,25 @@ pub(crate) enum Guest {
     Reset,
     Chatter,
     ChatterThenPowerOff,
+    /// For each round of the host's: stores its number, passes a barrier, loads what the host stored.
+    Crossing,
+}
+
+/// Where [`Guest::Crossing`] and its host meet.
+pub(crate) const MEETING: u32 = 0x20_0080;
+
+/// The words there, as distances. What one side writes shares no cache line with what the other does.
+pub(crate) mod word {
+    /// The host's: the round that may begin.
+    pub(crate) const TURN: i8 = -128;
+    /// The guest's: the round.
+    pub(crate) const GUEST: i8 = -64;
+    /// The host's: the round.
+    pub(crate) const HOST: i8 = 0;
+    /// The guest's: what it saw of the host's.
+    pub(crate) const SEEN: i8 = 64;
+    /// The guest's: the round that is over.
+    pub(crate) const DONE: i8 = 68;
 }
 
 impl Guest {
@@ -47,6 +66,7 @@ impl Guest {
                 code.extend([0xee, 0xe2, 0xfd]);
                 code.extend(power_off);
             }
+            Self::Crossing => code.extend(crossing()),
         }
         // cli; hlt; jmp -3
         code.extend([0xfa, 0xf4, 0xeb, 0xfd]);
@@ -75,4 +95,23 @@ impl Guest {
         file.extend(code);
         file
     }
+}
+
+fn crossing() -> Vec<u8> {
+    let at = i8::cast_unsigned;
+    [
+        // mov esi, MEETING; mov esp, esi; mov ecx, 1
+        [[0xbe].as_slice(), &MEETING.to_le_bytes(), &[0x89, 0xf4, 0xb9, 1, 0, 0, 0]].concat(),
+        // cmp [esi + TURN], ecx; jne -5
+        vec![0x39, 0x4e, at(word::TURN), 0x75, 0xfb],
+        // mov [esi + GUEST], ecx
+        vec![0x89, 0x4e, at(word::GUEST)],
+        // lock add dword [esp - 4], 0: what Linux takes for a barrier on x86
+        vec![0xf0, 0x83, 0x44, 0x24, 0xfc, 0],
+        // mov eax, [esi + HOST]; mov [esi + SEEN], eax
+        vec![0x8b, 0x46, at(word::HOST), 0x89, 0x46, at(word::SEEN)],
+        // mov [esi + DONE], ecx; inc ecx; jmp -26
+        vec![0x89, 0x4e, at(word::DONE), 0x41, 0xeb, 0xe6],
+    ]
+    .concat()
 }
