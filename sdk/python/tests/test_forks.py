@@ -239,6 +239,7 @@ def slow(*args):
     return spawn(*args)
 # Python 3.10 has it by the first name, later ones by the second.
 _posixsubprocess.fork_exec = subprocess._fork_exec = slow
+subprocess._USE_POSIX_SPAWN = False
 client = Client(config)
 thread = threading.Thread(target=client.start, daemon=True)
 thread.start()
