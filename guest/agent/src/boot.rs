@@ -21,7 +21,7 @@ use crate::control::{self, Control};
 use crate::modules::Modules;
 use crate::orphans::Orphans;
 use crate::service::{self, Agent};
-use crate::{disks, log, mounts, root, shutdown, system, timer, vsock, words};
+use crate::{disks, log, mounts, root, shutdown, system, vsock, words};
 
 /// A step of the start that failed.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +101,6 @@ fn boot(started: u64) -> Result<Guest, (Failure, Option<Control>)> {
     let alone = |failure: Failure| (failure, None);
     let orphans = Orphans::watch().at("watch SIGCHLD").map_err(alone)?;
     let (mut modules, initramfs) = first_steps().map_err(alone)?;
-    let ticking = timer::check();
     // The host answers, and clock and network are set, while the other drivers load.
     let opening = std::thread::Builder::new().name("control".to_owned()).stack_size(64 << 10);
     let opening = opening
@@ -117,8 +116,7 @@ fn boot(started: u64) -> Result<Guest, (Failure, Option<Control>)> {
         .join()
         .unwrap_or_else(|_| Err(Failure::because("open the control stream", "its thread ended")))
         .map_err(alone)?;
-    let ready =
-        ticking.and(loaded).and(configured).and_then(|()| become_ready(&control, &config, modules_us));
+    let ready = loaded.and(configured).and_then(|()| become_ready(&control, &config, modules_us));
     match ready {
         Ok((agent, writable)) => Ok(Guest { control, orphans, agent, writable, late: modules, initramfs }),
         Err(failure) => Err((failure, Some(control))),

@@ -32,7 +32,6 @@ mod shutdown;
 mod signals;
 mod stream;
 mod system;
-mod timer;
 mod vsock;
 
 use rustix::io::Errno;
