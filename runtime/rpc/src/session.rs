@@ -122,8 +122,7 @@ impl Session {
         let Setup { home, machine, kernel } = setup;
         let state = home.clone();
         let make = move |plan: &Plan| {
-            Vm::start(&state, plan.spec.clone(), plan.time_limit)
-                .map_err(|error| Failure::vm(error.to_string()))
+            Vm::start(&state, plan.spec.clone()).map_err(|error| Failure::vm(error.to_string()))
         };
         Self { kernel, ..Self::with(home, machine, Box::new(make), outbox) }
     }
@@ -209,13 +208,13 @@ impl Session {
             self.busy.and_then(|busy| self.flights.get(&busy)).is_some_and(|f| f.kind == Kind::Close);
         let mut held = self.budget.hold();
         let many = self.flights.len() + self.waiting.len() >= MAX_IN_FLIGHT;
-        // `close` makes room for itself.
-        let always = request.method == "close" && !closing;
-        if !always && (many || !held.grow(request.params.len())) {
+        // `close` waits for nothing but another one, and makes room for itself.
+        let at_once = request.method == "close" && !closing;
+        if !at_once && (many || !held.grow(request.params.len())) {
             let failure = Failure::new(ErrorCode::InvalidRequest, "too many requests in flight");
             return self.refuse(request.id, &failure);
         }
-        if self.busy.is_some() && (request.method != "close" || closing) {
+        if self.busy.is_some() && !at_once {
             if let Some(id) = request.id {
                 self.ids.insert(id, None);
             }

@@ -82,9 +82,10 @@ struct Stop {
 
 impl Vm {
     /// Makes a sandbox and starts it. Needs a tokio runtime.
-    pub(crate) fn start(home: &Home, spec: Spec, limit: Option<Duration>) -> Result<Arc<Self>, Error> {
+    pub(crate) fn start(home: &Home, spec: Spec) -> Result<Arc<Self>, Error> {
         let writes_back = spec.disks.iter().any(policy::disks::Disk::is_writable);
         let patience = if writes_back { WRITE_BACK_LIMIT } else { CLEAN_UP_LIMIT };
+        let limit = spec.time_limit;
         let sandbox = Sandbox::create(home, spec, Start::now())?;
         let id = sandbox.id().clone();
         let (vm, sender, stop) = Self::new(id, patience);

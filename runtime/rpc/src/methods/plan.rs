@@ -35,7 +35,6 @@ pub(crate) struct Plan {
     pub(crate) spec: Spec,
     /// A directory to make.
     pub(crate) workspace: Option<String>,
-    pub(crate) time_limit: Option<Duration>,
 }
 
 /// Understands the parameters.
@@ -95,7 +94,7 @@ pub(crate) fn plan(params: CreateParams, machine: Machine) -> Result<Plan> {
         grace: Duration::ZERO,
         shared_memory: false,
     };
-    Ok(Plan { spec, workspace, time_limit })
+    Ok(Plan { spec, workspace })
 }
 
 fn default_network() -> Network {
@@ -281,7 +280,7 @@ mod tests {
         ] {
             let plan = plan_of(params).unwrap();
             let resources = Resources { cpus: 1.0, memory_mb: 512, disk_size_mb: 5120 };
-            assert_eq!((plan.spec.resources, plan.time_limit, plan.workspace), (resources, None, None));
+            assert_eq!((plan.spec.resources, plan.spec.time_limit, plan.workspace), (resources, None, None));
             assert!(plan.spec.keep && !plan.spec.privileged && !plan.spec.launch_entrypoint);
             assert_eq!((plan.spec.entrypoint, plan.spec.hostname), (None, None));
         }
@@ -301,7 +300,7 @@ mod tests {
         let spec = plan.spec;
         assert_eq!(spec.resources, Resources { cpus: 0.5, memory_mb: 256, disk_size_mb: 100 });
         let limit = Some(Duration::from_millis(1500));
-        assert_eq!((plan.time_limit, spec.time_limit), (limit, limit));
+        assert_eq!(spec.time_limit, limit);
         assert_eq!(spec.env, [("A".to_owned(), "1".to_owned())]);
         assert_eq!(
             spec.add_hosts,
