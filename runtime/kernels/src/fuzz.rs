@@ -82,28 +82,10 @@ mod tests {
     use flate2::read::GzEncoder;
 
     use super::*;
-
-    /// ELF headers, notes with the entry point of PVH, and something to load.
-    fn elf() -> Vec<u8> {
-        let mut elf = vec![0u8; 0x400];
-        let mut put = |at: usize, bytes: &[u8]| elf[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, b"\x7fELF\x02\x01\x01");
-        put(16, &[2, 0, 62, 0, 1, 0, 0, 0]);
-        put(32, &64u64.to_le_bytes());
-        put(52, &[64, 0, 56, 0, 2, 0, 64, 0]);
-        for (at, kind, offset, size) in [(64, 4u32, 0x100u64, 20u64), (120, 1, 0x200, 0x200)] {
-            put(at, &kind.to_le_bytes());
-            put(at + 8, &offset.to_le_bytes());
-            put(at + 32, &size.to_le_bytes());
-            put(at + 48, &4u64.to_le_bytes());
-        }
-        put(0x100, &[4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0]);
-        put(0x10c, b"Xen\0\0\0\x10\0");
-        elf
-    }
+    use crate::image::tests::kernel_elf;
 
     fn bzimage(payload: &[u8], with_size: bool) -> Vec<u8> {
-        let size = u32::try_from(elf().len()).unwrap().to_le_bytes();
+        let size = u32::try_from(kernel_elf().len()).unwrap().to_le_bytes();
         let payload = [payload, if with_size { &size } else { b"" }].concat();
         let mut image = vec![0u8; 1024];
         image[0x1f1] = 1;
@@ -121,7 +103,7 @@ mod tests {
     }
 
     fn images() -> Vec<Vec<u8>> {
-        let elf = elf();
+        let elf = kernel_elf();
         let block = lz4_flex::block::compress(&elf);
         let len = u32::try_from(block.len()).unwrap().to_le_bytes();
         let lz4 = [&[0x02, 0x21, 0x4c, 0x18], &len[..], &block].concat();

@@ -149,7 +149,7 @@ fn lz4_legacy(mut body: &[u8], size: usize) -> Result<Vec<u8>, &'static str> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn elf() -> Vec<u8> {
@@ -234,7 +234,7 @@ mod tests {
     }
 
     /// Headers, one segment of notes with the entry point, one to load.
-    fn kernel_elf() -> Vec<u8> {
+    pub(crate) fn kernel_elf() -> Vec<u8> {
         let mut elf = vec![0u8; 0x400];
         let mut put = |at: usize, bytes: &[u8]| elf[at..at + bytes.len()].copy_from_slice(bytes);
         put(0, b"\x7fELF\x02\x01\x01");
