@@ -27,6 +27,8 @@ mod reference;
 mod remote;
 mod reserve;
 mod rootfs;
+#[cfg(feature = "fixtures")]
+pub mod small_disk;
 mod store;
 mod stream;
 mod tar_stream;

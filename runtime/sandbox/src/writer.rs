@@ -140,10 +140,9 @@ fn commit(records: &Records, acts: &[Act]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, File};
-    use std::io::{self, Write};
-    use std::path::PathBuf;
-    use std::process::Command;
+    use std::fs;
+
+    use images::small_disk::{fill, small_disk};
 
     use super::*;
     use crate::Error;
@@ -200,37 +199,14 @@ mod tests {
         writer.finish().unwrap();
         assert_eq!(seen.try_iter().collect::<Vec<_>>(), [0, 0, 0], "nobody else saw a part of it");
     }
-    /// Where the small disk is, for the test that runs on it.
-    const DISK: &str = "MATCHLOCK_TEST_FULL_DISK";
-
-    /// Runs the test of this name again, on a disk of 2 MiB.
-    fn on_a_small_disk(test: &str) {
-        let disk = tempfile::tempdir().unwrap();
-        let script = r#"mount -t tmpfs -o size=2m none "$0" && exec "$@""#;
-        let status = Command::new("unshare")
-            .args(["--map-root-user", "--mount", "sh", "-c", script])
-            .arg(disk.path())
-            .arg(std::env::current_exe().unwrap())
-            .args(["--exact", test])
-            .env(DISK, disk.path())
-            .status();
-        assert!(status.unwrap().success());
-    }
-
     #[test]
     fn what_had_no_room_is_written_once_there_is_some() {
-        let Some(disk) = std::env::var_os(DISK).map(PathBuf::from) else {
-            return on_a_small_disk("writer::tests::what_had_no_room_is_written_once_there_is_some");
-        };
+        let test = "writer::tests::what_had_no_room_is_written_once_there_is_some";
+        let Some(disk) = small_disk(test, 2) else { return };
         let home = Home::at(&disk);
         let mut writer = Writer::start(home.clone());
         writer.write_and_tell(|records| records.insert(&record("vm-00000001"))).blocking_recv().unwrap();
         let filler = disk.join("filler");
-        let fill = || {
-            let mut file = File::options().create(true).append(true).open(&filler).unwrap();
-            let full = std::iter::repeat_with(|| file.write_all(&[1; 512])).find_map(Result::err);
-            assert_eq!(full.unwrap().kind(), io::ErrorKind::StorageFull);
-        };
         let id = record("vm-00000001").id;
         let advance = |phase| {
             let id = id.clone();
@@ -239,7 +215,7 @@ mod tests {
             writer.write(move |records| records.advance(&id, &change));
             writer.flush();
         };
-        fill();
+        fill(&filler, 512);
         let phases = [Phase::Created, Phase::Starting, Phase::Running, Phase::Stopping];
         phases.into_iter().for_each(advance);
         fs::remove_file(&filler).unwrap();

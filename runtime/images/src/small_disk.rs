@@ -1,0 +1,38 @@
+//! For tests: a disk that is full soon.
+//!
+//! It panics instead of failing. Not here: what is done on it.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Where it is, for the test that runs on it.
+const DISK: &str = "MATCHLOCK_TEST_SMALL_DISK";
+
+/// The directory of a disk of `mib` MiB, for a test that is called `test`. The first time there is none: the test is run
+/// again, in a mount namespace that has one, and `None` says that this is done.
+#[must_use]
+pub fn small_disk(test: &str, mib: u32) -> Option<PathBuf> {
+    if let Some(disk) = std::env::var_os(DISK) {
+        return Some(disk.into());
+    }
+    let disk = tempfile::tempdir().expect("a directory");
+    let script = format!(r#"mount -t tmpfs -o size={mib}m none "$0" && exec "$@""#);
+    let status = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", &script])
+        .arg(disk.path())
+        .arg(std::env::current_exe().expect("this program"))
+        .args(["--exact", test])
+        .env(DISK, disk.path())
+        .status();
+    assert!(status.expect("unshare").success(), "{test}, on a small disk");
+    None
+}
+
+/// Writes to the end of a file, in pieces of this length, until the disk is full.
+pub fn fill(filler: &Path, piece: usize) {
+    let mut file = File::options().create(true).append(true).open(filler).expect("a file");
+    let full = std::iter::repeat_with(|| file.write_all(&vec![1; piece])).find_map(Result::err);
+    assert_eq!(full.map(|error| error.kind()), Some(io::ErrorKind::StorageFull));
+}
