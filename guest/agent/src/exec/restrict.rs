@@ -1,7 +1,8 @@
 //! What a program without privilege may not do, even as root: load modules, mount, trace, reboot, touch raw hardware.
 //!
 //! The outer wall is the virtual machine. This is the inner one, for the tools that would otherwise change the sandbox
-//! under the agent's feet. Cgroups are read-only for it, see [`crate::mounts`]. Called between clone and execve: no allocation, no locks, nothing that uses thread-locals.
+//! under the agent's feet. Cgroups are read-only for it, see [`crate::mounts`]. Called between clone and execve: no
+//! allocation, no locks, nothing that uses thread-locals.
 
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets};

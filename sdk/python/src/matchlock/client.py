@@ -44,7 +44,9 @@ CLOSE_SECONDS = 2.0
 
 def close_seconds(timeout: float | None) -> float:
     """How long `close` waits. Raises ValueError and TypeError for what is no time."""
-    limit = LONGEST_SECONDS if timeout is not None and seconds(timeout) is None else seconds(timeout)
+    limit = seconds(timeout)
+    if limit is None and timeout is not None:
+        return LONGEST_SECONDS
     return limit if limit and limit > 0 else CLOSE_SECONDS
 
 
