@@ -61,6 +61,7 @@ fn config(config: &Config) -> VmConfig {
             memory_mb: config.memory_mb,
             disk_size_mb: config.disk_size_mb,
             timeout_seconds: config.timeout_seconds,
+            time_limit_seconds: config.time_limit_seconds,
         },
         extra_disks: config.disks.iter().map(disk).collect(),
         network: VmNetwork {
@@ -142,7 +143,8 @@ mod tests {
                 image: "busybox".into(),
                 cpus: 0.5,
                 env: vec!["API_KEY".into()],
-                timeout_seconds: Some(4.5),
+                timeout_seconds: Some(300.0),
+                time_limit_seconds: Some(4.5),
                 workspace: "/work".into(),
                 no_network: true,
                 launch_entrypoint: true,
@@ -182,7 +184,7 @@ mod tests {
 
     #[test]
     fn the_record_as_json() {
-        let expected = r#"{"id":"vm-00000001","pid":0,"status":"stopped","image":"busybox","created_at":"2026-01-02 03:04:05","config":{"image":"busybox","privileged":false,"launch_entrypoint":true,"kernel":{"ref":""},"resources":{"cpus":0.5,"memory_mb":0,"disk_size_mb":0,"timeout_seconds":4.5},"extra_disks":[],"network":{"no_network":true,"add_hosts":[],"dns_servers":[]},"vfs":{"workspace":"/work"},"env_names":["API_KEY"],"image_config":{}}}"#;
+        let expected = r#"{"id":"vm-00000001","pid":0,"status":"stopped","image":"busybox","created_at":"2026-01-02 03:04:05","config":{"image":"busybox","privileged":false,"launch_entrypoint":true,"kernel":{"ref":""},"resources":{"cpus":0.5,"memory_mb":0,"disk_size_mb":0,"timeout_seconds":300.0,"time_limit_seconds":4.5},"extra_disks":[],"network":{"no_network":true,"add_hosts":[],"dns_servers":[]},"vfs":{"workspace":"/work"},"env_names":["API_KEY"],"image_config":{}}}"#;
         assert_eq!(serde_json::to_string(&details(&a_record())).unwrap(), expected);
     }
 }

@@ -50,8 +50,7 @@ pub(crate) fn run(args: RunArgs, start: Start) -> anyhow::Result<u8> {
 
 /// The sandbox that the options describe.
 fn spec(home: &Home, args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
-    let mappings = args.add_host.iter().map(|mapping| policy::names::add_host(mapping));
-    let mappings = mappings.map(|mapping| mapping.map(|(host, ip)| (host.to_owned(), ip)));
+    let network = network(args)?;
     let entrypoint = args.entrypoint.as_ref().map(|program| match program.as_str() {
         "" => Vec::new(),
         program => vec![program.to_owned()],
@@ -67,20 +66,32 @@ fn spec(home: &Home, args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
             disk_size_mb: args.disk_size,
         },
         disks: policy::disks::specs(&args.disk)?,
-        hostname: args.hostname.clone(),
-        add_hosts: mappings.collect::<Result<_, _>>()?,
+        hostname: network.hostname,
+        add_hosts: network.add_hosts,
         env: environment::collect(home, &args.env_file, &args.env)?,
-        nameservers: Vec::new(),
+        nameservers: network.nameservers,
         entrypoint,
         image_config: ImageOverrides::default(),
         privileged: args.privileged,
-        no_network: args.no_network,
+        no_network: network.no_network,
         launch_entrypoint: true,
+        unenforced_timeout_seconds: None,
         time_limit: args.timeout.map(Duration::from_secs),
         keep: detached || !args.rm,
         grace: args.graceful_shutdown,
         shared_memory: args.shared_memory,
     })
+}
+
+/// The network that the options describe.
+fn network(args: &RunArgs) -> anyhow::Result<policy::network::Network> {
+    let request = policy::network::Request {
+        no_network: args.no_network,
+        add_hosts: args.add_host.clone(),
+        hostname: args.hostname.clone(),
+        ..Default::default()
+    };
+    Ok(policy::network::check(&request).map_err(|error| error.wrong)?)
 }
 
 struct Run {

@@ -28,8 +28,10 @@ pub struct Config {
     pub disk_size_mb: u64,
     /// The user's disks.
     pub disks: Vec<DiskConfig>,
-    /// How long it may live.
+    /// What a client named as `timeout_seconds`; not enforced.
     pub timeout_seconds: Option<f64>,
+    /// How long the sandbox may live.
+    pub time_limit_seconds: Option<f64>,
     /// Host name; `None` = the id.
     pub hostname: Option<String>,
     /// Lines for /etc/hosts.
@@ -68,7 +70,8 @@ impl Config {
             memory_mb: grant.memory_mib,
             disk_size_mb: grant.disk_size_mb,
             disks: spec.disks.iter().map(DiskConfig::new).collect(),
-            timeout_seconds: spec.time_limit.map(|limit| limit.as_secs_f64()),
+            timeout_seconds: spec.unenforced_timeout_seconds,
+            time_limit_seconds: spec.time_limit.map(|limit| limit.as_secs_f64()),
             hostname: spec.hostname.clone(),
             add_hosts: spec.add_hosts.clone(),
             nameservers: spec.nameservers.clone(),
@@ -150,6 +153,7 @@ mod tests {
             privileged: false,
             no_network: true,
             launch_entrypoint: true,
+            unenforced_timeout_seconds: Some(300.0),
             time_limit: Some(Duration::from_millis(4500)),
             keep: true,
             grace: Duration::ZERO,
@@ -159,7 +163,8 @@ mod tests {
         let grant = policy::resources::grant(&spec.resources, &host).unwrap();
         let config = Config::new(&spec, grant);
         assert_eq!(config.env, ["API_KEY"]);
-        assert_eq!((config.workspace.as_str(), config.timeout_seconds), ("/work", Some(4.5)));
+        assert_eq!((config.workspace.as_str(), config.time_limit_seconds), ("/work", Some(4.5)));
+        assert_eq!(config.timeout_seconds, Some(300.0));
         assert!(config.no_network && config.launch_entrypoint);
         let (source, guest_path) = ("@data".into(), "/data".into());
         assert_eq!(

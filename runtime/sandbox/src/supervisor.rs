@@ -104,6 +104,8 @@ pub struct Spec {
     pub no_network: bool,
     /// Whether its command starts with it; remembered here, done by whoever owns it.
     pub launch_entrypoint: bool,
+    /// What a client named as `timeout_seconds`; remembered, not enforced.
+    pub unenforced_timeout_seconds: Option<f64>,
     /// How long the sandbox may live; remembered here, kept to by whoever owns it.
     pub time_limit: Option<Duration>,
     /// Keep the record and the log afterwards.

@@ -36,6 +36,7 @@ fn spec() -> Spec {
         privileged: false,
         no_network: false,
         launch_entrypoint: false,
+        unenforced_timeout_seconds: None,
         time_limit: None,
         keep: false,
         grace: Duration::ZERO,

@@ -53,7 +53,7 @@ def test_every_option_of_a_machine(client: Client) -> None:
         "image": "i3",
         "privileged": True,
         "kernel": {"ref": "file:///k"},
-        "resources": {"cpus": 0.5, "memory_mb": 256, "disk_size_mb": 1024, "timeout_seconds": 60},
+        "resources": {"cpus": 0.5, "memory_mb": 256, "disk_size_mb": 1024, "time_limit_seconds": 60},
         "env": {"A": "1", "B": "2"},
         "image_config": {
             "user": "1000:1000",

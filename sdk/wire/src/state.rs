@@ -65,9 +65,12 @@ pub struct VmResources {
     pub memory_mb: u32,
     /// Writable disk.
     pub disk_size_mb: u64,
-    /// How long it may live.
+    /// What a client named as `timeout_seconds`; not enforced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<f64>,
+    /// How long the sandbox may live.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_limit_seconds: Option<f64>,
 }
 
 /// A further disk.

@@ -4,15 +4,16 @@
 //! them. Pure. Not here: what only the host can tell, such as how many CPUs there are.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use policy::disks::Disk;
 use policy::machine::Request as Machine;
+use policy::mounts::MountError;
 use policy::names;
+use policy::network::{Member, Network as Checked, Wrong};
 use policy::resources::Request as Resources;
 use sandbox::{ImageOverrides, Spec};
-use wire::rpc::{CreateParams, ExtraDisk, Network, Vfs};
+use wire::rpc::{CreateParams, ExtraDisk, HostMapping, Network, Vfs};
 
 use super::Result;
 use crate::failure::Failure;
@@ -25,9 +26,6 @@ const MEMORY_MB: u64 = 512;
 
 /// Default of `resources.disk_size_mb`.
 const DISK_SIZE_MB: u64 = 5120;
-
-/// Default of `vfs.workspace`, where there are mounts.
-const WORKSPACE: &str = "/workspace";
 
 /// What is to be made.
 #[derive(Debug)]
@@ -45,7 +43,7 @@ pub(crate) fn plan(params: CreateParams, machine: Machine) -> Result<Plan> {
         return Err(Failure::params("id is internal-only and cannot be set"));
     }
     let network = params.network.unwrap_or_else(default_network);
-    let hosts = check_network(&network)?;
+    let checked = check_network(&network)?;
     let workspace = check_vfs(params.vfs.as_ref())?;
     let env = variables(params.env)?;
     let image_config = params.image_config.unwrap_or_default();
@@ -67,7 +65,7 @@ pub(crate) fn plan(params: CreateParams, machine: Machine) -> Result<Plan> {
     let positive =
         |number: Option<i64>| number.and_then(|number| u64::try_from(number).ok()).filter(|n| *n > 0);
     // A limit that no clock can hold is none.
-    let time_limit = resources.timeout_seconds.filter(|seconds| *seconds > 0.0);
+    let time_limit = resources.time_limit_seconds.filter(|seconds| *seconds > 0.0);
     let time_limit = time_limit.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let spec = Spec {
         image,
@@ -80,15 +78,16 @@ pub(crate) fn plan(params: CreateParams, machine: Machine) -> Result<Plan> {
             disk_size_mb: positive(resources.disk_size_mb).unwrap_or(DISK_SIZE_MB),
         },
         disks,
-        hostname: hosts.hostname,
-        add_hosts: hosts.added,
-        nameservers: hosts.nameservers,
+        hostname: checked.hostname,
+        add_hosts: checked.add_hosts,
+        nameservers: checked.nameservers,
         env,
         entrypoint: image_config.entrypoint,
         image_config: overrides,
         privileged: params.privileged.unwrap_or_default(),
-        no_network: network.no_network == Some(true),
+        no_network: checked.no_network,
         launch_entrypoint: params.launch_entrypoint.unwrap_or_default(),
+        unenforced_timeout_seconds: resources.timeout_seconds.filter(|seconds| *seconds > 0.0),
         time_limit,
         keep: true,
         grace: Duration::ZERO,
@@ -105,105 +104,70 @@ fn invalid(what: impl std::fmt::Display) -> Failure {
     Failure::params(format!("invalid configuration: {what}"))
 }
 
-/// Names and addresses for the guest.
-struct Hosts {
-    hostname: Option<String>,
-    added: Vec<(String, IpAddr)>,
-    nameservers: Vec<IpAddr>,
-}
-
-fn check_network(network: &Network) -> Result<Hosts> {
-    if network.no_network == Some(true) {
-        let excluded = [
-            ("allowed_hosts", network.allowed_hosts.as_ref().is_some_and(|hosts| !hosts.is_empty())),
-            ("secrets", network.secrets.as_ref().is_some_and(|secrets| !secrets.is_empty())),
-            ("intercept", network.intercept == Some(true)),
-            ("interception", network.interception.is_some()),
-        ];
-        if let Some((member, _)) = excluded.iter().find(|(_, given)| *given) {
-            return Err(invalid(format!("network.no_network cannot be combined with network.{member}")));
-        }
-    }
-    check_placeholders(network)?;
-    if network.mtu.is_some_and(|mtu| !(0..=65_535).contains(&mtu)) {
-        return Err(invalid("network.mtu must be in 1..65535"));
-    }
-    let mut added = Vec::new();
-    for mapping in network.add_hosts.iter().flatten() {
-        let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        // A host with a colon could move the border between the two.
-        let mapping = format!("{}:{}", text(&mapping.host), text(&mapping.ip));
-        let (host, ip) =
-            names::add_host(&mapping).map_err(|error| invalid(format!("network.add_hosts: {error}")))?;
-        added.push((host.to_owned(), ip));
-    }
-    let hostname = network.hostname.clone().filter(|name| !name.is_empty());
-    if let Some(hostname) = &hostname {
-        names::hostname(hostname).map_err(|error| invalid(format!("network.hostname: {error}")))?;
-    }
-    let server = |text: &String| {
-        text.trim().parse().map_err(|_| invalid(format!("network.dns_servers: {text:?} is no IP address")))
-    };
-    let nameservers = network.dns_servers.iter().flatten().map(server).collect::<Result<_>>()?;
-    Ok(Hosts { hostname, added, nameservers })
-}
-
-/// No placeholder may be part of another: replacing one would break the other.
-fn check_placeholders(network: &Network) -> Result<()> {
+fn check_network(network: &Network) -> Result<Checked> {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let secrets = network.secrets.iter().flatten();
-    let placeholders: Vec<(&String, &String)> = secrets
-        .filter_map(|(name, secret)| Some((name, secret.as_ref()?.placeholder.as_ref()?)))
-        .filter(|(_, placeholder)| !placeholder.is_empty())
-        .collect();
-    for (index, (name, placeholder)) in placeholders.iter().enumerate() {
-        for (other_name, other) in placeholders.iter().skip(index + 1) {
-            if placeholder.contains(other.as_str()) || other.contains(placeholder.as_str()) {
-                return Err(invalid(format!(
-                    "network.secrets: the placeholders of {name} and {other_name} overlap"
-                )));
-            }
+    let placeholder = |secret: &Option<wire::rpc::Secret>| {
+        secret.as_ref().and_then(|secret| secret.placeholder.clone()).unwrap_or_default()
+    };
+    // A host with a colon could move the border between the two.
+    let mapping = |mapping: &HostMapping| format!("{}:{}", text(&mapping.host), text(&mapping.ip));
+    let request = policy::network::Request {
+        no_network: network.no_network == Some(true),
+        allowed_hosts: network.allowed_hosts.clone().unwrap_or_default(),
+        placeholders: secrets.map(|(name, secret)| (name.clone(), placeholder(secret))).collect(),
+        intercept: network.intercept == Some(true),
+        rules: network.interception.is_some(),
+        add_hosts: network.add_hosts.iter().flatten().map(mapping).collect(),
+        dns_servers: network.dns_servers.clone().unwrap_or_default(),
+        hostname: network.hostname.clone().filter(|name| !name.is_empty()),
+        mtu: network.mtu.unwrap_or_default(),
+    };
+    policy::network::check(&request).map_err(|error| {
+        let member = member(error.member);
+        match error.wrong {
+            Wrong::NoNetwork => invalid(format!("network.no_network cannot be combined with {member}")),
+            Wrong::Size => invalid(format!("{member} {}", error.wrong)),
+            wrong => invalid(format!("{member}: {wrong}")),
         }
+    })
+}
+
+/// The wire's name of a network's member.
+fn member(member: Member) -> &'static str {
+    match member {
+        Member::AllowedHosts => "network.allowed_hosts",
+        Member::Secrets => "network.secrets",
+        Member::Intercept => "network.intercept",
+        Member::Rules => "network.interception",
+        Member::AddHosts => "network.add_hosts",
+        Member::DnsServers => "network.dns_servers",
+        Member::Hostname => "network.hostname",
+        Member::Mtu => "network.mtu",
     }
-    Ok(())
 }
 
 /// The workspace, if there is to be one.
 fn check_vfs(vfs: Option<&Vfs>) -> Result<Option<String>> {
     let Some(vfs) = vfs else { return Ok(None) };
-    let mounts: Vec<_> =
-        vfs.mounts.iter().flatten().filter_map(|(path, mount)| Some((path, mount.as_ref()?))).collect();
-    let workspace = vfs.workspace.clone().filter(|workspace| !workspace.is_empty());
-    let workspace = workspace.or_else(|| (!mounts.is_empty()).then(|| WORKSPACE.to_owned()));
-    if vfs.interception.is_some() && mounts.is_empty() {
-        return Err(invalid("vfs.interception requires at least one vfs.mounts entry"));
-    }
-    if let Some(workspace) = &workspace {
-        guest_path(workspace).map_err(|error| invalid(format!("vfs.workspace: {error}")))?;
-    }
-    for (path, mount) in mounts {
-        guest_path(path).map_err(invalid)?;
-        let kind = mount.kind.as_deref().unwrap_or("memory");
-        if !["", "memory", "host_fs", "real_fs", "overlay"].contains(&kind) {
-            return Err(invalid(format!("{path}: unknown mount type {kind:?}")));
-        }
-        let owned = mount.owner_uid.is_some() || mount.owner_gid.is_some();
-        if owned && !["host_fs", "real_fs"].contains(&kind) {
-            return Err(invalid(format!(
-                "{path}: owner_uid/owner_gid are only supported for host_fs mounts"
-            )));
-        }
-    }
-    Ok(workspace)
-}
-
-/// `^/[a-zA-Z0-9/_.-]+$`
-fn guest_path(path: &str) -> Result<(), String> {
-    let rest = path.strip_prefix('/').ok_or_else(|| format!("guest path must be absolute: {path:?}"))?;
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/_.-".contains(&byte);
-    match !rest.is_empty() && rest.bytes().all(plain) && !rest.split('/').any(|part| part == "..") {
-        true => Ok(()),
-        false => Err(format!("invalid guest mount path {path:?}")),
-    }
+    let mounts = vfs.mounts.iter().flatten().filter_map(|(path, mount)| Some((path, mount.as_ref()?)));
+    let request = policy::mounts::Request {
+        workspace: vfs.workspace.as_deref().unwrap_or_default(),
+        mounts: mounts
+            .map(|(guest_path, mount)| policy::mounts::Mount {
+                guest_path,
+                kind: mount.kind.as_deref().unwrap_or_default(),
+                owned: mount.owner_uid.is_some() || mount.owner_gid.is_some(),
+            })
+            .collect(),
+        rules: vfs.interception.is_some(),
+    };
+    let workspace = policy::mounts::check(&request).map_err(|error| match error {
+        MountError::RulesWithoutMounts => invalid("vfs.interception requires at least one vfs.mounts entry"),
+        MountError::Workspace(_) => invalid(format!("vfs.{error}")),
+        error => invalid(error),
+    })?;
+    Ok(workspace.map(ToOwned::to_owned))
 }
 
 /// Disks of the host. What is wrong with them is found late, so it is no matter of wrong parameters.
@@ -290,7 +254,7 @@ mod tests {
     fn everything_that_is_there_arrives() {
         let plan = plan_of(json!({
             "image": "alpine", "id": "", "privileged": true, "kernel": {"ref": "file:///k"}, "launch_entrypoint": true,
-            "resources": {"cpus": 0.5, "memory_mb": 256, "disk_size_mb": 100, "timeout_seconds": 1.5},
+            "resources": {"cpus": 0.5, "memory_mb": 256, "disk_size_mb": 100, "timeout_seconds": 300, "time_limit_seconds": 1.5},
             "network": {"allowed_hosts": [], "block_private_ips": true, "hostname": "box",
                         "add_hosts": [{"host": "db", "ip": "10.0.0.1"}, {"host": "six", "ip": "fe80::1"}]},
             "vfs": {"workspace": "/work"}, "env": {"A": "1", "B": null},
@@ -300,7 +264,7 @@ mod tests {
         let spec = plan.spec;
         assert_eq!(spec.resources, Resources { cpus: 0.5, memory_mb: 256, disk_size_mb: 100 });
         let limit = Some(Duration::from_millis(1500));
-        assert_eq!(spec.time_limit, limit);
+        assert_eq!((spec.time_limit, spec.unenforced_timeout_seconds), (limit, Some(300.0)));
         assert_eq!(spec.env, [("A".to_owned(), "1".to_owned())]);
         assert_eq!(
             spec.add_hosts,

@@ -187,7 +187,7 @@ class CreateOptions:
     """Writable disk."""
 
     timeout_seconds: int = 0
-    """How long the sandbox may run."""
+    """How long the sandbox may run; then it ends, and what is in flight fails."""
 
     allowed_hosts: list[str] = field(default_factory=list[str])
     """Hosts the guest may reach; wildcards allowed."""

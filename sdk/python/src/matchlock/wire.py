@@ -68,7 +68,7 @@ def create_params(options: CreateOptions, vfs_interception: Params | None, inter
         "cpus": options.cpus,
         "memory_mb": options.memory_mb,
         "disk_size_mb": options.disk_size_mb,
-        "timeout_seconds": options.timeout_seconds,
+        "time_limit_seconds": options.timeout_seconds,
     }
     resources = {name: value for name, value in resources.items() if value}
     if resources:

@@ -58,8 +58,10 @@ pub struct Resources {
     pub memory_mb: Option<i64>,
     /// MB of writable disk; default 5120.
     pub disk_size_mb: Option<i64>,
-    /// Seconds the sandbox may run; no limit if absent.
+    /// Remembered and shown, not enforced: published clients send 300 when their user sets nothing.
     pub timeout_seconds: Option<f64>,
+    /// Seconds the sandbox may run; no limit if absent.
+    pub time_limit_seconds: Option<f64>,
 }
 
 /// In place of what the image says. For user and directory something not empty wins; for the others, presence.

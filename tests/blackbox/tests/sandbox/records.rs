@@ -149,7 +149,7 @@ fn sandboxes_of_rpc_are_like_any_other() {
     let params = serde_json::json!({
         "image": blackbox::IMAGE,
         "kernel": {"ref": kernel},
-        "resources": {"memory_mb": 256, "timeout_seconds": 600.5},
+        "resources": {"memory_mb": 256, "timeout_seconds": 300, "time_limit_seconds": 600.5},
         "env": {"API_KEY": "s3cr3t"},
         "network": {"no_network": true},
         "vfs": {"workspace": "/work"},
@@ -162,7 +162,8 @@ fn sandboxes_of_rpc_are_like_any_other() {
     assert!(home.done(["ls", "--running"]).stdout.contains(&id));
     let vm = json(&home.done(["get", &id]));
     let (yes, no) = (Value::from(true), Value::from(false));
-    assert_eq!(vm["config"]["resources"]["timeout_seconds"], 600.5);
+    assert_eq!(vm["config"]["resources"]["timeout_seconds"], 300.0);
+    assert_eq!(vm["config"]["resources"]["time_limit_seconds"], 600.5);
     assert_eq!(vm["config"]["vfs"]["workspace"], "/work");
     assert_eq!((&vm["config"]["launch_entrypoint"], &vm["config"]["network"]["no_network"]), (&no, &yes));
     assert_eq!(vm["config"]["env_names"], Value::from(vec!["API_KEY"]));

@@ -114,7 +114,7 @@ fn two_sandboxes() {
 fn a_time_limit() {
     let home = Home::new();
     let mut server = Server::start(&home);
-    let id = server.create(json!({"resources": {"timeout_seconds": 2}}));
+    let id = server.create(json!({"resources": {"timeout_seconds": 1, "time_limit_seconds": 2}}));
     let why = "the sandbox reached its time limit of 2 s";
     let exec = server.send("exec", json!({"command": "sleep 1000"}));
     let pipe = server.send("exec_pipe", json!({"command": "trap '' TERM; sleep 1000; sleep 1000"}));

@@ -1,0 +1,156 @@
+//! Which folders a guest may have mounted, and where.
+//!
+//! A front end fills a [`Request`] from its own words. Not here: the folders themselves.
+
+/// Where mounts live when nothing is said.
+pub const DEFAULT_WORKSPACE: &str = "/workspace";
+
+/// Mounts as they are asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Request<'a> {
+    /// The folder that programs start in; empty = [`DEFAULT_WORKSPACE`] where there are mounts, else none.
+    pub workspace: &'a str,
+    /// The mounts.
+    pub mounts: Vec<Mount<'a>>,
+    /// There are rules for files, or events are wanted.
+    pub rules: bool,
+}
+
+/// One mount as it is asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mount<'a> {
+    /// Its place in the guest.
+    pub guest_path: &'a str,
+    /// `memory`, `host_fs` (also called `real_fs`) or `overlay`; empty = `memory`.
+    pub kind: &'a str,
+    /// Every file shall have an owner of the caller's choice.
+    pub owned: bool,
+}
+
+/// What a mount shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An empty folder in memory.
+    Memory,
+    /// A folder of the host.
+    Host,
+    /// A folder of the host, whose changes stay in the sandbox.
+    Overlay,
+}
+
+/// Mounts that are not acceptable.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MountError {
+    /// Rules for files without files.
+    #[error("rules need at least one mount")]
+    RulesWithoutMounts,
+    /// The workspace is no place for it.
+    #[error("workspace: {0}")]
+    Workspace(PathError),
+    /// A mount's place is none.
+    #[error(transparent)]
+    Path(PathError),
+    /// No such kind of mount.
+    #[error("{path}: unknown mount type {kind:?}")]
+    Kind {
+        /// Where it was wanted.
+        path: String,
+        /// What was asked for.
+        kind: String,
+    },
+    /// An owner for what is not the host's.
+    #[error("{0}: owner_uid/owner_gid are only supported for host_fs mounts")]
+    Owner(String),
+}
+
+/// A path of the guest that nothing can be mounted at.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// It does not begin with a slash.
+    #[error("guest path must be absolute: {0:?}")]
+    Relative(String),
+    /// Not `^/[a-zA-Z0-9/_.-]+$`, or with `..`.
+    #[error("invalid guest mount path {0:?}")]
+    Shape(String),
+}
+
+/// Decides whether mounts are acceptable; gives the workspace, if there is to be one.
+pub fn check<'a>(request: &Request<'a>) -> Result<Option<&'a str>, MountError> {
+    if request.rules && request.mounts.is_empty() {
+        return Err(MountError::RulesWithoutMounts);
+    }
+    let default = (!request.mounts.is_empty()).then_some(DEFAULT_WORKSPACE);
+    let workspace = Some(request.workspace).filter(|workspace| !workspace.is_empty()).or(default);
+    workspace.map_or(Ok(()), guest_path).map_err(MountError::Workspace)?;
+    for mount in &request.mounts {
+        let path = || mount.guest_path.to_owned();
+        guest_path(mount.guest_path).map_err(MountError::Path)?;
+        let kind = kind(mount.kind);
+        let kind = kind.ok_or_else(|| MountError::Kind { path: path(), kind: mount.kind.to_owned() })?;
+        if mount.owned && kind != Kind::Host {
+            return Err(MountError::Owner(path()));
+        }
+    }
+    Ok(workspace)
+}
+
+fn kind(name: &str) -> Option<Kind> {
+    match name {
+        "" | "memory" => Some(Kind::Memory),
+        "host_fs" | "real_fs" => Some(Kind::Host),
+        "overlay" => Some(Kind::Overlay),
+        _ => None,
+    }
+}
+
+fn guest_path(path: &str) -> Result<(), PathError> {
+    let rest = path.strip_prefix('/').ok_or_else(|| PathError::Relative(path.to_owned()))?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/_.-".contains(&byte);
+    match !rest.is_empty() && rest.bytes().all(plain) && !rest.split('/').any(|part| part == "..") {
+        true => Ok(()),
+        false => Err(PathError::Shape(path.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount<'a>(guest_path: &'a str, kind: &'a str) -> Mount<'a> {
+        Mount { guest_path, kind, owned: false }
+    }
+
+    #[test]
+    fn the_workspace() {
+        let memory = || vec![mount("/a", "")];
+        for (workspace, mounts, expected) in [
+            ("", vec![], None),
+            ("", memory(), Some(DEFAULT_WORKSPACE)),
+            ("/w", vec![], Some("/w")),
+            ("/w", memory(), Some("/w")),
+        ] {
+            assert_eq!(check(&Request { workspace, mounts, rules: false }), Ok(expected));
+        }
+        for workspace in ["w", "/", "/a b", "/a/../b", "/ä"] {
+            let request = Request { workspace, ..Request::default() };
+            assert!(matches!(check(&request), Err(MountError::Workspace(_))), "{workspace}");
+        }
+    }
+
+    #[test]
+    fn kinds_and_owners() {
+        for kind in ["", "memory", "host_fs", "real_fs", "overlay"] {
+            let request = Request { mounts: vec![mount("/a", kind)], rules: true, ..Request::default() };
+            assert!(check(&request).is_ok(), "{kind}");
+            let owned = Mount { owned: true, ..mount("/a", kind) };
+            let result = check(&Request { mounts: vec![owned], ..Request::default() });
+            assert_eq!(result.is_ok(), kind.ends_with("_fs"), "{kind}");
+        }
+        let request = Request { mounts: vec![mount("/a", "nfs")], ..Request::default() };
+        assert_eq!(check(&request).unwrap_err().to_string(), "/a: unknown mount type \"nfs\"");
+        let request = Request { rules: true, ..Request::default() };
+        assert_eq!(check(&request), Err(MountError::RulesWithoutMounts));
+        let request = Request { mounts: vec![mount("a", "")], ..Request::default() };
+        assert_eq!(check(&request), Err(MountError::Path(PathError::Relative("a".into()))));
+    }
+}
