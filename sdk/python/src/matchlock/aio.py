@@ -1,7 +1,7 @@
 """The asyncio client: the methods of `Client`, to be awaited.
 
-Cancelling a call cancels what it does in the sandbox. Not here: the process and its reader (`aio_transport`), JSON
-members (`wire`).
+Cancelling a call cancels what it does in the sandbox. Not here: which steps a call has (`calls`), the process and its
+reader (`aio_transport`), JSON members (`wire`).
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, TypeVar, cast
 
-from . import forks, network_hooks, vfs_hooks, volumes, wire
+from . import calls, forks, network_hooks, vfs_hooks, wire
 from .aio_hooks import AsyncEventRunner, AsyncHookServer
 from .aio_processes import AsyncProcess, AsyncWatch, StartingWatch
 from .aio_streams import (
@@ -29,11 +29,12 @@ from .aio_streams import (
 )
 from .aio_transport import AsyncTransport, OnNotification
 from .builder import Sandbox
+from .calls import Calls, Step, Steps
 from .client import close_seconds
 from .deadlines import Deadline
-from .errors import CommandError, MatchlockError, RPCError
+from .errors import CommandError, MatchlockError
 from .messages import Notification, Params
-from .options import Config, CreateOptions, PortForward
+from .options import Config, CreateOptions
 from .results import (
     ExecInteractiveResult,
     ExecPipeResult,
@@ -45,10 +46,11 @@ from .results import (
     VolumeInfo,
 )
 from .sinks import to_bytes
-from .streams import pieces
 from .transport import NOT_RUNNING
 from .vfs_hooks import VFSHooks
 from .wire import Command
+
+T = TypeVar("T")
 
 
 class AsyncClient:
@@ -61,9 +63,8 @@ class AsyncClient:
         self._transport: AsyncTransport | None = None
         self._starting = asyncio.Lock()
         self._closed = False
-        self._vm_id: str | None = None
-        self._extended: bool | None = None
         self._events = AsyncEventRunner()
+        self._calls = Calls(lambda: self._events.hooks, self._check_process)
         self._hook_server: AsyncHookServer | None = None
 
     async def __aenter__(self) -> AsyncClient:
@@ -81,7 +82,7 @@ class AsyncClient:
     @property
     def vm_id(self) -> str | None:
         """The sandbox's id, from `create` on."""
-        return self._vm_id
+        return self._calls.vm_id
 
     # Life
 
@@ -115,31 +116,13 @@ class AsyncClient:
 
     async def remove(self) -> None:
         """Removes what is left of a closed sandbox: its record and its log."""
-        if self._vm_id:
-            await self._command(["rm", self._vm_id])
+        await self._take(self._calls.remove())
 
     async def create(self, opts: CreateOptions | None = None) -> str:
         """Makes a sandbox and gives its id. A second one takes the place of the first."""
-        self._check_process()
         options = opts or CreateOptions()
-        wire.check_options(options)
-        hooks = vfs_hooks.compile_hooks(options.vfs_interception)
-        interception, callbacks = network_hooks.compile_hooks(options.network_interception)
-        self._stop_hook_server()
-        self._events.hooks = VFSHooks()
-        try:
-            if callbacks and interception is not None:
-                self._hook_server = await AsyncHookServer.start(callbacks)
-                interception["callback_socket"] = self._hook_server.path
-            params = wire.create_params(options, hooks.wire, interception)
-            vm_id = wire.created_id(await self._request("create", params))
-        except BaseException:
-            self._stop_hook_server()
-            raise
-        self._vm_id = vm_id
-        self._events.hooks = hooks
-        await self._port_forward(options.port_forward_addresses, options.port_forwards)
-        return vm_id
+        steps = self._calls.create(options, self._set_hooks, self._start_hook_server, self._stop_hook_server)
+        return await self._take(steps)
 
     async def launch(self, sandbox: Sandbox) -> str:
         """Makes a sandbox, starts the image's entrypoint in it, and gives the sandbox's id."""
@@ -157,9 +140,7 @@ class AsyncClient:
         env: Mapping[str, str] | None = None,
     ) -> ExecResult:
         """Runs a shell command, or a list of program and arguments, and gives all it wrote."""
-        deadline = Deadline(timeout)
-        params = await self._exec_params(deadline, command, working_dir, user, env)
-        return wire.exec_result(await self._request("exec", params, deadline=deadline))
+        return await self._take(self._calls.exec(timeout, command, working_dir, user, env))
 
     async def exec_stream(
         self,
@@ -173,12 +154,8 @@ class AsyncClient:
         env: Mapping[str, str] | None = None,
     ) -> ExecStreamResult:
         """Runs a command and writes what it writes, as it comes."""
-        deadline = Deadline(timeout)
-        params = await self._exec_params(deadline, command, working_dir, user, env)
         output = AsyncOutput({"exec_stream.stdout": stdout, "exec_stream.stderr": stderr})
-        result = await self._request("exec_stream", params, output.take, deadline)
-        await output.finish()
-        return ExecStreamResult(*wire.exec_end("exec_stream", result))
+        return await self._take(self._calls.exec_stream(timeout, command, working_dir, user, env, output))
 
     async def exec_pipe(
         self,
@@ -193,11 +170,8 @@ class AsyncClient:
         env: Mapping[str, str] | None = None,
     ) -> ExecPipeResult:
         """Runs a command on pipes: `stdin` is its input, to the end."""
-        deadline = Deadline(timeout)
-        params = await self._exec_params(deadline, command, working_dir, user, env)
         output = AsyncOutput({"exec_pipe.stdout": stdout, "exec_pipe.stderr": stderr})
-        result = await self._interact("exec_pipe", params, output, stdin, None, deadline)
-        return ExecPipeResult(*wire.exec_end("exec_pipe", result))
+        return await self._take(self._calls.exec_pipe(timeout, command, working_dir, user, env, output, stdin))
 
     async def exec_interactive(
         self,
@@ -214,12 +188,10 @@ class AsyncClient:
         env: Mapping[str, str] | None = None,
     ) -> ExecInteractiveResult:
         """Runs a command on a terminal of its own. `resize` gives (rows, cols) whenever the size changes."""
-        deadline = Deadline(timeout)
-        size = wire.terminal_size(rows, cols)
-        params = await self._exec_params(deadline, command, working_dir, user, env, **size)
         output = AsyncOutput({"exec_tty.stdout": stdout})
-        result = await self._interact("exec_tty", params, output, stdin, resize, deadline)
-        return ExecInteractiveResult(*wire.exec_end("exec_tty", result))
+        size = (rows, cols)
+        steps = self._calls.exec_interactive(timeout, command, working_dir, user, env, output, stdin, size, resize)
+        return await self._take(steps)
 
     async def exec_detached(
         self,
@@ -232,14 +204,12 @@ class AsyncClient:
     ) -> AsyncProcess:
         """Starts a command that runs on by itself, with what it starts, until it ends or the sandbox does. What it
         writes goes to the sandbox's log."""
-        deadline = Deadline(timeout)
-        params = await self._exec_params(deadline, command, working_dir, user, env, detached=True)
-        await self._extend("exec_detached", deadline)
-        return AsyncProcess(self._request, wire.process_id(await self._request("exec", params, deadline=deadline)))
+        id = await self._take(self._calls.exec_detached(timeout, command, working_dir, user, env))
+        return AsyncProcess(self._request, id)
 
     async def processes(self, timeout: float | None = None) -> list[ProcessInfo]:
         """The detached commands, in the order they were started."""
-        return wire.processes(await self._request_extension("processes", "process_list", None, timeout))
+        return await self._take(self._calls.processes(timeout))
 
     # Files
 
@@ -247,31 +217,20 @@ class AsyncClient:
         self, path: str, content: bytes | str, mode: int = 0o644, timeout: float | None = None
     ) -> None:
         """Writes a file of the guest, as root; directories above it are made. `mode` is for a new file."""
-        data = wire.content_bytes(content)
-        await self._decide("write", path, len(data), mode)
-        data = await self._mutate(path, data, mode)
-        if len(data) > wire.WHOLE_FILE_BYTES:
-            await self._write_pieces(path, _each(pieces(data)), mode, timeout)
-        else:
-            await self._request("write_file", wire.write_params(path, data, mode), deadline=Deadline(timeout))
+        await self._take(self._calls.write_file(path, content, mode, timeout))
 
     async def read_file(self, path: str, timeout: float | None = None) -> bytes:
         """The content of a file of the guest, up to 16 MiB; `download` has no limit."""
-        await self._decide("read", path)
-        return wire.file_content(await self._request("read_file", {"path": path}, deadline=Deadline(timeout)))
+        return await self._take(self._calls.read_file(path, timeout))
 
     async def list_files(self, path: str, timeout: float | None = None) -> list[FileInfo]:
         """The entries of a directory of the guest, by name."""
-        await self._decide("readdir", path)
-        return wire.file_infos(await self._request("list_files", {"path": path}, deadline=Deadline(timeout)))
+        return await self._take(self._calls.list_files(path, timeout))
 
     async def upload(self, path: str, source: IO[bytes], mode: int = 0o644, timeout: float | None = None) -> int:
         """Writes a file of the guest from a binary stream of any length, in constant memory; gives the bytes
         written. `timeout` bounds each piece."""
-        await self._decide("write", path, 0, mode)
-        replacement = await self._mutate(path, b"", mode)
-        content = _each(pieces(replacement)) if replacement else _fill(source)
-        return await self._write_pieces(path, content, mode, timeout)
+        return await self._take(self._calls.upload(path, source, mode, timeout))
 
     async def download(
         self,
@@ -283,43 +242,23 @@ class AsyncClient:
     ) -> int:
         """Writes a file of the guest, or `length` bytes of it from `offset` on, to a binary stream, in constant
         memory; gives the bytes written. `timeout` bounds each piece."""
-        await self._decide("read", path)
-        stream: Any = target
-        end = None if length is None else offset + length
-        at = offset
-        while True:
-            wanted = wire.CHUNK_BYTES if end is None else min(wire.CHUNK_BYTES, end - at)
-            params: Params = {"path": path, "offset": at, "length": wanted}
-            piece = wire.file_content(await self._request_extension("download", "read_file", params, timeout))
-            await settle(stream.write(piece))
-            if callable(getattr(stream, "drain", None)):
-                await settle(stream.drain())
-            at += len(piece)
-            if len(piece) < wanted or at == end:
-                return at - offset
+        return await self._take(self._calls.download(path, target, offset, length, timeout))
 
     async def stat(self, path: str, follow: bool = True, timeout: float | None = None) -> FileInfo:
         """A file of the guest; with `follow` a symbolic link stands for its target."""
-        await self._decide("stat", path)
-        params: Params = {"path": path, "follow": follow}
-        return wire.file_info(await self._request_extension("stat", "stat", params, timeout))
+        return await self._take(self._calls.stat(path, follow, timeout))
 
     async def mkdir(self, path: str, mode: int = 0o755, parents: bool = False, timeout: float | None = None) -> None:
         """Makes a directory; with `parents` those above it too, and one that is there is accepted."""
-        await self._decide("mkdir", path, 0, mode)
-        params: Params = {"path": path, "mode": mode, "parents": parents}
-        await self._request_extension("mkdir", "mkdir", params, timeout)
+        await self._take(self._calls.mkdir(path, mode, parents, timeout))
 
     async def remove_file(self, path: str, recursive: bool = False, timeout: float | None = None) -> None:
         """Removes a file or an empty directory; with `recursive` a directory and all in it."""
-        await self._decide("remove_all" if recursive else "remove", path)
-        params: Params = {"path": path, "recursive": recursive}
-        await self._request_extension("remove_file", "remove", params, timeout)
+        await self._take(self._calls.remove_file(path, recursive, timeout))
 
     async def rename(self, path: str, new_path: str, timeout: float | None = None) -> None:
         """Renames a file or directory, replacing as rename(2) does."""
-        await self._decide("rename", path)
-        await self._request_extension("rename", "rename", {"from": path, "to": new_path}, timeout)
+        await self._take(self._calls.rename(path, new_path, timeout))
 
     def watch(self, path: str, recursive: bool = False, timeout: float | None = None) -> StartingWatch:
         """Tells changes of a file, or below a directory, from its start on: `watch = await client.watch(…)`, or
@@ -330,13 +269,11 @@ class AsyncClient:
 
     async def log(self, timeout: float | None = None) -> str:
         """The sandbox's log so far."""
-        return wire.log_text(await self._request("log", deadline=Deadline(timeout)))
+        return await self._take(self._calls.log(timeout))
 
     async def log_stream(self, stdout: AsyncWriter | None = None, timeout: float | None = None) -> None:
         """Writes the sandbox's log as it comes, until the sandbox ends or `timeout` raises TimeoutError."""
-        output = AsyncOutput({"log_stream.data": stdout})
-        await self._request("log_stream", None, output.take, Deadline(timeout))
-        await output.finish()
+        await self._take(self._calls.log_stream(AsyncOutput({"log_stream.data": stdout}), timeout))
 
     # Ports
 
@@ -347,23 +284,21 @@ class AsyncClient:
 
     async def port_forward_with_addresses(self, addresses: list[str] | None, *specs: str) -> list[PortForwardBinding]:
         """Forwards host ports on these addresses into the guest, in place of all earlier ones."""
-        return await self._port_forward(addresses, wire.port_forwards(specs))
+        return await self._take(self._calls.port_forward(addresses, wire.port_forwards(specs)))
 
     # Volumes
 
     async def volume_create(self, name: str, size_mb: int = 10240) -> VolumeInfo:
         """Makes a named volume: an ext4 image that outlives sandboxes."""
-        name = volumes.volume_name(name)
-        output = await self._command(volumes.create_command(name, size_mb))
-        return volumes.created(output, name, size_mb)
+        return await self._take(self._calls.volume_create(name, size_mb))
 
     async def volume_list(self) -> list[VolumeInfo]:
         """The named volumes."""
-        return volumes.listed(await self._command(["volume", "ls", "--json"]))
+        return await self._take(self._calls.volume_list())
 
     async def volume_remove(self, name: str) -> None:
         """Removes a named volume and all in it."""
-        await self._command(["volume", "rm", volumes.volume_name(name)])
+        await self._take(self._calls.volume_remove(name))
 
     # Requests
 
@@ -388,56 +323,45 @@ class AsyncClient:
     ) -> Any:
         return await self._running().request(method, params, on_notification, deadline)
 
-    async def _request_extension(self, feature: str, method: str, params: Params | None, timeout: float | None) -> Any:
-        deadline = Deadline(timeout)
-        await self._extend(feature, deadline)
-        return await self._request(method, params, deadline=deadline)
+    async def _take(self, steps: Steps[T]) -> T:
+        """Takes the steps of a call, one after the other."""
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    given = await self._step(step)
+                except BaseException as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(given)
+        except StopIteration as end:
+            return cast(T, end.value)
 
-    async def _extend(self, feature: str, deadline: Deadline) -> None:
-        """Makes sure that the server has what the releases up to 0.2 do not: they would ignore what they do not
-        know, and do something else."""
-        if not await self._is_extended(deadline):
-            raise MatchlockError(f"{feature}: the matchlock program is too old for it")
+    async def _step(self, step: Step) -> Any:
+        match step:
+            case calls.Request():
+                take = None if step.output is None else step.output.take
+                result = await self._request(step.method, step.params, take, step.deadline)
+                if step.output is not None:
+                    await step.output.finish()
+                return result
+            case calls.Interact():
+                return await self._interact(step)
+            case calls.Invoke():
+                return await settle(step.function(*step.arguments))
+            case calls.Read():
+                return to_bytes(await _read_piece(step.stream))
+            case calls.Write():
+                await settle(step.stream.write(step.piece))
+                if callable(getattr(step.stream, "drain", None)):
+                    await settle(step.stream.drain())
+                return None
+            case calls.Run():
+                return await self._command(step.arguments)
 
-    async def _is_extended(self, deadline: Deadline) -> bool:
-        if self._extended is None:
-            try:
-                await self._request("hello", deadline=deadline)
-                self._extended = True
-            except RPCError as error:
-                if error.code != RPCError.METHOD_NOT_FOUND:
-                    raise
-                self._extended = False
-        return self._extended
-
-    async def _exec_params(
-        self,
-        deadline: Deadline,
-        command: Command,
-        working_dir: str,
-        user: str,
-        env: Mapping[str, str] | None,
-        **more: Any,
-    ) -> Params:
-        params = wire.exec_params(command, working_dir, user, env, **more)
-        if wire.needs_more_than_old(params):
-            await self._extend("env and argument lists", deadline)
-        return params
-
-    async def _interact(
-        self,
-        method: str,
-        params: Params,
-        output: AsyncOutput,
-        stdin: AsyncReader | None,
-        resize: Sizes | None,
-        deadline: Deadline,
-    ) -> Any:
-        post = self._running().post
-        acks = method == "exec_pipe" and stdin is not None and await self._is_extended(deadline)
-        if acks:
-            params = {**params, "stdin_ack": True}
-        window = Window(acks)
+    async def _interact(self, step: calls.Interact) -> Any:
+        post, method = self._running().post, step.method
+        window = Window(step.acks)
         sides: list[asyncio.Task[None]] = []
         failures: list[Exception] = []
 
@@ -446,44 +370,27 @@ class AsyncClient:
                 window.taken(wire.taken(notification.params))
                 return
             if notification.method != f"{method}.ready":
-                await output.take(notification)
+                await step.output.take(notification)
                 return
             id = notification.request_id() or 0
-            sides.append(asyncio.create_task(send_input(post, method, id, stdin, window, failures)))
-            if resize is not None:
-                sides.append(asyncio.create_task(send_sizes(post, method, id, resize, failures)))
+            sides.append(asyncio.create_task(send_input(post, method, id, step.stdin, window, failures)))
+            if step.resize is not None:
+                sides.append(asyncio.create_task(send_sizes(post, method, id, step.resize, failures)))
 
         try:
-            result = await self._request(method, params, take, deadline)
+            result = await self._request(method, step.params, take, step.deadline)
         finally:
             for side in sides:
                 side.cancel()
-        await output.finish()
+        await step.output.finish()
         for failure in failures:
             raise failure
         return result
 
     async def _watch(self, params: Params, timeout: float | None) -> AsyncWatch:
         deadline = Deadline(timeout)
-        await self._extend("watch", deadline)
+        await self._take(self._calls.extend("watch", deadline))
         return await AsyncWatch.start(self._running(), params, deadline)
-
-    async def _write_pieces(self, path: str, content: AsyncIterator[bytes], mode: int, timeout: float | None) -> int:
-        await self._extend("upload", Deadline(timeout))
-        offset = 0
-        async for piece in content:
-            # The first piece replaces what the file held.
-            more: Params = {"offset": offset} if offset else {}
-            params = wire.write_params(path, piece, mode, **more)
-            await self._request("write_file", params, deadline=Deadline(timeout))
-            offset += len(piece)
-        return offset
-
-    async def _port_forward(self, addresses: list[str] | None, forwards: list[PortForward]) -> list[PortForwardBinding]:
-        if not forwards:
-            return []
-        params = wire.port_forward_params(addresses, forwards)
-        return wire.bindings(await self._request("port_forward", params))
 
     async def _command(self, arguments: list[str]) -> str:
         command = [self._config.binary_path, *arguments]
@@ -505,40 +412,17 @@ class AsyncClient:
         if event is not None:
             self._events.run(self, event)
 
-    async def _decide(self, op: str, path: str, size: int = 0, mode: int = 0) -> None:
-        self._check_process()
-        deciders = self._events.hooks.deciders(op, path)
-        request = vfs_hooks.action_request(op, path, size, mode)
-        for hook in deciders:
-            vfs_hooks.check_decision(hook, request, await settle(hook.callback(request)))
+    def _set_hooks(self, hooks: VFSHooks) -> None:
+        self._events.hooks = hooks
 
-    async def _mutate(self, path: str, content: bytes, mode: int) -> bytes:
-        for hook in self._events.hooks.mutators(path):
-            request = vfs_hooks.mutate_request(path, len(content), mode)
-            changed = vfs_hooks.mutated(hook, await settle(hook.callback(request)))
-            content = content if changed is None else changed
-        return content
+    async def _start_hook_server(self, callbacks: network_hooks.Callbacks) -> str:
+        self._hook_server = await AsyncHookServer.start(callbacks)
+        return self._hook_server.path
 
     def _stop_hook_server(self) -> None:
         server, self._hook_server = self._hook_server, None
         if server is not None:
             server.stop()
-
-
-async def _each(content: Iterable[bytes]) -> AsyncIterator[bytes]:
-    for piece in content:
-        yield piece
-
-
-async def _fill(source: Any) -> AsyncIterator[bytes]:
-    """A stream in pieces of one request; at least one, which may be empty."""
-    first = True
-    while True:
-        piece = to_bytes(await _read_piece(source))
-        if not piece and not first:
-            return
-        first = False
-        yield piece
 
 
 async def _read_piece(source: Any) -> Any:

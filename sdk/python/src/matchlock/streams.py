@@ -6,8 +6,7 @@ Not here: what kind of stream it is (`sinks`).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import IO
+from collections.abc import Callable, Iterable, Mapping
 
 from . import sinks, wire
 from .messages import Notification, Params
@@ -129,20 +128,3 @@ class Resizes(Side):
             params = wire.resize_params(id, size)
             if params is not None:
                 self._post(f"{self._method}.resize", params)
-
-
-def pieces(content: bytes) -> Iterator[bytes]:
-    """Content in pieces of one request; at least one, which may be empty."""
-    for start in range(0, max(len(content), 1), wire.CHUNK_BYTES):
-        yield content[start : start + wire.CHUNK_BYTES]
-
-
-def fill(source: IO[bytes]) -> Iterator[bytes]:
-    """A stream in pieces of one request; at least one, which may be empty."""
-    first = True
-    while True:
-        piece = sinks.to_bytes(source.read(wire.CHUNK_BYTES))
-        if not piece and not first:
-            return
-        first = False
-        yield piece
