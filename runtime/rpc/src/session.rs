@@ -12,7 +12,7 @@
 //! client or for the guest, but for one thing: input for a program that is far behind holds up what comes after it, as
 //! long as the program takes any. Not here: what the methods do.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use tokio::task::{self, AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, timeout_at};
 use wire::rpc::{CancelParams, CancelResult, CloseParams, ErrorCode, IdParams, ResizeParams, StdinParams};
 
+use crate::admission::{Admission, Admitted, Alone, Target};
 use crate::budget::{Budget, Held};
 use crate::failure::Failure;
 use crate::methods::create::Plan;
@@ -72,13 +73,8 @@ pub(crate) struct Session {
     /// Sandboxes that are being ended.
     retiring: Vec<Arc<Vm>>,
     tasks: JoinSet<Result<Answer, Failure>>,
+    admission: Admission<task::Id>,
     flights: HashMap<task::Id, Flight>,
-    /// Ids in use: by a flight, or by a request that waits.
-    ids: HashMap<u64, Option<task::Id>>,
-    /// Requests that wait for `create` or `close`, in their order.
-    waiting: VecDeque<(Request, Held)>,
-    /// The flight they wait for.
-    busy: Option<task::Id>,
     /// Input without room. Until it has some, nothing is read.
     ahead: Option<Ahead>,
     max_ahead: usize,
@@ -97,7 +93,8 @@ struct Ahead {
 /// A request in flight.
 struct Flight {
     id: Option<u64>,
-    kind: Kind,
+    /// It is `create` or `close`.
+    alone: Option<Alone>,
     /// The sandbox it needs.
     vm: Option<Arc<Vm>>,
     /// Code of its failures.
@@ -105,13 +102,6 @@ struct Flight {
     stdin: Option<Arc<Stdin>>,
     abort: AbortHandle,
     _params: Held,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Create,
-    Close,
-    Other,
 }
 
 /// Why the session goes to its end.
@@ -128,22 +118,21 @@ impl Session {
     }
 
     fn with(home: Home, machine: Machine, make: Make, outbox: Outbox) -> Self {
+        let budget = Budget::new(BUDGET);
         Self {
             home,
             machine,
             kernel: String::new(),
             make,
             outbox,
-            budget: Budget::new(BUDGET),
             vm: None,
             is_cut: false,
             logged: None,
             retiring: Vec::new(),
             tasks: JoinSet::new(),
+            admission: Admission::new(MAX_IN_FLIGHT, budget.clone()),
+            budget,
             flights: HashMap::new(),
-            ids: HashMap::new(),
-            waiting: VecDeque::new(),
-            busy: None,
             ahead: None,
             max_ahead: MAX_AHEAD,
             stall_limit: STALL_LIMIT,
@@ -196,34 +185,16 @@ impl Session {
         }
     }
 
-    /// Gives a request its place, now or behind what is at work.
+    /// Gives a request its place, now or behind what works alone.
     fn admit(&mut self, request: Request) {
-        if let Some(id) = request.id
-            && self.ids.contains_key(&id)
-        {
-            let failure = Failure::new(ErrorCode::InvalidRequest, format!("request id {id} is in use"));
-            return self.refuse(Some(id), &failure);
+        match self.admission.admit(request) {
+            Ok(Some(admitted)) => self.start(admitted),
+            Ok(None) => {}
+            Err((id, failure)) => self.refuse(id, &failure),
         }
-        let closing =
-            self.busy.and_then(|busy| self.flights.get(&busy)).is_some_and(|f| f.kind == Kind::Close);
-        let mut held = self.budget.hold();
-        let many = self.flights.len() + self.waiting.len() >= MAX_IN_FLIGHT;
-        // `close` waits for nothing but another one, and makes room for itself.
-        let at_once = request.method == "close" && !closing;
-        if !at_once && (many || !held.grow(request.params.len())) {
-            let failure = Failure::new(ErrorCode::InvalidRequest, "too many requests in flight");
-            return self.refuse(request.id, &failure);
-        }
-        if self.busy.is_some() && !at_once {
-            if let Some(id) = request.id {
-                self.ids.insert(id, None);
-            }
-            return self.waiting.push_back((request, held));
-        }
-        self.start(request, held);
     }
 
-    fn start(&mut self, request: Request, held: Held) {
+    fn start(&mut self, Admitted { request, held }: Admitted) {
         let id = request.id;
         let started = match request.method.as_str() {
             "create" => self.create(request, held),
@@ -266,7 +237,7 @@ impl Session {
         };
         let flight = |abort| Flight {
             id: request.id,
-            kind: Kind::Other,
+            alone: None,
             vm,
             code: method.code,
             stdin,
@@ -286,15 +257,12 @@ impl Session {
         &mut self,
         task: impl Future<Output = Result<Answer, Failure>> + Send + 'static,
         flight: impl FnOnce(AbortHandle) -> Flight,
-    ) -> task::Id {
+    ) {
         let abort = self.tasks.spawn(task);
         let number = abort.id();
         let flight = flight(abort);
-        if let Some(id) = flight.id {
-            self.ids.insert(id, Some(number));
-        }
+        self.admission.begun(number, flight.id, flight.alone);
         self.flights.insert(number, flight);
-        number
     }
 
     fn create(&mut self, request: Request, held: Held) -> Result<(), Failure> {
@@ -306,14 +274,14 @@ impl Session {
         let task = create::run(request.id, plan, Arc::clone(&vm));
         let flight = |abort| Flight {
             id: request.id,
-            kind: Kind::Create,
+            alone: Some(Alone::Create),
             vm: Some(vm),
             code: ErrorCode::Vm,
             stdin: None,
             abort,
             _params: held,
         };
-        self.busy = Some(self.fly(task, flight));
+        self.fly(task, flight);
         Ok(())
     }
 
@@ -329,14 +297,14 @@ impl Session {
         let task = close::run(request.id, vms, limit);
         let flight = |abort| Flight {
             id: request.id,
-            kind: Kind::Close,
+            alone: Some(Alone::Close),
             vm: None,
             code: ErrorCode::Vm,
             stdin: None,
             abort,
             _params: held,
         };
-        self.busy = Some(self.fly(task, flight));
+        self.fly(task, flight);
         Ok(())
     }
 
@@ -360,22 +328,20 @@ impl Session {
         let Some(flight) = self.land(number) else { return };
         match result {
             Ok(answer) => {
-                if flight.kind == Kind::Create {
+                if flight.alone == Some(Alone::Create) {
                     self.replace(flight.vm);
                 }
                 self.outbox.answer(answer.line, answer.held);
             }
             Err(failure) => self.refuse(flight.id, &failure),
         }
-        if self.busy == Some(number) {
-            self.go_on();
-        }
+        self.go_on();
     }
 
     /// The new sandbox is there; one that was there before ends.
     fn replace(&mut self, vm: Option<Arc<Vm>>) {
         if self.vm.is_some() {
-            self.cut_where("cancelled: create has replaced the sandbox", |flight| flight.kind == Kind::Other);
+            self.cut_where("cancelled: create has replaced the sandbox", |flight| flight.alone.is_none());
             self.retire(None);
         }
         self.retiring.retain(|vm| !vm.is_gone());
@@ -383,24 +349,16 @@ impl Session {
         (self.vm, self.is_cut) = (vm, false);
     }
 
-    /// What waited goes on.
+    /// What waited goes on, if it may.
     fn go_on(&mut self) {
-        self.busy = None;
-        while self.busy.is_none()
-            && let Some((request, held)) = self.waiting.pop_front()
-        {
-            if let Some(id) = request.id {
-                self.ids.remove(&id);
-            }
-            self.start(request, held);
+        while let Some(admitted) = self.admission.next() {
+            self.start(admitted);
         }
     }
 
     fn land(&mut self, number: task::Id) -> Option<Flight> {
         let flight = self.flights.remove(&number)?;
-        if let Some(id) = flight.id {
-            self.ids.remove(&id);
-        }
+        self.admission.ended(number, flight.id);
         Some(flight)
     }
 
@@ -408,7 +366,7 @@ impl Session {
     fn cut_short(&mut self, number: task::Id, failure: &Failure) {
         let Some(flight) = self.land(number) else { return };
         flight.abort.abort();
-        if let (Kind::Create, Some(vm)) = (flight.kind, flight.vm) {
+        if let (Some(Alone::Create), Some(vm)) = (flight.alone, flight.vm) {
             vm.stop(Instant::now() + CLOSE_LIMIT, true);
             self.retiring.push(vm);
         }
@@ -424,12 +382,9 @@ impl Session {
 
     /// Everything but `close`, and all that waits.
     fn cut_all(&mut self, why: &str) {
-        self.cut_where(why, |flight| flight.kind != Kind::Close);
-        for (request, _) in std::mem::take(&mut self.waiting) {
-            if let Some(id) = request.id {
-                self.ids.remove(&id);
-            }
-            self.refuse(request.id, &Failure::cancelled(why));
+        self.cut_where(why, |flight| flight.alone != Some(Alone::Close));
+        for id in self.admission.give_up_waiting() {
+            self.refuse(id, &Failure::cancelled(why));
         }
     }
 
@@ -465,25 +420,22 @@ impl Session {
 
     fn cancel_one(&mut self, target: u64) -> bool {
         let failure = Failure::cancelled("cancelled");
-        match self.ids.get(&target).copied() {
-            Some(Some(number)) => {
+        match self.admission.cancel(target) {
+            Target::AtWork(number) => {
                 // What `close` has begun cannot be taken back.
-                let ended = self.flights.get(&number).is_some_and(|flight| flight.kind != Kind::Close);
+                let flight = self.flights.get(&number);
+                let ended = flight.is_some_and(|flight| flight.alone != Some(Alone::Close));
                 if ended {
                     self.cut_short(number, &failure);
-                }
-                if self.busy == Some(number) && ended {
                     self.go_on();
                 }
                 ended
             }
-            Some(None) => {
-                self.waiting.retain(|(request, _)| request.id != Some(target));
-                self.ids.remove(&target);
+            Target::Waited => {
                 self.refuse(Some(target), &failure);
                 true
             }
-            None => false,
+            Target::Unknown => false,
         }
     }
 
@@ -515,7 +467,7 @@ impl Session {
 
     /// The flight that takes input for this id.
     fn program(&self, id: u64) -> Option<(task::Id, &Arc<Stdin>)> {
-        let number = self.ids.get(&id).copied().flatten()?;
+        let number = self.admission.at_work(id)?;
         let stdin = self.flights.get(&number)?.stdin.as_ref()?;
         Some((number, stdin))
     }
