@@ -22,7 +22,8 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("served", "tests/served", &[]),
     ("skip", "tests/skip", &[]),
     ("fuzzed", "tests/fuzzed", &[]),
-    ("process", "vmm/process", &[]),
+    ("confinement", "vmm/confinement", &[]),
+    ("process", "vmm/process", &["confinement"]),
     ("waiting", "runtime/waiting", &["process"]),
     ("web", "runtime/web", &["waiting"]),
     ("debian", "runtime/debian", &["waiting", "web"]),
@@ -43,6 +44,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
         "vmm/native",
         &[
             "chipset",
+            "confinement",
             "disk",
             "guest_memory",
             "hypervisor",
@@ -53,7 +55,11 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
             "virtio",
         ],
     ),
-    ("software", "vmm/software", &["disk", "guest_memory", "machine", "process", "vhost_backend", "virtio"]),
+    (
+        "software",
+        "vmm/software",
+        &["confinement", "disk", "guest_memory", "machine", "process", "vhost_backend", "virtio"],
+    ),
     // inside the guest: nothing of the host
     ("guest_agent", "guest/agent", &["guest_protocol"]),
     // 4: one sandbox's life

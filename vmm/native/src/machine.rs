@@ -88,9 +88,7 @@ pub fn run<H: Hypervisor>(
 ) -> Result<Outcome, RunError> {
     let mut descriptors = Descriptors::new(descriptors);
     check(&spec)?;
-    if !sys::confine_process()? {
-        tracing::warn!("the host's kernel has no Landlock: confined by seccomp alone");
-    }
+    sys::confine_process()?;
     // The event thread sees a hang-up as well, but it may be waiting for a disk.
     process::exit_on_hang_up(channel, exit::POWER_OFF).map_err(system("thread"))?;
     let ram = allocate(&spec)?;

@@ -5,7 +5,7 @@
 //! child's end hangs up and the child ends too. That holds across `sudo` and after SIGKILL, where a parent-death
 //! signal does not.
 //!
-//! Not here: what the messages mean, and confinement (each program does its own).
+//! Not here: what the messages mean, and what a child may do (`confinement`).
 
 #![allow(unsafe_code, reason = "what happens between fork and exec, and taking over an inherited descriptor")]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
@@ -17,21 +17,16 @@ mod find;
 pub mod fuzz;
 mod group;
 mod lifeline;
-mod limits;
-mod namespaces;
 mod pair;
 mod spawn;
-mod user;
 
 pub use channel::{Channel, MAX_DESCRIPTORS, MAX_MESSAGE, parent_channel};
 pub use child::Child;
 pub use find::find_program;
 pub use group::Group;
 pub use lifeline::exit_on_hang_up;
-pub use namespaces::{isolate_children, isolate_children_as_user};
 pub use pair::accept_pair;
 pub use spawn::{CHANNEL_FD, Confinement, Spawn, spawn, spawn_without_channel};
-pub use user::take_own_user;
 
 /// Why a process could not be started or talked to.
 #[derive(Debug, thiserror::Error)]

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use command_fds::{CommandFdExt, FdMapping};
+use confinement::{ChildDomain, Filter, Limits};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{PidfdFlags, Resource, Signal, getpid, pidfd_open};
-use seccompiler::BpfProgram;
+use rustix::process::{PidfdFlags, Signal, getpid, pidfd_open};
 
-use crate::{Channel, Child, Error, Result, limits};
+use crate::{Channel, Child, Error, Result};
 
 /// The descriptor at which a child finds its [`Channel`].
 pub const CHANNEL_FD: RawFd = 3;
@@ -23,10 +23,6 @@ const ENVIRONMENT: [&str; 2] = ["PATH", "RUST_BACKTRACE"];
 /// Variables for programs of this project. One malloc arena is enough for them, and glibc then never counts the CPUs,
 /// for which it would open a file long after the program has confined itself.
 const OUR_PROGRAMS: [(&str, &str); 1] = [("MALLOC_ARENA_MAX", "1")];
-
-/// Longest core file: none. Linux core(5) has it that a program to which `core_pattern` pipes gets the core even where
-/// the limit is 0; fs/coredump.c starts none where it is 1.
-const MAX_CORE_BYTES: u64 = 1;
 
 /// What to start. Its input is `/dev/null`, and it leads a session of its own, so that a terminal's ^C
 /// does not reach it. It leaves no core file, nor does what it starts: the guest's memory would be in it.
@@ -52,10 +48,12 @@ pub struct Spawn {
 /// What is taken from a child before its program runs, and from it alone.
 #[derive(Debug, Default)]
 pub struct Confinement {
-    /// A Landlock ruleset. The parent must have given up new privileges.
-    pub landlock: Option<OwnedFd>,
-    /// A seccomp filter; none if empty. It must let execve(2) pass, and write(2), which tells of a failed one.
-    pub seccomp: BpfProgram,
+    /// What it takes from its host.
+    pub limits: Limits,
+    /// A Landlock domain. The parent must have given up new privileges.
+    pub landlock: Option<ChildDomain>,
+    /// A seccomp filter. It must let execve(2) pass, and write(2), which tells of a failed one.
+    pub seccomp: Option<Filter>,
 }
 
 impl Spawn {
@@ -110,8 +108,8 @@ fn start(spawn: Spawn, environment: &[(&str, &str)]) -> Result<Child> {
 
     let parent = dies_with_thread.then(|| pidfd_open(getpid(), PidfdFlags::empty())).transpose();
     let parent = parent.map_err(io::Error::from).map_err(start_error)?;
-    let Confinement { landlock, seccomp } = confinement;
-    let isolate = move || isolate(parent.as_ref(), landlock.as_ref());
+    let Confinement { limits, landlock, seccomp } = confinement;
+    let isolate = move || isolate(parent.as_ref(), limits, landlock.as_ref());
     // SAFETY: `isolate` makes system calls only: it neither allocates nor takes a lock, as must be between fork and
     // exec in a process that may have other threads.
     unsafe { command.pre_exec(isolate) };
@@ -119,10 +117,9 @@ fn start(spawn: Spawn, environment: &[(&str, &str)]) -> Result<Child> {
     let mappings =
         inherit.into_iter().map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).collect();
     command.fd_mappings(mappings).map_err(|_| Error::Collision(CHANNEL_FD))?;
-    if !seccomp.is_empty() {
-        let filter = move || seccompiler::apply_filter(&seccomp).map_err(filter_error);
-        // SAFETY: as above: two system calls.
-        unsafe { command.pre_exec(filter) };
+    if let Some(filter) = seccomp {
+        // SAFETY: as above: one system call.
+        unsafe { command.pre_exec(move || filter.install()) };
     }
 
     let reserved = highest.map(reserve_up_to).transpose().map_err(start_error)?;
@@ -132,9 +129,10 @@ fn start(spawn: Spawn, environment: &[(&str, &str)]) -> Result<Child> {
 }
 
 /// What the child does to itself before exec. `parent` is given if its end is the child's.
-fn isolate(parent: Option<&OwnedFd>, landlock: Option<&OwnedFd>) -> io::Result<()> {
+fn isolate(parent: Option<&OwnedFd>, limits: Limits, landlock: Option<&ChildDomain>) -> io::Result<()> {
     rustix::process::setsid()?;
-    limits::lower(Resource::Core, MAX_CORE_BYTES)?;
+    confinement::deny_core()?;
+    limits.apply()?;
     if let Some(parent) = parent {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         // It may have ended before the line above. Its number would not tell: there is none in another process
@@ -145,24 +143,12 @@ fn isolate(parent: Option<&OwnedFd>, landlock: Option<&OwnedFd>) -> io::Result<(
         }
     }
     if let Some(landlock) = landlock {
-        // SAFETY: the call takes two integers and touches no memory.
-        let result = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, landlock.as_raw_fd(), 0) };
-        if result != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        landlock.enter()?;
     }
     // Second belt: everything in this project is opened close-on-exec. Kernels before 5.11 refuse, which is fine.
     // SAFETY: the call takes three integers, touches no memory, and closes nothing in this process.
     unsafe { libc::syscall(libc::SYS_close_range, CHANNEL_FD, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     Ok(())
-}
-
-/// The system's words, which need no memory: there may be none to have between fork and exec.
-fn filter_error(error: seccompiler::Error) -> io::Error {
-    match error {
-        seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => error,
-        _ => io::ErrorKind::InvalidInput.into(),
-    }
 }
 
 /// Holds every free descriptor number up to `highest`, so that the standard library's own exec-error pipe does not

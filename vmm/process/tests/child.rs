@@ -73,7 +73,7 @@ fn in_the_child() {
         Role::Middle { isolated } => {
             let (outlives, _lifeline) = start(&Role::Outlive, &descriptors);
             let in_namespaces =
-                || process::isolate_children().or_else(|_| process::isolate_children_as_user());
+                || confinement::isolate_children().or_else(|_| confinement::isolate_children_as_user());
             if isolated && let Err(error) = in_namespaces() {
                 channel.send(&error.to_string(), &[]).unwrap();
                 return;

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, bail};
+use confinement::calls::{self, Call};
+use confinement::{Conditional, FIONBIO, Forbidden, Limits, Profile, RUNTIME_IF, STREAM_PAIRS, Test};
 use disk::{Disk, Segment};
 use machine::software::protocol::{DeviceModel, DeviceSpec, Devices, DevicesReport, DiskSpec, SegmentSpec};
 use process::Channel;
@@ -18,7 +20,6 @@ use virtio::rng::Entropy;
 use virtio::vsock::{GUEST_CID, Vsock};
 
 use crate::Descriptors;
-use crate::confine::{self, Condition, Conditional};
 
 const PROGRAM: &str = "matchlock-devices";
 
@@ -76,11 +77,9 @@ fn serve(
 
 /// Leaves this process what serving takes, and nothing else.
 fn confine() -> anyhow::Result<()> {
-    confine::leave_root(PROGRAM);
-    confine::drop_capabilities()?;
-    confine::deny_everything()?;
-    confine::hide_clone3()?;
-    confine::allow_only(&[confine::EVERYWHERE, SERVING], &[confine::EVERYWHERE_IF, SERVING_IF].concat())
+    let report = confinement::enter_with_nothing(Limits::default())?;
+    report.warnings().for_each(|warning| crate::say(PROGRAM, &warning));
+    PROFILE.filter().install_for_all_threads().context("seccomp")
 }
 
 fn fail(channel: &Channel, error: &anyhow::Error) {
@@ -118,141 +117,93 @@ fn open_disk(spec: DiskSpec, descriptors: &mut Descriptors) -> anyhow::Result<Di
     Ok(Disk::new(segments.collect::<anyhow::Result<_>>()?, spec.readonly)?)
 }
 
-/// What serving takes: threads, events, the guest's memory as the front end shares it, disks, and the guest's streams.
-const SERVING: &[i64] = &[
-    libc::SYS_accept4,
-    // Only so that it is absent, not deadly: `hide_clone3`.
-    libc::SYS_clone3,
-    libc::SYS_epoll_create1,
-    libc::SYS_epoll_ctl,
-    libc::SYS_epoll_pwait,
-    libc::SYS_epoll_wait,
-    libc::SYS_eventfd2,
-    libc::SYS_fallocate,
-    libc::SYS_fdatasync,
-    libc::SYS_fstat,
-    libc::SYS_fsync,
-    libc::SYS_lseek,
-    libc::SYS_pread64,
-    libc::SYS_preadv,
-    libc::SYS_pwrite64,
-    libc::SYS_pwritev,
-    libc::SYS_readv,
-    libc::SYS_recvfrom,
-    libc::SYS_rseq,
-    libc::SYS_rt_sigaction,
-    libc::SYS_sched_getaffinity,
-    libc::SYS_sendto,
-    libc::SYS_set_robust_list,
-    libc::SYS_shutdown,
-    libc::SYS_writev,
+/// What serving takes besides: threads, and the guest's memory as the front end shares it.
+const SERVING: &[Call] = &[
+    calls::ACCEPT4,
+    calls::EPOLL_CREATE1,
+    calls::EVENTFD2,
+    calls::FSTAT,
+    calls::LSEEK,
+    calls::RSEQ,
+    calls::RT_SIGACTION,
+    calls::SCHED_GETAFFINITY,
+    calls::SET_ROBUST_LIST,
 ];
 
-/// Linux asm-generic/ioctls.h
-const FIONBIO: i32 = 0x5421;
-
-/// What it takes with some arguments.
 const SERVING_IF: &[Conditional] = &[
-    (libc::SYS_clone, &[(0, Condition::With(libc::CLONE_THREAD))]),
-    (libc::SYS_fcntl, &[(1, Condition::Is(libc::F_DUPFD_CLOEXEC))]),
-    (libc::SYS_fcntl, &[(1, Condition::Is(libc::F_GETFL))]),
-    (libc::SYS_fcntl, &[(1, Condition::Is(libc::F_SETFL))]),
-    (libc::SYS_ioctl, &[(1, Condition::Is(FIONBIO))]),
-    (libc::SYS_prctl, &[(0, Condition::Is(libc::PR_SET_NAME))]),
-    // Streams of the guest. A datagram socket, though half of a pair, would send to any other on the host.
-    (
-        libc::SYS_socketpair,
-        &[(0, Condition::Is(libc::AF_UNIX)), (1, Condition::Is(libc::SOCK_STREAM | libc::SOCK_CLOEXEC))],
-    ),
+    STREAM_PAIRS,
+    (calls::CLONE, &[Test::has(0, libc::CLONE_THREAD)]),
+    (calls::PRCTL, &[Test::is(0, libc::PR_SET_NAME)]),
 ];
+
+const PROFILE: Profile<'_> = Profile {
+    calls: &[calls::RUNTIME, calls::DEVICES, SERVING],
+    conditional: &[RUNTIME_IF, SERVING_IF],
+    ioctls: &[FIONBIO],
+    fcntls: &[libc::F_GETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC],
+    // No filter can see its flags. Where it is absent, the C library starts threads by clone(2).
+    absent: &[calls::CLONE3],
+    otherwise: Forbidden::Kill,
+};
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use std::fs::File;
-    use std::net::{TcpStream, UdpSocket};
-    use std::os::unix::net::{UnixDatagram, UnixStream};
+    use std::net::TcpStream;
+    use std::os::unix::net::UnixStream;
     use std::os::unix::process::ExitStatusExt;
-    use std::process::{Command, ExitStatus};
+    use std::process::ExitStatus;
 
-    use landlock::{ABI, Access, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr};
+    use confinement::testing::{self, Fate, asked, try_everything};
     use process::{Spawn, spawn};
 
     use super::*;
 
-    const FORBIDDEN: [&str; 5] = ["open", "socket", "datagrams", "process", "kill"];
-
-    /// What a device process that a guest has taken over might try.
-    fn attempt(what: &str) {
-        match what {
-            "open" => drop(File::open("/etc/passwd")),
-            "socket" => drop(UdpSocket::bind("127.0.0.1:0")),
-            // Which would reach any datagram socket on the host: a log, for instance.
-            "datagrams" => drop(UnixDatagram::pair()),
-            "process" => drop(Command::new("/bin/true").status()),
-            "kill" => {
-                let parent = rustix::process::getppid().unwrap();
-                let _ = rustix::process::kill_process(parent, rustix::process::Signal::CONT);
-            }
-            _ => {
-                // What it may: threads, events, memory, the channel.
-                thread::spawn(|| vec![1u8; 1 << 20]).join().unwrap();
-                virtio::event().unwrap().write(1).unwrap();
-                drop(UnixStream::pair().unwrap());
-            }
-        }
-    }
-
     #[test]
-    #[ignore = "the process that other tests confine"]
+    #[ignore = "the process that another test confines"]
     fn confined() {
-        let channel = process::parent_channel().unwrap();
-        let ((seccomp, what), _) = channel.recv::<(bool, String)>().unwrap().unwrap();
-        if seccomp {
-            confine().unwrap();
-            attempt(&what);
-        } else {
-            confine::drop_capabilities().unwrap();
-            confine::deny_everything().unwrap();
-            let denied = File::open("/etc/passwd").unwrap_err().kind();
-            assert_eq!(denied, std::io::ErrorKind::PermissionDenied);
-            let denied = TcpStream::connect("127.0.0.1:9").unwrap_err().kind();
-            assert_eq!(denied, std::io::ErrorKind::PermissionDenied);
-            assert!(rustix::thread::capabilities(None).unwrap().permitted.is_empty());
-        }
-        channel.send(&"did it", &[]).unwrap();
-        std::process::exit(0);
-    }
-
-    /// How a confined process fares, and whether it could say that it did what it was told.
-    fn fate(seccomp: bool, what: &str) -> (ExitStatus, bool) {
-        let mut spec = Spawn::new(&std::env::current_exe().unwrap());
-        spec.args =
-            ["--exact", "devices::tests::confined", "--ignored", "--test-threads=1"].map(Into::into).into();
-        let (mut child, channel) = spawn(spec).unwrap();
-        channel.send(&(seccomp, what), &[]).unwrap();
-        let did_it = channel.recv::<String>().unwrap().is_some();
-        (child.wait().unwrap(), did_it)
+        let asked = asked();
+        confine().unwrap();
+        asked.end(|| {
+            // What it may: threads, events, memory, streams.
+            thread::spawn(|| vec![1u8; 1 << 20]).join().unwrap();
+            virtio::event().unwrap().write(1).unwrap();
+            drop(UnixStream::pair().unwrap());
+        });
     }
 
     #[test]
     fn forbidden_calls_kill_the_process() {
-        assert_eq!(fate(true, "nothing forbidden"), (ExitStatus::from_raw(0), true));
-        for what in FORBIDDEN {
-            let (status, did_it) = fate(true, what);
-            assert_eq!((status.signal(), did_it), (Some(libc::SIGSYS), false), "{what}: {status}");
-        }
+        try_everything("devices::tests::confined", &[("clone3", Fate::Absent)], &Fate::Killed);
+    }
+
+    #[test]
+    #[ignore = "the process that another test confines"]
+    fn confined_without_seccomp() {
+        let channel = process::parent_channel().unwrap();
+        confinement::enter_with_nothing(Limits::default()).unwrap();
+        let denied = File::open("/etc/passwd").unwrap_err().kind();
+        assert_eq!(denied, std::io::ErrorKind::PermissionDenied);
+        let denied = TcpStream::connect("127.0.0.1:9").unwrap_err().kind();
+        assert_eq!(denied, std::io::ErrorKind::PermissionDenied);
+        assert!(rustix::thread::capabilities(None).unwrap().permitted.is_empty());
+        channel.send(&"did it", &[]).unwrap();
+        std::process::exit(0);
     }
 
     #[test]
     fn landlock_and_capabilities_hold_without_seccomp() {
-        // Its network rules came with ABI 4.
-        let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
-        if ruleset.handle_access(AccessNet::from_all(ABI::V4)).is_err() {
+        if !testing::has_landlock_of_networks() {
             skip::skip("landlock", "this kernel's Landlock is too old or switched off");
             return;
         }
-        assert_eq!(fate(false, ""), (ExitStatus::from_raw(0), true));
+        let mut spec = Spawn::new(&std::env::current_exe().unwrap());
+        let test = "devices::tests::confined_without_seccomp";
+        spec.args = ["--exact", test, "--ignored", "--test-threads=1"].map(Into::into).into();
+        let (mut child, channel) = spawn(spec).unwrap();
+        assert!(channel.recv::<String>().unwrap().is_some());
+        assert_eq!(child.wait().unwrap(), ExitStatus::from_raw(0));
     }
 }

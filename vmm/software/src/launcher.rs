@@ -18,6 +18,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use confinement::calls::{self, Call};
+use confinement::{Domain, Forbidden, Limits, Profile, RUNTIME_IF, Readable};
 use machine::software::protocol::{Launch, LaunchReport};
 use process::{Channel, Child, Confinement, Spawn};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -25,7 +27,6 @@ use rustix::fs::MemfdFlags;
 use rustix::pipe::PipeFlags;
 
 use crate::Descriptors;
-use crate::confine::{self, Readable};
 use crate::qemu;
 
 const PROGRAM: &str = "matchlock-launcher";
@@ -51,7 +52,7 @@ pub fn run(channel: &Channel) -> anyhow::Result<()> {
         }
     };
     channel.send(&LaunchReport::Started { pid: qemu.pid() }, &[qemu.as_fd()])?;
-    confine::allow_only(&[confine::EVERYWHERE, WATCHING], confine::EVERYWHERE_IF)?;
+    PROFILE.filter().install_for_all_threads().context("seccomp")?;
 
     let last_words = match watch(channel, &qemu, errors)? {
         Some(last_words) => last_words,
@@ -67,10 +68,12 @@ pub fn run(channel: &Channel) -> anyhow::Result<()> {
 /// Gives up root and, for QEMU, the rest of the host, as far as the host lets it.
 fn withdraw() {
     // By privilege as long as there is one.
-    let isolated = process::isolate_children();
+    let isolated = confinement::isolate_children();
     // QEMU's user as well: another's it could not end.
-    confine::leave_root(PROGRAM);
-    if let Err(error) = isolated.or_else(|_| process::isolate_children_as_user()) {
+    if let Err(error) = confinement::take_own_user() {
+        crate::say(PROGRAM, &format!("still root's, without a user of its own ({error})"));
+    }
+    if let Err(error) = isolated.or_else(|_| confinement::isolate_children_as_user()) {
         let what = format!("QEMU without namespaces of its own ({error}): confined by seccomp and Landlock");
         crate::say(PROGRAM, &what);
     }
@@ -79,7 +82,6 @@ fn withdraw() {
 /// Starts QEMU, confined; returns also its standard error.
 fn start(launch: Launch, mut descriptors: Vec<OwnedFd>) -> anyhow::Result<(Child, File)> {
     let (errors, stderr) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context("pipe")?;
-    confine::drop_capabilities()?;
     let mut files = Vec::new();
     for file in &launch.reopened {
         let descriptor = descriptors.get_mut(usize::from(file.0)).context("a descriptor did not come")?;
@@ -98,9 +100,15 @@ fn start(launch: Launch, mut descriptors: Vec<OwnedFd>) -> anyhow::Result<(Child
         dies_with_thread: true,
         ..Spawn::new(&launch.program)
     };
-    let landlock = confine::deny_all_but(readable(&launch.program, files))?;
-    let seccomp = confine::filter(qemu::CALLS, qemu::CALLS_IF)?;
-    let spawn = Spawn { confinement: Confinement { landlock, seccomp }, ..spawn };
+    let domain = Domain::new(readable(&launch.program, files)).context("landlock")?;
+    let confinement = Confinement {
+        landlock: Some(domain.for_child().context("landlock")?),
+        seccomp: Some(qemu::PROFILE.filter()),
+        ..Confinement::default()
+    };
+    let report = confinement::enter(domain, Limits::default())?;
+    report.warnings().for_each(|warning| crate::say(PROGRAM, &warning));
+    let spawn = Spawn { confinement, ..spawn };
     Ok((process::spawn_without_channel(spawn)?, File::from(errors)))
 }
 
@@ -181,16 +189,40 @@ fn last_line(said: &[u8]) -> String {
     last.chars().filter(|c| !c.is_control()).collect()
 }
 
-/// What waiting takes.
-const WATCHING: &[i64] = &[libc::SYS_waitid, libc::SYS_pidfd_send_signal];
+/// What waiting takes besides.
+const WATCHING: &[Call] = &[calls::WAITID, calls::PIDFD_SEND_SIGNAL];
+
+const PROFILE: Profile<'_> = Profile {
+    calls: &[calls::RUNTIME, WATCHING],
+    conditional: &[RUNTIME_IF],
+    ioctls: &[],
+    // The standard library's check that a descriptor is its own to close, in debug builds.
+    fcntls: &[libc::F_GETFD],
+    absent: &[],
+    otherwise: Forbidden::Kill,
+};
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use landlock::{ABI, Access, CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
+    use confinement::testing::{self, Fate, asked, try_everything};
 
     use super::*;
+
+    #[test]
+    #[ignore = "the process that another test confines"]
+    fn confined() {
+        let asked = asked();
+        confinement::enter_with_nothing(Limits::default()).unwrap();
+        PROFILE.filter().install_for_all_threads().unwrap();
+        asked.end(|| drop(vec![1u8; 1 << 20]));
+    }
+
+    #[test]
+    fn forbidden_calls_kill_the_process() {
+        try_everything("launcher::tests::confined", &[], &Fate::Killed);
+    }
 
     #[test]
     #[ignore = "the process that another test confines"]
@@ -198,8 +230,9 @@ mod tests {
         let channel = process::parent_channel().unwrap();
         let (nested, _) = channel.recv::<bool>().unwrap().unwrap();
         let shell = Path::new("/bin/sh");
-        confine::drop_capabilities().unwrap();
-        let landlock = confine::deny_all_but(readable(shell, Vec::new())).unwrap().filter(|_| nested);
+        let domain = Domain::new(readable(shell, Vec::new())).unwrap();
+        let landlock = nested.then(|| domain.for_child().unwrap());
+        confinement::enter(domain, Limits::default()).unwrap();
         // Only this thread of a test is in the domain.
         let thread = rustix::thread::gettid().as_raw_nonzero();
         let spawn = Spawn {
@@ -215,9 +248,7 @@ mod tests {
 
     #[test]
     fn landlock_alone_keeps_qemu_from_its_launcher() {
-        // Signal scopes came with ABI 6.
-        let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
-        if ruleset.scope(Scope::from_all(ABI::V6)).is_err() {
+        if !testing::has_landlock_of_signals() {
             skip::skip("landlock", "this kernel's Landlock is too old or switched off");
             return;
         }

@@ -4,7 +4,6 @@
 //! the supervisor's end of the channel hangs up. Not here: the supervisor's side (`machine::software`), the devices,
 //! and the vhost-user protocol.
 
-mod confine;
 pub mod devices;
 pub mod launcher;
 mod qemu;

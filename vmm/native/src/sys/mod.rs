@@ -3,8 +3,6 @@
 #[cfg(target_os = "linux")]
 mod confine;
 #[cfg(target_os = "linux")]
-mod filter;
-#[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
 pub use confine::{ConfineError, confine_process, confine_threads};

@@ -8,3 +8,12 @@ pub(crate) fn lower(resource: Resource, to: u64) -> Result<()> {
     let limit = Some(getrlimit(resource).maximum.map_or(to, |maximum| maximum.min(to)));
     setrlimit(resource, Rlimit { current: limit, maximum: limit })
 }
+
+/// Longest core file: none. Linux core(5) has it that a program to which `core_pattern` pipes gets the core even where
+/// the limit is 0; fs/coredump.c starts none where it is 1.
+const MAX_CORE_BYTES: u64 = 1;
+
+/// Has this process, and what it starts, leave no core file: the guest's memory would be in it. Makes system calls only.
+pub fn deny_core() -> Result<()> {
+    lower(Resource::Core, MAX_CORE_BYTES)
+}

@@ -1,0 +1,33 @@
+#![cfg(target_os = "linux")]
+//! What a process that handles a guest's bytes may still do, once it has what it works with.
+//!
+//! A program declares a [`Profile`] of system calls, the [`Readable`] files and the [`Limits`] it needs. [`enter`] closes
+//! all doors but the last, and the profile's [`Filter`] closes that one. A child that is not ours gets the same from its
+//! parent, between fork(2) and execve(2): [`ChildDomain`], [`Limits`], [`Filter`].
+//!
+//! Not here: which program needs what, and starting processes (`process`).
+
+#![allow(unsafe_code, reason = "seccomp, Landlock of a child, and namespaces have no safe wrapper")]
+
+mod arch;
+pub mod calls;
+mod filter;
+mod limits;
+mod namespaces;
+mod paths;
+mod profile;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod user;
+
+pub use filter::{Filter, Forbidden, Test};
+pub use limits::deny_core;
+pub use namespaces::{isolate_children, isolate_children_as_user};
+pub use paths::{ChildDomain, Domain, Landlock, Readable};
+pub use profile::{
+    Conditional, Error, Limits, Profile, RUNTIME_IF, Report, STREAM_PAIRS, enter, enter_with_nothing,
+};
+pub use user::take_own_user;
+
+/// ioctl(2): makes a descriptor non-blocking, or not (Linux asm-generic/ioctls.h).
+pub const FIONBIO: u32 = 0x5421;

@@ -1,0 +1,100 @@
+//! What a process may still open: Landlock.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, path_beneath_rules,
+};
+
+use crate::Error;
+
+/// The newest Landlock this was written for; older kernels enforce what they know.
+const LANDLOCK: ABI = ABI::V6;
+
+/// How much of Landlock the host's kernel enforces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Landlock {
+    /// All that this project asks for.
+    Full,
+    /// A part of it: the kernel's Landlock is older. Files are always covered.
+    Partial,
+    /// Nothing: the kernel has no Landlock, or it is switched off.
+    None,
+}
+
+/// What a process may still open.
+#[derive(Debug, Default)]
+pub struct Readable {
+    /// Files that may be executed and read: the program and where its libraries are.
+    pub programs: Vec<PathBuf>,
+    /// What may be read.
+    pub data: Vec<PathBuf>,
+    /// Files that may be opened again, to read.
+    pub files: Vec<OwnedFd>,
+}
+
+/// A Landlock domain to enter: nothing of the file system and the network but what is readable, no signal to a process
+/// outside, no abstract socket outside.
+#[derive(Debug)]
+pub struct Domain(RulesetCreated);
+
+impl Domain {
+    /// The domain in which `readable` is all there is. What of it does not exist is skipped.
+    pub fn new(readable: Readable) -> Result<Self, Error> {
+        let read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
+        let ruleset = || {
+            Ruleset::default()
+                .set_compatibility(CompatLevel::BestEffort)
+                .handle_access(AccessFs::from_all(LANDLOCK))?
+                .handle_access(AccessNet::from_all(LANDLOCK))?
+                .scope(Scope::from_all(LANDLOCK))?
+                .create()?
+                .add_rules(path_beneath_rules(readable.programs, read | AccessFs::Execute))?
+                .add_rules(path_beneath_rules(readable.data, read))
+        };
+        let mut ruleset = ruleset()?;
+        for file in readable.files {
+            // landlock_add_rule(2), EBADFD: "file descriptor that [...] doesn't represent a file hierarchy": a memory
+            // file, which Landlock does not restrict.
+            let rule = PathBeneath::new(file, AccessFs::ReadFile);
+            ruleset = match ruleset.try_clone().map_err(Error::Descriptor)?.add_rule(rule) {
+                Ok(added) => added,
+                Err(_) => ruleset,
+            };
+        }
+        Ok(Self(ruleset))
+    }
+
+    /// The same rules for a child. In a domain of its own below this process's, it can neither signal nor trace this
+    /// process.
+    pub fn for_child(&self) -> Result<ChildDomain, Error> {
+        Ok(ChildDomain(self.0.try_clone().map_err(Error::Descriptor)?.into()))
+    }
+
+    pub(crate) fn enter(self) -> Result<Landlock, RulesetError> {
+        Ok(match self.0.restrict_self()?.ruleset {
+            RulesetStatus::FullyEnforced => Landlock::Full,
+            RulesetStatus::PartiallyEnforced => Landlock::Partial,
+            RulesetStatus::NotEnforced => Landlock::None,
+        })
+    }
+}
+
+/// A domain for a child to enter; nothing where the kernel has no Landlock.
+#[derive(Debug)]
+pub struct ChildDomain(Option<OwnedFd>);
+
+impl ChildDomain {
+    /// Enters the domain. Needs no_new_privs. Makes one system call, and neither allocates nor takes a lock: it may stand
+    /// between fork(2) and execve(2).
+    pub fn enter(&self) -> std::io::Result<()> {
+        let Some(ruleset) = &self.0 else { return Ok(()) };
+        // SAFETY: the call takes two integers and touches no memory.
+        match unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    }
+}

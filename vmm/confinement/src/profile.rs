@@ -1,0 +1,146 @@
+//! Profiles: what a process may still do, as one value, and the one way in.
+
+use std::io;
+
+use rustix::process::Resource;
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use crate::calls::{self, Call};
+use crate::filter::{Filter, Forbidden, Rules, Test};
+use crate::paths::{Domain, Landlock, Readable};
+use crate::{limits, user};
+
+/// Why a process could not be confined.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `PR_SET_NO_NEW_PRIVS` was refused.
+    #[error("no_new_privs: {0}")]
+    NoNewPrivileges(#[source] io::Error),
+    /// Capabilities could not be given up.
+    #[error("capabilities: {0}")]
+    Capabilities(#[source] io::Error),
+    /// A limit could not be lowered.
+    #[error("limits: {0}")]
+    Limits(#[source] io::Error),
+    /// Landlock is there and refused.
+    #[error("landlock: {0}")]
+    Landlock(#[from] landlock::RulesetError),
+    /// A descriptor could not be duplicated.
+    #[error("descriptor: {0}")]
+    Descriptor(#[source] io::Error),
+    /// The kernel refused the filter.
+    #[error("seccomp: {0}")]
+    Seccomp(#[source] io::Error),
+}
+
+/// A call that is allowed if all tests of its arguments hold. A call may stand in several.
+pub type Conditional = (Call, &'static [Test]);
+
+/// What every program of this project may call with some arguments: memory that is never executable, and signals to its
+/// own threads (abort(3) is one). They go with [`calls::RUNTIME`].
+pub const RUNTIME_IF: &[Conditional] = &[
+    (calls::MMAP, &[Test::lacks(2, libc::PROT_EXEC)]),
+    (calls::MPROTECT, &[Test::lacks(2, libc::PROT_EXEC)]),
+    (calls::TGKILL, &[Test::is_own_process(0)]),
+];
+
+/// Streams of a guest become socket pairs. Only of a kind that takes no address: a datagram socket, though half of a pair,
+/// sends to any other on the host (sendto(2), sendmsg(2)).
+pub const STREAM_PAIRS: Conditional =
+    (calls::SOCKETPAIR, &[Test::is(0, libc::AF_UNIX), Test::is(1, libc::SOCK_STREAM | libc::SOCK_CLOEXEC)]);
+
+/// The system calls of a process.
+#[derive(Debug, Clone, Copy)]
+pub struct Profile<'a> {
+    /// What may be called with any arguments.
+    pub calls: &'a [&'a [Call]],
+    /// What may be called with some.
+    pub conditional: &'a [&'a [Conditional]],
+    /// Requests of ioctl(2).
+    pub ioctls: &'a [u32],
+    /// Commands of fcntl(2).
+    pub fcntls: &'a [i32],
+    /// Calls that look absent whatever happens at others.
+    pub absent: &'a [Call],
+    /// What happens at every other call.
+    pub otherwise: Forbidden,
+}
+
+impl Profile<'_> {
+    /// The filter that enforces the profile.
+    pub fn filter(&self) -> Filter {
+        let mut rules = Rules::new(self.otherwise);
+        self.calls.iter().copied().flatten().for_each(|call| rules.allow(*call));
+        self.conditional.iter().copied().flatten().for_each(|(call, tests)| rules.allow_if(*call, tests));
+        for request in self.ioctls {
+            rules.allow_if(calls::IOCTL, &[Test::is(1, request.cast_signed())]);
+        }
+        for command in self.fcntls {
+            rules.allow_if(calls::FCNTL, &[Test::is(1, *command)]);
+        }
+        self.absent.iter().for_each(|call| rules.forbid(*call, Forbidden::Absent));
+        rules.compile()
+    }
+}
+
+/// Limits on what a process takes from its host; none where nothing is said.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits {
+    /// The longest file that the process may write or make (`RLIMIT_FSIZE`).
+    pub file_bytes: Option<u64>,
+    /// The most memory that the process may have mapped (`RLIMIT_AS`).
+    pub mapped_bytes: Option<u64>,
+}
+
+impl Limits {
+    /// Lowers the limits of this process for good. Makes system calls only: it may stand between fork(2) and execve(2).
+    pub fn apply(self) -> io::Result<()> {
+        for (resource, limit) in [(Resource::Fsize, self.file_bytes), (Resource::As, self.mapped_bytes)] {
+            limit.map_or(Ok(()), |limit| limits::lower(resource, limit))?;
+        }
+        Ok(())
+    }
+}
+
+/// What the host's kernel gave of what was asked.
+#[derive(Debug)]
+pub struct Report {
+    /// Why the process is still root's, if it is.
+    pub still_root: Option<io::Error>,
+    /// Landlock.
+    pub landlock: Landlock,
+}
+
+impl Report {
+    /// What a log should say of what is missing, a line each.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        let user = self.still_root.as_ref();
+        let user = user.map(|error| format!("still root's, without a user of its own ({error})"));
+        let landlock = (self.landlock == Landlock::None)
+            .then(|| "the host's kernel has no Landlock: files are denied by seccomp alone".to_owned());
+        [user, landlock].into_iter().flatten()
+    }
+}
+
+/// Takes root, privileges, capabilities, resources and the file system from the calling thread, the only one, and those
+/// it will start, in the one order in which each step still may be taken. A [`Filter`] comes last, when the process has
+/// what it works with.
+pub fn enter(domain: Domain, limits: Limits) -> Result<Report, Error> {
+    let still_root = user::take_own_user().err().map(io::Error::from);
+    drop_privileges()?;
+    limits.apply().map_err(Error::Limits)?;
+    Ok(Report { still_root, landlock: domain.enter()? })
+}
+
+/// As [`enter`], for a process that opens nothing any more.
+pub fn enter_with_nothing(limits: Limits) -> Result<Report, Error> {
+    enter(Domain::new(Readable::default())?, limits)
+}
+
+/// Gives up every capability, and every way to get one back.
+fn drop_privileges() -> Result<(), Error> {
+    rustix::thread::set_no_new_privs(true).map_err(|error| Error::NoNewPrivileges(error.into()))?;
+    let none = CapabilitySet::empty();
+    let nothing = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    rustix::thread::set_capabilities(None, nothing).map_err(|error| Error::Capabilities(error.into()))
+}
