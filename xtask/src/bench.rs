@@ -3,15 +3,16 @@
 mod images;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use kernels::{Archive, File, Kernel};
 use serde_json::Value;
 
+use crate::build::Profile;
 use crate::emulated::{self, Clock, Job};
-use crate::{build, host, kernel, probe, sh, vm};
+use crate::{build, host, kernel, probe, sh, stock, vm};
 
 /// Start to /init in the emulated host, virtual seconds, slim kernel: what Firecracker v1.16.1 took when the targets were
 /// set, without and with the product's devices. Printed, marked as recorded, where the peer is not measured beside us.
@@ -32,15 +33,15 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    host::provide(&[host::RUN], true)?;
+    host::provide(&[host::RUN, host::EMULATED], true)?;
     let wanted = |part: &str| options.only.is_empty() || options.only.iter().any(|only| only == part);
     let firecracker = peer(options)?;
-    let programs = build::programs()?;
+    let programs = build::programs(Profile::Dist)?;
     let measure = build::measure()?;
     let cache = sh::target().join("cache");
-    let stock = kernels::Store::open(&cache)?.default_kernel(&|step| eprintln!("{step}"))?;
+    let stock = stock::Kernel::provide(Profile::Dist)?;
     if wanted("software") {
-        software(options, &programs, &stock)?;
+        software(options, &programs, &measure, &stock)?;
     }
     if wanted("images") {
         images::run(options, &programs)?;
@@ -85,7 +86,7 @@ fn peer(options: &Options) -> Result<Option<PathBuf>> {
 }
 
 /// The software machine against the same QEMU and kernel, bare, to an init that resets: pairs, in turn.
-fn software(options: &Options, programs: &Path, stock: &Kernel) -> Result<()> {
+fn software(options: &Options, programs: &Path, measure: &Path, stock: &stock::Kernel) -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let initramfs = marker_initramfs(stock, scratch.path())?;
     let home = home(scratch.path())?;
@@ -94,7 +95,8 @@ fn software(options: &Options, programs: &Path, stock: &Kernel) -> Result<()> {
         command.env("HOME", &home).args(["run", "--machine", "software", "--image", "busybox", "--", "true"]);
         timed(&mut command)
     };
-    let bare = || timed(&mut bare_qemu(stock, &initramfs));
+    let khz = sh::output(sh::command(measure).arg("tsc"))?;
+    let bare = || timed(&mut bare_qemu(stock, &initramfs, khz.trim()));
     ours()?;
     bare()?;
     let mut ratios = Vec::new();
@@ -187,7 +189,7 @@ fn say_breakdown(machine: &str, timings: &Value) {
 }
 
 /// QEMU and kernel parameters as the software machine uses them, without devices.
-fn bare_qemu(kernel: &Kernel, initramfs: &Path) -> std::process::Command {
+fn bare_qemu(kernel: &stock::Kernel, initramfs: &Path, khz: &str) -> std::process::Command {
     let mut qemu = sh::command("qemu-system-x86_64");
     qemu.args(["-M", "microvm,pit=off,pic=off,rtc=on,auto-kernel-cmdline=off", "-accel", "tcg,thread=multi"])
         .args(["-cpu", "max,la57=off", "-smp", "cpus=1,maxcpus=2", "-m", "512"])
@@ -198,8 +200,7 @@ fn bare_qemu(kernel: &Kernel, initramfs: &Path) -> std::process::Command {
         .arg(initramfs)
         .arg("-append")
         .arg(format!(
-            "console=ttyS0 reboot=t panic=-1 tsc=reliable noreplace-smp pci=off quiet tsc_early_khz={}",
-            machine::tsc::Calibration::start().khz()
+            "console=ttyS0 reboot=t panic=-1 tsc=reliable noreplace-smp pci=off quiet tsc_early_khz={khz}"
         ));
     qemu
 }
@@ -215,11 +216,12 @@ fn timed(command: &mut std::process::Command) -> Result<f64> {
 }
 
 /// An initramfs whose init writes the marker to its console and resets the machine.
-fn marker_initramfs(kernel: &Kernel, directory: &Path) -> Result<PathBuf> {
+fn marker_initramfs(kernel: &stock::Kernel, directory: &Path) -> Result<PathBuf> {
     let path = directory.join("marker.cpio");
-    let init = probe::marker_init();
-    let files = [File { name: "init", mode: 0o755, data: &init }];
-    Archive { modules: &[], files: &files }.write(kernel, &path)?;
+    let init = directory.join("marker");
+    fs::write(&init, probe::marker_init())?;
+    fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
+    kernel.pack(&[], &[("init", &init)], &path)?;
     Ok(path)
 }
 
@@ -228,7 +230,7 @@ struct Emulated<'a> {
     programs: PathBuf,
     measure: PathBuf,
     slim: Option<PathBuf>,
-    stock: &'a Kernel,
+    stock: &'a stock::Kernel,
     firecracker: Option<PathBuf>,
     cache: PathBuf,
 }

@@ -4,11 +4,12 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
+use crate::build::Profile;
 use crate::{build, host, sh};
 
 pub(crate) fn run(install: bool) -> Result<()> {
     host::provide(&[host::RUN], install)?;
-    let programs = build::programs()?;
+    let programs = build::programs(Profile::Release)?;
     let matchlock = programs.join("matchlock");
     let run = |words: &[&str]| {
         let mut command = sh::command(&matchlock);

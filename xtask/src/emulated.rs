@@ -11,9 +11,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use kernels::{Archive, File, Kernel};
 
 use crate::sh;
+use crate::stock::Kernel;
 
 /// What the emulated host's kernel loads: its disk, KVM, and what sandboxes will want of a host.
 const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "kvm_amd", "tun", "fuse", "loop", "erofs", "overlay"];
@@ -59,7 +59,7 @@ impl Host {
     /// Copies what the job needs.
     pub(crate) fn new(job: &Job<'_>) -> Result<Self> {
         let scratch = tempfile::tempdir()?;
-        let busybox = busybox(scratch.path())?;
+        let busybox = busybox()?;
         let initramfs = initramfs(job.kernel, &busybox, scratch.path())?;
         let disk = disk(job, &busybox, scratch.path())?;
         let complaints = disk.with_extension("log");
@@ -166,25 +166,15 @@ fn qemu(job: &Job<'_>, initramfs: &Path, disk: &Path, complaints: &Path) -> Resu
 }
 
 /// Debian's static busybox: the emulated host's userland.
-fn busybox(scratch: &Path) -> Result<Vec<u8>> {
-    let cached = sh::target().join("busybox-static");
-    if let Ok(busybox) = fs::read(&cached) {
-        return Ok(busybox);
+fn busybox() -> Result<PathBuf> {
+    let busybox = sh::find("busybox").context("busybox is not installed")?;
+    if sh::try_output(Command::new("ldd").arg(&busybox)).is_ok() {
+        bail!("{} needs libraries: install package busybox-static in its place", busybox.display());
     }
-    let archive = debian::Archive::update(&scratch.join("apt"), &Default::default())?;
-    let package = archive.fetch("busybox-static", scratch)?;
-    let mut busybox = Vec::new();
-    debian::unpack(&package, &Default::default(), |entry| {
-        if entry.path.ends_with("bin/busybox") && entry.kind == debian::EntryKind::File {
-            entry.data.read_to_end(&mut busybox)?;
-        }
-        Ok(())
-    })?;
-    fs::write(&cached, &busybox)?;
     Ok(busybox)
 }
 
-fn initramfs(kernel: &Kernel, busybox: &[u8], scratch: &Path) -> Result<PathBuf> {
+fn initramfs(kernel: &Kernel, busybox: &Path, scratch: &Path) -> Result<PathBuf> {
     let init = "#!/bin/busybox sh\n\
         B=/bin/busybox\n\
         $B mount -t proc proc /proc; $B mount -t sysfs sys /sys; $B mount -t devtmpfs dev /dev\n\
@@ -193,21 +183,19 @@ fn initramfs(kernel: &Kernel, busybox: &[u8], scratch: &Path) -> Result<PathBuf>
         for d in proc sys dev; do $B mount --move /$d /new/$d; done\n\
         exec $B switch_root /new /script\n";
     let path = scratch.join("host.cpio");
-    let files = [
-        File { name: "init", mode: 0o755, data: init.as_bytes() },
-        File { name: "bin/busybox", mode: 0o755, data: busybox },
-    ];
-    Archive { modules: MODULES, files: &files }.write(kernel, &path)?;
+    let script = scratch.join("init");
+    place(&script, init.as_bytes(), 0o755)?;
+    kernel.pack(MODULES, &[("init", &script), ("bin/busybox", busybox)], &path)?;
     Ok(path)
 }
 
 /// The root disk: busybox, the job's files with the libraries they need, and the script.
-fn disk(job: &Job<'_>, busybox: &[u8], scratch: &Path) -> Result<PathBuf> {
+fn disk(job: &Job<'_>, busybox: &Path, scratch: &Path) -> Result<PathBuf> {
     let root = scratch.join("root");
     for directory in ["bin", "dev", "proc", "sys", "tmp", "run", "root", "etc"] {
         fs::create_dir_all(root.join(directory))?;
     }
-    place(&root.join("bin/busybox"), busybox, 0o755)?;
+    fs::copy(busybox, root.join("bin/busybox")).context("busybox")?;
     place(&root.join("etc/passwd"), b"root:x:0:0:root:/root:/bin/sh\n", 0o644)?;
     let script = format!(
         "#!/bin/busybox sh\n\
@@ -263,7 +251,7 @@ fn copy(from: &Path, to: &Path, root: &Path) -> Result<()> {
 /// Copies the shared libraries that `program` loads.
 fn libraries(program: &Path, root: &Path) -> Result<()> {
     // A static program makes ldd fail: it needs none.
-    let Ok(list) = sh::output(Command::new("ldd").arg(program)) else { return Ok(()) };
+    let Ok(list) = sh::try_output(Command::new("ldd").arg(program)) else { return Ok(()) };
     for library in list.split_whitespace().filter(|word| word.starts_with('/')) {
         let to = root.join(library.trim_start_matches('/'));
         if !to.exists() {

@@ -1,66 +1,87 @@
 //! What a host must have, and putting it there through the distribution's packages.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::sh;
+use crate::{kernel, sh};
 
-/// A program and the Debian package it comes in.
+/// A program or a file, and the Debian package it comes in.
 pub(crate) struct Need {
-    program: &'static str,
+    /// A program's name; of what has no program, a file's path.
+    what: &'static str,
     package: &'static str,
     why: &'static str,
 }
 
+impl Need {
+    const fn program(what: &'static str, package: &'static str, why: &'static str) -> Self {
+        Self { what, package, why }
+    }
+
+    const fn file(what: &'static str, package: &'static str, why: &'static str) -> Self {
+        Self { what, package, why }
+    }
+
+    fn is_there(&self) -> bool {
+        if self.what.starts_with('/') { Path::new(self.what).exists() } else { sh::have(self.what) }
+    }
+}
+
 /// What running sandboxes takes.
 pub(crate) const RUN: &[Need] = &[
-    Need {
-        program: "qemu-system-x86_64",
-        package: "qemu-system-x86",
-        why: "vCPU engine of the software machine",
-    },
-    Need { program: "mke2fs", package: "e2fsprogs", why: "the writable disk" },
-    Need { program: "cc", package: "build-essential", why: "linking, and SQLite" },
+    Need::program("qemu-system-x86_64", "qemu-system-x86", "vCPU engine of the software machine"),
+    Need::program("mke2fs", "e2fsprogs", "the writable disk"),
+    Need::program("cc", "build-essential", "linking, and SQLite"),
 ];
+
+/// What the emulated host takes besides.
+pub(crate) const EMULATED: &[Need] =
+    &[Need::program("busybox", "busybox-static", "the emulated host's programs")];
 
 /// What the tests take besides.
 pub(crate) const TEST: &[Need] = &[
-    Need { program: "fsck.erofs", package: "erofs-utils", why: "checks the EROFS writer" },
-    Need { program: "sfdisk", package: "fdisk", why: "checks partition tables" },
-    Need { program: "iasl", package: "acpica-tools", why: "checks ACPI tables" },
-    Need { program: "cpio", package: "cpio", why: "checks the initramfs" },
-    Need { program: "busybox", package: "busybox-static", why: "programs for the agent's tests" },
-    Need { program: "python3", package: "python3", why: "the Python package" },
-    Need { program: "docker-registry", package: "docker-registry", why: "a registry to pull from" },
-    Need { program: "skopeo", package: "skopeo", why: "fills that registry" },
-    Need { program: "buildah", package: "buildah", why: "a builder of images" },
-    Need { program: "mmdebstrap", package: "mmdebstrap", why: "images to pull" },
-    Need { program: "umoci", package: "umoci", why: "images to pull" },
-    Need { program: "openssl", package: "openssl", why: "certificates for that registry" },
-    Need { program: "sudo", package: "sudo", why: "sandboxes of a user behind sudo" },
+    Need::program("fsck.erofs", "erofs-utils", "checks the EROFS writer"),
+    Need::program("sfdisk", "fdisk", "checks partition tables"),
+    Need::program("iasl", "acpica-tools", "checks ACPI tables"),
+    Need::program("cpio", "cpio", "checks the initramfs"),
+    Need::program("busybox", "busybox-static", "programs for the agent's tests"),
+    Need::program("python3", "python3", "the Python package"),
+    Need::program("docker-registry", "docker-registry", "a registry to pull from"),
+    Need::program("skopeo", "skopeo", "fills that registry"),
+    Need::program("buildah", "buildah", "a builder of images"),
+    Need::program("mmdebstrap", "mmdebstrap", "images to pull"),
+    Need::program("umoci", "umoci", "images to pull"),
+    Need::program("openssl", "openssl", "certificates for that registry"),
+    Need::program("sudo", "sudo", "sandboxes of a user behind sudo"),
 ];
 
 /// What building the slim kernel takes besides.
 pub(crate) const KERNEL: &[Need] = &[
-    Need { program: "flex", package: "flex", why: "kernel build" },
-    Need { program: "bison", package: "bison", why: "kernel build" },
-    Need { program: "bc", package: "bc", why: "kernel build" },
-    Need { program: "make", package: "make", why: "kernel build" },
+    Need::program("flex", "flex", "kernel build"),
+    Need::program("bison", "bison", "kernel build"),
+    Need::program("bc", "bc", "kernel build"),
+    Need::program("make", "make", "kernel build"),
+    Need::program("perl", "perl-base", "kernel build"),
+    Need::program("xz", "xz-utils", "unpacks the kernel's source"),
+    Need::file("/usr/include/gelf.h", "libelf-dev", "objtool of the kernel build"),
+    Need::file(kernel::SOURCE, "linux-source-6.12", "the kernel's source"),
 ];
 
 /// Installs what is missing of `needs`, after saying what.
 pub(crate) fn provide(needs: &[&[Need]], install: bool) -> Result<()> {
-    let missing: Vec<&Need> =
-        needs.iter().copied().flatten().filter(|need| !sh::have(need.program)).collect();
+    let missing: Vec<&Need> = needs.iter().copied().flatten().filter(|need| !need.is_there()).collect();
     if missing.is_empty() {
         eprintln!("nothing to install: the packages needed are there");
         return Ok(());
     }
     for need in &missing {
-        eprintln!("missing: {} (package {}): {}", need.program, need.package, need.why);
+        eprintln!("missing: {} (package {}): {}", need.what, need.package, need.why);
     }
-    let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    let packages: BTreeSet<&str> = missing.iter().map(|need| need.package).collect();
+    let packages: Vec<&str> = packages.into_iter().collect();
     add(&packages, install)
 }
 
@@ -87,6 +108,6 @@ fn apt() -> Command {
 
 /// Python's virtual environments, which Debian keeps in a package of their own without a program to look for.
 pub(crate) fn provide_venv() -> Result<()> {
-    let there = sh::output(sh::command("python3").args(["-c", "import ensurepip, venv"])).is_ok();
+    let there = sh::try_output(sh::command("python3").args(["-c", "import ensurepip, venv"])).is_ok();
     if there { Ok(()) } else { add(&["python3-venv"], true) }
 }

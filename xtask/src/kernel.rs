@@ -9,7 +9,10 @@ use anyhow::{Context, Result};
 
 use crate::{host, sh};
 
-const SOURCE: &str = "linux-source-6.12";
+/// The distribution's source, where its package puts it.
+pub(crate) const SOURCE: &str = "/usr/src/linux-source-6.12.tar.xz";
+/// The directory in there.
+const TREE: &str = "linux-source-6.12";
 const FRAGMENT: &str = "xtask/kernel/x86_64.config";
 
 /// The image, if it has been built.
@@ -46,22 +49,14 @@ pub(crate) fn run() -> Result<PathBuf> {
 
 /// The unpacked source tree.
 fn source(work: &Path) -> Result<PathBuf> {
-    let tree = work.join(SOURCE);
-    if tree.join("Makefile").is_file() {
+    let tree = work.join(TREE);
+    if tree.is_dir() {
         return Ok(tree);
     }
     fs::create_dir_all(work)?;
-    let archive = debian::Archive::update(&work.join("apt"), &Default::default())?;
-    let package = archive.fetch(SOURCE, work)?;
-    let tarball = work.join("source.tar.xz");
-    debian::unpack(&package, &Default::default(), |entry| {
-        if entry.path.to_string_lossy().ends_with(".tar.xz") {
-            std::io::copy(entry.data, &mut fs::File::create(&tarball)?)?;
-        }
-        Ok(())
-    })?;
-    sh::run(Command::new("tar").arg("-C").arg(work).arg("-xf").arg(&tarball))?;
-    fs::remove_file(&tarball).context("source tarball")?;
-    fs::remove_file(&package.path).context("source package")?;
+    // Unpacked beside and moved: half a tree is none.
+    let unpacked = tempfile::tempdir_in(work)?;
+    sh::run(Command::new("tar").arg("-C").arg(unpacked.path()).args(["-xf", SOURCE]))?;
+    fs::rename(unpacked.path().join(TREE), &tree).context("the kernel's source")?;
     Ok(tree)
 }

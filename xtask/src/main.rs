@@ -11,11 +11,15 @@ mod host;
 mod kernel;
 mod probe;
 mod sh;
+mod stock;
 mod test;
 mod tidy;
 mod vm;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
+use build::Profile;
 use clap::{Parser, Subcommand};
 
 /// Developer tasks of matchlock.
@@ -61,11 +65,26 @@ enum Task {
     /// What to run before a push: the fast half of `test`
     Prepush,
     /// Build every program into target/release
-    Build,
+    Build {
+        /// As published: optimized across crates, into target/dist
+        #[arg(long)]
+        dist: bool,
+    },
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().task {
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Without the stack, which `RUST_BACKTRACE` would add where the error itself is returned.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
         Task::Demo { no_install } => demo::run(!no_install),
         Task::Test { no_vm } => test::all(!no_vm),
         Task::TestVm { cell, list, filter } => vm::run(cell.as_deref(), list, &filter),
@@ -73,6 +92,7 @@ fn main() -> Result<()> {
         Task::Kernel => kernel::run().map(|path| println!("{}", path.display())),
         Task::Tidy => tidy::run(),
         Task::Prepush => test::fast(),
-        Task::Build => build::programs().map(|programs| println!("{}", programs.display())),
+        Task::Build { dist } => build::programs(if dist { Profile::Dist } else { Profile::Release })
+            .map(|programs| println!("{}", programs.display())),
     }
 }

@@ -1,8 +1,9 @@
 //! Running other programs: say what, run it, fail with its name.
 
 use std::ffi::OsStr;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -14,7 +15,7 @@ pub(crate) fn root() -> PathBuf {
 
 /// Where cargo puts what it builds.
 pub(crate) fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+    root().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
 /// A program at the top of the checkout.
@@ -29,6 +30,11 @@ pub(crate) fn cargo() -> Command {
     command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
+/// What keeps cargo from showing its progress where nobody watches.
+pub(crate) fn quiet() -> Option<&'static str> {
+    (!std::io::stderr().is_terminal()).then_some("--quiet")
+}
+
 /// Shows the command line, runs it, and wants success.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     eprintln!("+ {}", line(command));
@@ -39,11 +45,20 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs quietly and gives what it printed.
+/// Gives what a command printed; what the command complains of is shown as it comes.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| line(command))?;
+    printed(command.stderr(Stdio::inherit()))
+}
+
+/// Gives what a command printed, of a command that may well fail: complaints are swallowed.
+pub(crate) fn try_output(command: &mut Command) -> Result<String> {
+    printed(command.stderr(Stdio::null()))
+}
+
+fn printed(command: &mut Command) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| line(command))?;
     if !output.status.success() {
-        bail!("{}: {}: {}", line(command), output.status, String::from_utf8_lossy(&output.stderr).trim());
+        bail!("{}: {}", line(command), output.status);
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -104,7 +104,8 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("hypervisor_conformance", "tests/hypervisor", &["guest_memory", "hypervisor", "hypervisor_kvm"]),
     ("blackbox", "tests/blackbox", &["served"]),
     ("measure", "tests/bench", &["guest_protocol", "machine", "process", "sandbox"]),
-    ("xtask", "xtask", &["debian", "kernels", "machine", "served", "skip"]),
+    ("stock_kernel", "tests/stock_kernel", &["kernels"]),
+    ("xtask", "xtask", &["served", "skip"]),
 ];
 
 /// Where `target_os` may stand, besides `sys/` folders and the first lines of a back-end crate.

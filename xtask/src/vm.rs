@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::build::Profile;
 use crate::emulated::{self, Clock, Job};
 use crate::test::Counts;
-use crate::{build, fixtures, host, kernel, sh, test};
+use crate::{build, fixtures, host, kernel, sh, stock, test};
 
 /// One kind of machine with one kernel, driven by the command line or by SDKs.
 struct Cell {
@@ -162,7 +163,7 @@ struct Suite {
 
 impl Suite {
     fn build() -> Result<Self> {
-        let programs = build::programs()?;
+        let programs = build::programs(Profile::Release)?;
         let binary = test_binary("blackbox", "sandbox")?;
         let conformance = test_binary("hypervisor_conformance", "kvm")?;
         // One home for all cells: kernel and built-in image are fetched once.
@@ -205,8 +206,7 @@ impl Suite {
 
     fn emulated_host(&self, cell: &Cell, filter: &str) -> Result<emulated::Host> {
         let cache = sh::target().join("cache");
-        let store = kernels::Store::open(&cache)?;
-        let host_kernel = store.default_kernel(&|step| eprintln!("{step}"))?;
+        let host_kernel = stock::Kernel::provide(Profile::Release)?;
         let mut files = vec![
             (PathBuf::from("/root/.cache/matchlock"), cache),
             (PathBuf::from("/opt/matchlock/suite"), self.binary.clone()),
@@ -257,7 +257,8 @@ pub(crate) fn prime(programs: &Path, home: &Path) -> Result<()> {
 /// Builds a test target and gives its executable.
 fn test_binary(package: &str, target: &str) -> Result<PathBuf> {
     let mut cargo = sh::cargo();
-    cargo.args(["test", "--no-run", "-p", package, "--test", target, "--message-format", "json"]);
+    cargo.args(["test", "--no-run", "-p", package, "--test", target, "--message-format"]);
+    cargo.arg("json-render-diagnostics").args(sh::quiet());
     let messages = sh::output(&mut cargo)?;
     let executable = messages.lines().rev().find_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;

@@ -41,6 +41,8 @@ enum What {
     Rpc(rpc::Options),
     /// From the guest being ready to the answer to `create` with an entrypoint
     Launch(rpc::LaunchOptions),
+    /// The frequency of the host's time-stamp counter in kHz, for a guest that cannot measure its own
+    Tsc,
     /// What the processes of a running sandbox keep for themselves
     Memory(Under),
 }
@@ -51,6 +53,10 @@ fn main() -> Result<()> {
         What::Exec(options) => exec::run(&options),
         What::Rpc(options) => rpc::run(&options),
         What::Launch(options) => rpc::launch(&options),
+        What::Tsc => {
+            println!("{}", machine::tsc::Calibration::start().khz());
+            Ok(())
+        }
         What::Memory(options) => memory::run(&options),
     }
 }
