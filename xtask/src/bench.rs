@@ -37,7 +37,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let wanted = |part: &str| options.only.is_empty() || options.only.iter().any(|only| only == part);
     let firecracker = peer(options)?;
     let programs = build::programs(Profile::Dist)?;
-    let measure = build::measure()?;
+    let measure = build::measure(Profile::Dist)?;
     let cache = sh::target().join("cache");
     let stock = stock::Kernel::provide(Profile::Dist)?;
     if wanted("software") {

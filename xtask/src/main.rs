@@ -11,6 +11,7 @@ mod host;
 mod kernel;
 mod probe;
 mod sh;
+mod steps;
 mod stock;
 mod test;
 mod tidy;
@@ -38,7 +39,7 @@ enum Task {
         #[arg(long)]
         no_install: bool,
     },
-    /// Everything: tidy, format, lints, unit and conformance tests, and the VM tests on every machine
+    /// Everything: tidy, format, lints, documentation, unit and conformance tests, and the VM tests on every machine
     Test {
         /// Leave out the VM matrix
         #[arg(long)]
@@ -60,7 +61,7 @@ enum Task {
     Bench(bench::Options),
     /// Build the slim guest kernel from the distribution's source
     Kernel,
-    /// Check what no compiler checks: layers, `target_os`, module docs, file length
+    /// Check what no compiler checks: layers, dependencies, where platforms are named, module docs, file length
     Tidy,
     /// What to run before a push: the fast half of `test`
     Prepush,

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything, with one count at the end.
+//! `cargo xtask test`: everything, with where the time went and one count at the end.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::steps::Steps;
 use crate::{host, sh, tidy, vm};
 
 /// Tests run so far.
@@ -92,34 +93,57 @@ impl fmt::Display for Counts {
 
 /// What costs no virtual machine.
 pub(crate) fn fast() -> Result<()> {
-    let counts = without_vms()?;
-    println!("{counts}");
-    counts.verdict()
+    told(without_vms)
 }
 
 /// Everything.
 pub(crate) fn all(vms: bool) -> Result<()> {
-    let mut counts = without_vms()?;
-    if vms && counts.failed == 0 {
-        let matrix = vm::all()?;
-        println!("VM tests: {matrix}");
-        counts.add(&matrix);
-    }
+    told(|steps| {
+        let mut counts = without_vms(steps)?;
+        if vms && counts.failed == 0 {
+            let matrix = vm::all(steps)?;
+            println!("VM tests: {matrix}");
+            counts.add(&matrix);
+        }
+        Ok(counts)
+    })
+}
+
+/// Runs tests; says at the end where the time went, and how many passed.
+pub(crate) fn told(tests: impl FnOnce(&mut Steps) -> Result<Counts>) -> Result<()> {
+    let mut steps = Steps::default();
+    let counts = tests(&mut steps);
+    print!("{steps}");
+    let counts = counts?;
     println!("{counts}");
     counts.verdict()
 }
 
-fn without_vms() -> Result<Counts> {
-    host::provide(&[host::RUN, host::TEST], true)?;
-    host::provide_venv()?;
-    tidy::run()?;
-    sh::run(sh::cargo().args(["fmt", "--all", "--check"]))?;
-    sh::run(sh::cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
-    let mut cargo = sh::cargo();
+fn without_vms(steps: &mut Steps) -> Result<Counts> {
+    steps.take("packages", || {
+        host::provide(&[host::RUN, host::TEST], true)?;
+        host::provide_venv()
+    })?;
+    steps.take("tidy", tidy::run)?;
+    let cargo = |words: &[&str]| {
+        let mut cargo = sh::cargo();
+        cargo.args(words);
+        cargo
+    };
+    steps.take("format", || sh::run(&mut cargo(&["fmt", "--all", "--check"])))?;
+    steps.take("lints", || {
+        let mut clippy = cargo(&["clippy", "--workspace", "--all-targets"]);
+        sh::run(clippy.args(sh::quiet()).args(["--", "-D", "warnings"]))
+    })?;
+    steps.take("documentation", || {
+        let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"]);
+        sh::run(doc.args(sh::quiet()).env("RUSTDOCFLAGS", "-D warnings"))
+    })?;
     // The black-box suite belongs to the VM matrix.
-    cargo.args(["test", "--workspace", "--exclude", "blackbox", "--no-fail-fast"]);
-    let mut counts = Counts::of_run(&mut cargo)?;
-    counts.add(&Counts::of_run(python().arg("check"))?);
+    let tests = ["test", "--workspace", "--exclude", "blackbox"];
+    steps.take("build of the tests", || sh::run(cargo(&tests).arg("--no-run").args(sh::quiet())))?;
+    let mut counts = steps.take("tests", || Counts::of_run(cargo(&tests).arg("--no-fail-fast")))?;
+    counts.add(&steps.take("Python checks", || Counts::of_run(python().arg("check")))?);
     Ok(counts)
 }
 

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::build::Profile;
 use crate::emulated::{self, Clock, Job};
+use crate::steps::Steps;
 use crate::test::Counts;
 use crate::{build, fixtures, host, kernel, sh, stock, test};
 
@@ -86,48 +87,53 @@ pub(crate) fn run(only: Option<&str>, list: bool, filter: &str) -> Result<()> {
         }
         return Ok(());
     }
-    let counts = matrix(cells(), filter)?;
-    println!("{counts}");
-    counts.verdict()
+    test::told(|steps| matrix(cells(), filter, steps))
 }
 
 /// Every cell that can run here.
-pub(crate) fn all() -> Result<Counts> {
-    matrix(CELLS.iter(), "")
+pub(crate) fn all(steps: &mut Steps) -> Result<Counts> {
+    matrix(CELLS.iter(), "", steps)
 }
 
-fn matrix<'a>(cells: impl Iterator<Item = &'a Cell>, filter: &str) -> Result<Counts> {
+fn matrix<'a>(cells: impl Iterator<Item = &'a Cell>, filter: &str, steps: &mut Steps) -> Result<Counts> {
     host::provide(&[host::RUN, host::TEST], true)?;
-    let suite = Suite::build()?;
-    let mut counts = Counts::default();
-    let (mut here, mut emulated) = (Vec::new(), Vec::new());
-    for cell in cells {
-        match cell.place() {
-            Ok(Place::Here) => here.push(cell),
-            // Copied before any test here changes the cache that both have.
-            Ok(Place::Emulated) => emulated.push((cell, suite.emulated_host(cell, filter)?)),
-            Err(reason) => {
-                println!("SKIP cell {}: {reason}", cell.name);
-                counts.skipped_cells += 1;
+    let suite = steps.take("programs and images", Suite::build)?;
+    steps.take("VM tests, guests included", || suite.run(cells, filter))
+}
+
+impl Suite {
+    /// Runs the cells; those in emulated hosts beside those here.
+    fn run<'a>(&self, cells: impl Iterator<Item = &'a Cell>, filter: &str) -> Result<Counts> {
+        let mut counts = Counts::default();
+        let (mut here, mut emulated) = (Vec::new(), Vec::new());
+        for cell in cells {
+            match cell.place() {
+                Ok(Place::Here) => here.push(cell),
+                // Copied before any test here changes the cache that both have.
+                Ok(Place::Emulated) => emulated.push((cell, self.emulated_host(cell, filter)?)),
+                Err(reason) => {
+                    println!("SKIP cell {}: {reason}", cell.name);
+                    counts.skipped_cells += 1;
+                }
             }
         }
+        // An emulated host takes one processor and waits for nobody: it runs beside the others.
+        std::thread::scope(|scope| {
+            let beside = scope.spawn(|| {
+                emulated.into_iter().try_fold(Counts::default(), |mut all, (cell, host)| {
+                    all.add(&told(cell, || emulated_cell(cell, host))?);
+                    anyhow::Ok(all)
+                })
+            });
+            for cell in here {
+                counts.add(&told(cell, || {
+                    if cell.sdk { self.sdk(cell, filter) } else { self.here(cell, filter) }
+                })?);
+            }
+            counts.add(&beside.join().map_err(|_| anyhow::anyhow!("the emulated hosts' thread panicked"))??);
+            Ok(counts)
+        })
     }
-    // An emulated host takes one processor and waits for nobody: it runs beside the others.
-    std::thread::scope(|scope| {
-        let beside = scope.spawn(|| {
-            emulated.into_iter().try_fold(Counts::default(), |mut all, (cell, host)| {
-                all.add(&told(cell, || emulated_cell(cell, host))?);
-                anyhow::Ok(all)
-            })
-        });
-        for cell in here {
-            counts.add(&told(cell, || {
-                if cell.sdk { suite.sdk(cell, filter) } else { suite.here(cell, filter) }
-            })?);
-        }
-        counts.add(&beside.join().map_err(|_| anyhow::anyhow!("the emulated hosts' thread panicked"))??);
-        Ok(counts)
-    })
 }
 
 /// Runs a cell and says how it went.

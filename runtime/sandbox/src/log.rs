@@ -1,7 +1,7 @@
 //! A sandbox's log as others read it: what there is, and what is being added.
 //!
 //! The log is in `logs/` of the sandbox's directory and stays until the sandbox is removed. Its owner moves it aside when
-//! it is long (`vm.log.1`) and goes on in a new file. Not here: writing it ([`crate::console`]).
+//! it is long (`vm.log.1`) and goes on in a new file. Not here: writing it (`console`).
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -1,7 +1,7 @@
 //! What is remembered of every sandbox: one row each in SQLite, in WAL mode so that readers never wait for a writer.
 //!
 //! A row says what its owner last wrote. Whether that owner still lives is not the row's to say but the lock's in the
-//! sandbox's directory, see [`crate::reconcile`]. No secret and no environment value is ever in a row, see
+//! sandbox's directory, see [`reconcile`](mod@crate::reconcile). No secret and no environment value is ever in a row, see
 //! [`crate::config`]. Not here: the tables ([`crate::schema`]), the directory's files.
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};

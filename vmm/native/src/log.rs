@@ -1,6 +1,6 @@
 //! Log lines on standard error, which is the supervisor's pipe.
 //!
-//! A guest must not fill the host's log: after [`LIMIT`] lines there are no more. Not here: levels finer than warning
+//! A guest must not fill the host's log: after `LIMIT` lines there are no more. Not here: levels finer than warning
 //! (but for what was asked for), timestamps (the reader's), spans.
 
 use std::fmt::Write as _;

@@ -243,7 +243,7 @@ fn wait(fd: &OwnedFd, deadline: Option<Instant>) -> io::Result<()> {
     }
 }
 
-/// The channel to the parent, in a process that [`crate::spawn`] started. It can be taken once.
+/// The channel to the parent, in a process that [`crate::spawn()`] started. It can be taken once.
 pub fn parent_channel() -> Result<Channel> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::AcqRel) {

@@ -1,6 +1,6 @@
 //! Child processes that end with their parent, and the channel between the two.
 //!
-//! Every process of a sandbox is started by [`spawn`]: it inherits one end of a [`Channel`] and nothing else. The
+//! Every process of a sandbox is started by [`spawn()`]: it inherits one end of a [`Channel`] and nothing else. The
 //! channel carries messages with descriptors, and it is the lifeline: when the parent ends, however that happens, the
 //! child's end hangs up and the child ends too. That holds across `sudo` and after SIGKILL, where a parent-death
 //! signal does not.
@@ -54,7 +54,7 @@ pub enum Error {
     /// The peer sent packets that are no message.
     #[error("process channel: {0}")]
     Malformed(&'static str),
-    /// This process was not started by [`spawn`].
+    /// This process was not started by [`spawn()`].
     #[error("no channel to a parent at descriptor {CHANNEL_FD}")]
     NoParent,
     /// Two inherited descriptors want the same number.

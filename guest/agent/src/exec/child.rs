@@ -18,7 +18,7 @@ use rustix::thread::{Gid, Uid};
 use super::restrict;
 use crate::{mounts, signals};
 
-/// Open files a program may have unless it raises the limit itself: what programs expect. See [`super::OPEN_FILES_HARD`].
+/// Open files a program may have unless it raises the limit itself: what programs expect.
 const OPEN_FILES_SOFT: u64 = 1024;
 
 /// Everything the child needs, prepared by the parent, which waits until the child has executed or exited.

@@ -1,0 +1,155 @@
+//! Which crate of the workspace may use which.
+
+use super::{Member, manifests};
+
+/// Who may depend on whom: crate, its folder, and the crates of this workspace it may name in `[dependencies]`. Arrows
+/// point down only: a crate names crates of rows above its own.
+const LAYERS: &[(&str, &str, &[&str])] = &[
+    // 0: leaves
+    ("guest_memory", "hypervisor/memory", &[]),
+    ("policy", "policy", &[]),
+    ("guest_protocol", "guest/protocol", &[]),
+    ("wire", "sdk/wire", &[]),
+    ("served", "tests/served", &[]),
+    ("skip", "tests/skip", &[]),
+    ("fuzzed", "tests/fuzzed", &[]),
+    ("confinement", "vmm/confinement", &[]),
+    ("process", "vmm/process", &["confinement"]),
+    ("waiting", "runtime/waiting", &["process"]),
+    ("web", "runtime/web", &["waiting"]),
+    ("debian", "runtime/debian", &["waiting", "web"]),
+    ("erofs", "backends/erofs", &[]),
+    // 1: devices see guest memory, never a hypervisor or a policy
+    ("virtio", "devices/virtio", &["guest_memory"]),
+    ("chipset", "devices/chipset", &[]),
+    ("vhost_user", "devices/vhost_user", &["guest_memory", "virtio"]),
+    ("hypervisor", "hypervisor/core", &["guest_memory"]),
+    // 2: back ends of one seam each
+    ("hypervisor_kvm", "hypervisor/kvm", &["guest_memory", "hypervisor"]),
+    ("disk", "backends/disk", &["guest_memory", "virtio"]),
+    ("vhost_backend", "backends/vhost", &["guest_memory", "virtio"]),
+    // 3: the only place where hypervisor and devices meet
+    ("machine", "vmm/machine", &["disk", "process"]),
+    (
+        "vmm",
+        "vmm/native",
+        &[
+            "chipset",
+            "confinement",
+            "disk",
+            "guest_memory",
+            "hypervisor",
+            "hypervisor_kvm",
+            "machine",
+            "process",
+            "vhost_user",
+            "virtio",
+        ],
+    ),
+    ("software", "vmm/software", &["confinement", "disk", "machine", "process", "vhost_backend", "virtio"]),
+    // inside the guest: nothing of the host
+    ("guest_agent", "guest/agent", &["guest_protocol"]),
+    // 4: one sandbox's life
+    ("images", "runtime/images", &["debian", "erofs", "waiting"]),
+    ("registry", "runtime/registry", &["images", "waiting", "web"]),
+    ("kernels", "runtime/kernels", &["debian", "images", "machine", "registry", "waiting"]),
+    (
+        "sandbox",
+        "runtime/sandbox",
+        &[
+            "disk",
+            "guest_protocol",
+            "images",
+            "kernels",
+            "machine",
+            "policy",
+            "process",
+            "registry",
+            "virtio",
+            "waiting",
+        ],
+    ),
+    // 5: what programs drive
+    ("rpc", "runtime/rpc", &["guest_protocol", "images", "policy", "sandbox", "wire"]),
+    // 6: what people run
+    (
+        "matchlock",
+        "cli",
+        &["guest_protocol", "images", "kernels", "policy", "process", "rpc", "sandbox", "wire"],
+    ),
+    ("hypervisor_conformance", "tests/hypervisor", &["guest_memory", "hypervisor"]),
+    ("blackbox", "tests/blackbox", &[]),
+    ("measure", "tests/bench", &["guest_protocol", "machine", "process", "sandbox"]),
+    ("stock_kernel", "tests/stock_kernel", &["kernels"]),
+    ("xtask", "xtask", &["served", "skip"]),
+];
+
+/// A row of the layer table: a crate, its folder, and the crates of this workspace it may name in `[dependencies]`.
+type Layer<'a> = (&'a str, &'a str, &'a [&'a str]);
+
+/// Holds the members to the layer table, and the layer table to the members.
+pub(super) fn check(members: &[Member]) -> Vec<String> {
+    held(LAYERS, members)
+}
+
+/// The crate whose folder this is.
+pub(super) fn name(folder: &std::path::Path) -> Option<&'static str> {
+    LAYERS.iter().find(|(_, path, _)| folder == std::path::Path::new(path)).map(|(name, ..)| *name)
+}
+
+fn held(layers: &[Layer<'_>], members: &[Member]) -> Vec<String> {
+    let mut findings = Vec::new();
+    for member in
+        members.iter().filter(|member| !layers.iter().any(|(_, folder, _)| *folder == member.folder))
+    {
+        findings.push(format!("{}: not in the layer table of xtask/src/tidy/layers.rs", member.folder));
+    }
+    for (index, (name, folder, allowed)) in layers.iter().enumerate() {
+        let Some(member) = members.iter().find(|member| member.folder == *folder) else {
+            findings.push(format!("{folder}: in the layer table, but no member of the workspace"));
+            continue;
+        };
+        if member.name() != *name {
+            findings.push(format!("layer table: {folder} is {}, not {name}", member.name()));
+        }
+        let is_below = |other: &str| layers[..index].iter().any(|(below, ..)| *below == other);
+        for upward in allowed.iter().filter(|allowed| !is_below(allowed)) {
+            findings.push(format!("layer table: {name} may not point up to {upward}"));
+        }
+        let used: Vec<&str> = manifests::dependencies(&member.manifest).collect();
+        let is_ours = |dependency: &str| layers.iter().any(|(name, ..)| *name == dependency);
+        for dependency in used.iter().filter(|used| is_ours(used) && !allowed.contains(used)) {
+            findings.push(format!("{folder}/Cargo.toml: {name} may not depend on {dependency}"));
+        }
+        for unused in allowed.iter().filter(|allowed| !used.contains(allowed)) {
+            findings.push(format!("layer table: {name} does not use {unused}: take it from the table"));
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(folder: &str, manifest: &str) -> Member {
+        Member { folder: folder.to_owned(), manifest: manifest.parse().expect("toml") }
+    }
+
+    #[test]
+    fn table_and_members_hold_each_other() {
+        let a = || member("x/a", "[package]\nname = \"a\"\n");
+        let b = |manifest: &str| member("x/b", &format!("[package]\nname = \"b\"\n{manifest}"));
+        let uses = || b("[target.'cfg(unix)'.dependencies]\na.workspace = true\n");
+        let rows: &[Layer<'_>] = &[("a", "x/a", &[]), ("b", "x/b", &["a"])];
+        assert_eq!(held(rows, &[a(), uses()]), Vec::<String>::new());
+        // an arrow that is not allowed, one that nobody uses, one that points up
+        assert_eq!(held(&[("a", "x/a", &[]), ("b", "x/b", &[])], &[a(), uses()]).len(), 1);
+        assert_eq!(held(rows, &[a(), b("[dev-dependencies]\na.workspace = true\n")]).len(), 1);
+        assert_eq!(held(&[("b", "x/b", &["a"]), ("a", "x/a", &[])], &[a(), uses()]).len(), 1);
+        // a row without a member, a member without a row, another name
+        assert_eq!(held(rows, &[uses()]).len(), 1);
+        assert_eq!(held(rows, &[a(), uses(), member("x/c", "")]).len(), 1);
+        assert_eq!(held(&[("c", "x/a", &[])], &[a()]).len(), 1);
+    }
+}
