@@ -26,6 +26,7 @@ pub(crate) fn diagnose(args: &JsonArgs) -> anyhow::Result<u8> {
     let mut checks = vec![machine(&facts)];
     checks.extend(kvm(&facts));
     checks.push(qemu(&facts));
+    checks.extend(qemu_walls());
     checks.extend(programs());
     checks.push(kernel(&home));
     checks.push(memory());
@@ -108,6 +109,23 @@ fn qemu(facts: &HostFacts) -> Check {
             check("qemu", status, "qemu-system-x86_64 not found", Some("apt-get install qemu-system-x86"))
         }
     }
+}
+
+/// What keeps QEMU from its user's files. Nothing to say where its programs are missing: other checks do.
+fn qemu_walls() -> Option<Check> {
+    let walls = match host::qemu_walls()? {
+        Ok(walls) => walls,
+        Err(error) => return Some(check("qemu-confinement", Fail, error.to_string(), None)),
+    };
+    let message = walls.iter().map(|wall| match wall {
+        Ok(wall) | Err(wall) => wall.as_str(),
+    });
+    let message = message.collect::<Vec<_>>().join(", ");
+    let (status, fix) = match walls.iter().filter(|wall| wall.is_ok()).count() {
+        0 => (Fail, Some("boot a kernel with Landlock, or allow user namespaces")),
+        _ => (Pass, None),
+    };
+    Some(check("qemu-confinement", status, message, fix))
 }
 
 fn programs() -> Vec<Check> {

@@ -42,3 +42,10 @@ pub fn agent() -> Result<PathBuf> {
         None => process::find_program(AGENT).ok_or(Error::NoAgent),
     }
 }
+
+/// What keeps a QEMU that its guest has taken over from the files of its user on this host, an entry each; what is missing
+/// comes with the reason. `None` where a program of the software machine is missing.
+#[must_use]
+pub fn qemu_walls() -> Option<Result<Vec<Result<String, String>>, machine::MachineError>> {
+    Some(machine::software::walls(&machine::software::Programs::find().ok()?))
+}

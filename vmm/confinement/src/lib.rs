@@ -16,6 +16,7 @@ mod limits;
 mod namespaces;
 mod paths;
 mod profile;
+mod root;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod user;
@@ -27,6 +28,7 @@ pub use paths::{ChildDomain, Domain, Landlock, Readable};
 pub use profile::{
     Conditional, Error, Limits, Profile, RUNTIME_IF, Report, STREAM_PAIRS, enter, enter_with_nothing,
 };
+pub use root::enter_root;
 pub use user::take_own_user;
 
 /// ioctl(2): makes a descriptor non-blocking, or not (Linux asm-generic/ioctls.h).

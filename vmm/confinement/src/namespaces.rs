@@ -1,16 +1,18 @@
 //! Namespaces for children that are not trusted.
 //!
-//! Not here: users' and mount namespaces for their own sake. A child that may open and connect to nothing (Landlock,
-//! seccomp) needs neither.
+//! Not here: what is in a child's mount namespace (`root`), and users' namespaces for their own sake.
 
 use rustix::io::Result;
+use rustix::process::{getgid, getuid};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// What a child is put into.
-const FLAGS: UnshareFlags = UnshareFlags::NEWNET.union(UnshareFlags::NEWIPC).union(UnshareFlags::NEWPID);
+const FLAGS: UnshareFlags =
+    UnshareFlags::NEWNET.union(UnshareFlags::NEWIPC).union(UnshareFlags::NEWPID).union(UnshareFlags::NEWNS);
 
 /// Puts this process into a network and a System V IPC namespace with nothing in them, and its next child with all its
-/// descendants into a process namespace: it cannot name a process outside, and ends as one.
+/// descendants into a process namespace: it cannot name a process outside, and ends as one. Mounts of this process are its
+/// own from then on.
 ///
 /// To be called by a process with one thread, which can start no others afterwards. Takes privileges; an error changes
 /// nothing.
@@ -25,7 +27,15 @@ pub fn isolate_children_as_user() -> Result<()> {
     // user_namespaces(7): without privileges, others may be created together with a user namespace. It changes what
     // this process may do to files by its capabilities, and there is no user in it to become, so it is not the first
     // choice.
-    unshare(FLAGS | UnshareFlags::NEWUSER)
+    let (user, group) = (getuid().as_raw(), getgid().as_raw());
+    unshare(FLAGS | UnshareFlags::NEWUSER)?;
+    // A file that it makes needs an owner who exists in there. user_namespaces(7): groups cannot be mapped before
+    // setgroups(2) is given up. Without /proc, or in a process that may not be looked into, it makes none.
+    let written = std::fs::write("/proc/self/setgroups", "deny")
+        .and_then(|()| std::fs::write("/proc/self/uid_map", format!("{user} {user} 1")))
+        .and_then(|()| std::fs::write("/proc/self/gid_map", format!("{group} {group} 1")));
+    drop(written);
+    Ok(())
 }
 
 fn unshare(flags: UnshareFlags) -> Result<()> {

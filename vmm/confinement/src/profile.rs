@@ -92,7 +92,19 @@ pub struct Limits {
     pub mapped_bytes: Option<u64>,
 }
 
+/// What a log, a console and the like may grow to where they are files.
+const MIN_FILE_BYTES: u64 = 64 << 20;
+
 impl Limits {
+    /// For a process that writes files up to `longest_file` and maps `memory` of a guest, besides `others` for itself.
+    #[must_use]
+    pub fn new(longest_file: u64, memory: u64, others: u64) -> Self {
+        Self {
+            file_bytes: Some(longest_file.max(MIN_FILE_BYTES)),
+            mapped_bytes: Some(memory.saturating_add(others)),
+        }
+    }
+
     /// Lowers the limits of this process for good. Makes system calls only: it may stand between fork(2) and execve(2).
     pub fn apply(self) -> io::Result<()> {
         for (resource, limit) in [(Resource::Fsize, self.file_bytes), (Resource::As, self.mapped_bytes)] {

@@ -12,6 +12,7 @@ use landlock::{ABI, Access, AccessNet, CompatLevel, Compatible, Ruleset, Ruleset
 use libc::c_long;
 
 use crate::calls::{self, Call};
+use crate::{Filter, Forbidden, Profile};
 
 /// Says in the environment which call a process is to make.
 const WHICH: &str = "CONFINEMENT_ATTEMPT";
@@ -177,6 +178,24 @@ pub fn try_everything(test: &str, exceptions: &[(&str, Fate)], forbidden: &Fate)
         let expected = exception.map_or(forbidden, |(_, fate)| fate);
         assert_eq!(&fate(test, name), expected, "{name}");
     }
+}
+
+/// Has these calls look absent to the calling thread and what it starts, as they do on an older kernel.
+///
+/// # Panics
+/// If the kernel refuses the filter.
+pub fn pretend_absent(absent: &[Call]) {
+    pretend_absent_filter(absent).install().unwrap();
+}
+
+/// The filter of [`pretend_absent`], for a child. Needs no_new_privs, which this sets for the calling thread.
+///
+/// # Panics
+/// If the kernel refuses no_new_privs.
+pub fn pretend_absent_filter(absent: &[Call]) -> Filter {
+    rustix::thread::set_no_new_privs(true).unwrap();
+    let otherwise = Forbidden::Allow;
+    Profile { calls: &[], conditional: &[], ioctls: &[], fcntls: &[], absent, otherwise }.filter()
 }
 
 /// Whether the kernel's Landlock knows networks, as it does since ABI 4.

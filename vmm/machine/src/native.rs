@@ -45,7 +45,7 @@ impl Native {
         let kvm = descriptors.add(open_kvm()?);
         let (back_end, entropy) = match config.entropy_out_of_process {
             true => {
-                let (back_end, socket) = BackEnd::start(config.log.as_ref())?;
+                let (back_end, socket) = BackEnd::start(config.log.as_ref(), config.memory_mib)?;
                 (Some(back_end), Entropy::VhostUser(descriptors.add(socket)))
             }
             false => (None, Entropy::InProcess),
@@ -206,13 +206,16 @@ struct BackEnd {
 
 impl BackEnd {
     /// Starts it; the descriptor is the front end's.
-    fn start(log: Option<&OwnedFd>) -> Result<(Self, OwnedFd), MachineError> {
+    fn start(log: Option<&OwnedFd>, memory_mib: u32) -> Result<(Self, OwnedFd), MachineError> {
         let system = |source| MachineError::Process { what: DEVICES, source };
         let (listener, front_end) = process::accept_pair().map_err(system)?;
         let mut spawn = Spawn::new(&find(DEVICES)?);
         spawn.stderr = log.map(OwnedFd::try_clone).transpose().map_err(system)?;
         let (child, channel) = process::spawn(spawn).map_err(in_process(DEVICES))?;
-        let devices = Devices(vec![DeviceSpec { listener: Fd(0), device: DeviceModel::Entropy }]);
+        let devices = Devices {
+            memory: u64::from(memory_mib) << 20,
+            devices: vec![DeviceSpec { listener: Fd(0), device: DeviceModel::Entropy }],
+        };
         channel.send(&devices, &[listener.as_fd()]).map_err(in_process(DEVICES))?;
         Ok((Self { child, _channel: channel }, front_end.into()))
     }

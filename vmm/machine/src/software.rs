@@ -23,7 +23,7 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use process::{Channel, Child, Spawn};
-use protocol::{DeviceModel, DeviceSpec, Devices, DevicesReport, Fd, Launch, LaunchReport};
+use protocol::{DeviceModel, DeviceSpec, Devices, DevicesReport, Fd, Launch, LaunchReport, LaunchRequest};
 use rustix::event::{PollFd, PollFlags, epoll, poll};
 
 use crate::native::{Descriptors, describe_disk};
@@ -41,6 +41,9 @@ const FIRST_INHERITED: i32 = 3;
 /// * `noreplace-smp`: a kernel that finds one CPU patches itself all over, and TCG translates all of that again.
 /// * `pci=off`: there is none, and Linux would complain of it.
 const PARAMETERS: &str = "console=ttyS0 reboot=t panic=-1 tsc=reliable noreplace-smp pci=off";
+
+/// In the supervisor's environment, `1` has QEMU start even on a host where nothing keeps it from its user's files.
+pub const UNCONFINED: &str = "MATCHLOCK_UNCONFINED_QEMU";
 
 /// The programs of this machine.
 #[derive(Debug, Clone)]
@@ -68,6 +71,20 @@ impl Programs {
             launcher: find("matchlock-launcher")?,
             devices: find("matchlock-devices")?,
         })
+    }
+}
+
+/// What keeps a QEMU that its guest has taken over from the files of its user on this host, an entry each; what is missing
+/// comes with the reason.
+pub fn walls(programs: &Programs) -> Result<Vec<Result<String, String>>, MachineError> {
+    let (_launcher, channel) =
+        process::spawn(Spawn::new(&programs.launcher)).map_err(in_process(LAUNCHER))?;
+    let request = LaunchRequest::Probe(programs.qemu.clone());
+    channel.send(&request, &[]).map_err(in_process(LAUNCHER))?;
+    match channel.recv().map_err(in_process(LAUNCHER))? {
+        Some((LaunchReport::Walls(walls), _)) => Ok(walls),
+        Some((LaunchReport::Refused(why), _)) => Err(MachineError::Refused(why)),
+        _ => Err(MachineError::Refused("QEMU's launcher broke the protocol".to_owned())),
     }
 }
 
@@ -262,7 +279,7 @@ impl<T: serde::Serialize> Parcel<T> {
 /// What goes to the helpers, and what stays here.
 struct Plan {
     devices: Parcel<Devices>,
-    launch: Parcel<Launch>,
+    launch: Parcel<LaunchRequest>,
     qmp: Qmp,
 }
 
@@ -305,10 +322,13 @@ impl Plan {
             (FIRST_INHERITED..).zip(0..).take(descriptors.0.len()).map(|(number, index)| (Fd(index), number));
         let inherit = inherit.collect();
         let stdout = descriptors.add(config.console);
-        let launch = Launch { program: programs.qemu.clone(), args: args.build(), inherit, stdout, reopened };
+        let memory = u64::from(config.memory_mib) << 20;
+        let unconfined = std::env::var_os(UNCONFINED).is_some_and(|value| value == "1");
+        let (program, args) = (programs.qemu.clone(), args.build());
+        let launch = Launch { program, memory, unconfined, args, inherit, stdout, reopened };
         Ok(Self {
-            devices: Parcel { message: Devices(specs), descriptors: served.0 },
-            launch: Parcel { message: launch, descriptors: descriptors.0 },
+            devices: Parcel { message: Devices { memory, devices: specs }, descriptors: served.0 },
+            launch: Parcel { message: LaunchRequest::Launch(launch), descriptors: descriptors.0 },
             qmp: Qmp::new(qmp)?,
         })
     }
@@ -337,6 +357,9 @@ fn started(launcher: &Channel) -> Result<(OwnedFd, u32), MachineError> {
         },
         Some((LaunchReport::Refused(why), _)) => Err(MachineError::Refused(why)),
         Some((LaunchReport::Ended { last_words, .. }, _)) => Err(MachineError::Refused(last_words)),
+        Some((LaunchReport::Walls(_), _)) => {
+            Err(MachineError::Refused("QEMU's launcher broke the protocol".to_owned()))
+        }
         None => Err(MachineError::Refused("QEMU's launcher ended at its start".to_owned())),
     }
 }

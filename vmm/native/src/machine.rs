@@ -123,7 +123,7 @@ pub fn run<H: Hypervisor>(
     }
     let events = EventLoop::new(channel, &vm, &board, &gate, wiring).map_err(system("event loop"))?;
     gate.wait_ready()?;
-    sys::confine_threads(sys::IOCTLS)?;
+    sys::confine_threads(sys::IOCTLS, sys::limits(&spec))?;
     timeline.running_ns = sys::now_ns();
     channel.send(&Report::Running(timeline), &[])?;
     gate.open();

@@ -11,9 +11,13 @@ use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
+use confinement::Limits;
 use confinement::testing::{self, Fate, asked, try_everything};
 use process::Spawn;
 use vmm::sys::{IOCTLS, confine_process, confine_threads};
+
+/// What the process may map.
+const OWN: u64 = 1 << 30;
 
 /// What a process of this test does.
 const LIFELINE: &str = "lifeline";
@@ -24,7 +28,7 @@ const LANDLOCK: &str = "without seccomp";
 fn confined() {
     let asked = asked();
     confine_process().unwrap();
-    confine_threads(IOCTLS).unwrap();
+    confine_threads(IOCTLS, Limits::new(0, 0, OWN)).unwrap();
     asked.end(what_it_may);
 }
 
@@ -47,7 +51,7 @@ fn confined_with_a_channel() {
         channel.send(&"did it", &[]).unwrap();
     } else {
         process::exit_on_hang_up(&channel, 0).unwrap();
-        confine_threads(IOCTLS).unwrap();
+        confine_threads(IOCTLS, Limits::new(0, 0, OWN)).unwrap();
         channel.send(&"did it", &[]).unwrap();
         assert!(channel.recv::<String>().unwrap().is_none());
     }

@@ -13,13 +13,29 @@ use rustix::net::{
 
 /// Makes a listener with one connection waiting to be accepted, and the other end of that connection.
 ///
-/// Nobody else can be the one accepted first: the listener has room for one, and ours is in it or this call fails.
+/// Nobody else can be the one accepted first: the listener has room for one, and ours is in it. Another user who sees its
+/// abstract name may be quicker to connect; then the next listener has another name.
 pub fn accept_pair() -> io::Result<(UnixListener, UnixStream)> {
+    let mut tries = 0..MAX_TRIES;
+    loop {
+        match attempt(|_| ()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && tries.next().is_some() => {}
+            made => return made,
+        }
+    }
+}
+
+/// How often somebody else may be quicker, in the few microseconds there are, before this is given up.
+const MAX_TRIES: u32 = 1000;
+
+/// Makes a pair. `WouldBlock`: somebody else was quicker to connect. `between` is what happens before we connect.
+fn attempt(between: impl FnOnce(&OwnedFd)) -> io::Result<(UnixListener, UnixStream)> {
     let listener = stream_socket(SocketFlags::empty())?;
     // unix(7): "If a bind(2) call specifies addrlen as sizeof(sa_family_t) […] then the socket is autobound to an
     // abstract address."
     bind(&listener, &SocketAddrUnix::new_unnamed())?;
     listen(&listener, 0)?;
+    between(&listener);
     let connection = stream_socket(SocketFlags::NONBLOCK)?;
     // Without room this is EAGAIN, because it does not wait.
     connect(&connection, &getsockname(&listener)?)?;
@@ -37,6 +53,19 @@ mod tests {
     use std::io::{Read, Write};
 
     use super::*;
+
+    #[test]
+    fn somebody_who_is_quicker_is_never_the_one_accepted() {
+        let mut intruders = Vec::new();
+        let error = attempt(|listener| {
+            let intruder = stream_socket(SocketFlags::NONBLOCK).unwrap();
+            connect(&intruder, &getsockname(listener).unwrap()).unwrap();
+            intruders.push(intruder);
+        })
+        .unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(intruders.len(), 1);
+    }
 
     #[test]
     fn the_connection_waiting_is_ours_and_there_is_room_for_no_other() {

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use command_fds::{CommandFdExt, FdMapping};
-use confinement::{ChildDomain, Filter, Limits};
+use confinement::{ChildDomain, Filter};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{PidfdFlags, Signal, getpid, pidfd_open};
+use rustix::process::{PidfdFlags, Resource, Signal, getpid, getrlimit, pidfd_open};
 
 use crate::{Channel, Child, Error, Result};
 
@@ -48,8 +48,6 @@ pub struct Spawn {
 /// What is taken from a child before its program runs, and from it alone.
 #[derive(Debug, Default)]
 pub struct Confinement {
-    /// What it takes from its host.
-    pub limits: Limits,
     /// A Landlock domain. The parent must have given up new privileges.
     pub landlock: Option<ChildDomain>,
     /// A seccomp filter. It must let execve(2) pass, and write(2), which tells of a failed one.
@@ -108,8 +106,8 @@ fn start(spawn: Spawn, environment: &[(&str, &str)]) -> Result<Child> {
 
     let parent = dies_with_thread.then(|| pidfd_open(getpid(), PidfdFlags::empty())).transpose();
     let parent = parent.map_err(io::Error::from).map_err(start_error)?;
-    let Confinement { limits, landlock, seccomp } = confinement;
-    let isolate = move || isolate(parent.as_ref(), limits, landlock.as_ref());
+    let Confinement { landlock, seccomp } = confinement;
+    let isolate = move || isolate(parent.as_ref(), landlock.as_ref());
     // SAFETY: `isolate` makes system calls only: it neither allocates nor takes a lock, as must be between fork and
     // exec in a process that may have other threads.
     unsafe { command.pre_exec(isolate) };
@@ -129,10 +127,9 @@ fn start(spawn: Spawn, environment: &[(&str, &str)]) -> Result<Child> {
 }
 
 /// What the child does to itself before exec. `parent` is given if its end is the child's.
-fn isolate(parent: Option<&OwnedFd>, limits: Limits, landlock: Option<&ChildDomain>) -> io::Result<()> {
+fn isolate(parent: Option<&OwnedFd>, landlock: Option<&ChildDomain>) -> io::Result<()> {
     rustix::process::setsid()?;
     confinement::deny_core()?;
-    limits.apply()?;
     if let Some(parent) = parent {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         // It may have ended before the line above. Its number would not tell: there is none in another process
@@ -145,9 +142,27 @@ fn isolate(parent: Option<&OwnedFd>, limits: Limits, landlock: Option<&ChildDoma
     if let Some(landlock) = landlock {
         landlock.enter()?;
     }
-    // Second belt: everything in this project is opened close-on-exec. Kernels before 5.11 refuse, which is fine.
+    keep_descriptors()
+}
+
+/// `nr_open` of proc(5), as every kernel sets it: the most where no limit is set.
+const MAX_DESCRIPTORS: RawFd = 1 << 20;
+
+/// Marks every descriptor past the standard ones close-on-exec: what the caller has open is no business of the child's.
+fn keep_descriptors() -> io::Result<()> {
     // SAFETY: the call takes three integers, touches no memory, and closes nothing in this process.
-    unsafe { libc::syscall(libc::SYS_close_range, CHANNEL_FD, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    let marked = unsafe {
+        libc::syscall(libc::SYS_close_range, CHANNEL_FD, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    };
+    if marked == 0 {
+        return Ok(());
+    }
+    // A kernel before 5.11 has to be told one by one.
+    let limit = getrlimit(Resource::Nofile).current.and_then(|limit| RawFd::try_from(limit).ok());
+    for number in CHANNEL_FD..limit.unwrap_or(MAX_DESCRIPTORS) {
+        // SAFETY: the call takes integers and touches no memory. A number that is no descriptor is refused.
+        unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
     Ok(())
 }
 

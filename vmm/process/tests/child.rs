@@ -215,3 +215,15 @@ fn a_process_nobody_spawned_has_no_parent_channel() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && text.contains("NoParent"), "{text}");
 }
+
+/// A kernel before 5.11 has no close_range(2) that marks.
+#[test]
+fn an_older_kernel_passes_nothing_on_either() {
+    let channel = Channel::pair().unwrap();
+    confinement::testing::pretend_absent(&[confinement::calls::CLOSE_RANGE]);
+    let open: Vec<OwnedFd> = (0..20).map(|_| rustix::io::dup(channel.0.as_fd()).unwrap()).collect();
+    let (_child, channel) = start(&Role::Describe, &[]);
+    let (described, _) = channel.recv::<Description>().unwrap().unwrap();
+    assert_eq!(described.descriptors, BTreeSet::from([0, 1, 2, 3]));
+    drop(open);
+}

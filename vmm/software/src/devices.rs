@@ -23,6 +23,9 @@ use crate::Descriptors;
 
 const PROGRAM: &str = "matchlock-devices";
 
+/// What this process maps besides the guest's memory: its code, buffers, and stacks of threads.
+const OWN_MEMORY: u64 = 1 << 30;
+
 /// A device, and where its front end waits.
 struct Prepared {
     name: String,
@@ -47,15 +50,22 @@ fn serve(
     descriptors: &mut Descriptors,
     prepared: &mut Vec<Prepared>,
 ) -> anyhow::Result<()> {
-    let Some((Devices(specs), received)) = channel.recv().context("first message")? else {
+    let Some((Devices { memory, devices: specs }, received)) = channel.recv().context("first message")?
+    else {
         return Ok(());
     };
     *descriptors = Descriptors::new(received);
+    let longest = specs.iter().map(|spec| match &spec.device {
+        DeviceModel::Block(disk, _) => disk.writable_end(),
+        DeviceModel::Vsock(_) | DeviceModel::Entropy => 0,
+    });
+    // A front end that tells of its memory anew has it mapped twice for a moment.
+    let limits = Limits::new(longest.max().unwrap_or(0), memory.saturating_mul(2), OWN_MEMORY);
     for (index, spec) in specs.into_iter().enumerate() {
         prepared.push(prepare(index, spec, descriptors)?);
     }
 
-    confine()?;
+    confine(limits)?;
     for Prepared { name, device, listener } in prepared.drain(..) {
         let served = vhost_backend::start(&name, device, listener).with_context(|| name.clone())?;
         let channel = Arc::clone(channel);
@@ -76,8 +86,8 @@ fn serve(
 }
 
 /// Leaves this process what serving takes, and nothing else.
-fn confine() -> anyhow::Result<()> {
-    let report = confinement::enter_with_nothing(Limits::default())?;
+fn confine(limits: Limits) -> anyhow::Result<()> {
+    let report = confinement::enter_with_nothing(limits)?;
     report.warnings().for_each(|warning| crate::say(PROGRAM, &warning));
     PROFILE.filter().install_for_all_threads().context("seccomp")
 }
@@ -165,7 +175,7 @@ mod tests {
     #[ignore = "the process that another test confines"]
     fn confined() {
         let asked = asked();
-        confine().unwrap();
+        confine(Limits::new(0, 0, OWN_MEMORY)).unwrap();
         asked.end(|| {
             // What it may: threads, events, memory, streams.
             thread::spawn(|| vec![1u8; 1 << 20]).join().unwrap();

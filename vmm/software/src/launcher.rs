@@ -3,7 +3,8 @@
 //! QEMU itself would outlive a supervisor that was killed. The launcher also confines it, before the first of its
 //! instructions:
 //!
-//! * namespaces of its own, where the host allows them: no network, no process but itself;
+//! * namespaces of its own, where the host allows them: no network, no process but itself, and no file but those below
+//!   even to be seen;
 //! * a user of its own with the launcher, if they were root's, and no capability;
 //! * Landlock: a file system of nothing but its own program, libraries and firmware to read, in a domain below the
 //!   launcher's, so that it can neither signal nor trace it;
@@ -12,15 +13,16 @@
 //! Not here: what QEMU is told (`machine::software`).
 
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use confinement::calls::{self, Call};
-use confinement::{Domain, Forbidden, Limits, Profile, RUNTIME_IF, Readable};
-use machine::software::protocol::{Launch, LaunchReport};
+use confinement::{ChildDomain, Domain, Forbidden, Landlock, Limits, Profile, RUNTIME_IF, Readable};
+use machine::software::UNCONFINED;
+use machine::software::protocol::{Launch, LaunchReport, LaunchRequest};
 use process::{Channel, Child, Confinement, Spawn};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::MemfdFlags;
@@ -37,14 +39,24 @@ const LAST_WORDS: usize = 512;
 /// Longest file of which QEMU gets a copy.
 const MAX_COPY: u64 = 512 << 20;
 
+/// What QEMU maps besides the guest's memory: its code, buffers, stacks of threads, and what TCG makes of the guest's.
+const OWN_MEMORY: u64 = 4 << 30;
+
 /// Runs QEMU until it ends or the supervisor hangs up. To be called by the main thread.
 pub fn run(channel: &Channel) -> anyhow::Result<()> {
     // While the supervisor puts together what to launch.
-    withdraw();
-    let Some((launch, descriptors)) = channel.recv().context("first message")? else {
+    let isolation = isolate();
+    let Some((request, descriptors)) = channel.recv().context("first message")? else {
         return Ok(());
     };
-    let (mut qemu, errors) = match start(launch, descriptors) {
+    let launch = match request {
+        LaunchRequest::Launch(launch) => launch,
+        LaunchRequest::Probe(program) => {
+            let (walls, _) = confine(&isolation, &program, &mut [], Limits::default())?;
+            return Ok(channel.send(&LaunchReport::Walls(walls.describe()), &[])?);
+        }
+    };
+    let (mut qemu, errors) = match start(&isolation, launch, descriptors) {
         Ok(started) => started,
         Err(error) => {
             channel.send(&LaunchReport::Refused(format!("{error:#}")), &[])?;
@@ -65,72 +77,152 @@ pub fn run(channel: &Channel) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Gives up root and, for QEMU, the rest of the host, as far as the host lets it.
-fn withdraw() {
-    // By privilege as long as there is one.
-    let isolated = confinement::isolate_children();
-    // QEMU's user as well: another's it could not end.
+/// Puts QEMU into namespaces of its own, by privilege as long as there is one. Root's user goes at once where it is not
+/// what mounting takes; else with the rest.
+fn isolate() -> io::Result<()> {
+    confinement::isolate_children().or_else(|_| {
+        leave_root();
+        Ok(confinement::isolate_children_as_user()?)
+    })
+}
+
+/// QEMU's user as well: another's it could not end.
+fn leave_root() {
     if let Err(error) = confinement::take_own_user() {
         crate::say(PROGRAM, &format!("still root's, without a user of its own ({error})"));
     }
-    if let Err(error) = isolated.or_else(|_| confinement::isolate_children_as_user()) {
-        let what = format!("QEMU without namespaces of its own ({error}): confined by seccomp and Landlock");
-        crate::say(PROGRAM, &what);
+}
+
+/// What keeps QEMU from the files of its user.
+struct Walls {
+    /// Whether QEMU has a root directory of its own, or why not.
+    root: io::Result<()>,
+    landlock: Landlock,
+}
+
+impl Walls {
+    fn describe(&self) -> Vec<Result<String, String>> {
+        let root = match &self.root {
+            Ok(()) => Ok("a root directory of its own".to_owned()),
+            Err(error) => Err(format!("no root directory of its own ({error})")),
+        };
+        let landlock = match self.landlock {
+            Landlock::Full => Ok("Landlock".to_owned()),
+            Landlock::Partial => Ok("Landlock (an older one)".to_owned()),
+            Landlock::None => Err("no Landlock".to_owned()),
+        };
+        vec![root, landlock]
     }
 }
 
-/// Starts QEMU, confined; returns also its standard error.
-fn start(launch: Launch, mut descriptors: Vec<OwnedFd>) -> anyhow::Result<(Child, File)> {
-    let (errors, stderr) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context("pipe")?;
-    let mut files = Vec::new();
-    for file in &launch.reopened {
-        let descriptor = descriptors.get_mut(usize::from(file.0)).context("a descriptor did not come")?;
-        make_reopenable(descriptor).context("a file for QEMU")?;
-        files.push(descriptor.try_clone().context("descriptor")?);
+/// Confines this process and its child to come as QEMU is confined.
+fn confine(
+    isolation: &io::Result<()>,
+    program: &Path,
+    files: &mut [(OwnedFd, i32)],
+    limits: Limits,
+) -> anyhow::Result<(Walls, ChildDomain)> {
+    let mut readable = readable(program);
+    let named: Vec<_> = files.iter().map(|(file, number)| (by_number(*number), file.as_fd())).collect();
+    let root = match isolation {
+        Ok(()) => confinement::enter_root(&[readable.programs.as_slice(), &readable.data].concat(), &named),
+        Err(error) => Err(io::Error::new(error.kind(), format!("no namespaces: {error}"))),
+    };
+    leave_root();
+    match &root {
+        Ok(()) => {
+            for (file, number) in files {
+                // Of somebody's private file there is a copy, which takes its place.
+                let found = File::open(by_number(*number)).context("a file for QEMU")?;
+                if !same_file(&found, &*file).context("a file for QEMU")? {
+                    *file = found.into();
+                }
+                readable.data.push(by_number(*number));
+            }
+        }
+        Err(_) => {
+            for (file, _) in files {
+                make_reopenable(file).context("a file for QEMU")?;
+                readable.files.push(file.try_clone().context("descriptor")?);
+            }
+        }
     }
+    let domain = Domain::new(readable)?;
+    let nested = domain.for_child()?;
+    let landlock = confinement::enter(domain, limits)?.landlock;
+    Ok((Walls { root, landlock }, nested))
+}
+
+fn same_file(one: impl AsFd, other: impl AsFd) -> io::Result<bool> {
+    let (one, other) = (rustix::fs::fstat(one)?, rustix::fs::fstat(other)?);
+    Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
+}
+
+/// Where QEMU opens an inherited file again.
+fn by_number(number: i32) -> PathBuf {
+    format!("/proc/self/fd/{number}").into()
+}
+
+/// Starts QEMU, confined; returns also its standard error.
+fn start(
+    isolation: &io::Result<()>,
+    launch: Launch,
+    descriptors: Vec<OwnedFd>,
+) -> anyhow::Result<(Child, File)> {
+    let (errors, stderr) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context("pipe")?;
     let mut descriptors = Descriptors::new(descriptors);
-    let inherit = launch.inherit.iter().map(|(fd, number)| Ok((descriptors.take(*fd)?, *number)));
-    let inherit = inherit.collect::<anyhow::Result<_>>()?;
+    let inherit = launch.inherit.iter().map(|(fd, number)| Ok((*fd, descriptors.take(*fd)?, *number)));
+    let inherit = inherit.collect::<anyhow::Result<Vec<_>>>()?;
+    let stdout = descriptors.take(launch.stdout)?;
+    let (mut files, mut others) = (Vec::new(), Vec::new());
+    for (fd, descriptor, number) in inherit {
+        let reopened = launch.reopened.contains(&fd);
+        if reopened { &mut files } else { &mut others }.push((descriptor, number));
+    }
+    let limits = Limits::new(launch.memory, launch.memory, OWN_MEMORY);
+    let (walls, landlock) = confine(isolation, &launch.program, &mut files, limits)?;
+    let missing: Vec<String> = walls.describe().into_iter().filter_map(Result::err).collect();
+    if !missing.is_empty() {
+        crate::say(PROGRAM, &format!("QEMU has {}", missing.join(", ")));
+    }
+    if walls.root.is_err() && walls.landlock == Landlock::None && !launch.unconfined {
+        anyhow::bail!(
+            "nothing would keep QEMU from the files of its user: {}; {UNCONFINED}=1 starts it all the same",
+            missing.join(", ")
+        );
+    }
     let spawn = Spawn {
         args: launch.args.into_iter().map(Into::into).collect(),
-        stdout: Some(descriptors.take(launch.stdout)?),
+        stdout: Some(stdout),
         stderr: Some(stderr),
-        inherit,
+        inherit: others.into_iter().chain(files).collect(),
         // For when the launcher itself is killed.
         dies_with_thread: true,
+        confinement: Confinement { landlock: Some(landlock), seccomp: Some(qemu::PROFILE.filter()) },
         ..Spawn::new(&launch.program)
     };
-    let domain = Domain::new(readable(&launch.program, files)).context("landlock")?;
-    let confinement = Confinement {
-        landlock: Some(domain.for_child().context("landlock")?),
-        seccomp: Some(qemu::PROFILE.filter()),
-        ..Confinement::default()
-    };
-    let report = confinement::enter(domain, Limits::default())?;
-    report.warnings().for_each(|warning| crate::say(PROGRAM, &warning));
-    let spawn = Spawn { confinement, ..spawn };
     Ok((process::spawn_without_channel(spawn)?, File::from(errors)))
 }
 
 /// QEMU opens the kernel again by its number, as a user who may not read it, if it is somebody's private file. Then a
 /// copy in memory takes its place.
-fn make_reopenable(descriptor: &mut OwnedFd) -> std::io::Result<()> {
+fn make_reopenable(descriptor: &mut OwnedFd) -> io::Result<()> {
     match File::open(format!("/proc/self/fd/{}", descriptor.as_raw_fd())) {
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
         _ => return Ok(()),
     }
     let mut private = File::from(descriptor.try_clone()?);
     let mut copy = File::from(rustix::fs::memfd_create("copy", MemfdFlags::CLOEXEC)?);
     private.rewind()?;
-    if std::io::copy(&mut private.take(MAX_COPY + 1), &mut copy)? > MAX_COPY {
-        return Err(std::io::ErrorKind::FileTooLarge.into());
+    if io::copy(&mut private.take(MAX_COPY + 1), &mut copy)? > MAX_COPY {
+        return Err(io::ErrorKind::FileTooLarge.into());
     }
     *descriptor = copy.into();
     Ok(())
 }
 
-/// What QEMU reads: itself, its libraries, its firmware, and the files it was given.
-fn readable(program: &Path, files: Vec<OwnedFd>) -> Readable {
+/// What QEMU reads: itself, its libraries, and its firmware.
+fn readable(program: &Path) -> Readable {
     let existing =
         |paths: &[&str]| paths.iter().map(PathBuf::from).filter(|path| path.exists()).collect::<Vec<_>>();
     let mut programs =
@@ -138,12 +230,15 @@ fn readable(program: &Path, files: Vec<OwnedFd>) -> Readable {
     programs.push(program.to_path_buf());
     let mut data = existing(&["/usr/share", "/usr/local/share", "/etc/ld.so.cache", "/dev/null"]);
     // An installation of its own, `…/bin/qemu-system-…`, has its firmware and libraries beside `bin`.
-    if let Some(directory) = program.parent().filter(|directory| directory.ends_with("bin")) {
-        data.extend(
-            [directory.join("../share"), directory.join("../lib")].into_iter().filter(|path| path.exists()),
-        );
+    if let Some(directory) = program.parent().filter(|directory| directory.ends_with("bin"))
+        && let Some(prefix) = directory.parent()
+    {
+        data.extend(["share", "lib"].map(|name| prefix.join(name)).into_iter().filter(|path| path.exists()));
     }
-    Readable { programs, data, files }
+    data.retain(|path| !programs.contains(path));
+    data.sort();
+    data.dedup();
+    Readable { programs, data, files: Vec::new() }
 }
 
 /// Waits for QEMU's end, and returns what it said last; `None` if the supervisor hung up.
@@ -230,15 +325,15 @@ mod tests {
         let channel = process::parent_channel().unwrap();
         let (nested, _) = channel.recv::<bool>().unwrap().unwrap();
         let shell = Path::new("/bin/sh");
-        let domain = Domain::new(readable(shell, Vec::new())).unwrap();
+        let domain = Domain::new(readable(shell)).unwrap();
         let landlock = nested.then(|| domain.for_child().unwrap());
         confinement::enter(domain, Limits::default()).unwrap();
         // Only this thread of a test is in the domain.
         let thread = rustix::thread::gettid().as_raw_nonzero();
         let spawn = Spawn {
             args: vec!["-c".into(), format!("kill -0 {thread}").into()],
-            stdout: Some(std::io::stdout().as_fd().try_clone_to_owned().unwrap()),
-            stderr: Some(std::io::stderr().as_fd().try_clone_to_owned().unwrap()),
+            stdout: Some(io::stdout().as_fd().try_clone_to_owned().unwrap()),
+            stderr: Some(io::stderr().as_fd().try_clone_to_owned().unwrap()),
             confinement: Confinement { landlock, ..Confinement::default() },
             ..Spawn::new(shell)
         };
@@ -257,7 +352,7 @@ mod tests {
             spawn.args = ["--exact", "launcher::tests::landlocked", "--ignored", "--test-threads=1"]
                 .map(Into::into)
                 .into();
-            spawn.stderr = Some(std::io::stderr().as_fd().try_clone_to_owned().unwrap());
+            spawn.stderr = Some(io::stderr().as_fd().try_clone_to_owned().unwrap());
             let (_child, channel) = process::spawn(spawn).unwrap();
             channel.send(&nested, &[]).unwrap();
             let (signalled, _) = channel.recv::<bool>().unwrap().unwrap();

@@ -13,9 +13,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use confinement::testing::attempts;
-use machine::software::protocol::{Fd, Launch, LaunchReport};
-use process::{Channel, Child, Spawn};
+use confinement::calls::{self, Call};
+use confinement::testing::{attempts, pretend_absent_filter};
+use machine::software::protocol::{Fd, Launch, LaunchReport, LaunchRequest};
+use process::{Channel, Child, Confinement, Spawn};
 use tempfile::TempDir;
 
 /// A launcher that has started this program's test `taken_over`, what that says, and what the launcher does.
@@ -28,12 +29,13 @@ struct Launched {
     log: PipeReader,
 }
 
-/// `victims`: a directory with sockets in it.
-fn launch(victims: &Path) -> Launched {
+/// `victims`: a directory with sockets in it. `absent`: what the kernel does not have.
+fn launch(victims: &Path, absent: &[Call], unconfined: bool) -> Result<Launched, String> {
     let (log, stderr) = std::io::pipe().unwrap();
     let (said, stdout) = std::io::pipe().unwrap();
     let spawn = Spawn {
         stderr: Some(stderr.into()),
+        confinement: Confinement { landlock: None, seccomp: Some(pretend_absent_filter(absent)) },
         ..Spawn::new(Path::new(env!("CARGO_BIN_EXE_matchlock-launcher")))
     };
     let (launcher, channel) = process::spawn(spawn).unwrap();
@@ -42,16 +44,22 @@ fn launch(victims: &Path) -> Launched {
     let told = [victims.to_str().unwrap().to_owned(), launcher.pid().to_string()];
     let launch = Launch {
         program,
+        memory: 1 << 30,
+        unconfined,
         args: args.into_iter().chain(told).collect(),
         inherit: vec![(Fd(1), 3)],
         stdout: Fd(0),
         reopened: Vec::new(),
     };
     let null = File::open("/dev/null").unwrap();
-    channel.send(&launch, &[stdout.as_fd(), null.as_fd()]).unwrap();
+    channel.send(&LaunchRequest::Launch(launch), &[stdout.as_fd(), null.as_fd()]).unwrap();
     drop(stdout);
-    let (LaunchReport::Started { pid }, _) = channel.recv().unwrap().unwrap() else { panic!("not started") };
-    Launched { _program: directory, _launcher: launcher, channel, pid, said: BufReader::new(said), log }
+    let pid = match channel.recv().unwrap().unwrap().0 {
+        LaunchReport::Started { pid } => pid,
+        LaunchReport::Refused(why) => return Err(why),
+        other => panic!("{other:?}"),
+    };
+    Ok(Launched { _program: directory, _launcher: launcher, channel, pid, said: BufReader::new(said), log })
 }
 
 /// A copy of this program where a user of the launcher's own finds it, too.
@@ -74,6 +82,7 @@ fn taken_over() {
     // What it needs: threads, and memory to run.
     std::thread::spawn(|| vec![1u8; 1 << 20]).join().unwrap();
 
+    say(SEE, fs::symlink_metadata(victims.join("file")).is_ok());
     say("open", File::open(victims.join("file")).is_ok());
     say("connect by path", UnixStream::connect(victims.join("control.sock")).is_ok());
     say("datagram by path", datagram(&victims.join("log.sock")));
@@ -96,6 +105,9 @@ fn say(what: &str, could: bool) {
 fn datagram(path: &Path) -> bool {
     UnixDatagram::pair().is_ok_and(|(half, _)| half.send_to(b"matchlock", path).is_ok())
 }
+
+/// The name of a file that is none of its business.
+const SEE: &str = "see a file";
 
 /// What QEMU's work takes, of what is tried. Which files it reads, Landlock and the mount namespace say.
 const ALLOWED: [&str; 7] = [
@@ -125,26 +137,61 @@ fn a_qemu_that_is_taken_over_reaches_nothing() {
     assert!(datagram(&at("log.sock")));
     log.recv(&mut [0; 100]).unwrap();
 
-    let launched = launch(victims.path());
+    for (absent, sees) in [
+        (&[][..], false),
+        // A file whose mode is everybody's is as open to QEMU as one of mode 0600 of its own user.
+        (&[calls::LANDLOCK_CREATE_RULESET], false),
+        (&[calls::UNSHARE], true),
+    ] {
+        let mut could = could(victims.path(), absent);
+        if has_own_root(victims.path()) || sees {
+            assert_eq!(could.iter().any(|what| what == SEE), sees, "{absent:?}");
+        }
+        could.retain(|what| what != SEE);
+        assert_eq!(could, ALLOWED, "{absent:?}");
+        control.set_nonblocking(true).unwrap();
+        log.set_nonblocking(true).unwrap();
+        assert!(control.accept().is_err() && log.recv(&mut [0; 100]).is_err());
+    }
+}
+
+/// What a QEMU that is taken over can do of what it tries.
+fn could(victims: &Path, absent: &[Call]) -> Vec<String> {
+    let launched = launch(victims, absent, false).unwrap();
     let lines = launched.said.lines().map(Result::unwrap);
     let tried: Vec<String> =
         lines.take_while(|line| line != "done").filter(|line| line.starts_with("could")).collect();
-    let could: Vec<&str> = tried
-        .iter()
-        .filter_map(|line| line.strip_prefix("could "))
-        .filter(|what| !what.starts_with("not "))
-        .collect();
-    assert_eq!(could, ALLOWED);
-    assert_eq!(tried.len(), 6 + attempts(0).len());
-    control.set_nonblocking(true).unwrap();
-    log.set_nonblocking(true).unwrap();
-    assert!(control.accept().is_err() && log.recv(&mut [0; 100]).is_err());
+    assert_eq!(tried.len(), 7 + attempts(0).len());
+    let could = tried.iter().filter_map(|line| line.strip_prefix("could "));
+    could.filter(|what| !what.starts_with("not ")).map(str::to_owned).collect()
+}
+
+/// Whether this host lets QEMU have a root directory of its own.
+fn has_own_root(victims: &Path) -> bool {
+    let mut launched = launch(victims, &[], false).unwrap();
+    drop(launched.channel);
+    let mut log = String::new();
+    launched.log.read_to_string(&mut log).unwrap();
+    if log.contains("no root directory") {
+        skip::skip("namespaces", log.trim());
+        return false;
+    }
+    true
+}
+
+#[test]
+fn a_host_with_neither_namespaces_nor_landlock_runs_qemu_only_if_told_to() {
+    let victims = tempfile::tempdir().unwrap();
+    let absent = [calls::LANDLOCK_CREATE_RULESET, calls::UNSHARE];
+    let refused = launch(victims.path(), &absent, false).map(|launched| launched.pid).unwrap_err();
+    assert!(refused.contains("MATCHLOCK_UNCONFINED_QEMU=1"), "{refused}");
+    assert!(launch(victims.path(), &absent, true).is_ok());
 }
 
 #[test]
 fn qemu_has_namespaces_of_its_own() {
     let victims = tempfile::tempdir().unwrap();
-    let mut launched = launch(victims.path());
+    let mut launched = launch(victims.path(), &[], false).unwrap();
     let of = |process: &str, name: &str| fs::read_link(format!("/proc/{process}/ns/{name}")).unwrap();
     let pid = launched.pid.to_string();
     let shared: Vec<&str> =
@@ -152,7 +199,7 @@ fn qemu_has_namespaces_of_its_own() {
     drop(launched.channel);
     let mut log = String::new();
     launched.log.read_to_string(&mut log).unwrap();
-    if log.contains("without namespaces") {
+    if log.contains("no namespaces") {
         skip::skip("namespaces", log.trim());
         return;
     }

@@ -418,3 +418,23 @@ fn what_cannot_be_booted_is_an_error_with_a_reason() {
     let ending = Software::boot_with(&wrong, plain, Calibration::start()).map(|mut machine| machine.wait());
     assert!(!matches!(ending, Ok(Ending::PowerOff | Ending::Reset)), "{ending:?}");
 }
+
+/// `RLIMIT_FSIZE` and `RLIMIT_AS` of a process, in MiB.
+fn limits(pid: u32) -> [u64; 2] {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    ["Max file size", "Max address space"].map(|name| {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() >> 20
+    })
+}
+
+#[test]
+fn each_process_has_limits() {
+    let Some(programs) = programs() else { return };
+    let (machine, _console, _ports) = running(&programs, Guest::Halt);
+    let [launcher, qemu, devices] = machine.pids();
+    // No disk is longer than what a log may have, nor is the memory.
+    assert_eq!(limits(qemu), [64, 4096 + MEMORY_MIB]);
+    assert_eq!(limits(launcher), limits(qemu));
+    assert_eq!(limits(devices), [64, 1024 + 2 * MEMORY_MIB]);
+}

@@ -130,6 +130,18 @@ pub struct DiskSpec {
     pub readonly: bool,
 }
 
+impl DiskSpec {
+    /// How far the longest of its files is written.
+    #[must_use]
+    pub fn writable_end(&self) -> u64 {
+        let end = |segment: &SegmentSpec| match segment {
+            SegmentSpec::File { offset, len, .. } if !self.readonly => offset.saturating_add(*len),
+            _ => 0,
+        };
+        self.segments.iter().map(end).max().unwrap_or(0)
+    }
+}
+
 /// A run of a disk's contents: [`disk::Segment`] with its file by index.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum SegmentSpec {

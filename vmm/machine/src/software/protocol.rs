@@ -23,7 +23,12 @@ pub use crate::native::protocol::{DiskSpec, Fd, SegmentSpec};
 
 /// To the device process: what to serve. The only message.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Devices(pub Vec<DeviceSpec>);
+pub struct Devices {
+    /// Memory of the machine, in bytes.
+    pub memory: u64,
+    /// The devices.
+    pub devices: Vec<DeviceSpec>,
+}
 
 /// A device to serve.
 #[derive(Debug, Serialize, Deserialize)]
@@ -54,11 +59,24 @@ pub enum DevicesReport {
     Failed(String),
 }
 
-/// To the launcher: what to start. The only message.
+/// To the launcher. The only message.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum LaunchRequest {
+    /// Start QEMU.
+    Launch(Launch),
+    /// Build the walls that this QEMU would have around it, and say which there are.
+    Probe(PathBuf),
+}
+
+/// What to start.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Launch {
     /// QEMU's file.
     pub program: PathBuf,
+    /// Memory of the machine, in bytes.
+    pub memory: u64,
+    /// Start it even where nothing keeps it from its user's files.
+    pub unconfined: bool,
     /// Its arguments.
     pub args: Vec<String>,
     /// What it inherits, and at which number.
@@ -77,6 +95,8 @@ pub enum LaunchReport {
         /// Its process id, for measurements.
         pid: u32,
     },
+    /// What keeps QEMU from the files of its user, an entry each; what is missing comes with the reason.
+    Walls(Vec<Result<String, String>>),
     /// QEMU cannot be started; the text says why.
     Refused(String),
     /// QEMU ended.

@@ -8,6 +8,7 @@
 pub use confinement::Error as ConfineError;
 use confinement::calls::{DEVICES, RUNTIME};
 use confinement::{Conditional, FIONBIO, Forbidden, Limits, Profile, RUNTIME_IF, STREAM_PAIRS};
+use machine::native::protocol::{DiskSpec, Spec};
 
 /// Takes root, privileges, capabilities and the file system from the calling thread, the only one, and those it will
 /// start. The log hears what the host's kernel does not have.
@@ -19,9 +20,21 @@ pub fn confine_process() -> Result<(), ConfineError> {
 
 /// Leaves all threads only the system calls of a running machine. `ioctls` are the hypervisor's requests. Needs
 /// [`confine_process`].
-pub fn confine_threads(ioctls: &[u32]) -> Result<(), ConfineError> {
+pub fn confine_threads(ioctls: &[u32], limits: Limits) -> Result<(), ConfineError> {
+    limits.apply().map_err(ConfineError::Limits)?;
     profile(&[ioctls, &[FIONBIO]].concat()).filter().install_for_all_threads().map_err(ConfineError::Seccomp)
 }
+
+/// The process writes nothing behind the longest writable disk, and maps little more than the guest's memory. The memory
+/// itself, which may be a file, comes first.
+#[must_use]
+pub fn limits(spec: &Spec) -> Limits {
+    let longest = spec.disks.iter().map(DiskSpec::writable_end).max().unwrap_or(0);
+    Limits::new(longest, u64::from(spec.memory_mib) << 20, OWN_MEMORY)
+}
+
+/// What this process maps besides the guest's memory: its code, buffers, and stacks of threads.
+const OWN_MEMORY: u64 = 1 << 30;
 
 const CONDITIONAL: &[Conditional] = &[STREAM_PAIRS];
 

@@ -5,6 +5,6 @@ mod confine;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
-pub use confine::{ConfineError, confine_process, confine_threads};
+pub use confine::{ConfineError, confine_process, confine_threads, limits};
 #[cfg(target_os = "linux")]
 pub use linux::{Host, IOCTLS, Poller, frugal_allocator, hypervisor, now_ns};

@@ -1,0 +1,175 @@
+//! A root directory in which a child finds what it needs, and nothing else.
+//!
+//! Landlock forbids to open files; their names, sizes and owners stay visible, and not every kernel has Landlock. In a
+//! mount namespace whose root is a small file system in memory, only what is mounted there has a name at all. Not here:
+//! the namespace (`namespaces`), and what the child needs (each program).
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change,
+    mount_remount, move_mount, open_tree, unmount,
+};
+use rustix::process::{chdir, geteuid, pivot_root, umask};
+
+/// Where the new root is put together. It exists on every host, and nothing of it is wanted any more by then.
+const BASE: &str = "/proc";
+
+/// Longest file of which the child gets a copy; the new root holds a few.
+const MAX_COPY: u64 = 512 << 20;
+const OPTIONS: &std::ffi::CStr = c"mode=755,size=1100m";
+
+/// What stands at a place of the new root.
+#[derive(Debug)]
+enum Source {
+    /// A directory of the host's.
+    Directory(OwnedFd),
+    /// A file of the host's.
+    File(OwnedFd),
+    /// What this file contains, as its own user alone may open it, or it has no place on the host.
+    Copy(File),
+}
+
+/// Makes the root directory of this process one with nothing in it but `paths` of the host's, and `files` at the places
+/// that are given, all of them to read. Paths below another of `paths` come with it.
+///
+/// To be called by a process with one thread, after [`crate::isolate_children`] or [`crate::isolate_children_as_user`],
+/// and before it gives up its user or its capabilities. After an error its root is the host's.
+pub fn enter_root(paths: &[PathBuf], files: &[(PathBuf, BorrowedFd<'_>)]) -> io::Result<()> {
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let mut sources = Vec::new();
+    for path in paths {
+        if !paths.iter().any(|other| other != path && path.starts_with(other)) {
+            sources.push((path.clone(), of_host(path)?));
+        }
+    }
+    for (path, file) in files {
+        sources.push((path.clone(), reopenable(*file)?));
+    }
+    mount("tmpfs", BASE, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, OPTIONS)?;
+    let entered = fill(&sources).and_then(|()| {
+        mount_remount(
+            BASE,
+            MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV,
+            "",
+        )?;
+        chdir(BASE)?;
+        // pivot_root(2): with the same directory twice, the old root comes to lie on the new one, and can be let go.
+        Ok(pivot_root(".", ".")?)
+    });
+    if let Err(error) = entered {
+        let _ = unmount(BASE, UnmountFlags::DETACH);
+        return Err(error);
+    }
+    unmount(".", UnmountFlags::DETACH)?;
+    Ok(chdir("/")?)
+}
+
+fn of_host(path: &Path) -> io::Result<Source> {
+    let clone = clone_of(path)?;
+    let kind = fs::metadata(path)?.file_type();
+    // A device is wanted as one.
+    let nodev = if kind.is_dir() || kind.is_file() { libc::MOUNT_ATTR_NODEV } else { 0 };
+    restrict(&clone, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | nodev)?;
+    Ok(if kind.is_dir() { Source::Directory(clone) } else { Source::File(clone) })
+}
+
+/// A mount of what is at `path`, with all that is mounted below, still without a place.
+fn clone_of(path: &Path) -> io::Result<OwnedFd> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    Ok(open_tree(CWD, path, flags)?)
+}
+
+/// An inherited file that the child opens again by its name. It may have come from another mount namespace, so its own
+/// mount cannot be cloned; what is at its path is the same file, or else it is copied.
+fn reopenable(file: BorrowedFd<'_>) -> io::Result<Source> {
+    let link = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let file = File::from(file.try_clone_to_owned()?);
+    let metadata = file.metadata()?;
+    // Root opens everything, but the child will be another user, of no group that anything belongs to.
+    let readable = match geteuid().is_root() {
+        true => metadata.mode() & 0o004 != 0,
+        false => File::open(&link).is_ok(),
+    };
+    let same = |other: &fs::Metadata| (other.dev(), other.ino()) == (metadata.dev(), metadata.ino());
+    let path = fs::read_link(&link)?;
+    if readable && fs::metadata(&path).is_ok_and(|found| same(&found)) {
+        let clone = clone_of(&path)?;
+        restrict(&clone, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV)?;
+        if same(&File::from(clone.try_clone()?).metadata()?) {
+            return Ok(Source::File(clone));
+        }
+    }
+    Ok(Source::Copy(file))
+}
+
+/// Sets attributes of a mount and of those below. A kernel before 5.12 cannot; there its file permissions and the
+/// child's filter, which opens nothing to write, have to do.
+fn restrict(mount: &OwnedFd, attributes: u64) -> io::Result<()> {
+    let set = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+    // SAFETY: the path is an empty C string, and the kernel reads as many bytes of `set` as it is told there are.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const set,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+            error => Err(error),
+        },
+    }
+}
+
+fn fill(sources: &[(PathBuf, Source)]) -> io::Result<()> {
+    let before = umask(Mode::from_raw_mode(0o022));
+    let filled = sources.iter().try_for_each(|(path, source)| place(path, source));
+    umask(before);
+    filled
+}
+
+fn place(path: &Path, source: &Source) -> io::Result<()> {
+    let target = Path::new(BASE).join(path.strip_prefix("/").unwrap_or(path));
+    if let (Source::File(_) | Source::Copy(_), Some(directory)) = (source, target.parent()) {
+        fs::create_dir_all(directory)?;
+    }
+    match source {
+        Source::Directory(mount) => {
+            fs::create_dir_all(&target)?;
+            put(mount, &target)
+        }
+        Source::File(mount) => {
+            File::create(&target)?;
+            put(mount, &target)
+        }
+        Source::Copy(file) => {
+            let mut copy = File::create(&target)?;
+            if io::copy(&mut at_start(file)?.take(MAX_COPY + 1), &mut copy)? > MAX_COPY {
+                return Err(io::ErrorKind::FileTooLarge.into());
+            }
+            copy.set_permissions(Permissions::from_mode(0o444))
+        }
+    }
+}
+
+fn at_start(file: &File) -> io::Result<&File> {
+    io::Seek::rewind(&mut &*file)?;
+    Ok(file)
+}
+
+fn put(mount: &OwnedFd, target: &Path) -> io::Result<()> {
+    Ok(move_mount(mount.as_fd(), "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+}
