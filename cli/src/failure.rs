@@ -2,6 +2,8 @@
 //!
 //! Not here: what can go wrong.
 
+use std::sync::Arc;
+
 use crate::say::tell;
 use sandbox::Error;
 
@@ -48,7 +50,9 @@ pub(crate) fn show(error: &anyhow::Error) {
         return;
     }
     let hint = error.downcast_ref::<Advice>().map(|advice| advice.hint);
-    let hint = hint.or_else(|| error.downcast_ref::<Error>().and_then(Error::hint));
+    // One that several wait for is shared.
+    let shared = || error.downcast_ref::<Arc<Error>>().map(Arc::as_ref);
+    let hint = hint.or_else(|| error.downcast_ref::<Error>().or_else(shared).and_then(Error::hint));
     print(&error.to_string(), hint);
 }
 

@@ -9,8 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guest_protocol::{Program, Stdio};
-use sandbox::{Error, Exec, Home, ImageOverrides, Sandbox, Service, Spec, Start, Timings};
-use tokio::time::{sleep, timeout};
+use sandbox::{
+    Error, Exec, Guest, Handle, Home, ImageOverrides, Service, Spec, Start, Stop, Terms, TimeLimit, Timings,
+    Why,
+};
+use tokio::time::timeout;
 
 use crate::args::RunArgs;
 use crate::failure::Interrupted;
@@ -76,7 +79,7 @@ fn spec(home: &Home, args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
         no_network: network.no_network,
         launch_entrypoint: true,
         unenforced_timeout_seconds: None,
-        time_limit: args.timeout.map(Duration::from_secs),
+        time_limit: args.timeout.map(Duration::from_secs).map(TimeLimit::FromStart),
         keep: detached || !args.rm,
         grace: args.graceful_shutdown,
         shared_memory: args.shared_memory,
@@ -106,28 +109,34 @@ struct Run {
 impl Run {
     async fn supervise(self, home: &Home) -> anyhow::Result<u8> {
         let mut signals = Signals::catch()?;
-        let mut sandbox = Sandbox::create(home, self.spec.clone(), self.start)?;
-        let mut stop = sandbox.stop_requested();
+        let bar = Arc::new(Bar::default());
+        let (spec, terms) = (self.spec.clone(), Terms::default());
+        let sandbox = sandbox::spawn(home, spec, self.start, terms, Arc::clone(&bar) as _)?;
         // Set once there is no command any more, and the end is nothing but the end.
         let idle = Cell::new(false);
         let interrupted = |signal| if idle.get() { Ok(0) } else { Err(Interrupted(signal).into()) };
+        let own_timings = Cell::new(Timings::default());
         let outcome = tokio::select! {
             biased;
             signal = signals.next() => interrupted(signal),
-            // What `matchlock kill` amounts to.
-            () = stop.wait() => interrupted(SIGTERM),
-            () = time_limit(self.args.timeout) => {
-                Err(anyhow::anyhow!("timed out after {} s", self.args.timeout.unwrap_or_default()))
-            }
-            outcome = self.drive(&mut sandbox, &idle) => outcome,
+            why = sandbox.cut() => match why {
+                Why::TimeLimit(limit) => Err(anyhow::anyhow!("timed out after {} s", limit.as_secs())),
+                // What `matchlock kill` amounts to.
+                _ => interrupted(SIGTERM),
+            },
+            outcome = self.drive(&sandbox, &bar, &idle, &own_timings) => outcome,
         };
-        let ended = sandbox.end().await;
+        sandbox.stop(Stop::default());
+        let ended = sandbox.gone().await;
         if let (true, Ok(timings)) = (self.args.timings, &ended) {
-            tell!("{}", serde_json::to_string(&wire_timings(timings, self.start.elapsed_us()))?);
+            let Timings { exec_us, started_us, exited_us, .. } = own_timings.get();
+            let timings = Timings { exec_us, started_us, exited_us, ..*timings };
+            tell!("{}", serde_json::to_string(&wire_timings(&timings, self.start.elapsed_us()))?);
         }
         match (outcome, ended) {
             (Ok(_), Err(error)) => Err(error.into()),
             (Err(error), Err(second)) => {
+                // A sandbox that failed says so once.
                 tracing::warn!("ending the sandbox: {second}");
                 Err(error)
             }
@@ -135,12 +144,20 @@ impl Run {
         }
     }
 
-    async fn drive(&self, sandbox: &mut Sandbox, idle: &Cell<bool>) -> anyhow::Result<u8> {
-        let bar = Arc::new(Bar::default());
-        let started = sandbox.start(Arc::clone(&bar) as _).await;
+    async fn drive(
+        &self,
+        sandbox: &Handle,
+        bar: &Bar,
+        idle: &Cell<bool>,
+        timings: &Cell<Timings>,
+    ) -> anyhow::Result<u8> {
+        let risen = sandbox.ready().await;
         bar.clear();
-        started?;
-        let _forwards = self.ports.bind(&sandbox.guest()?)?;
+        let ready = match risen {
+            Ok(ready) => ready,
+            Err(why) => return Err(failed(why)),
+        };
+        let _forwards = self.ports.bind(&ready.guest)?;
         if self.detached {
             detach::report(sandbox.id())?;
         } else if self.spec.keep {
@@ -149,7 +166,7 @@ impl Run {
             tell!("  Connect: matchlock exec -it {id} sh");
             tell!("  Stop:    matchlock kill {id}");
         }
-        let mut argv = sandbox.command(&self.args.command);
+        let mut argv = ready.command(&self.args.command);
         if argv.is_empty() && matches!(self.mode, Stdio::Terminal(_)) {
             argv.push("sh".to_owned());
         }
@@ -158,59 +175,71 @@ impl Run {
         }
         let mut status = 0;
         if !argv.is_empty() {
-            status = self.command(sandbox, argv).await?;
+            sandbox.set_activity("while the command ran");
+            status = self.command(sandbox, &ready.guest, argv, timings).await?;
         }
         if self.spec.keep {
             idle.set(true);
-            sandbox.ended().wait().await;
-            return Err(sandbox.why_ended("by itself").await.into());
+            sandbox.set_activity("by itself");
+            return Err(failed(sandbox.over().await));
         }
         Ok(status)
     }
 
-    async fn command(&self, sandbox: &mut Sandbox, argv: Vec<String>) -> anyhow::Result<u8> {
+    async fn command(
+        &self,
+        sandbox: &Handle,
+        guest: &Guest,
+        argv: Vec<String>,
+        timings: &Cell<Timings>,
+    ) -> anyhow::Result<u8> {
         let mut env = Vec::new();
         if !self.spec.env.iter().any(|(name, _)| name == "TERM") {
             env.extend(terminal_type(self.mode));
         }
         let (working_dir, user) = (self.args.workdir.clone(), self.args.user.clone());
-        let service = sandbox
-            .exec(Exec {
-                program: Program::Argv(argv),
-                env,
-                working_dir,
-                user,
-                stdio: self.mode,
-                detached: false,
-            })
-            .await?;
-        let mut watch = Watched {
-            log: (!matches!(self.mode, Stdio::Terminal(_))).then(|| sandbox.log()),
-            start: self.start,
-            started_us: None,
+        let exec =
+            Exec { program: Program::Argv(argv), env, working_dir, user, stdio: self.mode, detached: false };
+        let service = match guest.exec(exec).await {
+            Ok(service) => service,
+            Err(error) => return Err(sandbox.explain(error).await.into()),
         };
-        let result = self.relay(sandbox, service, &mut watch).await;
-        let timings = sandbox.timings_mut();
-        timings.started_us = watch.started_us;
-        timings.exited_us = Some(self.start.elapsed_us());
-        match result {
-            Err(error) if matches!(error.downcast_ref(), Some(Error::HangUp)) => {
-                Err(sandbox.why_ended("while the command ran").await.into())
-            }
-            result => result,
+        let exec_us = Some(self.start.elapsed_us());
+        let log = (!matches!(self.mode, Stdio::Terminal(_))).then_some(|bytes: &[u8]| sandbox.log(bytes));
+        let mut watch = Watched { log, start: self.start, started_us: None };
+        let result = relay(sandbox, service, self.mode, &mut watch).await;
+        let exited_us = Some(self.start.elapsed_us());
+        timings.set(Timings { exec_us, started_us: watch.started_us, exited_us, ..Timings::default() });
+        match result.map_err(anyhow::Error::downcast::<Error>) {
+            Ok(status) => Ok(status),
+            Err(Ok(error)) => Err(sandbox.explain(error).await.into()),
+            Err(Err(other)) => Err(other),
         }
     }
+}
 
-    async fn relay(&self, sandbox: &Sandbox, service: Service, watch: &mut impl Watch) -> anyhow::Result<u8> {
-        let mut ended = sandbox.ended();
-        let mut relay = pin!(stdio::relay(service, self.mode, watch));
-        tokio::select! {
-            biased;
-            result = &mut relay => return result,
-            () = ended.wait() => {}
-        }
-        timeout(LAST_OUTPUT_LIMIT, relay).await.unwrap_or_else(|_| Err(Error::HangUp.into()))
+/// Why there is no sandbox any more, as an error.
+fn failed(why: Why) -> anyhow::Error {
+    match why {
+        Why::Failed(error) => error.into(),
+        why => anyhow::anyhow!("{why}"),
     }
+}
+
+/// Carries the command's bytes until it ends; those of a machine that has ended have a limit.
+async fn relay(
+    sandbox: &Handle,
+    service: Service,
+    mode: Stdio,
+    watch: &mut impl Watch,
+) -> anyhow::Result<u8> {
+    let mut relay = pin!(stdio::relay(service, mode, watch));
+    tokio::select! {
+        biased;
+        result = &mut relay => return result,
+        _ = sandbox.over() => {}
+    }
+    timeout(LAST_OUTPUT_LIMIT, relay).await.unwrap_or_else(|_| Err(Error::HangUp.into()))
 }
 
 struct Watched<L> {
@@ -235,13 +264,6 @@ impl<L: Fn(&[u8])> Watch for Watched<L> {
 pub(crate) fn terminal_type(mode: Stdio) -> Option<(String, String)> {
     let name = std::env::var("TERM").ok().filter(|_| matches!(mode, Stdio::Terminal(_)))?;
     Some(("TERM".to_owned(), name))
-}
-
-async fn time_limit(seconds: Option<u64>) {
-    match seconds {
-        Some(seconds) => sleep(Duration::from_secs(seconds)).await,
-        None => std::future::pending().await,
-    }
 }
 
 fn wire_timings(timings: &Timings, end_us: u64) -> wire::Timings {

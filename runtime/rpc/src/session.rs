@@ -538,7 +538,7 @@ async fn next(
 
 async fn cut(vm: Option<&Vm>) -> String {
     match vm {
-        Some(vm) => vm.cut().await,
+        Some(vm) => vm.sandbox.cut().await.to_string(),
         None => std::future::pending().await,
     }
 }

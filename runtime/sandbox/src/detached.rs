@@ -48,6 +48,11 @@ impl Log {
     pub(crate) fn new(take: impl Fn(&[u8]) + Send + Sync + 'static) -> Self {
         Self(Arc::new(take))
     }
+
+    /// Takes this.
+    pub(crate) fn add(&self, bytes: &[u8]) {
+        (self.0)(bytes);
+    }
 }
 
 impl fmt::Debug for Log {

@@ -5,7 +5,7 @@
 //!       └─ of another one  ──▶ its owner's control socket ──▶ (the same stream, passed on)
 //! ```
 //!
-//! Every request has a stream of its own. Not here: the machine around the guest ([`crate::supervisor`]), what a
+//! Every request has a stream of its own. Not here: the machine around the guest ([`crate::life`]), what a
 //! stream carries ([`crate::service`], [`crate::files`]), and the owner's end of the control socket.
 
 use std::sync::{Arc, Mutex, PoisonError};

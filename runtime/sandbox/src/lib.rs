@@ -1,6 +1,6 @@
 //! One sandbox's life: what it is made of, how it starts, how programs run in it, how it ends, what is remembered.
 //!
-//! The [`Sandbox`] is owned by the process that started it, never by a daemon. The path of an exec enters here at
+//! A sandbox is owned by the process that started it ([`spawn`]), never by a daemon. The path of an exec enters here at
 //! [`Guest::exec`], leaves through `ports` to the guest, and comes back on the same stream. Not
 //! here: terminals and arguments (`matchlock`), what a machine does (`machine`), where images come from (`images`).
 
@@ -28,6 +28,7 @@ mod history;
 mod home;
 pub mod host;
 mod id;
+mod life;
 pub mod lifecycle;
 pub mod log;
 mod ports;
@@ -38,7 +39,6 @@ mod schema;
 mod service;
 #[cfg(any(test, feature = "stand_in"))]
 pub mod stand_in;
-mod supervisor;
 mod sys;
 mod timings;
 mod user;
@@ -55,8 +55,10 @@ pub use guest::Guest;
 pub use history::{Step, Version};
 pub use home::Home;
 pub use id::Id;
+#[cfg(any(test, feature = "stand_in"))]
+pub use life::StandIn;
+pub use life::{Handle, Ready, Spec, Stage, Stop, Terms, TimeLimit, Why, spawn};
 pub use reconcile::{Found, Judgement, end_by_force, gc, reconcile, remove, wait_for_end};
 pub use records::{Record, Records, Status};
 pub use service::{Event, Input, Output, Service};
-pub use supervisor::{Sandbox, Spec};
 pub use timings::{Start, Timings};

@@ -1,4 +1,4 @@
-//! The supervisor's end of the vsock port channel: streams to and from the guest's ports.
+//! The host's end of the vsock port channel: streams to and from the guest's ports.
 //!
 //! Not here: what the streams carry, and the device at the other end (`virtio::vsock`, where the channel is specified).
 

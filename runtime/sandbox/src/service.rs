@@ -1,7 +1,7 @@
 //! Service streams: programs run in the guest, seen from the host.
 //!
 //! Whoever holds the stream talks to the agent directly; hanging up before the program's end cancels it. Not here: who
-//! opens streams ([`crate::supervisor`]), and where output goes.
+//! opens streams ([`crate::life`]), and where output goes.
 
 use guest_protocol::frame::{self, DATA_CHUNK, Kind};
 use guest_protocol::{ExecFailure, Exit, Request, ServiceFromGuest, ServiceFromHost, TerminalSize, Usage};

@@ -11,7 +11,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use images::{Pull, Quiet};
-use sandbox::{Home, ImageOverrides, Sandbox, Spec, Start};
+use sandbox::{Home, ImageOverrides, Spec, Start, Stop, Terms};
 use served::http::{Answer, Server, ok};
 use tokio::sync::oneshot;
 use waiting::testing::{AT_ONCE, is_waited_for};
@@ -48,15 +48,16 @@ fn spec() -> Spec {
 #[ignore = "the child's side of the other tests"]
 async fn start_until_the_parent_says_so() {
     let home = Home::at(Path::new(&std::env::var(DIRECTORY).unwrap()));
-    let mut sandbox = Sandbox::create(&home, spec(), Start::now()).unwrap();
+    let sandbox = sandbox::spawn(&home, spec(), Start::now(), Terms::default(), Arc::new(Quiet)).unwrap();
     let (begun, waits) = oneshot::channel();
     std::thread::spawn(move || begun.send(std::io::stdin().read_line(&mut String::new()).unwrap()));
     tokio::select! {
-        started = sandbox.start(Arc::new(Quiet)) => started.unwrap(),
+        ready = sandbox.ready() => panic!("{:?}", ready.map(drop)),
         waits = waits => assert_eq!(waits, Ok(1)),
     }
     let given_up = Instant::now();
-    sandbox.end().await.unwrap();
+    sandbox.stop(Stop::default());
+    sandbox.gone().await.unwrap();
     let after = given_up.elapsed();
     assert!(after < AT_ONCE, "{after:?}");
 }

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guest_protocol::{ExecFailure, Program, Stdio};
-use sandbox::{Error, Exec};
+use sandbox::{Error, Exec, Ready};
 use tokio::time::{Instant, timeout_at};
 use wire::rpc::CreateResult;
 
 use super::{Answer, Result};
 use crate::encode;
 use crate::failure::Failure;
-use crate::vm::{Ready, Vm};
+use crate::vm::Vm;
 
 pub(crate) use super::plan::{Plan, plan};
 
@@ -40,17 +40,18 @@ async fn bring_up(plan: &Plan, vm: &Vm) -> Result<()> {
             return Err(Failure::vm(format!("workspace {workspace}: {}", vm.explain(error).await)));
         }
     }
-    if plan.spec.launch_entrypoint && !ready.entrypoint.is_empty() {
-        launch(vm, ready).await?;
+    let entrypoint = ready.command(&[]);
+    if plan.spec.launch_entrypoint && !entrypoint.is_empty() {
+        launch(vm, ready, entrypoint).await?;
     }
     Ok(())
 }
 
 /// Starts the entrypoint, and looks for a short time whether it fails.
-async fn launch(vm: &Vm, ready: Ready) -> Result<()> {
+async fn launch(vm: &Vm, ready: Ready, entrypoint: Vec<String>) -> Result<()> {
     let asked = Instant::now();
     let exec = Exec {
-        program: Program::Argv(ready.entrypoint),
+        program: Program::Argv(entrypoint),
         env: Vec::new(),
         working_dir: None,
         user: None,

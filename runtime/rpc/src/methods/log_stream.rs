@@ -13,7 +13,7 @@ pub(super) async fn run(mut call: Call, log: LogOf) -> Result<Answer> {
     let mut follow = sandbox::log::follow(&log.home, &log.id).map_err(failed)?;
     let over = async {
         match &log.vm {
-            Some(vm) => vm.over().await,
+            Some(vm) => vm.sandbox.over().await.to_string(),
             None => "the sandbox was closed".to_owned(),
         }
     };

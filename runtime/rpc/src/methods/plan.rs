@@ -12,7 +12,7 @@ use policy::mounts::MountError;
 use policy::names;
 use policy::network::{Member, Network as Checked, Wrong};
 use policy::resources::Request as Resources;
-use sandbox::{ImageOverrides, Spec};
+use sandbox::{ImageOverrides, Spec, TimeLimit};
 use wire::rpc::{CreateParams, ExtraDisk, HostMapping, Network, Vfs};
 
 use super::Result;
@@ -88,7 +88,7 @@ pub(crate) fn plan(params: CreateParams, machine: Machine) -> Result<Plan> {
         no_network: checked.no_network,
         launch_entrypoint: params.launch_entrypoint.unwrap_or_default(),
         unenforced_timeout_seconds: resources.timeout_seconds.filter(|seconds| *seconds > 0.0),
-        time_limit,
+        time_limit: time_limit.map(TimeLimit::FromReady),
         keep: true,
         grace: Duration::ZERO,
         shared_memory: false,
@@ -263,7 +263,7 @@ mod tests {
         .unwrap();
         let spec = plan.spec;
         assert_eq!(spec.resources, Resources { cpus: 0.5, memory_mb: 256, disk_size_mb: 100 });
-        let limit = Some(Duration::from_millis(1500));
+        let limit = Some(TimeLimit::FromReady(Duration::from_millis(1500)));
         assert_eq!((spec.time_limit, spec.unenforced_timeout_seconds), (limit, Some(300.0)));
         assert_eq!(spec.env, [("A".to_owned(), "1".to_owned())]);
         assert_eq!(

@@ -36,7 +36,7 @@ pub(super) async fn run(mut call: Call, inside: Inside) -> Result<Answer> {
         return Err(Failure::params(format!("more than {MAX_LISTENERS} listeners")));
     }
     // One call at a time. The old ones go first, whether or not the new ones come.
-    let mut current = inside.vm.forwards.lock().await;
+    let mut current = inside.vm.sandbox.forwards().lock().await;
     if let Some(old) = current.take() {
         old.close().await;
     }

@@ -10,7 +10,7 @@ use guest_protocol::{
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
-use sandbox::Guest;
+use sandbox::{Guest, Why};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -569,7 +569,8 @@ async fn the_end_of_a_sandbox_is_told_with_its_reason() {
     // It dies: streams end, and what is said is why.
     let dying = client.send("exec", json!({"command": "die"})).await;
     client.run("echo").await.unwrap();
-    client.stage.fakes.lock().unwrap()[0].end("the guest panicked", false);
+    client.stage.fakes.lock().unwrap()[0]
+        .end(Why::Failed(Arc::new(sandbox::Error::Refused("the guest panicked".into()))));
     let line = client.line().await;
     assert_eq!(
         (&line["id"], &line["error"]),
@@ -582,11 +583,11 @@ async fn the_end_of_a_sandbox_is_told_with_its_reason() {
     client.call("create", json!({"image": "any"})).await.unwrap();
     let hang = client.send("exec", json!({"command": "hang"})).await;
     client.run("echo").await.unwrap();
-    client.stage.fakes.lock().unwrap()[1].end("time is up", true);
+    client.stage.fakes.lock().unwrap()[1].end(Why::TimeLimit(Duration::from_secs(1)));
     let line = client.line().await;
     assert_eq!(
         (&line["id"], &line["error"]),
-        (&json!(hang), &json!({"code": EXEC, "message": "time is up"}))
+        (&json!(hang), &json!({"code": EXEC, "message": "the sandbox reached its time limit of 1 s"}))
     );
     client.hung_up("hang").await;
     assert_eq!(client.run("echo").await, Err(VM));

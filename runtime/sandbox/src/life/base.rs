@@ -1,0 +1,238 @@
+//! What a sandbox has in every stage of its life: its directory, its disks, its record, its log, its control socket.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use machine::Kind;
+use machine::tsc::Calibration;
+use policy::machine as choice;
+use policy::resources::{self, Grant};
+use rustix::fs::FlockOperation;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::spec::Spec;
+use crate::config::Config;
+use crate::console::Console;
+use crate::control::{self, Shared};
+use crate::detached::Log;
+use crate::disks::Disks;
+use crate::history::{Change, Step};
+use crate::home::{Home, OwnedVm, VmPaths};
+use crate::lifecycle::{Lifecycle, Phase};
+use crate::records::{Record, Status};
+use crate::timings::{Start, Timings};
+use crate::writer::Writer;
+use crate::{Error, Id, Result, host, reconcile};
+
+/// How long ending a sandbox may take beyond the grace its processes get; the limits of all steps fit in it.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+
+/// What a sandbox has in every stage.
+#[derive(Debug)]
+pub(super) struct Base {
+    pub(super) spec: Spec,
+    pub(super) home: Home,
+    pub(super) grant: Grant,
+    pub(super) kind: Kind,
+    /// Started first of all: the longer it runs, the better it is.
+    pub(super) clock: Calibration,
+    pub(super) vm: OwnedVm,
+    pub(super) disks: Disks,
+    pub(super) journal: Journal,
+    pub(super) console: Arc<Console>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) timings: Timings,
+    start: Start,
+    socket: JoinHandle<()>,
+    /// When the end must have come.
+    pub(super) end_by: Option<Instant>,
+}
+
+/// A sandbox of which nothing is prepared.
+#[derive(Debug)]
+pub(super) struct Created {
+    /// Comes once its record is written.
+    pub(super) recorded: oneshot::Receiver<()>,
+}
+
+impl Base {
+    /// Checks the spec, then makes the sandbox's directory, record and control socket. Needs a tokio runtime.
+    pub(super) fn create(home: &Home, spec: Spec, start: Start) -> Result<(Self, Created)> {
+        let clock = Calibration::start();
+        let grant = resources::grant(&spec.resources, &host::resources())?;
+        if let Some(hostname) = &spec.hostname {
+            policy::names::hostname(hostname)?;
+        }
+        spec.env.iter().try_for_each(|(name, value)| policy::names::env(name, value))?;
+        let choice = choice::choose(spec.machine, &host::facts())?;
+        tracing::info!("machine {}: {}", choice.kind, choice.why);
+
+        let disks = Disks::attach(home, &spec.disks)?;
+        let vm = OwnedVm::create(home)?;
+        // Before the record, so that whatever is known has a log.
+        let console = Arc::new(Console::create(home, &vm.paths.logs())?);
+        let (journal, recorded) = Journal::begin(home, &vm.id, &spec, grant, choice.kind);
+        let listener = home.as_user(|| control::bind(&vm.paths))?;
+        let listener =
+            tokio::net::UnixListener::from_std(listener).map_err(Error::system("control socket"))?;
+        let shared = Arc::new(Shared {
+            guest: watch::Sender::new(None),
+            stop: watch::Sender::new(false),
+            stop_limit: spec.grace.saturating_add(STOP_LIMIT),
+        });
+        let socket = tokio::spawn(control::serve(listener, Arc::clone(&shared)));
+        let timings = Timings {
+            start_monotonic_ns: start.monotonic_ns(),
+            created_us: Some(start.elapsed_us()),
+            ..Timings::default()
+        };
+        let base = Self {
+            spec,
+            home: home.clone(),
+            grant,
+            kind: machine_kind(choice.kind),
+            clock,
+            vm,
+            disks,
+            journal,
+            console,
+            shared,
+            timings,
+            start,
+            socket,
+            end_by: None,
+        };
+        Ok((base, Created { recorded }))
+    }
+
+    /// Microseconds since the program's start.
+    pub(super) fn now_us(&self) -> Option<u64> {
+        Some(self.start.elapsed_us())
+    }
+
+    /// Adds to the sandbox's log.
+    pub(super) fn log(&self) -> Log {
+        let console = Arc::clone(&self.console);
+        Log::new(move |bytes| console.log(bytes))
+    }
+
+    /// This limit, or what is left of the time to end in.
+    pub(super) fn at_most(&self, limit: Duration) -> Duration {
+        self.end_by.map_or(limit, |by| limit.min(by.saturating_duration_since(Instant::now())))
+    }
+
+    /// Removes what is not to be kept; `steps` are those that were taken before.
+    pub(super) fn clean(mut self, steps: Vec<Step>) -> Result<Timings> {
+        self.journal.to(Phase::Cleaning, None);
+        self.socket.abort();
+        let result = if self.spec.keep { self.clean_and_keep(steps) } else { self.clean_and_forget() };
+        result.map(|()| self.timings)
+    }
+
+    /// The record last: should this process end in between, the next command cleans up. Only then the lock goes, so
+    /// that nobody judges what has not ended.
+    fn clean_and_keep(&mut self, mut steps: Vec<Step>) -> Result<()> {
+        let cleaned = self.remove(VmPaths::remove_own);
+        let failure = cleaned.as_ref().err().map(ToString::to_string);
+        steps.push(Step::done("files", failure.clone()));
+        let written = self.journal.close(failure, steps);
+        cleaned.and(written).and_then(|()| self.remove(VmPaths::remove_lock))
+    }
+
+    /// The record first: a directory without one is nobody's, should this process end in between.
+    fn clean_and_forget(&mut self) -> Result<()> {
+        self.journal.forget();
+        let cleaned = self.remove(VmPaths::remove);
+        let written = self.journal.writer.finish();
+        cleaned.and(written)
+    }
+
+    fn remove(&self, remove: impl FnOnce(&VmPaths) -> std::io::Result<()>) -> Result<()> {
+        // Whoever looks for orphans sees all of it or nothing.
+        let _removing = self.home.lock_vms(FlockOperation::LockShared)?;
+        let paths = &self.vm.paths;
+        self.home.as_user(|| remove(paths).map_err(Error::io(paths.directory())))
+    }
+}
+
+/// The record of a sandbox and where it is in its life; what is remembered follows from where it goes.
+#[derive(Debug)]
+pub(super) struct Journal {
+    id: Id,
+    lifecycle: Lifecycle,
+    pub(super) writer: Writer,
+}
+
+impl Journal {
+    /// Starts the records' thread with the sandbox's own record and the reconcile that every command begins with.
+    fn begin(
+        home: &Home,
+        id: &Id,
+        spec: &Spec,
+        grant: Grant,
+        kind: choice::Kind,
+    ) -> (Self, oneshot::Receiver<()>) {
+        let record = Record {
+            id: id.clone(),
+            pid: std::process::id(),
+            status: Status::Running,
+            phase: Phase::Creating,
+            backend: kind.to_string(),
+            image: spec.image.clone(),
+            created_at: String::new(),
+            config: Config::new(spec, grant),
+        };
+        let writer = Writer::start(home.clone());
+        let recorded = writer.write_and_tell(move |records| records.insert(&record));
+        let home = home.clone();
+        writer.alone(move |records| {
+            // Somebody else's leftovers are no reason not to start.
+            if let Err(error) = reconcile(&home, records) {
+                tracing::warn!("cleaning up after earlier sandboxes: {error}");
+            }
+            Ok(())
+        });
+        (Self { id: id.clone(), lifecycle: Lifecycle::new(), writer }, recorded)
+    }
+
+    /// Where the sandbox is.
+    pub(super) fn phase(&self) -> Phase {
+        self.lifecycle.phase()
+    }
+
+    /// Moves on, and remembers it with what has gone wrong.
+    pub(super) fn to(&mut self, phase: Phase, because: Option<String>) {
+        self.lifecycle.to(phase);
+        tracing::debug!("{}: {phase}", self.id);
+        let (id, change) = (self.id.clone(), Change::to(phase).because(because));
+        self.writer.write(move |records| records.advance(&id, &change));
+    }
+
+    /// Writes the last of a record that is kept.
+    fn close(&mut self, failure: Option<String>, steps: Vec<Step>) -> Result<()> {
+        let phase = if failure.is_none() { Phase::Cleaned } else { Phase::CleanupFailed };
+        self.lifecycle.to(phase);
+        let (id, change) = (self.id.clone(), Change::to(phase).because(failure).with(steps));
+        self.writer.write(move |records| {
+            records.advance(&id, &change)?;
+            records.set_ended(&id, Status::Stopped)
+        });
+        self.writer.finish()
+    }
+
+    /// Deletes the record.
+    fn forget(&mut self) {
+        let id = self.id.clone();
+        self.writer.write(move |records| records.delete(&id));
+        self.writer.flush();
+    }
+}
+
+fn machine_kind(kind: choice::Kind) -> Kind {
+    match kind {
+        choice::Kind::Kvm => Kind::Kvm,
+        choice::Kind::Hvf => Kind::Hvf,
+        choice::Kind::Software => Kind::Software,
+    }
+}

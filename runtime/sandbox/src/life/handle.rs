@@ -1,0 +1,284 @@
+//! What everybody but the driver has of a sandbox: where it is, its guest, how it ended, and a way to ask for its end.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use images::ImageConfig;
+use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, timeout};
+
+use crate::command;
+use crate::detached::Log;
+use crate::forward::Forwards;
+use crate::guest::Guest;
+use crate::timings::Timings;
+use crate::{Error, Id};
+
+/// How long a guest that hung up may take to show why.
+const REASON_LIMIT: Duration = Duration::from_secs(5);
+
+/// How its owner wants a sandbox to end when nobody says anything else.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Terms {
+    /// How long the end may take; without it each step has its own limit only.
+    pub patience: Option<Duration>,
+    /// Nothing is kept of a sandbox that fails to start, whatever its spec says.
+    pub forget_failed_start: bool,
+}
+
+/// How a sandbox is to end.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stop {
+    /// When the end must have come: what the guest has not written back by then is lost.
+    pub by: Option<Instant>,
+    /// Nothing is kept of the sandbox, whatever its spec says, and its processes get no time.
+    pub discard: bool,
+}
+
+/// Where a sandbox is, for those who watch.
+#[derive(Debug, Clone)]
+pub enum Stage {
+    /// On its way up.
+    Rising,
+    /// Its guest answers.
+    Ready(Ready),
+    /// It is being ended.
+    Ending(Why),
+    /// Nothing is left but what is to be kept.
+    Gone(Why, Result<Timings, Arc<Error>>),
+}
+
+/// What is there once the guest answers.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    /// The guest. It may outlive the sandbox: whatever is asked of it then fails.
+    pub guest: Guest,
+    /// Since when.
+    pub since: Instant,
+    pub(super) image: ImageConfig,
+    pub(super) entrypoint: Option<Vec<String>>,
+}
+
+impl Ready {
+    /// The command of the sandbox with these arguments.
+    #[must_use]
+    pub fn command(&self, args: &[String]) -> Vec<String> {
+        command::command(&self.image, self.entrypoint.as_deref(), args)
+    }
+}
+
+/// Why a sandbox ended, or is about to.
+#[derive(Debug, Clone)]
+pub enum Why {
+    /// Somebody with a handle asked for it, or nobody has one any more.
+    Asked,
+    /// Another process asked for it.
+    Killed,
+    /// It reached its time limit.
+    TimeLimit(Duration),
+    /// It could not start, or its machine ended.
+    Failed(Arc<Error>),
+}
+
+impl Why {
+    pub(super) fn failed(error: Error) -> Self {
+        Self::Failed(Arc::new(error))
+    }
+
+    /// Whether the guest may still answer, but is not to.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        !matches!(self, Self::Failed(_))
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Asked => f.write_str("the sandbox was closed"),
+            Self::Killed => f.write_str("the sandbox was ended by another matchlock command"),
+            Self::TimeLimit(limit) => {
+                write!(f, "the sandbox reached its time limit of {} s", limit.as_secs_f64())
+            }
+            Self::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
+/// What is being done in a sandbox, for the error that says when its machine ended: "by itself", if nothing.
+pub(super) type Activity = watch::Sender<&'static str>;
+
+/// A sandbox that its driver takes through its life. It ends when nobody has a handle any more.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    id: Id,
+    stage: watch::Receiver<Stage>,
+    stop: Arc<watch::Sender<Option<Stop>>>,
+    activity: Arc<Activity>,
+    forwards: Arc<Mutex<Option<Forwards>>>,
+    log: Log,
+}
+
+/// The driver's ends of what a [`Handle`] has.
+#[derive(Debug)]
+pub(super) struct Ends {
+    pub(super) stage: watch::Sender<Stage>,
+    pub(super) stop: watch::Receiver<Option<Stop>>,
+    pub(super) activity: Arc<Activity>,
+    pub(super) forwards: Arc<Mutex<Option<Forwards>>>,
+}
+
+impl Handle {
+    pub(super) fn new(id: Id, log: Log) -> (Self, Ends) {
+        let (sender, stage) = watch::channel(Stage::Rising);
+        let (stop, stopped) = watch::channel(None);
+        let activity = Arc::new(Activity::new("by itself"));
+        let forwards = Arc::default();
+        let ends = Ends {
+            stage: sender,
+            stop: stopped,
+            activity: Arc::clone(&activity),
+            forwards: Arc::clone(&forwards),
+        };
+        (Self { id, stage, stop: Arc::new(stop), activity, forwards, log }, ends)
+    }
+
+    /// The sandbox's id.
+    #[must_use]
+    pub fn id(&self) -> &Id {
+        &self.id
+    }
+
+    /// Where the sandbox is now.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.stage.borrow().clone()
+    }
+
+    /// Waits until the guest answers, or says why it never will.
+    pub async fn ready(&self) -> Result<Ready, Why> {
+        match self.reached(|stage| !matches!(stage, Stage::Rising)).await {
+            Stage::Ready(ready) => Ok(ready),
+            Stage::Ending(why) | Stage::Gone(why, _) => Err(why),
+            Stage::Rising => Err(Why::Asked),
+        }
+    }
+
+    /// Returns when the sandbox is being ended, with the reason.
+    pub async fn over(&self) -> Why {
+        match self.reached(|stage| matches!(stage, Stage::Ending(_) | Stage::Gone(..))).await {
+            Stage::Ending(why) | Stage::Gone(why, _) => why,
+            Stage::Rising | Stage::Ready(_) => Why::Asked,
+        }
+    }
+
+    /// Returns when the sandbox is ended for a reason of somebody's: what it still does is to be given up. Never returns
+    /// when it ends by itself.
+    pub async fn cut(&self) -> Why {
+        let why = self.over().await;
+        if why.is_cut() { why } else { std::future::pending().await }
+    }
+
+    /// Waits until nothing is left but what is to be kept, and says if that went wrong.
+    pub async fn gone(&self) -> Result<Timings, Arc<Error>> {
+        match self.reached(|stage| matches!(stage, Stage::Gone(..))).await {
+            Stage::Gone(_, result) => result,
+            // The driver's runtime is gone, and with it all that it watched.
+            Stage::Rising | Stage::Ready(_) | Stage::Ending(_) => Err(Arc::new(Error::HangUp)),
+        }
+    }
+
+    /// Asks for the sandbox's end. The first request counts.
+    pub fn stop(&self, how: Stop) {
+        self.stop.send_if_modified(|stop| {
+            let first = stop.is_none();
+            stop.get_or_insert(how);
+            first
+        });
+    }
+
+    /// Says what is being done in the sandbox, as in "while the command ran".
+    pub fn set_activity(&self, activity: &'static str) {
+        self.activity.send_replace(activity);
+    }
+
+    /// What to say of an error of the guest's: why the guest ended, if that is what it comes from.
+    pub async fn explain(&self, error: Error) -> Arc<Error> {
+        if !matches!(error, Error::HangUp) {
+            return Arc::new(error);
+        }
+        match timeout(REASON_LIMIT, self.over()).await {
+            Ok(Why::Failed(error)) => error,
+            Ok(why) => Arc::new(Error::Refused(why.to_string())),
+            Err(_) => Arc::new(error),
+        }
+    }
+
+    /// The sandbox's forwarded ports; they are closed before it is ended.
+    #[must_use]
+    pub fn forwards(&self) -> &Mutex<Option<Forwards>> {
+        &self.forwards
+    }
+
+    /// Adds to the sandbox's log.
+    pub fn log(&self, bytes: &[u8]) {
+        self.log.add(bytes);
+    }
+
+    /// The first stage from now on that is one of these, or the last one there is.
+    async fn reached(&self, wanted: impl FnMut(&Stage) -> bool) -> Stage {
+        let mut stage = self.stage.clone();
+        let reached = stage.wait_for(wanted).await.map(|stage| stage.clone());
+        reached.unwrap_or_else(|_| self.stage())
+    }
+}
+
+/// For tests, of other crates too: a sandbox that is nothing but a guest, whose driver the test plays.
+#[cfg(any(test, feature = "stand_in"))]
+#[derive(Debug)]
+pub struct StandIn(watch::Sender<Stage>);
+
+#[cfg(any(test, feature = "stand_in"))]
+impl StandIn {
+    /// A sandbox that is ready when `guest` comes, and gone soon after it is stopped or has ended. Needs a tokio runtime.
+    #[must_use]
+    pub fn spawn(id: Id, guest: impl Future<Output = Guest> + Send + 'static) -> (Handle, Self) {
+        let (handle, mut ends) = Handle::new(id, Log::new(|_| {}));
+        let stand_in = Self(ends.stage.clone());
+        tokio::spawn(async move {
+            let mut watched = ends.stage.subscribe();
+            let over = async {
+                let _ = watched.wait_for(|stage| matches!(stage, Stage::Ending(_))).await;
+            };
+            let asked = async {
+                let _ = ends.stop.wait_for(Option::is_some).await;
+            };
+            let life = async {
+                let (image, entrypoint) = (ImageConfig::default(), Some(vec!["entry".to_owned()]));
+                let ready = Ready { guest: guest.await, since: Instant::now(), image, entrypoint };
+                ends.stage.send_replace(Stage::Ready(ready));
+                std::future::pending::<()>().await;
+            };
+            let why = tokio::select! {
+                () = asked => Some(Why::Asked),
+                () = over => None,
+                () = life => None,
+            };
+            if let Some(why) = why {
+                ends.stage.send_replace(Stage::Ending(why));
+            }
+            ends.stage.send_modify(|stage| {
+                if let Stage::Ending(why) = stage {
+                    *stage = Stage::Gone(why.clone(), Ok(Timings::default()));
+                }
+            });
+        });
+        (handle, stand_in)
+    }
+
+    /// The sandbox ends.
+    pub fn end(&self, why: Why) {
+        self.0.send_replace(Stage::Ending(why));
+    }
+}

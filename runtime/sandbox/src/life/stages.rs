@@ -1,0 +1,447 @@
+//! The stages of a sandbox: what exists in each, what it waits for, what comes next, and how it is ended.
+//!
+//! What a stage waits for may be given up at any await: the stage still holds what there is then. Not here: who gives up,
+//! and what is remembered ([`super::driver`]).
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use guest_protocol::{BootConfig, HOST_PORT, HostEntry, UpperDisk, VERSION};
+use images::Progress;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, timeout, timeout_at};
+use waiting::{CancellationToken, DropGuard};
+
+use super::base::{Base, Created};
+use super::running::{Booted, Running, read_pipe};
+use crate::agent::Control;
+use crate::command::Defaults;
+use crate::console::Console;
+use crate::guest::Guest;
+use crate::history::Step;
+use crate::ports::Ports;
+use crate::prepare::{self, OpenImage, OpenKernel};
+use crate::{Error, Result};
+
+/// How long a guest may take from its first instruction to ready. An emulated one on a busy host takes seconds.
+const START_LIMIT: Duration = Duration::from_secs(180);
+
+/// How long the end waits for an image or a kernel that is being made ready. They hear that they are given up wherever they
+/// wait for a server, a program or another process; this is for a disk that does not answer.
+const OPENING_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long the end waits for a machine that is being made; its processes end with this one in any case.
+const BOOT_CALL_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a guest may take to sync and power off, beyond the grace its processes get.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
+
+/// The kernel's own parameters. After a panic it resets at once, which is seen as the machine's end.
+const COMMAND_LINE: &str = "quiet panic=-1";
+
+/// What there is of a sandbox besides its [`Base`].
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// Nothing.
+    Bare,
+    /// Threads that open things.
+    Preparing(Preparing),
+    /// A machine that is being made.
+    Booting(Booting),
+    /// A machine whose agent has not been heard.
+    Starting(Starting),
+    /// A machine whose agent makes the sandbox.
+    Configuring(Configuring),
+    /// A guest.
+    Up(Up),
+    /// A machine that has ended by itself, and is reaped.
+    Reaped,
+}
+
+/// How a stage was ended.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    /// What was done.
+    pub(super) steps: Vec<Step>,
+    /// How long was waited in vain for the guest to write back to the user's disks.
+    pub(super) unwritten: Option<Duration>,
+}
+
+impl Stage {
+    /// Ends what there is.
+    pub(super) async fn end(self, base: &Base) -> Ending {
+        match self {
+            Self::Bare => Ending::default(),
+            Self::Preparing(preparing) => {
+                preparing.end(base).await;
+                Ending::default()
+            }
+            Self::Booting(booting) => booting.end(base).await,
+            Self::Starting(Starting { running, .. }) => stopped(running).await,
+            Self::Configuring(Configuring { running, control, .. })
+            | Self::Up(Up { running, control, .. }) => shut_down(base, control, running).await,
+            Self::Reaped => Ending { steps: vec![Step::done("machine", None)], unwritten: None },
+        }
+    }
+}
+
+impl Stage {
+    /// Reaps a machine that has ended by itself, and gives the error that says how; `when` as in "before the sandbox was
+    /// ready". A stage whose machine runs on stays, and its guest has hung up.
+    pub(super) async fn why(self, console: &Arc<Console>, when: &str) -> (Self, Error) {
+        let (running, rest): (Running, Box<dyn FnOnce(Running) -> Self + Send>) = match self {
+            Self::Starting(stage) => {
+                let Starting { running, ports, plan, by } = stage;
+                (running, Box::new(move |running| Self::Starting(Starting { running, ports, plan, by })))
+            }
+            Self::Configuring(stage) => {
+                let Configuring { running, control, ports, plan, by } = stage;
+                let rest =
+                    move |running| Self::Configuring(Configuring { running, control, ports, plan, by });
+                (running, Box::new(rest))
+            }
+            Self::Up(stage) => {
+                let Up { running, control, guest, image, refusing, lease } = stage;
+                let rest = move |running| Self::Up(Up { running, control, guest, image, refusing, lease });
+                (running, Box::new(rest))
+            }
+            without_machine => return (without_machine, Error::HangUp),
+        };
+        match running.why(console, when).await {
+            Ok(error) => (Self::Reaped, error),
+            Err(running) => (rest(running), Error::HangUp),
+        }
+    }
+}
+
+/// Threads that open image and kernel and make the writable disk.
+#[derive(Debug)]
+pub(super) struct Preparing {
+    image: Job<Result<OpenImage>>,
+    kernel: Job<Result<OpenKernel>>,
+    upper: Job<Result<machine::Disk>>,
+    recorded: oneshot::Receiver<()>,
+    /// As long as it is there, the threads are waited for; dropping it tells them that they are given up.
+    wanted: DropGuard,
+}
+
+/// All that a machine is made of.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    image: OpenImage,
+    kernel: OpenKernel,
+    upper: machine::Disk,
+}
+
+impl Preparing {
+    /// Starts image, kernel and disk, all at once on threads of their own.
+    pub(super) fn begin(base: &Base, created: Created, progress: Arc<dyn Progress + Send + Sync>) -> Self {
+        let token = CancellationToken::new();
+        let wanted = token.clone().drop_guard();
+        let (home, reference, pull) = (base.home.clone(), base.spec.image.clone(), base.spec.pull);
+        let (given_up, image_progress) = (token.clone(), Arc::clone(&progress));
+        let image = Job::start(move || {
+            home.as_user(|| prepare::image(&home, &reference, pull, given_up, &*image_progress))
+        });
+        let (home, reference, given_up) = (base.home.clone(), base.spec.kernel.clone(), token.clone());
+        let kernel =
+            Job::start(move || home.as_user(|| prepare::kernel(&home, &reference, given_up, &*progress)));
+        let (home, directory) = (base.home.clone(), base.vm.paths.directory().to_path_buf());
+        let size_mb = base.grant.disk_size_mb;
+        let upper =
+            Job::start(move || home.as_user(|| prepare::upper(home.cache(), &directory, size_mb, &token)));
+        Self { image, kernel, upper, recorded: created.recorded, wanted }
+    }
+
+    /// Waits for all three, and for the record.
+    pub(super) async fn finished(&mut self, base: &mut Base) -> Result<Prepared> {
+        let all = tokio::try_join!(self.image.result(), self.kernel.result(), self.upper.result());
+        let (image, kernel, upper) = all?;
+        if (&mut self.recorded).await.is_err() {
+            base.journal.writer.finish()?;
+        }
+        Ok(Prepared { image, kernel, upper })
+    }
+
+    async fn end(self, base: &Base) {
+        let Self { image, kernel, upper, recorded: _, wanted } = self;
+        drop(wanted);
+        // Its file must be gone before the directory is.
+        upper.ended().await;
+        let opening = async {
+            image.ended().await;
+            kernel.ended().await;
+        };
+        // What they leave if that takes longer is found by the next one.
+        let _ = timeout(base.at_most(OPENING_LIMIT), opening).await;
+    }
+}
+
+/// What the guest is told, and what its programs get.
+#[derive(Debug)]
+struct Plan {
+    config: BootConfig,
+    defaults: Defaults,
+    /// As long as the sandbox lives, its kernel counts as in use.
+    lease: Option<Arc<kernels::Lease>>,
+}
+
+/// A machine that is being made.
+#[derive(Debug)]
+pub(super) struct Booting {
+    call: Job<Result<Booted>>,
+    ports: Ports,
+    console: JoinHandle<()>,
+    plan: Plan,
+}
+
+impl Booting {
+    /// Begins to make the machine.
+    pub(super) fn begin(base: &Base, prepared: Prepared) -> Result<Self> {
+        let Prepared { image, kernel, upper } = prepared;
+        let defaults = Defaults {
+            image: base.spec.image_config.apply(image.config),
+            env: base.spec.env.clone(),
+            privileged: base.spec.privileged,
+        };
+        let plan = Plan { config: boot_config(base, image.layers)?, defaults, lease: kernel.lease };
+        let (ports, device) = Ports::pair().map_err(Error::system("vsock port channel"))?;
+        let (log_reader, log) = std::io::pipe().map_err(Error::system("log pipe"))?;
+        let (reader, writer) = std::io::pipe().map_err(Error::system("console pipe"))?;
+        let mut disks = vec![image.disk, upper];
+        disks.extend(base.disks.devices().map_err(Error::system("disks"))?);
+        let config = machine::Config {
+            vcpus: base.grant.vcpus,
+            memory_mib: base.grant.memory_mib,
+            shared_memory: base.spec.shared_memory,
+            kernel: kernel.kernel,
+            initramfs: kernel.initramfs,
+            command_line: COMMAND_LINE.to_owned(),
+            disks,
+            ports: device,
+            console: writer.into(),
+            log: Some(log.into()),
+            entropy_out_of_process: false,
+        };
+        // Both end when the last process of the machine closes its end.
+        let log = base.log();
+        tokio::spawn(read_pipe(log_reader, move |bytes| log.add(bytes)));
+        let console = Arc::clone(&base.console);
+        let console = tokio::spawn(read_pipe(reader, move |bytes| console.console(bytes)));
+        let (kind, clock) = (base.kind, base.clock);
+        let call = Job::start(move || Booted::boot(kind, config, clock));
+        Ok(Self { call, ports, console, plan })
+    }
+
+    /// Waits for the machine.
+    pub(super) async fn booted(&mut self) -> Result<Booted> {
+        self.call.result().await
+    }
+
+    /// The machine is there.
+    pub(super) fn start(self, booted: Booted) -> Starting {
+        let running = Running::new(booted, self.console);
+        let by = Instant::now() + START_LIMIT;
+        Starting { running, ports: Arc::new(self.ports), plan: self.plan, by }
+    }
+
+    async fn end(self, base: &Base) -> Ending {
+        match timeout(base.at_most(BOOT_CALL_LIMIT), self.call.outcome()).await {
+            Ok(Some(Ok(booted))) => stopped(Running::new(booted, self.console)).await,
+            _ => Ending::default(),
+        }
+    }
+}
+
+/// A machine whose agent has not been heard.
+#[derive(Debug)]
+pub(super) struct Starting {
+    pub(super) running: Running,
+    ports: Arc<Ports>,
+    plan: Plan,
+    /// When the guest must be ready.
+    by: Instant,
+}
+
+impl Starting {
+    /// Waits for the agent's first words: its control stream, and when it began.
+    pub(super) async fn hello(&mut self, base: &Base) -> Result<(Control, u64)> {
+        let ports = Arc::clone(&self.ports);
+        let hello = self.running.or_hang_up(async move {
+            loop {
+                match ports.accept().await.map_err(Error::system("vsock port channel"))? {
+                    Some((HOST_PORT, stream)) => return Control::hello(stream).await,
+                    // Nothing else is listened on; dropping the stream resets it.
+                    Some(_) => {}
+                    None => return Err(Error::HangUp),
+                }
+            }
+        });
+        in_time(self.by, base, hello).await
+    }
+
+    /// The agent was heard.
+    pub(super) fn configure(self, control: Control) -> Configuring {
+        let Self { running, ports, plan, by } = self;
+        Configuring { running, control, ports, plan, by }
+    }
+}
+
+/// A machine whose agent makes the sandbox.
+#[derive(Debug)]
+pub(super) struct Configuring {
+    pub(super) running: Running,
+    control: Control,
+    ports: Arc<Ports>,
+    plan: Plan,
+    by: Instant,
+}
+
+impl Configuring {
+    /// Tells the agent what the sandbox is to be, and waits until it is that.
+    pub(super) async fn ready(&mut self, base: &Base) -> Result<(guest_protocol::Ready, Guest)> {
+        let Self { running, control, ports, plan, by } = self;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let config =
+            BootConfig { wall_clock_ns: u64::try_from(now.as_nanos()).unwrap_or(0), ..plan.config.clone() };
+        let guest = Guest::own(Arc::clone(ports), plan.defaults.clone(), base.log());
+        let ready = running.or_hang_up(async {
+            let ready = control.boot(config).await?;
+            guest.refill().await?;
+            Ok(ready)
+        });
+        Ok((in_time(*by, base, ready).await?, guest))
+    }
+
+    /// The guest is ready.
+    pub(super) fn up(self, guest: Guest) -> Up {
+        let Self { running, control, ports, plan, .. } = self;
+        let image = plan.defaults.image;
+        // Streams that the guest opens from now on have no taker; each is closed as it arrives.
+        let refusing = tokio::spawn(async move { while let Ok(Some(_)) = ports.accept().await {} });
+        Up { running, control, guest, image, refusing: AbortOnDrop(refusing), lease: plan.lease }
+    }
+}
+
+/// A guest.
+#[derive(Debug)]
+pub(super) struct Up {
+    pub(super) running: Running,
+    control: Control,
+    pub(super) guest: Guest,
+    /// What the image says, with what was put in its place.
+    pub(super) image: images::ImageConfig,
+    /// Ends with the stage.
+    refusing: AbortOnDrop,
+    /// Keeps the kernel in its store.
+    lease: Option<Arc<kernels::Lease>>,
+}
+
+/// A task that ends with what it belongs to.
+#[derive(Debug)]
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The result, if it comes until then.
+async fn in_time<T>(by: Instant, base: &Base, work: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout_at(by, work).await.unwrap_or_else(|_| {
+        let last_words = base.console.last_words();
+        Err(Error::NeverReady { after: START_LIMIT, last_words })
+    })
+}
+
+/// Stops a machine whose guest cannot be asked.
+async fn stopped(running: Running) -> Ending {
+    running.stop().await;
+    Ending { steps: vec![Step::done("machine", None)], unwritten: None }
+}
+
+/// Asks the guest to end, where there is something to save, and stops its machine.
+async fn shut_down(base: &Base, mut control: Control, running: Running) -> Ending {
+    let mut ending = Ending::default();
+    if base.spec.keep || !base.spec.grace.is_zero() || base.disks.any_writable() {
+        let grace_ms = u32::try_from(base.spec.grace.as_millis()).unwrap_or(u32::MAX);
+        let limit = base.at_most(base.spec.grace.saturating_add(SHUTDOWN_LIMIT));
+        let ended = running.ended();
+        let shutdown = async {
+            if control.shut_down(grace_ms).await.is_ok() {
+                ended.await;
+            }
+        };
+        let late = timeout(limit, shutdown).await.is_err();
+        ending.unwritten = Some(limit).filter(|_| late && base.disks.any_writable());
+        let late = late.then(|| format!("the guest did not power off in {:.1} s", limit.as_secs_f32()));
+        late.iter().for_each(|late| tracing::warn!("{late}"));
+        ending.steps.push(Step::done("guest", late));
+    }
+    ending.steps.extend(stopped(running).await.steps);
+    ending
+}
+
+/// What the guest is told; the time is filled in when it is sent, as a guest takes its time to ask.
+fn boot_config(base: &Base, layers: u16) -> Result<BootConfig> {
+    let mut entropy = [0; 32];
+    getrandom::fill(&mut entropy).map_err(|_| Error::Entropy)?;
+    let spec = &base.spec;
+    let hosts = spec.add_hosts.iter();
+    Ok(BootConfig {
+        version: VERSION,
+        wall_clock_ns: 0,
+        entropy,
+        layers,
+        upper: UpperDisk::Ext4,
+        hostname: spec.hostname.clone().unwrap_or_else(|| base.vm.id.to_string()),
+        hosts: hosts.map(|(host, ip)| HostEntry { host: host.clone(), ip: ip.to_string() }).collect(),
+        nameservers: spec.nameservers.iter().map(ToString::to_string).collect(),
+        cpu_quota_milli: base.grant.cpu_quota_milli,
+        disks: base.disks.mounts(),
+    })
+}
+
+/// Work on a thread of its own, whose result is taken once.
+#[derive(Debug)]
+enum Job<T> {
+    Running(JoinHandle<T>),
+    Taken,
+}
+
+impl<T: Send + 'static> Job<T> {
+    fn start(work: impl FnOnce() -> T + Send + 'static) -> Self {
+        Self::Running(spawn_blocking(work))
+    }
+
+    /// Waits for the result. Given up half-way, it leaves the thread where it is; taken before, it never comes.
+    async fn result(&mut self) -> T {
+        let Self::Running(handle) = self else { return std::future::pending().await };
+        let result = handle.await;
+        *self = Self::Taken;
+        joined(result)
+    }
+
+    /// The result, if it was not taken.
+    async fn outcome(self) -> Option<T> {
+        match self {
+            Self::Running(handle) => handle.await.ok(),
+            Self::Taken => None,
+        }
+    }
+
+    /// Waits until the thread has ended, whatever it gives.
+    async fn ended(self) {
+        drop(self.outcome().await);
+    }
+}
+
+/// The result of a thread; its panic goes on here.
+pub(super) fn joined<T>(result: Result<T, tokio::task::JoinError>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
