@@ -60,19 +60,29 @@ impl Base {
     /// Checks the spec, then makes the sandbox's directory, record and control socket. Needs a tokio runtime.
     pub(super) fn create(home: &Home, spec: Spec, start: Start) -> Result<(Self, Created)> {
         let clock = Calibration::start();
+        let choice = choice::choose(spec.machine, &host::facts())?;
+        tracing::info!("machine {}: {}", choice.kind, choice.why);
+        Self::create_on(home, spec, start, choice.kind, clock)
+    }
+
+    /// The same on a machine of this kind.
+    pub(super) fn create_on(
+        home: &Home,
+        spec: Spec,
+        start: Start,
+        kind: choice::Kind,
+        clock: Calibration,
+    ) -> Result<(Self, Created)> {
         let grant = resources::grant(&spec.resources, &host::resources())?;
         if let Some(hostname) = &spec.hostname {
             policy::names::hostname(hostname)?;
         }
         spec.env.iter().try_for_each(|(name, value)| policy::names::env(name, value))?;
-        let choice = choice::choose(spec.machine, &host::facts())?;
-        tracing::info!("machine {}: {}", choice.kind, choice.why);
-
         let disks = Disks::attach(home, &spec.disks)?;
         let vm = OwnedVm::create(home)?;
         // Before the record, so that whatever is known has a log.
         let console = Arc::new(Console::create(home, &vm.paths.logs())?);
-        let (journal, recorded) = Journal::begin(home, &vm.id, &spec, grant, choice.kind);
+        let (journal, recorded) = Journal::begin(home, &vm.id, &spec, grant, kind);
         let listener = home.as_user(|| control::bind(&vm.paths))?;
         let listener =
             tokio::net::UnixListener::from_std(listener).map_err(Error::system("control socket"))?;
@@ -91,7 +101,7 @@ impl Base {
             spec,
             home: home.clone(),
             grant,
-            kind: machine_kind(choice.kind),
+            kind: machine_kind(kind),
             clock,
             vm,
             disks,

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use super::base::{Base, Created};
 use super::handle::{self, Ends, Handle, Ready, Stop, Terms, Why};
 use super::spec::{Spec, TimeLimit};
-use super::stages::{Booting, Preparing, Stage, Up};
+use super::stages::{Booting, Preparing, Stage, Starting, Up};
 use crate::home::Home;
 use crate::lifecycle::Phase;
 use crate::timings::{Start, Timings};
@@ -107,8 +107,12 @@ impl Driver {
             Err(why) => return Err(Halt { stage: Stage::Booting(booting), why }),
         };
         base.timings.machine_us = base.now_us();
+        self.greet(booting.start(booted)).await
+    }
 
-        let mut starting = booting.start(booted);
+    /// Takes a machine to its guest.
+    async fn greet(&mut self, mut starting: Starting) -> Result<Up, Halt> {
+        let Self { base, calls, .. } = self;
         let (control, agent_start_us) = match calls.unless_asked(starting.hello(base)).await {
             Ok(hello) => hello,
             Err(why) => return Err(halt(base, Stage::Starting(starting), why).await),
@@ -246,3 +250,6 @@ async fn reached(time: Option<Time>) -> Duration {
     sleep_until(end).await;
     limit
 }
+
+#[cfg(test)]
+mod tests;

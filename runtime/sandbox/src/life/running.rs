@@ -177,6 +177,13 @@ pub(super) mod tests {
             Self { end, writer: Some(writer), ending: Ending::PowerOff }
         }
 
+        /// It ends by itself once what is given beside it is dropped.
+        pub(in super::super) fn with_power_switch() -> (Self, std::io::PipeWriter) {
+            let machine = Self::new();
+            let power = machine.writer.as_ref().unwrap().try_clone().unwrap();
+            (Self { writer: None, ..machine }, power)
+        }
+
         /// It has ended by itself.
         pub(in super::super) fn dead(ending: Ending) -> Self {
             Self { writer: None, ending, ..Self::new() }

@@ -265,6 +265,14 @@ pub(super) struct Starting {
 }
 
 impl Starting {
+    /// A machine that a test plays, with the device's end of its ports.
+    #[cfg(test)]
+    pub(super) fn played(base: &Base, running: Running) -> (Self, std::os::fd::OwnedFd) {
+        let (ports, device) = Ports::pair().unwrap();
+        let plan = Plan { config: boot_config(base, 1).unwrap(), defaults: Defaults::default(), lease: None };
+        (Self { running, ports: Arc::new(ports), plan, by: Instant::now() + START_LIMIT }, device)
+    }
+
     /// Waits for the agent's first words: its control stream, and when it began.
     pub(super) async fn hello(&mut self, base: &Base) -> Result<(Control, u64)> {
         let ports = Arc::clone(&self.ports);
