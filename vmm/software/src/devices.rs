@@ -59,8 +59,9 @@ fn serve(
         DeviceModel::Block(disk, _) => disk.writable_end(),
         DeviceModel::Vsock(_) | DeviceModel::Entropy => 0,
     });
-    // A front end that tells of its memory anew has it mapped twice for a moment.
-    let limits = Limits::new(longest.max().unwrap_or(0), memory.saturating_mul(2), OWN_MEMORY);
+    // Each device maps all of the memory for itself, and twice for a moment when its front end tells of it anew.
+    let mapped = u64::try_from(specs.len())?.saturating_mul(2).saturating_mul(memory);
+    let limits = Limits::new(longest.max().unwrap_or(0), mapped, OWN_MEMORY);
     for (index, spec) in specs.into_iter().enumerate() {
         prepared.push(prepare(index, spec, descriptors)?);
     }

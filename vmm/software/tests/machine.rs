@@ -436,5 +436,6 @@ fn each_process_has_limits() {
     // No disk is longer than what a log may have, nor is the memory.
     assert_eq!(limits(qemu), [64, 4096 + MEMORY_MIB]);
     assert_eq!(limits(launcher), limits(qemu));
-    assert_eq!(limits(devices), [64, 1024 + 2 * MEMORY_MIB]);
+    // Two disks, vsock and entropy.
+    assert_eq!(limits(devices), [64, 1024 + 4 * 2 * MEMORY_MIB]);
 }
