@@ -136,7 +136,6 @@ impl Run {
         match (outcome, ended) {
             (Ok(_), Err(error)) => Err(error.into()),
             (Err(error), Err(second)) => {
-                // A sandbox that failed says so once.
                 tracing::warn!("ending the sandbox: {second}");
                 Err(error)
             }

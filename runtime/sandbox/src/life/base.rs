@@ -57,27 +57,24 @@ pub(super) struct Created {
 }
 
 impl Base {
-    /// Checks the spec, then makes the sandbox's directory, record and control socket. Needs a tokio runtime.
+    /// Checks the spec, picks a machine, then makes the sandbox's directory, record and control socket. Needs a tokio runtime.
     pub(super) fn create(home: &Home, spec: Spec, start: Start) -> Result<(Self, Created)> {
         let clock = Calibration::start();
+        let grant = check(&spec)?;
         let choice = choice::choose(spec.machine, &host::facts())?;
         tracing::info!("machine {}: {}", choice.kind, choice.why);
-        Self::create_on(home, spec, start, choice.kind, clock)
+        Self::create_on(home, spec, grant, start, choice.kind, clock)
     }
 
-    /// The same on a machine of this kind.
+    /// The directory, record and control socket of a sandbox on this kind of machine.
     pub(super) fn create_on(
         home: &Home,
         spec: Spec,
+        grant: Grant,
         start: Start,
         kind: choice::Kind,
         clock: Calibration,
     ) -> Result<(Self, Created)> {
-        let grant = resources::grant(&spec.resources, &host::resources())?;
-        if let Some(hostname) = &spec.hostname {
-            policy::names::hostname(hostname)?;
-        }
-        spec.env.iter().try_for_each(|(name, value)| policy::names::env(name, value))?;
         let disks = Disks::attach(home, &spec.disks)?;
         let vm = OwnedVm::create(home)?;
         // Before the record, so that whatever is known has a log.
@@ -237,6 +234,16 @@ impl Journal {
         self.writer.write(move |records| records.delete(&id));
         self.writer.flush();
     }
+}
+
+/// What a spec that is acceptable is granted.
+pub(super) fn check(spec: &Spec) -> Result<Grant> {
+    let grant = resources::grant(&spec.resources, &host::resources())?;
+    if let Some(hostname) = &spec.hostname {
+        policy::names::hostname(hostname)?;
+    }
+    spec.env.iter().try_for_each(|(name, value)| policy::names::env(name, value))?;
+    Ok(grant)
 }
 
 fn machine_kind(kind: choice::Kind) -> Kind {

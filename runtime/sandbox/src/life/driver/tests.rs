@@ -56,7 +56,8 @@ impl Played {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::at(directory.path());
         let kind = policy::machine::Kind::Software;
-        let created = Base::create_on(&home, spec, Start::now(), kind, Calibration::start());
+        let grant = super::super::base::check(&spec).unwrap();
+        let created = Base::create_on(&home, spec, grant, Start::now(), kind, Calibration::start());
         let (mut base, _) = created.unwrap();
         base.journal.to(Phase::Created, None);
         base.journal.to(Phase::Starting, None);
