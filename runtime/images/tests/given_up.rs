@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use images::{Error, Quiet, Store};
-use rustix::fs::{CWD, FileType, Mode, mknodat};
 use waiting::CancellationToken;
 use waiting::testing::{given_up_at_once, is_waited_for};
 
@@ -71,7 +70,7 @@ const DIRECTORY: &str = "MATCHLOCK_TEST_DIRECTORY";
 #[ignore = "the child's side of another test"]
 fn make_a_disk_until_it_is_given_up() {
     let cache = PathBuf::from(std::env::var(DIRECTORY).unwrap());
-    let begun = || fs::read(cache.join("pipe")).is_ok();
+    let begun = || cache.join("begun").exists();
     let error = given_up_at_once(begun, |token| disk(&cache, token));
     assert!(matches!(error, Error::GivenUp), "{error}");
 }
@@ -79,11 +78,10 @@ fn make_a_disk_until_it_is_given_up() {
 #[test]
 fn a_disk_that_is_being_formatted() {
     let cache = tempfile::tempdir().unwrap();
-    let pipe = cache.path().join("pipe");
-    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let begun = cache.path().join("begun");
     let bin = cache.path().join("bin");
     fs::create_dir(&bin).unwrap();
-    let script = format!("#!/bin/sh\n: > {}\nexec /bin/sleep 1000\n", pipe.display());
+    let script = format!("#!/bin/sh\n: > {}\nexec /bin/sleep 1000\n", begun.display());
     fs::write(bin.join("mke2fs"), script).unwrap();
     fs::set_permissions(bin.join("mke2fs"), fs::Permissions::from_mode(0o755)).unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap());

@@ -20,7 +20,7 @@ const DIRECTORY: &str = "MATCHLOCK_TEST_DIRECTORY";
 fn pull_until_the_helper_has_begun() {
     let directory = PathBuf::from(std::env::var(DIRECTORY).unwrap());
     let store = Store::open(&directory).unwrap();
-    let begun = || fs::read(directory.join("pipe")).is_ok();
+    let begun = || directory.join("begun").exists();
     let error = given_up_at_once(begun, |token| {
         let registries = Registries::new(trust(&directory)).until(token.clone());
         registries.pull_as(&store, "127.0.0.1:1/x", "x", &Quiet)
@@ -37,7 +37,8 @@ fn a_credential_helper_that_asks_a_person() {
     mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     fs::create_dir(&bin).unwrap();
     let helper = bin.join("docker-credential-slow");
-    let script = format!("#!/bin/sh\n: > {pipe}\nread -r answer < {pipe}\n", pipe = pipe.display());
+    let begun = directory.path().join("begun");
+    let script = format!("#!/bin/sh\n: > {}\nread -r answer < {}\n", begun.display(), pipe.display());
     fs::write(&helper, script).unwrap();
     fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).unwrap();
     fs::write(directory.path().join("docker.json"), r#"{"credsStore":"slow"}"#).unwrap();

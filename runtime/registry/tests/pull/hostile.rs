@@ -439,19 +439,25 @@ fn two_at_once_share_the_work() {
 #[test]
 fn who_is_writing_is_left_alone() {
     let (reached, wait) = std::sync::mpsc::channel();
+    let ended = reached.clone();
     let (go, gate) = std::sync::mpsc::channel::<()>();
     let gate = std::sync::Mutex::new(gate);
     let bed = Bed::new(move |content, asked| {
         if is_large(content, asked) {
-            let _ = reached.send(());
+            let _ = reached.send(Ok(3));
             let _ = gate.lock().unwrap().recv();
         }
         content.answer(asked)
     });
     let other = Store::open(bed.cache.path()).unwrap();
     std::thread::scope(|scope| {
-        let pulling = scope.spawn(|| bed.pull());
-        wait.recv().unwrap();
+        let pulling = scope.spawn(|| {
+            let outcome = bed.pull();
+            // A pull that ends before it comes to the layer is not waited for.
+            let _ = ended.send(outcome.clone());
+            outcome
+        });
+        assert_eq!(wait.recv().unwrap(), Ok(3));
         let error = other.gc().unwrap_err().to_string();
         assert!(error.ends_with("try again when that is done"), "{error}");
         drop(go);
