@@ -1,5 +1,8 @@
 //! Who we are to a registry: credentials of Docker's configuration, and tokens that a registry's own service gives.
 
+use std::collections::HashMap;
+use std::path::Path;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use docker_credential::{CredentialRetrievalError, DockerCredential};
@@ -7,7 +10,7 @@ use serde::Deserialize;
 use waiting::CancellationToken;
 use web::header::HeaderValue;
 
-use crate::Error;
+use crate::{Error, Trust};
 
 /// Longest answer of a token service.
 pub(crate) const MAX_TOKEN_BYTES: u64 = 64 << 10;
@@ -18,6 +21,9 @@ const HUB_KEY: &str = "https://index.docker.io/v1/";
 /// What a helper of Docker's says, with a status that is not 0, of a registry it has nothing for. Docker then goes
 /// without; where one helper is set for every registry, that is how most of them are asked.
 const UNKNOWN_TO_HELPER: &str = "credentials not found in native keychain";
+
+/// Most of what a helper says that is repeated.
+const MAX_SAID: usize = 200;
 
 /// A way to log in that a registry has named.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,17 +70,37 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
+/// What a host has for a registry.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Credentials(Credentials),
+    Nothing,
+    /// Nothing, because something on the host does not work. What needs no login goes on without, as in Docker.
+    Trouble(String),
+}
+
 impl Credentials {
     /// What Docker's configuration has for this registry, by its helpers too. One that asks a person may take for ever.
-    pub(crate) fn find(
-        config: Vec<u8>,
+    pub(crate) fn of_host(
+        trust: &Trust,
         registry: &str,
         given_up: &CancellationToken,
-    ) -> Result<Option<Self>, Error> {
+    ) -> Result<Found, Error> {
+        let config = match trust.docker_config() {
+            Ok(Some(config)) => config,
+            Ok(None) => return Ok(Found::Nothing),
+            Err(error) => return Ok(trouble(error.to_string())),
+        };
+        // Editors of Windows put a mark before the text; Docker itself writes none.
+        let config = config.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&config).trim_ascii().to_owned();
+        if config.is_empty() {
+            return Ok(Found::Nothing);
+        }
         let key = if registry == "docker.io" { HUB_KEY } else { registry }.to_owned();
+        let helper = helper(&config, &key);
         let find = move || docker_credential::get_credential_from_reader(config.as_slice(), &key);
         match waiting::on_thread(given_up, find) {
-            Ok(found) => Self::of(found, registry),
+            Ok(found) => Ok(Self::of(found, trust, helper)),
             Err(error) if waiting::is_given_up(&error) => Err(Error::GivenUp),
             Err(error) => Err(Error::Host(format!("credentials for {registry}: {error}"))),
         }
@@ -82,23 +108,33 @@ impl Credentials {
 
     fn of(
         found: Result<DockerCredential, CredentialRetrievalError>,
-        registry: &str,
-    ) -> Result<Option<Self>, Error> {
-        match found {
+        trust: &Trust,
+        helper: Option<String>,
+    ) -> Found {
+        let why = match found {
             Ok(DockerCredential::UsernamePassword(user, password)) => {
-                Ok(Some(Self { user, password, identity: false }))
+                return Found::Credentials(Self { user, password, identity: false });
             }
             Ok(DockerCredential::IdentityToken(password)) => {
-                Ok(Some(Self { user: String::new(), password, identity: true }))
+                return Found::Credentials(Self { user: String::new(), password, identity: true });
             }
-            Err(CredentialRetrievalError::NoCredentialConfigured) => Ok(None),
+            Err(CredentialRetrievalError::NoCredentialConfigured) => return Found::Nothing,
             Err(CredentialRetrievalError::HelperFailure { stdout, .. })
                 if stdout.trim() == UNKNOWN_TO_HELPER =>
             {
-                Ok(None)
+                return Found::Nothing;
             }
-            Err(error) => Err(Error::Host(format!("credentials for {registry}: {error}"))),
-        }
+            Err(CredentialRetrievalError::HelperFailure { stdout, stderr, .. }) => {
+                let said = [stdout.trim(), stderr.trim()].join(" ");
+                format!("failed: {}", said.trim().chars().take(MAX_SAID).collect::<String>())
+            }
+            Err(CredentialRetrievalError::HelperCommunicationError) => "cannot be run".to_owned(),
+            Err(CredentialRetrievalError::ConfigReadError) => "is not Docker's configuration".to_owned(),
+            Err(other) => other.to_string().to_lowercase(),
+        };
+        let file = trust.docker_config.as_deref().unwrap_or(Path::new("")).display();
+        let by = helper.map(|helper| format!(" its helper docker-credential-{helper}")).unwrap_or_default();
+        trouble(format!("{file}:{by} {why}"))
     }
 
     /// An identity token is for token services that speak OAuth 2 only.
@@ -116,6 +152,23 @@ impl Credentials {
         let text = format!("Basic {}", STANDARD.encode(format!("{}:{}", self.user, self.password)));
         secret(&text)
     }
+}
+
+/// The helper that Docker's configuration names for a registry, as Docker finds it.
+fn helper(config: &[u8], key: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Helpers {
+        creds_store: Option<String>,
+        cred_helpers: Option<HashMap<String, String>>,
+    }
+    let helpers: Helpers = serde_json::from_slice(config).ok()?;
+    helpers.cred_helpers.and_then(|mut all| all.remove(key)).or(helpers.creds_store)
+}
+
+fn trouble(why: String) -> Found {
+    tracing::info!("no credentials: {why}");
+    Found::Trouble(why)
 }
 
 /// A token as a header.
@@ -167,17 +220,57 @@ mod tests {
         }
     }
 
+    /// What is found with this configuration: what needs no login goes on without it.
+    fn found(directory: &Path, config: &[u8]) -> Found {
+        std::fs::write(directory.join("config.json"), config).unwrap();
+        let mut trust = Trust::of_user(directory);
+        trust.docker_config = Some(directory.join("config.json"));
+        Credentials::of_host(&trust, "r.example", &CancellationToken::new()).unwrap()
+    }
+
     #[test]
-    fn a_helper_that_has_nothing_is_no_error() {
+    fn a_configuration_that_has_nothing_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        for nothing in [&b""[..], b" \n", b"{}", b"\xef\xbb\xbf", b"\xef\xbb\xbf{}", br#"{"auths":{}}"#] {
+            assert!(matches!(found(directory.path(), nothing), Found::Nothing), "{nothing:?}");
+        }
+        let user = STANDARD.encode("me:secret");
+        let marked = format!("\u{feff}{{\"auths\":{{\"r.example\":{{\"auth\":\"{user}\"}}}}}}");
+        let Found::Credentials(credentials) = found(directory.path(), marked.as_bytes()) else { panic!() };
+        assert_eq!((credentials.user.as_str(), credentials.password.as_str()), ("me", "secret"));
+    }
+
+    #[test]
+    fn trouble_names_file_and_helper() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.json").display().to_string();
+        for (config, why) in [
+            (&br#"{"credsStore":"not-there"}"#[..], ": its helper docker-credential-not-there cannot be run"),
+            (
+                br#"{"credsStore":"x","credHelpers":{"r.example":"not-there"}}"#,
+                ": its helper docker-credential-not-there cannot be run",
+            ),
+            (b"{", ": is not Docker's configuration"),
+            (br#"{"auths":{"r.example":{"auth":"%"}}}"#, ": unable to decode credential"),
+        ] {
+            let Found::Trouble(said) = found(directory.path(), config) else { panic!("{why}") };
+            assert_eq!(said, format!("{file}{why}"));
+        }
+    }
+
+    #[test]
+    fn a_helper_that_has_nothing_is_no_trouble() {
+        let trust = Trust::of_user(Path::new("/home/me"));
         let said = |stdout: &str| {
             let (helper, stdout) = ("docker-credential-x".to_owned(), stdout.to_owned());
-            let failed = CredentialRetrievalError::HelperFailure { helper, stdout, stderr: String::new() };
-            Credentials::of(Err(failed), "r.example").map(|found| found.is_some())
+            let failed = CredentialRetrievalError::HelperFailure { helper, stdout, stderr: "e".to_owned() };
+            Credentials::of(Err(failed), &trust, Some("x".to_owned()))
         };
-        assert!(matches!(said("credentials not found in native keychain\n"), Ok(false)));
+        assert!(matches!(said("credentials not found in native keychain\n"), Found::Nothing));
         for other in ["", "the keychain is locked", "error: credentials not found in native keychain?"] {
-            let error = said(other).unwrap_err().to_string();
-            assert!(error.starts_with("credentials for r.example: "), "{error}");
+            let Found::Trouble(why) = said(other) else { panic!("{other}") };
+            assert!(why.contains("its helper docker-credential-x failed: "), "{why}");
+            assert!(why.ends_with(format!("{other} e").trim()), "{why}");
         }
     }
 

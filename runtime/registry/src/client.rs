@@ -7,7 +7,7 @@ use waiting::CancellationToken;
 use web::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use web::{Answer, Client, Connections, Download, RequestBuilder, StatusCode, Url};
 
-use crate::auth::{self, Challenge, Credentials, MAX_TOKEN_BYTES};
+use crate::auth::{self, Challenge, Credentials, Found, MAX_TOKEN_BYTES};
 use crate::mirrors::Place;
 use crate::{Error, Name, Trust};
 
@@ -33,6 +33,8 @@ pub(crate) struct Repository {
     host: String,
     name: Name,
     credentials: Option<Credentials>,
+    /// Why there are none, where the host has been asked for some.
+    no_credentials: Option<String>,
     /// What was accepted last.
     authorization: Mutex<Option<HeaderValue>>,
 }
@@ -55,12 +57,23 @@ impl Repository {
         let base = Url::parse(&base).map_err(|error| Error::Host(format!("{base}: {error}")))?;
         let client = Client::new(&base, trust.silence, authorities);
         let client = client.map_err(|error| Error::Host(error.to_string()))?;
-        let credentials = match trust.docker_config()? {
-            Some(config) => Credentials::find(config, name.registry(), &given_up)?,
-            None => None,
+        let (credentials, no_credentials) = match Credentials::of_host(trust, name.registry(), &given_up)? {
+            Found::Credentials(credentials) => (Some(credentials), None),
+            Found::Nothing => (None, None),
+            Found::Trouble(why) => (None, Some(why)),
         };
         let authorization = Mutex::default();
-        Ok(Self { client, connections, given_up, base, host, name, credentials, authorization })
+        Ok(Self {
+            client,
+            connections,
+            given_up,
+            base,
+            host,
+            name,
+            credentials,
+            no_credentials,
+            authorization,
+        })
     }
 
     /// The host that is asked.
@@ -140,9 +153,13 @@ impl Repository {
         }
     }
 
-    /// Does what the answer 401 says.
+    /// Does what the answer 401 says, if it is the registry's own: whoever it redirects to is given no credentials.
     async fn log_in(&self, refused: &Answer) -> Result<(), Error> {
-        let unauthorized = || Error::Unauthorized { host: self.host.clone() };
+        if refused.url().origin() != self.base.origin() {
+            let to = refused.url().host_str().unwrap_or_default().to_owned();
+            return Err(Error::Elsewhere { host: self.host.clone(), to });
+        }
+        let unauthorized = || self.status(StatusCode::UNAUTHORIZED);
         let headers = refused.headers().get_all(WWW_AUTHENTICATE);
         let authorization = match auth::challenge(headers.iter()).ok_or_else(unauthorized)? {
             Challenge::Basic => {
@@ -217,7 +234,7 @@ impl Repository {
     fn status(&self, status: StatusCode) -> Error {
         let host = self.host.clone();
         match status {
-            StatusCode::UNAUTHORIZED => Error::Unauthorized { host },
+            StatusCode::UNAUTHORIZED => Error::Unauthorized { host, why: self.no_credentials.clone() },
             StatusCode::FORBIDDEN => Error::Forbidden { host },
             StatusCode::NOT_FOUND => Error::NotFound { host },
             StatusCode::TOO_MANY_REQUESTS => Error::TooManyRequests { host },

@@ -20,10 +20,23 @@ pub enum Error {
         why: String,
     },
     /// 401: no credentials, or wrong ones.
-    #[error("{host} wants a login, or does not have it (401): docker login {host}")]
+    #[error(
+        "{host} wants a login, or does not have it (401): docker login {host}{}",
+        why.as_ref().map(|why| format!("; there are no credentials now: {why}")).unwrap_or_default()
+    )]
     Unauthorized {
         /// Which host.
         host: String,
+        /// Why this host has no credentials for it, where it should have some.
+        why: Option<String>,
+    },
+    /// 401, of a server that the registry redirects to.
+    #[error("{host} redirects to {to}, which wants a login (401): credentials are for {host} only")]
+    Elsewhere {
+        /// Which host.
+        host: String,
+        /// The other one.
+        to: String,
     },
     /// 403.
     #[error("{host} does not allow it (403)")]

@@ -57,6 +57,8 @@ pub enum Error {
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: reqwest::Client,
+    /// For requests with a body, which may hold a secret: a redirect to another server is refused.
+    posting: reqwest::Client,
     silence: Duration,
 }
 
@@ -67,23 +69,25 @@ impl Client {
         // The one implementation there is: an error says that it is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let plain = server.scheme() == "http";
-        let client = || {
+        let client = |policy| {
             let client = reqwest::Client::builder()
                 .user_agent(concat!("matchlock/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(CONNECT_LIMIT)
-                .redirect(redirects(plain))
+                .redirect(policy)
                 .https_only(!plain);
             // What is on this host is not reached by way of another.
             if is_loopback(server) { client.no_proxy() } else { client }
         };
         // A host without authorities of its own makes no client, even where none is needed, or others are given.
         let others = plain || !authorities.is_empty();
-        let inner = match client().tls_certs_merge(authorities.clone()).build() {
-            Err(_) if others => client().tls_certs_only(authorities).build(),
-            client => client,
+        let build = |policy: fn(bool) -> Policy| {
+            let built = match client(policy(plain)).tls_certs_merge(authorities.clone()).build() {
+                Err(_) if others => client(policy(plain)).tls_certs_only(authorities.clone()).build(),
+                client => client,
+            };
+            built.map_err(|error| Error::Other(cause(&error)))
         };
-        let inner = inner.map_err(|error| Error::Other(cause(&error)))?;
-        Ok(Self { inner, silence })
+        Ok(Self { inner: build(redirects)?, posting: build(redirects_within)?, silence })
     }
 
     /// A request for what is there.
@@ -91,9 +95,9 @@ impl Client {
         self.inner.get(url)
     }
 
-    /// A request with a body.
+    /// A request with a body. Another server is not given it, whatever redirect says so.
     pub fn post(&self, url: Url) -> RequestBuilder {
-        self.inner.post(url)
+        self.posting.post(url)
     }
 
     /// The answer to a request of this client's, whatever its status.
@@ -121,6 +125,12 @@ impl Answer {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.response.status()
+    }
+
+    /// Where it came from, which redirects may have made another server than was asked.
+    #[must_use]
+    pub fn url(&self) -> &Url {
+        self.response.url()
     }
 
     /// Its headers.
@@ -159,6 +169,18 @@ fn redirects(plain: bool) -> Policy {
             "http" if plain => attempt.follow(),
             _ => attempt.error("a redirect to somewhere without TLS"),
         }
+    })
+}
+
+/// The same, to the server that was asked only.
+fn redirects_within(plain: bool) -> Policy {
+    let elsewhere = redirects(plain);
+    Policy::custom(move |attempt| {
+        let asked = attempt.previous().first().map(Url::origin);
+        if asked.is_some_and(|asked| asked != attempt.url().origin()) {
+            return attempt.error("a redirect of a request with a secret to another server");
+        }
+        elsewhere.redirect(attempt)
     })
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use base64::Engine as _;
 use images::fixtures::sha256;
 use images::{Quiet, Store};
 use registry::{Registries, Trust};
@@ -315,10 +316,7 @@ fn tokens_and_redirects() {
             return Answer { headers: vec![("WWW-Authenticate", header)], ..status(401) };
         }
         if asked.path.contains("/blobs/") {
-            return Answer {
-                headers: vec![("Location", format!("http://{there}{}", asked.path))],
-                ..status(307)
-            };
+            return redirect(&there, asked);
         }
         content.answer(asked)
     });
@@ -335,6 +333,92 @@ fn tokens_and_redirects() {
     assert_eq!(bed.error(), wanted);
     let bed = Bed::new(|_, asked| Answer { headers: vec![("Location", asked.path.clone())], ..status(302) });
     assert!(bed.error().contains("too many redirects"));
+}
+
+/// Pulls with what Docker's configuration says of the registry.
+fn pull_with(bed: &Bed, credentials: &serde_json::Value) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let config = serde_json::json!({"auths": {bed.server.address.as_str(): credentials}});
+    std::fs::write(directory.path().join("docker.json"), config.to_string()).unwrap();
+    pull(&bed.store, directory.path(), &bed.reference()).unwrap_err().to_string()
+}
+
+/// Credentials are for the registry, and for whom it names to give tokens: not for those that it redirects to, nor for
+/// whom they name.
+#[test]
+fn credentials_do_not_follow_redirects() {
+    let secret = base64::engine::general_purpose::STANDARD.encode("me:secret");
+    for credentials in [serde_json::json!({"auth": secret}), serde_json::json!({"identitytoken": "secret"})] {
+        for challenge in [r#"Bearer realm="http://{third}/token""#, r#"Basic realm="x""#] {
+            let third = Server::start(|_| ok(br#"{"token":"t0k3n"}"#)).unwrap();
+            let challenge = challenge.replace("{third}", &third.address);
+            let elsewhere = Server::start(move |_| Answer {
+                headers: vec![("WWW-Authenticate", challenge.clone())],
+                ..status(401)
+            });
+            let elsewhere = elsewhere.unwrap();
+            let there = elsewhere.address.clone();
+            let bed = Bed::new(move |content, asked| match is_large(content, asked) {
+                true => redirect(&there, asked),
+                false => content.answer(asked),
+            });
+            let error = pull_with(&bed, &credentials);
+            let wanted = ": 127.0.0.1 redirects to 127.0.0.1, which wants a login (401)";
+            let wanted = wanted.replacen("127.0.0.1", &bed.server.address, 1);
+            assert!(error.contains(&wanted), "{error}");
+            assert!(third.asked("").is_empty(), "{:?}", third.asked(""));
+            let asked = elsewhere.asked("");
+            assert!(!asked.is_empty() && asked.iter().all(|asked| asked.header("authorization").is_none()));
+        }
+    }
+}
+
+fn redirect(to: &str, asked: &Asked) -> Answer {
+    Answer { headers: vec![("Location", format!("http://{to}{}", asked.path))], ..status(307) }
+}
+
+/// With the status 307 a request is made again as it was, with the token in its body.
+#[test]
+fn a_refresh_token_is_not_redirected() {
+    let third = Server::start(|_| ok(br#"{"token":"t0k3n"}"#)).unwrap();
+    let there = third.address.clone();
+    let service = Server::start(move |asked| redirect(&there, asked)).unwrap();
+    let realm = format!(r#"Bearer realm="http://{}/token""#, service.address);
+    let bed =
+        Bed::new(move |_, _| Answer { headers: vec![("WWW-Authenticate", realm.clone())], ..status(401) });
+    let error = pull_with(&bed, &serde_json::json!({"identitytoken": "secret"}));
+    assert!(error.ends_with("a redirect of a request with a secret to another server"), "{error}");
+    assert_eq!((service.asked("").len(), third.asked("").len()), (1, 0));
+}
+
+/// As Docker does: what needs no login needs no helper.
+#[test]
+fn a_public_image_needs_no_login() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("docker.json");
+    let public = Arc::new(AtomicBool::new(true));
+    let switch = Arc::clone(&public);
+    let bed = Bed::new(move |content, asked| match switch.load(Ordering::Relaxed) {
+        true => content.answer(asked),
+        false => status(401),
+    });
+    for (content, why) in [
+        (r#"{"credsStore":"not-there"}"#, ": its helper docker-credential-not-there cannot be run"),
+        ("", ""),
+        ("\u{feff}{}", ""),
+        ("{", ": is not Docker's configuration"),
+    ] {
+        std::fs::write(&config, content).unwrap();
+        public.store(true, Ordering::Relaxed);
+        assert_eq!(pull(&bed.store, directory.path(), &bed.reference()).unwrap().image.layers.len(), 3);
+        public.store(false, Ordering::Relaxed);
+        let error = pull(&bed.store, directory.path(), &bed.reference()).unwrap_err().to_string();
+        let mut wanted = format!(" (401): docker login {}", bed.server.address);
+        if !why.is_empty() {
+            wanted = format!("{wanted}; there are no credentials now: {}{why}", config.display());
+        }
+        assert!(error.ends_with(&wanted), "{error}");
+    }
 }
 
 #[test]
