@@ -7,6 +7,7 @@ mod fuzz;
 mod layers;
 mod manifests;
 mod platforms;
+mod rooms;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -53,6 +54,7 @@ pub(crate) fn run() -> Result<()> {
     let mut findings = layers::check(&members);
     findings.extend(manifests::check(&workspace, &lock, &members, &sources));
     findings.extend(platforms::check(&sources));
+    findings.extend(rooms::check(&sources));
     findings.extend(sources.iter().flat_map(file));
     findings.extend(fuzz::check(&sources, &manifest(Path::new("fuzz/Cargo.toml"))?));
     for finding in &findings {
@@ -61,7 +63,9 @@ pub(crate) fn run() -> Result<()> {
     if !findings.is_empty() {
         bail!("tidy: {} findings", findings.len());
     }
-    println!("tidy: layers, manifests, platforms, module docs, file lengths and fuzz targets are in order");
+    println!(
+        "tidy: layers, rooms, manifests, platforms, module docs, file lengths and fuzz targets are in order"
+    );
     Ok(())
 }
 

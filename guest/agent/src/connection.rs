@@ -16,7 +16,7 @@ use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use guest_protocol::ServiceFromGuest;
+use guest_protocol::ConnectReply;
 use guest_protocol::frame::Splitter;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -38,8 +38,8 @@ pub(crate) fn serve(stream: BorrowedFd<'_>, input: &Splitter, port: u16) {
         true => connect(host, port),
     };
     let answer = answer.and_then(|connected| match connected {
-        Ok(tcp) => host.message(&ServiceFromGuest::Connected).map(|()| Some(tcp)),
-        Err(reason) => host.message(&ServiceFromGuest::NotConnected(reason)).map(|()| None),
+        Ok(tcp) => host.reply(&ConnectReply::Ok(())).map(|()| Some(tcp)),
+        Err(reason) => host.reply(&ConnectReply::Err(reason)).map(|()| None),
     });
     if let Ok(Some(tcp)) = answer {
         let _ = Relay::new(stream, tcp).run();

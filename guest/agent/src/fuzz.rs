@@ -8,8 +8,8 @@ use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
-use guest_protocol::ServiceFromGuest;
 use guest_protocol::frame::{self, Kind, Splitter};
+use guest_protocol::{Pong, Reply};
 
 use crate::service;
 
@@ -31,7 +31,7 @@ pub fn first_request(data: &[u8]) {
     pongs.push(&said);
     let mut count = 0;
     while let Ok(Some((kind, payload))) = pongs.next_frame() {
-        assert_eq!((kind, frame::decode(payload)), (Kind::Message, Ok(ServiceFromGuest::Pong)));
+        assert_eq!((kind, frame::decode(payload)), (Kind::Message, Ok(Reply::Ok(Pong))));
         count += 1;
     }
     assert!(pongs.at_boundary() && count <= data.len() / frame::HEAD, "{count} pongs");
@@ -42,21 +42,20 @@ pub fn first_request(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use guest_protocol::{FileRequest, Request, ServiceFromHost, TerminalSize};
+    use guest_protocol::{FileRequest, ProgramControl, Request, TerminalSize};
 
     use super::*;
 
     #[test]
     fn first_request() {
-        let frame = |message| frame::encode(&message).unwrap_or_default();
-        let request = |request| frame(ServiceFromHost::Request(request));
+        let request = |request: Request| frame::encode(&request).unwrap_or_default();
         let list = request(Request::File(FileRequest::List { path: "/".into() }));
         let ping = request(Request::Ping);
         let size = TerminalSize { rows: 24, cols: 80 };
         let examples = [
             [&ping[..], &ping, &list, b"more"].concat(),
             request(Request::Connect { port: 80 }),
-            [&ping[..], &frame(ServiceFromHost::Resize(size))].concat(),
+            [&ping[..], &frame::encode(&ProgramControl::Resize(size)).unwrap_or_default()].concat(),
         ];
         fuzzed::run(
             "guest_agent_first_request",

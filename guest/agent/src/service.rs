@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use guest_protocol::frame::{self, FrameError, Kind, Splitter};
-use guest_protocol::{ExecFailure, Request, ServiceFromGuest, ServiceFromHost};
+use guest_protocol::{Pong, Refusal, Reply, Request};
 use rustix::io::Errno;
 use rustix::net::Shutdown;
 
@@ -150,7 +150,8 @@ pub fn start_stream(stream: OwnedFd, agent: &Arc<Agent>) {
 }
 
 fn refuse(stream: &OwnedFd, reason: String) {
-    let _ = stream::send_message(stream, &ServiceFromGuest::Failed(ExecFailure::Other(reason)));
+    let refusal = Reply::<()>::Err(Refusal(reason));
+    let _ = frame::encode(&refusal).and_then(|refusal| stream::send_all(stream, &refusal));
 }
 
 fn serve(stream: BorrowedFd<'_>, agent: &Agent) {
@@ -176,11 +177,10 @@ pub(crate) fn first_request(
                 return Err(FrameError::Kind(kind as u8));
             }
             match frame::decode(payload)? {
-                ServiceFromHost::Request(Request::Ping) => {
-                    stream::send_message(stream, &ServiceFromGuest::Pong)?;
+                Request::Ping => {
+                    stream::send_reply(stream, &Pong)?;
                 }
-                ServiceFromHost::Request(request) => return Ok(Some((request, input, arrived))),
-                ServiceFromHost::Resize(_) | ServiceFromHost::Signal(_) => return Err(FrameError::Message),
+                request => return Ok(Some((request, input, arrived))),
             }
         }
     }

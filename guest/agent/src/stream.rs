@@ -5,7 +5,7 @@
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use guest_protocol::ServiceFromGuest;
+use guest_protocol::Answer;
 use guest_protocol::frame::{self, DATA_CHUNK, FrameError, HEAD, Splitter};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -54,9 +54,9 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// Sends one message.
-    pub(crate) fn message(self, message: &ServiceFromGuest) -> Result<(), HungUp> {
-        self.send(&frame::encode(message)?)
+    /// Sends what the request's dialogue says.
+    pub(crate) fn reply(self, reply: &impl Answer) -> Result<(), HungUp> {
+        self.send(&frame::encode_reply(reply)?)
     }
 
     /// Waits for one of `events`, or the end of the stream.
@@ -116,9 +116,9 @@ pub(crate) fn receive(stream: BorrowedFd<'_>, input: &mut Splitter, room: &mut [
     }
 }
 
-/// Sends one message, waiting until the host takes it.
-pub(crate) fn send_message(stream: impl AsFd, message: &ServiceFromGuest) -> Result<(), FrameError> {
-    send_all(stream, &frame::encode(message)?)
+/// Sends what the request's dialogue says, waiting until the host takes it.
+pub(crate) fn send_reply(stream: impl AsFd, reply: &impl Answer) -> Result<(), FrameError> {
+    send_all(stream, &frame::encode_reply(reply)?)
 }
 
 /// Sends bytes, waiting until the host takes them.

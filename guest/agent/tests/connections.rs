@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 
 use guest_agent::service::Agent;
 use guest_protocol::frame;
-use guest_protocol::{Request, ServiceFromGuest, ServiceFromHost};
+use guest_protocol::{ConnectReply, Request};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::sockopt;
 use support::{Client, guest};
 
 fn ask(agent: &Arc<Agent>, port: u16) -> Client {
     let mut client = Client::connect(agent);
-    client.send(&ServiceFromHost::Request(Request::Connect { port }));
+    client.send(&Request::Connect { port });
     client
 }
 
@@ -30,7 +30,7 @@ fn ask(agent: &Arc<Agent>, port: u16) -> Client {
 fn connect(agent: &Arc<Agent>, port: u16) -> UnixStream {
     let mut client = ask(agent, port);
     // One byte at a time: what follows the message is the connection's.
-    let expected = frame::encode(&ServiceFromGuest::Connected).unwrap();
+    let expected = frame::encode_reply(&ConnectReply::Ok(())).unwrap();
     let mut got = vec![0; expected.len()];
     client.stream.read_exact(&mut got).unwrap();
     assert_eq!(got, expected);
@@ -212,7 +212,7 @@ fn ports_without_a_listener() {
     drop(listener);
     for port in [port, 0] {
         let mut client = ask(&agent, port);
-        let Some(ServiceFromGuest::NotConnected(reason)) = client.message() else { panic!() };
+        let Some(ConnectReply::Err(reason)) = client.answer() else { panic!() };
         assert!(reason.starts_with(&format!("connect to 127.0.0.1:{port}: ")), "{reason}");
         assert_eq!(client.next(), None);
     }
@@ -239,10 +239,10 @@ fn bytes_before_the_answer_are_refused() {
     let Some(agent) = guest() else { return };
     let (listener, port) = listen();
     let mut client = Client::connect(&agent);
-    let request = frame::encode(&ServiceFromHost::Request(Request::Connect { port })).unwrap();
+    let request = frame::encode(&Request::Connect { port }).unwrap();
     client.stream.write_all(&[request, b"GET /".to_vec()].concat()).unwrap();
-    let answer = client.message();
-    assert!(matches!(&answer, Some(ServiceFromGuest::NotConnected(_))), "{answer:?}");
+    let answer: Option<ConnectReply> = client.answer();
+    assert!(matches!(&answer, Some(ConnectReply::Err(_))), "{answer:?}");
     listener.set_nonblocking(true).unwrap();
     assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
 }

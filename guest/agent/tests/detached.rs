@@ -8,8 +8,8 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use guest_protocol::frame::{self, Kind};
-use guest_protocol::{ExecRequest, Exit, ServiceFromGuest, ServiceFromHost, Stdio, TerminalSize};
+use guest_protocol::frame::Kind;
+use guest_protocol::{ExecRequest, Exit, ProgramControl, ProgramEvent, Stdio, TerminalSize};
 use support::{Client, guest, processes_with, shell, wait_for_processes};
 
 fn detached(text: &str) -> ExecRequest {
@@ -21,9 +21,9 @@ fn until_exit(client: &mut Client) -> (Vec<u8>, Exit) {
     let mut output = Vec::new();
     loop {
         match client.next().expect("an exit") {
-            (Kind::Message, payload) => match frame::decode(&payload).unwrap() {
-                ServiceFromGuest::Started => {}
-                ServiceFromGuest::Exited(exit, _) => return (output, exit),
+            (Kind::Message, payload) => match support::answered(&payload) {
+                ProgramEvent::Started => {}
+                ProgramEvent::Exited(exit, _) => return (output, exit),
                 other => panic!("{other:?}"),
             },
             (_, bytes) => output.extend(bytes),
@@ -43,7 +43,7 @@ fn what_it_started_lives_until_the_host_hangs_up() {
     std::fs::write("/tmp/go", "").unwrap();
     assert_eq!(client.expect("later 2\n"), "later 2\n");
     wait_for_processes("600.5", 2);
-    client.send(&ServiceFromHost::Signal(9));
+    client.control(&ProgramControl::Signal(9));
     let hung_up = Instant::now();
     drop(client);
     agent.running.wait_for_none(Duration::from_secs(5));

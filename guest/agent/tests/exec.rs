@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use guest_protocol::frame;
-use guest_protocol::{ExecFailure, Exit, Request, ServiceFromGuest, ServiceFromHost, Stdio, TerminalSize};
+use guest_protocol::{
+    ExecFailure, Exit, Pong, ProgramControl, ProgramEvent, Refusal, Request, Stdio, TerminalSize,
+};
 use support::{Client, guest, processes_with, request, run, shell};
 
 /// A cancelled program is gone within a second; a busy test machine gets a few.
@@ -178,7 +180,7 @@ fn input() {
     let data: Vec<u8> =
         (0..8 << 20).map(|index: u32| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let client = Client::exec(&agent, cat);
-    let mut writer = Client { stream: client.stream.try_clone().unwrap(), input: Default::default() };
+    let mut writer = client.sender();
     let sent = data.clone();
     let feeding = std::thread::spawn(move || {
         for piece in sent.chunks(100_000) {
@@ -238,16 +240,16 @@ fn signals_from_the_host() {
     let mut client =
         Client::exec(&agent, shell("trap 'echo got; exit 5' USR1; echo up; while :; do sleep 0.05; done"));
     client.expect("up\n");
-    client.send(&ServiceFromHost::Signal(0));
-    client.send(&ServiceFromHost::Signal(-9));
-    client.send(&ServiceFromHost::Signal(65));
-    client.send(&ServiceFromHost::Signal(10));
+    client.control(&ProgramControl::Signal(0));
+    client.control(&ProgramControl::Signal(-9));
+    client.control(&ProgramControl::Signal(65));
+    client.control(&ProgramControl::Signal(10));
     let outcome = client.finish();
     assert_eq!((outcome.text(), outcome.status()), ("got\n", 5));
 
     let mut client = Client::exec(&agent, shell("echo up; sleep 600"));
     client.expect("up\n");
-    client.send(&ServiceFromHost::Signal(15));
+    client.control(&ProgramControl::Signal(15));
     assert_eq!(client.finish().exit.unwrap().0, Exit::Signal(15));
 }
 
@@ -261,7 +263,7 @@ fn terminal() {
     request.user = "app".to_owned();
     let mut client = Client::exec(&agent, request);
     assert!(client.expect("33 111\r\n").starts_with("/dev/pts/"));
-    client.send(&ServiceFromHost::Resize(TerminalSize { rows: 50, cols: 99 }));
+    client.control(&ProgramControl::Resize(TerminalSize { rows: 50, cols: 99 }));
     client.stdin(b"");
     client.stdin(b"hello\r");
     let outcome = client.finish();
@@ -333,7 +335,7 @@ fn hanging_up_with_both_directions_full() {
     let mut busy = shell("yes & sleep 600");
     busy.stdio = Stdio::Pipe;
     let mut client = Client::exec(&agent, busy);
-    assert_eq!(client.message(), Some(ServiceFromGuest::Started));
+    assert_eq!(client.answer(), Some(ProgramEvent::Started));
     client.stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
     // Neither side reads: the program's input and the output to the host both fill up.
     let head = frame::Head::bytes(frame::Kind::Stdin, 1 << 20).unwrap();
@@ -350,17 +352,17 @@ fn pings_then_a_program() {
     let Some(agent) = guest() else { return };
     let mut client = Client::connect(&agent);
     for _ in 0..3 {
-        client.send(&ServiceFromHost::Request(Request::Ping));
-        assert_eq!(client.message(), Some(ServiceFromGuest::Pong));
+        client.send(&Request::Ping);
+        assert_eq!(client.answer(), Some(Pong));
     }
     // All at once: two pings, a request, and its input.
     let mut cat = request(&["cat"]);
     cat.stdio = Stdio::Pipe;
-    client.send(&ServiceFromHost::Request(Request::Ping));
-    client.send(&ServiceFromHost::Request(Request::Exec(Box::new(cat))));
+    client.send(&Request::Ping);
+    client.send(&Request::Exec(Box::new(cat)));
     client.stdin(b"early");
     client.stdin(b"");
-    assert_eq!(client.message(), Some(ServiceFromGuest::Pong));
+    assert_eq!(client.answer(), Some(Pong));
     assert_eq!(client.finish().text(), "early");
 }
 
@@ -386,8 +388,8 @@ fn more_streams_than_the_limit() {
     let Some(agent) = guest() else { return };
     let mut clients: Vec<_> =
         (0..guest_agent::service::STREAM_LIMIT).map(|_| Client::connect(&agent)).collect();
-    let refused = Client::connect(&agent).finish();
-    assert!(matches!(refused.failure, Some(ExecFailure::Other(_))), "{refused:?}");
+    let refused = Client::connect(&agent).reply::<ProgramEvent>();
+    assert_eq!(refused, Some(Err(Refusal("512 requests are running".into()))));
     let last = clients.pop().unwrap();
     last.stream.shutdown(std::net::Shutdown::Write).unwrap();
     assert!(last.finish().failure.is_none());
@@ -396,8 +398,8 @@ fn more_streams_than_the_limit() {
     loop {
         let mut client = Client::connect(&agent);
         // It may be refused, and closed, before it has asked.
-        let ping = frame::encode(&ServiceFromHost::Request(Request::Ping)).unwrap();
-        if client.stream.write_all(&ping).is_ok() && client.message() == Some(ServiceFromGuest::Pong) {
+        let ping = frame::encode(&Request::Ping).unwrap();
+        if client.stream.write_all(&ping).is_ok() && client.reply() == Some(Ok(Pong)) {
             return;
         }
         assert!(Instant::now() < deadline);

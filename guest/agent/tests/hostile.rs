@@ -11,7 +11,7 @@ use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use guest_protocol::frame::{self, HEAD, Head, Kind, MAX_PAYLOAD};
-use guest_protocol::{ExecRequest, FileRequest, Request, ServiceFromHost, Stdio, TerminalSize, WriteAt};
+use guest_protocol::{ExecRequest, FileRequest, ProgramControl, Request, Stdio, TerminalSize, WriteAt};
 use support::{Client, act, guest, request, run, shell};
 
 fn raw(kind: u8, payload: &[u8]) -> Vec<u8> {
@@ -23,7 +23,7 @@ fn raw(kind: u8, payload: &[u8]) -> Vec<u8> {
 
 /// Frames that are wrong on any stream.
 fn nonsense() -> Vec<(&'static str, Vec<u8>)> {
-    let ping = frame::encode(&ServiceFromHost::Request(Request::Ping)).unwrap();
+    let ping = frame::encode(&Request::Ping).unwrap();
     let mut trailing = ping[HEAD..].to_vec();
     trailing.push(0);
     let over = u32::try_from(MAX_PAYLOAD + 1).unwrap().to_le_bytes();
@@ -50,8 +50,8 @@ fn before_a_request() {
     let mut all = nonsense();
     let size = TerminalSize { rows: 1, cols: 1 };
     all.push(("input before a request", raw(1, b"x")));
-    all.push(("resize before a request", frame::encode(&ServiceFromHost::Resize(size)).unwrap()));
-    all.push(("signal before a request", frame::encode(&ServiceFromHost::Signal(9)).unwrap()));
+    all.push(("resize before a request", frame::encode(&ProgramControl::Resize(size)).unwrap()));
+    all.push(("signal before a request", frame::encode(&ProgramControl::Signal(9)).unwrap()));
     for (what, bytes) in all {
         let mut client = Client::connect(&agent);
         client.stream.write_all(&bytes).unwrap();
@@ -63,7 +63,7 @@ fn before_a_request() {
 fn to_a_running_program() {
     let Some(agent) = guest() else { return };
     let mut all = nonsense();
-    all.push(("a second request", frame::encode(&ServiceFromHost::Request(Request::Ping)).unwrap()));
+    all.push(("a second request", frame::encode(&Request::Ping).unwrap()));
     for (what, bytes) in all {
         let mut client = Client::exec(&agent, shell("echo up; exec sleep 600"));
         client.expect("up\n");
@@ -81,8 +81,8 @@ fn to_a_write() {
     let Some(agent) = guest() else { return };
     let mut all = nonsense();
     let size = TerminalSize { rows: 1, cols: 1 };
-    all.push(("a second request", frame::encode(&ServiceFromHost::Request(Request::Ping)).unwrap()));
-    all.push(("a resize", frame::encode(&ServiceFromHost::Resize(size)).unwrap()));
+    all.push(("a second request", frame::encode(&Request::Ping).unwrap()));
+    all.push(("a resize", frame::encode(&ProgramControl::Resize(size)).unwrap()));
     for (what, bytes) in all {
         let request = FileRequest::Write { path: "/tmp/f".into(), mode: 0o644, at: WriteAt::Truncate };
         let mut client = Client::file(&agent, request);
@@ -105,7 +105,7 @@ fn behind_a_request_that_takes_no_input() {
         FileRequest::Watch { path: path(), recursive: false },
     ] {
         let mut client = Client::connect(&agent);
-        let mut bytes = frame::encode(&ServiceFromHost::Request(Request::File(request))).unwrap();
+        let mut bytes = frame::encode(&Request::File(request)).unwrap();
         bytes.push(1);
         client.stream.write_all(&bytes).unwrap();
         assert_eq!(client.next(), None);
@@ -116,8 +116,7 @@ fn behind_a_request_that_takes_no_input() {
 #[test]
 fn streams_that_end_early() {
     let Some(agent) = guest() else { return };
-    let whole =
-        frame::encode(&ServiceFromHost::Request(Request::Exec(Box::new(request(&["true"]))))).unwrap();
+    let whole = frame::encode(&Request::Exec(Box::new(request(&["true"])))).unwrap();
     for end in [0, 1, HEAD, HEAD + 1, whole.len() - 1] {
         let mut client = Client::connect(&agent);
         client.stream.write_all(&whole[..end]).unwrap();
@@ -137,7 +136,7 @@ fn a_host_that_never_reads() {
     let Some(agent) = guest() else { return };
     let mut client = Client::connect(&agent);
     client.stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
-    let ping = frame::encode(&ServiceFromHost::Request(Request::Ping)).unwrap().repeat(1000);
+    let ping = frame::encode(&Request::Ping).unwrap().repeat(1000);
     while client.stream.write_all(&ping).is_ok() {}
     drop(client);
     assert_eq!(run(&agent, request(&["true"])).status(), 0);
@@ -221,13 +220,13 @@ fn random_conversations() {
         let mut client = Client::connect(&agent);
         if random.below(4) != 0 {
             let request = random_request(&mut random);
-            client.send(&ServiceFromHost::Request(request));
+            client.send(&request);
         }
         for _ in 0..random.below(6) {
             let kind = u8::try_from(random.below(5)).unwrap();
             let payload = random.bytes(200);
             let mut bytes = match random.below(4) {
-                0 => frame::encode(&ServiceFromHost::Signal(i32::from(kind) - 1)).unwrap(),
+                0 => frame::encode(&ProgramControl::Signal(i32::from(kind) - 1)).unwrap(),
                 1 => [&Head::bytes(Kind::Stdin, payload.len()).unwrap()[..], &payload].concat(),
                 _ => raw(kind, &payload),
             };

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use guest_agent::service::Agent;
 use guest_protocol::ChangeKind::{Created, Modified, Overflow, Removed};
-use guest_protocol::{Change, ChangeKind, FileFailure, FileRequest, ServiceFromGuest};
+use guest_protocol::{Change, ChangeKind, FileFailure, FileReply, FileRequest, WatchEvent};
 use rustix::io::Errno;
 use support::{Client, act, guest};
 
@@ -25,13 +25,15 @@ fn request(path: &str, recursive: bool) -> FileRequest {
 
 fn watch(agent: &Arc<Agent>, path: &str, recursive: bool) -> Client {
     let mut client = Client::file(agent, request(path, recursive));
-    assert_eq!(client.message(), Some(ServiceFromGuest::Watching));
+    assert_eq!(client.answer(), Some(FileReply::Ok(WatchEvent::Watching)));
     client
 }
 
 fn next(client: &mut Client) -> (ChangeKind, String) {
-    match client.message() {
-        Some(ServiceFromGuest::Change(Change { kind, path })) => (kind, String::from_utf8(path).unwrap()),
+    match client.answer() {
+        Some(FileReply::Ok(WatchEvent::Change(Change { kind, path }))) => {
+            (kind, String::from_utf8(path).unwrap())
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -226,9 +228,9 @@ fn too_many_directories() {
     make(8192);
     // Those that come later end the watch, and that is told.
     let text = loop {
-        match client.message() {
-            Some(ServiceFromGuest::Change(_)) => {}
-            Some(ServiceFromGuest::FileFailed(FileFailure::System { errno, text })) => {
+        match client.answer() {
+            Some(FileReply::Ok(WatchEvent::Change(_))) => {}
+            Some(FileReply::Err(FileFailure::System { errno, text })) => {
                 assert_eq!(errno, Errno::NOSPC.raw_os_error());
                 break text;
             }

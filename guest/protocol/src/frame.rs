@@ -3,6 +3,8 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::{Answer, Reply};
+
 /// Largest payload of any frame, either way.
 pub const MAX_PAYLOAD: usize = 1 << 20;
 
@@ -84,6 +86,11 @@ pub fn encode<M: Serialize>(message: &M) -> Result<Vec<u8>, FrameError> {
     let mut bytes = bytes;
     bytes[..HEAD].copy_from_slice(&head.ok_or(FrameError::Message)?);
     Ok(bytes)
+}
+
+/// An answer as a whole frame.
+pub fn encode_reply<A: Answer>(answer: &A) -> Result<Vec<u8>, FrameError> {
+    encode(&Reply::Ok(answer))
 }
 
 /// The message in a payload; trailing bytes are an error.

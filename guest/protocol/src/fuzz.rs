@@ -9,7 +9,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::frame::{self, FrameError, HEAD, Kind, MAX_PAYLOAD, Splitter};
-use crate::{ControlFromGuest, ControlFromHost, ServiceFromGuest, ServiceFromHost};
+use crate::{
+    ConnectReply, ControlFromGuest, ControlFromHost, FileEntry, FileReply, Pong, ProgramControl,
+    ProgramEvent, Reply, Request, WatchEvent,
+};
 
 /// A stream's frames, and what it ended with: an error, or whether that was between two frames.
 type Frames = (Vec<(Kind, Vec<u8>)>, Result<bool, FrameError>);
@@ -50,8 +53,15 @@ fn split<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Frames {
 fn messages(payload: &[u8]) {
     message::<ControlFromGuest>(payload);
     message::<ControlFromHost>(payload);
-    message::<ServiceFromGuest>(payload);
-    message::<ServiceFromHost>(payload);
+    message::<Request>(payload);
+    message::<ProgramControl>(payload);
+    message::<Reply<Pong>>(payload);
+    message::<Reply<ProgramEvent>>(payload);
+    message::<Reply<ConnectReply>>(payload);
+    message::<Reply<FileReply<()>>>(payload);
+    message::<Reply<FileReply<FileEntry>>>(payload);
+    message::<Reply<FileReply<Vec<FileEntry>>>>(payload);
+    message::<Reply<FileReply<WatchEvent>>>(payload);
 }
 
 /// What is understood means the same when it is sent on.
@@ -69,6 +79,10 @@ mod tests {
 
     fn frame(message: &impl serde::Serialize) -> Vec<u8> {
         frame::encode(message).unwrap_or_default()
+    }
+
+    fn reply(answer: &impl Answer) -> Vec<u8> {
+        frame::encode_reply(answer).unwrap_or_default()
     }
 
     fn examples() -> Vec<Vec<u8>> {
@@ -117,20 +131,17 @@ mod tests {
                 frame(&ControlFromHost::Shutdown { grace_ms: 1000 }),
             ]
             .concat(),
-            frame(&ServiceFromHost::Request(Request::Exec(Box::new(exec)))),
-            frame(&ServiceFromHost::Request(Request::File(FileRequest::Write {
-                path: path(),
-                mode: 0o644,
-                at: WriteAt::Offset(300),
-            }))),
+            frame(&Request::Exec(Box::new(exec))),
+            frame(&Request::File(FileRequest::Write { path: path(), mode: 0o644, at: WriteAt::Offset(300) })),
             [
-                frame(&ServiceFromGuest::Started),
+                reply(&ProgramEvent::Started),
                 data.unwrap_or_default(),
-                frame(&ServiceFromGuest::Exited(Exit::Signal(9), Usage::default())),
+                reply(&ProgramEvent::Exited(Exit::Signal(9), Usage::default())),
             ]
             .concat(),
-            frame(&ServiceFromGuest::Entries(vec![entry])),
-            [frame(&ServiceFromGuest::Watching), frame(&ServiceFromGuest::Change(change))].concat(),
+            reply(&FileReply::Ok(vec![entry])),
+            [reply(&FileReply::Ok(WatchEvent::Watching)), reply(&FileReply::Ok(WatchEvent::Change(change)))]
+                .concat(),
         ];
         streams.into_iter().map(|stream| [&[3], &stream[..]].concat()).collect()
     }

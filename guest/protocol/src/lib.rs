@@ -5,12 +5,12 @@
 //! * the **control stream**: the agent opens it to [`HOST_PORT`] as soon as it can. `Hello` from the guest, `Boot` from
 //!   the host, then `Ready` or `Failed` from the guest; later `Shutdown` from the host. Its end is the guest's end.
 //! * **service streams**: the host opens each to [`AGENT_PORT`]; one request a stream. The host keeps one spare open so
-//!   that a request needs no connection set-up.
+//!   that a request needs no connection set-up. Each kind of request has a type of answer of its own.
 //!
 //! A program's stream lasts as long as the program: the host keeps its sending direction open until `Exited` or
 //! `Failed`, even when it has nothing to send, because the end of either direction cancels. The end of input is an empty
 //! [`frame::Kind::Stdin`] frame. Messages are taken in order: a `Signal` behind input that the program does not read
-//! waits with it, hanging up does not. An act on files lasts as long, until `Done` or `FileFailed`. When the guest ends
+//! waits with it, hanging up does not. An act on files lasts until its last reply. When the guest ends
 //! a stream before it has taken all input, the host's writes fail, and why is still to be read.
 //!
 //! Both sides distrust each other: lengths are checked before anything is allocated, see [`frame::MAX_PAYLOAD`]. Not
@@ -22,13 +22,14 @@ pub mod fuzz;
 mod message;
 
 pub use message::{
-    BootConfig, BootFailure, Change, ChangeKind, ControlFromGuest, ControlFromHost, DiskMount, ExecFailure,
-    ExecRequest, Exit, FileEntry, FileFailure, FileRequest, HostEntry, Program, Ready, Request,
-    ServiceFromGuest, ServiceFromHost, Stdio, TerminalSize, UpperDisk, Usage, WriteAt,
+    Answer, BootConfig, BootFailure, Change, ChangeKind, ConnectReply, ControlFromGuest, ControlFromHost,
+    DiskMount, ExecFailure, ExecRequest, Exit, FileEntry, FileFailure, FileReply, FileRequest, HostEntry,
+    Pong, Program, ProgramControl, ProgramEvent, Ready, Refusal, Reply, Request, Stdio, TerminalSize,
+    UpperDisk, Usage, WatchEvent, WriteAt,
 };
 
 /// Raised with every incompatible change; the agent travels in the same release as the host, so equality is required.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// vsock port on the host where the agent opens its control stream.
 pub const HOST_PORT: u32 = 1024;

@@ -1,5 +1,6 @@
 //! The messages, as plain data.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Guest to host on the control stream.
@@ -109,14 +110,14 @@ pub struct HostEntry {
 /// First message of a service stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Answered by `Pong`; may be repeated on the same stream, and followed by another request.
+    /// Answered by [`Pong`]; may be repeated on the same stream, and followed by another request.
     Ping,
-    /// Run a program.
+    /// Run a program; [`ProgramEvent`]s tell of it.
     Exec(Box<ExecRequest>),
-    /// Act on files, as root in the guest's own root directory.
+    /// Act on files, as root in the guest's own root directory; answered by a [`FileReply`].
     File(FileRequest),
-    /// Connect to this TCP port of the guest's loopback address. After `Connected` the stream carries the connection's
-    /// bytes as they are, without frames, and each direction ends by itself.
+    /// Connect to this TCP port of the guest's loopback address; answered by a [`ConnectReply`]. After it the stream
+    /// carries the connection's bytes as they are, without frames, and each direction ends by itself.
     Connect {
         /// TCP port.
         port: u16,
@@ -126,7 +127,7 @@ pub enum Request {
 /// What to do with files. Relative paths start at `/`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FileRequest {
-    /// A regular file's content, as `Stdout` frames, then `Done`. Symbolic links are followed.
+    /// A regular file's content, as `Stdout` frames, then the reply. Symbolic links are followed.
     Read {
         /// Which file.
         path: String,
@@ -137,7 +138,7 @@ pub enum FileRequest {
         /// Fail with [`FileFailure::TooLarge`] before the first byte if the file as a whole is longer than this.
         size_limit: Option<u64>,
     },
-    /// Takes `Stdin` frames, an empty one ends them; `Done` comes when all of it is written. Directories above the
+    /// Takes `Stdin` frames, an empty one ends them; the reply comes when all of it is written. Directories above the
     /// file are made. Hanging up before the end leaves what has been written.
     Write {
         /// Which file; made if it is not there.
@@ -147,12 +148,12 @@ pub enum FileRequest {
         /// Where the bytes go.
         at: WriteAt,
     },
-    /// A directory's entries, as any number of `Entries`, then `Done`. By name, without `.` and `..`.
+    /// A directory's entries, in any number of replies, an empty one last. By name, without `.` and `..`.
     List {
         /// Which directory.
         path: String,
     },
-    /// One `Entries` with one entry, named as the path's last part, then `Done`.
+    /// One entry, named as the path's last part.
     Stat {
         /// Which file.
         path: String,
@@ -182,8 +183,7 @@ pub enum FileRequest {
         /// To here.
         to: String,
     },
-    /// Tells changes below a directory, or of a file, by `Watching`, then `Change` after `Change`, until the host hangs
-    /// up.
+    /// Tells changes below a directory, or of a file, by [`WatchEvent`]s, until the host hangs up.
     Watch {
         /// Which.
         path: String,
@@ -311,44 +311,64 @@ pub struct TerminalSize {
     pub cols: u16,
 }
 
-/// Host to guest on a service stream, besides stdin data.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ServiceFromHost {
-    /// The request.
-    Request(Request),
+/// Host to guest on a program's stream, besides the request and input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProgramControl {
     /// The terminal's new size.
     Resize(TerminalSize),
     /// Send a signal to the program's process group.
     Signal(i32),
 }
 
-/// Guest to host on a service stream, besides output data. Hanging up before `Exited` cancels: SIGTERM to the group,
-/// then SIGKILL.
+/// Every message from guest to host on a service stream: what the request's own dialogue says, or why the agent takes no
+/// request. A refusal is the last message of its stream.
+pub type Reply<T> = Result<T, Refusal>;
+
+/// Why the agent takes no request at all, in its own words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ServiceFromGuest {
-    /// Answer to `Ping`.
-    Pong,
+pub struct Refusal(pub String);
+
+/// What the dialogue of one kind of request says.
+pub trait Answer: Serialize + DeserializeOwned {}
+
+impl Answer for Pong {}
+impl Answer for ProgramEvent {}
+impl Answer for ConnectReply {}
+impl<T: Serialize + DeserializeOwned> Answer for FileReply<T> {}
+
+/// Answer to [`Request::Ping`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pong;
+
+/// What happens to the program of a [`Request::Exec`], besides its output. Hanging up before `Exited` cancels: SIGTERM to
+/// the group, then SIGKILL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProgramEvent {
     /// The program runs.
     Started,
     /// The program ended and all its output has been sent. Last message of the stream, unless it is detached.
     Exited(Exit, Usage),
-    /// The program never ran, or there are too many streams for any request. Last message of the stream.
+    /// The program never ran. Last message of the stream.
     Failed(ExecFailure),
-    /// Entries of a directory, or the one asked for.
-    Entries(Vec<FileEntry>),
+}
+
+/// Answer to a [`Request::File`]; a failure is the last message of its stream. `T` is what the act gives: nothing once it
+/// is done, one [`FileEntry`] for `Stat`, any number of `Vec<FileEntry>` and an empty one for `List`, [`WatchEvent`]s
+/// for `Watch`.
+pub type FileReply<T> = Result<T, FileFailure>;
+
+/// What a watch tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WatchEvent {
     /// Changes from now on are told.
     Watching,
     /// A change.
     Change(Change),
-    /// The act on files is done. Last message of the stream.
-    Done,
-    /// The act on files did not happen, or not all of it. Last message of the stream.
-    FileFailed(FileFailure),
-    /// The connection is there; from the next byte on the stream is the connection.
-    Connected,
-    /// There is no connection: the system's words. Last message of the stream.
-    NotConnected(String),
 }
+
+/// Answer to a [`Request::Connect`]: the connection is there and the stream carries its bytes from here on, or the
+/// system's words for why it is not.
+pub type ConnectReply = Result<(), String>;
 
 /// How a program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

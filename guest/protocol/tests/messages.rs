@@ -6,9 +6,10 @@ use std::fmt::Debug;
 
 use guest_protocol::frame::{self, FrameError, HEAD, Head, Kind};
 use guest_protocol::{
-    BootConfig, BootFailure, Change, ChangeKind, ControlFromGuest, ControlFromHost, DiskMount, ExecFailure,
-    ExecRequest, Exit, FileEntry, FileFailure, FileRequest, HostEntry, Program, Ready, Request,
-    ServiceFromGuest, ServiceFromHost, Stdio, TerminalSize, UpperDisk, Usage, WriteAt,
+    Answer, BootConfig, BootFailure, Change, ChangeKind, ConnectReply, ControlFromGuest, ControlFromHost,
+    DiskMount, ExecFailure, ExecRequest, Exit, FileEntry, FileFailure, FileReply, FileRequest, HostEntry,
+    Pong, Program, ProgramControl, ProgramEvent, Ready, Refusal, Reply, Request, Stdio, TerminalSize,
+    UpperDisk, Usage, WatchEvent, WriteAt,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -164,7 +165,7 @@ fn file_failure() -> impl Strategy<Value = FileFailure> {
 proptest! {
     #[test]
     fn files_from_host(request in file_request()) {
-        round_trip(&ServiceFromHost::Request(Request::File(request)));
+        round_trip(&Request::File(request));
     }
 
     #[test]
@@ -173,18 +174,19 @@ proptest! {
         change in change(),
         failure in file_failure(),
     ) {
-        round_trip(&ServiceFromGuest::Entries(entries));
-        round_trip(&ServiceFromGuest::Change(change));
-        round_trip(&ServiceFromGuest::FileFailed(failure));
-        round_trip(&ServiceFromGuest::Watching);
-        round_trip(&ServiceFromGuest::Done);
+        answer(FileReply::Ok(entries));
+        answer(FileReply::Ok(WatchEvent::Change(change)));
+        answer(FileReply::<FileEntry>::Err(failure));
+        answer(FileReply::Ok(WatchEvent::Watching));
+        answer(FileReply::Ok(()));
     }
 
     #[test]
     fn connections(port: u16, reason: String) {
-        round_trip(&ServiceFromHost::Request(Request::Connect { port }));
-        round_trip(&ServiceFromGuest::Connected);
-        round_trip(&ServiceFromGuest::NotConnected(reason));
+        round_trip(&Request::Connect { port });
+        answer(ConnectReply::Ok(()));
+        answer(ConnectReply::Err(reason.clone()));
+        round_trip(&Reply::<Pong>::Err(Refusal(reason)));
     }
 
     #[test]
@@ -203,26 +205,26 @@ proptest! {
 
     #[test]
     fn service_from_host(request in exec(), size in size(), signal: i32) {
-        round_trip(&ServiceFromHost::Request(Request::Exec(Box::new(request))));
-        round_trip(&ServiceFromHost::Request(Request::Ping));
-        round_trip(&ServiceFromHost::Resize(size));
-        round_trip(&ServiceFromHost::Signal(signal));
+        round_trip(&Request::Exec(Box::new(request)));
+        round_trip(&Request::Ping);
+        round_trip(&ProgramControl::Resize(size));
+        round_trip(&ProgramControl::Signal(signal));
     }
 
     #[test]
     fn service_from_guest(failure in exec_failure(), code: u8, spawn_us: u64, wall_us: u64) {
-        round_trip(&ServiceFromGuest::Failed(failure));
-        round_trip(&ServiceFromGuest::Exited(Exit::Code(code), Usage { spawn_us, wall_us }));
-        round_trip(&ServiceFromGuest::Exited(Exit::Signal(code), Usage { spawn_us, wall_us }));
-        round_trip(&ServiceFromGuest::Started);
-        round_trip(&ServiceFromGuest::Pong);
+        answer(ProgramEvent::Failed(failure));
+        answer(ProgramEvent::Exited(Exit::Code(code), Usage { spawn_us, wall_us }));
+        answer(ProgramEvent::Exited(Exit::Signal(code), Usage { spawn_us, wall_us }));
+        answer(ProgramEvent::Started);
+        answer(Pong);
     }
 }
 
 #[test]
 fn too_long_to_send() {
     let text = "x".repeat(frame::MAX_PAYLOAD);
-    assert_eq!(frame::encode(&ServiceFromGuest::Failed(ExecFailure::Other(text))), Err(FrameError::Message));
+    assert_eq!(frame::encode(&ProgramEvent::Failed(ExecFailure::Other(text))), Err(FrameError::Message));
 }
 
 #[test]
@@ -230,6 +232,15 @@ fn exit_status() {
     assert_eq!(Exit::Code(7).status(), 7);
     assert_eq!(Exit::Signal(9).status(), 137);
     assert_eq!(Exit::Signal(200).status(), 255);
+}
+
+/// An answer is what its frame holds, and so is a refusal whatever was asked.
+fn answer<A: Answer + Clone + PartialEq + Debug>(answer: A) {
+    round_trip(&Reply::Ok(answer.clone()));
+    assert_eq!(frame::encode_reply(&answer), frame::encode(&Reply::Ok(answer)));
+    let refusal = frame::encode(&Reply::<()>::Err(Refusal("512 requests".into()))).unwrap();
+    let heard = frame::decode::<Reply<A>>(&refusal[HEAD..]);
+    assert_eq!(heard, Ok(Err(Refusal("512 requests".into()))));
 }
 
 /// SplitMix64: the same bytes in every run.
@@ -263,14 +274,17 @@ fn decode_as<M: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8]) 
 #[test]
 fn random_bytes() {
     let mut random = Random(2);
-    let mut decoded = [0u32; 4];
+    let mut decoded = [0u32; 7];
     for _ in 0..200_000 {
         let bytes = random.bytes(80);
         for (count, valid) in decoded.iter_mut().zip([
             decode_as::<ControlFromGuest>(&bytes),
             decode_as::<ControlFromHost>(&bytes),
-            decode_as::<ServiceFromHost>(&bytes),
-            decode_as::<ServiceFromGuest>(&bytes),
+            decode_as::<Request>(&bytes),
+            decode_as::<ProgramControl>(&bytes),
+            decode_as::<Reply<ProgramEvent>>(&bytes),
+            decode_as::<Reply<FileReply<Vec<FileEntry>>>>(&bytes),
+            decode_as::<Reply<ConnectReply>>(&bytes),
         ]) {
             *count += u32::from(valid);
         }
@@ -311,7 +325,7 @@ fn one_changed_byte() {
         Request::File(FileRequest::Rename { from: path.clone(), to: path }),
         Request::Connect { port: 8080 },
     ] {
-        change_each_byte(&ServiceFromHost::Request(request));
+        change_each_byte(&request);
     }
     let entry = FileEntry {
         name: b"link".to_vec(),
@@ -323,20 +337,20 @@ fn one_changed_byte() {
         mtime_ns: 999_999_999,
         target: b"/etc".to_vec(),
     };
-    change_each_byte(&ServiceFromGuest::Entries(vec![entry.clone(), entry]));
-    change_each_byte(&ServiceFromGuest::Change(Change { kind: ChangeKind::Removed, path: b"/a".to_vec() }));
+    change_each_byte(&Reply::Ok(FileReply::Ok(vec![entry.clone(), entry])));
+    change_each_byte(&WatchEvent::Change(Change { kind: ChangeKind::Removed, path: b"/a".to_vec() }));
     let failure = FileFailure::System { errno: 2, text: "open /a: no such file or directory".into() };
-    change_each_byte(&ServiceFromGuest::FileFailed(failure));
+    change_each_byte(&Reply::Ok(FileReply::<()>::Err(failure)));
 }
 
 #[test]
 fn claimed_counts_allocate_nothing() {
     // An argument vector of 2^32-1 strings, an environment of as many, in a message of a few bytes.
-    for bytes in [&[0, 1, 1, 0xff, 0xff, 0xff, 0xff, 0x0f][..], &[0, 1, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f]] {
-        assert_eq!(frame::decode::<ServiceFromHost>(bytes), Err(FrameError::Message));
+    for bytes in [&[1, 1, 0xff, 0xff, 0xff, 0xff, 0x0f][..], &[1, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f]] {
+        assert_eq!(frame::decode::<Request>(bytes), Err(FrameError::Message));
     }
     // As many entries of a directory; one with a name as long.
-    for bytes in [&[4, 0xff, 0xff, 0xff, 0xff, 0x0f][..], &[4, 1, 0xff, 0xff, 0xff, 0xff, 0x0f]] {
-        assert_eq!(frame::decode::<ServiceFromGuest>(bytes), Err(FrameError::Message));
+    for bytes in [&[0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f][..], &[0, 0, 1, 0xff, 0xff, 0xff, 0xff, 0x0f]] {
+        assert_eq!(frame::decode::<Reply<FileReply<Vec<FileEntry>>>>(bytes), Err(FrameError::Message));
     }
 }

@@ -45,7 +45,7 @@ pub enum Error {
     Records(#[from] rusqlite::Error),
     /// A row of it.
     #[error(transparent)]
-    BadRow(#[from] crate::records::BadRow),
+    BadRow(#[from] crate::records::store::BadRow),
     /// The state database is of a newer release.
     #[error("state database has schema {0}, which is newer than this program")]
     Schema(i64),

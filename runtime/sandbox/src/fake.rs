@@ -6,20 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guest_protocol::frame::{self, Head, Kind};
-use guest_protocol::{Program, Request, ServiceFromGuest, ServiceFromHost, Stdio};
+use guest_protocol::{Answer, Program, ProgramControl, Request, Stdio};
 use proptest::test_runner::{Config as ProptestConfig, RngSeed};
+use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
 use crate::Id;
-use crate::command::Exec;
-use crate::control::{self, Shared};
-use crate::detached::Log;
-use crate::frames::read_frame;
+use crate::agent::command::Exec;
+use crate::agent::detached::Log;
+use crate::agent::frames::read_frame;
+use crate::control::owner::{self, Shared};
 use crate::guest::Guest;
-use crate::home::{Home, OwnedVm};
-pub(crate) use crate::stand_in::logging as guest;
+use crate::records::home::{Home, OwnedVm};
+use crate::stand_in;
 
 /// Runs a future, with a limit so that what hangs fails.
 pub(crate) fn run<F: Future>(future: F) -> F::Output {
@@ -37,7 +38,7 @@ pub(crate) fn guest_with<F>(serve: impl Fn(UnixStream) -> F + Send + 'static) ->
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    guest(Log::new(|_| {}), move |stream| drop(tokio::spawn(serve(stream))))
+    stand_in::guest(move |stream| drop(tokio::spawn(serve(stream))))
 }
 
 /// A sandbox's directory, and an owner whose guest is `guest`, called with every service stream. The client gets a
@@ -54,15 +55,15 @@ where
     let owned = OwnedVm::create(&home).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let guest = guest(Log::new(|_| {}), serve);
+        let guest = stand_in::own(Log::new(|_| {}), serve);
         guest.refill().await.unwrap();
         let shared = Arc::new(Shared {
             guest: watch::Sender::new(Some(guest)),
             stop: watch::Sender::new(false),
             stop_limit: Duration::from_secs(30),
         });
-        let listener = tokio::net::UnixListener::from_std(control::bind(&owned.paths).unwrap()).unwrap();
-        tokio::spawn(control::serve(listener, Arc::clone(&shared)));
+        let listener = tokio::net::UnixListener::from_std(owner::bind(&owned.paths).unwrap()).unwrap();
+        tokio::spawn(owner::serve(listener, Arc::clone(&shared)));
         let id = owned.id.clone();
         let handle = tokio::runtime::Handle::current();
         let result = tokio::task::spawn_blocking(move || {
@@ -90,14 +91,15 @@ pub(crate) fn exec(argv: &[&str]) -> Exec {
 
 /// The request of a stream; `None` if it is a spare one that ends unused.
 pub(crate) async fn request(stream: &mut UnixStream) -> Option<Request> {
-    match message(stream).await? {
-        ServiceFromHost::Request(request) => Some(request),
-        other => panic!("{other:?}"),
-    }
+    heard(stream).await
 }
 
-/// The next message from the host; `None` at the stream's end.
-pub(crate) async fn message(stream: &mut UnixStream) -> Option<ServiceFromHost> {
+/// What the host says to a program; `None` at the stream's end.
+pub(crate) async fn control(stream: &mut UnixStream) -> Option<ProgramControl> {
+    heard(stream).await
+}
+
+async fn heard<T: DeserializeOwned>(stream: &mut UnixStream) -> Option<T> {
     match read_frame(stream, &mut Vec::new()).await.ok()?? {
         (Kind::Message, payload) => Some(frame::decode(payload).unwrap()),
         other => panic!("{other:?}"),
@@ -105,8 +107,8 @@ pub(crate) async fn message(stream: &mut UnixStream) -> Option<ServiceFromHost> 
 }
 
 /// Says something to the host.
-pub(crate) async fn say(stream: &mut UnixStream, message: &ServiceFromGuest) {
-    stream.write_all(&frame::encode(message).unwrap()).await.unwrap();
+pub(crate) async fn say(stream: &mut UnixStream, answer: &impl Answer) {
+    stream.write_all(&frame::encode_reply(answer).unwrap()).await.unwrap();
 }
 
 /// A frame of data.

@@ -17,14 +17,14 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::UnixStream;
 use virtio::vsock::{PortMessage, channel};
 
-use crate::agent::Control;
-use crate::console::{self, printable};
-use crate::detached::Log;
-use crate::files::Files;
-use crate::frames::{Frames, read_frame};
-use crate::ports::Ports;
-use crate::service::{Event, Service};
-use crate::{Error, Result, control, stand_in};
+use crate::Files;
+use crate::agent::boot::Control;
+use crate::agent::frames::{Frames, read_frame};
+use crate::agent::ports::Ports;
+use crate::agent::service::{Event, Service};
+use crate::control::owner;
+use crate::records::console::{self, printable};
+use crate::{Error, Result, stand_in};
 
 /// Most characters of a guest's words in a message.
 const MAX_WORDS: usize = 1000;
@@ -132,7 +132,7 @@ pub fn files(data: &[u8]) {
     let Some((&act, bytes)) = data.split_first() else { return };
     let answer = bytes.to_vec();
     run(async {
-        let guest = stand_in::logging(Log::new(|_| {}), move |mut stream| {
+        let guest = stand_in::guest(move |mut stream| {
             let answer = answer.clone();
             tokio::spawn(async move {
                 // A spare stream ends unused.
@@ -266,9 +266,9 @@ pub fn request(data: &[u8]) {
         let mut said = data.to_vec();
         for round in 0..2 {
             let Some((mut stream, _theirs)) = stream_of(&said) else { return };
-            match control::requested(&mut stream).await {
+            match owner::requested(&mut stream).await {
                 Ok(request) => {
-                    let Ok(again) = control::greeted(&request) else { panic!("{request:?}") };
+                    let Ok(again) = owner::greeted(&request) else { panic!("{request:?}") };
                     assert!(round == 0 || again == said, "{request:?}");
                     said = again;
                 }
@@ -285,7 +285,8 @@ pub fn request(data: &[u8]) {
 mod tests {
     use guest_protocol::frame::Kind;
     use guest_protocol::{
-        BootFailure, Change, ChangeKind, ControlFromGuest, Exit, Ready, ServiceFromGuest, Usage, frame,
+        BootFailure, Change, ChangeKind, ConnectReply, ControlFromGuest, Exit, FileReply, ProgramEvent,
+        Ready, Usage, WatchEvent, frame,
     };
 
     use super::*;
@@ -295,13 +296,16 @@ mod tests {
         frame::encode(message).unwrap()
     }
 
+    fn reply(answer: &impl guest_protocol::Answer) -> Vec<u8> {
+        frame::encode_reply(answer).unwrap()
+    }
+
     #[test]
     fn program() {
-        let exited = ServiceFromGuest::Exited(Exit::Signal(9), Usage::default());
-        let ran =
-            [&[5][..], &message(&ServiceFromGuest::Started), &data(Kind::Stdout, b"out"), &message(&exited)];
-        let failed = ServiceFromGuest::Failed(ExecFailure::NotFound("no\x1b[2J such program".into()));
-        let examples = [ran.concat(), [&[1][..], &message(&failed), &data(Kind::Stderr, b"err")].concat()];
+        let exited = ProgramEvent::Exited(Exit::Signal(9), Usage::default());
+        let ran = [&[5][..], &reply(&ProgramEvent::Started), &data(Kind::Stdout, b"out"), &reply(&exited)];
+        let failed = ProgramEvent::Failed(ExecFailure::NotFound("no\x1b[2J such program".into()));
+        let examples = [ran.concat(), [&[1][..], &reply(&failed), &data(Kind::Stderr, b"err")].concat()];
         fuzzed::run("sandbox_program", 500, &examples, &["\x02\x01\0\0\0", "\0\x01\0\0\0"], super::program);
     }
 
@@ -319,16 +323,20 @@ mod tests {
         };
         let change = Change { kind: ChangeKind::Created, path: b"/d/x".to_vec() };
         let text = "open /x: No such file\x1b[2J or directory".into();
-        let done = message(&ServiceFromGuest::Done);
+        let done = reply(&FileReply::Ok(()));
+        let end = reply(&FileReply::Ok(Vec::<FileEntry>::new()));
         let examples = [
-            [&[0][..], &message(&ServiceFromGuest::Connected)].concat(),
-            [&[6][..], &message(&ServiceFromGuest::FileFailed(FileFailure::System { errno: 2, text }))]
-                .concat(),
+            [&[0][..], &reply(&ConnectReply::Ok(()))].concat(),
+            [&[6][..], &reply(&FileReply::<()>::Err(FileFailure::System { errno: 2, text }))].concat(),
             [&[7][..], &data(Kind::Stdout, b"hello"), &done].concat(),
-            [&[2][..], &message(&ServiceFromGuest::Entries(vec![entry.clone()])), &done].concat(),
-            [&[3][..], &message(&ServiceFromGuest::Entries(vec![entry])), &done].concat(),
-            [&[4][..], &message(&ServiceFromGuest::Watching), &message(&ServiceFromGuest::Change(change))]
-                .concat(),
+            [&[2][..], &reply(&FileReply::Ok(vec![entry.clone()])), &end].concat(),
+            [&[3][..], &reply(&FileReply::Ok(entry))].concat(),
+            [
+                &[4][..],
+                &reply(&FileReply::Ok(WatchEvent::Watching)),
+                &reply(&FileReply::Ok(WatchEvent::Change(change))),
+            ]
+            .concat(),
             [&[5][..], &done].concat(),
         ];
         fuzzed::run("sandbox_files", 500, &examples, &["..", "/", "\0", "/d/../", "\x1b"], super::files);
@@ -363,11 +371,18 @@ mod tests {
 
     #[test]
     fn request() {
-        use control::Request::{Exec, Kill, Output, Service, Signal, Stop, Wait};
-        let program = || exec(&["sh", "-c", "true"]);
-        let signal = Signal { program: 1, signal: 15 };
-        let requests = [Exec(program()), Service, Stop, Wait(1), signal, Kill(300), Output(u32::MAX)];
-        let examples = requests.map(|request| control::greeted(&request).unwrap());
+        use crate::control::dialogue::{Kill, Output, Request, Run, Service, Signal, Stop, Wait};
+        let exec = exec(&["sh", "-c", "true"]);
+        let requests: [Request; 7] = [
+            Run { exec }.into(),
+            Service {}.into(),
+            Stop {}.into(),
+            Wait { program: 1 }.into(),
+            Signal { program: 1, signal: 15 }.into(),
+            Kill { program: 300 }.into(),
+            Output { program: u32::MAX }.into(),
+        ];
+        let examples = requests.map(|request| owner::greeted(&request).unwrap());
         fuzzed::run("sandbox_request", 2000, &examples, &["\x01", "\x02"], super::request);
     }
 }

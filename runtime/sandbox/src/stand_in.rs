@@ -10,11 +10,12 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use virtio::vsock::{PortMessage, channel};
 
-use crate::command::Defaults;
-use crate::descriptors;
-use crate::detached::Log;
+use crate::agent::command::Defaults;
+use crate::agent::descriptors;
+use crate::agent::detached::Log;
+use crate::agent::own::OwnGuest;
+use crate::agent::ports::Ports;
 use crate::guest::Guest;
-use crate::ports::Ports;
 
 /// A guest of this process; `serve` is called with every service stream. Needs a tokio runtime with I/O around it.
 ///
@@ -23,11 +24,11 @@ use crate::ports::Ports;
 /// Where the system has no sockets to give.
 #[must_use]
 pub fn guest(serve: impl Fn(UnixStream) + Send + 'static) -> Guest {
-    logging(Log::new(|_| {}), serve)
+    own(Log::new(|_| {}), serve).into()
 }
 
 #[allow(clippy::unwrap_used, reason = "a test's helper fails the test")]
-pub(crate) fn logging(log: Log, serve: impl Fn(UnixStream) + Send + 'static) -> Guest {
+pub(crate) fn own(log: Log, serve: impl Fn(UnixStream) + Send + 'static) -> OwnGuest {
     let (ports, device) = Ports::pair().unwrap();
     rustix::io::ioctl_fionbio(&device, true).unwrap();
     let device = descriptors::watched(device, Interest::READABLE | Interest::WRITABLE).unwrap();
@@ -45,5 +46,5 @@ pub(crate) fn logging(log: Log, serve: impl Fn(UnixStream) + Send + 'static) -> 
         }
     });
     let image = ImageConfig { user: "app".into(), env: vec!["A=image".into()], ..Default::default() };
-    Guest::own(Arc::new(ports), Defaults { image, ..Default::default() }, log)
+    OwnGuest::new(Arc::new(ports), Defaults { image, ..Default::default() }, log)
 }

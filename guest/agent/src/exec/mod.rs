@@ -28,7 +28,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use guest_protocol::frame::Splitter;
-use guest_protocol::{ExecRequest, Exit, ServiceFromGuest};
+use guest_protocol::{ExecRequest, Exit, ProgramEvent};
 use rustix::process::{WaitId, WaitIdOptions};
 
 use crate::service::Agent;
@@ -50,7 +50,7 @@ pub(crate) fn serve(
             relay::Relay::new(stream, input, child, streams, arrived, request.detached, program).run();
         }
         Err(failure) => {
-            let _ = crate::stream::send_message(stream, &ServiceFromGuest::Failed(failure));
+            let _ = crate::stream::send_reply(stream, &ProgramEvent::Failed(failure));
         }
     }
 }

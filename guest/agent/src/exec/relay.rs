@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use guest_protocol::frame::{self, DATA_CHUNK, FrameError, HEAD, Head, Kind, Splitter};
-use guest_protocol::{Exit, ServiceFromGuest, ServiceFromHost, TerminalSize, Usage};
+use guest_protocol::{Exit, ProgramControl, ProgramEvent, TerminalSize, Usage};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
@@ -130,7 +130,7 @@ impl<'a> Relay<'a> {
     /// Runs until the program has ended and the host knows all about it, or the host is gone and the program killed.
     /// What is left of its namespace ends with `self`.
     pub(super) fn run(mut self) {
-        self.queue(&ServiceFromGuest::Started);
+        self.queue(&ProgramEvent::Started);
         self.take_frames();
         while !self.is_over() {
             self.round();
@@ -260,9 +260,8 @@ impl<'a> Relay<'a> {
                 }
             }
             Kind::Message => match frame::decode(payload)? {
-                ServiceFromHost::Resize(size) => self.resize(size),
-                ServiceFromHost::Signal(signal) => self.signal(signal),
-                ServiceFromHost::Request(_) => return Err(FrameError::Message),
+                ProgramControl::Resize(size) => self.resize(size),
+                ProgramControl::Signal(signal) => self.signal(signal),
             },
             Kind::Stdout | Kind::Stderr => return Err(FrameError::Kind(kind as u8)),
         }
@@ -358,7 +357,7 @@ impl<'a> Relay<'a> {
             self.child.namespace.kill();
         } else if !self.told && !self.is_taking_what_is_left() && self.stream.is_some() {
             self.told = true;
-            self.queue(&ServiceFromGuest::Exited(exit, self.usage));
+            self.queue(&ProgramEvent::Exited(exit, self.usage));
         }
     }
 
@@ -378,8 +377,8 @@ impl<'a> Relay<'a> {
         }
     }
 
-    fn queue(&mut self, message: &ServiceFromGuest) {
-        if let Ok(bytes) = frame::encode(message) {
+    fn queue(&mut self, event: &ProgramEvent) {
+        if let Ok(bytes) = frame::encode_reply(event) {
             self.frames.extend_from_slice(&bytes);
         }
     }

@@ -10,7 +10,7 @@ use std::mem::take;
 use std::os::fd::AsFd;
 
 use guest_protocol::frame::DATA_CHUNK;
-use guest_protocol::{FileEntry, ServiceFromGuest};
+use guest_protocol::{FileEntry, FileReply};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
@@ -36,7 +36,8 @@ pub(super) fn list(stream: Stream<'_>, path: &str) -> Act {
         let (least, more) = names.least(stream, &path, NAMES_LIMIT)?;
         send(stream, &directory, &path, &least)?;
         if !more {
-            return Ok(());
+            // The end of the list.
+            return Ok(stream.reply(&FileReply::Ok(Vec::<FileEntry>::new()))?);
         }
     }
 }
@@ -48,7 +49,7 @@ pub(super) fn stat(stream: Stream<'_>, path: &str, follow: bool) -> Act {
     let status = rustix::fs::statat(CWD, path.as_c_str(), flags).trying("stat", &path)?;
     let (_, name) = split(&path);
     let entry = entry(CWD, &path, name.to_vec(), &status);
-    stream.message(&ServiceFromGuest::Entries(vec![entry]))?;
+    stream.reply(&FileReply::Ok(entry))?;
     Ok(())
 }
 
@@ -113,12 +114,12 @@ fn send(stream: Stream<'_>, directory: impl AsFd, path: &CStr, names: &[CString]
         size += entry.name.len() + entry.target.len() + ENTRY_COST;
         entries.push(entry);
         if size >= DATA_CHUNK {
-            stream.message(&ServiceFromGuest::Entries(take(&mut entries)))?;
+            stream.reply(&FileReply::Ok(take(&mut entries)))?;
             size = 0;
         }
     }
     if !entries.is_empty() {
-        stream.message(&ServiceFromGuest::Entries(entries))?;
+        stream.reply(&FileReply::Ok(entries))?;
     }
     Ok(())
 }

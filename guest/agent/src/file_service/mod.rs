@@ -16,7 +16,7 @@ use std::ffi::{CStr, CString};
 use std::fmt::Display;
 
 use guest_protocol::frame::Splitter;
-use guest_protocol::{FileFailure, FileRequest, ServiceFromGuest};
+use guest_protocol::{FileFailure, FileReply, FileRequest};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
@@ -57,25 +57,25 @@ pub(crate) fn serve(stream: Stream<'_>, input: Splitter, request: &FileRequest, 
     if !matches!(request, FileRequest::Write { .. }) && !input.at_boundary() {
         return;
     }
-    let done = match request {
+    let done = |act: Act| act.and_then(|()| Ok(stream.reply(&FileReply::Ok(()))?));
+    let served = match request {
         FileRequest::Read { path, offset, length, size_limit } => {
-            transfer::read(stream, path, *offset, *length, *size_limit)
+            done(transfer::read(stream, path, *offset, *length, *size_limit))
         }
-        FileRequest::Write { path, mode, at } => transfer::write(stream, input, path, *mode, *at),
+        FileRequest::Write { path, mode, at } => done(transfer::write(stream, input, path, *mode, *at)),
         FileRequest::List { path } => list::list(stream, path),
         FileRequest::Stat { path, follow } => list::stat(stream, path, *follow),
-        FileRequest::MakeDirectory { path, mode, parents } => tree::make_directory(path, *mode, *parents),
-        FileRequest::Remove { path, recursive } => tree::remove(stream, path, *recursive),
-        FileRequest::Rename { from, to } => tree::rename(from, to),
+        FileRequest::MakeDirectory { path, mode, parents } => {
+            done(tree::make_directory(path, *mode, *parents))
+        }
+        FileRequest::Remove { path, recursive } => done(tree::remove(stream, path, *recursive)),
+        FileRequest::Rename { from, to } => done(tree::rename(from, to)),
         FileRequest::Watch { path, recursive } => watch::watch(stream, path, *recursive),
     };
-    let last = match done {
-        Ok(()) => ServiceFromGuest::Done,
-        Err(Stop::Failed(failure)) => ServiceFromGuest::FileFailed(failure),
-        Err(Stop::HungUp) => return,
-    };
     // A host that is gone has nothing to learn.
-    let _ = stream.message(&last);
+    if let Err(Stop::Failed(failure)) = served {
+        let _ = stream.reply(&FileReply::<()>::Err(failure));
+    }
 }
 
 /// What the system refused, and why.

@@ -16,7 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use guest_protocol::frame::{self, DATA_CHUNK};
-use guest_protocol::{Change, ChangeKind, ServiceFromGuest};
+use guest_protocol::{Change, ChangeKind, FileReply, WatchEvent};
 use rustix::event::PollFlags;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
@@ -40,7 +40,7 @@ const ROOT_GONE: ReadFlags = ReadFlags::DELETE_SELF.union(ReadFlags::MOVE_SELF).
 pub(super) fn watch(stream: Stream<'_>, path: &str, recursive: bool) -> Act {
     let mut watch = Watch::new(stream, path, recursive)?;
     watch.begin()?;
-    stream.message(&ServiceFromGuest::Watching)?;
+    stream.reply(&FileReply::Ok(WatchEvent::Watching))?;
     loop {
         stream.wait_for(watch.inotify.as_fd(), PollFlags::IN)?;
         watch.told = None;
@@ -280,8 +280,8 @@ impl<'a> Watch<'a> {
     fn tell(&mut self, kind: ChangeKind, path: &CStr) -> Act {
         let change = Change { kind, path: path.to_bytes().to_vec() };
         if self.told.as_ref() != Some(&change) {
-            let message = ServiceFromGuest::Change(change.clone());
-            self.frames.extend(frame::encode(&message).map_err(HungUp::from)?);
+            let event = FileReply::Ok(WatchEvent::Change(change.clone()));
+            self.frames.extend(frame::encode_reply(&event).map_err(HungUp::from)?);
             self.told = Some(change);
         }
         if self.frames.len() >= DATA_CHUNK { self.flush() } else { Ok(()) }

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use guest_agent::service::{Agent, start_stream};
 use guest_protocol::frame::{self, Head, Kind, Splitter};
 use guest_protocol::{
-    ExecFailure, ExecRequest, Exit, FileEntry, FileFailure, FileRequest, Program, Request, ServiceFromGuest,
-    ServiceFromHost, Stdio, Usage, WriteAt,
+    Answer, ExecFailure, ExecRequest, Exit, FileEntry, FileFailure, FileReply, FileRequest, Program,
+    ProgramControl, ProgramEvent, Reply, Request, Stdio, Usage, WriteAt,
 };
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
@@ -138,6 +138,15 @@ impl Outcome {
 pub struct Client {
     pub stream: UnixStream,
     pub input: Splitter,
+    gives: Gives,
+}
+
+/// What the answers to a request on files give.
+#[derive(Clone, Copy)]
+enum Gives {
+    Nothing,
+    Entry,
+    Entries,
 }
 
 impl Client {
@@ -145,17 +154,26 @@ impl Client {
         let (host, guest) = UnixStream::pair().unwrap();
         host.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         start_stream(OwnedFd::from(guest), agent);
-        Self { stream: host, input: Splitter::default() }
+        Self { stream: host, input: Splitter::default(), gives: Gives::Nothing }
+    }
+
+    /// The same stream, for another thread to send on.
+    pub fn sender(&self) -> Self {
+        Self { stream: self.stream.try_clone().unwrap(), input: Splitter::default(), gives: Gives::Nothing }
     }
 
     pub fn exec(agent: &Arc<Agent>, request: ExecRequest) -> Self {
         let mut client = Self::connect(agent);
-        client.send(&ServiceFromHost::Request(Request::Exec(Box::new(request))));
+        client.send(&Request::Exec(Box::new(request)));
         client
     }
 
-    pub fn send(&mut self, message: &ServiceFromHost) {
-        self.stream.write_all(&frame::encode(message).unwrap()).unwrap();
+    pub fn send(&mut self, request: &Request) {
+        self.stream.write_all(&frame::encode(request).unwrap()).unwrap();
+    }
+
+    pub fn control(&mut self, control: &ProgramControl) {
+        self.stream.write_all(&frame::encode(control).unwrap()).unwrap();
     }
 
     pub fn stdin(&mut self, bytes: &[u8]) {
@@ -185,7 +203,12 @@ impl Client {
         }
     }
 
-    pub fn message(&mut self) -> Option<ServiceFromGuest> {
+    pub fn answer<A: Answer>(&mut self) -> Option<A> {
+        self.reply().map(|reply| reply.unwrap())
+    }
+
+    /// An answer, or why the agent takes no request at all.
+    pub fn reply<A: Answer>(&mut self) -> Option<Reply<A>> {
         let (kind, payload) = self.next()?;
         assert_eq!(kind, Kind::Message);
         Some(frame::decode(&payload).unwrap())
@@ -198,8 +221,8 @@ impl Client {
             let (kind, payload) = self.next().unwrap_or_else(|| panic!("{text:?} in {all:?}"));
             if kind == Kind::Stdout {
                 all.extend(payload);
-            } else if let Ok(ServiceFromGuest::Exited(..) | ServiceFromGuest::Failed(_)) =
-                frame::decode(&payload)
+            } else if let Ok(Ok(ProgramEvent::Exited(..) | ProgramEvent::Failed(_))) =
+                frame::decode::<Reply<_>>(&payload)
             {
                 panic!("ended without {text:?}: {:?}", String::from_utf8_lossy(&all));
             }
@@ -215,11 +238,10 @@ impl Client {
                 Kind::Stdout => outcome.stdout.extend(payload),
                 Kind::Stderr => outcome.stderr.extend(payload),
                 Kind::Stdin => panic!("stdin from the guest"),
-                Kind::Message => match frame::decode(&payload).unwrap() {
-                    ServiceFromGuest::Started => outcome.started = true,
-                    ServiceFromGuest::Exited(exit, usage) => outcome.exit = Some((exit, usage)),
-                    ServiceFromGuest::Failed(failure) => outcome.failure = Some(failure),
-                    unasked => panic!("unasked: {unasked:?}"),
+                Kind::Message => match answered(&payload) {
+                    ProgramEvent::Started => outcome.started = true,
+                    ProgramEvent::Exited(exit, usage) => outcome.exit = Some((exit, usage)),
+                    ProgramEvent::Failed(failure) => outcome.failure = Some(failure),
                 },
             }
         }
@@ -259,7 +281,12 @@ impl Act {
 impl Client {
     pub fn file(agent: &Arc<Agent>, request: FileRequest) -> Self {
         let mut client = Self::connect(agent);
-        client.send(&ServiceFromHost::Request(Request::File(request)));
+        client.gives = match request {
+            FileRequest::List { .. } => Gives::Entries,
+            FileRequest::Stat { .. } => Gives::Entry,
+            _ => Gives::Nothing,
+        };
+        client.send(&Request::File(request));
         client
     }
 
@@ -271,17 +298,30 @@ impl Client {
             assert!(payload.len() <= frame::MAX_PAYLOAD / 4, "a piece is small");
             match kind {
                 Kind::Stdout => act.data.extend(payload),
-                Kind::Message => match frame::decode(&payload).unwrap() {
-                    ServiceFromGuest::Entries(entries) => act.entries.extend(entries),
-                    ServiceFromGuest::Done => act.done = true,
-                    ServiceFromGuest::FileFailed(failure) => act.failure = Some(failure),
-                    unasked => panic!("unasked: {unasked:?}"),
-                },
+                Kind::Message => {
+                    let given = match self.gives {
+                        Gives::Nothing => answered::<FileReply<()>>(&payload).map(|()| Vec::new()),
+                        Gives::Entries => answered::<FileReply<Vec<FileEntry>>>(&payload),
+                        Gives::Entry => answered::<FileReply<FileEntry>>(&payload).map(|entry| vec![entry]),
+                    };
+                    match given {
+                        Ok(entries) => {
+                            act.done = entries.is_empty() || matches!(self.gives, Gives::Entry);
+                            act.entries.extend(entries);
+                        }
+                        Err(failure) => act.failure = Some(failure),
+                    }
+                }
                 Kind::Stdin | Kind::Stderr => panic!("{kind:?} from a file"),
             }
         }
         act
     }
+}
+
+/// The answer in a message; the agent took the request.
+pub fn answered<A: Answer>(payload: &[u8]) -> A {
+    frame::decode::<Reply<A>>(payload).unwrap().unwrap()
 }
 
 pub fn act(agent: &Arc<Agent>, request: FileRequest) -> Act {

@@ -6,7 +6,7 @@ use std::sync::{Condvar, Mutex};
 
 use guest_protocol::frame::{self, Head, Kind as Frame};
 use guest_protocol::{
-    Exit, FileFailure, Program, Request as GuestRequest, ServiceFromGuest, ServiceFromHost, Usage,
+    Answer, Exit, FileFailure, FileReply, Program, ProgramEvent, Request as GuestRequest, Usage,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
@@ -187,12 +187,12 @@ fn guest(stage: Arc<Stage>) -> Guest {
         let stage = Arc::clone(&stage);
         tokio::spawn(async move {
             let mut stream = stream;
-            let Some(ServiceFromHost::Request(request)) = message(&mut stream).await else { return };
+            let Some(request) = request(&mut stream).await else { return };
             match request {
                 GuestRequest::Exec(exec) => {
                     let Program::Shell(command) = exec.program else { panic!("{:?}", exec.program) };
                     if command == "late" {
-                        say(&mut stream, &ServiceFromGuest::Started).await.unwrap();
+                        say(&mut stream, &ProgramEvent::Started).await.unwrap();
                         stage.go.notified().await;
                     }
                     if play(&mut stream, &command).await.is_err() {
@@ -201,7 +201,7 @@ fn guest(stage: Arc<Stage>) -> Guest {
                     }
                 }
                 GuestRequest::File(_) => {
-                    say(&mut stream, &ServiceFromGuest::FileFailed(FileFailure::NotRegular)).await.unwrap()
+                    say(&mut stream, &FileReply::<()>::Err(FileFailure::NotRegular)).await.unwrap()
                 }
                 other => panic!("{other:?}"),
             }
@@ -215,7 +215,7 @@ async fn play(stream: &mut UnixStream, command: &str) -> io::Result<()> {
         "garbage" => return stream.write_all(b"\xff\xff\xff\xff\xff\xff").await,
         "vanish" => return Ok(()),
         "late" => {}
-        _ => say(stream, &ServiceFromGuest::Started).await?,
+        _ => say(stream, &ProgramEvent::Started).await?,
     }
     match name {
         "echo" => data(stream, Frame::Stdout, argument.as_bytes()).await?,
@@ -259,13 +259,13 @@ async fn play(stream: &mut UnixStream, command: &str) -> io::Result<()> {
         "die" => return Ok(()),
         other => panic!("{other}"),
     }
-    say(stream, &ServiceFromGuest::Exited(Exit::Code(7), Usage::default())).await?;
+    say(stream, &ProgramEvent::Exited(Exit::Code(7), Usage::default())).await?;
     // The host hangs up once it has heard that.
     frame(stream).await.map(drop)
 }
 
-async fn say(stream: &mut UnixStream, message: &ServiceFromGuest) -> io::Result<()> {
-    stream.write_all(&frame::encode(message).unwrap()).await
+async fn say(stream: &mut UnixStream, answer: &impl Answer) -> io::Result<()> {
+    stream.write_all(&frame::encode_reply(answer).unwrap()).await
 }
 
 async fn data(stream: &mut UnixStream, kind: Frame, bytes: &[u8]) -> io::Result<()> {
@@ -283,7 +283,7 @@ async fn frame(stream: &mut UnixStream) -> io::Result<Option<(Frame, Vec<u8>)>> 
     Ok(Some((head.kind, payload)))
 }
 
-async fn message(stream: &mut UnixStream) -> Option<ServiceFromHost> {
+async fn request(stream: &mut UnixStream) -> Option<GuestRequest> {
     let (kind, payload) = frame(stream).await.ok()??;
     assert_eq!(kind, Frame::Message);
     Some(frame::decode(&payload).unwrap())

@@ -12,18 +12,19 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::spec::Spec;
-use crate::config::Config;
-use crate::console::Console;
-use crate::control::{self, Shared};
-use crate::detached::Log;
-use crate::disks::Disks;
-use crate::history::{Change, Step};
-use crate::home::{Home, OwnedVm, VmPaths};
-use crate::lifecycle::{Lifecycle, Phase};
-use crate::records::{Record, Status};
-use crate::timings::{Start, Timings};
-use crate::writer::Writer;
-use crate::{Error, Id, Result, host, reconcile};
+use crate::Config;
+use crate::agent::detached::Log;
+use crate::control::owner::{self, Shared};
+use crate::life::disks::Disks;
+use crate::life::timings::{Start, Timings};
+use crate::records::console::Console;
+use crate::records::history::{Change, Step};
+use crate::records::home::{Home, OwnedVm, VmPaths};
+use crate::records::lifecycle::{Lifecycle, Phase};
+use crate::records::reconcile;
+use crate::records::store::{Record, Status};
+use crate::records::writer::Writer;
+use crate::{Error, Id, Result, host};
 
 /// How long ending a sandbox may take beyond the grace its processes get; the limits of all steps fit in it.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -80,7 +81,7 @@ impl Base {
         // Before the record, so that whatever is known has a log.
         let console = Arc::new(Console::create(home, &vm.paths.logs())?);
         let (journal, recorded) = Journal::begin(home, &vm.id, &spec, grant, kind);
-        let listener = home.as_user(|| control::bind(&vm.paths))?;
+        let listener = home.as_user(|| owner::bind(&vm.paths))?;
         let listener =
             tokio::net::UnixListener::from_std(listener).map_err(Error::system("control socket"))?;
         let shared = Arc::new(Shared {
@@ -88,7 +89,7 @@ impl Base {
             stop: watch::Sender::new(false),
             stop_limit: spec.grace.saturating_add(STOP_LIMIT),
         });
-        let socket = tokio::spawn(control::serve(listener, Arc::clone(&shared)));
+        let socket = tokio::spawn(owner::serve(listener, Arc::clone(&shared)));
         let timings = Timings {
             start_monotonic_ns: start.monotonic_ns(),
             created_us: Some(start.elapsed_us()),

@@ -13,9 +13,9 @@ use super::base::{Base, Created};
 use super::handle::{self, Ends, Handle, Ready, Stop, Terms, Why};
 use super::spec::{Spec, TimeLimit};
 use super::stages::{Booting, Preparing, Stage, Starting, Up};
-use crate::home::Home;
-use crate::lifecycle::Phase;
-use crate::timings::{Start, Timings};
+use crate::life::timings::{Start, Timings};
+use crate::records::home::Home;
+use crate::records::lifecycle::Phase;
 use crate::{Error, Result};
 
 /// How much of the time to end in is left for the machine and the files once the guest had its part.
@@ -137,7 +137,7 @@ impl Driver {
             self.calls.time = Time::from_now(limit);
         }
         let ready = Ready {
-            guest: up.guest.clone(),
+            guest: up.guest.clone().into(),
             since: Instant::now(),
             image: up.image.clone(),
             entrypoint: self.base.spec.entrypoint.clone(),

@@ -8,11 +8,11 @@ use images::ImageConfig;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout};
 
-use crate::command;
-use crate::detached::Log;
-use crate::forward::Forwards;
+use crate::Forwards;
+use crate::agent::command;
+use crate::agent::detached::Log;
 use crate::guest::Guest;
-use crate::timings::Timings;
+use crate::life::timings::Timings;
 use crate::{Error, Id};
 
 /// How long a guest that hung up may take to show why.

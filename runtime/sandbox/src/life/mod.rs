@@ -13,15 +13,20 @@
 //! the files. Not here: terminals, and what another process may ask for (`control`).
 
 mod base;
+mod disks;
 mod driver;
 mod handle;
+mod prepare;
+mod remembered;
 mod running;
 mod spec;
 mod stages;
+pub(crate) mod timings;
 
 pub use driver::spawn;
 pub use handle::{Handle, Ready, Stage, Stop, Terms, Why};
 pub use spec::{Spec, TimeLimit};
+pub use timings::{Start, Timings};
 
 #[cfg(any(test, feature = "stand_in"))]
 pub use handle::StandIn;

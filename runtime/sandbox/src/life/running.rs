@@ -11,8 +11,9 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
 use super::stages::joined;
-use crate::console::Console;
-use crate::{Error, Result, descriptors};
+use crate::agent::descriptors;
+use crate::records::console::Console;
+use crate::{Error, Result};
 
 /// How long an ended machine may take to show it, and its last console bytes to arrive.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);

@@ -8,7 +8,7 @@ use policy::disks::Disk;
 use policy::machine as choice;
 use policy::resources;
 
-use crate::command::ImageOverrides;
+use crate::agent::command::ImageOverrides;
 
 /// What a sandbox is to be.
 #[derive(Debug, Clone)]

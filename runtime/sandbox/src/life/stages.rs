@@ -15,13 +15,13 @@ use waiting::{CancellationToken, DropGuard};
 
 use super::base::{Base, Created};
 use super::running::{Booted, Running, read_pipe};
-use crate::agent::Control;
-use crate::command::Defaults;
-use crate::console::Console;
-use crate::guest::Guest;
-use crate::history::Step;
-use crate::ports::Ports;
-use crate::prepare::{self, OpenImage, OpenKernel};
+use crate::agent::boot::Control;
+use crate::agent::command::Defaults;
+use crate::agent::own::OwnGuest;
+use crate::agent::ports::Ports;
+use crate::life::prepare::{self, OpenImage, OpenKernel};
+use crate::records::console::Console;
+use crate::records::history::Step;
 use crate::{Error, Result};
 
 /// How long a guest may take from its first instruction to ready. An emulated one on a busy host takes seconds.
@@ -308,12 +308,12 @@ pub(super) struct Configuring {
 
 impl Configuring {
     /// Tells the agent what the sandbox is to be, and waits until it is that.
-    pub(super) async fn ready(&mut self, base: &Base) -> Result<(guest_protocol::Ready, Guest)> {
+    pub(super) async fn ready(&mut self, base: &Base) -> Result<(guest_protocol::Ready, OwnGuest)> {
         let Self { running, control, ports, plan, by } = self;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let config =
             BootConfig { wall_clock_ns: u64::try_from(now.as_nanos()).unwrap_or(0), ..plan.config.clone() };
-        let guest = Guest::own(Arc::clone(ports), plan.defaults.clone(), base.log());
+        let guest = OwnGuest::new(Arc::clone(ports), plan.defaults.clone(), base.log());
         let ready = running.or_hang_up(async {
             let ready = control.boot(config).await?;
             guest.refill().await?;
@@ -323,7 +323,7 @@ impl Configuring {
     }
 
     /// The guest is ready.
-    pub(super) fn up(self, guest: Guest) -> Up {
+    pub(super) fn up(self, guest: OwnGuest) -> Up {
         let Self { running, control, ports, plan, .. } = self;
         let image = plan.defaults.image;
         // Streams that the guest opens from now on have no taker; each is closed as it arrives.
@@ -337,7 +337,7 @@ impl Configuring {
 pub(super) struct Up {
     pub(super) running: Running,
     control: Control,
-    pub(super) guest: Guest,
+    pub(super) guest: OwnGuest,
     /// What the image says, with what was put in its place.
     pub(super) image: images::ImageConfig,
     /// Ends with the stage.

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::descriptors;
+use crate::agent::descriptors;
 
 /// Room for some events; what they say does not matter, only that there were any.
 const BUFFER: usize = 4 << 10;

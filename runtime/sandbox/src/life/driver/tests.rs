@@ -12,9 +12,9 @@ use virtio::vsock::{PortMessage, channel};
 use super::super::running::tests::{Pretended, running};
 use super::super::stages::Stage;
 use super::*;
-use crate::command::ImageOverrides;
-use crate::frames::read_frame;
-use crate::records::Records;
+use crate::agent::command::ImageOverrides;
+use crate::agent::frames::read_frame;
+use crate::records::store::Records;
 use crate::{Id, Version};
 
 fn spec(keep: bool) -> Spec {
@@ -232,7 +232,8 @@ async fn a_start_is_given_up_at_any_stage() {
 
 #[tokio::test]
 async fn reasons_to_end_have_an_order() {
-    let (handle, ends) = Handle::new("vm-00000001".parse().unwrap(), crate::detached::Log::new(|_| {}));
+    let (handle, ends) =
+        Handle::new("vm-00000001".parse().unwrap(), crate::agent::detached::Log::new(|_| {}));
     let killed = watch::Sender::new(false);
     let mut calls =
         Calls { stop: ends.stop.clone(), killed: killed.subscribe(), time: Time::from_now(Duration::ZERO) };
@@ -248,7 +249,8 @@ async fn reasons_to_end_have_an_order() {
 
 #[tokio::test]
 async fn the_first_request_to_stop_counts() {
-    let (handle, ends) = Handle::new("vm-00000001".parse().unwrap(), crate::detached::Log::new(|_| {}));
+    let (handle, ends) =
+        Handle::new("vm-00000001".parse().unwrap(), crate::agent::detached::Log::new(|_| {}));
     handle.stop(Stop { by: None, discard: true });
     handle.stop(Stop::default());
     assert!(ends.stop.borrow().is_some_and(|stop| stop.discard));

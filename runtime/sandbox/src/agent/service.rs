@@ -4,11 +4,14 @@
 //! opens streams ([`crate::life`]), and where output goes.
 
 use guest_protocol::frame::{self, DATA_CHUNK, Kind};
-use guest_protocol::{ExecFailure, Exit, Request, ServiceFromGuest, ServiceFromHost, TerminalSize, Usage};
+use guest_protocol::{
+    Answer, ExecFailure, Exit, Pong, ProgramControl, ProgramEvent, Refusal, Reply, Request, TerminalSize,
+    Usage,
+};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
-use crate::frames::{Frames, write_frame, write_message};
+use crate::agent::frames::{Frames, write_frame, write_message};
 use crate::{Error, Result};
 
 /// Most characters of a guest's words that are passed on.
@@ -73,11 +76,9 @@ impl Service {
 
     /// Measures one empty round trip to the agent; the stream must not have been used for a program yet.
     pub async fn ping(&mut self) -> Result<()> {
-        self.input.message(&ServiceFromHost::Request(Request::Ping)).await?;
-        match self.output.message().await? {
-            ServiceFromGuest::Pong => Ok(()),
-            _ => Err(Error::Guest("answer to a ping is no pong")),
-        }
+        write_message(&mut self.input.stream, &Request::Ping).await?;
+        let Pong = answer(&mut self.output.frames).await?;
+        Ok(())
     }
 
     /// Cancels the program and waits until it is gone: what it still says is lost.
@@ -100,29 +101,23 @@ impl Output {
             Kind::Stdout => Ok(Event::Stdout(self.frames.payload())),
             Kind::Stderr => Ok(Event::Stderr(self.frames.payload())),
             Kind::Stdin => Err(Error::Guest("input came from the guest")),
-            Kind::Message => match (frame::decode(self.frames.payload())?, self.stage) {
-                (ServiceFromGuest::Started, Stage::Asked) => {
+            Kind::Message => match (answered(self.frames.payload())?, self.stage) {
+                (ProgramEvent::Started, Stage::Asked) => {
                     self.stage = Stage::Running;
                     Ok(Event::Started)
                 }
-                (ServiceFromGuest::Failed(failure), Stage::Asked) => {
+                (ProgramEvent::Failed(failure), Stage::Asked) => {
                     self.stage = Stage::NeverRan;
                     Ok(Event::Failed(tame_failure(failure)))
                 }
-                (ServiceFromGuest::Exited(exit, usage), Stage::Running) => {
+                (ProgramEvent::Exited(exit, usage), Stage::Running) => {
                     self.stage = Stage::Ended;
                     Ok(Event::Exited(exit, usage))
                 }
-                _ => Err(Error::Guest("an answer to something that was not asked")),
+                (ProgramEvent::Started | ProgramEvent::Failed(_) | ProgramEvent::Exited(..), _) => {
+                    Err(Error::Guest("an event that this program cannot have"))
+                }
             },
-        }
-    }
-
-    async fn message(&mut self) -> Result<ServiceFromGuest> {
-        match self.frames.next().await? {
-            Some(Kind::Message) => Ok(frame::decode(self.frames.payload())?),
-            Some(_) => Err(Error::Guest("data instead of an answer")),
-            None => Err(Error::HangUp),
         }
     }
 }
@@ -143,17 +138,31 @@ impl Input {
 
     /// The terminal has another size.
     pub async fn resize(&mut self, size: TerminalSize) -> Result<()> {
-        self.message(&ServiceFromHost::Resize(size)).await
+        self.control(&ProgramControl::Resize(size)).await
     }
 
     /// Sends a signal to the program's process group.
     pub async fn signal(&mut self, signal: i32) -> Result<()> {
-        self.message(&ServiceFromHost::Signal(signal)).await
+        self.control(&ProgramControl::Signal(signal)).await
     }
 
-    async fn message(&mut self, message: &ServiceFromHost) -> Result<()> {
-        write_message(&mut self.stream, message).await
+    async fn control(&mut self, control: &ProgramControl) -> Result<()> {
+        write_message(&mut self.stream, control).await
     }
+}
+
+/// The next answer; what is said instead of one is an error.
+pub(crate) async fn answer<A: Answer>(frames: &mut Frames<OwnedReadHalf>) -> Result<A> {
+    match frames.next().await? {
+        Some(Kind::Message) => answered(frames.payload()),
+        Some(_) => Err(Error::Guest("data instead of an answer")),
+        None => Err(Error::HangUp),
+    }
+}
+
+/// The answer in a message.
+pub(crate) fn answered<A: Answer>(payload: &[u8]) -> Result<A> {
+    frame::decode::<Reply<A>>(payload)?.map_err(|Refusal(why)| Error::Refused(tame(&why)))
 }
 
 /// A guest's words for a message: bounded, without control characters and those that turn the direction of what follows.
@@ -176,12 +185,13 @@ pub(crate) fn tame_failure(failure: ExecFailure) -> ExecFailure {
 
 #[cfg(test)]
 mod tests {
+    use guest_protocol::FileReply;
     use proptest::prelude::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::agent::frames::read_frame;
     use crate::fake::{cases, data, run};
-    use crate::frames::read_frame;
 
     async fn service_after(bytes: &[u8]) -> Service {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
@@ -190,14 +200,14 @@ mod tests {
     }
 
     fn exited() -> Vec<u8> {
-        frame::encode(&ServiceFromGuest::Exited(Exit::Signal(9), Usage::default())).unwrap()
+        frame::encode_reply(&ProgramEvent::Exited(Exit::Signal(9), Usage::default())).unwrap()
     }
 
     #[test]
     fn events_in_order() {
         run(async {
             let bytes = [
-                frame::encode(&ServiceFromGuest::Started).unwrap(),
+                frame::encode_reply(&ProgramEvent::Started).unwrap(),
                 data(Kind::Stdout, b"out"),
                 data(Kind::Stderr, b"err"),
                 exited(),
@@ -222,7 +232,7 @@ mod tests {
                 (vec![9, 0, 0, 0, 0], "unknown kind"),
                 (vec![2, 255, 255, 255, 255], "4 GiB frame"),
                 (data(Kind::Message, b"\xff\xff"), "no message"),
-                (frame::encode(&ServiceFromGuest::Pong).unwrap(), "unasked pong"),
+                (frame::encode_reply(&Pong).unwrap(), "unasked pong"),
                 (vec![2, 5, 0, 0, 0, 1], "cut frame"),
                 (vec![2, 5], "cut head"),
                 (data(Kind::Stdout, b"x"), "output before the start"),
@@ -233,7 +243,7 @@ mod tests {
                 assert!(service.output.next().await.is_err(), "{what}");
                 assert!(service.output.frames.room() <= 2 * frame::MAX_PAYLOAD, "{what}");
             }
-            let started = frame::encode(&ServiceFromGuest::Started).unwrap();
+            let started = frame::encode_reply(&ProgramEvent::Started).unwrap();
             let mut service = service_after(&[&started[..], &exited(), &exited()].concat()).await;
             assert_eq!(service.output.next().await.unwrap(), Event::Started);
             assert!(matches!(service.output.next().await, Ok(Event::Exited(..))));
@@ -286,12 +296,12 @@ mod tests {
     }
 
     fn said() -> impl Strategy<Value = Vec<u8>> {
-        let failed = ServiceFromGuest::Failed(ExecFailure::Other("\x1b[2J".repeat(2000)));
+        let failed = ProgramEvent::Failed(ExecFailure::Other("\x1b[2J".repeat(2000)));
         prop_oneof![
             4 => prop::sample::select(vec![
-                frame::encode(&ServiceFromGuest::Started).unwrap(),
-                frame::encode(&failed).unwrap(),
-                frame::encode(&ServiceFromGuest::Done).unwrap(),
+                frame::encode_reply(&ProgramEvent::Started).unwrap(),
+                frame::encode_reply(&failed).unwrap(),
+                frame::encode_reply(&FileReply::Ok(())).unwrap(),
                 exited(),
                 data(Kind::Stdout, b"data"),
                 data(Kind::Stderr, b""),

@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
-use crate::history::{Change, Step};
-use crate::home::{Home, VmPaths};
-use crate::lifecycle::Phase;
-use crate::records::{Record, Records, Status};
+use crate::records::history::{Change, Step};
+use crate::records::home::{Home, VmPaths};
+use crate::records::lifecycle::Phase;
+use crate::records::store::{Record, Records, Status};
 use crate::{Error, Id, Result, sys};
 
 /// How long a killed owner may take to be gone.
@@ -215,8 +215,8 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     use super::*;
-    use crate::home::OwnedVm;
-    use crate::records::tests::record;
+    use crate::records::home::OwnedVm;
+    use crate::records::store::tests::record;
 
     const OWNER_HOME: &str = "MATCHLOCK_TEST_OWNER_HOME";
 
@@ -242,7 +242,7 @@ mod tests {
 
     fn owner_below(home: &Home, directory: &Path) -> (Child, Id) {
         let mut owner = Command::new(std::env::current_exe().unwrap())
-            .args(["reconcile::tests::owner_process", "--exact", "--nocapture"])
+            .args(["records::reconcile::tests::owner_process", "--exact", "--nocapture"])
             .env(OWNER_HOME, directory)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

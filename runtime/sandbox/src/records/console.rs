@@ -2,7 +2,7 @@
 //!
 //! Everything here is made by the guest: the file has a limit, the tail has a limit, and [`Console::last_words`] gives
 //! out nothing that could move a terminal's cursor. Not here: who reads the console's pipe, and the log
-//! ([`crate::log`]).
+//! ([`crate::records::log`]).
 
 use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -11,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::home::Home;
+use crate::records::home::Home;
 use crate::{Error, Result};
 
 /// Size at which the log becomes the older one, replacing that: 16 MiB in all.

@@ -1,16 +1,17 @@
 //! What is remembered of every sandbox: one row each in SQLite, in WAL mode so that readers never wait for a writer.
 //!
 //! A row says what its owner last wrote. Whether that owner still lives is not the row's to say but the lock's in the
-//! sandbox's directory, see [`reconcile`](mod@crate::reconcile). No secret and no environment value is ever in a row, see
-//! [`crate::config`]. Not here: the tables ([`crate::schema`]), the directory's files.
+//! sandbox's directory, see [`reconcile`](mod@crate::records::reconcile). No secret and no environment value is ever in a row, see
+//! [`crate::records::config`]. Not here: the tables ([`crate::records::schema`]), the directory's files.
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
-use crate::config::Config;
-use crate::history::Change;
-use crate::home::Home;
-use crate::lifecycle::Phase;
-use crate::{Error, Id, Result, schema};
+use crate::records::config::Config;
+use crate::records::history::Change;
+use crate::records::home::Home;
+use crate::records::lifecycle::Phase;
+use crate::records::schema;
+use crate::{Error, Id, Result};
 
 /// What a user is told about a sandbox's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

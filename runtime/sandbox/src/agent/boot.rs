@@ -5,8 +5,8 @@
 use guest_protocol::{BootConfig, ControlFromGuest, ControlFromHost, Ready, VERSION, frame};
 use tokio::net::UnixStream;
 
-use crate::console::printable;
-use crate::frames::{read_frame, write_message};
+use crate::agent::frames::{read_frame, write_message};
+use crate::records::console::printable;
 use crate::{Error, Result};
 
 /// The control stream of a guest.

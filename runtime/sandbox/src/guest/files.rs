@@ -7,15 +7,15 @@
 
 use std::mem::size_of;
 
-use guest_protocol::frame::{self, DATA_CHUNK, Kind};
-use guest_protocol::{
-    Change, FileEntry, FileFailure, FileRequest, Request, ServiceFromGuest, ServiceFromHost, WriteAt,
-};
+use guest_protocol::frame::{DATA_CHUNK, Kind};
+use guest_protocol::{Change, FileEntry, FileFailure, FileReply, FileRequest, Request, WatchEvent, WriteAt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
-use crate::frames::{Frames, write_frame, write_message};
+use crate::agent::frames::{Frames, write_frame, write_message};
+use crate::agent::service::{answer, answered, tame};
 use crate::guest::Guest;
-use crate::service::{tame, tame_failure};
 use crate::{Error, Result};
 
 /// Most memory that a directory's listing may take.
@@ -65,12 +65,6 @@ struct Answers {
     stream: OwnedWriteHalf,
 }
 
-/// What the guest may say while a request is served.
-enum Answer {
-    Data,
-    Message(ServiceFromGuest),
-}
-
 impl Files {
     pub(crate) fn new(guest: Guest) -> Self {
         Self { guest }
@@ -110,22 +104,20 @@ impl Files {
         let mut entries = Vec::new();
         let mut size = 0;
         loop {
-            match answers.message().await? {
-                ServiceFromGuest::Entries(more) => {
-                    for entry in more {
-                        let more = size_of::<FileEntry>() + entry.name.len() + entry.target.len();
-                        size += more;
-                        if size > MAX_LISTING || !room(more) {
-                            return Err(Error::Guest("a directory's listing is over the limit"));
-                        }
-                        if !is_name(&entry.name) {
-                            return Err(Error::Guest("a directory's entry has no proper name"));
-                        }
-                        entries.push(plausible(entry)?);
-                    }
+            let more: Vec<FileEntry> = answers.next().await?;
+            if more.is_empty() {
+                return Ok(entries);
+            }
+            for entry in more {
+                let more = size_of::<FileEntry>() + entry.name.len() + entry.target.len();
+                size += more;
+                if size > MAX_LISTING || !room(more) {
+                    return Err(Error::Guest("a directory's listing is over the limit"));
                 }
-                ServiceFromGuest::Done => return Ok(entries),
-                _ => return Err(UNASKED),
+                if !is_name(&entry.name) {
+                    return Err(Error::Guest("a directory's entry has no proper name"));
+                }
+                entries.push(plausible(entry)?);
             }
         }
     }
@@ -133,14 +125,8 @@ impl Files {
     /// What stat(2) tells of a file, or with `follow` unset lstat(2); named as the path's last part.
     pub async fn stat(&self, path: &str, follow: bool) -> Result<FileEntry> {
         let mut answers = self.ask(FileRequest::Stat { path: checked(path)?, follow }).await?;
-        match answers.message().await? {
-            ServiceFromGuest::Entries(mut entries) => match (entries.pop(), entries.is_empty()) {
-                // Its name is the asker's own word, not the guest's.
-                (Some(entry), true) => plausible(FileEntry { name: last_part(path).into(), ..entry }),
-                _ => Err(UNASKED),
-            },
-            _ => Err(UNASKED),
-        }
+        // The entry's name is the asker's own word, not the guest's.
+        plausible(FileEntry { name: last_part(path).into(), ..answers.next().await? })
     }
 
     /// Makes a directory; with `parents` those above it as well, and then it may be there already.
@@ -161,26 +147,23 @@ impl Files {
     /// Watches a file, or what is in a directory, with `recursive` at any depth. Changes from now on are told.
     pub async fn watch(&self, path: &str, recursive: bool) -> Result<Watch> {
         let mut answers = self.ask(FileRequest::Watch { path: checked(path)?, recursive }).await?;
-        match answers.message().await? {
-            ServiceFromGuest::Watching => {
+        match answers.next().await? {
+            WatchEvent::Watching => {
                 let path = path.trim_end_matches('/');
                 let root = if path.is_empty() || path.starts_with('/') { "" } else { "/" };
                 Ok(Watch { answers, root: format!("{root}{path}") })
             }
-            _ => Err(UNASKED),
+            WatchEvent::Change(_) => Err(Error::Guest("a change before the watch began")),
         }
     }
 
     async fn act(&self, request: FileRequest) -> Result<()> {
-        match self.ask(request).await?.message().await? {
-            ServiceFromGuest::Done => Ok(()),
-            _ => Err(UNASKED),
-        }
+        self.ask(request).await?.next().await
     }
 
     async fn ask(&self, request: FileRequest) -> Result<Answers> {
         let (read, mut stream) = self.guest.stream().await?.into_split();
-        write_message(&mut stream, &ServiceFromHost::Request(Request::File(request))).await?;
+        write_message(&mut stream, &Request::File(request)).await?;
         Ok(Answers { frames: Frames::new(read), stream })
     }
 }
@@ -189,8 +172,8 @@ impl Reader {
     /// The next piece; `None` after the last one. May be dropped at any time and called again: nothing is lost.
     pub async fn next(&mut self) -> Result<Option<&[u8]>> {
         while !self.done {
-            match self.answers.next().await? {
-                Answer::Data => {
+            match self.answers.frames.next().await? {
+                Some(Kind::Stdout) => {
                     let piece = self.answers.frames.payload().len();
                     let left = u64::try_from(piece).ok().and_then(|piece| self.left.checked_sub(piece));
                     self.left = left.ok_or(Error::Guest("more of a file than was asked for"))?;
@@ -198,8 +181,12 @@ impl Reader {
                         return Ok(Some(self.answers.frames.payload()));
                     }
                 }
-                Answer::Message(ServiceFromGuest::Done) => self.done = true,
-                Answer::Message(_) => return Err(UNASKED),
+                Some(Kind::Message) => {
+                    done(self.answers.frames.payload())?;
+                    self.done = true;
+                }
+                Some(Kind::Stdin | Kind::Stderr) => return Err(Error::Guest("input came from the guest")),
+                None => return Err(Error::HangUp),
             }
         }
         Ok(None)
@@ -223,17 +210,14 @@ impl Writer {
         if let Err(error) = write_frame(&mut self.answers.stream, Kind::Stdin, &[]).await {
             return Err(self.why(error).await);
         }
-        match self.answers.message().await? {
-            ServiceFromGuest::Done => Ok(()),
-            _ => Err(UNASKED),
-        }
+        self.answers.next().await
     }
 
     /// A guest that cannot write on says why, then hangs up.
     async fn why(&mut self, error: Error) -> Error {
-        match (error, self.answers.message().await) {
+        match (error, self.answers.next().await) {
             (Error::HangUp, Err(said)) => said,
-            (Error::HangUp, Ok(_)) => UNASKED,
+            (Error::HangUp, Ok(())) => Error::Guest("a file was written before all of it was sent"),
             (error, _) => error,
         }
     }
@@ -242,10 +226,10 @@ impl Writer {
 impl Watch {
     /// The next change. May be dropped at any time and called again: nothing is lost.
     pub async fn next(&mut self) -> Result<Change> {
-        match self.answers.message().await? {
-            ServiceFromGuest::Change(change) if self.is_below(&change.path) => Ok(change),
-            ServiceFromGuest::Change(_) => Err(Error::Guest("a change of a file that is not watched")),
-            _ => Err(UNASKED),
+        match self.answers.next().await? {
+            WatchEvent::Change(change) if self.is_below(&change.path) => Ok(change),
+            WatchEvent::Change(_) => Err(Error::Guest("a change of a file that is not watched")),
+            WatchEvent::Watching => Err(Error::Guest("a watch began twice")),
         }
     }
 
@@ -260,29 +244,20 @@ impl Watch {
     }
 }
 
-const UNASKED: Error = Error::Guest("an answer to something that was not asked");
-
 impl Answers {
     /// The next answer; a failure is an error.
-    async fn next(&mut self) -> Result<Answer> {
-        match self.frames.next().await? {
-            Some(Kind::Stdout) => Ok(Answer::Data),
-            Some(Kind::Stdin | Kind::Stderr) => Err(Error::Guest("input came from the guest")),
-            Some(Kind::Message) => match frame::decode(self.frames.payload())? {
-                ServiceFromGuest::FileFailed(failure) => Err(Error::File(tame_file_failure(failure))),
-                ServiceFromGuest::Failed(failure) => Err(Error::NotStarted(tame_failure(failure))),
-                message => Ok(Answer::Message(message)),
-            },
-            None => Err(Error::HangUp),
-        }
+    async fn next<T: Serialize + DeserializeOwned>(&mut self) -> Result<T> {
+        succeeded(answer::<FileReply<T>>(&mut self.frames).await?)
     }
+}
 
-    async fn message(&mut self) -> Result<ServiceFromGuest> {
-        match self.next().await? {
-            Answer::Message(message) => Ok(message),
-            Answer::Data => Err(Error::Guest("data instead of an answer")),
-        }
-    }
+/// The end of an act that gives nothing but its end.
+fn done(payload: &[u8]) -> Result<()> {
+    succeeded(answered::<FileReply<()>>(payload)?)
+}
+
+fn succeeded<T>(reply: FileReply<T>) -> Result<T> {
+    reply.map_err(|failure| Error::File(tame_file_failure(failure)))
 }
 
 /// A path that a request can carry; what it means is the guest's to say.
@@ -324,14 +299,14 @@ fn tame_file_failure(failure: FileFailure) -> FileFailure {
 
 #[cfg(test)]
 mod tests {
-    use guest_protocol::{ChangeKind, ExecFailure};
+    use guest_protocol::{ChangeKind, ProgramEvent, Refusal, Reply, frame};
     use proptest::prelude::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixStream;
 
     use super::*;
+    use crate::agent::frames::read_frame;
     use crate::fake::{cases, data, guest_with, request, run, say};
-    use crate::frames::read_frame;
 
     /// Files of a guest that says these bytes, whatever is asked, then hangs up.
     fn saying(bytes: Vec<u8>) -> Files {
@@ -348,12 +323,16 @@ mod tests {
         .files()
     }
 
-    fn message(message: &ServiceFromGuest) -> Vec<u8> {
-        frame::encode(message).unwrap()
+    fn reply<T: Serialize + DeserializeOwned>(answer: T) -> Vec<u8> {
+        frame::encode_reply(&FileReply::Ok(answer)).unwrap()
+    }
+
+    fn failed(failure: FileFailure) -> Vec<u8> {
+        frame::encode_reply(&FileReply::<()>::Err(failure)).unwrap()
     }
 
     fn done() -> Vec<u8> {
-        message(&ServiceFromGuest::Done)
+        reply(())
     }
 
     fn entry(name: &str) -> FileEntry {
@@ -370,12 +349,12 @@ mod tests {
     }
 
     fn entries(names: &[&str]) -> Vec<u8> {
-        message(&ServiceFromGuest::Entries(names.iter().map(|name| entry(name)).collect()))
+        reply(names.iter().map(|name| entry(name)).collect::<Vec<_>>())
     }
 
-    fn no_such_file() -> ServiceFromGuest {
+    fn no_such_file() -> Vec<u8> {
         let text = "open /x: No such file\x1b[2J or directory".into();
-        ServiceFromGuest::FileFailed(FileFailure::System { errno: 2, text })
+        failed(FileFailure::System { errno: 2, text })
     }
 
     async fn read_all(files: &Files, length: u64) -> Result<Vec<u8>> {
@@ -400,7 +379,7 @@ mod tests {
             assert!(matches!(read_all(&saying(pieces.concat()), 99).await, Err(Error::HangUp)));
             assert_eq!(read_all(&saying(done()), 5).await.unwrap(), b"");
             for failure in [FileFailure::TooLarge, FileFailure::NotRegular] {
-                let files = saying(message(&ServiceFromGuest::FileFailed(failure.clone())));
+                let files = saying(failed(failure.clone()));
                 assert!(matches!(read_all(&files, 9).await, Err(Error::File(said)) if said == failure));
             }
         });
@@ -410,9 +389,8 @@ mod tests {
     fn changes_are_of_what_is_watched() {
         run(async {
             let told = async |asked: &str, path: &[u8]| {
-                let change =
-                    ServiceFromGuest::Change(Change { kind: ChangeKind::Created, path: path.into() });
-                let files = saying([message(&ServiceFromGuest::Watching), message(&change)].concat());
+                let change = WatchEvent::Change(Change { kind: ChangeKind::Created, path: path.into() });
+                let files = saying([reply(WatchEvent::Watching), reply(change)].concat());
                 files.watch(asked, true).await.unwrap().next().await.is_ok()
             };
             let good: [(&str, &[u8]); 7] = [
@@ -447,7 +425,7 @@ mod tests {
     #[test]
     fn a_listing_ends_where_there_is_no_more_room() {
         run(async {
-            let files = saying([entries(&["a", "b"]), entries(&["c"]), done()].concat());
+            let files = saying([entries(&["a", "b"]), entries(&["c"]), entries(&[])].concat());
             for (room, fits) in [(3, true), (2, false)] {
                 let mut left = room * (size_of::<FileEntry>() + 1);
                 let listed = files.list_within("/x", |more| match left.checked_sub(more) {
@@ -471,7 +449,7 @@ mod tests {
                 async move {
                     let Some(request) = request(&mut stream).await else { return };
                     sender.send(request).unwrap();
-                    say(&mut stream, &ServiceFromGuest::Done).await;
+                    say(&mut stream, &FileReply::Ok(())).await;
                 }
             });
             let files = guest.files();
@@ -498,7 +476,7 @@ mod tests {
         loop {
             match read_frame(&mut stream, &mut payload).await.unwrap() {
                 Some((Kind::Stdin, [])) => {
-                    say(&mut stream, &ServiceFromGuest::Done).await;
+                    say(&mut stream, &FileReply::Ok(())).await;
                     return Some((content, true));
                 }
                 Some((Kind::Stdin, bytes)) => content.extend_from_slice(bytes),
@@ -506,7 +484,7 @@ mod tests {
                 None => return Some((content, false)),
             }
             if content.len() >= limit {
-                say(&mut stream, &no_such_file()).await;
+                stream.write_all(&no_such_file()).await.unwrap();
                 return Some((content, false));
             }
         }
@@ -567,16 +545,16 @@ mod tests {
     #[test]
     fn directories_are_listed_within_limits() {
         run(async {
-            let files = saying([entries(&["a", "b"]), entries(&[]), entries(&["c"]), done()].concat());
+            let files = saying([entries(&["a", "b"]), entries(&["c"]), entries(&[])].concat());
             let names: Vec<_> = files.list("/").await.unwrap().into_iter().map(|entry| entry.name).collect();
             assert_eq!(names, [b"a", b"b", b"c"]);
-            assert!(saying(done()).list("/").await.unwrap().is_empty());
+            assert!(saying(entries(&[])).list("/").await.unwrap().is_empty());
             for bad in ["", ".", "..", "../x", "a/b", "nul\0"] {
-                let files = saying([entries(&["a", bad]), done()].concat());
+                let files = saying([entries(&["a", bad]), entries(&[])].concat());
                 assert!(matches!(files.list("/").await, Err(Error::Guest(_))), "{bad:?}");
             }
             let odd = FileEntry { mtime_ns: 1_000_000_000, ..entry("a") };
-            let files = saying([message(&ServiceFromGuest::Entries(vec![odd])), done()].concat());
+            let files = saying([reply(vec![odd]), entries(&[])].concat());
             assert!(matches!(files.list("/").await, Err(Error::Guest(_))));
         });
     }
@@ -599,15 +577,12 @@ mod tests {
     #[test]
     fn stat_is_one_entry() {
         run(async {
-            assert_eq!(
-                saying([entries(&["x"]), done()].concat()).stat("/x", true).await.unwrap(),
-                entry("x")
-            );
+            assert_eq!(saying(reply(entry("x"))).stat("/x", true).await.unwrap(), entry("x"));
             for bad in [entries(&[]), entries(&["x", "y"]), done(), data(Kind::Stdout, b"x"), vec![]] {
                 assert!(saying(bad).stat("/x", false).await.is_err());
             }
-            let refused = message(&ServiceFromGuest::Failed(ExecFailure::Other("512 requests".into())));
-            assert!(matches!(saying(refused).stat("/x", true).await, Err(Error::NotStarted(_))));
+            let refused = frame::encode(&Reply::<()>::Err(Refusal("512 requests".into()))).unwrap();
+            assert!(matches!(saying(refused).stat("/x", true).await, Err(Error::Refused(_))));
         });
     }
 
@@ -615,12 +590,16 @@ mod tests {
     fn changes_are_told_once_they_are_watched_for() {
         run(async {
             let change = Change { kind: ChangeKind::Created, path: b"/d/x".to_vec() };
-            let told = [ServiceFromGuest::Watching, ServiceFromGuest::Change(change.clone())];
-            let mut watch = saying(told.iter().flat_map(message).collect()).watch("/d", true).await.unwrap();
+            let told = [WatchEvent::Watching, WatchEvent::Change(change.clone())];
+            let mut watch =
+                saying(told.iter().cloned().flat_map(reply).collect()).watch("/d", true).await.unwrap();
             assert_eq!(watch.next().await.unwrap(), change);
             assert!(matches!(watch.next().await, Err(Error::HangUp)));
-            assert!(saying(message(&told[1])).watch("/d", true).await.is_err(), "a change before the answer");
-            assert!(matches!(saying(message(&no_such_file())).watch("/d", true).await, Err(Error::File(_))));
+            assert!(
+                saying(reply(told[1].clone())).watch("/d", true).await.is_err(),
+                "a change before the answer"
+            );
+            assert!(matches!(saying(no_such_file()).watch("/d", true).await, Err(Error::File(_))));
         });
     }
 
@@ -647,10 +626,10 @@ mod tests {
                 data(Kind::Stdout, b"data"),
                 data(Kind::Stderr, b"data"),
                 data(Kind::Stdin, b""),
-                message(&no_such_file()),
-                message(&ServiceFromGuest::Watching),
-                message(&ServiceFromGuest::Connected),
-                message(&ServiceFromGuest::Started),
+                no_such_file(),
+                reply(WatchEvent::Watching),
+                reply(entry("a")),
+                frame::encode_reply(&ProgramEvent::Started).unwrap(),
             ]),
             1 => prop::collection::vec(any::<u8>(), 0..20),
             1 => prop::collection::vec(any::<u8>(), 0..20).prop_map(|bytes| data(Kind::Message, &bytes)),

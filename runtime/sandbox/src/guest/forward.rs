@@ -22,8 +22,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::agent::descriptors;
 use crate::guest::Guest;
-use crate::{Error, Result, descriptors};
+use crate::{Error, Result};
 
 /// Most connections at once, all listeners together; more wait, one accepted for each listener and the others in its
 /// queue. Each is two descriptors here and a stream of the guest's.
@@ -236,7 +237,7 @@ impl KeepAlive {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use guest_protocol::{Request, ServiceFromGuest};
+    use guest_protocol::{ConnectReply, Request};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::mpsc;
 
@@ -250,12 +251,12 @@ mod tests {
     async fn connected(mut stream: UnixStream) -> Option<UnixStream> {
         match request(&mut stream).await? {
             Request::Connect { port: 80 } => {
-                say(&mut stream, &ServiceFromGuest::Connected).await;
+                say(&mut stream, &ConnectReply::Ok(())).await;
                 Some(stream)
             }
             Request::Connect { .. } => {
                 let why = "connect: Connection refused".to_owned();
-                say(&mut stream, &ServiceFromGuest::NotConnected(why)).await;
+                say(&mut stream, &ConnectReply::Err(why)).await;
                 None
             }
             other => panic!("{other:?}"),
@@ -332,7 +333,7 @@ mod tests {
         run(async {
             let guest = guest_with(|mut stream: UnixStream| async move {
                 if request(&mut stream).await.is_some() {
-                    let connected = guest_protocol::frame::encode(&ServiceFromGuest::Connected).unwrap();
+                    let connected = guest_protocol::frame::encode_reply(&ConnectReply::Ok(())).unwrap();
                     stream.write_all(&[&connected[..], b"220 ready"].concat()).await.unwrap();
                 }
             });

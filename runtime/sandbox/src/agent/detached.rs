@@ -7,7 +7,7 @@
 //!
 //! The owner drains their output, into the log and a bounded tail, so that no program waits for a reader. What a
 //! program started lives on after its end, as long as the stream does. Not here: how another process asks for any of
-//! this ([`crate::control`]).
+//! this ([`crate::control::owner`]).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -19,9 +19,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::command::Exec;
-use crate::guest::Guest;
-use crate::service::{Event, Input, Output};
+use crate::agent::command::Exec;
+use crate::agent::own::OwnGuest;
+use crate::agent::service::{Event, Input, Output};
 use crate::{Error, Result};
 
 /// Most detached programs at once, those included that ended and left something behind. Each holds a stream.
@@ -122,7 +122,7 @@ impl Detached {
     }
 
     /// Starts a program in this guest, and keeps it.
-    pub(crate) async fn start(&self, guest: &Guest, exec: Exec) -> Result<u32> {
+    pub(crate) async fn start(&self, guest: &OwnGuest, exec: Exec) -> Result<u32> {
         self.table().make_room()?;
         let command = describe(&exec.program);
         let mut service = guest.exec(Exec { stdio: Stdio::Null, detached: true, ..exec }).await?;
@@ -295,13 +295,14 @@ fn describe(program: &Program) -> String {
 #[cfg(test)]
 mod tests {
     use guest_protocol::frame::Kind;
-    use guest_protocol::{ExecFailure, Request, ServiceFromGuest, ServiceFromHost, Usage};
+    use guest_protocol::{ExecFailure, ProgramControl, ProgramEvent, Request, Usage};
     use tokio::io::AsyncWriteExt;
     use tokio::net::UnixStream;
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::fake::{data, exec, guest, guest_with, message, request, run, say};
+    use crate::fake::{control, data, exec, guest_with, request, run, say};
+    use crate::{Guest, stand_in};
 
     /// A program that is not there (`nothing`), or one that says its name and then obeys signals: 15 ends it, 9 kills
     /// it, 1 lets it end and leave something behind, 2 crashes the guest. What is left ends when the host hangs up.
@@ -311,12 +312,12 @@ mod tests {
         let Program::Argv(argv) = asked.program else { panic!("{:?}", asked.program) };
         if argv == ["nothing"] {
             let failure = ExecFailure::NotFound("nothing: not found".into());
-            return say(&mut stream, &ServiceFromGuest::Failed(failure)).await;
+            return say(&mut stream, &ProgramEvent::Failed(failure)).await;
         }
-        say(&mut stream, &ServiceFromGuest::Started).await;
+        say(&mut stream, &ProgramEvent::Started).await;
         stream.write_all(&data(Kind::Stdout, argv.join(" ").as_bytes())).await.unwrap();
-        let exited = |exit| ServiceFromGuest::Exited(exit, Usage::default());
-        while let Some(ServiceFromHost::Signal(signal)) = message(&mut stream).await {
+        let exited = |exit| ProgramEvent::Exited(exit, Usage::default());
+        while let Some(ProgramControl::Signal(signal)) = control(&mut stream).await {
             match signal {
                 15 => return say(&mut stream, &exited(Exit::Code(3))).await,
                 9 => say(&mut stream, &exited(Exit::Signal(9))).await,
@@ -364,7 +365,7 @@ mod tests {
         run(async {
             let (sender, mut logged) = mpsc::unbounded_channel();
             let log = Log::new(move |bytes| sender.send(bytes.to_vec()).unwrap());
-            let guest = guest(log, |stream| drop(tokio::spawn(program(stream))));
+            let guest: Guest = stand_in::own(log, |stream| drop(tokio::spawn(program(stream)))).into();
             let id = guest.detach(exec(&["echo", "hi"])).await.unwrap();
             assert_eq!(logged.recv().await.unwrap(), b"echo hi");
             guest.signal(id, 1).await.unwrap();
@@ -452,9 +453,9 @@ mod tests {
         run(async {
             let guest = guest_with(|mut stream: UnixStream| async move {
                 if request(&mut stream).await.is_some() {
-                    say(&mut stream, &ServiceFromGuest::Started).await;
-                    say(&mut stream, &ServiceFromGuest::Started).await;
-                    while message(&mut stream).await.is_some() {}
+                    say(&mut stream, &ProgramEvent::Started).await;
+                    say(&mut stream, &ProgramEvent::Started).await;
+                    while control(&mut stream).await.is_some() {}
                 }
             });
             let id = guest.detach(exec(&["x"])).await.unwrap();

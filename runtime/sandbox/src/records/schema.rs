@@ -1,6 +1,6 @@
 //! The state database's tables, and how those of earlier releases become them.
 //!
-//! Not here: what the rows mean ([`crate::records`], [`crate::history`]).
+//! Not here: what the rows mean ([`crate::records::store`], [`crate::records::history`]).
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::home::Home;
+use crate::records::home::Home;
 use crate::{Error, Result};
 
 /// Schema version, in SQLite's `user_version`.
@@ -142,10 +142,10 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::history::Change;
-    use crate::lifecycle::Phase;
-    use crate::records::tests::record;
-    use crate::records::{Records, Status};
+    use crate::records::history::Change;
+    use crate::records::lifecycle::Phase;
+    use crate::records::store::tests::record;
+    use crate::records::store::{Records, Status};
 
     /// What release 0.1.0 left: the rows stay, with a history that begins where they are.
     #[test]

@@ -1,7 +1,7 @@
 //! The other end of the control socket: asking a sandbox's owner for something.
 //!
 //! An owner answers the greeting at once whatever it is doing, so one that does not is stopped or hangs, and nobody
-//! waits for it longer than [`GREETING_LIMIT`]. Not here: what the owner does ([`crate::control`]).
+//! waits for it longer than [`GREETING_LIMIT`]. Not here: what the owner does ([`crate::control::owner`]).
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -10,20 +10,21 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use guest_protocol::Exit;
 use guest_protocol::frame::{self, Kind, Splitter};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::time::timeout;
 
-use crate::command::Exec;
-use crate::control::{Answer, FRAME_KIND, Hello, Request, VERSION};
-use crate::detached::DetachedInfo;
-use crate::frames::hung_up;
-use crate::home::VmPaths;
-use crate::records::{Records, Status};
-use crate::{Error, Home, Id, Result, descriptors, reconcile, sys};
+use crate::agent::descriptors;
+use crate::agent::frames::hung_up;
+use crate::control::dialogue::{
+    FRAME_KIND, Hello, Question, Reply, Request, Stop, Stopping, StreamComes, VERSION,
+};
+use crate::records::home::VmPaths;
+use crate::records::reconcile;
+use crate::records::store::{Records, Status};
+use crate::{Error, Home, Id, Result, sys};
 
 /// How long an owner may take to greet.
 const GREETING_LIMIT: Duration = Duration::from_secs(10);
@@ -35,81 +36,36 @@ const STOP_MARGIN: Duration = Duration::from_secs(5);
 const CHUNK: usize = 4 << 10;
 
 /// An answer, and the descriptor that came with it.
-type Answered = (Answer, Option<OwnedFd>);
+type Answered<T> = (T, Option<OwnedFd>);
 
-/// Runs a program.
-pub(crate) async fn exec(home: &Home, id: &Id, exec: Exec) -> Result<tokio::net::UnixStream> {
-    stream(ask(home, id, &Request::Exec(exec)).await?)
-}
-
-/// A service stream on which nothing is asked yet.
-pub(crate) async fn service(home: &Home, id: &Id) -> Result<tokio::net::UnixStream> {
-    stream(ask(home, id, &Request::Service).await?)
-}
-
-/// Runs a program that the owner keeps.
-pub(crate) async fn detach(home: &Home, id: &Id, exec: Exec) -> Result<u32> {
-    match ask(home, id, &Request::Detach(exec)).await? {
-        (Answer::Program(program), None) => Ok(program),
-        _ => Err(FRAME_KIND),
+/// Asks the owner of a sandbox. Once it has greeted, it may take its time: its guest may not be ready yet.
+pub(crate) async fn ask<Q: Question>(home: &Home, id: &Id, question: Q) -> Result<Q::Answer> {
+    match ask_within(GREETING_LIMIT, home, id, question).await? {
+        (answer, None) => Ok(answer),
+        (_, Some(_)) => Err(FRAME_KIND),
     }
 }
 
-/// The detached programs.
-pub(crate) async fn detached(home: &Home, id: &Id) -> Result<Vec<DetachedInfo>> {
-    match ask(home, id, &Request::Detached).await? {
-        (Answer::Programs(programs), None) => Ok(programs),
-        _ => Err(FRAME_KIND),
-    }
-}
-
-/// Waits for a detached program's end.
-pub(crate) async fn wait(home: &Home, id: &Id, program: u32) -> Result<Exit> {
-    match ask(home, id, &Request::Wait(program)).await? {
-        (Answer::Exited(exit), None) => Ok(exit),
-        _ => Err(FRAME_KIND),
-    }
-}
-
-/// Sends a signal to a detached program.
-pub(crate) async fn signal(home: &Home, id: &Id, program: u32, signal: i32) -> Result<()> {
-    done(ask(home, id, &Request::Signal { program, signal }).await?)
-}
-
-/// Kills a detached program.
-pub(crate) async fn kill(home: &Home, id: &Id, program: u32) -> Result<()> {
-    done(ask(home, id, &Request::Kill(program)).await?)
-}
-
-/// The last output of a detached program.
-pub(crate) async fn detached_output(home: &Home, id: &Id, program: u32) -> Result<Vec<u8>> {
-    match ask(home, id, &Request::Output(program)).await? {
-        (Answer::Output(bytes), None) => Ok(bytes),
-        _ => Err(FRAME_KIND),
-    }
-}
-
-fn done(answered: Answered) -> Result<()> {
-    match answered {
-        (Answer::Done, None) => Ok(()),
-        _ => Err(FRAME_KIND),
-    }
-}
-
-fn stream(answered: Answered) -> Result<tokio::net::UnixStream> {
-    let (Answer::Stream, Some(stream)) = answered else { return Err(FRAME_KIND) };
+/// Asks for a stream.
+pub(crate) async fn ask_for_stream(
+    home: &Home,
+    id: &Id,
+    question: impl Question<Answer = StreamComes>,
+) -> Result<tokio::net::UnixStream> {
+    let answered = ask_within(GREETING_LIMIT, home, id, question).await?;
+    let (StreamComes, Some(stream)) = answered else { return Err(FRAME_KIND) };
     let stream = UnixStream::from(stream);
     stream.set_nonblocking(true).map_err(Error::system("guest stream"))?;
     tokio::net::UnixStream::from_std(stream).map_err(Error::system("guest stream"))
 }
 
-/// Asks the owner of a sandbox. Once it has greeted, it may take its time: its guest may not be ready yet.
-async fn ask(home: &Home, id: &Id, request: &Request) -> Result<Answered> {
-    ask_within(GREETING_LIMIT, home, id, request).await
-}
-
-async fn ask_within(limit: Duration, home: &Home, id: &Id, request: &Request) -> Result<Answered> {
-    let words = words(request)?;
+async fn ask_within<Q: Question>(
+    limit: Duration,
+    home: &Home,
+    id: &Id,
+    question: Q,
+) -> Result<Answered<Q::Answer>> {
+    let words = words(&question.into())?;
     let path = home.vm(id).control();
     let connected = connect(home, &path)?.and_then(tokio::net::UnixStream::from_std);
     let mut owner = connected.map_err(|error| why_not(home, id, &path, error))?;
@@ -184,10 +140,10 @@ impl Talk {
         }
     }
 
-    fn answer(&mut self) -> Result<Option<Answered>> {
-        match self.message()? {
-            Some(Answer::Refused(refusal)) => Err(refusal.into()),
-            Some(answer) => Ok(Some((answer, self.descriptor.take()))),
+    fn answer<T: DeserializeOwned>(&mut self) -> Result<Option<Answered<T>>> {
+        match self.message::<Reply<T>>()? {
+            Some(Err(refusal)) => Err(refusal.into()),
+            Some(Ok(answer)) => Ok(Some((answer, self.descriptor.take()))),
             None => Ok(None),
         }
     }
@@ -235,9 +191,9 @@ impl Client {
 
     fn stop_within(mut self, margin: Duration) -> Result<()> {
         let owner = self.paths.owner().map_err(Error::io(self.paths.directory()))?;
-        self.say(&Request::Stop)?;
+        self.say(&Stop {}.into())?;
         self.hear(Talk::greeting)?;
-        let (Answer::Stopping { limit_ms }, None) = self.hear(Talk::answer)? else { return Err(FRAME_KIND) };
+        let (Stopping { limit_ms }, None) = self.hear(Talk::answer)? else { return Err(FRAME_KIND) };
         let limit = Duration::from_millis(limit_ms).saturating_add(margin);
         let (ended, end) = mpsc::channel();
         // A lock cannot be waited for with a limit. A thread that waits on after it costs nothing and does nothing.
@@ -296,28 +252,31 @@ fn why_not(home: &Home, id: &Id, path: &Path, error: io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use guest_protocol::{Request as GuestRequest, ServiceFromGuest, ServiceFromHost, Usage};
+    use guest_protocol::{
+        ConnectReply, Exit, FileReply, ProgramControl, ProgramEvent, Request as GuestRequest, Usage,
+    };
     use tokio::io::AsyncReadExt;
 
     use super::*;
-    use crate::fake::{exec, message, request, run, say, with_owner};
-    use crate::home::OwnedVm;
-    use crate::service::Event;
+    use crate::agent::service::Event;
+    use crate::control::dialogue::{Detached, reply};
+    use crate::fake::{control, exec, request, run, say, with_owner};
+    use crate::records::home::OwnedVm;
     use crate::{DetachedState, Guest};
 
     /// A program that ends with the number of the first signal it gets, a file system of one file, a port that echoes.
     async fn guest(mut stream: tokio::net::UnixStream) {
         match request(&mut stream).await {
             Some(GuestRequest::Exec(_)) => {
-                say(&mut stream, &ServiceFromGuest::Started).await;
-                if let Some(ServiceFromHost::Signal(signal)) = message(&mut stream).await {
+                say(&mut stream, &ProgramEvent::Started).await;
+                if let Some(ProgramControl::Signal(signal)) = control(&mut stream).await {
                     let exit = Exit::Code(u8::try_from(signal).unwrap());
-                    say(&mut stream, &ServiceFromGuest::Exited(exit, Usage::default())).await;
+                    say(&mut stream, &ProgramEvent::Exited(exit, Usage::default())).await;
                 }
             }
-            Some(GuestRequest::File(_)) => say(&mut stream, &ServiceFromGuest::Done).await,
+            Some(GuestRequest::File(_)) => say(&mut stream, &FileReply::Ok(())).await,
             Some(GuestRequest::Connect { .. }) => {
-                say(&mut stream, &ServiceFromGuest::Connected).await;
+                say(&mut stream, &ConnectReply::Ok(())).await;
                 let (mut read, mut write) = stream.split();
                 tokio::io::copy(&mut read, &mut write).await.unwrap();
             }
@@ -379,7 +338,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::at(directory.path());
         let owned = OwnedVm::create(&home).unwrap();
-        let listener = crate::control::bind(&owned.paths).unwrap();
+        let listener = crate::control::owner::bind(&owned.paths).unwrap();
         listener.set_nonblocking(false).unwrap();
         (directory, home, owned, listener)
     }
@@ -392,7 +351,7 @@ mod tests {
         let error = client.stop().unwrap_err();
         assert_eq!(error.to_string(), format!("the owner of VM {} does not answer", owned.id));
         assert!(error.hint().is_some());
-        let asked = run(ask_within(Duration::from_millis(50), &home, &owned.id, &Request::Detached));
+        let asked = run(ask_within(Duration::from_millis(50), &home, &owned.id, Detached {}));
         assert!(matches!(asked, Err(Error::NoAnswer(_))));
     }
 
@@ -402,7 +361,7 @@ mod tests {
         let owner = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut words = frame::encode(&Hello { version: VERSION }).unwrap();
-            words.extend(frame::encode(&Answer::Stopping { limit_ms: 10 }).unwrap());
+            words.extend(frame::encode(&reply(&Stop {}, Ok(Stopping { limit_ms: 10 }))).unwrap());
             stream.write_all(&words).unwrap();
             io::Read::read_to_end(&mut stream, &mut Vec::new())
         });

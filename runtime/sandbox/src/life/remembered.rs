@@ -1,64 +1,13 @@
-//! What a sandbox was asked to be, as far as anybody may read it later.
+//! What is remembered of a [`Spec`]: everything but what could be a secret.
 //!
-//! Every value that could be a secret is left out: of variables only the names are kept. This is the one place where
-//! that is decided, so whatever is stored or shown of a [`Spec`] goes through it. The serialized form is the state
-//! database's own; members are added, never changed. Not here: the JSON that users see (`wire`).
-
-use std::net::IpAddr;
+//! Of variables only the names are kept. This is the one place where that is decided, so whatever is stored or shown of a
+//! [`Spec`] goes through it. Not here: the stored form ([`Config`]).
 
 use policy::disks::{Disk, Owner, Source};
 use policy::resources::Grant;
-use serde::{Deserialize, Serialize};
 
-use crate::Spec;
-
-/// A [`Spec`] without what nobody may read.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Config {
-    /// Image reference.
-    pub image: String,
-    /// Kernel reference; empty = the default kernel.
-    pub kernel: String,
-    /// CPUs.
-    pub cpus: f64,
-    /// Guest RAM.
-    pub memory_mb: u32,
-    /// Writable disk.
-    pub disk_size_mb: u64,
-    /// The user's disks.
-    pub disks: Vec<DiskConfig>,
-    /// What a client named as `timeout_seconds`; not enforced.
-    pub timeout_seconds: Option<f64>,
-    /// How long the sandbox may live.
-    pub time_limit_seconds: Option<f64>,
-    /// Host name; `None` = the id.
-    pub hostname: Option<String>,
-    /// Lines for /etc/hosts.
-    pub add_hosts: Vec<(String, IpAddr)>,
-    /// Lines for /etc/resolv.conf.
-    pub nameservers: Vec<IpAddr>,
-    /// Names of variables; their values are nobody's business.
-    pub env: Vec<String>,
-    /// Names of variables instead of the image's.
-    pub image_env: Option<Vec<String>>,
-    /// Instead of the image's entrypoint.
-    pub entrypoint: Option<Vec<String>>,
-    /// Instead of the image's arguments to it.
-    pub cmd: Option<Vec<String>>,
-    /// Instead of the image's user; empty = the image's.
-    pub user: String,
-    /// Instead of the image's working directory; empty = the image's.
-    pub working_dir: String,
-    /// No restrictions inside the guest.
-    pub privileged: bool,
-    /// Directory of the sandbox's own; empty = none.
-    pub workspace: String,
-    /// No network.
-    pub no_network: bool,
-    /// Whether its command started with it.
-    pub launch_entrypoint: bool,
-}
+use super::spec::Spec;
+use crate::{Config, DiskConfig};
 
 impl Config {
     pub(crate) fn new(spec: &Spec, grant: Grant) -> Self {
@@ -87,22 +36,6 @@ impl Config {
             launch_entrypoint: spec.launch_entrypoint,
         }
     }
-}
-
-/// A disk of the user's.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct DiskConfig {
-    /// Its image: an absolute path, or `@` and the name of a volume.
-    pub source: String,
-    /// Where it is mounted.
-    pub guest_path: String,
-    /// Whether the guest cannot write it.
-    pub readonly: bool,
-    /// User its root directory was given to.
-    pub uid: Option<u32>,
-    /// Group its root directory was given to.
-    pub gid: Option<u32>,
 }
 
 impl DiskConfig {

@@ -5,14 +5,15 @@
 //!   Hello { version }  ─────────▶
 //!   Request            ─────────▶
 //!                      ◀─────────  Hello { version }
-//!                      ◀─────────  Answer (Stream: with a descriptor)
+//!                      ◀─────────  Reply (StreamComes: with a descriptor)
 //! ```
 //!
 //! Frames as in `guest_protocol`, one request a connection. For a program to run, the owner opens a service stream,
 //! writes the request with its own defaults merged in, and passes that very descriptor on: the program's data never
 //! goes through the owner, and when the client dies its end of the stream closes, which cancels the program. Only the
 //! sandbox's user can reach the socket: its directory is 0700. `Hello` never changes, so that either side can say
-//! which version it misses. Not here: how a program is run ([`crate::service`]).
+//! which version it misses. Not here: what is said ([`crate::control::dialogue`]), and how a program is run
+//! ([`crate::agent::service`]).
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
@@ -20,23 +21,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guest_protocol::frame::{self, Kind};
-use guest_protocol::{ExecFailure, Exit};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::command::Exec;
-use crate::detached::DetachedInfo;
-use crate::frames::{hung_up, read_frame, write_message};
-use crate::guest::Guest;
-use crate::home::VmPaths;
-use crate::{Error, Result, descriptors, sys};
-
-/// Raised with every incompatible change of [`Request`] or [`Answer`].
-pub(crate) const VERSION: u16 = 3;
+use crate::agent::descriptors;
+use crate::agent::frames::{hung_up, read_frame, write_message};
+use crate::agent::own::OwnGuest;
+use crate::control::dialogue::{FRAME_KIND, Hello, Question, Request, Stopping, StreamComes, VERSION, reply};
+use crate::records::home::VmPaths;
+use crate::{Error, Result, sys};
 
 /// Most connections at once; more wait in the socket's queue. Each is a descriptor, and one more while a stream is
 /// handed over.
@@ -48,105 +44,11 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 /// Out of descriptors, the next accept would say the same at once.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Hello {
-    pub(crate) version: u16,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Request {
-    /// Run a program.
-    Exec(Exec),
-    /// A service stream on which nothing is asked yet.
-    Service,
-    /// End the sandbox.
-    Stop,
-    /// Run a program and keep it.
-    Detach(Exec),
-    /// List the detached programs.
-    Detached,
-    /// Wait for a detached program's end.
-    Wait(u32),
-    /// Send a signal to a detached program.
-    Signal {
-        /// Which.
-        program: u32,
-        /// Signal number.
-        signal: i32,
-    },
-    /// Kill a detached program and all it started.
-    Kill(u32),
-    /// The last output of a detached program.
-    Output(u32),
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Answer {
-    /// The service stream comes with this message.
-    Stream,
-    /// The sandbox is being ended, which takes this long at most; it has ended when its owner's lock is free.
-    Stopping {
-        /// Milliseconds.
-        limit_ms: u64,
-    },
-    /// The detached program's number.
-    Program(u32),
-    /// The detached programs.
-    Programs(Vec<DetachedInfo>),
-    /// How it ended.
-    Exited(Exit),
-    /// It is done.
-    Done,
-    /// Output.
-    Output(Vec<u8>),
-    /// It cannot be done.
-    Refused(Refusal),
-}
-
-/// Why something cannot be done.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Refusal {
-    /// The program never ran.
-    NotStarted(ExecFailure),
-    /// There is no such detached program.
-    UnknownProgram(u32),
-    /// The detached program has ended.
-    ProgramEnded(u32),
-    /// The guest is gone.
-    HangUp,
-    /// Anything else, in the owner's words.
-    Other(String),
-}
-
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::NotStarted(failure) => Self::NotStarted(failure),
-            Error::UnknownProgram(program) => Self::UnknownProgram(program),
-            Error::ProgramEnded(program) => Self::ProgramEnded(program),
-            Error::HangUp => Self::HangUp,
-            error => Self::Other(error.to_string()),
-        }
-    }
-}
-
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::NotStarted(failure) => Self::NotStarted(failure),
-            Refusal::UnknownProgram(program) => Self::UnknownProgram(program),
-            Refusal::ProgramEnded(program) => Self::ProgramEnded(program),
-            Refusal::HangUp => Self::HangUp,
-            Refusal::Other(text) => Self::Refused(text),
-        }
-    }
-}
-
 /// What connections share with the owner.
 #[derive(Debug)]
 pub(crate) struct Shared {
     /// Set once the guest is ready.
-    pub(crate) guest: watch::Sender<Option<Guest>>,
+    pub(crate) guest: watch::Sender<Option<OwnGuest>>,
     /// Set once somebody wants the sandbox to end.
     pub(crate) stop: watch::Sender<bool>,
     /// How long the sandbox may take to end.
@@ -178,7 +80,7 @@ async fn serve_within(limit: Duration, listener: tokio::net::UnixListener, share
             Ok((stream, _)) => {
                 let shared = Arc::clone(&shared);
                 connections.spawn(async move {
-                    if let Err(error) = answer(limit, stream, &shared).await {
+                    if let Err(error) = serve_one(limit, stream, &shared).await {
                         tracing::debug!("control connection: {error}");
                     }
                 });
@@ -191,33 +93,63 @@ async fn serve_within(limit: Duration, listener: tokio::net::UnixListener, share
     }
 }
 
-async fn answer(limit: Duration, mut stream: tokio::net::UnixStream, shared: &Shared) -> Result<()> {
+async fn serve_one(limit: Duration, mut stream: tokio::net::UnixStream, shared: &Shared) -> Result<()> {
     match timeout(limit, requested(&mut stream)).await.unwrap_or(Err(Error::HangUp))? {
-        Request::Stop => {
+        Request::Stop(question) => {
             let limit_ms = u64::try_from(shared.stop_limit.as_millis()).unwrap_or(u64::MAX);
-            write_message(&mut stream, &Answer::Stopping { limit_ms }).await?;
+            write_message(&mut stream, &reply(&question, Ok(Stopping { limit_ms }))).await?;
             shared.stop.send_replace(true);
             Ok(())
         }
-        Request::Exec(exec) => {
-            let guest = ready(shared).await?;
-            hand_over(&mut stream, guest.exec_stream(exec).await).await
+        Request::Run(question) => {
+            let service = ready(shared).await?.exec_stream(question.exec.clone()).await;
+            hand_over(&mut stream, &question, service).await
         }
-        Request::Service => {
-            let guest = ready(shared).await?;
-            hand_over(&mut stream, guest.stream().await).await
+        Request::Service(question) => {
+            let service = ready(shared).await?.stream().await;
+            hand_over(&mut stream, &question, service).await
         }
-        request => {
-            // Whoever asked may be gone before there is an answer.
-            let (mut read, mut write) = stream.split();
-            let mut nothing = [0];
-            let answer = tokio::select! {
-                answer = detached(request, shared) => answer,
-                _ = read.read(&mut nothing) => return Ok(()),
-            };
-            write_message(&mut write, &answer.unwrap_or_else(|error| Answer::Refused(error.into()))).await
+        Request::Detach(question) => {
+            let number = async { ready(shared).await?.detach(question.exec.clone()).await };
+            answer(stream, &question, number).await
+        }
+        Request::Detached(question) => {
+            let programs = async { Ok(ready(shared).await?.detached().list()) };
+            answer(stream, &question, programs).await
+        }
+        Request::Wait(question) => {
+            let exit = async { ready(shared).await?.detached().wait(question.program).await };
+            answer(stream, &question, exit).await
+        }
+        Request::Signal(question) => {
+            let sent =
+                async { ready(shared).await?.detached().signal(question.program, question.signal).await };
+            answer(stream, &question, sent).await
+        }
+        Request::Kill(question) => {
+            let killed = async { ready(shared).await?.detached().kill(question.program).await };
+            answer(stream, &question, killed).await
+        }
+        Request::Output(question) => {
+            let output = async { ready(shared).await?.detached().output(question.program) };
+            answer(stream, &question, output).await
         }
     }
+}
+
+/// Answers a question, unless the client that asked is gone before there is an answer.
+async fn answer<Q: Question>(
+    mut stream: tokio::net::UnixStream,
+    question: &Q,
+    answer: impl Future<Output = Result<Q::Answer>>,
+) -> Result<()> {
+    let (mut read, mut write) = stream.split();
+    let mut nothing = [0];
+    let answer = tokio::select! {
+        answer = answer => answer,
+        _ = read.read(&mut nothing) => return Ok(()),
+    };
+    write_message(&mut write, &reply(question, answer)).await
 }
 
 /// Greets, and hears what is wanted.
@@ -237,40 +169,27 @@ pub(crate) fn greeted(request: &Request) -> Result<Vec<u8>> {
     Ok([frame::encode(&Hello { version: VERSION })?, frame::encode(request)?].concat())
 }
 
-/// What is asked about detached programs.
-async fn detached(request: Request, shared: &Shared) -> Result<Answer> {
-    let guest = ready(shared).await?;
-    match request {
-        Request::Detach(exec) => guest.detach(exec).await.map(Answer::Program),
-        Request::Detached => guest.detached().await.map(Answer::Programs),
-        Request::Wait(program) => guest.wait(program).await.map(Answer::Exited),
-        Request::Signal { program, signal } => guest.signal(program, signal).await.map(|()| Answer::Done),
-        Request::Kill(program) => guest.kill(program).await.map(|()| Answer::Done),
-        Request::Output(program) => guest.detached_output(program).await.map(Answer::Output),
-        Request::Exec(_) | Request::Service | Request::Stop => Err(FRAME_KIND),
-    }
-}
-
 /// Passes a service stream on, or says why there is none.
 async fn hand_over(
     stream: &mut tokio::net::UnixStream,
+    question: &impl Question<Answer = StreamComes>,
     service: Result<tokio::net::UnixStream>,
 ) -> Result<()> {
     match service {
         Ok(service) => {
-            let message = frame::encode(&Answer::Stream)?;
+            let message = frame::encode(&reply(question, Ok(StreamComes)))?;
             let pass = || descriptors::send(&*stream, &message, Some(service.as_fd()));
             stream.async_io(Interest::WRITABLE, pass).await.map_err(hung_up)?;
             // From here on the client's is the only end on the host: its hang-up is the guest's to see.
             drop(service);
             Ok(())
         }
-        Err(error) => write_message(stream, &Answer::Refused(error.into())).await,
+        Err(error) => write_message(stream, &reply(question, Err(error))).await,
     }
 }
 
 /// Waits until the guest is ready.
-async fn ready(shared: &Shared) -> Result<Guest> {
+async fn ready(shared: &Shared) -> Result<OwnGuest> {
     let mut guest = shared.guest.subscribe();
     let ready = guest.wait_for(Option::is_some).await.map_err(|_| Error::HangUp)?.clone();
     ready.ok_or(Error::HangUp)
@@ -287,19 +206,19 @@ async fn receive<M: DeserializeOwned>(
     }
 }
 
-pub(crate) const FRAME_KIND: Error = Error::Frame(frame::FrameError::Message);
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
 
-    use guest_protocol::{Exit, Request as GuestRequest, ServiceFromGuest, Usage};
+    use guest_protocol::{Exit, ProgramEvent, Request as GuestRequest, Usage};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::Guest;
+    use crate::agent::service::{Event, Service};
+    use crate::control::dialogue::Stop;
     use crate::fake::{data, exec, request, run, say, with_owner};
-    use crate::home::OwnedVm;
-    use crate::service::{Event, Service};
+    use crate::records::home::OwnedVm;
     use crate::{Client, Home, Id};
 
     /// Answers a request with its own words on the program's output, then waits for the hang-up.
@@ -309,10 +228,10 @@ mod tests {
             tokio::spawn(async move {
                 let Some(GuestRequest::Exec(request)) = request(&mut stream).await else { return };
                 let words = format!("{:?} {} {:?}", request.program, request.user, request.env);
-                say(&mut stream, &ServiceFromGuest::Started).await;
+                say(&mut stream, &ProgramEvent::Started).await;
                 stream.write_all(&data(Kind::Stdout, words.as_bytes())).await.unwrap();
-                let exited = ServiceFromGuest::Exited(Exit::Code(3), Usage::default());
-                stream.write_all(&frame::encode(&exited).unwrap()).await.unwrap();
+                let exited = ProgramEvent::Exited(Exit::Code(3), Usage::default());
+                say(&mut stream, &exited).await;
                 assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
                 hung_up.send(()).unwrap();
             });
@@ -381,7 +300,7 @@ mod tests {
             let short = sys::SocketPath::new(&path).unwrap();
             let mut owner = std::os::unix::net::UnixStream::connect(short.path()).unwrap();
             let mut bytes = frame::encode(&Hello { version: VERSION + 1 }).unwrap();
-            bytes.extend(frame::encode(&Request::Stop).unwrap());
+            bytes.extend(frame::encode(&Request::from(Stop {})).unwrap());
             owner.write_all(&bytes).unwrap();
             let mut answer = Vec::new();
             // It may end with a reset: the request was not read.
@@ -417,7 +336,7 @@ mod tests {
             }
             let mut client = connect().await.unwrap();
             write_message(&mut client, &Hello { version: VERSION }).await.unwrap();
-            write_message(&mut client, &Request::Stop).await.unwrap();
+            write_message(&mut client, &Request::from(Stop {})).await.unwrap();
             shared.stop.subscribe().wait_for(|stop| *stop).await.unwrap();
             assert_eq!(silent.pop().unwrap().read(&mut [0]).await.unwrap(), 0);
         });

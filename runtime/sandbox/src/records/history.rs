@@ -1,14 +1,14 @@
 //! What has become of a sandbox, step by step: every change of its phase is a row that is only ever added.
 //!
 //! A row says when, what had gone wrong by then, and what was done to clean up. Not here: which changes there may be
-//! ([`crate::lifecycle`]).
+//! ([`crate::records::lifecycle`]).
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::params;
 
-use crate::lifecycle::Phase;
-use crate::records::{BadRow, Records};
+use crate::records::lifecycle::Phase;
+use crate::records::store::{BadRow, Records};
 use crate::{Id, Result};
 
 /// Longest error text that is kept.
@@ -152,8 +152,8 @@ fn bounded(mut text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::home::Home;
-    use crate::records::tests::record;
+    use crate::records::home::Home;
+    use crate::records::store::tests::record;
 
     #[test]
     fn versions_are_added_in_order() {

@@ -8,8 +8,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::console::{LOG, OLDER_LOG};
-use crate::home::Home;
+use crate::records::console::{LOG, OLDER_LOG};
+use crate::records::home::Home;
 use crate::sys::DirectoryWatch;
 use crate::{Error, Id, Result};
 
@@ -170,8 +170,8 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::console::Console;
-    use crate::home::OwnedVm;
+    use crate::records::console::Console;
+    use crate::records::home::OwnedVm;
 
     fn sandbox() -> (tempfile::TempDir, Home, OwnedVm, Console) {
         let directory = tempfile::tempdir().unwrap();

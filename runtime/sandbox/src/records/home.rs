@@ -26,7 +26,7 @@ use registry::{Registries, Trust};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 
-use crate::user::User;
+use crate::records::user::User;
 use crate::{Error, Id, Result};
 
 /// What outlives its owner.

@@ -10,8 +10,8 @@ use std::thread;
 use tokio::sync::oneshot;
 
 use crate::Result;
-use crate::home::Home;
-use crate::records::Records;
+use crate::records::home::Home;
+use crate::records::store::Records;
 
 type Act = Box<dyn Fn(&Records) -> Result<()> + Send>;
 
@@ -146,9 +146,9 @@ mod tests {
 
     use super::*;
     use crate::Error;
-    use crate::history::Change;
-    use crate::lifecycle::Phase;
-    use crate::records::tests::record;
+    use crate::records::history::Change;
+    use crate::records::lifecycle::Phase;
+    use crate::records::store::tests::record;
 
     #[test]
     fn order_is_kept_and_errors_come_out() {

@@ -11,7 +11,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use virtio::vsock::{PortMessage, channel};
 
-use crate::descriptors;
+use crate::agent::descriptors;
 
 /// Streams to and from a guest.
 #[derive(Debug)]

@@ -1,0 +1,17 @@
+//! The host's end of `guest_protocol`: streams to the agent, and what is said on them.
+//!
+//! Not here: streams that another process's sandbox gives ([`crate::control`]), and a guest as its users see it
+//! ([`crate::guest`]).
+
+pub(crate) mod boot;
+pub(crate) mod command;
+pub(crate) mod descriptors;
+pub(crate) mod detached;
+pub(crate) mod frames;
+pub(crate) mod own;
+pub(crate) mod ports;
+pub(crate) mod service;
+
+pub use command::{Exec, ImageOverrides};
+pub use detached::{DETACHED_TAIL, DetachedInfo, DetachedState, MAX_DETACHED};
+pub use service::{Event, Input, Output, Service};

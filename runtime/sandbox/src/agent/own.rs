@@ -1,0 +1,88 @@
+//! The guest of a sandbox that this process owns: streams to its agent, one a request, and its detached programs.
+//!
+//! One stream is connected ahead of need, so that a request costs no connection set-up. Not here: guests of other
+//! processes' sandboxes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use guest_protocol::{AGENT_PORT, Request, frame};
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+
+use crate::agent::command::{Defaults, Exec};
+use crate::agent::detached::{Detached, Log};
+use crate::agent::frames::hung_up;
+use crate::agent::ports::Ports;
+use crate::agent::service::Service;
+use crate::{Error, Result};
+
+/// A guest that is reached through its machine's vsock ports. Clones are the same guest.
+#[derive(Debug, Clone)]
+pub(crate) struct OwnGuest(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    ports: Arc<Ports>,
+    defaults: Defaults,
+    spare: Mutex<Option<UnixStream>>,
+    detached: Detached,
+}
+
+impl OwnGuest {
+    /// The guest behind `ports`; output of detached programs goes to `log`.
+    pub(crate) fn new(ports: Arc<Ports>, defaults: Defaults, log: Log) -> Self {
+        Self(Arc::new(Inner { ports, defaults, spare: Mutex::new(None), detached: Detached::new(log) }))
+    }
+
+    /// Connects the spare stream.
+    pub(crate) async fn refill(&self) -> Result<()> {
+        let stream = self.0.ports.connect(AGENT_PORT).await.map_err(hung_up)?;
+        *self.0.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
+        Ok(())
+    }
+
+    /// Runs a program.
+    pub(crate) async fn exec(&self, exec: Exec) -> Result<Service> {
+        self.exec_stream(exec).await.map(Service::new)
+    }
+
+    /// A stream on which this program has been asked for.
+    pub(crate) async fn exec_stream(&self, exec: Exec) -> Result<UnixStream> {
+        let request = Request::Exec(Box::new(self.0.defaults.request(exec)));
+        // Before a stream is spent on it.
+        let request = frame::encode(&request).map_err(|_| Error::TooLong)?;
+        let mut stream = self.stream().await?;
+        stream.write_all(&request).await.map_err(hung_up)?;
+        Ok(stream)
+    }
+
+    /// A stream on which nothing has been asked yet.
+    pub(crate) async fn stream(&self) -> Result<UnixStream> {
+        let spare = self.0.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match spare.filter(is_open) {
+            Some(spare) => {
+                let own = self.clone();
+                tokio::spawn(async move { own.refill().await });
+                Ok(spare)
+            }
+            None => self.0.ports.connect(AGENT_PORT).await.map_err(hung_up),
+        }
+    }
+
+    /// Starts a program that is kept.
+    pub(crate) async fn detach(&self, exec: Exec) -> Result<u32> {
+        self.0.detached.start(self, exec).await
+    }
+
+    /// The programs that are kept.
+    pub(crate) fn detached(&self) -> &Detached {
+        &self.0.detached
+    }
+}
+
+/// Nothing comes on an unused stream but its end.
+fn is_open(stream: &UnixStream) -> bool {
+    use rustix::net::RecvFlags;
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    rustix::net::recv(stream, &mut [0; 1], flags) == Err(rustix::io::Errno::WOULDBLOCK)
+}

@@ -1,0 +1,136 @@
+//! What other processes and a sandbox's owner say to each other on the control socket.
+//!
+//! One request a connection; each kind of request has a type of answer of its own. Not here: who says it.
+
+use guest_protocol::frame::FrameError;
+use guest_protocol::{ExecFailure, Exit};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::agent::command::Exec;
+use crate::agent::detached::DetachedInfo;
+
+/// Raised with every incompatible change of what is said here.
+pub(crate) const VERSION: u16 = 4;
+
+/// What the other side says where a message of another kind belongs.
+pub(crate) const FRAME_KIND: Error = Error::Frame(FrameError::Message);
+
+/// Said first by both sides. It never changes, so that either side can say which version it misses.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) version: u16,
+}
+
+/// A question with one type of answer.
+pub(crate) trait Question: Into<Request> {
+    type Answer: Serialize + DeserializeOwned;
+}
+
+/// What an owner says to a question.
+pub(crate) type Reply<T> = Result<T, Refusal>;
+
+/// The reply to this question.
+pub(crate) fn reply<Q: Question>(_to: &Q, answer: crate::Result<Q::Answer>) -> Reply<Q::Answer> {
+    answer.map_err(Refusal::from)
+}
+
+macro_rules! questions {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* } -> $answer:ty;)*) => {
+        /// Whatever may be asked.
+        #[derive(Debug, Serialize, Deserialize)]
+        pub(crate) enum Request {
+            $($(#[$doc])* $name($name),)*
+        }
+
+        $(
+            $(#[$doc])*
+            #[derive(Debug, Serialize, Deserialize)]
+            pub(crate) struct $name {
+                $(pub(crate) $field: $type,)*
+            }
+
+            impl From<$name> for Request {
+                fn from(question: $name) -> Self {
+                    Self::$name(question)
+                }
+            }
+
+            impl Question for $name {
+                type Answer = $answer;
+            }
+        )*
+    };
+}
+
+questions! {
+    /// Run a program.
+    Run { exec: Exec } -> StreamComes;
+    /// Give a service stream on which nothing is asked yet.
+    Service {} -> StreamComes;
+    /// End the sandbox.
+    Stop {} -> Stopping;
+    /// Run a program and keep it; its number is the answer.
+    Detach { exec: Exec } -> u32;
+    /// List the detached programs.
+    Detached {} -> Vec<DetachedInfo>;
+    /// Wait for a detached program's end.
+    Wait { program: u32 } -> Exit;
+    /// Send a signal to a detached program.
+    Signal { program: u32, signal: i32 } -> ();
+    /// Kill a detached program and all it started.
+    Kill { program: u32 } -> ();
+    /// The last output of a detached program.
+    Output { program: u32 } -> Vec<u8>;
+}
+
+/// A service stream comes with this message, as a descriptor.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StreamComes;
+
+/// The sandbox is being ended; it has ended when its owner's lock is free.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Stopping {
+    /// How long that takes at most.
+    pub(crate) limit_ms: u64,
+}
+
+/// Why something cannot be done.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Refusal {
+    /// The program never ran.
+    NotStarted(ExecFailure),
+    /// There is no such detached program.
+    UnknownProgram(u32),
+    /// The detached program has ended.
+    ProgramEnded(u32),
+    /// The guest is gone.
+    HangUp,
+    /// Anything else, in the owner's words.
+    Other(String),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::NotStarted(failure) => Self::NotStarted(failure),
+            Error::UnknownProgram(program) => Self::UnknownProgram(program),
+            Error::ProgramEnded(program) => Self::ProgramEnded(program),
+            Error::HangUp => Self::HangUp,
+            error => Self::Other(error.to_string()),
+        }
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NotStarted(failure) => Self::NotStarted(failure),
+            Refusal::UnknownProgram(program) => Self::UnknownProgram(program),
+            Refusal::ProgramEnded(program) => Self::ProgramEnded(program),
+            Refusal::HangUp => Self::HangUp,
+            Refusal::Other(text) => Self::Refused(text),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! A running sandbox's guest: programs, files and connections in it.
+//!
+//! ```text
+//! Guest ── of this process ──▶ vsock ports ──────────────────▶ agent
+//!       └─ of another one  ──▶ its owner's control socket ──▶ (the same stream, passed on)
+//! ```
+//!
+//! Every request has a stream of its own. Not here: the machine around the guest ([`crate::life`]), what a
+//! stream carries ([`crate::agent::service`], [`crate::guest::files`]), and the owner's end of the control socket.
+
+mod files;
+mod forward;
+
+pub use files::{Files, MAX_LISTING, MAX_PATH, Reader, Watch, Writer};
+pub use forward::{Binding, Forward, Forwards, MAX_CONNECTIONS};
+
+use std::sync::Arc;
+
+use guest_protocol::frame::Kind;
+use guest_protocol::{ConnectReply, Exit, Request};
+use tokio::net::UnixStream;
+
+use crate::agent::command::Exec;
+use crate::agent::detached::DetachedInfo;
+use crate::agent::frames::{read_frame, write_message};
+use crate::agent::own::OwnGuest;
+use crate::agent::service::{Service, answered, tame};
+use crate::control::client;
+use crate::control::dialogue::{self, Detach, Kill, Question, Run, Signal, StreamComes, Wait};
+use crate::{Error, Home, Id, Result};
+
+/// A running sandbox's guest. Clones are the same guest; nothing is kept running by one.
+#[derive(Debug, Clone)]
+pub struct Guest(Reach);
+
+/// How the guest is reached.
+#[derive(Debug, Clone)]
+enum Reach {
+    /// This process owns the sandbox.
+    Own(OwnGuest),
+    /// Another process does.
+    Other(Arc<Other>),
+}
+
+/// Whose owner is asked.
+#[derive(Debug)]
+struct Other {
+    home: Home,
+    id: Id,
+}
+
+impl From<OwnGuest> for Guest {
+    fn from(own: OwnGuest) -> Self {
+        Self(Reach::Own(own))
+    }
+}
+
+impl Guest {
+    /// The guest of a sandbox that another process owns. Nothing is asked yet, so nothing can fail.
+    #[must_use]
+    pub fn of(home: &Home, id: &Id) -> Self {
+        Self(Reach::Other(Arc::new(Other { home: home.clone(), id: id.clone() })))
+    }
+
+    /// Runs a program. It is asked for when this returns; its first event says whether it runs.
+    pub async fn exec(&self, exec: Exec) -> Result<Service> {
+        match &self.0 {
+            Reach::Own(own) => own.exec(exec).await,
+            Reach::Other(other) => other.ask_for_stream(Run { exec }).await.map(Service::new),
+        }
+    }
+
+    /// A service stream on which nothing is asked yet, for measurements.
+    pub async fn service(&self) -> Result<Service> {
+        self.stream().await.map(Service::new)
+    }
+
+    /// A stream on which nothing has been asked yet.
+    pub(crate) async fn stream(&self) -> Result<UnixStream> {
+        match &self.0 {
+            Reach::Own(own) => own.stream().await,
+            Reach::Other(other) => other.ask_for_stream(dialogue::Service {}).await,
+        }
+    }
+
+    /// Its files.
+    #[must_use]
+    pub fn files(&self) -> Files {
+        Files::new(self.clone())
+    }
+
+    /// Connects to a TCP port of the guest's loopback address. The stream is the connection: each direction ends by
+    /// itself (`shutdown`), dropping it ends both.
+    pub async fn connect(&self, port: u16) -> Result<UnixStream> {
+        let mut stream = self.stream().await?;
+        write_message(&mut stream, &Request::Connect { port }).await?;
+        let mut payload = Vec::new();
+        match read_frame(&mut stream, &mut payload).await? {
+            Some((Kind::Message, payload)) => match answered::<ConnectReply>(payload)? {
+                Ok(()) => Ok(stream),
+                Err(why) => Err(Error::NotConnected(tame(&why))),
+            },
+            Some(_) => Err(Error::Guest("data instead of an answer")),
+            None => Err(Error::HangUp),
+        }
+    }
+
+    /// Runs a program that the sandbox's owner keeps: it outlives this call and this process, and so does what it
+    /// starts, until it is killed or the sandbox ends. Its standard input is empty, its output goes to the sandbox's
+    /// log and to [`Guest::detached_output`]. Returns its number once it runs; [`Error::NotStarted`] if it never does.
+    pub async fn detach(&self, exec: Exec) -> Result<u32> {
+        match &self.0 {
+            Reach::Own(own) => own.detach(exec).await,
+            Reach::Other(other) => other.ask(Detach { exec }).await,
+        }
+    }
+
+    /// The detached programs, oldest first. Those whose end was seen long ago may be missing.
+    pub async fn detached(&self) -> Result<Vec<DetachedInfo>> {
+        match &self.0 {
+            Reach::Own(own) => Ok(own.detached().list()),
+            Reach::Other(other) => other.ask(dialogue::Detached {}).await,
+        }
+    }
+
+    /// Waits for the end of a detached program (not of what it started), however often; [`Error::HangUp`] if the guest
+    /// ended first.
+    pub async fn wait(&self, program: u32) -> Result<Exit> {
+        match &self.0 {
+            Reach::Own(own) => own.detached().wait(program).await,
+            Reach::Other(other) => other.ask(Wait { program }).await,
+        }
+    }
+
+    /// Sends a signal to a detached program's process group.
+    pub async fn signal(&self, program: u32, signal: i32) -> Result<()> {
+        match &self.0 {
+            Reach::Own(own) => own.detached().signal(program, signal).await,
+            Reach::Other(other) => other.ask(Signal { program, signal }).await,
+        }
+    }
+
+    /// Kills a detached program and all it started, and waits for their end. [`Guest::wait`] still tells of it.
+    pub async fn kill(&self, program: u32) -> Result<()> {
+        match &self.0 {
+            Reach::Own(own) => own.detached().kill(program).await,
+            Reach::Other(other) => other.ask(Kill { program }).await,
+        }
+    }
+
+    /// The last output of a detached program, both streams as they came.
+    pub async fn detached_output(&self, program: u32) -> Result<Vec<u8>> {
+        match &self.0 {
+            Reach::Own(own) => own.detached().output(program),
+            Reach::Other(other) => other.ask(dialogue::Output { program }).await,
+        }
+    }
+}
+
+impl Other {
+    async fn ask<Q: Question>(&self, question: Q) -> Result<Q::Answer> {
+        client::ask(&self.home, &self.id, question).await
+    }
+
+    async fn ask_for_stream(&self, question: impl Question<Answer = StreamComes>) -> Result<UnixStream> {
+        client::ask_for_stream(&self.home, &self.id, question).await
+    }
+}
