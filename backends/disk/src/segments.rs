@@ -13,7 +13,10 @@ use crate::Segment;
 /// Disks are made of these.
 const SECTOR: u64 = 512;
 
-/// Zeroes written at once where a file cannot punch holes.
+/// Length of the hole by which it is found out whether a file can have some.
+const PROBED: u64 = 4096;
+
+/// Zeroes copied at once to where a disk has no data.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Why segments do not make a disk.
@@ -56,12 +59,15 @@ pub struct Disk {
     /// `ends[i]` is the disk offset where `segments[i]` ends; strictly rising.
     ends: Vec<u64>,
     readonly: bool,
+    /// Every file can have holes punched.
+    punches: bool,
 }
 
 impl Disk {
     /// Checks the segments and joins them. Every segment of a writable disk has to be a file open for writing.
     pub fn new(segments: Vec<Segment>, readonly: bool) -> Result<Self, DiskError> {
-        let mut disk = Self { segments: Vec::with_capacity(segments.len()), ends: Vec::new(), readonly };
+        let mut disk =
+            Self { segments: Vec::with_capacity(segments.len()), ends: Vec::new(), readonly, punches: false };
         let mut end = 0u64;
         for (index, segment) in segments.into_iter().enumerate() {
             match &segment {
@@ -84,6 +90,7 @@ impl Disk {
         if !end.is_multiple_of(SECTOR) {
             return Err(DiskError::Size(end));
         }
+        disk.punches = !readonly && disk.segments.iter().all(can_punch);
         Ok(disk)
     }
 
@@ -172,6 +179,10 @@ impl Blocks for Disk {
         Ok(())
     }
 
+    fn gives_back(&self) -> bool {
+        self.punches
+    }
+
     fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
         self.check_writable()?;
         self.check(offset, len)?;
@@ -233,26 +244,17 @@ impl Disk {
     }
 }
 
-/// Makes a range of a file read as zeroes, and gives back its space where the file system can.
-fn punch(file: BorrowedFd<'_>, mut offset: u64, mut len: u64) -> io::Result<()> {
-    match rustix::fs::fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len) {
-        Ok(()) => return Ok(()),
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-        Err(errno) => return Err(errno.into()),
-    }
-    while len > 0 {
-        let count = usize::try_from(len).map_or(ZEROES.len(), |len| len.min(ZEROES.len()));
-        match rustix::io::pwrite(file, &ZEROES[..count], offset) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => {
-                offset += written as u64;
-                len -= written as u64;
-            }
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    Ok(())
+/// Makes a range of a file read as zeroes, and gives back its space. Nothing is written in place of a hole: a range may have
+/// gigabytes.
+fn punch(file: BorrowedFd<'_>, offset: u64, len: u64) -> rustix::io::Result<()> {
+    rustix::fs::fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)
+}
+
+/// Whether the file system of a segment's file can punch holes, tried behind the end of the file, where nothing is.
+fn can_punch(segment: &Segment) -> bool {
+    let Segment::File { file, .. } = segment else { return false };
+    let end = rustix::fs::fstat(file).ok().and_then(|stat| u64::try_from(stat.st_size).ok());
+    end.is_some_and(|end| punch(file.as_fd(), end.next_multiple_of(PROBED), PROBED).is_ok())
 }
 
 /// A segment's file: long enough, and open for what the disk allows.

@@ -180,6 +180,24 @@ fn a_file_truncated_later_is_an_error_not_zeroes() {
     assert!(read(&mut disk, 512, &[512]).is_err());
 }
 
+/// What is not given back is not written over either, however much it is.
+#[test]
+fn space_is_given_back_where_the_file_system_can() {
+    let whole = file(0, &[1; 8192]);
+    let disk =
+        |file: OwnedFd, len, readonly| Disk::new(vec![Segment::File { file, offset: 0, len }], readonly);
+    let mut holes = disk(whole.try_clone().unwrap(), 8192, false).unwrap();
+    assert!(holes.gives_back());
+    holes.discard(0, 4096).unwrap();
+    assert_eq!(read(&mut holes, 0, &[8192]).unwrap(), [[0; 4096], [1; 4096]].concat());
+    assert_eq!(rustix::fs::fstat(&whole).unwrap().st_size, 8292, "the probe changes nothing");
+    assert!(!disk(whole, 8192, true).unwrap().gives_back());
+    let null: OwnedFd = std::fs::File::options().read(true).write(true).open("/dev/null").unwrap().into();
+    let mut none = disk(null, 1 << 60, false).unwrap();
+    assert!(!none.gives_back());
+    assert!(none.discard(0, 1 << 60).is_err());
+}
+
 #[test]
 fn an_empty_disk_is_a_disk() {
     let mut disk = Disk::new(Vec::new(), false).unwrap();

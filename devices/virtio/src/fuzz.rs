@@ -386,6 +386,10 @@ impl Blocks for Bounded {
         Ok(())
     }
 
+    fn gives_back(&self) -> bool {
+        true
+    }
+
     fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
         assert!(!self.readonly);
         self.check(offset, len)

@@ -59,6 +59,9 @@ pub trait Blocks: Send {
     fn write(&mut self, offset: u64, buffers: &[VolatileSlice<'_>]) -> io::Result<()>;
     /// Makes everything written so far durable.
     fn flush(&mut self) -> io::Result<()>;
+    /// Whether space can be given back. It costs nothing then to have a range read as zeroes; otherwise the guest writes
+    /// its zeroes itself, in requests of bounded size.
+    fn gives_back(&self) -> bool;
     /// Gives back the space of a range, which then reads as zeroes.
     fn discard(&mut self, offset: u64, len: u64) -> io::Result<()>;
 }
@@ -77,20 +80,20 @@ impl BlockDevice {
     pub fn new(blocks: Box<dyn Blocks>, id: &str) -> Self {
         let mut padded = [0; ID_LEN];
         padded.iter_mut().zip(id.bytes()).for_each(|(to, from)| *to = from);
-        let config = config(blocks.len() / SECTOR, blocks.readonly());
+        let config = config(blocks.len() / SECTOR, gives_back(blocks.as_ref()));
         Self { blocks, id: padded, config, kick: None }
     }
 }
 
 /// `struct virtio_blk_config` (VIRTIO 1.3 §5.2.4). Every field the driver may read costs an exit at its probe, so
 /// nothing is offered that says no more than the default: no block size, no topology, no geometry.
-fn config(sectors: u64, readonly: bool) -> [u8; CONFIG_LEN] {
+fn config(sectors: u64, gives_back: bool) -> [u8; CONFIG_LEN] {
     let mut config = [0; CONFIG_LEN];
     let mut put = |offset: usize, field: &[u8]| config[offset..offset + field.len()].copy_from_slice(field);
     put(0, &sectors.to_le_bytes());
     put(8, &SIZE_MAX.to_le_bytes());
     put(12, &SEG_MAX.to_le_bytes());
-    if !readonly {
+    if gives_back {
         put(36, &MAX_RANGE_SECTORS.to_le_bytes());
         put(40, &MAX_RANGES.to_le_bytes());
         put(44, &DISCARD_ALIGNMENT.to_le_bytes());
@@ -101,6 +104,11 @@ fn config(sectors: u64, readonly: bool) -> [u8; CONFIG_LEN] {
     config
 }
 
+/// Whether ranges can be discarded and made zero.
+fn gives_back(blocks: &dyn Blocks) -> bool {
+    !blocks.readonly() && blocks.gives_back()
+}
+
 impl Device for BlockDevice {
     fn kind(&self) -> DeviceKind {
         DeviceKind::Block
@@ -108,10 +116,12 @@ impl Device for BlockDevice {
 
     fn features(&self) -> u64 {
         let always = 1 << VIRTIO_BLK_F_SIZE_MAX | 1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_FLUSH;
-        let by_access = if self.blocks.readonly() {
-            1 << VIRTIO_BLK_F_RO
-        } else {
-            1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES
+        let by_access = match self.blocks.readonly() {
+            true => 1 << VIRTIO_BLK_F_RO,
+            false if gives_back(self.blocks.as_ref()) => {
+                1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES
+            }
+            false => 0,
         };
         always | by_access
     }

@@ -89,7 +89,7 @@ fn data(blocks: &mut dyn Blocks, id: &[u8; ID_LEN], buffers: Buffers<'_>) -> Res
             Ok(u32::try_from(written).map_err(|_| Refusal::Driver)?.into())
         }
         VIRTIO_BLK_T_GET_ID => Err(Refusal::Driver),
-        kind @ (VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES) if !blocks.readonly() => {
+        kind @ (VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES) if super::gives_back(blocks) => {
             for (offset, len) in ranges(blocks, kind, readable)? {
                 blocks.discard(offset, len)?;
             }

@@ -20,6 +20,7 @@ struct Disk {
     bytes: Vec<u8>,
     flushes: u32,
     broken: bool,
+    no_holes: bool,
 }
 
 struct Shared(Arc<Mutex<Disk>>, bool);
@@ -59,6 +60,9 @@ impl Blocks for Shared {
     fn flush(&mut self) -> io::Result<()> {
         self.disk()?.flushes += 1;
         Ok(())
+    }
+    fn gives_back(&self) -> bool {
+        !self.0.lock().unwrap().no_holes
     }
     fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
         let range = usize::try_from(offset).unwrap()..usize::try_from(offset + len).unwrap();
@@ -265,6 +269,23 @@ fn discard_and_zeroing_limits_hold() {
     assert_eq!(request(&mut rig, &[Out(&header(13, 0)), Out(&segment(0, 1, 1))]).0, OK);
 }
 
+/// Then the guest writes its zeroes, and nothing is written for it by the gigabyte.
+#[test]
+fn what_cannot_be_given_back_is_not_offered() {
+    let disk = Disk { bytes: vec![1; 512], no_holes: true, ..Disk::default() };
+    let disk = Arc::new(Mutex::new(disk));
+    let mut rig = Rig::new(BlockDevice::new(Box::new(Shared(disk.clone(), false)), ""), true);
+    assert_eq!(rig.device.features(), 1 << 1 | 1 << 2 | 1 << 9);
+    let mut config = [0xff; CONFIG_LEN];
+    rig.device.read_config(0, &mut config);
+    assert_eq!(config[36..], [0; 24]);
+    for kind in [11, 13] {
+        let data = segment(0, 1, 0);
+        assert_eq!(request(&mut rig, &[Out(&header(kind, 0)), Out(&data)]).0, UNSUPP);
+    }
+    assert_eq!(disk.lock().unwrap().bytes, [1; 512]);
+}
+
 #[test]
 fn unknown_requests_are_unsupported() {
     let (mut rig, _) = rig();
@@ -378,6 +399,9 @@ impl Blocks for Huge {
     }
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+    fn gives_back(&self) -> bool {
+        true
     }
     fn discard(&mut self, _: u64, len: u64) -> io::Result<()> {
         assert_eq!(len, u64::from(MAX_RANGE_SECTORS) * SECTOR);

@@ -545,6 +545,9 @@ impl Blocks for Nothing {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+    fn gives_back(&self) -> bool {
+        true
+    }
     fn discard(&mut self, _: u64, _: u64) -> io::Result<()> {
         Ok(())
     }
