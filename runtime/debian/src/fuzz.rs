@@ -75,7 +75,7 @@ pub fn release(data: &[u8]) {
         assert!(is_sha256(&expected.sha256));
     }
     let date = release.date;
-    assert!(release.not_before(date).is_ok_and(|release| release.not_before(date + 1).is_err()));
+    assert!(release.not_before(date, date).is_ok_and(|release| release.not_before(date + 1, 0).is_err()));
 }
 
 #[cfg(test)]

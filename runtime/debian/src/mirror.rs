@@ -34,6 +34,10 @@ const SUITE: &str = "bookworm";
 const SECURITY_SUITE: &str = "bookworm-security";
 const SECURITY_SUFFIX: &str = "-security";
 
+/// The date of the Debian 12 release that was there when this was written, and of no updates before it. A mirror that has an
+/// older one would take a host back to kernels whose faults are known, and signatures do not tell.
+const NOT_BEFORE: u64 = 1_783_764_997; // Sat, 11 Jul 2026 10:16:37 UTC
+
 /// How long a mirror may say nothing.
 const SILENCE_LIMIT: Duration = Duration::from_secs(20);
 
@@ -65,17 +69,22 @@ pub struct Suite {
     pub url: String,
     /// Code name.
     pub name: String,
-    /// Whether there is nothing to be had without it.
+    /// Whether there is nothing to be had without it. One that is there is believed, or nothing is had of the mirror.
     pub required: bool,
+    /// What is older is not taken, in seconds since 1970.
+    pub not_before: u64,
 }
 
 impl Mirror {
     /// Debian's own at this URL. Security updates are beside it, if it has them.
     pub fn of_debian(url: &str) -> Result<Self> {
         let url = url.trim_end_matches('/');
-        let main = Suite { url: url.to_owned(), name: SUITE.to_owned(), required: true };
-        let url = format!("{url}{SECURITY_SUFFIX}");
-        let security = Suite { url, name: SECURITY_SUITE.to_owned(), required: false };
+        let suite = |url, name: &str, required| {
+            let (name, not_before) = (name.to_owned(), NOT_BEFORE);
+            Suite { url, name, required, not_before }
+        };
+        let main = suite(url.to_owned(), SUITE, true);
+        let security = suite(format!("{url}{SECURITY_SUFFIX}"), SECURITY_SUITE, false);
         Ok(Self { suites: vec![main, security], keys: Keys::debian()?, silence: SILENCE_LIMIT })
     }
 
@@ -85,9 +94,11 @@ impl Mirror {
         url.map(|url| Self::of_debian(&url)).transpose()
     }
 
-    /// The one for everybody.
+    /// The one for everybody, which has security updates.
     pub(crate) fn usual() -> Result<Self> {
-        Self::of_debian(DEFAULT_URL)
+        let mut mirror = Self::of_debian(DEFAULT_URL)?;
+        mirror.suites.iter_mut().for_each(|suite| suite.required = true);
+        Ok(mirror)
     }
 }
 
@@ -102,7 +113,9 @@ impl Indexes {
         for suite in &mirror.suites {
             match Index::fetch(suite, mirror, directory, given_up) {
                 Ok(index) => indexes.push(index),
-                Err(error @ (Error::Mirror { .. } | Error::Release { .. })) if !suite.required => {
+                // Whoever is on the way could make updates vanish by breaking their signature, so only where there are
+                // none, or nobody answers, it goes on without.
+                Err(error @ Error::Mirror { .. }) if !suite.required => {
                     tracing::warn!("without {}: {error}", suite.name);
                 }
                 Err(error) => return Err(error),
@@ -217,7 +230,7 @@ fn release(
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let release = Release::open(&bytes, &suite.name, &mirror.keys, now);
     let newest = last_seen(seen)?;
-    let release = release.and_then(|release| release.not_before(newest));
+    let release = release.and_then(|release| release.not_before(newest, suite.not_before));
     release.map_err(|source| Error::Release { host: server.host().to_owned(), source })
 }
 
@@ -332,6 +345,15 @@ mod tests {
         for endless in [vec![b'x'; 3 << 20], b"x\n".repeat(2 << 20)] {
             let error = find(endless.as_slice(), "a", Path::new("x")).unwrap_err();
             assert!(matches!(error, Error::Format(_)), "{error}");
+        }
+    }
+
+    #[test]
+    fn debians_own_mirror_has_updates() {
+        for (mirror, required) in [(Mirror::usual(), true), (Mirror::of_debian("http://x"), false)] {
+            let suites = mirror.unwrap().suites;
+            assert_eq!(suites.iter().map(|suite| suite.required).collect::<Vec<_>>(), [true, required]);
+            assert!(suites.iter().all(|suite| suite.not_before == NOT_BEFORE));
         }
     }
 

@@ -64,6 +64,9 @@ pub enum ReleaseError {
     /// An older one than was seen before.
     #[error("it is older than one that was here before: {0}")]
     Older(String),
+    /// An older one than there has been for long.
+    #[error("it is of {0}, and newer ones are known to this program")]
+    Outdated(String),
     /// It does not vouch for what is needed.
     #[error("it has no digest for {0}")]
     NotListed(String),
@@ -108,11 +111,14 @@ impl Release {
         Ok(Self { date, by_hash, text })
     }
 
-    /// Refuses this one where a newer one, of `seen`, is known: nobody takes Debian back behind its own fixes.
-    pub(crate) fn not_before(self, seen: u64) -> Result<Self, ReleaseError> {
+    /// Refuses this one where a newer one is known, of `seen` or of `floor`: nobody takes Debian back behind its own fixes.
+    pub(crate) fn not_before(self, seen: u64, floor: u64) -> Result<Self, ReleaseError> {
+        let said = || field(&self.text, "Date").unwrap_or_default().to_owned();
+        if self.date < floor {
+            return Err(ReleaseError::Outdated(said()));
+        }
         if self.date < seen {
-            let said = field(&self.text, "Date").unwrap_or_default();
-            return Err(ReleaseError::Older(said.to_owned()));
+            return Err(ReleaseError::Older(said()));
         }
         Ok(self)
     }

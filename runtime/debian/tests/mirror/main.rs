@@ -154,8 +154,10 @@ impl World {
     fn update_until(&self, given_up: &CancellationToken) -> Result<Archive, Error> {
         let public = self.key.to_public_key().to_armored_string(ArmorOptions::default()).unwrap();
         let keys = Keys::parse([public.as_str()]).unwrap();
-        let suite =
-            |name: &str, required| Suite { url: self.server.url.clone(), name: name.into(), required };
+        let suite = |name: &str, required| {
+            let (url, not_before) = (self.server.url.clone(), now() - 6 * DAY);
+            Suite { url, name: name.into(), required, not_before }
+        };
         let mut suites = vec![suite("test", true)];
         suites.extend(self.has_updates.then(|| suite("test-security", false)));
         let mirror = Mirror { suites, keys, silence: self.silence };
@@ -288,6 +290,14 @@ fn a_release_must_be_the_one_asked_for_and_of_now() {
     assert_eq!(world.not_believed(), ReleaseError::Older(date(before)));
 }
 
+/// Signed once, it stays so: a host that has seen no release yet would be taken back by an old one.
+#[test]
+fn an_old_release_is_not_taken_at_first_either() {
+    let before = now() - 7 * DAY;
+    let world = World::new(&Says { date: before, ..Says::truth() });
+    assert_eq!(world.not_believed(), ReleaseError::Outdated(date(before)));
+}
+
 #[test]
 fn an_index_must_be_what_the_release_says() {
     let world = World::new(&Says::truth());
@@ -342,20 +352,23 @@ fn the_newest_of_a_release_and_its_updates_is_taken() {
     world.publish(&says("6.1.11-1", 3));
     assert_eq!(fetched(&world), ("6.1.11-1".into(), vec![3; 1000]));
 
-    // Updates that are not believed count for nothing.
+    // Updates that are not believed are not passed over: that would be a way to keep them from a host.
     world.publish(&says("6.1.9-1", 1));
     world.server.http.forget();
+    fs::remove_dir_all(world.downloads()).unwrap();
     world.server.change(UPDATES, |file| file.body[100] ^= 1);
-    assert_eq!(fetched(&world).0, "6.1.9-1");
-    world.publish(&Says { valid_until: Some(now() - 60), ..updates("6.1.12-1", 4) });
-    assert_eq!(fetched(&world).0, "6.1.9-1");
+    assert_eq!(world.not_believed(), ReleaseError::Signature);
+    let past = now() - 60;
+    world.publish(&Says { valid_until: Some(past), ..updates("6.1.12-1", 4) });
+    assert_eq!(world.not_believed(), ReleaseError::Expired(date(past)));
+    world.publish(&Says { date: now() - 7 * DAY, ..updates("6.1.12-1", 4) });
+    assert!(matches!(world.not_believed(), ReleaseError::Outdated(_)));
     world.publish(&Says { codename: "test", ..updates("6.1.12-1", 4) });
-    assert_eq!(fetched(&world).0, "6.1.9-1");
+    assert!(matches!(world.not_believed(), ReleaseError::Suite(..)));
     assert_eq!(world.asked(&index), [] as [usize; 0]);
     // One that is wrong behind a good signature is an attack or a fault, and told.
     world.publish(&updates("6.1.12-1", 4));
     world.server.change(&world.index, |file| *file.body.last_mut().unwrap() ^= 1);
-    fs::remove_dir_all(world.downloads()).unwrap();
     assert!(matches!(world.refused(), Error::Digest { .. }));
 }
 
@@ -388,7 +401,7 @@ fn a_mirror_that_says_nothing_is_given_up() {
     let keys = Keys::debian().unwrap();
     drop(world);
     let directory = tempfile::tempdir().unwrap();
-    let suites = vec![Suite { url, name: "test".into(), required: true }];
+    let suites = vec![Suite { url, name: "test".into(), required: true, not_before: 0 }];
     let mirror = Mirror { suites, keys, silence: Duration::from_secs(5) };
     let lists = directory.path().join("lists");
     let error = Archive::of_mirror(&lists, mirror, &CancellationToken::new()).map(drop).unwrap_err();
