@@ -48,7 +48,7 @@ pub(crate) fn wire_image(image: &ImageSummary) -> wire::Image {
 pub(crate) fn inspect(args: &ImageInspectArgs) -> anyhow::Result<u8> {
     let (image, summary) = with_store(|store| Ok(store.get(&args.tag)?.zip(store.summary(&args.tag)?)))?
         .ok_or_else(|| images::Error::UnknownTag(args.tag.clone()))?;
-    let ImageConfig { user, working_dir, entrypoint, cmd, env } = image.config;
+    let ImageConfig { user, working_dir, entrypoint, cmd, env, volumes: _ } = image.config;
     let layers = image.layers.iter();
     let layers =
         layers.map(|layer| wire::ImageLayer { digest: layer.digest.to_string(), size: layer.len }).collect();
@@ -112,6 +112,7 @@ fn config(args: &ConfigArgs) -> anyhow::Result<Option<ImageConfig>> {
         entrypoint: entrypoint.iter().cloned().collect(),
         cmd: cmd.clone(),
         env: env.clone(),
+        volumes: Vec::new(),
     };
     Ok((config != ImageConfig::default()).then_some(config))
 }

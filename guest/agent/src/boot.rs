@@ -150,6 +150,7 @@ fn become_ready(
         rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).at("open /dev/null")?;
     let agent = Arc::new(Agent::new(null, terminals));
     let listener = vsock::listen(AGENT_PORT).at("listen")?;
+    mounts::make_directories(&config.directories);
     let mut writable = disks::mount_all(&config.disks)?;
     writable.push(upper);
     let shared = Arc::clone(&agent);

@@ -31,6 +31,10 @@ pub(crate) fn mount_all(disks: &[DiskMount]) -> Result<Vec<OwnedFd>, Failure> {
     let mut writable = Vec::new();
     for (disk, letter) in in_order {
         let result = open(disk, letter).and_then(|file_system| {
+            if !disk.readonly {
+                // As empty as databases want a new volume to be. One with something in it stays, and e2fsck makes another.
+                let _ = rustix::fs::unlinkat(&file_system, "lost+found", AtFlags::REMOVEDIR);
+            }
             let moved = give(&file_system, disk).and_then(|()| put(&file_system, disk));
             if !disk.readonly {
                 writable.push(file_system);

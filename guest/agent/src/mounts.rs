@@ -4,6 +4,7 @@
 //! point that is not a directory is an error, never followed.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 
 use guest_protocol::{BootConfig, HostEntry};
 use rustix::fs::{Mode, OFlags};
@@ -11,7 +12,7 @@ use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
 use crate::boot::{AtStep, Failure};
-use crate::files;
+use crate::{files, log};
 
 const NOSUID: MountFlags = MountFlags::NOSUID;
 const NOSUID_NODEV: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
@@ -72,6 +73,16 @@ const fn optional(
     options: Option<&'static std::ffi::CStr>,
 ) -> Mount {
     Mount { place, kind, flags: NOTHING, options, optional: true }
+}
+
+/// Makes the directories that the image names. One that cannot be made, such as below a file of the image's, is missed by
+/// whoever wants it, and by nobody else.
+pub(crate) fn make_directories(paths: &[String]) {
+    for path in paths.iter().filter(|path| path.starts_with('/')) {
+        if let Err(error) = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path) {
+            log::line(&format!("make {path}: {error}"));
+        }
+    }
 }
 
 impl Mount {

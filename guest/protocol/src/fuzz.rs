@@ -111,6 +111,7 @@ mod tests {
             wall_clock_ns: 1 << 60,
             entropy: [7; 32],
             layers: 3,
+            directories: vec![path()],
             upper: UpperDisk::Ext4,
             hostname: "vm".into(),
             hosts: vec![HostEntry { host: "h".into(), ip: "10.0.0.1".into() }],

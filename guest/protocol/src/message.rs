@@ -62,6 +62,8 @@ pub struct BootConfig {
     pub entropy: [u8; 32],
     /// Number of read-only layers: partitions 1..=n of the first block device, lowest layer first.
     pub layers: u16,
+    /// Directories that are made in the root where they are not there: absolute paths, of the image.
+    pub directories: Vec<String>,
     /// The writable upper file system.
     pub upper: UpperDisk,
     /// Host name, valid by RFC 1123.

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use crate::error::LayerError;
-use crate::store::check_space;
-use crate::stream::{decompressed, fill, is_compressed};
+use crate::space::{Space, check_space};
+use crate::stream::{MAGIC_LEN, decompressed, fill, is_compressed};
 use crate::tar_stream::{Source, TarKind, TarStream};
 use crate::walk::Walk;
 use crate::{Error, ImportSource, Progress, Result};
@@ -82,7 +82,7 @@ impl Archive {
         }
         let start = file.stream_position().map_err(io_error)?;
         let end = file.metadata().map_err(io_error)?.len();
-        let mut magic = [0; 4];
+        let mut magic = [0; MAGIC_LEN];
         file.read_at(&mut magic, start).map_err(io_error)?;
         if is_compressed(&magic) {
             // What it unpacks to is not known yet, but hardly less than this.
@@ -98,12 +98,12 @@ impl Archive {
         progress.step("reading the archive", None);
         let mut reader = decompressed(reader).map_err(|error| Error::archive(&name, error.to_string()))?;
         let mut buffer = vec![0; 256 << 10];
-        let mut len = 0;
+        let (mut len, mut space) = (0, Space::default());
         loop {
             let got =
                 fill(&mut reader, &mut buffer).map_err(|error| Error::archive(&name, error.to_string()))?;
             let Some(bytes) = buffer.get(..got).filter(|bytes| !bytes.is_empty()) else { break };
-            spool.write_all(bytes).map_err(spool_error)?;
+            space.take(&spool, got as u64).and_then(|()| spool.write_all(bytes)).map_err(spool_error)?;
             progress.advance(got as u64);
             len += got as u64;
             if len > MAX_SPOOLED_BYTES {

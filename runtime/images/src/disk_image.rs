@@ -23,12 +23,28 @@ const BLOCKS_LOW: usize = 0x4;
 const BLOCK_SIZE_SHIFT: usize = 0x18;
 const MAGIC: usize = 0x38;
 const INCOMPATIBLE: usize = 0x60;
+const READONLY_COMPATIBLE: usize = 0x64;
 const BLOCKS_HIGH: usize = 0x150;
 const MAGIC_VALUE: u16 = 0xef53;
 const MAX_BLOCK_SIZE_SHIFT: u32 = 6;
 const NEEDS_RECOVERY: u32 = 0x4;
 const JOURNAL_DEVICE: u32 = 0x8;
 const BLOCKS_64BIT: u32 = 0x80;
+const VERITY: u32 = 0x8000;
+
+/// `s_log_block_size` of blocks as large as a guest's page.
+const PAGE_SHIFT: u32 = 2;
+
+/// Features that a guest cannot have in a file system that it mounts (EXT4_FEATURE_INCOMPAT_SUPP of Linux 6.1), by their
+/// names in e2fsprogs. Others have none.
+const UNKNOWN: [(u32, &str); 2] = [(0x1, "compression"), (0x1000, "dirdata")];
+const KNOWN_MASK: u32 = 0x3_e7d6;
+
+/// The same for one that it writes (EXT4_FEATURE_RO_COMPAT_SUPP). A guest's kernel has no module for quotas, which the
+/// first two need; what is only read does not.
+const UNWRITABLE: [(u32, &str); 4] =
+    [(0x100, "quota"), (0x2000, "project"), (0x800, "replica"), (0x4000, "shared_blocks")];
+const WRITABLE_MASK: u32 = 0x1_967f;
 
 /// An image that is open and locked for as long as this, or a copy of its descriptor, is there.
 #[derive(Debug)]
@@ -69,6 +85,14 @@ pub enum DiskImageError {
         /// What is there.
         actual: u64,
     },
+    /// A guest's kernel does not know it.
+    #[error("no guest can mount its ext4 feature {0}")]
+    Feature(String),
+    /// A guest's kernel cannot keep it up.
+    #[error(
+        "no guest can write an ext4 with the feature {0}: attach it read-only, or take that away (tune2fs -O ^{0})"
+    )]
+    WritableFeature(String),
     /// It was not unmounted, and what is not writable cannot be repaired.
     #[error("it was not unmounted in order, so it cannot be read-only: attach it writable once")]
     Unclean,
@@ -149,10 +173,31 @@ pub(crate) fn check_superblock(
     if expected > actual {
         return Err(DiskImageError::Cut { expected, actual });
     }
+    let readonly_compatible = number(READONLY_COMPATIBLE);
+    if let Some(name) = feature(incompatible & !KNOWN_MASK, &UNKNOWN) {
+        return Err(DiskImageError::Feature(name));
+    }
+    if shift > PAGE_SHIFT {
+        return Err(DiskImageError::Feature(format!("blocks of {} bytes", 1024 << shift)));
+    }
+    // Linux before 6.3: "Unsupported blocksize for fs-verity".
+    if readonly_compatible & VERITY != 0 && shift != PAGE_SHIFT {
+        return Err(DiskImageError::Feature(format!("verity with blocks of {} bytes", 1024 << shift)));
+    }
+    if writable && let Some(name) = feature(readonly_compatible & !WRITABLE_MASK, &UNWRITABLE) {
+        return Err(DiskImageError::WritableFeature(name));
+    }
     if !writable && incompatible & NEEDS_RECOVERY != 0 {
         return Err(DiskImageError::Unclean);
     }
     Ok(())
+}
+
+/// The name of the first of these features, if there is one.
+fn feature(features: u32, names: &[(u32, &str)]) -> Option<String> {
+    let first = 1_u32.checked_shl(features.trailing_zeros())?;
+    let name = names.iter().find(|(feature, _)| *feature == first);
+    Some(name.map_or_else(|| format!("{first:#x}"), |(_, name)| (*name).to_owned()))
 }
 
 #[cfg(test)]
@@ -160,6 +205,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
     use std::path::PathBuf;
+    use std::process::Command;
 
     use super::*;
     use crate::Volumes;
@@ -277,7 +323,7 @@ mod tests {
     fn no_superblock_is_too_strange() {
         let mut superblock = [0; SUPERBLOCK_LEN];
         let mut seed = 0x2545_f491_4f6c_dd1d_u64;
-        let mut plausible = 0;
+        let (mut plausible, mut featured) = (0, 0);
         for round in 0..20_000_u64 {
             for byte in &mut superblock {
                 seed ^= seed << 13;
@@ -288,14 +334,68 @@ mod tests {
             superblock[MAGIC..][..2].copy_from_slice(&MAGIC_VALUE.to_le_bytes());
             let shift = u32::from(superblock[0] & 7);
             superblock[BLOCK_SIZE_SHIFT..][..4].copy_from_slice(&shift.to_le_bytes());
+            // Half of them have features that are known.
+            if round % 4 > 1 {
+                let masks = [(INCOMPATIBLE, KNOWN_MASK), (READONLY_COMPATIBLE, WRITABLE_MASK & !VERITY)];
+                for (at, mask) in masks {
+                    let known = u32::from_le_bytes(*superblock[at..].first_chunk().unwrap()) & mask;
+                    superblock[at..][..4].copy_from_slice(&known.to_le_bytes());
+                }
+            }
             match check_superblock(&superblock, round << 40, round % 2 == 0) {
                 Ok(()) => plausible += 1,
                 Err(DiskImageError::Cut { expected, actual }) => assert!(expected > actual),
+                Err(DiskImageError::Feature(_) | DiskImageError::WritableFeature(_)) => featured += 1,
                 Err(DiskImageError::NotExt4 | DiskImageError::Unclean) => {}
                 Err(other) => panic!("{other:?}"),
             }
         }
-        assert!(plausible > 1000, "{plausible} were looked at to the end");
+        assert!(plausible > 1000 && featured > 1000, "{plausible} and {featured} were looked at to the end");
+    }
+
+    /// What mke2fs makes, and what Linux 6.1 mounts of it.
+    #[test]
+    fn features_that_no_guest_can_mount_are_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk");
+        let made = |features: &[&str]| {
+            fs::write(&path, "").unwrap();
+            File::options().write(true).open(&path).unwrap().set_len(64 << 20).unwrap();
+            let mut mke2fs = Command::new("/sbin/mke2fs");
+            let output = mke2fs.args(["-q", "-F", "-t", "ext4"]).args(features).arg(&path).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            [true, false].map(|writable| match DiskImage::open(&path, writable) {
+                Ok(_) => String::new(),
+                Err(error) => error.to_string(),
+            })
+        };
+        let fine = [String::new(), String::new()];
+        let all = "metadata_csum,64bit,bigalloc,ea_inode,encrypt,casefold,inline_data,large_dir,mmp,metadata_csum_seed";
+        for features in [
+            &[][..],
+            &["-O", all],
+            &["-O", "verity", "-b", "4096"],
+            &["-b", "1024"],
+            &["-O", "^extents,^64bit"],
+        ] {
+            assert_eq!(made(features), fine, "{features:?}");
+        }
+        let quota = |name| {
+            let why = "attach it read-only, or take that away (tune2fs -O ^";
+            [format!("no guest can write an ext4 with the feature {name}: {why}{name})"), String::new()]
+        };
+        assert_eq!(made(&["-O", "quota"]), quota("quota"));
+        assert_eq!(made(&["-O", "quota,project"]), quota("quota"));
+        let both = |what: &str| [(); 2].map(|()| format!("no guest can mount its ext4 feature {what}"));
+        assert_eq!(made(&["-O", "verity", "-b", "1024"]), both("verity with blocks of 1024 bytes"));
+        assert_eq!(made(&["-b", "65536"]), both("blocks of 65536 bytes"));
+        made(&[]);
+        settle(&path);
+        for (feature, name) in [(0x1000, "dirdata"), (0x8000_0000_u32, "0x80000000")] {
+            patch(&path, INCOMPATIBLE, &(feature | 0x40).to_le_bytes());
+            settle(&path);
+            assert_eq!(DiskImage::open(&path, true).unwrap_err().to_string(), both(name)[0]);
+        }
     }
 
     #[test]

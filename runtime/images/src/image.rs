@@ -81,6 +81,8 @@ pub struct ImageConfig {
     pub cmd: Vec<String>,
     /// `Env`, each `NAME=VALUE`.
     pub env: Vec<String>,
+    /// `Volumes`: directories that are made where the image does not have them.
+    pub volumes: Vec<String>,
 }
 
 /// One layer: an EROFS file that never changes. Removing the image only unlinks it; who has it open keeps it.

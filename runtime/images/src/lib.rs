@@ -11,6 +11,7 @@
 
 mod archive;
 mod builtin;
+mod cache;
 mod collect;
 mod disk_image;
 mod error;
@@ -29,6 +30,7 @@ mod reserve;
 mod rootfs;
 #[cfg(feature = "fixtures")]
 pub mod small_disk;
+mod space;
 mod store;
 mod stream;
 mod tar_stream;
@@ -36,6 +38,7 @@ mod upper;
 mod volume;
 mod walk;
 
+pub use cache::make_cache;
 pub use collect::Collected;
 pub use disk_image::{DiskImage, DiskImageError};
 pub use error::{EntryError, Error, LayerError, Result};

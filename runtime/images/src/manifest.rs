@@ -23,8 +23,8 @@ const MAX_CONFIG_COST: usize = 256 << 10;
 /// What a word of a configuration takes besides its own bytes.
 const WORD_COST: usize = 32;
 
-/// Most layers of one image; Docker itself stops at 127.
-pub(crate) const MAX_LAYERS: usize = 128;
+/// Most layers of one image: each is a partition of one disk, and Linux looks at no more of them.
+pub(crate) const MAX_LAYERS: usize = 255;
 
 /// Most images of one archive.
 const MAX_IMAGES: usize = 256;
@@ -387,6 +387,7 @@ struct Execution {
     entrypoint: Option<Vec<String>>,
     cmd: Option<Vec<String>>,
     env: Option<Vec<String>>,
+    volumes: Option<std::collections::BTreeMap<String, serde::de::IgnoredAny>>,
 }
 
 #[derive(Deserialize)]
@@ -434,7 +435,19 @@ fn contents(
         entrypoint: list(|all| &all.entrypoint),
         cmd: list(|all| &all.cmd),
         env: list(|all| &all.env),
+        volumes: execution
+            .and_then(|all| all.volumes.as_ref())
+            .into_iter()
+            .flatten()
+            .map(|(path, _)| path.clone())
+            .collect(),
     };
+    if let Some(word) = unusable(&config) {
+        let word: String = word.chars().take(100).collect();
+        return Err(
+            archive.error(format!("image {what} has a configuration that no program can have: {word:?}"))
+        );
+    }
     if !fits(&config) {
         return Err(
             archive.error(format!("image {what} has a configuration of more than {MAX_CONFIG_COST} bytes"))
@@ -443,11 +456,21 @@ fn contents(
     Ok((config, layers.collect::<Result<_>>()?))
 }
 
+/// Every word of a configuration.
+fn words(config: &ImageConfig) -> impl Iterator<Item = &String> {
+    let lists = [&config.entrypoint, &config.cmd, &config.env, &config.volumes];
+    lists.into_iter().flatten().chain([&config.user, &config.working_dir])
+}
+
+/// A word of a configuration that no program could be started with: a variable without a name, or a NUL.
+fn unusable(config: &ImageConfig) -> Option<&String> {
+    let nameless = config.env.iter().find(|variable| variable.is_empty() || variable.starts_with('='));
+    nameless.or_else(|| words(config).find(|word| word.contains('\0')))
+}
+
 /// Whether a configuration is one that may be kept.
 pub(crate) fn fits(config: &ImageConfig) -> bool {
-    let lists = [&config.entrypoint, &config.cmd, &config.env];
-    let words = lists.into_iter().flatten().chain([&config.user, &config.working_dir]);
-    words.map(|word| WORD_COST + word.len()).sum::<usize>() <= MAX_CONFIG_COST
+    words(config).map(|word| WORD_COST + word.len()).sum::<usize>() <= MAX_CONFIG_COST
 }
 
 fn document<'a, T: Deserialize<'a>>(archive: &impl Source, name: &str, bytes: &'a [u8]) -> Result<T> {

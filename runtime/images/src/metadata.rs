@@ -96,6 +96,7 @@ struct StoredConfig {
     entrypoint: Vec<String>,
     cmd: Vec<String>,
     env: Vec<String>,
+    volumes: Vec<String>,
 }
 
 impl Metadata {
@@ -140,8 +141,9 @@ impl Metadata {
         let layers = statement.query_map([&scope, &summary.tag], |row| Ok((digest(row, 0)?, row.get(1)?)));
         let layers = layers.and_then(Iterator::collect).map_err(|error| self.error(error))?;
         let stored: StoredConfig = serde_json::from_str(&config).unwrap_or_default();
-        let StoredConfig { user, working_dir, entrypoint, cmd, env } = stored;
-        Ok(Some(Record { summary, config: ImageConfig { user, working_dir, entrypoint, cmd, env }, layers }))
+        let StoredConfig { user, working_dir, entrypoint, cmd, env, volumes } = stored;
+        let config = ImageConfig { user, working_dir, entrypoint, cmd, env, volumes };
+        Ok(Some(Record { summary, config, layers }))
     }
 
     /// Every image, local ones first.
@@ -161,6 +163,7 @@ impl Metadata {
             entrypoint: record.config.entrypoint.clone(),
             cmd: record.config.cmd.clone(),
             env: record.config.env.clone(),
+            volumes: record.config.volumes.clone(),
         };
         // Plain text and lists of it always serialize.
         let config = serde_json::to_string(&config).unwrap_or_default();

@@ -13,7 +13,8 @@ use crate::error::LayerError;
 use crate::layer::Converted;
 use crate::manifest::{self, Document, MAX_DOCUMENT_BYTES, Plan, PlannedLayer, Source};
 use crate::reference::check;
-use crate::store::{check_space, now};
+use crate::space::check_space;
+use crate::store::now;
 use crate::{Digest, Error, Imported, Progress, Result, Store};
 
 /// Layers that are fetched at the same time.

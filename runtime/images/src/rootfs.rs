@@ -10,7 +10,8 @@ use crate::archive::Archive;
 use crate::error::LayerError;
 use crate::layer::{self, Converted, Limits};
 use crate::manifest::{Plan, fits, host_architecture};
-use crate::store::{check_space, readable, sync_directory};
+use crate::space::{LayerFile, check_space};
+use crate::store::{readable, sync_directory};
 use crate::{Digest, Error, ImageConfig, Imported, Progress, Result, Store, stream};
 
 /// What an import's source was taken for.
@@ -74,7 +75,7 @@ impl Store {
     ) -> Result<(Digest, Converted)> {
         let tmp = self.tmp();
         let file = tempfile::Builder::new().prefix("layer-").tempfile_in(&tmp).map_err(Error::io(&tmp))?;
-        let output = file.as_file().try_clone().map_err(Error::io(&tmp))?;
+        let output = LayerFile::new(file.as_file().try_clone().map_err(Error::io(&tmp))?);
         let limits = Limits { bytes: self.limits.bytes.min(self.limits.import_bytes), ..self.limits };
         // Nobody looks for a layer by the UUID in it, which is written before the digest is known.
         let uuid = [0; 16];

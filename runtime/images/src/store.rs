@@ -21,12 +21,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use waiting::CancellationToken;
 
 use crate::archive::Archive;
+use crate::cache::make_cache;
 use crate::collect::Collected;
 use crate::error::LayerError;
 use crate::layer::{self, Converted, Limits};
 use crate::manifest::{self, Plan, PlannedLayer};
 use crate::metadata::{Metadata, Record, make_private};
 use crate::reference::{check, normalized};
+use crate::space::{LayerFile, check_space};
 use crate::stream::{Broken, Digests};
 use crate::{
     Digest, Error, Form, Image, ImageConfig, ImageSummary, Layer, Progress, Result, builtin, stream,
@@ -113,6 +115,7 @@ impl Store {
 
     /// The same; waits for others and for packages, here and later, end at once when they are given up.
     pub fn open_until(cache: &Path, given_up: CancellationToken) -> Result<Self> {
+        make_cache(cache).map_err(Error::io(cache))?;
         let root = cache.join("images");
         fs::create_dir_all(&root).map_err(Error::io(&root))?;
         // What is in an image is its owner's business.
@@ -364,7 +367,7 @@ impl Store {
         let path = self.blob_path(&layer.diff_id);
         let tmp = self.tmp();
         let file = tempfile::Builder::new().prefix("layer-").tempfile_in(&tmp).map_err(Error::io(&tmp))?;
-        let output = file.as_file().try_clone().map_err(Error::io(&tmp))?;
+        let output = LayerFile::new(file.as_file().try_clone().map_err(Error::io(&tmp))?);
         let limits = Limits { bytes: self.limits.bytes.min(room.left), ..self.limits };
         let converted = convert(layer, blob, output, limits, progress).map_err(|source| Error::Layer {
             reference: reference.to_owned(),
@@ -446,16 +449,6 @@ impl Room {
     }
 }
 
-/// Whether the file system of `directory` has room for `needed` bytes of `what`.
-pub(crate) fn check_space(directory: &Path, needed: u64, what: impl Into<String>) -> Result<()> {
-    let space = rustix::fs::statvfs(directory).map_err(|errno| Error::io(directory)(errno.into()))?;
-    let free = space.f_bavail.saturating_mul(space.f_frsize);
-    if needed > free {
-        return Err(Error::Space { what: what.into(), path: directory.to_owned(), needed, free });
-    }
-    Ok(())
-}
-
 /// The images to take, each with the tags it is to have.
 fn named(archive: &Archive, mut plans: Vec<Plan>, tag: Option<&str>) -> Result<Vec<Plan>> {
     let Some(tag) = tag else {
@@ -486,7 +479,7 @@ fn named(archive: &Archive, mut plans: Vec<Plan>, tag: Option<&str>) -> Result<V
 fn convert(
     layer: &PlannedLayer,
     blob: impl Read + Send,
-    output: File,
+    output: LayerFile,
     limits: Limits,
     progress: &dyn Progress,
 ) -> std::result::Result<Converted, LayerError> {

@@ -6,6 +6,8 @@ use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
+use liblzma::read::XzDecoder;
+use liblzma::stream::{CONCATENATED, Stream};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::LayerError;
@@ -17,6 +19,12 @@ const CHUNKS: usize = 8;
 
 /// Largest window a zstd frame may ask for: 128 MiB, what the format's own tools allow.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+
+/// Most memory that unpacking an .xz may take; the highest level of its own tool takes 65 MiB.
+const MAX_XZ_BYTES: u64 = 128 << 20;
+
+/// First bytes by which a compression is known.
+pub(crate) const MAGIC_LEN: usize = 10;
 
 /// What is known of a layer's bytes when all of them have gone by.
 pub(crate) struct Digests {
@@ -79,7 +87,7 @@ fn produce(
     full: &SyncSender<Vec<u8>>,
     empty: &Receiver<Vec<u8>>,
 ) -> Result<Option<Digests>, LayerError> {
-    let mut magic = [0; 4];
+    let mut magic = [0; MAGIC_LEN];
     let len = fill(&mut blob, &mut magic).map_err(read_error)?;
     let start = magic.get(..len).unwrap_or_default();
     // What is not compressed is the tar itself, and one digest is enough for both.
@@ -114,26 +122,59 @@ fn produce(
 
 /// Undoes the compression that the first bytes show.
 pub(crate) fn decompressed<'a>(mut blob: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
-    let mut magic = [0; 4];
+    let mut magic = [0; MAGIC_LEN];
     let len = fill(&mut blob, &mut magic)?;
     let start = io::Cursor::new(magic).take(len as u64);
     let whole = start.chain(blob);
-    Ok(match magic {
-        // RFC 1952 §2.3.1: "ID1 = 31, ID2 = 139"
-        [31, 139, ..] => Box::new(flate2::read::MultiGzDecoder::new(whole)),
-        // RFC 8878 §3.1.1: "Magic_Number … 0xFD2FB528"
-        [0x28, 0xb5, 0x2f, 0xfd] => {
+    Ok(match compression(magic.get(..len).unwrap_or_default()) {
+        None => Box::new(whole),
+        Some(Compression::Gzip) => Box::new(flate2::read::MultiGzDecoder::new(whole)),
+        Some(Compression::Zstd) => {
             let mut decoder = zstd::Decoder::new(whole)?;
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
             Box::new(decoder)
         }
-        _ => Box::new(whole),
+        Some(Compression::Xz) => {
+            let stream = Stream::new_stream_decoder(MAX_XZ_BYTES, CONCATENATED)?;
+            Box::new(XzDecoder::new_stream(whole, stream))
+        }
+        Some(Compression::Other(name)) => {
+            let why = format!("it is compressed with {name}, which is not read here; gzip, zstd and xz are");
+            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+        }
+    })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compression {
+    Gzip,
+    Zstd,
+    Xz,
+    /// One that is known by its name only.
+    Other(&'static str),
+}
+
+/// What these first bytes of a stream say; none of them starts a tar.
+fn compression(start: &[u8]) -> Option<Compression> {
+    Some(match start {
+        // RFC 1952 §2.3.1: "ID1 = 31, ID2 = 139"
+        [31, 139, ..] => Compression::Gzip,
+        // RFC 8878 §3.1.1: "Magic_Number … 0xFD2FB528"
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
+        // The .xz file format §2.1.1.1: "0xFD, '7', 'z', 'X', 'Z', 0x00"
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Compression::Xz,
+        // The number of blocks of 100 kB, and pi: a file's name in a tar could be as the rest.
+        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59, ..] => {
+            Compression::Other("bzip2")
+        }
+        [0x04, 0x22, 0x4d, 0x18, ..] => Compression::Other("lz4"),
+        _ => return None,
     })
 }
 
 /// Whether these first bytes are those of a compressed stream.
 pub(crate) fn is_compressed(start: &[u8]) -> bool {
-    start.starts_with(&[31, 139]) || start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])
+    compression(start).is_some()
 }
 
 /// Reads until the buffer is full or the input ends.

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use rustix::fs::SeekFrom;
 use waiting::CancellationToken;
 
+use crate::cache::make_cache;
 use crate::{Error, Result};
 
 /// Raised when templates come out differently.
@@ -32,6 +33,7 @@ const FEATURES: &str = "none,dir_index,dir_nlink,ext_attr,extent,extra_isize,fil
 /// Takes milliseconds: a template of each size is made once below `cache` and copied. Waiting for one ends at once when it
 /// is given up. The caller owns the file and removes it.
 pub fn upper_disk(cache: &Path, dest_dir: &Path, size_mb: u64, given_up: &CancellationToken) -> Result<File> {
+    make_cache(cache).map_err(Error::io(cache))?;
     let template = template(cache, size_mb, given_up)?;
     let path = dest_dir.join("upper.ext4");
     let disk =

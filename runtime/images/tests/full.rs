@@ -1,4 +1,4 @@
-//! A disk without one free block: what is on it can be listed and removed, which makes room.
+//! A disk without one free block: what is on it can be listed and removed, which makes room. And no import makes one so.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 use images::fixtures::{ImageFixture, LayerBuilder};
@@ -25,4 +25,28 @@ fn images_can_be_removed_from_a_full_disk() {
         std::fs::remove_file(&filler).unwrap();
         import().unwrap();
     }
+}
+
+/// What it unpacks to is seen when it is unpacked: a little is left for others then, and all of it once the import is over.
+#[test]
+fn an_import_leaves_some_of_the_disk() {
+    let Some(disk) = small_disk("an_import_leaves_some_of_the_disk", 64) else { return };
+    let free = || {
+        let space = rustix::fs::statvfs(&disk).unwrap();
+        space.f_bavail * space.f_frsize
+    };
+    let layer = LayerBuilder::default().file("large", 0o644, &vec![7; 80 << 20]).build();
+    let packed = zstd::encode_all(layer.as_slice(), 1).unwrap();
+    let image = ImageFixture { uncompressed: vec![(0, layer.clone())], ..ImageFixture::new(vec![packed]) };
+    let archive = images::fixtures::archive(&image.oci_members("x"));
+    let store = Store::open(&disk).unwrap();
+    let before = free();
+    let source = ImportSource::Reader(&mut archive.as_slice());
+    let error = store.import(source, Some("x"), &Quiet).unwrap_err().to_string();
+    assert!(error.ends_with("No space left on device but the 1342177 bytes that are kept free"), "{error}");
+    let packed = zstd::encode_all(layer.as_slice(), 1).unwrap();
+    let source = ImportSource::Reader(&mut packed.as_slice());
+    let error = store.import(source, Some("x"), &Quiet).unwrap_err().to_string();
+    assert!(error.ends_with(" bytes that are kept free"), "{error}");
+    assert!(free() + (64 << 10) > before, "{} of {before}", free());
 }

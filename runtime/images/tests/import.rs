@@ -222,14 +222,14 @@ fn what_a_layer_hides_is_left_out() {
 fn a_hundred_layers() {
     let layer = |index: usize| LayerBuilder::default().file(&format!("file-{index}"), 0o644, b"x").build();
     let cache = Cache::new();
-    let many = ImageFixture::new((0..128).map(layer).collect());
+    let many = ImageFixture::new((0..255).map(layer).collect());
     assert_eq!(
         import(&cache.store(), &many.docker_archive(&["many"]), None).unwrap().image.layers.len(),
-        128
+        255
     );
-    let more = ImageFixture::new((0..129).map(layer).collect());
+    let more = ImageFixture::new((0..256).map(layer).collect());
     let error = import(&cache.store(), &more.docker_archive(&["more"]), None).unwrap_err().to_string();
-    assert!(error.contains("129 layers"), "{error}");
+    assert!(error.contains("256 layers"), "{error}");
 }
 
 /// Imports a changed archive, which must fail and leave nothing.
@@ -473,4 +473,72 @@ fn what_is_not_there_says_what_to_do() {
     assert!(matches!(cache.store().get("not a reference"), Err(Error::Reference(_))));
     let missing = cache.store().import(ImportSource::Path(Path::new("/nonexistent/x")), None, &Quiet);
     assert!(missing.unwrap_err().to_string().starts_with("/nonexistent/x: "));
+}
+
+#[test]
+fn an_archive_may_be_compressed_and_what_is_not_read_is_named() {
+    let archive = two_layers().docker_archive(&["x"]);
+    let mut xz = Vec::new();
+    liblzma::read::XzEncoder::new(archive.as_slice(), 1).read_to_end(&mut xz).unwrap();
+    // As parallel writers do.
+    let mut parts = Vec::new();
+    for part in archive.chunks(archive.len() / 2) {
+        liblzma::read::XzEncoder::new(part, 1).read_to_end(&mut parts).unwrap();
+    }
+    let files = tempfile::tempdir().unwrap();
+    let path = files.path().join("archive");
+    for packed in [gzip(&archive), zstd::encode_all(archive.as_slice(), 1).unwrap(), xz.clone(), parts] {
+        let cache = Cache::new();
+        assert_two_layers(&import(&cache.store(), &packed, None).unwrap().image);
+        let cache = Cache::new();
+        fs::write(&path, packed).unwrap();
+        let imported = cache.store().import(ImportSource::Path(&path), None, &Quiet).unwrap();
+        assert_two_layers(&imported.image);
+    }
+    let mut image = two_layers();
+    let mut layer = Vec::new();
+    liblzma::read::XzEncoder::new(image.layers[0].as_slice(), 1).read_to_end(&mut layer).unwrap();
+    image.uncompressed = vec![(0, std::mem::replace(&mut image.layers[0], layer))];
+    let archive = fixtures::archive(&image.oci_members("x"));
+    assert_two_layers(&import(&Cache::new().store(), &archive, Some("x")).unwrap().image);
+
+    let cache = Cache::new();
+    for (start, name) in [(&b"BZh91AY&SYxxxxxxxx"[..], "bzip2"), (b"\x04\x22\x4d\x18xxxxxxxxxxxx", "lz4")] {
+        fs::write(&path, start).unwrap();
+        let by_path = cache.store().import(ImportSource::Path(&path), Some("x"), &Quiet).unwrap_err();
+        for error in [by_path, import(&cache.store(), start, Some("x")).unwrap_err()] {
+            let why = format!("it is compressed with {name}, which is not read here; gzip, zstd and xz are");
+            assert!(error.to_string().ends_with(&why), "{error}");
+        }
+    }
+    for cut in [1, 20, xz.len() / 2, xz.len() - 1] {
+        assert!(import(&cache.store(), &xz[..cut], None).is_err(), "{cut}");
+    }
+    cache.assert_empty();
+}
+
+#[test]
+fn a_configuration_is_what_programs_can_have() {
+    let cache = Cache::new();
+    let with = |config: serde_json::Value| {
+        let mut image = two_layers();
+        image.config = config;
+        import(&cache.store(), &image.docker_archive(&["x"]), None).map(|imported| imported.image)
+    };
+    let image =
+        with(serde_json::json!({"Env": ["A=", "bare"], "Volumes": {"/data": {}, "/a/b": {}}})).unwrap();
+    assert_eq!(image.config.volumes, ["/a/b", "/data"]);
+    assert_eq!(cache.store().get("x").unwrap().unwrap().config, image.config);
+    for (config, word) in [
+        (serde_json::json!({"Env": ["A=b", "=x"]}), r#""=x""#),
+        (serde_json::json!({"Env": [""]}), r#""""#),
+        (serde_json::json!({"Env": ["A=\u{0}"]}), r#""A=\0""#),
+        (serde_json::json!({"Cmd": ["a\u{0}b"]}), r#""a\0b""#),
+        (serde_json::json!({"WorkingDir": "\u{0}"}), r#""\0""#),
+        (serde_json::json!({"Volumes": {"/\u{0}": {}}}), r#""/\0""#),
+    ] {
+        let error = with(config).unwrap_err().to_string();
+        let why = format!(" has a configuration that no program can have: {word}");
+        assert!(error.ends_with(&why), "{error}");
+    }
 }

@@ -57,6 +57,7 @@ impl Store {
 
     /// The same; waits for others and for packages end at once when they are given up.
     pub fn open_until(cache: &Path, given_up: CancellationToken) -> Result<Self> {
+        images::make_cache(cache).map_err(Error::io(cache))?;
         let root = cache.join("kernels");
         fs::create_dir_all(&root).map_err(Error::io(&root))?;
         Ok(Self { root, given_up })

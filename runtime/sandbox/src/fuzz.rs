@@ -251,6 +251,7 @@ fn config() -> BootConfig {
         wall_clock_ns: 0,
         entropy: [0; 32],
         layers: 1,
+        directories: Vec::new(),
         upper: UpperDisk::Memory,
         hostname: String::new(),
         hosts: Vec::new(),

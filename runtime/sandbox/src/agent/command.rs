@@ -56,6 +56,7 @@ impl ImageOverrides {
             entrypoint: image.entrypoint,
             cmd: self.cmd.clone().unwrap_or(image.cmd),
             env: self.env.clone().unwrap_or(image.env),
+            volumes: image.volumes,
         }
     }
 }

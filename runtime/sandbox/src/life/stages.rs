@@ -200,12 +200,13 @@ impl Booting {
     /// Begins to make the machine.
     pub(super) fn begin(base: &Base, prepared: Prepared) -> Result<Self> {
         let Prepared { image, kernel, upper } = prepared;
+        let volumes = image.config.volumes.clone();
         let defaults = Defaults {
             image: base.spec.image_config.apply(image.config),
             env: base.spec.env.clone(),
             privileged: base.spec.privileged,
         };
-        let plan = Plan { config: boot_config(base, image.layers)?, defaults, lease: kernel.lease };
+        let plan = Plan { config: boot_config(base, image.layers, volumes)?, defaults, lease: kernel.lease };
         let (ports, device) = Ports::pair().map_err(Error::system("vsock port channel"))?;
         let (log_reader, log) = std::io::pipe().map_err(Error::system("log pipe"))?;
         let (reader, writer) = std::io::pipe().map_err(Error::system("console pipe"))?;
@@ -269,7 +270,11 @@ impl Starting {
     #[cfg(test)]
     pub(super) fn played(base: &Base, running: Running) -> (Self, std::os::fd::OwnedFd) {
         let (ports, device) = Ports::pair().unwrap();
-        let plan = Plan { config: boot_config(base, 1).unwrap(), defaults: Defaults::default(), lease: None };
+        let plan = Plan {
+            config: boot_config(base, 1, Vec::new()).unwrap(),
+            defaults: Defaults::default(),
+            lease: None,
+        };
         (Self { running, ports: Arc::new(ports), plan, by: Instant::now() + START_LIMIT }, device)
     }
 
@@ -393,7 +398,7 @@ async fn shut_down(base: &Base, mut control: Control, running: Running) -> Endin
 }
 
 /// What the guest is told; the time is filled in when it is sent, as a guest takes its time to ask.
-fn boot_config(base: &Base, layers: u16) -> Result<BootConfig> {
+fn boot_config(base: &Base, layers: u16, volumes: Vec<String>) -> Result<BootConfig> {
     let mut entropy = [0; 32];
     getrandom::fill(&mut entropy).map_err(|_| Error::Entropy)?;
     let spec = &base.spec;
@@ -403,6 +408,7 @@ fn boot_config(base: &Base, layers: u16) -> Result<BootConfig> {
         wall_clock_ns: 0,
         entropy,
         layers,
+        directories: volumes,
         upper: UpperDisk::Ext4,
         hostname: spec.hostname.clone().unwrap_or_else(|| base.vm.id.to_string()),
         hosts: hosts.map(|(host, ip)| HostEntry { host: host.clone(), ip: ip.to_string() }).collect(),

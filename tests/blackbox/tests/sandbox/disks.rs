@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use blackbox::rpc::Server;
@@ -21,6 +22,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("disks::they_outlive_sandboxes", they_outlive_sandboxes),
     ("disks::a_running_sandbox_has_them_to_itself", a_running_sandbox_has_them_to_itself),
     ("disks::a_link_leads_nowhere", a_link_leads_nowhere),
+    ("disks::a_new_volume_is_empty", a_new_volume_is_empty),
+    ("disks::of_every_feature", of_every_feature),
     ("disks::what_the_kernel_keeps_open_is_written_back", what_the_kernel_keeps_open_is_written_back),
     ("disks::programs_attach_them_too", programs_attach_them_too),
     ("disks::what_may_be_lost_is_told", what_may_be_lost_is_told),
@@ -218,6 +221,54 @@ fn what_the_kernel_keeps_open_is_written_back() {
     assert_eq!((done.status, done.stdout.as_str()), (0, "1\n"), "{done:?}");
     let done = blackbox::done(&mut home.run(["--disk", "@data:/data:ro", "--", "wc", "-l", "/data/numbers"]));
     assert_eq!((done.status, done.stdout.as_str()), (0, "100000 /data/numbers\n"), "{done:?}");
+    home.assert_nothing_left();
+}
+
+/// Databases refuse a directory with anything in it. What e2fsck may have put there stays.
+fn a_new_volume_is_empty() {
+    let home = Home::with_own_volumes();
+    let image = volume(&home, "data");
+    for (script, says) in [
+        ("ls -A /data; mkdir /data/lost+found; touch /data/lost+found/x", ""),
+        ("ls -A /data", "lost+found\n"),
+    ] {
+        let done = blackbox::done(&mut home.run(["--disk", "@data:/data", "--", "sh", "-c", script]));
+        assert_eq!((done.status, done.stdout.as_str(), done.stderr.as_str()), (0, says, ""), "{done:?}");
+    }
+    let checked = Command::new("/sbin/e2fsck").arg("-fn").arg(&image).output();
+    if let Ok(checked) = checked {
+        assert!(checked.status.success(), "{checked:?}");
+    }
+    home.assert_nothing_left();
+}
+
+/// What the host lets through, the guest can mount, and write where it may.
+fn of_every_feature() {
+    let home = Home::with_own_volumes();
+    let images = [
+        ("bigalloc,ea_inode,large_dir", "4096", ""),
+        ("encrypt,inline_data,metadata_csum_seed", "4096", ""),
+        ("casefold", "4096", ""),
+        ("verity", "4096", ""),
+        ("^extents,^64bit,^has_journal", "1024", ""),
+        ("quota", "4096", ":ro"),
+    ];
+    let mut run = home.run::<&str>([]);
+    for (number, (features, block, options)) in images.iter().enumerate() {
+        let image = home.cache().join(format!("{number}.img"));
+        File::create(&image).unwrap().set_len(32 << 20).unwrap();
+        let mut mke2fs = Command::new("/sbin/mke2fs");
+        mke2fs.args(["-q", "-F", "-t", "ext4", "-O", features, "-b", block]).arg(&image);
+        assert!(mke2fs.status().unwrap().success(), "{features}");
+        run.args(["--disk", &format!("{}:/d/{number}{options}", image.display())]);
+    }
+    let script = "cd /d; for n in *; do echo $n > $n/x || ls $n; done 2>/dev/null; cat */x";
+    let done = blackbox::done(run.args(["--", "sh", "-c", script]));
+    assert_eq!((done.status, done.stdout.as_str()), (0, "lost+found\n0\n1\n2\n3\n4\n"), "{done:?}");
+    let image = home.cache().join("5.img");
+    let disk = format!("{}:/d", image.display());
+    let why = "no guest can write an ext4 with the feature quota: attach it read-only";
+    refused(&run_without_guest(&home, &disk), &format!("invalid disk mount \"{disk}\": {why}"));
     home.assert_nothing_left();
 }
 

@@ -1,0 +1,84 @@
+//! Room on the disk: whether there is enough to begin, and that an import never takes the last of it.
+//!
+//! What a layer unpacks to is known when it is unpacked, so packed sizes say only that it cannot succeed. Not here: the
+//! limits that hold on any disk (`layer`).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use erofs::Output;
+use rustix::fs::StatVfs;
+
+use crate::{Error, Result};
+
+/// What is left free for others of a large disk, in bytes.
+const KEPT_FREE: u64 = 256 << 20;
+
+/// And of a small one, as a part of all.
+const KEPT_PART: u64 = 50;
+
+/// Whether the file system of `directory` has room for `needed` bytes of `what`.
+pub(crate) fn check_space(directory: &Path, needed: u64, what: impl Into<String>) -> Result<()> {
+    let space = rustix::fs::statvfs(directory).map_err(|errno| Error::io(directory)(errno.into()))?;
+    let free = free(&space);
+    if needed > free {
+        return Err(Error::Space { what: what.into(), path: directory.to_owned(), needed, free });
+    }
+    Ok(())
+}
+
+fn free(space: &StatVfs) -> u64 {
+    space.f_bavail.saturating_mul(space.f_frsize)
+}
+
+/// Bytes on their way to a disk, which ends them before it is full.
+#[derive(Debug, Default)]
+pub(crate) struct Space {
+    /// What may be written before the disk is looked at again.
+    left: u64,
+}
+
+impl Space {
+    /// So many bytes are about to be written to this file.
+    pub(crate) fn take(&mut self, file: impl AsFd, bytes: u64) -> io::Result<()> {
+        if let Some(left) = self.left.checked_sub(bytes) {
+            self.left = left;
+            return Ok(());
+        }
+        let space = rustix::fs::fstatvfs(file)?;
+        let kept = KEPT_FREE.min(space.f_blocks.saturating_mul(space.f_frsize) / KEPT_PART);
+        let room = free(&space).saturating_sub(kept);
+        if bytes > room {
+            let why = format!("No space left on device but the {kept} bytes that are kept free");
+            return Err(io::Error::new(io::ErrorKind::StorageFull, why));
+        }
+        // Others write meanwhile.
+        self.left = (room - bytes).min(kept / 4);
+        Ok(())
+    }
+}
+
+/// A layer's file.
+pub(crate) struct LayerFile {
+    file: File,
+    space: Space,
+}
+
+impl LayerFile {
+    pub(crate) fn new(file: File) -> Self {
+        Self { file, space: Space::default() }
+    }
+}
+
+impl Output for LayerFile {
+    fn write_all_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.space.take(&self.file, bytes.len() as u64)?;
+        Output::write_all_at(&mut self.file, bytes, offset)
+    }
+
+    fn set_len(&mut self, len: u64) -> io::Result<()> {
+        Output::set_len(&mut self.file, len)
+    }
+}
