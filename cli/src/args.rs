@@ -1,6 +1,8 @@
 //! The command line's grammar.
 //!
-//! Flags may stand before and after positional arguments, until `--`. Not here: what the values mean.
+//! It is Cobra's, which scripts written for the 0.2 releases rely on. Flags may stand before and after positional
+//! arguments, until `--`; of a flag given twice the last counts; a switch may have a value (`--rm=false`). Not here: what the
+//! values mean.
 
 mod image;
 mod kernel;
@@ -12,7 +14,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub(crate) use image::*;
 pub(crate) use kernel::*;
@@ -22,8 +24,11 @@ pub(crate) use volume::*;
 
 /// Runs code nobody has reviewed in a micro-VM.
 #[derive(Debug, Parser)]
-#[command(name = "matchlock", version, propagate_version = false)]
+#[command(name = "matchlock", version, propagate_version = false, disable_version_flag = true)]
 pub(crate) struct Cli {
+    /// Print the version
+    #[arg(id = "version", short = 'v', short_alias = 'V', long, action = ArgAction::Version)]
+    _version: Option<bool>,
     /// How much to say on standard error
     #[arg(
         long,
@@ -78,10 +83,10 @@ pub(crate) enum Command {
     /// Remove what crashed sandboxes left, and say what that was
     Gc(GcArgs),
     /// Print what is known of a sandbox
-    Get(IdArgs),
+    Get(IdsArgs),
     /// Print what is known of a sandbox, and its history
     #[command(visible_alias = "stat")]
-    Inspect(IdArgs),
+    Inspect(IdsArgs),
     /// Print a sandbox's log
     Log(LogArgs),
     /// Forward ports of this host to a running sandbox
@@ -109,6 +114,12 @@ pub(crate) enum Command {
     Diagnose(JsonArgs),
     /// Print the version
     Version,
+    /// Change which hosts a sandbox may reach
+    #[command(hide = true)]
+    AllowList(RestArgs),
+    /// Prepare this host
+    #[command(hide = true)]
+    Setup(RestArgs),
     /// Print what makes a shell complete the arguments of matchlock
     Completion {
         /// Which shell
@@ -122,6 +133,14 @@ pub(crate) struct JsonArgs {
     /// As JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Whatever comes behind a command that only says something.
+#[derive(Debug, Args)]
+pub(crate) struct RestArgs {
+    /// Anything
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<OsString>,
 }
 
 /// Why no command came out of the arguments.
@@ -150,7 +169,49 @@ impl Refusal {
 
 /// Understands the arguments.
 pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Refusal> {
-    Cli::try_parse_from(args).map_err(|error| refusal(&error))
+    let args: Vec<_> = args.into_iter().collect();
+    let mut grammar = with_valued_switches(Cli::command().args_override_self(true));
+    let parsed = grammar.try_get_matches_from_mut(&args);
+    let parsed = parsed.and_then(|mut found| Cli::from_arg_matches_mut(&mut found));
+    parsed.map_err(|error| refusal(&error.format(&mut grammar), &args))
+}
+
+/// The same grammar with a value behind each switch that is given one.
+fn with_valued_switches(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| match arg.get_action() {
+        ArgAction::SetTrue => arg
+            .action(ArgAction::Set)
+            .value_parser(boolean)
+            .value_name("BOOL")
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .default_value("false"),
+        _ => arg,
+    });
+    command.mut_subcommands(with_valued_switches)
+}
+
+/// A truth value as Go reads it.
+pub(crate) fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("expected true or false".to_owned()),
+    }
+}
+
+/// The help of the command that the arguments name. The parser's own would show a value behind each switch.
+fn help(args: &[OsString]) -> String {
+    let mut root = Cli::command();
+    root.build();
+    let mut command = &root;
+    // `help` has the names of all commands below it, with no options of theirs.
+    let words = args.iter().skip(1).take_while(|word| *word != "--").filter(|word| *word != "help");
+    for word in words {
+        command = command.find_subcommand(word).unwrap_or(command);
+    }
+    command.clone().render_help().to_string()
 }
 
 /// A script that makes a shell complete our arguments.
@@ -161,7 +222,7 @@ pub(crate) fn completion(shell: clap_complete::Shell) -> Vec<u8> {
 }
 
 /// clap's error as one line of ours.
-fn refusal(error: &clap::Error) -> Refusal {
+fn refusal(error: &clap::Error, args: &[OsString]) -> Refusal {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.clone(),
         Some(ContextValue::Strings(texts)) => texts.join(", "),
@@ -172,10 +233,9 @@ fn refusal(error: &clap::Error) -> Refusal {
         ErrorKind::DisplayVersion => {
             return Refusal::Asked(format!("matchlock version {}\n", env!("CARGO_PKG_VERSION")));
         }
-        ErrorKind::DisplayHelp => return Refusal::Asked(error.render().to_string()),
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-            ("a command is missing".to_owned(), hint("see matchlock --help"))
-        }
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        | ErrorKind::MissingSubcommand => return Refusal::Asked(help(args)),
         ErrorKind::UnknownArgument => match context(ContextKind::InvalidArg) {
             number if number.parse::<i64>().is_ok() => {
                 (format!("{number} is out of range: it must not be negative"), None)
@@ -286,18 +346,18 @@ mod tests {
             ("run --image a --frob", "unknown flag: --frob"),
             ("exec vm-1 sh -c x", "unknown flag: -c"),
             ("frob", "unknown command \"frob\""),
-            ("", "a command is missing"),
             ("run true", "missing --image <REF>"),
             ("run --image a --cpus x", "invalid value 'x' for '--cpus <N>': invalid float literal"),
             (
                 "run --image a --machine x",
                 "invalid value 'x' for '--machine <KIND>': \"x\" is none of auto, kvm, hvf, software",
             ),
-            ("run --image a --rm=maybe", "invalid value 'maybe' for '--rm[=<BOOL>]'; it may be true, false"),
+            ("run --image a --rm=maybe", "invalid value 'maybe' for '--rm[=<BOOL>]': expected true or false"),
+            ("kill --all=2", "invalid value '2' for '--all[=<BOOL>]': expected true or false"),
             ("run --image a --memory -1", "-1 is out of range: it must not be negative"),
-            ("kill a b", "unexpected argument \"b\""),
-            ("get", "missing <ID>"),
-            ("port-forward vm-1", "missing <[LOCAL:]REMOTE>..."),
+            ("log a b", "unexpected argument \"b\""),
+            ("get", "missing <ID>..."),
+            ("port-forward vm-1", "missing <[[ADDRESS:]LOCAL:]REMOTE>..."),
         ] {
             assert_eq!(message(line), expected, "{line}");
         }
@@ -305,10 +365,63 @@ mod tests {
 
     #[test]
     fn help_and_version_are_no_errors() {
-        for line in ["--help", "--version", "run --help", "image --help", "help-me --version"] {
+        for line in ["--help", "--version", "-v", "-V", "run --help", "image --help", "help-me --version"] {
             let asked = matches!(parsed(line), Err(Refusal::Asked(_)));
             assert_eq!(asked, line != "help-me --version", "{line}");
         }
+        let help = |line: &str| match parsed(line) {
+            Err(Refusal::Asked(text)) => text,
+            other => panic!("{line}: {other:?}"),
+        };
+        for (line, usage) in [
+            ("", "Usage: matchlock [OPTIONS] <COMMAND>"),
+            ("--log-level debug", "Usage: matchlock [OPTIONS] <COMMAND>"),
+            ("image", "Usage: matchlock image [OPTIONS] <COMMAND>"),
+            ("volume", "Usage: matchlock volume [OPTIONS] <COMMAND>"),
+            ("kernel", "Usage: matchlock kernel [OPTIONS] <COMMAND>"),
+            ("run -h", "Usage: matchlock run [OPTIONS] --image <REF> [COMMAND]..."),
+            ("help run", "Usage: matchlock run [OPTIONS] --image <REF> [COMMAND]..."),
+            ("image list --help", "Usage: matchlock image ls [OPTIONS]"),
+        ] {
+            assert!(help(line).contains(&format!("{usage}\n")), "{line}: {}", help(line));
+        }
+    }
+
+    #[test]
+    fn help_of_run_is_in_groups_with_an_example_each() {
+        let Err(Refusal::Asked(text)) = parsed("run --help") else { panic!() };
+        for group in RUN_EXAMPLES {
+            assert!(text.contains(&format!("\n{}:\n", group.0)), "{}: {text}", group.0);
+            let line: Vec<_> = group.1.split_whitespace().collect();
+            let parsed = parse(line.iter().map(OsString::from)).unwrap();
+            assert!(matches!(parsed.command, Command::Run(_)), "{line:?}");
+            assert!(text.contains(group.1), "{line:?}");
+        }
+        for option in ["--no-network\n", "--privileged  ", "--rm[=<BOOL>]  ", "-d, --detach  "] {
+            assert!(text.contains(option), "{option}: {text}");
+        }
+    }
+
+    #[test]
+    fn the_last_of_a_flag_counts_and_switches_have_values() {
+        let args =
+            run("--memory 256 --image b --memory=512 -w /a -w /b --image a -it -i=f --privileged=false");
+        assert_eq!((args.memory, args.image.as_str(), args.workdir.as_deref()), (512, "a", Some("/b")));
+        assert_eq!((args.interactive, args.tty, args.privileged), (false, true, false));
+        let args = run(
+            "--image a --no-network=true --rm=TRUE --rm=F -d=1 --privileged --privileged x --privileged=0 y",
+        );
+        assert_eq!((args.no_network, args.rm, args.detach, args.privileged), (true, false, true, false));
+        assert_eq!(args.command, ["x", "y"]);
+        assert_eq!(run("--image a -e A=1 -e A=2").env.len(), 2, "lists stay lists");
+    }
+
+    #[test]
+    fn several_sandboxes() {
+        let Command::Kill(args) = parsed("kill a b --all=false c").unwrap().command else { panic!() };
+        assert_eq!((args.ids, args.all), (vec!["a".into(), "b".into(), "c".into()], false));
+        let Command::List(args) = parsed("ls a --json b").unwrap().command else { panic!() };
+        assert_eq!((args.ids.len(), args.json), (2, true));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::args::BuildArgs;
 use crate::failure::advice;
 use crate::image::{megabytes, wire_image};
 use crate::progress::Bar;
-use crate::say::say;
+use crate::say::{self, say};
 
 /// A builder, and how it gives what it has built to standard output.
 struct Builder {
@@ -35,6 +35,9 @@ const BUILDERS: &[Builder] = &[
 
 /// Builds an image and stores it.
 pub(crate) fn build(args: &BuildArgs) -> anyhow::Result<u8> {
+    if let Some(option) = args.later.given() {
+        bail!("{option} is not built yet (builds in a sandbox)");
+    }
     if !args.unconfined_build {
         let hint = "matchlock build --unconfined-build … allows that; or build elsewhere, and: matchlock image import";
         return Err(advice("the steps of a Dockerfile would run on this host, outside any sandbox", hint));
@@ -54,7 +57,7 @@ pub(crate) fn build(args: &BuildArgs) -> anyhow::Result<u8> {
     let image = builder.run(args, &file, &group)?;
     let imported = builder.store(&image, &args.tag, &group)?;
     if let (true, Some(summary)) = (args.json, imported.stored.first()) {
-        say!("{}", serde_json::to_string_pretty(&wire_image(summary))?);
+        say::json(&wire_image(summary))?;
         return Ok(0);
     }
     say!("Successfully built and tagged {}", args.tag);

@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 
 use crate::say;
+use crate::streams::{Stderr, Stdout};
 use sandbox::Id;
 
 /// Tells the child that it is one.
@@ -33,7 +34,7 @@ pub(crate) fn launch() -> anyhow::Result<u8> {
         .spawn()?;
     let errors = child.stderr.take().map(|mut stderr| {
         std::thread::spawn(move || {
-            let _ = std::io::copy(&mut stderr, &mut std::io::stderr());
+            let _ = std::io::copy(&mut stderr, &mut Stderr);
         })
     });
     let mut report = String::new();
@@ -57,10 +58,7 @@ pub(crate) fn report(id: &Id) -> anyhow::Result<()> {
     // Only now, so that ^C still ended parent and child together.
     rustix::process::setsid()?;
     // Without a listener the parent is gone, and the sandbox must not outlive its start.
-    let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{id}")?;
-    stdout.flush()?;
-    drop(stdout);
+    Stdout.write_all(format!("{id}\n").as_bytes())?;
     let null = File::options().write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdout(null.as_fd())?;
     rustix::stdio::dup2_stderr(null.as_fd())?;

@@ -8,7 +8,7 @@ use wire::CheckStatus::{Fail, Pass, Warn};
 use wire::{Check, CheckStatus, Diagnosis};
 
 use crate::args::JsonArgs;
-use crate::say::say;
+use crate::say::{self, say};
 
 /// This project's programs beside the command line.
 const PROGRAMS: [&str; 3] = ["matchlock-vmm", "matchlock-devices", "matchlock-launcher"];
@@ -35,7 +35,7 @@ pub(crate) fn diagnose(args: &JsonArgs) -> anyhow::Result<u8> {
     let ok = checks.iter().all(|check| check.status != Fail);
     let diagnosis = Diagnosis { ok, checks };
     if args.json {
-        say!("{}", serde_json::to_string_pretty(&diagnosis)?);
+        say::json(&diagnosis)?;
     } else {
         diagnosis.checks.iter().for_each(print);
     }

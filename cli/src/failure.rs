@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::say::tell;
+use crate::tame::is_tame;
 use sandbox::Error;
 
 /// Exit status of every error of this program's own.
@@ -75,7 +76,7 @@ pub(crate) fn print(message: &str, hint: Option<&str>) {
 /// Without line breaks and without anything that could move a terminal's cursor.
 fn one_line(message: &str) -> String {
     let lines: Vec<_> = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    lines.join("; ").chars().filter(|c| !c.is_control()).collect()
+    lines.join("; ").chars().filter(|c| is_tame(*c)).collect()
 }
 
 #[cfg(test)]

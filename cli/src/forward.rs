@@ -25,6 +25,7 @@ impl Wanted {
     pub(crate) fn new(specs: &[String], addresses: &[String]) -> anyhow::Result<Self> {
         let pairs = policy::ports::specs(specs)?.into_iter();
         let forward = |pair: policy::ports::PortPair| Forward {
+            address: pair.address,
             local_port: pair.local_port,
             remote_port: pair.remote_port,
         };
@@ -76,9 +77,10 @@ mod tests {
     #[test]
     fn options() {
         let strings = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-        let wanted = Wanted::new(&strings(&["80", "8081:81"]), &[]).unwrap();
-        let expected = [(80, 80), (8081, 81)];
-        let expected = expected.map(|(local_port, remote_port)| Forward { local_port, remote_port });
+        let wanted = Wanted::new(&strings(&["80", "[::1]:8081:81"]), &[]).unwrap();
+        let expected = [(None, 80, 80), (Some("::1".parse().unwrap()), 8081, 81)];
+        let expected =
+            expected.map(|(address, local_port, remote_port)| Forward { address, local_port, remote_port });
         assert_eq!((&wanted.forwards[..], wanted.addresses), (&expected[..], vec![[127, 0, 0, 1].into()]));
         let error = Wanted::new(&strings(&["x"]), &[]).unwrap_err().to_string();
         assert!(error.starts_with("invalid port-forward specification"), "{error}");

@@ -12,8 +12,16 @@ use crate::say::say;
 pub(crate) fn gc(args: &GcArgs) -> anyhow::Result<u8> {
     let home = Home::from_env()?;
     let records = Records::open(&home)?;
-    let only = args.id.as_deref().map(str::parse::<Id>).transpose()?;
-    let mut found = sandbox::gc(&home, &records, only.as_ref())?;
+    let only = args.ids.iter().map(|id| id.parse::<Id>()).collect::<Result<Vec<_>, _>>()?;
+    let mut found = Vec::new();
+    match only.is_empty() {
+        true => found = sandbox::gc(&home, &records, None)?,
+        false => {
+            for id in &only {
+                found.append(&mut sandbox::gc(&home, &records, Some(id))?);
+            }
+        }
+    }
     if args.force_running {
         for found in &mut found {
             if matches!(found.judgement, Judgement::Running) {
@@ -35,7 +43,7 @@ pub(crate) fn gc(args: &GcArgs) -> anyhow::Result<u8> {
             Judgement::Running => {
                 say!("{name}: skipped (VM is running)");
                 // Who asks for one wants that one.
-                status = if only.is_some() { FAILED } else { status };
+                status = if only.is_empty() { status } else { FAILED };
             }
             Judgement::Failed(error) => {
                 failure::print(&format!("{name}: {error}"), error.hint());

@@ -13,9 +13,10 @@ use sandbox::{Home, Status};
 use crate::args::{
     ConfigArgs, ImageInspectArgs, ImagePruneArgs, ImageRmArgs, ImageTagArgs, ImportArgs, JsonArgs,
 };
-use crate::failure::advice;
+use crate::failure::{self, FAILED, advice};
 use crate::progress::Bar;
-use crate::say::{say, tell};
+use crate::say::{self, say, tell};
+use crate::streams::Stdin;
 use crate::table;
 
 /// Lists images.
@@ -23,7 +24,7 @@ pub(crate) fn ls(args: &JsonArgs) -> anyhow::Result<u8> {
     let list = with_store(|store| Ok(store.list()?))?;
     if args.json {
         let list: Vec<_> = list.iter().map(wire_image).collect();
-        say!("{}", serde_json::to_string_pretty(&list)?);
+        say::json(&list)?;
         return Ok(0);
     }
     let rows = list.iter().map(|image| {
@@ -40,7 +41,7 @@ pub(crate) fn wire_image(image: &ImageSummary) -> wire::Image {
         source: image.source.clone(),
         digest: image.digest.to_string(),
         size: image.size,
-        created_at: table::timestamp(image.created),
+        created_at: table::rfc3339(image.created),
     }
 }
 
@@ -57,7 +58,7 @@ pub(crate) fn inspect(args: &ImageInspectArgs) -> anyhow::Result<u8> {
         config: wire::ImageExecution { user, working_dir, entrypoint, cmd, env },
         layers,
     };
-    say!("{}", serde_json::to_string_pretty(&details)?);
+    say::json(&details)?;
     Ok(0)
 }
 
@@ -65,6 +66,7 @@ pub(crate) fn inspect(args: &ImageInspectArgs) -> anyhow::Result<u8> {
 pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<u8> {
     let bar = Bar::default();
     let config = config(&args.config)?;
+    let mut reader = Stdin;
     let source = if args.path.as_os_str() == "-" {
         // What looks like an archive and is there was hardly meant as a name.
         if let Some(path) = args.tag.as_deref().filter(|tag| tag.contains(".t") && Path::new(tag).is_file()) {
@@ -76,7 +78,12 @@ pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<u8> {
             let hint = "docker save IMAGE | matchlock image import TAG, or: matchlock image import TAG PATH";
             return Err(advice("standard input is a terminal, not an archive", hint));
         }
-        ImportSource::File(File::from(stdin.as_fd().try_clone_to_owned()?))
+        let file = File::from(stdin.as_fd().try_clone_to_owned()?);
+        match file.metadata()?.is_file() {
+            // Read in place, without a copy.
+            true => ImportSource::File(file),
+            false => ImportSource::Reader(&mut reader),
+        }
     } else {
         ImportSource::Path(&args.path)
     };
@@ -85,7 +92,7 @@ pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<u8> {
     bar.clear();
     if args.json {
         let stored: Vec<_> = imported.stored.iter().map(wire_image).collect();
-        say!("{}", serde_json::to_string_pretty(&stored)?);
+        say::json(&stored)?;
         return Ok(0);
     }
     // Anything can be a root file system, so whoever meant an image hears of it.
@@ -117,22 +124,36 @@ fn config(args: &ConfigArgs) -> anyhow::Result<Option<ImageConfig>> {
     Ok((config != ImageConfig::default()).then_some(config))
 }
 
-/// Removes a tag.
+/// Removes tags; what fails for one is told, and leaves the others theirs.
 pub(crate) fn rm(args: &ImageRmArgs) -> anyhow::Result<u8> {
-    let Collected { blobs, bytes } = with_store(|store| Ok(store.remove(&args.tag)?))?;
-    if args.json {
-        let removed = vec![args.tag.clone()];
-        return removal(&wire::ImagesRemoved { removed, blobs, freed: bytes });
+    let mut all = wire::ImagesRemoved::default();
+    let mut status = 0;
+    for tag in &args.tags {
+        match with_store(|store| Ok(store.remove(tag)?)) {
+            Ok(Collected { blobs, bytes }) => {
+                (all.blobs, all.freed) = (all.blobs + blobs, all.freed + bytes);
+                all.removed.push(tag.clone());
+                if !args.json {
+                    say!("Removed {tag}");
+                }
+            }
+            Err(error) => {
+                failure::show(&error);
+                status = FAILED;
+            }
+        }
     }
-    say!("Removed {}", args.tag);
-    Ok(0)
+    if args.json && !all.removed.is_empty() {
+        removal(&all)?;
+    }
+    Ok(status)
 }
 
 /// Gives an image one more tag.
 pub(crate) fn tag(args: &ImageTagArgs) -> anyhow::Result<u8> {
     let summary = with_store(|store| Ok(store.tag(&args.image, &args.tag)?))?;
     match args.json {
-        true => say!("{}", serde_json::to_string_pretty(&wire_image(&summary))?),
+        true => say::json(&wire_image(&summary))?,
         false => say!("Tagged: {}", summary.tag),
     }
     Ok(0)
@@ -177,7 +198,7 @@ pub(crate) fn gc(args: &JsonArgs) -> anyhow::Result<u8> {
 }
 
 fn removal(what: &wire::ImagesRemoved) -> anyhow::Result<u8> {
-    say!("{}", serde_json::to_string_pretty(what)?);
+    say::json(what)?;
     Ok(0)
 }
 

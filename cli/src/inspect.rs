@@ -10,32 +10,31 @@ use wire::state::{
     VmImageConfig, VmKernel, VmNetwork, VmResources, VmVfs,
 };
 
-use crate::args::IdArgs;
-use crate::say::say;
-use crate::{state, table};
+use crate::args::IdsArgs;
+use crate::{say, state, table};
+
+/// In place of a value.
+const MASK: &str = "***";
 
 /// Prints a sandbox's record.
-pub(crate) fn get(args: &IdArgs) -> anyhow::Result<u8> {
+pub(crate) fn get(args: &IdsArgs) -> anyhow::Result<u8> {
     let (_, records) = state::open()?;
-    let record = record(&records, &args.id)?;
-    say!("{}", serde_json::to_string_pretty(&details(&record))?);
-    Ok(0)
+    state::each(&args.ids, "VM ID required", |id| say::json(&details(&record(&records, id)?)))
 }
 
 /// Prints a sandbox's record and its history.
-pub(crate) fn inspect(args: &IdArgs) -> anyhow::Result<u8> {
+pub(crate) fn inspect(args: &IdsArgs) -> anyhow::Result<u8> {
     let (home, records) = state::open()?;
-    let record = record(&records, &args.id)?;
-    let history = history(&home, &record, records.history(&record.id)?);
-    let lifecycle = history.last().cloned();
-    let inspection = Inspection { vm: details(&record), lifecycle, history };
-    say!("{}", serde_json::to_string_pretty(&inspection)?);
-    Ok(0)
+    state::each(&args.ids, "VM ID required", |id| {
+        let record = record(&records, id)?;
+        let history = history(&home, &record, records.history(&record.id)?);
+        let lifecycle = history.last().cloned();
+        say::json(&Inspection { vm: details(&record), lifecycle, history })
+    })
 }
 
-fn record(records: &Records, id: &str) -> anyhow::Result<Record> {
-    let id: Id = id.parse()?;
-    Ok(records.get(&id)?.ok_or_else(|| Error::UnknownVm(id.to_string()))?)
+fn record(records: &Records, id: &Id) -> anyhow::Result<Record> {
+    Ok(records.get(id)?.ok_or_else(|| Error::UnknownVm(id.to_string()))?)
 }
 
 fn details(record: &Record) -> VmDetails {
@@ -44,7 +43,7 @@ fn details(record: &Record) -> VmDetails {
         pid: record.pid,
         status: record.status.name().to_owned(),
         image: record.image.clone(),
-        created_at: record.created_at.clone(),
+        created_at: table::from_record(&record.created_at),
         config: config(&record.config),
     }
 }
@@ -71,15 +70,22 @@ fn config(config: &Config) -> VmConfig {
             dns_servers: config.nameservers.iter().map(ToString::to_string).collect(),
         },
         vfs: VmVfs { workspace: config.workspace.clone() },
+        env: masked(&config.env),
         env_names: config.env.clone(),
         image_config: VmImageConfig {
             user: config.user.clone(),
             working_dir: config.working_dir.clone(),
             entrypoint: config.entrypoint.clone(),
             cmd: config.cmd.clone(),
+            env: config.image_env.as_deref().map(masked),
             env_names: config.image_env.clone(),
         },
     }
+}
+
+/// Each variable with what stands for its value, which nobody remembers.
+fn masked(names: &[String]) -> BTreeMap<String, &'static str> {
+    names.iter().map(|name| (name.clone(), MASK)).collect()
 }
 
 fn disk(disk: &DiskConfig) -> VmDisk {
@@ -104,7 +110,7 @@ fn history(home: &Home, record: &Record, versions: Vec<Version>) -> Vec<Lifecycl
         last_error = version.last_error.or(last_error.take());
         cleanup.extend(version.cleanup.into_iter().map(|step| {
             let status = if step.error.is_none() { StepStatus::Ok } else { StepStatus::Error };
-            let updated_at = table::timestamp_ms(step.at_ms);
+            let updated_at = table::rfc3339_ms(step.at_ms);
             (step.name, CleanupStep { status, error: step.error, updated_at })
         }));
         Lifecycle {
@@ -112,7 +118,7 @@ fn history(home: &Home, record: &Record, versions: Vec<Version>) -> Vec<Lifecycl
             vm_id: record.id.to_string(),
             backend: record.backend.clone(),
             phase: version.phase.name().to_owned(),
-            updated_at: table::timestamp_ms(version.at_ms),
+            updated_at: table::rfc3339_ms(version.at_ms),
             last_error: last_error.clone(),
             resources: resources.clone(),
             cleanup: cleanup.clone(),
@@ -143,6 +149,7 @@ mod tests {
                 image: "busybox".into(),
                 cpus: 0.5,
                 env: vec!["API_KEY".into()],
+                image_env: Some(vec!["LANG".into()]),
                 timeout_seconds: Some(300.0),
                 time_limit_seconds: Some(4.5),
                 workspace: "/work".into(),
@@ -178,13 +185,13 @@ mod tests {
         assert_eq!(history[3].last_error.as_deref(), Some("no luck"));
         assert_eq!(history[2].cleanup["files"].error.as_deref(), Some("stuck"));
         assert_eq!(history[3].cleanup["files"].status, StepStatus::Ok);
-        let expected = r#"{"version":1,"vm_id":"vm-00000001","backend":"kvm","phase":"creating","updated_at":"2026-01-02 03:04:05.678","resources":{"state_dir":"/home/me/.matchlock/vms/vm-00000001","workspace":"/work"},"cleanup":{}}"#;
+        let expected = r#"{"version":1,"vm_id":"vm-00000001","backend":"kvm","phase":"creating","updated_at":"2026-01-02T03:04:05.678Z","resources":{"state_dir":"/home/me/.matchlock/vms/vm-00000001","workspace":"/work"},"cleanup":{}}"#;
         assert_eq!(serde_json::to_string(&history[0]).unwrap(), expected);
     }
 
     #[test]
     fn the_record_as_json() {
-        let expected = r#"{"id":"vm-00000001","pid":0,"status":"stopped","image":"busybox","created_at":"2026-01-02 03:04:05","config":{"image":"busybox","privileged":false,"launch_entrypoint":true,"kernel":{"ref":""},"resources":{"cpus":0.5,"memory_mb":0,"disk_size_mb":0,"timeout_seconds":300.0,"time_limit_seconds":4.5},"extra_disks":[],"network":{"no_network":true,"add_hosts":[],"dns_servers":[]},"vfs":{"workspace":"/work"},"env_names":["API_KEY"],"image_config":{}}}"#;
+        let expected = r#"{"id":"vm-00000001","pid":0,"status":"stopped","image":"busybox","created_at":"2026-01-02T03:04:05Z","config":{"image":"busybox","privileged":false,"launch_entrypoint":true,"kernel":{"ref":""},"resources":{"cpus":0.5,"memory_mb":0,"disk_size_mb":0,"timeout_seconds":300.0,"time_limit_seconds":4.5},"extra_disks":[],"network":{"no_network":true,"add_hosts":[],"dns_servers":[]},"vfs":{"workspace":"/work"},"env":{"API_KEY":"***"},"env_names":["API_KEY"],"image_config":{"env":{"LANG":"***"},"env_names":["LANG"]}}}"#;
         assert_eq!(serde_json::to_string(&details(&a_record())).unwrap(), expected);
     }
 }

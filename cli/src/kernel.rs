@@ -8,7 +8,7 @@ use sandbox::{Error, Home};
 use crate::args::{JsonArgs, KernelRmArgs};
 use crate::failure::{self, FAILED};
 use crate::image::megabytes;
-use crate::say::say;
+use crate::say::{self, say};
 use crate::table;
 
 /// Lists kernels.
@@ -16,7 +16,7 @@ pub(crate) fn ls(args: &JsonArgs) -> anyhow::Result<u8> {
     let list = with_store(|store| store.list())?;
     if args.json {
         let list: Vec<_> = list.into_iter().map(wire_kernel).collect();
-        say!("{}", serde_json::to_string_pretty(&list)?);
+        say::json(&list)?;
         return Ok(0);
     }
     let rows = list.into_iter().map(|kernel| {
@@ -42,13 +42,13 @@ fn wire_kernel(kernel: StoredKernel) -> wire::Kernel {
 
 /// Removes one kernel, or every one that no sandbox uses.
 pub(crate) fn rm(args: &KernelRmArgs) -> anyhow::Result<u8> {
-    let named = args.kernel.as_ref().or(args.reference.as_ref());
-    let wanted = match named {
-        Some(kernel) => vec![kernel.clone()],
-        None if args.all => {
+    let named: Vec<_> = args.kernels.iter().chain(&args.reference).cloned().collect();
+    let wanted = match named.is_empty() {
+        false => named,
+        true if args.all => {
             with_store(|store| store.list())?.into_iter().map(|kernel| kernel.identifier).collect()
         }
-        None => anyhow::bail!("kernel required (or use --all)"),
+        true => anyhow::bail!("kernel required (or use --all)"),
     };
     let mut all = wire::KernelsRemoved::default();
     let mut status = 0;
@@ -61,17 +61,16 @@ pub(crate) fn rm(args: &KernelRmArgs) -> anyhow::Result<u8> {
                 }
                 all.removed.push(kernel);
             }
-            Err(error) if named.is_some() => return Err(error.into()),
             // Another process was faster.
-            Err(Error::Kernel(kernels::Error::Unknown(_))) => {}
+            Err(Error::Kernel(kernels::Error::Unknown(_))) if args.all => {}
             Err(error) => {
                 failure::print(&error.to_string(), error.hint());
                 status = FAILED;
             }
         }
     }
-    if args.json {
-        say!("{}", serde_json::to_string_pretty(&all)?);
+    if args.json && (args.all || !all.removed.is_empty()) {
+        say::json(&all)?;
     }
     Ok(status)
 }

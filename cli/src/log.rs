@@ -1,6 +1,9 @@
 //! `matchlock log`: a sandbox's log, as it is or as it grows.
 //!
-//! Not here: where the log is and how it is followed (`sandbox`).
+//! The log is a guest's. A terminal would act on some of what may be in it, so that is shown there instead, unless it is
+//! asked for. Not here: where the log is and how it is followed (`sandbox`).
+
+use std::io::{self, IsTerminal};
 
 use sandbox::{Home, Id, log};
 use tokio::task::spawn_blocking;
@@ -8,25 +11,31 @@ use tokio::task::spawn_blocking;
 use crate::args::LogArgs;
 use crate::failure::Interrupted;
 use crate::signals::{SIGINT, Signals};
+use crate::tame::Tamer;
 use crate::{block_on, say};
 
 /// Prints it; with `--follow` until ^C, or until the sandbox is removed.
 pub(crate) fn log(args: &LogArgs) -> anyhow::Result<u8> {
     let home = Home::from_env()?;
     let id: Id = args.id.parse()?;
+    let mut tamer = (!args.raw && io::stdout().is_terminal()).then(Tamer::default);
     if args.follow {
-        return block_on(follow(&home, &id))?;
+        return block_on(follow(&home, &id, tamer))?;
     }
-    say::bytes(&log::read(&home, &id)?);
+    let mut log = log::read(&home, &id)?;
+    if let Some(mut tamer) = tamer.take() {
+        log = [tamer.piece(&log), tamer.end()].concat().into_bytes();
+    }
+    say::bytes(&log);
     Ok(0)
 }
 
-async fn follow(home: &Home, id: &Id) -> anyhow::Result<u8> {
+async fn follow(home: &Home, id: &Id, mut tamer: Option<Tamer>) -> anyhow::Result<u8> {
     let mut signals = Signals::catch()?;
     let mut log = log::follow(home, id)?;
     let print = async {
         while let Some(more) = log.next().await? {
-            let more = more.to_vec();
+            let more = tamer.as_mut().map_or_else(|| more.to_vec(), |tamer| tamer.piece(more).into_bytes());
             // On a thread of its own: a reader that does not read must not keep ^C from us.
             spawn_blocking(move || say::bytes(&more)).await?;
         }

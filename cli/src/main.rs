@@ -26,7 +26,9 @@ mod say;
 mod signals;
 mod state;
 mod stdio;
+mod streams;
 mod table;
+mod tame;
 mod terminal;
 mod volume;
 
@@ -94,6 +96,13 @@ fn dispatch(cli: Cli, start: Start) -> anyhow::Result<u8> {
             say::bytes(&args::completion(shell));
             Ok(0)
         }
+        Command::AllowList(_) => anyhow::bail!("allow-list is not built yet (the network)"),
+        Command::Setup(_) => {
+            say!(
+                "Nothing has to be set up. matchlock diagnose says what this host can run, and what it lacks."
+            );
+            Ok(0)
+        }
         Command::Version => {
             let commit = option_env!("MATCHLOCK_COMMIT").unwrap_or("unknown");
             let built = option_env!("MATCHLOCK_BUILD_TIME").unwrap_or("unknown");
@@ -105,7 +114,7 @@ fn dispatch(cli: Cli, start: Start) -> anyhow::Result<u8> {
 
 fn log_to_stderr(level: args::LogLevel) {
     tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(|| streams::Stderr)
         .with_max_level(tracing::Level::from(level))
         .with_target(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))

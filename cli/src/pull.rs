@@ -8,7 +8,7 @@ use sandbox::Home;
 use crate::args::PullArgs;
 use crate::image::{megabytes, wire_image};
 use crate::progress::Bar;
-use crate::say::{say, tell};
+use crate::say::{self, say, tell};
 
 /// Fetches an image. What has not changed is not fetched again.
 pub(crate) fn pull(args: &PullArgs) -> anyhow::Result<u8> {
@@ -25,7 +25,7 @@ pub(crate) fn pull(args: &PullArgs) -> anyhow::Result<u8> {
     bar.clear();
     let pulled = pulled?;
     if let (true, Some(summary)) = (args.json, pulled.stored.first()) {
-        say!("{}", serde_json::to_string_pretty(&wire_image(summary))?);
+        say::json(&wire_image(summary))?;
         return Ok(0);
     }
     say!("Tagged: {tag}");

@@ -3,7 +3,6 @@
 //! Standard output carries the protocol and nothing else. Not here: the protocol (`rpc`).
 
 use std::cell::Cell;
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 use ::rpc::Setup;
@@ -15,23 +14,17 @@ use crate::args::RpcArgs;
 use crate::block_on;
 use crate::failure::Interrupted;
 use crate::signals::Signals;
+use crate::streams::{Stdin, Stdout};
 
 /// Serves until the client is gone, or a signal comes.
 pub(crate) fn rpc(args: &RpcArgs) -> anyhow::Result<u8> {
     let setup = Setup { home: Home::from_env()?, machine: args.machine, kernel: args.kernel.clone() };
-    // Not the locked and buffered ones: one thread each reads and writes whole pieces, and one may never return.
-    let input = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
-    let output = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
-    for file in [&input, &output] {
-        // A client's run-time may have made its pipes non-blocking, ours with them.
-        rustix::io::ioctl_fionbio(file, false)?;
-    }
-    let last = input.as_fd().try_clone_to_owned()?;
+    let last = std::io::stdin().as_fd().try_clone_to_owned()?;
     block_on(async {
         let mut signals = Signals::catch()?;
         let signal = Cell::new(None);
         let end = async { signal.set(Some(signals.next().await)) };
-        ::rpc::serve(setup, input, output, hang_up(last), end).await;
+        ::rpc::serve(setup, Stdin, Stdout, hang_up(last), end).await;
         match signal.get() {
             None => Ok(0),
             Some(signal) => Err(Interrupted(signal).into()),

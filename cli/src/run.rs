@@ -156,6 +156,7 @@ impl Run {
             Ok(ready) => ready,
             Err(why) => return Err(failed(why)),
         };
+        self.tell_of_no_network();
         let _forwards = self.ports.bind(&ready.guest)?;
         if self.detached {
             detach::report(sandbox.id())?;
@@ -183,6 +184,16 @@ impl Run {
             return Err(failed(sandbox.over().await));
         }
         Ok(status)
+    }
+
+    /// One that nobody asked to be without would seem to have a broken one.
+    fn tell_of_no_network(&self) {
+        let quiet = self.args.timings || !tracing::enabled!(tracing::Level::WARN);
+        if !self.args.no_network && !quiet {
+            tell!(
+                "matchlock: the sandbox has no network, which is not built yet (--no-network silences this line)"
+            );
+        }
     }
 
     async fn command(

@@ -1,9 +1,16 @@
 //! What this program says, to those who still listen.
 //!
-//! The standard macros panic when nobody does; a sandbox must be ended all the same. Not here: a guest's output.
+//! The standard macros panic when nobody does; a sandbox must be ended all the same. Names come from archives, guests and
+//! arguments: no word of this program carries anything that a terminal would act on. Not here: a guest's output.
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::process;
+
+use serde::Serialize;
+
+use crate::streams::{Stderr, Stdout};
+use crate::tame::is_tame;
 
 /// A line of the answer, on standard output.
 macro_rules! say {
@@ -19,13 +26,47 @@ pub(crate) use {say, tell};
 
 /// The answer is what a command is for: without a reader there is nothing more to do.
 pub(crate) fn text(text: &str) {
-    bytes(text.as_bytes());
+    bytes(tame(text).as_bytes());
+}
+
+/// JSON over many lines, and pure ASCII: some of what is beyond it turns a terminal's text around.
+pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    bytes(ascii(serde_json::to_string_pretty(value)?).as_bytes());
+    Ok(())
+}
+
+/// The same in one line.
+pub(crate) fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
+    bytes(ascii(serde_json::to_string(value)?).as_bytes());
+    Ok(())
+}
+
+/// JSON in which all that is beyond ASCII is escaped, and a line's end. Such characters stand in strings only.
+fn ascii(json: String) -> String {
+    let mut escaped = String::with_capacity(json.len() + 1);
+    for character in json.chars() {
+        match character {
+            ' '..='~' | '\n' => escaped.push(character),
+            // RFC 8259 §7: "a 12-character sequence, encoding the UTF-16 surrogate pair"
+            other => {
+                for unit in other.encode_utf16(&mut [0; 2]) {
+                    // What is written to a string is written.
+                    let _ = write!(escaped, "\\u{unit:04x}");
+                }
+            }
+        }
+    }
+    escaped.push('\n');
+    escaped
+}
+
+fn tame(text: &str) -> String {
+    text.chars().filter(|c| is_tame(*c) || matches!(c, '\n' | '\t')).collect()
 }
 
 /// The same, of whatever it is made.
 pub(crate) fn bytes(bytes: &[u8]) {
-    let mut stdout = io::stdout().lock();
-    if let Err(error) = stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+    if let Err(error) = Stdout.write_all(bytes) {
         const SIGPIPE: i32 = 13;
         if error.kind() == io::ErrorKind::BrokenPipe {
             process::exit(128 + SIGPIPE);
@@ -37,5 +78,27 @@ pub(crate) fn bytes(bytes: &[u8]) {
 
 /// Nobody has to listen.
 pub(crate) fn note(text: &str) {
-    let _ = io::stderr().lock().write_all(text.as_bytes());
+    let _ = Stderr.write_all(tame(text).as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_ascii_and_means_the_same() {
+        let value = serde_json::json!({"a\u{9b}": ["ü\n\u{7f}\u{202e}😀", "\u{1b}[2J"], "b": 1.5});
+        let text = ascii(serde_json::to_string_pretty(&value).unwrap());
+        assert!(text.bytes().all(|byte| (b' '..=b'~').contains(&byte) || byte == b'\n'), "{text}");
+        assert!(
+            text.contains(r"\ud83d\ude00") && text.contains(r"\u009b") && text.ends_with("}\n"),
+            "{text}"
+        );
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+    }
+
+    #[test]
+    fn words_are_tame() {
+        assert_eq!(tame("a\tb\u{1b}[2J\u{202e}\u{9b}ü\r\n"), "a\tb[2Jü\n");
+    }
 }

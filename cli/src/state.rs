@@ -6,21 +6,23 @@ use sandbox::{Client, Error, Home, Id, Record, Records, Status};
 
 use crate::args::{KillArgs, ListArgs, RmArgs};
 use crate::failure::{self, FAILED};
-use crate::say::say;
+use crate::say::{self, say};
 use crate::table;
 
 /// Lists sandboxes, newest first.
 pub(crate) fn list(args: &ListArgs) -> anyhow::Result<u8> {
     let (_, records) = open()?;
     let mut list = records.list()?;
-    list.retain(|record| !args.running || record.status == Status::Running);
-    if args.json {
-        let list: Vec<_> = list.iter().map(wire_vm).collect();
-        say!("{}", serde_json::to_string_pretty(&list)?);
-        return Ok(0);
+    let unknown = args.ids.iter().filter(|id| !list.iter().any(|record| record.id.as_str() == *id));
+    let unknown: Vec<_> = unknown.map(|id| Error::UnknownVm(id.clone())).collect();
+    let wanted = |record: &Record| args.ids.is_empty() || args.ids.iter().any(|id| record.id.as_str() == id);
+    list.retain(|record| wanted(record) && (!args.running || record.status == Status::Running));
+    match args.json {
+        true => say::json(&list.iter().map(wire_vm).collect::<Vec<_>>())?,
+        false => table::print(["ID", "STATUS", "IMAGE", "CREATED", "PID"], list.iter().map(row)),
     }
-    table::print(["ID", "STATUS", "IMAGE", "CREATED", "PID"], list.iter().map(row));
-    Ok(0)
+    unknown.iter().for_each(|error| failure::print(&error.to_string(), error.hint()));
+    Ok(if unknown.is_empty() { 0 } else { FAILED })
 }
 
 fn row(record: &Record) -> [String; 5] {
@@ -34,7 +36,7 @@ fn wire_vm(record: &Record) -> wire::Vm {
         id: record.id.to_string(),
         status: record.status.name().to_owned(),
         image: record.image.clone(),
-        created_at: record.created_at.clone(),
+        created_at: table::from_record(&record.created_at),
         pid: record.pid,
     }
 }
@@ -46,13 +48,14 @@ pub(crate) fn kill(args: &KillArgs) -> anyhow::Result<u8> {
         let running = records.list()?.into_iter().filter(|record| record.status == Status::Running);
         return Ok(for_each(running, "Killed", |id| Client::connect(&home, id)?.stop()).status);
     }
-    let id = id(args.id.as_deref(), "VM ID required (or use --all)")?;
-    match Client::connect(&home, &id).and_then(Client::stop) {
-        Err(Error::NotRunning { .. }) => anyhow::bail!("VM {id} is not running"),
-        result => result?,
-    }
-    say!("Killed {id}");
-    Ok(0)
+    each(&args.ids, "VM ID required (or use --all)", |id| {
+        match Client::connect(&home, id).and_then(Client::stop) {
+            Err(Error::NotRunning { .. }) => anyhow::bail!("VM {id} is not running"),
+            result => result?,
+        }
+        say!("Killed {id}");
+        Ok(())
+    })
 }
 
 /// Removes what is left of ended sandboxes.
@@ -64,10 +67,11 @@ pub(crate) fn rm(args: &RmArgs) -> anyhow::Result<u8> {
         for_each(ended, "Removed", |id| sandbox::remove(&home, &records, id));
         return Ok(0);
     }
-    let id = id(args.id.as_deref(), "VM ID required (or use --stopped)")?;
-    sandbox::remove(&home, &records, &id)?;
-    say!("Removed {id}");
-    Ok(0)
+    each(&args.ids, "VM ID required (or use --stopped)", |id| {
+        sandbox::remove(&home, &records, id)?;
+        say!("Removed {id}");
+        Ok(())
+    })
 }
 
 /// Removes what is left of every ended sandbox.
@@ -107,8 +111,21 @@ fn for_each(
     Counted { done, status }
 }
 
-fn id(text: Option<&str>, missing: &'static str) -> anyhow::Result<Id> {
-    Ok(text.ok_or_else(|| anyhow::anyhow!(missing))?.parse()?)
+/// Does something with each sandbox that is named; what fails for one is told, and leaves the others theirs.
+pub(crate) fn each(
+    ids: &[String],
+    missing: &'static str,
+    mut act: impl FnMut(&Id) -> anyhow::Result<()>,
+) -> anyhow::Result<u8> {
+    anyhow::ensure!(!ids.is_empty(), missing);
+    let mut status = 0;
+    for id in ids {
+        if let Err(error) = id.parse().map_err(anyhow::Error::from).and_then(|id| act(&id)) {
+            failure::show(&error);
+            status = FAILED;
+        }
+    }
+    Ok(status)
 }
 
 /// The records, after a reconcile.

@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::failure::NotRun;
+use crate::streams::{Stderr, Stdin, Stdout};
 use crate::terminal;
 
 /// Largest piece of input read at once.
@@ -115,7 +116,7 @@ fn closed(error: io::Error) -> anyhow::Result<u8> {
     const SIGPIPE: u8 = 13;
     match error.kind() {
         io::ErrorKind::BrokenPipe => Ok(Exit::Signal(SIGPIPE).status()),
-        _ => Err(anyhow::anyhow!("standard output: {error}")),
+        _ => Err(anyhow::anyhow!("writing the command's output: {error}")),
     }
 }
 
@@ -123,12 +124,8 @@ fn write_all(mut queue: mpsc::Receiver<Piece>) -> io::Result<()> {
     // One thread for both, so that what was written first appears first.
     while let Some(piece) = queue.blocking_recv() {
         match piece {
-            Piece::Stdout(bytes) => {
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(&bytes)?;
-                stdout.flush()?;
-            }
-            Piece::Stderr(bytes) => io::stderr().lock().write_all(&bytes)?,
+            Piece::Stdout(bytes) => Stdout.write_all(&bytes)?,
+            Piece::Stderr(bytes) => Stderr.write_all(&bytes)?,
         }
     }
     Ok(())
@@ -179,12 +176,17 @@ async fn feed_terminal(input: &mut Input) -> sandbox::Result<()> {
 fn read_stdin() -> mpsc::Receiver<Vec<u8>> {
     let (pieces, queue) = mpsc::channel(IN_FLIGHT);
     std::thread::spawn(move || {
-        let mut stdin = io::stdin().lock();
         let mut buffer = vec![0; CHUNK];
         loop {
-            match stdin.read(&mut buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(0) | Err(_) => return,
+            match Stdin.read(&mut buffer) {
+                Ok(0) => return,
+                Err(error) => {
+                    // A terminal that has hung up says so by an error, and needs no word.
+                    if !terminal::is_interactive() {
+                        tracing::warn!("standard input: {error}");
+                    }
+                    return;
+                }
                 Ok(length) => {
                     if pieces.blocking_send(buffer[..length].to_vec()).is_err() {
                         return;

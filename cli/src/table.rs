@@ -1,5 +1,7 @@
 //! Lists for people: columns without lines.
 
+use crate::tame::is_tame;
+
 /// Between columns.
 const GAP: usize = 3;
 
@@ -10,7 +12,7 @@ pub(crate) fn print<const N: usize>(headings: [&str; N], rows: impl IntoIterator
 
 fn format<const N: usize>(headings: [String; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     // Names come from archives and arguments; whatever could move a terminal's cursor is left out.
-    let tame = |cell: String| cell.chars().filter(|c| !c.is_control()).collect::<String>();
+    let tame = |cell: String| cell.chars().filter(|c| is_tame(*c)).collect::<String>();
     let rows: Vec<_> = std::iter::once(headings).chain(rows).map(|row| row.map(tame)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0) + GAP;
     let widths: [usize; N] = std::array::from_fn(width);
@@ -27,9 +29,20 @@ pub(crate) fn timestamp(seconds: u64) -> String {
     time.unwrap_or(jiff::Timestamp::MAX).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
+/// The same as RFC 3339 has it, for programs.
+pub(crate) fn rfc3339(seconds: u64) -> String {
+    from_record(&timestamp(seconds))
+}
+
 /// The same of milliseconds, with three digits more.
-pub(crate) fn timestamp_ms(milliseconds: u64) -> String {
-    format!("{}.{:03}", timestamp(milliseconds / 1000), milliseconds % 1000)
+pub(crate) fn rfc3339_ms(milliseconds: u64) -> String {
+    let seconds = timestamp(milliseconds / 1000).replace(' ', "T");
+    format!("{seconds}.{:03}Z", milliseconds % 1000)
+}
+
+/// The time in a record, `YYYY-MM-DD HH:MM:SS` in UTC, as RFC 3339 has it.
+pub(crate) fn from_record(time: &str) -> String {
+    format!("{}Z", time.replace(' ', "T"))
 }
 
 #[cfg(test)]
@@ -44,7 +57,7 @@ mod tests {
 
     #[test]
     fn control_characters_are_left_out() {
-        assert_eq!(format(["N".into()], [["a\u{1b}]0;x\u{7}b\n".into()]]), "N\na]0;xb\n");
+        assert_eq!(format(["N".into()], [["a\u{1b}]0;x\u{7}b\n\u{202e}\u{9b}".into()]]), "N\na]0;xb\n");
     }
 
     #[test]
@@ -59,6 +72,10 @@ mod tests {
         ] {
             assert_eq!(timestamp(seconds), text);
         }
-        assert_eq!(timestamp_ms(951_868_799_007), "2000-02-29 23:59:59.007");
+        assert_eq!(rfc3339_ms(951_868_799_007), "2000-02-29T23:59:59.007Z");
+        assert_eq!(rfc3339(951_868_799), "2000-02-29T23:59:59Z");
+        for text in [rfc3339_ms(u64::MAX), rfc3339(951_868_799), from_record("2026-01-02 03:04:05")] {
+            assert!(text.parse::<jiff::Timestamp>().is_ok(), "{text}");
+        }
     }
 }

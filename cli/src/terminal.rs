@@ -17,7 +17,8 @@ impl Raw {
         let before = tcgetattr(io::stdin())?;
         let mut raw = before.clone();
         raw.make_raw();
-        tcsetattr(io::stdin(), OptionalActions::Flush, &raw)?;
+        // What has been typed ahead is kept: it was meant for the session.
+        tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
         let raw = Self { before: before.clone() };
         // A release build aborts on panic and drops nothing.
         let default = std::panic::take_hook();

@@ -6,15 +6,16 @@ use images::{Volume, Volumes};
 use sandbox::Home;
 
 use crate::args::{JsonArgs, VolumeCopyArgs, VolumeCreateArgs, VolumeRmArgs};
+use crate::failure::{self, FAILED};
 use crate::image::megabytes;
-use crate::say::say;
+use crate::say::{self, say};
 use crate::table;
 
 /// Makes a volume.
 pub(crate) fn create(args: &VolumeCreateArgs) -> anyhow::Result<u8> {
     let volume = with_volumes(|volumes| volumes.create(&args.name, args.size))?;
     if args.json {
-        say!("{}", serde_json::to_string(&wire_volume(&volume))?);
+        say::json_line(&wire_volume(&volume))?;
     } else {
         say!("Created volume {} ({} MB)", volume.name, args.size);
     }
@@ -26,18 +27,26 @@ pub(crate) fn ls(args: &JsonArgs) -> anyhow::Result<u8> {
     let list = with_volumes(|volumes| volumes.list())?;
     if args.json {
         let list: Vec<_> = list.iter().map(wire_volume).collect();
-        say!("{}", serde_json::to_string(&list)?);
+        say::json_line(&list)?;
         return Ok(0);
     }
     table::print(["NAME", "SIZE"], list.iter().map(|volume| [volume.name.clone(), megabytes(volume.size)]));
     Ok(0)
 }
 
-/// Removes a volume.
+/// Removes volumes; what fails for one is told, and leaves the others theirs.
 pub(crate) fn rm(args: &VolumeRmArgs) -> anyhow::Result<u8> {
-    with_volumes(|volumes| volumes.remove(&args.name))?;
-    say!("Removed volume {}", args.name);
-    Ok(0)
+    let mut status = 0;
+    for name in &args.names {
+        match with_volumes(|volumes| volumes.remove(name)) {
+            Ok(()) => say!("Removed volume {name}"),
+            Err(error) => {
+                failure::show(&error);
+                status = FAILED;
+            }
+        }
+    }
+    Ok(status)
 }
 
 /// Copies a volume.

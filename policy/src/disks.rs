@@ -188,9 +188,26 @@ pub fn spec(text: &str) -> Result<Disk, DiskError> {
 
 /// Understands several, which go together.
 pub fn specs<S: AsRef<str>>(texts: &[S]) -> Result<Vec<Disk>, DiskError> {
-    let disks = texts.iter().map(|text| spec(text.as_ref())).collect::<Result<Vec<_>, _>>()?;
+    let apart = texts.iter().flat_map(|text| apart(text.as_ref()));
+    let disks = apart.map(|text| spec(&text)).collect::<Result<Vec<_>, _>>()?;
     check(&disks)?;
     Ok(disks)
+}
+
+/// Takes several with commas between them apart. Options have commas too, but none of what a source has (`/`, `@`) or has
+/// behind it (`:`); and a source with commas has no guest path yet.
+fn apart(text: &str) -> Vec<String> {
+    let mut specs: Vec<String> = Vec::new();
+    for piece in text.split(',') {
+        match specs.last_mut().filter(|spec| !spec.contains(":/") || !piece.contains(['/', '@', ':'])) {
+            Some(spec) => {
+                spec.push(',');
+                spec.push_str(piece);
+            }
+            None => specs.push(piece.to_owned()),
+        }
+    }
+    specs
 }
 
 /// Checks that disks go together in one guest.
@@ -353,6 +370,21 @@ mod tests {
             let error = Disk::new(source, path, readonly, uid, None).unwrap_err();
             assert_eq!(error, DiskError { disk: format!("{source}:{path}"), why });
         }
+    }
+
+    #[test]
+    fn several_in_one() {
+        for (text, expected) in [
+            ("a:/x,b:/y", &["a:/x", "b:/y"][..]),
+            ("a:/x:ro,uid=1,@b:/y:ro", &["a:/x:ro,uid=1", "@b:/y:ro"]),
+            ("/t/a,b.img:/x", &["/t/a,b.img:/x"]),
+            ("a:/x,/t/b,c:/y:ro", &["a:/x", "/t/b,c:/y:ro"]),
+            ("a:/x:ro,", &["a:/x:ro,"]),
+            ("", &[""]),
+        ] {
+            assert_eq!(apart(text), expected, "{text}");
+        }
+        assert_eq!(specs(&["a:/x,b:/y", "c:/z"]), specs(&["a:/x", "b:/y", "c:/z"]));
     }
 
     #[test]

@@ -76,9 +76,9 @@ pub(crate) struct ImageInspectArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ImageRmArgs {
-    /// Tag
-    #[arg(value_name = "TAG")]
-    pub(crate) tag: String,
+    /// Tags
+    #[arg(value_name = "TAG", required = true)]
+    pub(crate) tags: Vec<String>,
     /// As JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -140,7 +140,38 @@ pub(crate) struct BuildArgs {
     /// Let the Dockerfile's steps run on this host, outside any sandbox
     #[arg(long)]
     pub(crate) unconfined_build: bool,
+    #[command(flatten)]
+    pub(crate) later: BuildLater,
     /// As JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Options of builds in a sandbox, which there are none of yet. Taken in to be refused by name.
+#[derive(Debug, Args)]
+pub(crate) struct BuildLater {
+    #[arg(long, hide = true)]
+    build_cpus: Option<String>,
+    #[arg(long, hide = true)]
+    build_memory: Option<String>,
+    #[arg(long, hide = true)]
+    build_disk: Option<String>,
+    #[arg(long, hide = true)]
+    build_cache_size: Option<String>,
+    #[arg(long, hide = true)]
+    mtu: Option<String>,
+}
+
+impl BuildLater {
+    /// The first of them that was given.
+    pub(crate) fn given(&self) -> Option<&'static str> {
+        let options = [
+            ("--build-cpus", &self.build_cpus),
+            ("--build-memory", &self.build_memory),
+            ("--build-disk", &self.build_disk),
+            ("--build-cache-size", &self.build_cache_size),
+            ("--mtu", &self.mtu),
+        ];
+        options.into_iter().find(|(_, value)| value.is_some()).map(|(option, _)| option)
+    }
 }

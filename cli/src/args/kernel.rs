@@ -18,14 +18,14 @@ pub(crate) enum KernelCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct KernelRmArgs {
-    /// Kernel, as matchlock kernel ls calls it
+    /// Kernels, as matchlock kernel ls calls them
     #[arg(value_name = "REF")]
-    pub(crate) kernel: Option<String>,
+    pub(crate) kernels: Vec<String>,
     /// The same, as the 0.2 releases had it
-    #[arg(long = "ref", value_name = "REF", hide = true, conflicts_with = "kernel")]
+    #[arg(long = "ref", value_name = "REF", hide = true, conflicts_with = "kernels")]
     pub(crate) reference: Option<String>,
     /// Every one that no sandbox uses
-    #[arg(long, conflicts_with_all = ["kernel", "reference"])]
+    #[arg(long, conflicts_with_all = ["kernels", "reference"])]
     pub(crate) all: bool,
     /// As JSON
     #[arg(long)]

@@ -6,6 +6,9 @@ use clap::Args;
 
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
+    /// Only these sandboxes
+    #[arg(value_name = "ID")]
+    pub(crate) ids: Vec<String>,
     /// Only those that run
     #[arg(long)]
     pub(crate) running: bool,
@@ -16,9 +19,9 @@ pub(crate) struct ListArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct KillArgs {
-    /// Sandbox
+    /// Sandboxes
     #[arg(value_name = "ID")]
-    pub(crate) id: Option<String>,
+    pub(crate) ids: Vec<String>,
     /// Every running one
     #[arg(long)]
     pub(crate) all: bool,
@@ -26,26 +29,26 @@ pub(crate) struct KillArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RmArgs {
-    /// Sandbox
+    /// Sandboxes
     #[arg(value_name = "ID")]
-    pub(crate) id: Option<String>,
+    pub(crate) ids: Vec<String>,
     /// Every one that does not run
     #[arg(long)]
     pub(crate) stopped: bool,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct IdArgs {
-    /// Sandbox
-    #[arg(value_name = "ID")]
-    pub(crate) id: String,
+pub(crate) struct IdsArgs {
+    /// Sandboxes
+    #[arg(value_name = "ID", required = true)]
+    pub(crate) ids: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct GcArgs {
-    /// Sandbox [default: all]
+    /// Sandboxes [default: all]
     #[arg(value_name = "ID")]
-    pub(crate) id: Option<String>,
+    pub(crate) ids: Vec<String>,
     /// Kill those that run first
     #[arg(long)]
     pub(crate) force_running: bool,
@@ -59,6 +62,9 @@ pub(crate) struct LogArgs {
     /// Go on as it grows, until ^C
     #[arg(short, long)]
     pub(crate) follow: bool,
+    /// Leave control characters as they are, also on a terminal
+    #[arg(long)]
+    pub(crate) raw: bool,
 }
 
 #[derive(Debug, Args)]
@@ -67,7 +73,7 @@ pub(crate) struct PortForwardArgs {
     #[arg(value_name = "ID")]
     pub(crate) id: String,
     /// Ports here and in the sandbox
-    #[arg(value_name = "[LOCAL:]REMOTE", required = true)]
+    #[arg(value_name = "[[ADDRESS:]LOCAL:]REMOTE", required = true)]
     pub(crate) ports: Vec<String>,
     /// Address to listen on [default: 127.0.0.1]
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]

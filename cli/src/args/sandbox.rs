@@ -7,78 +7,74 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args};
 
+/// A command for each group of options of `run`, in the order of its help.
+pub(crate) const RUN_EXAMPLES: &[(&str, &str)] = &[
+    ("Image", "matchlock run --image python:3.12-alpine --pull -- python3 --version"),
+    ("Command", "matchlock run --image busybox -e TOKEN -w /tmp -i -- wc -l"),
+    ("Machine", "matchlock run --image busybox --cpus 0.5 --memory 256 -- nproc"),
+    ("Life", "matchlock run --image busybox --detach --timeout 3600"),
+    ("Network", "matchlock run --image busybox --detach -p 18080:80 -- httpd -f"),
+    ("Disks", "matchlock run --image busybox --disk @data:/data:ro -- ls /data"),
+];
+
+fn run_examples() -> String {
+    let lines = RUN_EXAMPLES.iter().map(|(group, command)| format!("  {group:9}{command}\n"));
+    let later = "Not built yet: -v/--volume, --workspace (mounts); --allow-host, --dns-servers, --mtu,
+  --network-intercept (the network); --secret, --secret-file, --secret-placeholder (secrets)";
+    format!("Examples:\n{}\n{later}", lines.collect::<String>())
+}
+
 #[derive(Debug, Args)]
+#[command(after_help = run_examples())]
 pub(crate) struct RunArgs {
     /// Container image
-    #[arg(long, value_name = "REF")]
+    #[arg(long, value_name = "REF", help_heading = "Image")]
     pub(crate) image: String,
     /// When to ask the image's registry: missing (if it is not here), always, never; bare = always
     #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "always",
-          default_value = "missing", hide_default_value = true)]
+          default_value = "missing", hide_default_value = true, help_heading = "Image")]
     pub(crate) pull: images::Pull,
-    /// CPUs; fractions are allowed
-    #[arg(long, value_name = "N", default_value_t = 1.0, allow_negative_numbers = true)]
-    pub(crate) cpus: f64,
-    /// Memory in MB
-    #[arg(long, value_name = "MB", default_value_t = 512)]
-    pub(crate) memory: u64,
-    /// Writable disk in MB
-    #[arg(long, value_name = "MB", default_value_t = 5120)]
-    pub(crate) disk_size: u64,
-    /// ext4 image or named volume as a disk; options: ro, uid=N, gid=N
-    #[arg(long, value_name = "PATH|@VOLUME:GUEST[:OPTIONS]")]
-    pub(crate) disk: Vec<String>,
-    /// Variable for every command; a bare NAME is copied from here
-    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    /// Program to put before the command; empty = none [default: the image's]
+    #[arg(long, value_name = "PROGRAM", help_heading = "Command")]
+    pub(crate) entrypoint: Option<String>,
+    /// Variable for every command; a bare NAME is copied from here, which other users do not see
+    #[arg(short, long, value_name = "NAME[=VALUE]", help_heading = "Command")]
     pub(crate) env: Vec<String>,
     /// File with one NAME[=VALUE] a line
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Command")]
     pub(crate) env_file: Vec<PathBuf>,
     /// Working directory [default: the image's]
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, value_name = "DIR", help_heading = "Command")]
     pub(crate) workdir: Option<String>,
     /// uid, uid:gid or name [default: the image's]
-    #[arg(short, long, value_name = "USER")]
+    #[arg(short, long, value_name = "USER", help_heading = "Command")]
     pub(crate) user: Option<String>,
-    /// Program to put before the command; empty = none [default: the image's]
-    #[arg(long, value_name = "PROGRAM")]
-    pub(crate) entrypoint: Option<String>,
-    /// Host name [default: the sandbox's id]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) hostname: Option<String>,
-    /// Line for /etc/hosts
-    #[arg(long, value_name = "HOST:IP", value_delimiter = ',')]
-    pub(crate) add_host: Vec<String>,
-    /// Give up after this many seconds, all preparations included
-    #[arg(long, value_name = "SECONDS")]
-    pub(crate) timeout: Option<u64>,
     /// Keep stdin open; with -t a terminal session
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = "Command")]
     pub(crate) interactive: bool,
     /// With -i: a terminal session
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = "Command")]
     pub(crate) tty: bool,
-    /// Print the sandbox's id once it runs, and let it run on
-    #[arg(short, long)]
-    pub(crate) detach: bool,
-    /// Remove the sandbox when the command ends; with =false it runs on until ^C
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          default_value_t = true, action = ArgAction::Set)]
-    pub(crate) rm: bool,
-    /// Forward a port of this host to one of the sandbox
-    #[arg(short, long, value_name = "[LOCAL:]REMOTE")]
-    pub(crate) publish: Vec<String>,
-    /// Address for --publish to listen on [default: 127.0.0.1]
-    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
-    pub(crate) address: Vec<String>,
     /// No restrictions on commands inside the sandbox
-    #[arg(long)]
+    #[arg(long, help_heading = "Command")]
     pub(crate) privileged: bool,
-    /// How long commands may take to end by themselves, such as 5s
-    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = duration, hide_default_value = true)]
-    pub(crate) graceful_shutdown: Duration,
+    /// CPUs; fractions are allowed
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1.0,
+        allow_negative_numbers = true,
+        help_heading = "Machine"
+    )]
+    pub(crate) cpus: f64,
+    /// Memory in MB
+    #[arg(long, value_name = "MB", default_value_t = 512, help_heading = "Machine")]
+    pub(crate) memory: u64,
+    /// Writable disk in MB
+    #[arg(long, value_name = "MB", default_value_t = 5120, help_heading = "Machine")]
+    pub(crate) disk_size: u64,
     /// auto, kvm or software
-    #[arg(long, value_name = "KIND", default_value = "auto")]
+    #[arg(long, value_name = "KIND", default_value = "auto", help_heading = "Machine")]
     pub(crate) machine: policy::machine::Request,
     /// Guest kernel: path, or image in a registry [default: Debian's]
     #[arg(
@@ -87,12 +83,42 @@ pub(crate) struct RunArgs {
         env = "MATCHLOCK_KERNEL",
         default_value = "",
         hide_default_value = true,
-        hide_env_values = true
+        hide_env_values = true,
+        help_heading = "Machine"
     )]
     pub(crate) kernel: String,
-    /// No network (there is none yet)
-    #[arg(long, hide = true)]
+    /// Print the sandbox's id once it runs, and let it run on
+    #[arg(short, long, help_heading = "Life")]
+    pub(crate) detach: bool,
+    /// Remove the sandbox when the command ends; with =false it runs on until ^C
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value_t = true, action = ArgAction::Set, value_parser = super::boolean, help_heading = "Life")]
+    pub(crate) rm: bool,
+    /// Give up after this many seconds, all preparations included
+    #[arg(long, value_name = "SECONDS", help_heading = "Life")]
+    pub(crate) timeout: Option<u64>,
+    /// How long commands may take to end by themselves, such as 5s
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = duration, hide_default_value = true,
+          help_heading = "Life")]
+    pub(crate) graceful_shutdown: Duration,
+    /// No network; until there is one, with this nothing is said of it
+    #[arg(long, help_heading = "Network")]
     pub(crate) no_network: bool,
+    /// Forward a port of this host to one of the sandbox; ranges such as 8080-8082:80-82 too
+    #[arg(short, long, value_name = "[[ADDRESS:]LOCAL:]REMOTE", help_heading = "Network")]
+    pub(crate) publish: Vec<String>,
+    /// Address for --publish to listen on where it names none [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', help_heading = "Network")]
+    pub(crate) address: Vec<String>,
+    /// Host name [default: the sandbox's id]
+    #[arg(long, value_name = "NAME", help_heading = "Network")]
+    pub(crate) hostname: Option<String>,
+    /// Line for /etc/hosts
+    #[arg(long, value_name = "HOST:IP", value_delimiter = ',', help_heading = "Network")]
+    pub(crate) add_host: Vec<String>,
+    /// ext4 image or named volume as a disk; options: ro, uid=N, gid=N
+    #[arg(long, value_name = "PATH|@VOLUME:GUEST[:OPTIONS]", help_heading = "Disks")]
+    pub(crate) disk: Vec<String>,
     /// One line of JSON on stderr at the end: when the sandbox got where
     #[arg(long, hide = true)]
     pub(crate) timings: bool,

@@ -36,9 +36,9 @@ pub(crate) struct VolumeCreateArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct VolumeRmArgs {
-    /// Volume
-    #[arg(value_name = "NAME")]
-    pub(crate) name: String,
+    /// Volumes
+    #[arg(value_name = "NAME", required = true)]
+    pub(crate) names: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -18,7 +18,7 @@ pub struct Vm {
     pub status: String,
     /// Image, as asked for.
     pub image: String,
-    /// `YYYY-MM-DD HH:MM:SS`, UTC.
+    /// RFC 3339, UTC: `YYYY-MM-DDTHH:MM:SSZ`.
     pub created_at: String,
     /// Owner's process id; 0 = it has ended.
     pub pid: u32,
@@ -35,7 +35,7 @@ pub struct Image {
     pub digest: String,
     /// Bytes of its layers.
     pub size: u64,
-    /// `YYYY-MM-DD HH:MM:SS`, UTC.
+    /// RFC 3339, UTC: `YYYY-MM-DDTHH:MM:SSZ`.
     pub created_at: String,
 }
 

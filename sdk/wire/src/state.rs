@@ -1,6 +1,6 @@
 //! What `matchlock get` and `matchlock inspect` print.
 //!
-//! Of variables there are only names: nothing of this ever holds a value that might be a secret.
+//! Of variables there are only names: nothing of this ever holds a value that might be a secret. Times are RFC 3339, UTC.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub struct VmDetails {
     pub status: String,
     /// Image, as asked for.
     pub image: String,
-    /// `YYYY-MM-DD HH:MM:SS`, UTC.
+    /// `YYYY-MM-DDTHH:MM:SSZ`.
     pub created_at: String,
     /// What was asked for.
     pub config: VmConfig,
@@ -42,6 +42,8 @@ pub struct VmConfig {
     pub network: VmNetwork,
     /// Directories of its own.
     pub vfs: VmVfs,
+    /// Variables, each with `***` for its value.
+    pub env: BTreeMap<String, &'static str>,
     /// Names of variables.
     pub env_names: Vec<String>,
     /// In place of what the image says.
@@ -136,6 +138,9 @@ pub struct VmImageConfig {
     /// Its arguments.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cmd: Option<Vec<String>>,
+    /// Variables, each with `***` for its value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub env: Option<BTreeMap<String, &'static str>>,
     /// Names of variables.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub env_names: Option<Vec<String>>,
@@ -163,7 +168,7 @@ pub struct Lifecycle {
     pub backend: String,
     /// `creating`, `running`, `cleaned`, …
     pub phase: String,
-    /// `YYYY-MM-DD HH:MM:SS.mmm`, UTC.
+    /// `YYYY-MM-DDTHH:MM:SS.mmmZ`.
     pub updated_at: String,
     /// What went wrong last.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -192,7 +197,7 @@ pub struct CleanupStep {
     /// What went wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// `YYYY-MM-DD HH:MM:SS.mmm`, UTC.
+    /// `YYYY-MM-DDTHH:MM:SS.mmmZ`.
     pub updated_at: String,
 }
 

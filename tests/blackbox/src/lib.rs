@@ -141,11 +141,19 @@ impl Home {
         command
     }
 
-    /// `matchlock run` on the machine and kernel under test, with the built-in image.
+    /// `matchlock run` on the machine and kernel under test, with the built-in image and no network.
     #[must_use]
     pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command =
-            self.matchlock(["run", "--machine", &machine(), "--image", IMAGE, "--memory", "256"]);
+        let mut command = self.matchlock([
+            "run",
+            "--machine",
+            &machine(),
+            "--image",
+            IMAGE,
+            "--memory",
+            "256",
+            "--no-network",
+        ]);
         let args: Vec<_> = args.into_iter().collect();
         let own_kernel = args.iter().any(|arg| arg.as_ref() == "--kernel");
         let kernel = std::env::var("MATCHLOCK_TEST_KERNEL").unwrap_or_default();

@@ -62,7 +62,7 @@ pub(super) async fn run(mut call: Call, inside: Inside) -> Result<Answer> {
 fn ports(forwards: &[(i64, u16)], addresses: &[String]) -> Result<(Vec<Forward>, Vec<IpAddr>)> {
     let failed = |what: String| Failure::vm(format!("bind local port-forward listener {what}"));
     let forward = |&(local, remote_port): &(i64, u16)| match u16::try_from(local) {
-        Ok(local_port) => Ok(Forward { local_port, remote_port }),
+        Ok(local_port) => Ok(Forward { address: None, local_port, remote_port }),
         Err(_) => Err(failed(format!("port {local}: not in 0..65535"))),
     };
     let address = |text: &String| match text.trim() {
@@ -83,7 +83,7 @@ mod tests {
     fn what_cannot_be_listened_on() {
         let addresses = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         let (forwards, ips) = ports(&[(0, 80), (65_535, 1)], &addresses(&["localhost", " ::1 "])).unwrap();
-        assert_eq!(forwards[1], Forward { local_port: 65_535, remote_port: 1 });
+        assert_eq!(forwards[1], Forward { address: None, local_port: 65_535, remote_port: 1 });
         assert_eq!(ips, ["127.0.0.1".parse::<IpAddr>().unwrap(), "::1".parse().unwrap()]);
         for (local, address) in [(65_536, "::1"), (-1, "::1"), (1, "host.example"), (1, "")] {
             let failure = ports(&[(local, 80)], &addresses(&[address])).unwrap_err();

@@ -44,6 +44,8 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 /// From which port to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Forward {
+    /// Where on the host, and nowhere else.
+    pub address: Option<IpAddr>,
     /// Port on the host; 0 = any that is free.
     pub local_port: u16,
     /// Port in the guest.
@@ -76,7 +78,8 @@ pub struct Forwards {
 }
 
 impl Forwards {
-    /// Listens for each forward on each address: all of them or none. Needs a tokio runtime around it.
+    /// Listens for each forward on its address, or on each of these if it has none: all of them or none. Needs a tokio
+    /// runtime around it.
     pub fn bind(guest: &Guest, forwards: &[Forward], addresses: &[IpAddr]) -> Result<(Self, Vec<Binding>)> {
         Self::bind_at_most(guest, forwards, addresses, MAX_CONNECTIONS)
     }
@@ -90,7 +93,7 @@ impl Forwards {
         let mut bound = Vec::new();
         let mut taken = HashSet::new();
         for forward in forwards {
-            for address in addresses {
+            for address in forward.address.as_ref().map_or(addresses, std::slice::from_ref) {
                 let address = SocketAddr::new(*address, forward.local_port);
                 if forward.local_port != 0 && !taken.insert(address) {
                     return Err(Error::Listener { address, source: io::Error::other("given twice") });
@@ -245,7 +248,7 @@ mod tests {
     use crate::fake::{guest_with, request, run, say};
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    const ANY: Forward = Forward { local_port: 0, remote_port: 80 };
+    const ANY: Forward = Forward { address: None, local_port: 0, remote_port: 80 };
 
     /// The connection that was asked for, made; `None` if it was refused or nothing was asked.
     async fn connected(mut stream: UnixStream) -> Option<UnixStream> {
@@ -379,7 +382,7 @@ mod tests {
             assert!(bindings.iter().all(|binding| binding.local_port != 0 && binding.remote_port == 80));
             assert_ne!(bindings[0].local_port, bindings[1].local_port);
 
-            let taken = Forward { local_port: bindings[0].local_port, remote_port: 80 };
+            let taken = Forward { local_port: bindings[0].local_port, ..ANY };
             let error = Forwards::bind(&guest, &[ANY, taken], &[HERE]).unwrap_err();
             let text =
                 format!("bind local port-forward listener {}: Address already in use", at(&bindings[0]));

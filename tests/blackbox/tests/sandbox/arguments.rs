@@ -28,7 +28,6 @@ fn refused(home: &Home, args: &[&str], message: &str) {
 
 fn bad_ones_are_one_line() {
     let home = Home::new();
-    refused(&home, &[], "a command is missing");
     refused(&home, &["frob"], "unknown command \"frob\"");
     refused(&home, &["run", "--image", "x", "--frob", "true"], "unknown flag: --frob");
     refused(&home, &["run", "true"], "missing --image <REF>");
@@ -66,6 +65,16 @@ fn options_of_later_parts_are_refused() {
         let args = ["run", "--image", "x", option[0], option[1], "true"];
         refused(&home, &args, &format!("{} is not built yet ({part})", option[0]));
     }
+    for args in [&["allow-list", "add", "vm-00000000", "a.example", "--x"][..], &["allow-list"]] {
+        refused(&home, args, "allow-list is not built yet (the network)");
+    }
+    for (option, value) in [("--build-cpus", "2"), ("--build-memory", "2"), ("--mtu", "1400")] {
+        let args = ["build", "-t", "a:1", option, value, "."];
+        refused(&home, &args, &format!("{option} is not built yet (builds in a sandbox)"));
+    }
+    let done = home.done(["setup", "linux", "--user", "me"]);
+    assert_eq!((done.status, done.stderr.as_str()), (0, ""));
+    assert!(done.stdout.starts_with("Nothing has to be set up."), "{done:?}");
     home.assert_nothing_left();
 }
 
@@ -90,13 +99,17 @@ fn impossible_resources_are_refused() {
 
 fn help_and_version() {
     let home = Home::new();
-    for args in [&["--help"][..], &["run", "--help"], &["exec", "-h"], &["image", "--help"]] {
+    let groups = [&[][..], &["image"], &["volume"], &["kernel"]];
+    for args in
+        [&["--help"][..], &["run", "--help"], &["exec", "-h"], &["image", "--help"]].into_iter().chain(groups)
+    {
         let done = home.done(args);
         assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{args:?}");
         assert!(done.stdout.contains("Usage: matchlock"), "{args:?}: {}", done.stdout);
     }
     let long = home.done(["version"]).stdout;
     let short = home.done(["--version"]).stdout;
+    assert_eq!(home.done(["-v"]).stdout, short);
     let version = short.strip_prefix("matchlock version ").unwrap().trim();
     assert!(long.starts_with(&format!("matchlock {version} (commit: ")), "{long}");
 }
@@ -122,6 +135,11 @@ fn unknown_sandboxes() {
         refused(&home, &["exec", id, "true"], &format!("VM not found {id}: VM {id} not found"));
         refused(&home, &["kill", id], &format!("VM {id} not found"));
         refused(&home, &["rm", id], &format!("VM {id} not found"));
+    }
+    for command in ["kill", "rm", "get", "inspect", "list"] {
+        let done = home.done([command, "vm-00000001", "vm-00000002"]);
+        let expected = "matchlock: VM vm-00000001 not found\nmatchlock: VM vm-00000002 not found\n";
+        assert_eq!((done.status, done.stderr.as_str()), (1, expected), "{command}");
     }
     refused(&home, &["kill"], "VM ID required (or use --all)");
     refused(&home, &["rm"], "VM ID required (or use --stopped)");

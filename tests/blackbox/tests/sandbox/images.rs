@@ -56,7 +56,7 @@ fn registry() -> Registry {
 /// Runs a command in a sandbox of an image.
 fn run(home: &Home, options: &[&str], image: &str, command: &[&str]) -> Done {
     let machine = machine();
-    let mut args = vec!["run", "--machine", &machine, "--memory", "256"];
+    let mut args = vec!["run", "--machine", &machine, "--memory", "256", "--no-network"];
     let kernel = std::env::var("MATCHLOCK_TEST_KERNEL").unwrap_or_default();
     if !kernel.is_empty() {
         args.extend(["--kernel", &kernel]);

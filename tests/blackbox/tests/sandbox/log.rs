@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use blackbox::{Home, end, read_until, signal, spawn};
+use blackbox::{Home, Terminal, end, read_until, signal, spawn};
 use rustix::process::Signal;
 
 use crate::Test;
@@ -14,12 +14,26 @@ pub(crate) const TESTS: &[Test] = &[
 
 fn followed_until_interrupted() {
     let home = Home::new();
-    let id =
-        home.detached(&["--", "sh", "-c", "echo first; until test -e /go; do sleep 0.1; done; echo second"]);
+    let id = home.detached(&[
+        "--",
+        "sh",
+        "-c",
+        "printf 'a\\033[31mb\\n'; echo first; until test -e /go; do sleep 0.1; done; echo second",
+    ]);
     let mut follower = spawn(&mut home.matchlock(["log", "-f", &id]));
     read_until(&mut follower, "first\n");
     let now = home.done(["log", &id]);
     assert!(now.stdout.contains("first\n") && !now.stdout.contains("second"), "{now:?}");
+    assert!(now.stdout.contains("a\x1b[31mb\n"), "a file gets what the guest wrote: {now:?}");
+    for (option, shown) in [("--follow", "a^[[31mb"), ("--follow=false", "a^[[31mb"), ("--raw", "a\x1b[31mb")]
+    {
+        let mut terminal = Terminal::new(24, 80);
+        let mut log = terminal.spawn(&mut home.matchlock(["log", option, &id]));
+        let seen = terminal.read_until("first");
+        assert!(seen.contains(shown), "{option}: {seen:?}");
+        signal(&log, Signal::INT);
+        log.wait().unwrap();
+    }
     assert_eq!(home.done(["exec", &id, "touch", "/go"]).status, 0);
     read_until(&mut follower, "second\n");
 

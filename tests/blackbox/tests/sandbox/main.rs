@@ -18,6 +18,7 @@ mod port_forward;
 mod programs;
 mod records;
 mod rpc;
+mod streams;
 mod sudo;
 
 use std::process::ExitCode;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
             (Needs::Builder, images::TESTS_OF_BUILDS),
             (Needs::Images, images::TESTS_WITHOUT_GUEST),
             (Needs::Program, arguments::TESTS),
+            (Needs::Program, streams::TESTS_WITHOUT_GUEST),
             (Needs::Program, records::TESTS_WITHOUT_GUEST),
             (Needs::Program, port_forward::TESTS_WITHOUT_GUEST),
             (Needs::Program, kernels::TESTS_WITHOUT_GUEST),
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         ]);
     }
     sets.extend::<[(Needs, &[Test]); _]>([
+        (Needs::Guest, streams::TESTS),
         (Needs::Guest, programs::TESTS),
         (Needs::GuestOfImages, images::TESTS),
         (Needs::Guest, images::TESTS_OF_OWN),

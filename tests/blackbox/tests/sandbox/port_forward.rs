@@ -17,6 +17,11 @@ fn bad_specifications() {
     for (arguments, expected) in [
         (&["-p", "http"][..], "invalid port-forward specification \"http\""),
         (&["-p", "80:0"], "invalid port-forward specification \"80:0\""),
+        (
+            &["-p", "53/udp"],
+            "invalid port-forward specification \"53/udp\": udp is not forwarded, only tcp is",
+        ),
+        (&["-p", "1-2:3"], "invalid port-forward specification \"1-2:3\": the ranges differ in length"),
         (&["-p", "80", "-p", "80:81"], "invalid port-forward specification \"80:81\""),
         (&["-p", "80", "--address", "example.com"], "invalid port-forward bind address \"example.com\""),
     ] {
@@ -53,7 +58,7 @@ fn published_and_forwarded() {
                   printf '#!/bin/sh\ndd bs=1 count=1 >/dev/null 2>&1; printf half' > /cut; chmod +x /cut; \
                   nc -ll -p 8 -e /cut & echo up; \
                   exec nc -ll -p 7 -e /answer";
-    let (published_spec, cut_spec) = (format!("{published}:7"), format!("{cut}:8"));
+    let (published_spec, cut_spec) = (format!("{published}:7"), format!("127.0.0.1:{cut}-{cut}:8-8/tcp"));
     let mut run = spawn(&mut home.run(["-p", &published_spec, "-p", &cut_spec, "--", "sh", "-c", script]));
     read_until(&mut run, "up\n");
     let id = blackbox::names(&home.vms()).pop().unwrap();

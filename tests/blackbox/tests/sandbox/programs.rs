@@ -42,7 +42,7 @@ fn shared() -> MutexGuard<'static, Option<Shared>> {
     SHARED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn with_sandbox<T>(test: impl FnOnce(&Home, &str) -> T) -> T {
+pub(crate) fn with_sandbox<T>(test: impl FnOnce(&Home, &str) -> T) -> T {
     let mut shared = shared();
     let Shared { home, id } = shared.get_or_insert_with(|| {
         let home = Home::new();
@@ -77,11 +77,14 @@ fn run_sets_everything_up() {
     let mut command =
         home.run(["-i", "--hostname", "box", "--add-host", "db:10.1.2.3", "-w", "/tmp", "-u", "1000:1001"]);
     command.args(["--env-file", file.path().to_str().unwrap(), "-e", "LATER=option", "--cpus", "1"]);
-    command.args(["--entrypoint", "sh", "--", "-c", script]);
+    // That there is no network is said once, to those who did not ask for that.
+    command.args(["--no-network=false", "--entrypoint", "sh", "--", "-c", script]);
     let done = done_with_input(&mut command, b"input\n");
     let expected = "box\n/tmp\n1000\n1001\nfile option\n10.1.2.3 db\n1\ninput\n";
     let stdout = done.stdout.replace('\t', " ");
-    assert_eq!((done.status, stdout.as_str(), done.stderr.as_str()), (0, expected, ""));
+    assert_eq!((done.status, stdout.as_str()), (0, expected), "{done:?}");
+    assert!(done.stderr.starts_with("matchlock: the sandbox has no network, "), "{done:?}");
+    assert_eq!(done.stderr.lines().count(), 1, "{done:?}");
     home.assert_nothing_left();
 }
 

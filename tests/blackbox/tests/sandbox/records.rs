@@ -72,10 +72,21 @@ fn get_and_inspect() {
     assert_eq!(vm["config"]["network"]["hostname"], "box");
     assert_eq!(vm["config"]["network"]["add_hosts"][0]["ip"], "10.0.0.1");
     assert_eq!(vm["config"]["env_names"], Value::from(vec!["API_KEY"]));
+    assert_eq!(vm["config"]["env"], serde_json::json!({"API_KEY": "***"}));
     assert_eq!(phases(&home, &id), ["creating", "created", "starting", "running"]);
+    let listed = json(&home.done(["list", "--json", &id]));
+    assert_eq!((listed[0]["id"].as_str(), &listed[0]["created_at"]), (Some(id.as_str()), &vm["created_at"]));
     let inspection = json(&home.done(["stat", &id]));
     assert_eq!(inspection["vm"], vm);
     assert_eq!(inspection["lifecycle"]["backend"], blackbox::machine());
+    for (time, length) in [
+        (&vm["created_at"], "2026-01-02T03:04:05Z".len()),
+        (&inspection["lifecycle"]["updated_at"], "2026-01-02T03:04:05.678Z".len()),
+    ] {
+        // RFC 3339, which Go's decoder wants.
+        let time = time.as_str().unwrap();
+        assert!(time.len() == length && &time[10..11] == "T" && time.ends_with('Z'), "{time}");
+    }
     assert_eq!(inspection["lifecycle"]["resources"]["state_dir"], home.vms().join(&id).to_str().unwrap());
     assert_eq!(inspection["lifecycle"]["cleanup"], Value::Object(serde_json::Map::default()));
 
@@ -101,7 +112,12 @@ fn get_and_inspect() {
 fn prune_and_gc() {
     let home = Home::new();
     let [running, stopped, crashed] = [home.detached(&[]), home.detached(&[]), home.detached(&[])];
-    assert_eq!(home.done(["kill", &stopped]).status, 0);
+    let both = home.done(["kill", &stopped, "vm-00000000"]);
+    assert_eq!(
+        (both.status, both.stdout),
+        (1, format!("Killed {stopped}\n")),
+        "the other one does not matter"
+    );
     kill_owner(&home, &crashed);
     home.assert_processes_of(1);
 

@@ -117,8 +117,19 @@ impl User {
     fn run_detached(&self, more: &[&str]) -> String {
         let kernel = std::env::var("MATCHLOCK_TEST_KERNEL").unwrap_or_default();
         let machine = machine();
-        let arguments =
-            ["run", "-d", "--machine", &machine, "--image", IMAGE, "--kernel", &kernel, "--memory", "256"];
+        let arguments = [
+            "run",
+            "-d",
+            "--machine",
+            &machine,
+            "--image",
+            IMAGE,
+            "--kernel",
+            &kernel,
+            "--memory",
+            "256",
+            "--no-network",
+        ];
         let done = self.sudo(&[&arguments, more].concat());
         assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{done:?}");
         done.stdout.trim_end().to_owned()
