@@ -128,6 +128,17 @@ pub(crate) enum Command {
     },
 }
 
+impl Command {
+    /// The variables for a guest, some of them with their values.
+    pub(crate) fn variables(&self) -> &[String] {
+        match self {
+            Self::Run(args) => &args.env,
+            Self::Exec(args) => &args.env,
+            _ => &[],
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct JsonArgs {
     /// As JSON

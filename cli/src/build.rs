@@ -48,7 +48,7 @@ pub(crate) fn build(args: &BuildArgs) -> anyhow::Result<u8> {
     for path in [&args.context, &file] {
         fs::metadata(path).with_context(|| path.display().to_string())?;
     }
-    let builder = BUILDERS.iter().find(|builder| installed(builder.program));
+    let builder = BUILDERS.iter().find(|builder| process::find_program(builder.program).is_some());
     let builder = builder.ok_or_else(|| {
         advice("no builder is installed: buildah, podman or docker", "apt-get install buildah")
     })?;
@@ -64,11 +64,6 @@ pub(crate) fn build(args: &BuildArgs) -> anyhow::Result<u8> {
     say!("Layers: {}", imported.image.layers.len());
     say!("Size: {}", megabytes(imported.size()));
     Ok(0)
-}
-
-fn installed(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
 impl Builder {

@@ -3,6 +3,7 @@
 //! The child reports over its standard output once its sandbox is ready, so the id that is printed is one that works,
 //! and over its standard error why there is none. Not here: what the child does otherwise (`run`).
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -23,10 +24,10 @@ pub(crate) fn is_child() -> bool {
     std::env::var_os(CHILD_ENV).is_some()
 }
 
-/// Starts the child and waits for its report.
-pub(crate) fn launch() -> anyhow::Result<u8> {
+/// Starts the child with this process's arguments and waits for its report.
+pub(crate) fn launch(arguments: &[OsString]) -> anyhow::Result<u8> {
     let mut child = Command::new(std::env::current_exe()?)
-        .args(std::env::args_os().skip(1))
+        .args(arguments.iter().skip(1))
         .env(CHILD_ENV, "1")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

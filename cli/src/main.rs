@@ -7,6 +7,7 @@
 
 mod args;
 mod build;
+mod command_line;
 mod detach;
 mod diagnose;
 mod environment;
@@ -23,6 +24,7 @@ mod pull;
 mod rpc;
 mod run;
 mod say;
+mod search_path;
 mod signals;
 mod state;
 mod stdio;
@@ -32,22 +34,31 @@ mod tame;
 mod terminal;
 mod volume;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use args::{Cli, Command, ImageCommand, KernelCommand, VolumeCommand};
 use failure::advice;
+use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sandbox::Start;
 use say::say;
 
 fn main() -> ExitCode {
     let start = Start::now();
-    let cli = match args::parse(std::env::args_os()) {
+    if let Err(error) = search_path::put_right() {
+        failure::print(&format!("starting again with another PATH: {error}"), None);
+        return ExitCode::FAILURE;
+    }
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let cli = match args::parse(arguments.clone()) {
         Ok(cli) => cli,
         Err(refusal) => return refusal.show(),
     };
     log_to_stderr(cli.log_level);
-    match dispatch(cli, start) {
+    command_line::hide(&arguments, cli.command.variables());
+    heed_file_limits();
+    match dispatch(cli, &arguments, start) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             failure::show(&error);
@@ -56,9 +67,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli, start: Start) -> anyhow::Result<u8> {
+fn dispatch(cli: Cli, arguments: &[OsString], start: Start) -> anyhow::Result<u8> {
     match cli.command {
-        Command::Run(args) => run::run(*args, start),
+        Command::Run(args) => run::run(*args, arguments, start),
         Command::Exec(args) => exec::exec(args),
         Command::Rpc(args) => rpc::rpc(&args),
         Command::List(args) => state::list(&args),
@@ -133,6 +144,18 @@ fn block_on<F: Future>(future: F) -> anyhow::Result<F::Output> {
     let output = runtime.block_on(future);
     runtime.shutdown_background();
     Ok(output)
+}
+
+/// Files as long as this process may make them; past that a write fails, instead of ending the process without a word.
+fn heed_file_limits() {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGXFSZ);
+    let limit = getrlimit(Resource::Fsize);
+    let raised = setrlimit(Resource::Fsize, Rlimit { current: limit.maximum, ..limit });
+    // Before there are other threads, which begin with the signals of this one.
+    if let Err(error) = signals.thread_block().map_err(std::io::Error::from).and(raised.map_err(Into::into)) {
+        tracing::debug!("limits on files: {error}");
+    }
 }
 
 /// As many open files as this process may have: the soft limit is for programs that use select(2).

@@ -4,6 +4,7 @@
 //! returns. Not here: how any of it is done (`sandbox`).
 
 use std::cell::Cell;
+use std::ffi::OsString;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +29,7 @@ use crate::{block_on, detach, environment};
 const LAST_OUTPUT_LIMIT: Duration = Duration::from_secs(2);
 
 /// Runs it; the command's exit status.
-pub(crate) fn run(args: RunArgs, start: Start) -> anyhow::Result<u8> {
+pub(crate) fn run(args: RunArgs, arguments: &[OsString], start: Start) -> anyhow::Result<u8> {
     if let Some((option, part)) = args.later.given() {
         anyhow::bail!("{option} is not built yet ({part})");
     }
@@ -46,7 +47,7 @@ pub(crate) fn run(args: RunArgs, start: Start) -> anyhow::Result<u8> {
         args,
     };
     if run.args.detach && !detached {
-        return detach::launch();
+        return detach::launch(arguments);
     }
     block_on(run.supervise(&home))?
 }

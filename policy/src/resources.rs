@@ -32,6 +32,8 @@ pub struct Host {
     pub cpus: u32,
     /// RAM.
     pub memory_mb: u64,
+    /// The longest file that this process may write, if that is limited (`ulimit -f`).
+    pub file_mb: Option<u64>,
 }
 
 /// What a sandbox gets.
@@ -75,6 +77,14 @@ pub enum ResourceError {
     /// Outside the bounds.
     #[error("a disk of {0} MB is outside {MIN_DISK_MB}..{MAX_DISK_MB} MB")]
     Disk(u64),
+    /// Longer than files may be.
+    #[error("a disk of {asked} MB asked for, but no file may be longer than {most} MB here (ulimit -f)")]
+    LongFile {
+        /// Asked for.
+        asked: u64,
+        /// Allowed.
+        most: u64,
+    },
 }
 
 /// A number that may have hundreds of digits.
@@ -95,6 +105,9 @@ pub fn grant(request: &Request, host: &Host) -> Result<Grant, ResourceError> {
     let memory_mib = u32::try_from(request.memory_mb).map_err(|_| too_much)?;
     if !(MIN_DISK_MB..=MAX_DISK_MB).contains(&request.disk_size_mb) {
         return Err(ResourceError::Disk(request.disk_size_mb));
+    }
+    if let Some(most) = host.file_mb.filter(|most| *most < request.disk_size_mb) {
+        return Err(ResourceError::LongFile { asked: request.disk_size_mb, most });
     }
     Ok(Grant { vcpus, cpu_quota_milli, memory_mib, disk_size_mb: request.disk_size_mb })
 }
@@ -120,10 +133,22 @@ fn cpus(asked: f64, host: u32) -> Result<(u8, u32), ResourceError> {
 mod tests {
     use super::*;
 
-    const HOST: Host = Host { cpus: 4, memory_mb: 8000 };
+    const HOST: Host = Host { cpus: 4, memory_mb: 8000, file_mb: None };
 
     fn ask(cpus: f64, memory_mb: u64, disk_size_mb: u64) -> Result<Grant, ResourceError> {
         grant(&Request { cpus, memory_mb, disk_size_mb }, &HOST)
+    }
+
+    #[test]
+    fn a_disk_is_a_file() {
+        let grant = |file_mb| {
+            let request = Request { cpus: 1.0, memory_mb: 512, disk_size_mb: 5120 };
+            grant(&request, &Host { file_mb, ..HOST })
+        };
+        for enough in [None, Some(5120), Some(u64::MAX)] {
+            assert_eq!(grant(enough).unwrap().disk_size_mb, 5120);
+        }
+        assert_eq!(grant(Some(5119)), Err(ResourceError::LongFile { asked: 5120, most: 5119 }));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use policy::machine::HostFacts;
 use policy::resources;
+use rustix::process::{Resource, getrlimit};
 
 use crate::{Error, Result, sys};
 
@@ -24,11 +25,12 @@ pub fn facts() -> HostFacts {
     sys::facts(process::find_program(QEMU).map(|path| path.display().to_string()))
 }
 
-/// CPUs this process may use, and RAM.
+/// CPUs this process may use, RAM, and how long its files may be.
 #[must_use]
 pub fn resources() -> resources::Host {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    resources::Host { cpus: u32::try_from(cpus).unwrap_or(u32::MAX), memory_mb: sys::memory_mb() }
+    let file_mb = getrlimit(Resource::Fsize).current.map(|bytes| bytes >> 20);
+    resources::Host { cpus: u32::try_from(cpus).unwrap_or(u32::MAX), memory_mb: sys::memory_mb(), file_mb }
 }
 
 /// The guest agent's file.

@@ -164,6 +164,7 @@ pub struct Client {
     owner: UnixStream,
     talk: Talk,
     id: Id,
+    home: Home,
     paths: VmPaths,
 }
 
@@ -179,7 +180,7 @@ impl Client {
             Ok(owner)
         });
         match connected {
-            Ok(owner) => Ok(Self { owner, talk: Talk::default(), id: id.clone(), paths }),
+            Ok(owner) => Ok(Self { owner, talk: Talk::default(), id: id.clone(), home: home.clone(), paths }),
             Err(error) => Err(why_not(home, id, &path, error)),
         }
     }
@@ -190,7 +191,7 @@ impl Client {
     }
 
     fn stop_within(mut self, margin: Duration) -> Result<()> {
-        let owner = self.paths.owner().map_err(Error::io(self.paths.directory()))?;
+        let owner = self.home.as_user(|| self.paths.owner().map_err(Error::io(self.paths.directory())))?;
         self.say(&Stop {}.into())?;
         self.hear(Talk::greeting)?;
         let (Stopping { limit_ms }, None) = self.hear(Talk::answer)? else { return Err(FRAME_KIND) };

@@ -92,7 +92,7 @@ mod tests {
             grace: Duration::ZERO,
             shared_memory: false,
         };
-        let host = policy::resources::Host { cpus: 4, memory_mb: 8192 };
+        let host = policy::resources::Host { cpus: 4, memory_mb: 8192, file_mb: None };
         let grant = policy::resources::grant(&spec.resources, &host).unwrap();
         let config = Config::new(&spec, grant);
         assert_eq!(config.env, ["API_KEY"]);

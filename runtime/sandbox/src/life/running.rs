@@ -18,6 +18,9 @@ use crate::{Error, Result};
 /// How long an ended machine may take to show it, and its last console bytes to arrive.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
 
+/// Most bytes of the console that are taken at once: what a pipe holds.
+const CONSOLE_CHUNK: usize = 64 << 10;
+
 /// A machine that was just made.
 pub(super) struct Booted {
     machine: Box<dyn Machine>,
@@ -148,12 +151,23 @@ fn explained(ending: Ending, last_words: Option<String>, when: &str) -> Error {
     Error::Ended { how, last_words }
 }
 
-/// Gives everything that comes out of a pipe to `take`.
-pub(super) async fn read_pipe(pipe: std::io::PipeReader, take: impl Fn(&[u8])) {
+/// Gives everything that comes out of a pipe to `take`, one piece at a time, on a thread that may wait for a disk: a guest that
+/// floods its console keeps nobody else waiting.
+pub(super) async fn read_pipe(pipe: std::io::PipeReader, take: impl Fn(&[u8]) + Send + Sync + 'static) {
     let Ok(mut pipe) = tokio::net::unix::pipe::Receiver::from_owned_fd(pipe.into()) else { return };
-    let mut buffer = [0; 4096];
+    let take = Arc::new(take);
+    let mut buffer = vec![0; CONSOLE_CHUNK];
     while let Ok(length @ 1..) = pipe.read(&mut buffer).await {
-        take(&buffer[..length]);
+        let (take, mut bytes) = (Arc::clone(&take), buffer);
+        let taken = spawn_blocking(move || {
+            take(bytes.get(..length).unwrap_or_default());
+            bytes.resize(CONSOLE_CHUNK, 0);
+            bytes
+        });
+        match taken.await {
+            Ok(emptied) => buffer = emptied,
+            Err(_) => return,
+        }
     }
 }
 
@@ -220,6 +234,28 @@ pub(super) mod tests {
 
     pub(in super::super) fn running(machine: Pretended) -> Running {
         Running::new(Booted::watched(Box::new(machine)).unwrap(), tokio::spawn(std::future::ready(())))
+    }
+
+    /// On the only thread of a run-time.
+    #[tokio::test]
+    async fn a_console_that_waits_for_its_disk_keeps_nobody_else_waiting() {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let (disk, gate) = std::sync::mpsc::channel();
+        let gate = std::sync::Mutex::new(gate);
+        let (seen, mut taken) = tokio::sync::mpsc::unbounded_channel();
+        let reading = tokio::spawn(read_pipe(reader, move |bytes| {
+            gate.lock().unwrap().recv().unwrap();
+            seen.send(bytes.to_vec()).unwrap();
+        }));
+        std::io::Write::write_all(&mut writer, b"flood").unwrap();
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(taken.try_recv().is_err());
+        disk.send(()).unwrap();
+        assert_eq!(taken.recv().await.unwrap(), b"flood");
+        drop(writer);
+        reading.await.unwrap();
     }
 
     fn console() -> (tempfile::TempDir, Arc<Console>) {

@@ -76,41 +76,44 @@ impl Change {
 impl Records {
     /// Everything that became of a sandbox, oldest first.
     pub fn history(&self, id: &Id) -> Result<Vec<Version>> {
-        let mut steps = self.db().prepare(
-            "SELECT step, error, at_ms FROM cleanup WHERE vm_id = ?1 AND version = ?2 ORDER BY at_ms, step",
-        )?;
-        let mut versions = self.db().prepare(
-            "SELECT version, phase, at_ms, last_error FROM lifecycle WHERE vm_id = ?1 ORDER BY version",
-        )?;
-        let mut rows = versions.query([id.as_str()])?;
-        let mut history = Vec::new();
-        while let Some(row) = rows.next()? {
-            let (version, phase): (u32, String) = (row.get(0)?, row.get(1)?);
-            let cleanup = steps.query_map(params![id.as_str(), version], |row| {
-                Ok(Step { name: row.get(0)?, error: row.get(1)?, at_ms: milliseconds(row.get(2)?) })
-            })?;
-            history.push(Version {
-                version,
-                phase: Phase::from_name(&phase).ok_or_else(|| BadRow::new(id.as_str()))?,
-                at_ms: milliseconds(row.get(2)?),
-                last_error: row.get(3)?,
-                cleanup: cleanup.collect::<Result<_, _>>()?,
-            });
-        }
-        Ok(history)
+        self.as_user(|db| {
+            let mut steps = db.prepare(
+                "SELECT step, error, at_ms FROM cleanup WHERE vm_id = ?1 AND version = ?2 ORDER BY at_ms, step",
+            )?;
+            let mut versions = db.prepare(
+                "SELECT version, phase, at_ms, last_error FROM lifecycle WHERE vm_id = ?1 ORDER BY version",
+            )?;
+            let mut rows = versions.query([id.as_str()])?;
+            let mut history = Vec::new();
+            while let Some(row) = rows.next()? {
+                let (version, phase): (u32, String) = (row.get(0)?, row.get(1)?);
+                let cleanup = steps.query_map(params![id.as_str(), version], |row| {
+                    Ok(Step { name: row.get(0)?, error: row.get(1)?, at_ms: milliseconds(row.get(2)?) })
+                })?;
+                history.push(Version {
+                    version,
+                    phase: Phase::from_name(&phase).ok_or_else(|| BadRow::new(id.as_str()))?,
+                    at_ms: milliseconds(row.get(2)?),
+                    last_error: row.get(3)?,
+                    cleanup: cleanup.collect::<Result<_, _>>()?,
+                });
+            }
+            Ok(history)
+        })
     }
 
     /// Adds a version, if the sandbox is known.
     pub(crate) fn advance(&self, id: &Id, change: &Change) -> Result<()> {
-        self.together(|| {
-            let known = self.db().execute(
+        self.as_user(|db| {
+            self.together(|| {
+            let known = db.execute(
                 "UPDATE vms SET phase = ?2, updated_at = datetime('now') WHERE id = ?1",
                 [id.as_str(), change.phase.name()],
             )?;
             if known == 0 {
                 return Ok(());
             }
-            let version: u32 = self.db().query_row(
+            let version: u32 = db.query_row(
                 "INSERT INTO lifecycle (vm_id, version, phase, at_ms, last_error)
                  SELECT ?1, COALESCE(MAX(version), 0) + 1, ?2, ?3, ?4 FROM lifecycle WHERE vm_id = ?1
                  RETURNING version",
@@ -118,12 +121,13 @@ impl Records {
                 |row| row.get(0),
             )?;
             for step in &change.cleanup {
-                self.db().execute(
+                db.execute(
                     "INSERT OR IGNORE INTO cleanup (vm_id, version, step, error, at_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
                     params![id.as_str(), version, step.name, step.error, stored(step.at_ms)],
                 )?;
             }
             Ok(())
+            })
         })
     }
 }
@@ -170,7 +174,10 @@ mod tests {
         assert_eq!(phases, [(1, Phase::Creating), (2, Phase::StartFailed), (3, Phase::CleanupFailed)]);
         assert!(history.is_sorted_by_key(|version| version.at_ms));
         assert_eq!(history[1].last_error.as_deref(), Some("no luck"));
-        let steps: Vec<_> = history[2].cleanup.iter().map(|step| (step.name.as_str(), &step.error)).collect();
+        let mut steps: Vec<_> =
+            history[2].cleanup.iter().map(|step| (step.name.as_str(), &step.error)).collect();
+        // The first may have been done in an earlier millisecond.
+        steps.sort_unstable();
         assert_eq!(steps, [("files", &Some("x".repeat(MAX_ERROR))), ("machine", &None)]);
         assert_eq!(records.get(&record.id).unwrap().unwrap().phase, Phase::CleanupFailed);
 

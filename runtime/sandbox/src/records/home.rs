@@ -13,7 +13,8 @@
 //! ~/.cache/matchlock/          images and kernels
 //! ```
 //!
-//! Under sudo it is the home of the user who called it, and all files are that user's ([`Home::as_user`]).
+//! Under sudo it is the home of the user who called it, and all files are that user's ([`Home::as_user`]). Where root's
+//! `HOME` is another user's, they are that one's.
 //!
 //! Not here: what is in the records.
 
@@ -26,7 +27,7 @@ use registry::{Registries, Trust};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 
-use crate::records::user::User;
+use crate::records::user::{self, User};
 use crate::{Error, Id, Result};
 
 /// What outlives its owner.
@@ -48,15 +49,23 @@ pub struct Home {
 }
 
 impl Home {
-    /// Below `$HOME`; for root under sudo, below the home of the user who called it.
+    /// Below `$HOME`, or where that is not set below the home of the user database; for root under sudo, below the home
+    /// of the user who called it.
     pub fn from_env() -> Result<Self> {
         if let Some((user, home)) = User::behind_sudo(std::env::var_os("SUDO_USER").as_deref())? {
             return Ok(Self { user: Some(user), ..Self::at(&home) });
         }
-        match std::env::var_os("HOME").map(PathBuf::from) {
-            Some(home) if home.is_absolute() => Ok(Self::at(&home)),
+        let home = std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+        match home.or_else(user::home_of_this_user) {
+            Some(home) if home.is_absolute() => Ok(Self { user: User::of_home(&home)?, ..Self::at(&home) }),
             _ => Err(Error::NoHome),
         }
+    }
+
+    /// The same for somebody else.
+    #[cfg(test)]
+    pub(crate) fn at_of(home: &Path, user: User) -> Self {
+        Self { user: Some(user), ..Self::at(home) }
     }
 
     /// Below this home directory.

@@ -73,7 +73,7 @@ impl Follow {
                 return Ok(None);
             }
             self.watch.changed().await.map_err(Error::io(&self.directory))?;
-            self.removed = !self.directory.try_exists().map_err(Error::io(&self.directory))?;
+            self.removed = !exists(&self.home, &self.directory)?;
         }
     }
 
@@ -125,11 +125,15 @@ impl Follow {
 
 fn directory(home: &Home, id: &Id) -> Result<PathBuf> {
     let paths = home.vm(id);
-    match paths.directory().try_exists() {
-        Ok(true) => Ok(paths.logs()),
-        Ok(false) => Err(Error::UnknownVm(id.to_string())),
-        Err(error) => Err(Error::io(paths.directory())(error)),
+    match exists(home, paths.directory())? {
+        true => Ok(paths.logs()),
+        false => Err(Error::UnknownVm(id.to_string())),
     }
+}
+
+/// Whether it is there, as far as the user it belongs to can see.
+fn exists(home: &Home, directory: &Path) -> Result<bool> {
+    home.as_user(|| directory.try_exists().map_err(Error::io(directory)))
 }
 
 /// The files of a log, the oldest first. Opened as the user they belong to: a symbolic link in their place must not

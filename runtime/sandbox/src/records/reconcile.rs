@@ -183,7 +183,8 @@ pub fn remove(home: &Home, records: &Records, id: &Id) -> Result<()> {
 /// Waits, without end, until a sandbox has no owner. Blocks.
 pub fn wait_for_end(home: &Home, id: &Id) -> Result<()> {
     let paths = home.vm(id);
-    paths.owner().and_then(|owner| owner.wait()).map_err(Error::io(paths.directory()))
+    let owner = home.as_user(|| paths.owner().map_err(Error::io(paths.directory())))?;
+    owner.wait().map_err(Error::io(paths.directory()))
 }
 
 /// Kills the owner of a sandbox, however busy it is, and waits until it is gone. Its processes end with it; its files
@@ -198,7 +199,7 @@ pub fn end_by_force(home: &Home, records: &Records, id: &Id) -> Result<()> {
     let opened = home.as_user(|| paths.open_lock().map_err(Error::io(&paths.lock())))?;
     let holds = match opened {
         Some(lock) => owner.holds(&lock),
-        None => owner.holds_removed(&removed_lock(home, id)),
+        None => owner.holds_removed(&home.as_user(|| Ok::<_, Error>(removed_lock(home, id)))?),
     };
     if !holds.map_err(Error::system("owner process"))? {
         return Ok(());

@@ -11,6 +11,7 @@ use crate::records::history::Change;
 use crate::records::home::Home;
 use crate::records::lifecycle::Phase;
 use crate::records::schema;
+use crate::records::user::{Root, User};
 use crate::{Error, Id, Result};
 
 /// What a user is told about a sandbox's state.
@@ -61,46 +62,55 @@ pub struct Record {
     pub config: Config,
 }
 
-/// The database.
+/// The database. Whatever is done with it, its end included, is done as the user whose home it is in: SQLite makes and
+/// removes files beside it.
 #[derive(Debug)]
 pub struct Records {
     db: Connection,
+    home: Home,
+    /// Dropped after the database.
+    back: Option<Root>,
 }
 
 impl Records {
     /// Opens it, and makes it if there is none.
     pub fn open(home: &Home) -> Result<Self> {
-        Ok(Self { db: schema::open(home)? })
+        Ok(Self { db: schema::open(home)?, home: home.clone(), back: None })
     }
 
-    pub(crate) fn db(&self) -> &Connection {
-        &self.db
+    pub(crate) fn as_user<T>(&self, act: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        self.home.as_user(|| act(&self.db))
     }
 
     /// Makes one transaction of what `act` does, also within another.
     pub(crate) fn together<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
-        if !self.db.is_autocommit() {
-            return act();
-        }
-        // Taken at once: one that first reads could not become a writer behind another's back.
-        let transaction = Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate)?;
-        let result = act()?;
-        transaction.commit()?;
-        Ok(result)
+        self.as_user(|db| {
+            if !db.is_autocommit() {
+                return act();
+            }
+            // Taken at once: one that first reads could not become a writer behind another's back.
+            let transaction = Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
+            let result = act()?;
+            transaction.commit()?;
+            Ok(result)
+        })
     }
 
     /// Every record, newest first.
     pub fn list(&self) -> Result<Vec<Record>> {
-        let mut statement = self.db.prepare(&format!("{SELECT} ORDER BY created_at DESC, rowid DESC"))?;
-        let rows = statement.query_map([], from_row)?;
-        rows.map(|row| Ok(row??)).collect()
+        self.as_user(|db| {
+            let mut statement = db.prepare(&format!("{SELECT} ORDER BY created_at DESC, rowid DESC"))?;
+            let rows = statement.query_map([], from_row)?;
+            rows.map(|row| Ok(row??)).collect()
+        })
     }
 
     /// One record.
     pub fn get(&self, id: &Id) -> Result<Option<Record>> {
-        let row =
-            self.db.query_row(&format!("{SELECT} WHERE id = ?1"), [id.as_str()], from_row).optional()?;
-        row.transpose().map_err(Error::from)
+        self.as_user(|db| {
+            let row = db.query_row(&format!("{SELECT} WHERE id = ?1"), [id.as_str()], from_row);
+            row.optional()?.transpose().map_err(Error::from)
+        })
     }
 
     /// Adds a sandbox, and its history with the phase it is in.
@@ -126,11 +136,13 @@ impl Records {
 
     /// Records the end of an owner.
     pub(crate) fn set_ended(&self, id: &Id, status: Status) -> Result<()> {
-        self.db.execute(
-            "UPDATE vms SET status = ?2, pid = 0, updated_at = datetime('now') WHERE id = ?1",
-            [id.as_str(), status.name()],
-        )?;
-        Ok(())
+        self.as_user(|db| {
+            db.execute(
+                "UPDATE vms SET status = ?2, pid = 0, updated_at = datetime('now') WHERE id = ?1",
+                [id.as_str(), status.name()],
+            )?;
+            Ok(())
+        })
     }
 
     /// Forgets a sandbox and its history.
@@ -145,6 +157,18 @@ impl Records {
             }
             Ok(())
         })
+    }
+}
+
+impl Drop for Records {
+    /// From here on the thread is that user's, until the fields are dropped too, in their order.
+    fn drop(&mut self) {
+        let taken = self.home.user().map(User::take_on).transpose();
+        match taken {
+            Ok(back) => self.back = back.flatten(),
+            // A root that may not become others could not have opened it.
+            Err(error) => tracing::error!("{error}"),
+        }
     }
 }
 
@@ -215,6 +239,31 @@ pub(crate) mod tests {
         assert_eq!(rows[0], expected);
         records.delete(&expected.id).unwrap();
         assert_eq!(reopened.get(&expected.id).unwrap(), None);
+    }
+
+    /// What the user may not do is not done: the directory is root's when the database is used and closed.
+    #[test]
+    fn it_is_used_and_closed_as_the_user() {
+        if !rustix::process::geteuid().is_root() {
+            return skip::skip("root", "only root can take on another user");
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let chown =
+            |path: &std::path::Path, uid| std::os::unix::fs::chown(path, Some(uid), Some(uid)).unwrap();
+        chown(directory.path(), 54321);
+        let home = Home::at_of(directory.path(), User::nobodys(54321));
+        let records = Records::open(&home).unwrap();
+        records.insert(&record("vm-00000001")).unwrap();
+        let log = home.database().with_extension("db-wal");
+        assert!(log.exists(), "SQLite removes it when it is closed");
+        let state = home.database().parent().unwrap().to_owned();
+        assert_eq!(records.list().unwrap().len(), 1);
+        std::fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o555)).unwrap();
+        drop(records);
+        assert!(log.exists() && rustix::process::geteuid().is_root());
+        std::fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        drop(Records::open(&home).unwrap());
+        assert!(!log.exists());
     }
 
     #[test]

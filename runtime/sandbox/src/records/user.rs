@@ -1,11 +1,13 @@
-//! Whose files these are: under sudo everything in a home directory is made and removed as the user who called sudo.
+//! Whose files these are: under sudo everything in a home directory is made and removed as the user who called sudo; and
+//! without it, where root's `HOME` is somebody else's, as whoever owns that.
 //!
 //! A thread takes on that user for the length of one call, so that nothing is ever root's, not even for a moment, and
 //! so that no symbolic link in the user's directories makes root touch what the user could not. The rest of the
 //! program stays root: `/dev/kvm` and the network need it. Not here: what is done with the files.
 
 use std::ffi::{CString, OsStr};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::process::{Gid, Uid, getegid, geteuid, getgid, getgroups, getuid};
@@ -13,7 +15,10 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::{Error, Result};
 
-/// The user who called sudo.
+/// What fails where this process may not become another user's.
+const TAKING_ON: &str = "taking on the user whose home this is";
+
+/// The user on whose behalf this process is root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct User {
     uid: Uid,
@@ -23,6 +28,13 @@ pub(crate) struct User {
 }
 
 impl User {
+    /// Somebody without a name.
+    #[cfg(test)]
+    pub(crate) fn nobodys(uid: u32) -> Self {
+        let gid = Gid::from_raw(uid);
+        Self { uid: Uid::from_raw(uid), gid, groups: Arc::new([gid]) }
+    }
+
     /// The user called `name` and their home directory, if this process is root on somebody else's behalf.
     pub(crate) fn behind_sudo(name: Option<&OsStr>) -> Result<Option<(Self, PathBuf)>> {
         let name = match name.map(|name| name.to_string_lossy()) {
@@ -34,45 +46,83 @@ impl User {
         match found {
             Some(user) if user.uid.is_root() => Ok(None),
             Some(user) if user.dir.is_absolute() => {
-                let (uid, gid) = (Uid::from_raw(user.uid.as_raw()), Gid::from_raw(user.gid.as_raw()));
-                let groups = CString::new(user.name)
-                    .map_err(|_| nix::errno::Errno::EINVAL)
-                    .and_then(|name| nix::unistd::getgrouplist(&name, user.gid))
-                    .map_err(|errno| Error::system("user database")(errno.into()))?;
-                let groups = groups.into_iter().map(|gid| Gid::from_raw(gid.as_raw())).collect();
-                Ok(Some((Self { uid, gid, groups }, user.dir)))
+                let home = user.dir.clone();
+                Ok(Some((Self::of(user)?, home)))
             }
             _ => Err(Error::SudoUser(name.into_owned())),
         }
     }
 
+    /// The owner of this home directory, if this process is root and they are not. One that is not there yet is made by
+    /// whoever owns the directory around it.
+    pub(crate) fn of_home(home: &Path) -> Result<Option<Self>> {
+        if !geteuid().is_root() {
+            return Ok(None);
+        }
+        let Some(found) = home.ancestors().find_map(|path| std::fs::metadata(path).ok()) else {
+            return Ok(None);
+        };
+        let (uid, gid) = (Uid::from_raw(found.uid()), Gid::from_raw(found.gid()));
+        if uid.is_root() {
+            return Ok(None);
+        }
+        // A user id without a name, such as a container's, has the group of its home and no other.
+        let named = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(found.uid()));
+        let named = named.map_err(|errno| Error::system("user database")(errno.into()))?;
+        named.map_or_else(|| Ok(Self { uid, gid, groups: Arc::new([gid]) }), Self::of).map(Some)
+    }
+
+    /// One of the user database.
+    fn of(user: nix::unistd::User) -> Result<Self> {
+        let (uid, gid) = (Uid::from_raw(user.uid.as_raw()), Gid::from_raw(user.gid.as_raw()));
+        let groups = CString::new(user.name)
+            .map_err(|_| nix::errno::Errno::EINVAL)
+            .and_then(|name| nix::unistd::getgrouplist(&name, user.gid))
+            .map_err(|errno| Error::system("user database")(errno.into()))?;
+        let groups = groups.into_iter().map(|gid| Gid::from_raw(gid.as_raw())).collect();
+        Ok(Self { uid, gid, groups })
+    }
+
     /// Does `act` as this user. Threads and processes that it starts stay this user's.
     pub(crate) fn run<T>(&self, act: impl FnOnce() -> T) -> Result<T> {
+        let _back = self.take_on()?;
+        Ok(act())
+    }
+
+    /// Makes this thread this user's until what is given back is dropped; nothing is, if it is theirs already.
+    pub(crate) fn take_on(&self) -> Result<Option<Root>> {
         if geteuid() == self.uid {
-            return Ok(act());
+            return Ok(None);
         }
-        let failed = |errno: rustix::io::Errno| Error::system("taking on the user behind sudo")(errno.into());
-        // Declared first: whatever of this has been done is undone.
-        let _root = Root { gid: getgid(), egid: getegid(), groups: getgroups().map_err(failed)? };
+        let failed = |errno: rustix::io::Errno| Error::system(TAKING_ON)(errno.into());
+        // Made first: whatever of this has been done is undone.
+        let root = Root { gid: getgid(), egid: getegid(), groups: getgroups().map_err(failed)? };
         // Root's own groups may read and write what the user may not.
         set_thread_groups(&self.groups).map_err(failed)?;
         set_thread_res_gid(self.gid, self.gid, None).map_err(failed)?;
         // The saved id stays root's, which is the way back.
         set_thread_res_uid(self.uid, self.uid, None).map_err(failed)?;
-        Ok(act())
+        Ok(Some(root))
     }
 
     /// Makes this thread this user's for good.
     pub(crate) fn become_for_good(&self) -> Result<()> {
-        let failed = |errno: rustix::io::Errno| Error::system("taking on the user behind sudo")(errno.into());
+        let failed = |errno: rustix::io::Errno| Error::system(TAKING_ON)(errno.into());
         set_thread_groups(&self.groups).map_err(failed)?;
         set_thread_res_gid(self.gid, self.gid, self.gid).map_err(failed)?;
         set_thread_res_uid(self.uid, self.uid, self.uid).map_err(failed)
     }
 }
 
-/// What a thread goes back to.
-struct Root {
+/// The home directory of whoever this process is, as the user database has it.
+pub(crate) fn home_of_this_user() -> Option<PathBuf> {
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+    user.map(|user| user.dir)
+}
+
+/// What a thread goes back to when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Root {
     gid: Gid,
     egid: Gid,
     groups: Vec<Gid>,
@@ -93,7 +143,6 @@ impl Drop for Root {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::MetadataExt;
 
     use super::*;
 
@@ -107,6 +156,29 @@ mod tests {
             true => assert!(matches!(unknown, Err(Error::SudoUser(name)) if name == "no such user")),
             false => assert_eq!(unknown.unwrap(), None),
         }
+    }
+
+    #[test]
+    fn a_home_is_its_owners() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(User::of_home(directory.path()).unwrap(), None, "one's own");
+        if !geteuid().is_root() {
+            return skip::skip("root", "only root can take on another user");
+        }
+        std::os::unix::fs::chown(directory.path(), Some(54321), Some(54322)).unwrap();
+        let expected = User {
+            uid: Uid::from_raw(54321),
+            gid: Gid::from_raw(54322),
+            groups: Arc::new([Gid::from_raw(54322)]),
+        };
+        for home in [directory.path().to_owned(), directory.path().join("not/there/yet")] {
+            assert_eq!(User::of_home(&home).unwrap().as_ref(), Some(&expected), "{home:?}");
+        }
+        // One with a name has all their groups.
+        let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+        std::os::unix::fs::chown(directory.path(), Some(nobody.uid.as_raw()), None).unwrap();
+        let user = User::of_home(directory.path()).unwrap().unwrap();
+        assert_eq!((user.gid.as_raw(), user.groups[0]), (nobody.gid.as_raw(), user.gid));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What needs no guest: arguments, records of nothing, reports.
 
+use std::os::unix::fs::PermissionsExt;
+
 use blackbox::{Done, Home, done, end, spawn};
 
 use crate::Test;
@@ -14,6 +16,12 @@ pub(crate) const TESTS: &[Test] = &[
     ("arguments::diagnose_agrees_with_auto", diagnose_agrees_with_auto),
     ("arguments::failures_at_once_do_not_meet", failures_at_once_do_not_meet),
     ("arguments::a_long_home_is_no_obstacle", a_long_home_is_no_obstacle),
+    ("arguments::services_have_hardly_an_environment", services_have_hardly_an_environment),
+    (
+        "arguments::programs_of_the_working_directory_are_not_run",
+        programs_of_the_working_directory_are_not_run,
+    ),
+    ("arguments::limits_on_files_are_told", limits_on_files_are_told),
 ];
 
 /// One line that says what, at most one that says what to do, status 1, and no state.
@@ -202,4 +210,67 @@ fn a_long_home_is_no_obstacle() {
     let done = done(command.env("HOME", &path));
     assert!(done.stderr.starts_with("matchlock: image 127.0.0.1:1/no-such-image:at-all: "), "{done:?}");
     assert_eq!(blackbox::names(&path.join(".matchlock/vms")), Vec::<String>::new());
+}
+
+/// Neither a `PATH` nor a `HOME`.
+fn services_have_hardly_an_environment() {
+    let home = Home::new();
+    let qemu = |command: &mut std::process::Command| {
+        let report = done(command);
+        let json: serde_json::Value =
+            serde_json::from_str(&report.stdout).unwrap_or_else(|_| panic!("{report:?}"));
+        let checks = json["checks"].as_array().unwrap();
+        checks.iter().find(|check| check["name"] == "qemu").unwrap()["message"].clone()
+    };
+    let mut diagnose = home.matchlock(["diagnose", "--json"]);
+    let found = qemu(&mut diagnose);
+    let home_only = std::env::temp_dir();
+    assert_eq!(qemu(diagnose.env_clear().env("HOME", &home_only)), found);
+    assert_eq!(qemu(diagnose.env("PATH", "bin")), found);
+    // The home of the user database, in which this only looks.
+    assert_eq!(qemu(diagnose.env_remove("HOME")), found);
+    let done = done(home.matchlock(["list"]).env("HOME", "not/absolute"));
+    assert_eq!(
+        (done.status, done.stderr.lines().next()),
+        (1, Some("matchlock: HOME is not set to an absolute path"))
+    );
+}
+
+fn programs_of_the_working_directory_are_not_run() {
+    let home = Home::new();
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("Dockerfile"), "FROM scratch\n").unwrap();
+    for program in ["buildah", "podman", "docker"] {
+        let program = directory.path().join(program);
+        std::fs::write(&program, "#!/bin/sh\ntouch ran\nexit 1\n").unwrap();
+        std::fs::set_permissions(program, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    for path in [".", ".:/nowhere", "/nowhere:", "./.:/nowhere"] {
+        let mut build = home.matchlock(["build", "-t", "a:1", "--unconfined-build", "."]);
+        done(build.env("PATH", path).current_dir(directory.path()));
+        assert!(!directory.path().join("ran").exists(), "PATH={path}");
+    }
+}
+
+/// `ulimit -f`.
+fn limits_on_files_are_told() {
+    let home = Home::with_own_images();
+    let limited = |arguments: &str| {
+        let script = format!("ulimit -f 4000; exec \"$0\" {arguments}");
+        let shell = home.matchlock(["-c", &script]);
+        let program = shell.get_program().to_owned();
+        let mut limited = std::process::Command::new("sh");
+        limited.args(["-c", &script]).arg(program);
+        shell.get_envs().for_each(|(name, value)| match value {
+            Some(value) => drop(limited.env(name, value)),
+            None => drop(limited.env_remove(name)),
+        });
+        limited
+    };
+    let run = format!("run --machine {} --image busybox true", blackbox::machine());
+    let refused = done(&mut limited(&run));
+    let expected = "matchlock: a disk of 5120 MB asked for, but no file may be longer than ";
+    assert!(refused.status == 1 && refused.stderr.starts_with(expected), "{refused:?}");
+    let import = blackbox::done_with_input(&mut limited("image import a:1"), &vec![1; 8 << 20]);
+    assert!(import.status == 1 && import.stderr.contains("File too large"), "{import:?}");
 }

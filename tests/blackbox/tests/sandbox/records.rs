@@ -90,6 +90,25 @@ fn get_and_inspect() {
     assert_eq!(inspection["lifecycle"]["resources"]["state_dir"], home.vms().join(&id).to_str().unwrap());
     assert_eq!(inspection["lifecycle"]["cleanup"], Value::Object(serde_json::Map::default()));
 
+    // Nor is a value in the arguments that any user of this host can read, of the sandbox's owner and of an exec.
+    let script = "echo $API_KEY; read x";
+    let mut exec = home.matchlock(["exec", "-i", &id, "--env=API_KEY=an0ther", "--", "sh", "-c", script]);
+    let mut exec = spawn(exec.stdin(Stdio::piped()));
+    read_until(&mut exec, "an0ther\n");
+    let processes = home.processes();
+    assert!(processes.len() > 2, "{processes:?}");
+    let mut masked = 0;
+    for process in processes {
+        let pid = process.split(' ').next().unwrap();
+        let shown = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let shown = String::from_utf8_lossy(&shown).replace('\0', " ");
+        assert!(!shown.contains("s3cr3t") && !shown.contains("an0ther"), "{process}: {shown}");
+        masked += usize::from(shown.contains("API_KEY=***"));
+    }
+    assert_eq!(masked, 2);
+    drop(exec.stdin.take());
+    end(exec);
+
     assert_eq!(home.done(["kill", &id]).status, 0);
     let inspection = json(&home.done(["inspect", &id]));
     assert_eq!((&inspection["vm"]["status"], &inspection["vm"]["pid"]), (&"stopped".into(), &0.into()));

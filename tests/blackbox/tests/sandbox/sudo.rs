@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("sudo::files_are_the_users", files_are_the_users),
     ("sudo::files_of_root_stay_roots", files_of_root_stay_roots),
     ("sudo::machines_are_nobodys", machines_are_nobodys),
+    ("sudo::a_home_of_another_user", a_home_of_another_user),
     ("sudo::the_end_of_input_ends_roots_server", the_end_of_input_ends_roots_server),
 ];
 
@@ -221,6 +222,26 @@ fn files_are_the_users() {
     // And the other way round.
     assert_eq!(user.sudo(&["prune"]), success("Pruned 0 VMs\n"));
     user.assert_owns_everything();
+}
+
+/// Root that has come without sudo, and kept the user's `HOME`.
+fn a_home_of_another_user() {
+    let user = User::new();
+    let root = |arguments: &[&str]| {
+        let mut command = Command::new(user.program());
+        done(command.args(arguments).env_remove("SUDO_USER").env("HOME", user.home()).stdin(Stdio::null()))
+    };
+    assert_eq!(root(&["volume", "create", "mine", "--size", "16"]).status, 0);
+    let started =
+        root(&["run", "-d", "--machine", &machine(), "--image", IMAGE, "--memory", "256", "--no-network"]);
+    assert_eq!((started.status, started.stderr.as_str()), (0, ""));
+    let id = started.stdout.trim_end();
+    user.assert_owns_everything();
+    assert!(user.done(&["list"]).stdout.contains(id));
+    assert_eq!(root(&["kill", id]), success(&format!("Killed {id}\n")));
+    user.assert_owns_everything();
+    user.assert_no_process();
+    assert_eq!(user.done(&["rm", id]), success(&format!("Removed {id}\n")));
 }
 
 /// Leave to run this program as root is no leave to read root's files, through links in the user's directories or by

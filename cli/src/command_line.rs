@@ -1,0 +1,89 @@
+//! What other users see of this process's arguments.
+//!
+//! `/proc/PID/cmdline` is everybody's to read for as long as the process lives, and `-e TOKEN=…` has a value in it. The
+//! kernel shows the memory in which the arguments are, so the values are overwritten there. Where that is not possible they
+//! stay; `-e TOKEN` and `--env-file` never show any. Not here: what a program that started this one shows, such as sudo.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt;
+
+/// What stands for a value.
+const MASK: &[u8] = b"***";
+
+/// proc_pid_stat(5): the fields `arg_start` and `arg_end`, counted from the one behind the program's name.
+const ARG_START: usize = 45;
+
+/// Overwrites the values of these `NAME=VALUE` in the arguments that others see. The arguments must have been read before.
+pub(crate) fn hide(arguments: &[OsString], variables: &[String]) {
+    if variables.iter().any(|variable| variable.contains('='))
+        && let Err(error) = overwrite(arguments, variables)
+    {
+        tracing::debug!("values in the arguments stay visible: {error}");
+    }
+}
+
+fn overwrite(arguments: &[OsString], variables: &[String]) -> io::Result<()> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(ARG_START);
+    let mut number = || fields.next()?.parse::<u64>().ok();
+    let (Some(start), Some(end)) = (number(), number()) else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    let length: usize = arguments.iter().map(|argument| argument.len() + 1).sum();
+    // Anything else is not the memory that these arguments came from.
+    if start == 0 || end.checked_sub(start) != Some(length as u64) {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut shown = Vec::with_capacity(length);
+    for argument in arguments {
+        shown.extend_from_slice(masked(argument, variables).as_bytes());
+        shown.push(0);
+    }
+    // No mask is longer than what it stands for. What is left over says nothing of how long that was.
+    shown.resize(length, 0);
+    File::options().write(true).open("/proc/self/mem")?.write_all_at(&shown, start)
+}
+
+/// An argument without the value of a variable.
+fn masked(argument: &OsStr, variables: &[String]) -> OsString {
+    let bytes = argument.as_bytes();
+    for variable in variables {
+        let Some((name, value)) = variable.split_once('=') else { continue };
+        // The variable by itself, or behind `--env=`, `-e` and switches such as `-ite`.
+        let behind =
+            bytes.strip_suffix(variable.as_bytes()).filter(|flag| flag.is_empty() || flag.starts_with(b"-"));
+        if let Some(flag) = behind {
+            let mask = MASK.get(..value.len()).unwrap_or(MASK);
+            return OsString::from_vec([flag, name.as_bytes(), b"=", mask].concat());
+        }
+    }
+    argument.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_masked_and_nothing_else() {
+        let variables = ["TOKEN=s3cr3t=".to_owned(), "A=1".to_owned(), "NAME".to_owned(), "E=".to_owned()];
+        for (argument, expected) in [
+            ("TOKEN=s3cr3t=", "TOKEN=***"),
+            ("--env=TOKEN=s3cr3t=", "--env=TOKEN=***"),
+            ("-eTOKEN=s3cr3t=", "-eTOKEN=***"),
+            ("-ite=A=1", "-ite=A=*"),
+            ("E=", "E="),
+            ("NAME", "NAME"),
+            ("run", "run"),
+            ("xA=1", "xA=1"),
+            ("TOKEN=other", "TOKEN=other"),
+        ] {
+            let masked = masked(OsStr::new(argument), &variables);
+            assert_eq!(masked, expected);
+            assert!(masked.len() <= argument.len());
+        }
+    }
+}

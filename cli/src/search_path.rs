@@ -1,0 +1,70 @@
+//! Where this program and all that it starts look for programs.
+//!
+//! A service may have no `PATH` at all, and one with relative entries leads to whatever lies in the working directory, which
+//! may be a checkout that nobody has reviewed. Programs are started in many places, some of them in libraries, so `PATH` is
+//! put right once, and for all of them: by starting this program again with the right one. Not here: which programs are
+//! started.
+
+use std::convert::Infallible;
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+/// What a shell without a `PATH` would look in, and the directories of administrators' programs.
+const DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Returns where `PATH` is as it should be, and starts this program again where it is not.
+pub(crate) fn put_right() -> io::Result<()> {
+    match right(env::var_os("PATH").as_deref()) {
+        None => Ok(()),
+        Some(path) => again(&path).map(|never| match never {}),
+    }
+}
+
+fn again(path: &OsStr) -> io::Result<Infallible> {
+    let mut args = env::args_os();
+    let mut command = Command::new(env::current_exe()?);
+    if let Some(name) = args.next() {
+        command.arg0(name);
+    }
+    Err(command.args(args).env("PATH", path).exec())
+}
+
+/// The `PATH` to have in place of this one, if it is not right.
+fn right(path: Option<&OsStr>) -> Option<OsString> {
+    let entries: Vec<_> = path.map(|path| env::split_paths(path).collect()).unwrap_or_default();
+    let absolute: Vec<_> = entries.iter().filter(|entry| entry.is_absolute()).map(|e| e.as_path()).collect();
+    if absolute.is_empty() {
+        return Some(DEFAULT.into());
+    }
+    // Entries that came out of a list go into one.
+    let joined = |entries: &[&Path]| env::join_paths(entries).unwrap_or_else(|_| DEFAULT.into());
+    (absolute.len() != entries.len()).then(|| joined(&absolute))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_absolute_entries_are_right() {
+        for (path, expected) in [
+            (Some("/usr/bin:/bin"), None),
+            (Some("/bin"), None),
+            (None, Some(DEFAULT)),
+            (Some(""), Some(DEFAULT)),
+            (Some("."), Some(DEFAULT)),
+            (Some("bin:/usr/bin::/bin:."), Some("/usr/bin:/bin")),
+            (Some("/bin:"), Some("/bin")),
+        ] {
+            let found = right(path.map(OsStr::new));
+            assert_eq!(found.as_deref(), expected.map(OsStr::new), "{path:?}");
+            if let Some(found) = found {
+                assert_eq!(right(Some(&found)), None, "once is enough");
+            }
+        }
+    }
+}
