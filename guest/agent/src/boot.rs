@@ -1,7 +1,7 @@
 //! From the kernel's start of `/init` to the moment the host is answered.
 //!
 //! ```text
-//!  /dev ▶ modules for vsock ▶ other modules ─┬─▶ root ▶ mounts, /etc ▶ quota ▶ disks ▶ listen ▶ Ready ▶ late modules
+//!  /dev ▶ modules for vsock ▶ other modules ─┬─▶ root ▶ mounts, /etc ▶ quota ▶ disks ▶ shield ▶ Ready ▶ late modules
 //!              └▶ Hello … Boot ▶ clock, lo ──┘
 //! ```
 //!
@@ -21,12 +21,12 @@ use crate::control::{self, Control};
 use crate::modules::Modules;
 use crate::orphans::Orphans;
 use crate::service::{self, Agent};
-use crate::{disks, log, mounts, root, shutdown, system, vsock, words};
+use crate::{disks, log, mounts, root, shield, shutdown, system, vsock, words};
 
 /// A step of the start that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{step}: {error}")]
-pub(crate) struct Failure {
+pub struct Failure {
     step: String,
     error: String,
 }
@@ -145,7 +145,6 @@ fn become_ready(
     let terminals = mounts::mount_all()?;
     mounts::write_network_files(config)?;
     system::limit_cpu(config.cpu_quota_milli)?;
-    mounts::protect_cgroups()?;
     let null =
         rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).at("open /dev/null")?;
     let agent = Arc::new(Agent::new(null, terminals));
@@ -153,6 +152,7 @@ fn become_ready(
     mounts::make_directories(&config.directories);
     let mut writable = disks::mount_all(&config.disks)?;
     writable.push(upper);
+    shield::raise()?;
     let shared = Arc::clone(&agent);
     std::thread::Builder::new()
         .name("accept".to_owned())

@@ -20,6 +20,9 @@ use crate::{shutdown, words};
 /// Letters of the devices behind the root's own two.
 const LETTERS: std::ops::RangeInclusive<char> = 'c'..='z';
 
+/// A disk gives nobody a device or another user's rights.
+const ATTRIBUTES: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV.union(MountAttrFlags::MOUNT_ATTR_NOSUID);
+
 /// Mounts all of them. Returns the writable ones, for the end; if one fails, the others are as they were left.
 pub(crate) fn mount_all(disks: &[DiskMount]) -> Result<Vec<OwnedFd>, Failure> {
     if disks.len() > LETTERS.count() {
@@ -64,7 +67,7 @@ fn open(disk: &DiskMount, letter: char) -> Result<OwnedFd, Failure> {
             rustix::mount::fsconfig_set_flag(&context, "ro")?;
         }
         rustix::mount::fsconfig_create(&context)?;
-        rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+        rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, ATTRIBUTES)
     };
     mount().at(&step(disk))
 }

@@ -28,6 +28,7 @@ mod mounts;
 mod orphans;
 mod root;
 pub mod service;
+pub mod shield;
 mod shutdown;
 mod signals;
 mod stream;

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
 use crate::boot::{AtStep, Failure};
-use crate::{files, log};
+use crate::{files, log, shield};
 
 const NOSUID: MountFlags = MountFlags::NOSUID;
 const NOSUID_NODEV: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
@@ -30,8 +30,9 @@ struct Mount {
 
 const DEVICES: Mount = mount("/dev", "devtmpfs", NOSUID, Some(c"mode=0755"));
 
-const MOUNTS: [Mount; 10] = [
-    mount("/proc", "proc", NOTHING, None),
+const PROC: Mount = mount("/proc", "proc", NOTHING, None);
+
+const MOUNTS: [Mount; 9] = [
     mount("/sys", "sysfs", NOTHING, None),
     DEVICES,
     // gid 5 is the group `tty` of every distribution.
@@ -49,13 +50,6 @@ const MOUNTS: [Mount; 10] = [
     // (cgroups(7): nsdelegate).
     optional("/sys/fs/cgroup", "cgroup2", Some(c"nsdelegate")),
     optional("/sys/fs/bpf", "bpf", Some(c"mode=0700")),
-];
-
-const LINKS: [(&str, &str); 4] = [
-    ("/proc/self/fd", "/dev/fd"),
-    ("/proc/self/fd/0", "/dev/stdin"),
-    ("/proc/self/fd/1", "/dev/stdout"),
-    ("/proc/self/fd/2", "/dev/stderr"),
 ];
 
 const fn mount(
@@ -109,34 +103,13 @@ pub(crate) fn mount_devices() -> Result<(), Failure> {
 
 /// Everything, in the new root. Returns the root directory of devpts.
 pub(crate) fn mount_all() -> Result<OwnedFd, Failure> {
+    PROC.attach()?;
+    // The kernel asks for modules as it looks for file systems, and the image's programs are at hand already.
+    shield::forget_helpers()?;
     MOUNTS.iter().try_for_each(Mount::attach)?;
-    for (target, link) in LINKS {
-        match rustix::fs::symlink(target, link) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(Failure::new(format!("link {link}"), errno)),
-        }
-    }
+    shield::link_standard_streams()?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open("/dev/pts", flags, Mode::empty()).at("open /dev/pts")
-}
-
-/// Keeps programs from changing the limits they run under. The file system is the same for all; this mount is not
-/// written any more, see [`make_cgroups_writable`].
-pub(crate) fn protect_cgroups() -> Result<(), Failure> {
-    remount_cgroups(NOTHING.union(MountFlags::RDONLY)).at("protect /sys/fs/cgroup")
-}
-
-/// Undoes [`protect_cgroups`] in the calling thread's mount namespace. No allocation, no lock.
-pub(crate) fn make_cgroups_writable() -> Result<(), Errno> {
-    remount_cgroups(NOTHING)
-}
-
-/// mount(2): with `BIND` only this mount's flags change. Kernels without cgroups have no such mount.
-fn remount_cgroups(flags: MountFlags) -> Result<(), Errno> {
-    match rustix::mount::mount_remount(c"/sys/fs/cgroup", flags.union(MountFlags::BIND), c"") {
-        Err(Errno::INVAL | Errno::NOENT) => Ok(()),
-        remounted => remounted,
-    }
 }
 
 /// Writes /etc/hostname, /etc/hosts and /etc/resolv.conf over the image's.

@@ -53,7 +53,7 @@ pub(crate) fn assemble(config: &BootConfig) -> Result<OwnedFd, Failure> {
         format!("redirect_dir=on,lowerdir={},upperdir=upper/data,workdir=upper/work\0", lower.join(":"));
     let options = std::ffi::CStr::from_bytes_with_nul(options.as_bytes());
     let options = options.map_err(|_| Failure::because("mount the root", "bad options"))?;
-    rustix::mount::mount("overlay", ROOT, "overlay", MountFlags::empty(), options).at("mount the root")?;
+    rustix::mount::mount("overlay", ROOT, "overlay", MountFlags::NODEV, options).at("mount the root")?;
     let upper = open_path("upper").at("open the upper file system")?;
     become_root()?;
     Ok(upper)

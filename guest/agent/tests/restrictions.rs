@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use guest_agent::service::Agent;
 use guest_protocol::{ExecRequest, Exit, Stdio};
-use rustix::mount::MountFlags;
 use support::{Client, guest, request, run, shell};
 
 const EPERM: u8 = 1;
@@ -97,8 +96,9 @@ fn refused_calls() {
 
 const SETS: &str = "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status | tr -d '\\t\\n'";
 
-/// SYS_MODULE, SYS_RAWIO, SYS_PTRACE, SYS_ADMIN, SYS_BOOT
-const DROPPED: u64 = 1 << 16 | 1 << 17 | 1 << 19 | 1 << 21 | 1 << 22;
+/// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_RAW, SYS_CHROOT, MKNOD,
+/// AUDIT_WRITE, SETFCAP: what a container has.
+const KEPT: u64 = 0xa804_25fb;
 
 #[test]
 fn capabilities() {
@@ -113,15 +113,15 @@ fn capabilities() {
     };
     let root = status("", false);
     assert!(root.ends_with("NoNewPrivs:1Seccomp:2"), "{root}");
-    for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-        assert_eq!(set(&root, name) & DROPPED, 0, "{name}");
-    }
-    assert_ne!(set(&root, "CapEff"), 0, "root otherwise");
+    let sets =
+        |status: &str| ["CapBnd", "CapPrm", "CapEff", "CapInh", "CapAmb"].map(|name| set(status, name));
+    assert_eq!(sets(&root), [KEPT, KEPT, KEPT, 0, 0]);
     let app = status("app", false);
-    assert_eq!((set(&app, "CapEff"), set(&app, "CapPrm"), set(&app, "CapBnd") & DROPPED), (0, 0, 0));
+    assert_eq!(sets(&app), [KEPT, 0, 0, 0, 0]);
     let privileged = status("", true);
     assert!(privileged.ends_with("NoNewPrivs:0Seccomp:0"), "{privileged}");
-    assert_eq!(set(&privileged, "CapEff") & DROPPED, DROPPED);
+    let own = std::fs::read_to_string("/proc/self/status").unwrap().replace('\t', "");
+    assert_eq!(set(&privileged, "CapEff"), set(&own, "CapEff"));
 }
 
 #[test]
@@ -145,21 +145,85 @@ fn what_that_means() {
     assert_eq!(run(&agent, privileged).status(), 0);
 }
 
-/// A memory file system stands for the cgroups; the agent protects them like this as it boots.
+/// A memory file system stands for the cgroups.
 #[test]
 fn cgroups_are_for_the_privileged() {
     let Some(agent) = guest() else { return };
-    let place = "/sys/fs/cgroup";
-    std::fs::create_dir_all(place).unwrap();
-    rustix::mount::mount("cgroup", place, "tmpfs", MountFlags::empty(), None).unwrap();
-    std::fs::write("/sys/fs/cgroup/cpu.max", "50000 100000").unwrap();
-    let read_only = MountFlags::BIND | MountFlags::RDONLY;
-    rustix::mount::mount_remount(place, read_only, "").unwrap();
     let lift = || shell("echo max > /sys/fs/cgroup/cpu.max");
     assert_ne!(run(&agent, lift()).status(), 0);
+    assert_eq!(run(&agent, shell("cat /sys/fs/cgroup/cpu.max")).text(), "50000 100000");
     assert_eq!(run(&agent, ExecRequest { privileged: true, ..lift() }).status(), 0);
     assert_ne!(run(&agent, lift()).status(), 0, "only that program's mount was writable");
     assert_eq!(run(&agent, shell("cat /sys/fs/cgroup/cpu.max")).text(), "max\n");
+}
+
+/// Each attempt says that it worked. The values written are those that are there: the kernel is this host's.
+#[test]
+fn the_kernel_is_not_to_be_written() {
+    let Some(agent) = guest() else { return };
+    let attempts = "try() { sh -c \"$1\" 2>/dev/null && echo \"$1\"; }
+        p=$(cat /proc/sys/kernel/core_pattern)
+        try \"echo '$p' >/proc/sys/kernel/core_pattern\"
+        try ': >>/proc/sys/kernel/core_pattern'
+        try ': >>/proc/sysrq-trigger'
+        try ': >>/proc/irq/default_smp_affinity'
+        try 'test -s /proc/timer_list'
+        try 'test -s /proc/keys'
+        try 'head -c 1 /proc/kcore | grep .'
+        try 'ls /proc/scsi | grep .'
+        try 'echo 1 >/sys/setting'
+        try 'test -e /sys/firmware/secret'
+        try 'test -e /dev/raw'
+        try 'mknod /dev/mine c 1 3 && : >>/dev/mine'
+        try 'mknod /dev/shm/mine c 1 3 && : >>/dev/shm/mine'
+        try 'mknod /home/mine c 1 3 && : >>/home/mine'
+        try 'umount /proc/sys'
+        try 'umount /dev'
+        true";
+    assert_eq!(run(&agent, shell(attempts)).text(), "");
+    let seen = run(&agent, shell("cat /proc/sys/kernel/ostype; ls /dev; ls /sys; ls /home; cat /dev/null"));
+    let expected = "Linux\nfd\nfull\nmine\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\nfirmware\nfs\nsetting\napp\nmine\n";
+    assert_eq!(seen.text(), expected);
+    let with_privilege = "test -e /dev/raw && : >>/dev/raw && : >>/proc/sys/kernel/core_pattern && test -e /sys/firmware/secret &&
+        rm /home/mine && mknod /home/mine c 1 3 && : >>/home/mine && echo 1 >/sys/setting && echo privileged";
+    let privileged = ExecRequest { privileged: true, ..shell(with_privilege) };
+    assert_eq!(run(&agent, privileged).text(), "privileged\n");
+}
+
+/// File systems without `nodev` are the devices themselves, and terminals.
+#[test]
+fn no_file_system_has_devices() {
+    let Some(agent) = guest() else { return };
+    let mounts = run(&agent, request(&["cat", "/proc/self/mounts"]));
+    let mut with_devices: Vec<_> = mounts
+        .text()
+        .lines()
+        .filter_map(|line| {
+            let fields: Vec<_> = line.split(' ').collect();
+            (!fields[3].split(',').any(|option| option == "nodev")).then(|| fields[1].to_owned())
+        })
+        .collect();
+    with_devices.sort_unstable();
+    with_devices.dedup();
+    // What is covered is told too: the old /dev, and what is in it.
+    let known = [
+        "/dev",
+        "/dev/full",
+        "/dev/null",
+        "/dev/pts",
+        "/dev/random",
+        "/dev/shm",
+        "/dev/tty",
+        "/dev/urandom",
+        "/dev/zero",
+        "/proc",
+        "/sys",
+        "/sys/fs/cgroup",
+    ];
+    assert!(
+        with_devices.iter().all(|place| known.contains(&place.as_str()) || place.starts_with("/proc/")),
+        "{with_devices:?}"
+    );
 }
 
 #[test]

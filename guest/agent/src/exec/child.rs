@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::mount::MountFlags;
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::ThreadNameSpaceType;
 use rustix::thread::{Gid, Uid};
 
+use super::filter::Filter;
 use super::restrict;
-use crate::{mounts, signals};
+use crate::{shield, signals};
 
 /// Open files a program may have unless it raises the limit itself: what programs expect.
 const OPEN_FILES_SOFT: u64 = 1024;
@@ -31,8 +31,8 @@ pub(super) struct Plan<'a> {
     pub(super) init: BorrowedFd<'a>,
     /// User and groups, if they change.
     pub(super) identity: Option<Credentials<'a>>,
-    /// Whether privileges are dropped.
-    pub(super) restricted: bool,
+    /// The filter of system calls, for a program without privilege.
+    pub(super) filter: Option<&'a Filter>,
     /// Working directory.
     pub(super) directory: &'a CStr,
     /// Paths to try.
@@ -113,10 +113,7 @@ fn enter(plan: &Plan<'_>) -> Result<std::convert::Infallible, (Step, Errno)> {
     if plan.terminal {
         rustix::process::ioctl_tiocsctty(plan.stdio[0]).map_err(at(Step::Terminal))?;
     }
-    enter_mount_namespace(plan.init).map_err(at(Step::Namespace))?;
-    if !plan.restricted {
-        mounts::make_cgroups_writable().map_err(at(Step::Namespace))?;
-    }
+    enter_mount_namespace(plan).map_err(at(Step::Namespace))?;
     let [input, output, errors] = plan.stdio;
     rustix::stdio::dup2_stdin(input).map_err(at(Step::Stdio))?;
     rustix::stdio::dup2_stdout(output).map_err(at(Step::Stdio))?;
@@ -125,7 +122,7 @@ fn enter(plan: &Plan<'_>) -> Result<std::convert::Infallible, (Step, Errno)> {
     let mut limit = rustix::process::getrlimit(Resource::Nofile);
     limit.current = limit.maximum.map_or(Some(OPEN_FILES_SOFT), |hard| Some(hard.min(OPEN_FILES_SOFT)));
     rustix::process::setrlimit(Resource::Nofile, Rlimit { ..limit }).map_err(at(Step::Restrict))?;
-    if plan.restricted {
+    if plan.filter.is_some() {
         restrict::drop_capabilities().map_err(at(Step::Restrict))?;
     }
     if let Some(identity) = &plan.identity {
@@ -140,18 +137,20 @@ fn enter(plan: &Plan<'_>) -> Result<std::convert::Infallible, (Step, Errno)> {
     // The agent ignores SIGPIPE and has blocked everything for the clone; execve would keep both.
     signals::reset(libc::SIGPIPE);
     signals::block(&signals::none());
-    if plan.restricted {
+    if let Some(filter) = plan.filter {
         rustix::thread::set_no_new_privs(true).map_err(at(Step::Restrict))?;
-        restrict::install_filter().map_err(at(Step::Restrict))?;
+        restrict::install(filter).map_err(at(Step::Restrict))?;
     }
     Err((Step::Exec, execute(plan)))
 }
 
 /// Joins the mount namespace and puts the PID namespace's own /proc over the agent's.
-fn enter_mount_namespace(init: BorrowedFd<'_>) -> Result<(), Errno> {
-    rustix::thread::move_into_thread_name_spaces(init, ThreadNameSpaceType::MOUNT)?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    rustix::mount::mount(c"proc", c"/proc", c"proc", flags, None)
+fn enter_mount_namespace(plan: &Plan<'_>) -> Result<(), Errno> {
+    rustix::thread::move_into_thread_name_spaces(plan.init, ThreadNameSpaceType::MOUNT)?;
+    match plan.filter {
+        Some(_) => shield::mount_proc_covered(),
+        None => shield::mount_proc_and_lower(),
+    }
 }
 
 /// Lets execve close everything but the standard streams. The agent's own descriptors are marked so anyway; this is for

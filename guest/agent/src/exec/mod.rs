@@ -16,7 +16,9 @@
 //!
 //! Why a PID namespace of this shape: see `namespace`. Not here: how streams come to be (`service`).
 
+mod calls;
 mod child;
+mod filter;
 mod namespace;
 mod program;
 mod relay;

@@ -14,6 +14,7 @@ use rustix::termios::Winsize;
 use rustix::thread::{Gid, Uid};
 
 use super::child::{self, Credentials, Plan, Report, Step};
+use super::filter::Filter;
 use super::namespace::Namespace;
 use super::program::Strings;
 use super::user::{self, Identity};
@@ -72,7 +73,7 @@ pub(super) fn start(request: &ExecRequest, agent: &Agent) -> Result<(Child, Stre
             gid: Gid::from_raw(identity.gid),
             groups: &groups,
         }),
-        restricted: !request.privileged,
+        filter: (!request.privileged).then(Filter::get),
         directory: &strings.directory,
         candidates: &strings.candidates,
         arguments: strings.arguments(),

@@ -41,7 +41,7 @@ fn busybox() -> Option<&'static Path> {
 
 /// Fills a memory file system, which ends with the test's mount namespace.
 fn fill(root: &Path, busybox: &Path) {
-    for directory in ["bin", "dev/pts", "proc", "etc", "tmp", "root", "home/app", "private"] {
+    for directory in ["bin", "dev", "proc", "sys", "etc", "tmp", "root", "home/app", "private"] {
         std::fs::create_dir_all(root.join(directory)).unwrap();
     }
     // By another process: an agent of another test may be just cloning this one, and a program that any process has open
@@ -50,12 +50,6 @@ fn fill(root: &Path, busybox: &Path) {
     let applets = Command::new(busybox).arg("--list").output().unwrap();
     for applet in String::from_utf8(applets.stdout).unwrap().lines().filter(|name| *name != "busybox") {
         symlink("busybox", root.join("bin").join(applet)).unwrap();
-    }
-    for (name, major, minor) in [("null", 1, 3), ("tty", 5, 0)] {
-        let device = rustix::fs::makedev(major, minor);
-        let mode = Mode::from_raw_mode(0o666);
-        rustix::fs::mknodat(CWD, root.join("dev").join(name), FileType::CharacterDevice, mode, device)
-            .unwrap();
     }
     let write = |path: &str, text: &str| std::fs::write(root.join(path), text).unwrap();
     write("etc/passwd", "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n");
@@ -67,6 +61,40 @@ fn fill(root: &Path, busybox: &Path) {
     {
         std::fs::set_permissions(root.join(path), Permissions::from_mode(mode)).unwrap();
     }
+}
+
+/// The kernel's file systems, memory standing for those that are the host's own.
+fn mount_kernels(root: &Path) {
+    for (place, kind) in [
+        ("proc", "proc"),
+        ("dev", "tmpfs"),
+        ("dev/pts", "devpts"),
+        ("dev/shm", "tmpfs"),
+        ("sys", "tmpfs"),
+        ("sys/fs/cgroup", "tmpfs"),
+    ] {
+        std::fs::create_dir_all(root.join(place)).unwrap();
+        let flags = if place == "dev/shm" { MountFlags::NODEV } else { MountFlags::empty() };
+        rustix::mount::mount(kind, root.join(place), kind, flags, None).unwrap();
+    }
+    // The last is one that only programs with privilege may see.
+    for (name, major, minor) in [
+        ("null", 1, 3),
+        ("zero", 1, 5),
+        ("full", 1, 7),
+        ("random", 1, 8),
+        ("urandom", 1, 9),
+        ("tty", 5, 0),
+        ("raw", 1, 3),
+    ] {
+        let device = rustix::fs::makedev(major, minor);
+        let mode = Mode::from_raw_mode(0o666);
+        let path = root.join("dev").join(name);
+        rustix::fs::mknodat(CWD, path, FileType::CharacterDevice, mode, device).unwrap();
+    }
+    std::fs::create_dir_all(root.join("sys/firmware/secret")).unwrap();
+    std::fs::write(root.join("sys/setting"), "0").unwrap();
+    std::fs::write(root.join("sys/fs/cgroup/cpu.max"), "50000 100000").unwrap();
 }
 
 fn enter(busybox: &Path) -> Arc<Agent> {
@@ -82,17 +110,16 @@ fn enter(busybox: &Path) -> Arc<Agent> {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }.unwrap();
     let recursive = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", recursive).unwrap();
-    rustix::mount::mount("root", &root, "tmpfs", MountFlags::empty(), None).unwrap();
+    rustix::mount::mount("root", &root, "tmpfs", MountFlags::NODEV, None).unwrap();
     fill(&root, busybox);
-    for (place, kind) in [("proc", "proc"), ("dev/pts", "devpts")] {
-        rustix::mount::mount(kind, root.join(place), kind, MountFlags::empty(), None).unwrap();
-    }
+    mount_kernels(&root);
     // Not chroot: entering a mount namespace leads to its root.
     rustix::process::chdir(&root).unwrap();
     rustix::process::pivot_root(".", ".").unwrap();
     rustix::mount::unmount(".", UnmountFlags::DETACH).unwrap();
     rustix::process::chdir("/").unwrap();
     let terminals = File::open("/dev/pts").unwrap();
+    guest_agent::shield::raise().unwrap();
     Arc::new(Agent::new(null.into(), terminals.into()))
 }
 
