@@ -20,6 +20,7 @@ mod records;
 mod rpc;
 mod streams;
 mod sudo;
+mod walls;
 
 use std::process::ExitCode;
 
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         (Needs::GuestOfImages, images::TESTS),
         (Needs::Guest, images::TESTS_OF_OWN),
         (Needs::Guest, lifecycle::TESTS),
+        (Needs::Guest, walls::TESTS),
         (Needs::Guest, records::TESTS),
         (Needs::Guest, log::TESTS),
         (Needs::Guest, port_forward::TESTS),

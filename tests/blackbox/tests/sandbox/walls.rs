@@ -1,0 +1,79 @@
+//! What programs in a sandbox cannot do to its kernel and agent, and what works for them all the same.
+
+use blackbox::{Home, done};
+
+use crate::Test;
+
+pub(crate) const TESTS: &[Test] = &[
+    ("walls::the_kernel_starts_nothing_for_a_program", the_kernel_starts_nothing_for_a_program),
+    ("walls::the_kernel_is_not_to_be_written", the_kernel_is_not_to_be_written),
+    ("walls::what_containers_may_do_works", what_containers_may_do_works),
+    ("walls::privilege_takes_them_down", privilege_takes_them_down),
+];
+
+/// Runs a script in a sandbox of its own; whatever it wrote.
+fn script(options: &[&str], text: &str) -> String {
+    let home = Home::new();
+    let done = done(home.run(options).args(["--", "sh", "-c", text]));
+    assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{done:?}");
+    home.assert_nothing_left();
+    done.stdout
+}
+
+/// Puts a program where the kernel looks for helpers, and gives the kernel a reason: a core to be piped somewhere, and a
+/// program of a format that it would need a module for. The kernel waits for both before the shell goes on.
+const HELPERS: &str = "printf '#!/bin/sh\\nid -u >/tmp/ran.$1\\n' >/tmp/helper; chmod 755 /tmp/helper
+    echo '|/tmp/helper core' 2>/dev/null >/proc/sys/kernel/core_pattern
+    (ulimit -c unlimited; sh -c 'kill -SEGV $$') >/dev/null 2>&1
+    mkdir -p /sbin; rm -f /sbin/modprobe; cp /tmp/helper /sbin/modprobe
+    echo /sbin/modprobe 2>/dev/null >/proc/sys/kernel/modprobe
+    printf '\\377\\376\\375\\374' >/tmp/format; chmod 755 /tmp/format; /tmp/format 2>/dev/null
+    i=0; while [ ! -e /tmp/ran.core ] && [ $i -lt 20 ]; do i=$((i+1)); sleep 0.1; done
+    ls /tmp | grep ran\n";
+
+fn the_kernel_starts_nothing_for_a_program() {
+    let left = "cat /proc/sys/kernel/core_pattern /proc/sys/kernel/modprobe";
+    assert_eq!(script(&[], &format!("{HELPERS} {left}")), "core\n\n");
+}
+
+/// Opens everything to write that has not the right owner for it, and says what could be opened.
+fn the_kernel_is_not_to_be_written() {
+    let opened = script(
+        &[],
+        "find /proc /sys -path '/proc/[0-9]*' -prune -o -path /proc/self -prune -o -path /proc/thread-self -prune -o -type f -print |
+            while read -r file; do ( : >>\"$file\" ) 2>/dev/null && echo \"$file\"; done
+        for disk in /dev/vda /dev/vdb /dev/mem /dev/kmsg /dev/hvc0; do test -e $disk && echo $disk; done
+        for file in kcore keys timer_list; do test -s /proc/$file && cat /proc/$file | head -c 1 | wc -c; done
+        ls /proc/acpi /proc/scsi /sys/firmware 2>/dev/null | grep -v ':$'
+        (echo b >/proc/sysrq-trigger) 2>/dev/null
+        true",
+    );
+    assert_eq!(opened, "");
+}
+
+fn what_containers_may_do_works() {
+    let text = "grep -E '^Cap(Inh|Prm|Eff|Bnd|Amb)' /proc/self/status | tr -d '\\t'
+        ping -c 1 127.0.0.1 >/dev/null && echo ping
+        touch /tmp/f && chown 12:34 /tmp/f && chmod 4755 /tmp/f && stat -c '%u:%g %a' /tmp/f
+        mkdir -p /jail/bin && cp /bin/busybox /jail/bin/ && chroot /jail /bin/busybox echo jail
+        mknod /made c 1 3 && mkfifo /pipe && stat -c %F /made /pipe
+        (echo x >/made) 2>/dev/null || echo useless
+        su -s /bin/sh -c 'id -u' nobody 2>/dev/null || su -c 'id -u' root
+        echo x >/dev/null && head -c 4 /dev/urandom | wc -c && head -c 2 /dev/zero | wc -c && ls /dev/pts | grep -c ptmx
+        echo x >/dev/shm/x && cat /dev/shm/x && cat /proc/sys/kernel/ostype";
+    let kept = "00000000a80425fb";
+    let expected = format!(
+        "CapInh:0000000000000000\nCapPrm:{kept}\nCapEff:{kept}\nCapBnd:{kept}\nCapAmb:0000000000000000\n\
+         ping\n12:34 4755\njail\ncharacter special file\nfifo\nuseless\n0\n4\n2\n1\nx\nLinux\n"
+    );
+    assert_eq!(script(&[], text), expected);
+}
+
+fn privilege_takes_them_down() {
+    let more = "test -b /dev/vdb && mknod /made c 1 3 && echo x >/made && echo 0 >/proc/sys/kernel/panic && mount -t tmpfs x /mnt 2>/dev/null
+        grep -q ' /sys sysfs rw' /proc/self/mounts && ls /sys/firmware | grep -c . >/dev/null && echo all";
+    assert_eq!(
+        script(&["--privileged"], &format!("mkdir -p /mnt; {HELPERS} {more}")),
+        "ran.core\nran.-q\nall\n"
+    );
+}
