@@ -22,27 +22,16 @@ use crate::files;
 const NOTHING: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 const READ_ONLY: MountFlags = NOTHING.union(MountFlags::RDONLY);
 
-/// Of /proc, what the kernel obeys if it is written.
-const PROC_READ_ONLY: [&CStr; 8] = [
-    c"/proc/bus",
-    c"/proc/driver",
-    c"/proc/dynamic_debug",
-    c"/proc/fs",
-    c"/proc/irq",
-    c"/proc/mtrr",
-    c"/proc/sys",
-    c"/proc/sysrq-trigger",
-];
+/// Of /proc, what the kernel obeys if it is written. Each program pays for each of these.
+const PROC_READ_ONLY: [&CStr; 6] =
+    [c"/proc/bus", c"/proc/dynamic_debug", c"/proc/fs", c"/proc/irq", c"/proc/sys", c"/proc/sysrq-trigger"];
 
 /// Of /proc, what tells of the kernel's memory and of others' secrets, or leads to hardware.
-const PROC_MASKED: [&CStr; 12] = [
+const PROC_MASKED: [&CStr; 9] = [
     c"/proc/acpi",
     c"/proc/asound",
     c"/proc/kcore",
     c"/proc/keys",
-    c"/proc/kpagecgroup",
-    c"/proc/kpagecount",
-    c"/proc/kpageflags",
     c"/proc/latency_stats",
     c"/proc/sched_debug",
     c"/proc/scsi",

@@ -148,7 +148,7 @@ fn search(ranges: &[Range], code: &mut Vec<sock_filter>) {
         [] => Verdict::Refuse.emit(code),
         [range] => range.verdict.emit(code),
         ranges => {
-            let (low, high) = ranges.split_at(ranges.len() / 2);
+            let (low, high) = ranges.split_at(middle(ranges));
             let mut below = Vec::new();
             search(low, &mut below);
             let middle = high.first().map_or(0, |range| range.first);
@@ -157,6 +157,15 @@ fn search(ranges: &[Range], code: &mut Vec<sock_filter>) {
             search(high, code);
         }
     }
+}
+
+/// Where to split two or more ranges so that either half has as many of the known numbers: the kernel runs the filter for
+/// each of them as it is installed.
+fn middle(ranges: &[Range]) -> usize {
+    let first = ranges.first().map_or(0, |range| range.first);
+    let last = ranges.last().map_or(0, |range| range.first.min(calls::NEWEST));
+    let half = first.midpoint(last.max(first));
+    ranges.partition_point(|range| range.first <= half).clamp(1, ranges.len() - 1)
 }
 
 impl Filter {

@@ -24,7 +24,7 @@ fn script(options: &[&str], text: &str) -> String {
 /// program of a format that it would need a module for. The kernel waits for both before the shell goes on.
 const HELPERS: &str = "printf '#!/bin/sh\\nid -u >/tmp/ran.$1\\n' >/tmp/helper; chmod 755 /tmp/helper
     echo '|/tmp/helper core' 2>/dev/null >/proc/sys/kernel/core_pattern
-    (ulimit -c unlimited; sh -c 'kill -SEGV $$') >/dev/null 2>&1
+    sh -c 'ulimit -c unlimited; sh -c \"kill -SEGV \\$\\$\"; true' >/dev/null 2>&1
     mkdir -p /sbin; rm -f /sbin/modprobe; cp /tmp/helper /sbin/modprobe
     echo /sbin/modprobe 2>/dev/null >/proc/sys/kernel/modprobe
     printf '\\377\\376\\375\\374' >/tmp/format; chmod 755 /tmp/format; /tmp/format 2>/dev/null
@@ -40,12 +40,12 @@ fn the_kernel_starts_nothing_for_a_program() {
 fn the_kernel_is_not_to_be_written() {
     let opened = script(
         &[],
-        "find /proc /sys -path '/proc/[0-9]*' -prune -o -path /proc/self -prune -o -path /proc/thread-self -prune -o -type f -print |
-            while read -r file; do ( : >>\"$file\" ) 2>/dev/null && echo \"$file\"; done
+        "find /proc /sys/kernel /sys/power -path '/proc/[0-9]*' -prune -o -path /proc/self -prune -o -path /proc/thread-self -prune -o -type f -perm -200 -print |
+            while read -r file; do { true >>\"$file\"; } 2>/dev/null && echo \"$file\"; done
         for disk in /dev/vda /dev/vdb /dev/mem /dev/kmsg /dev/hvc0; do test -e $disk && echo $disk; done
         for file in kcore keys timer_list; do test -s /proc/$file && cat /proc/$file | head -c 1 | wc -c; done
-        ls /proc/acpi /proc/scsi /sys/firmware 2>/dev/null | grep -v ':$'
-        (echo b >/proc/sysrq-trigger) 2>/dev/null
+        for directory in /proc/acpi /proc/scsi /sys/firmware; do ls -A $directory 2>/dev/null; done
+        { echo b >/proc/sysrq-trigger; } 2>/dev/null
         true",
     );
     assert_eq!(opened, "");
