@@ -144,6 +144,7 @@ fn become_ready(
     let root_us = since_start();
     let terminals = mounts::mount_all()?;
     mounts::write_network_files(config)?;
+    system::open_network_to_users()?;
     system::limit_cpu(config.cpu_quota_milli)?;
     let null =
         rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).at("open /dev/null")?;

@@ -1,7 +1,10 @@
 //! Files of an untrusted root, read and written with limits and without being led into devices or pipes.
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
+
+/// Ends the name of a directory that had to make way for a file.
+const KEPT: &str = ".of-the-image";
 
 /// The contents of a regular file of at most `limit` bytes.
 pub(crate) fn read_regular(path: &str, limit: usize) -> Result<Vec<u8>, Errno> {
@@ -30,13 +33,26 @@ pub(crate) fn read_regular(path: &str, limit: usize) -> Result<Vec<u8>, Errno> {
 
 /// Replaces `path` by a new regular file, mode 0644. What was there (a symbolic link, a FIFO) is not followed.
 pub(crate) fn replace(path: &str, contents: &[u8]) -> Result<(), Errno> {
-    match rustix::fs::unlink(path) {
-        Ok(()) | Err(Errno::NOENT) => {}
-        Err(errno) => return Err(errno),
-    }
+    clear(path)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o644))?;
     write_all(&file, contents)
+}
+
+/// Takes away what is at `path`. A directory with something in it, which may be any number of files, keeps them under
+/// another name.
+fn clear(path: &str) -> Result<(), Errno> {
+    match rustix::fs::unlink(path) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR) => {}
+        Err(errno) => return Err(errno),
+    }
+    match rustix::fs::rmdir(path) {
+        Err(Errno::NOTEMPTY) => {
+            rustix::fs::renameat_with(CWD, path, CWD, format!("{path}{KEPT}"), RenameFlags::NOREPLACE)
+        }
+        removed => removed,
+    }
 }
 
 /// Writes to a file that is there already (of procfs, sysfs, cgroupfs).
@@ -53,12 +69,29 @@ fn write_all(file: impl std::os::fd::AsFd, mut contents: &[u8]) -> Result<(), Er
     Ok(())
 }
 
+/// Whether `path` is a directory, or symbolic links lead from it to one.
+pub(crate) fn leads_to_directory(path: &str) -> bool {
+    let status = rustix::fs::stat(path);
+    status.is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::Directory)
+}
+
+/// Makes a directory unless there is one; anything else there is replaced, a symbolic link too.
+pub(crate) fn put_directory(path: &str, mode: u32) -> Result<(), Errno> {
+    match make_directory(path, mode) {
+        Err(Errno::LOOP | Errno::NOTDIR) => {
+            rustix::fs::unlink(path)?;
+            make_directory(path, mode)
+        }
+        made => made,
+    }
+}
+
 /// Makes a directory unless there is one. A symbolic link does not count as one.
 pub(crate) fn make_directory(path: &str, mode: u32) -> Result<(), Errno> {
     match rustix::fs::mkdir(path, Mode::from_raw_mode(mode)) {
         Ok(()) => Ok(()),
         Err(Errno::EXIST) => {
-            let status = rustix::fs::statat(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
+            let status = rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
             match FileType::from_raw_mode(status.st_mode) {
                 FileType::Directory => Ok(()),
                 FileType::Symlink => Err(Errno::LOOP),
@@ -66,5 +99,60 @@ pub(crate) fn make_directory(path: &str, mode: u32) -> Result<(), Errno> {
             }
         }
         Err(errno) => Err(errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn directories_take_the_place_of_anything_else() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        fs::create_dir(root.join("directory")).unwrap();
+        fs::write(root.join("directory/file"), "").unwrap();
+        symlink("directory", root.join("link")).unwrap();
+        symlink("nothing", root.join("dangling")).unwrap();
+        symlink("loop", root.join("loop")).unwrap();
+        fs::write(root.join("file"), "").unwrap();
+        for (name, leads) in [
+            ("directory", true),
+            ("link", true),
+            ("dangling", false),
+            ("loop", false),
+            ("file", false),
+            ("new", false),
+        ] {
+            let path = root.join(name);
+            let path = path.to_str().unwrap();
+            assert_eq!(leads_to_directory(path), leads, "{name}");
+            put_directory(path, 0o755).unwrap();
+            assert!(fs::symlink_metadata(path).unwrap().is_dir(), "{name}");
+        }
+        assert!(root.join("directory/file").exists(), "what a link led to is left alone");
+    }
+
+    #[test]
+    fn files_take_the_place_of_anything_else() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        fs::create_dir(root.join("empty")).unwrap();
+        fs::create_dir_all(root.join("full/below")).unwrap();
+        fs::write(root.join("file"), "old, and longer").unwrap();
+        symlink("file", root.join("link")).unwrap();
+        for name in ["empty", "full", "file", "link", "new"] {
+            let path = root.join(name);
+            replace(path.to_str().unwrap(), name.as_bytes()).unwrap();
+            assert!(fs::symlink_metadata(&path).unwrap().is_file(), "{name}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), name);
+        }
+        assert_eq!(fs::read_to_string(root.join("file")).unwrap(), "file", "a link is not followed");
+        assert!(root.join("full.of-the-image/below").exists());
     }
 }

@@ -1,7 +1,8 @@
 //! What the guest sees besides its image: kernel file systems, memory file systems, and three files in /etc.
 //!
-//! The image is untrusted. All of this happens after the change of root, so no symbolic link leads out of it; a mount
-//! point that is not a directory is an error, never followed.
+//! The image is untrusted. All of this happens after the change of root, so no symbolic link leads out of it. What an image has at a
+//! mount point that is no directory gives way to one, except a link to a directory where programs keep files of their own (`/tmp`,
+//! `/run`): that is the image's decision, and nothing is mounted there.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -26,6 +27,8 @@ struct Mount {
     options: Option<&'static std::ffi::CStr>,
     /// Kernels without it do.
     optional: bool,
+    /// An image may have a link to a directory instead.
+    yields: bool,
 }
 
 const DEVICES: Mount = mount("/dev", "devtmpfs", NOSUID, Some(c"mode=0755"));
@@ -43,8 +46,8 @@ const MOUNTS: [Mount; 9] = [
         Some(c"gid=5,mode=620,ptmxmode=666"),
     ),
     mount("/dev/shm", "tmpfs", NOSUID_NODEV, Some(c"mode=1777")),
-    mount("/run", "tmpfs", NOSUID_NODEV, Some(c"mode=0755")),
-    mount("/tmp", "tmpfs", NOSUID_NODEV, Some(c"mode=1777")),
+    yielding(mount("/run", "tmpfs", NOSUID_NODEV, Some(c"mode=0755"))),
+    yielding(mount("/tmp", "tmpfs", NOSUID_NODEV, Some(c"mode=1777"))),
     optional("/dev/mqueue", "mqueue", None),
     // Where cgroups can be mounted once more, in namespaces of one's own, nobody changes the limits that hold for himself
     // (cgroups(7): nsdelegate).
@@ -58,7 +61,11 @@ const fn mount(
     flags: MountFlags,
     options: Option<&'static std::ffi::CStr>,
 ) -> Mount {
-    Mount { place, kind, flags, options, optional: false }
+    Mount { place, kind, flags, options, optional: false, yields: false }
+}
+
+const fn yielding(mount: Mount) -> Mount {
+    Mount { yields: true, ..mount }
 }
 
 const fn optional(
@@ -66,7 +73,7 @@ const fn optional(
     kind: &'static str,
     options: Option<&'static std::ffi::CStr>,
 ) -> Mount {
-    Mount { place, kind, flags: NOTHING, options, optional: true }
+    Mount { place, kind, flags: NOTHING, options, optional: true, yields: false }
 }
 
 /// Makes the directories that the image names. One that cannot be made, such as below a file of the image's, is missed by
@@ -82,11 +89,13 @@ pub(crate) fn make_directories(paths: &[String]) {
 impl Mount {
     fn attach(&self) -> Result<(), Failure> {
         let step = || format!("mount {}", self.place);
-        match files::make_directory(self.place, 0o755) {
+        if self.yields && files::leads_to_directory(self.place) {
+            return Ok(());
+        }
+        match files::put_directory(self.place, 0o755) {
             Ok(()) => {}
             // sysfs has mount points for what the kernel has, and takes no others.
             Err(Errno::PERM) if self.optional => return Ok(()),
-            Err(Errno::LOOP) => return Err(Failure::because(step(), "is a symbolic link")),
             Err(errno) => return Err(Failure::new(step(), errno)),
         }
         match rustix::mount::mount(self.kind, self.place, self.kind, self.flags, self.options) {
@@ -114,9 +123,8 @@ pub(crate) fn mount_all() -> Result<OwnedFd, Failure> {
 
 /// Writes /etc/hostname, /etc/hosts and /etc/resolv.conf over the image's.
 pub(crate) fn write_network_files(config: &BootConfig) -> Result<(), Failure> {
-    match rustix::fs::mkdir("/etc", Mode::from_raw_mode(0o755)) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(errno) => return Err(Failure::new("make /etc", errno)),
+    if !files::leads_to_directory("/etc") {
+        files::put_directory("/etc", 0o755).at("make /etc")?;
     }
     let files = [
         ("/etc/hostname", format!("{}\n", config.hostname)),
@@ -130,7 +138,7 @@ pub(crate) fn write_network_files(config: &BootConfig) -> Result<(), Failure> {
 }
 
 fn hosts(hostname: &str, entries: &[HostEntry]) -> String {
-    let mut text = format!("127.0.0.1 localhost {hostname}\n");
+    let mut text = format!("127.0.0.1 localhost localhost.localdomain {hostname}\n");
     for entry in entries {
         text.push_str(&format!("{} {}\n", entry.ip, entry.host));
     }
@@ -151,7 +159,7 @@ mod tests {
         let entry = HostEntry { host: "db.local".into(), ip: "10.0.0.7".into() };
         assert_eq!(
             hosts("vm-1", &[entry]),
-            "127.0.0.1 localhost vm-1\n10.0.0.7 db.local\n::1 localhost ip6-localhost ip6-loopback\nff02::1 ip6-allnodes\nff02::2 ip6-allrouters\n"
+            "127.0.0.1 localhost localhost.localdomain vm-1\n10.0.0.7 db.local\n::1 localhost ip6-localhost ip6-loopback\nff02::1 ip6-allnodes\nff02::2 ip6-allrouters\n"
         );
     }
 

@@ -48,9 +48,12 @@ pub(crate) fn assemble(config: &BootConfig) -> Result<OwnedFd, Failure> {
         lower.push(layer.to_string());
     }
     // Relative names: the options of mount(2) are one page, enough for all the layers that overlayfs takes.
-    // redirect_dir: without it a directory of the image cannot be renamed (EXDEV).
-    let options =
-        format!("redirect_dir=on,lowerdir={},upperdir=upper/data,workdir=upper/work\0", lower.join(":"));
+    // redirect_dir: without it a directory of the image cannot be renamed (EXDEV). xino: all files are of one device, and their inode
+    // numbers stay, as `du -x` and archivers expect.
+    let options = format!(
+        "redirect_dir=on,xino=on,lowerdir={},upperdir=upper/data,workdir=upper/work\0",
+        lower.join(":")
+    );
     let options = std::ffi::CStr::from_bytes_with_nul(options.as_bytes());
     let options = options.map_err(|_| Failure::because("mount the root", "bad options"))?;
     rustix::mount::mount("overlay", ROOT, "overlay", MountFlags::NODEV, options).at("mount the root")?;

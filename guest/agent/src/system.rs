@@ -53,6 +53,24 @@ pub(crate) fn run_when_idle() {
     unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) };
 }
 
+/// What users of containers may do besides: ping without a raw socket, and listen on any port.
+const NETWORK: [(&str, &[u8]); 2] = [
+    ("/proc/sys/net/ipv4/ping_group_range", b"0 2147483647\n"),
+    ("/proc/sys/net/ipv4/ip_unprivileged_port_start", b"0\n"),
+];
+
+/// Lets users other than root do so.
+pub(crate) fn open_network_to_users() -> Result<(), Failure> {
+    for (path, value) in NETWORK {
+        match files::write_existing(path, value) {
+            // A kernel without IPv4.
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(Failure::new(format!("write {path}"), errno)),
+        }
+    }
+    Ok(())
+}
+
 /// Everything of `config` that has nothing to do with files.
 pub(crate) fn configure(config: &BootConfig) -> Result<(), Failure> {
     set_clock(config.wall_clock_ns).at("set the clock")?;

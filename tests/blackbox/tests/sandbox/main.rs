@@ -17,6 +17,7 @@ mod log;
 mod port_forward;
 mod programs;
 mod records;
+mod root;
 mod rpc;
 mod streams;
 mod sudo;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         (Needs::Guest, images::TESTS_OF_OWN),
         (Needs::Guest, lifecycle::TESTS),
         (Needs::Guest, walls::TESTS),
+        (Needs::Guest, root::TESTS),
         (Needs::Guest, records::TESTS),
         (Needs::Guest, log::TESTS),
         (Needs::Guest, port_forward::TESTS),
