@@ -21,7 +21,7 @@ use crate::control::{self, Control};
 use crate::modules::Modules;
 use crate::orphans::Orphans;
 use crate::service::{self, Agent};
-use crate::{disks, log, mounts, root, shield, shutdown, system, vsock, words};
+use crate::{disks, log, mounts, root, shield, shutdown, system, trim, vsock, words};
 
 /// A step of the start that failed.
 #[derive(Debug, thiserror::Error)]
@@ -91,10 +91,17 @@ struct Guest {
     control: Control,
     orphans: Orphans,
     agent: Arc<Agent>,
-    /// The writable file systems.
-    writable: Vec<OwnedFd>,
+    writable: Writable,
     late: Modules,
     initramfs: OwnedFd,
+}
+
+/// The writable file systems.
+pub(crate) struct Writable {
+    /// Of the disks that outlive the guest.
+    pub(crate) disks: Vec<OwnedFd>,
+    /// Of the root.
+    pub(crate) upper: OwnedFd,
 }
 
 fn boot(started: u64) -> Result<Guest, (Failure, Option<Control>)> {
@@ -139,7 +146,7 @@ fn become_ready(
     control: &Control,
     config: &BootConfig,
     modules_us: u64,
-) -> Result<(Arc<Agent>, Vec<OwnedFd>), Failure> {
+) -> Result<(Arc<Agent>, Writable), Failure> {
     let upper = root::assemble(config)?;
     let root_us = since_start();
     let terminals = mounts::mount_all()?;
@@ -151,8 +158,7 @@ fn become_ready(
     let agent = Arc::new(Agent::new(null, terminals));
     let listener = vsock::listen(AGENT_PORT).at("listen")?;
     mounts::make_directories(&config.directories);
-    let mut writable = disks::mount_all(&config.disks)?;
-    writable.push(upper);
+    let writable = Writable { disks: disks::mount_all(&config.disks)?, upper };
     shield::raise()?;
     let shared = Arc::clone(&agent);
     std::thread::Builder::new()
@@ -175,7 +181,12 @@ impl Guest {
             late.load_late(&initramfs);
             root::empty_initramfs(&initramfs);
         });
+        let disks = Arc::new(writable.disks.iter().filter_map(trim::FileSystem::open).collect::<Vec<_>>());
+        let upper = trim::FileSystem::open(&writable.upper);
+        let all = Arc::clone(&disks);
+        let trimming = std::thread::Builder::new().name("trim".to_owned()).stack_size(64 << 10);
+        let _ = trimming.spawn(move || trim::keep_trimming(&all, upper.as_slice()));
         let grace = control.wait_for_the_end(&orphans);
-        shutdown::end(&agent, grace, &writable, control)
+        shutdown::end(&agent, grace, &writable, &disks, control)
     }
 }

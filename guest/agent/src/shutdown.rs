@@ -8,17 +8,24 @@ use rustix::io::Errno;
 use rustix::mount::FsPickFlags;
 use rustix::system::RebootCommand;
 
+use crate::boot::Writable;
 use crate::control::Control;
-use crate::log;
 use crate::service::Agent;
-use crate::{signals, words};
+use crate::trim::FileSystem;
+use crate::{log, signals, trim, words};
 
 /// How long killed processes may take to disappear before the file systems are closed regardless.
 const KILL_LIMIT: Duration = Duration::from_secs(1);
 
 /// Ends all programs, writes everything to the disks and powers off. The host may stop the machine as soon as the
 /// control stream ends: nothing that matters happens after that.
-pub(crate) fn end(agent: &Agent, grace: Duration, writable: &[OwnedFd], control: Control) -> ! {
+pub(crate) fn end(
+    agent: &Agent,
+    grace: Duration,
+    writable: &Writable,
+    disks: &[FileSystem],
+    control: Control,
+) -> ! {
     if !grace.is_zero() {
         signal_everything(libc::SIGTERM);
         agent.programs.wait_for_none(grace);
@@ -28,7 +35,9 @@ pub(crate) fn end(agent: &Agent, grace: Duration, writable: &[OwnedFd], control:
     // A file open for writing would keep its file system from becoming read-only.
     agent.hang_up();
     agent.file_acts.wait_for_none(KILL_LIMIT);
-    close(writable);
+    rustix::fs::sync();
+    trim::trim_at_the_end(disks);
+    close(writable.disks.iter().chain([&writable.upper]));
     drop(control);
     power_off()
 }
@@ -39,7 +48,7 @@ fn signal_everything(signal: i32) {
 }
 
 /// Writes everything to the disks and leaves these file systems as if they had been unmounted.
-pub(crate) fn close(file_systems: &[OwnedFd]) {
+pub(crate) fn close<'a>(file_systems: impl IntoIterator<Item = &'a OwnedFd>) {
     // All of them at once: each has its own disk to wait for.
     rustix::fs::sync();
     for file_system in file_systems {

@@ -19,6 +19,7 @@ mod programs;
 mod records;
 mod root;
 mod rpc;
+mod space;
 mod streams;
 mod sudo;
 mod walls;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         (Needs::Guest, lifecycle::TESTS),
         (Needs::Guest, walls::TESTS),
         (Needs::Guest, root::TESTS),
+        (Needs::Guest, space::TESTS),
         (Needs::Guest, records::TESTS),
         (Needs::Guest, log::TESTS),
         (Needs::Guest, port_forward::TESTS),

@@ -1,0 +1,76 @@
+//! What a guest wrote and removed again is given back to the host.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use blackbox::{Home, done, names};
+
+use crate::Test;
+
+pub(crate) const TESTS: &[Test] = &[
+    ("space::of_a_volume_comes_back_at_the_end", of_a_volume_comes_back_at_the_end),
+    ("space::of_the_root_comes_back_meanwhile", of_the_root_comes_back_meanwhile),
+];
+
+const MIB: u64 = 1 << 20;
+
+/// How long a running guest may take to give space back.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What a file takes of the host's disk, in MiB.
+fn taken(file: &Path) -> u64 {
+    fs::metadata(file).unwrap().blocks() * 512 / MIB
+}
+
+fn of_a_volume_comes_back_at_the_end() {
+    let home = Home::with_own_volumes();
+    let created = home.done(["volume", "create", "data", "--size", "256"]);
+    assert_eq!(created.status, 0, "{created:?}");
+    let image = home.cache().join("volumes/data.ext4");
+    let before = taken(&image);
+    let run = |script: &str| {
+        let done = done(home.run(["--disk", "@data:/data"]).args(["--", "sh", "-c", script]));
+        assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{done:?}");
+    };
+    run("dd if=/dev/zero of=/data/large bs=1M count=64 2>/dev/null; echo kept >/data/kept");
+    let full = taken(&image);
+    assert!(full >= before + 64, "{before} MiB, then {full} MiB");
+    // Written in another sandbox, so nothing but the removal tells.
+    run("rm /data/large");
+    let after = taken(&image);
+    assert!(after <= before + 8, "{before} MiB, full {full} MiB, then {after} MiB");
+    // Written and removed in one.
+    run(
+        "dd if=/dev/zero of=/data/large bs=1M count=64 2>/dev/null; sync; rm /data/large; test $(cat /data/kept) = kept",
+    );
+    let after = taken(&image);
+    assert!(after <= before + 8, "{before} MiB, then {after} MiB");
+    home.assert_nothing_left();
+}
+
+fn of_the_root_comes_back_meanwhile() {
+    let home = Home::new();
+    let id = home.detached(&[]);
+    let directory = home.vms().join(&id);
+    let disk = names(&directory).into_iter().find(|name| name.ends_with(".ext4"));
+    let disk = directory.join(disk.unwrap_or_else(|| panic!("no disk among {:?}", names(&directory))));
+    let exec = |script: &str| {
+        let done = done(&mut home.matchlock(["exec", &id, "--", "sh", "-c", script]));
+        assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{done:?}");
+    };
+    let before = taken(&disk);
+    exec("dd if=/dev/zero of=/large bs=1M count=64 2>/dev/null; sync");
+    let full = taken(&disk);
+    assert!(full >= before + 64, "{before} MiB, then {full} MiB");
+    exec("rm /large; sync");
+    let start = Instant::now();
+    while taken(&disk) > before + 8 {
+        assert!(start.elapsed() < LIMIT, "{before} MiB, full {full} MiB, still {} MiB", taken(&disk));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(home.done(["kill", &id]).status, 0);
+    assert_eq!(home.done(["rm", &id]).status, 0);
+    home.assert_nothing_left();
+}
