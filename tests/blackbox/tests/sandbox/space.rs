@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use blackbox::{Home, done, names};
+use blackbox::{Home, done};
 
 use crate::Test;
 
@@ -22,6 +22,17 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// What a file takes of the host's disk, in MiB.
 fn taken(file: &Path) -> u64 {
     fs::metadata(file).unwrap().blocks() * 512 / MIB
+}
+
+/// The root's disk, which has no name: as an open file of a process of the only sandbox there is.
+fn upper_disk(home: &Home) -> PathBuf {
+    let pids =
+        home.processes().into_iter().filter_map(|process| process.split(' ').next().map(str::to_owned));
+    let files = pids.flat_map(|pid| fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten());
+    let mut paths = files.map(|file| file.path());
+    let is_upper =
+        |path: &PathBuf| fs::read_link(path).is_ok_and(|to| to.to_string_lossy().contains("upper.ext4"));
+    paths.find(is_upper).unwrap()
 }
 
 fn of_a_volume_comes_back_at_the_end() {
@@ -53,9 +64,7 @@ fn of_a_volume_comes_back_at_the_end() {
 fn of_the_root_comes_back_meanwhile() {
     let home = Home::new();
     let id = home.detached(&[]);
-    let directory = home.vms().join(&id);
-    let disk = names(&directory).into_iter().find(|name| name.ends_with(".ext4"));
-    let disk = directory.join(disk.unwrap_or_else(|| panic!("no disk among {:?}", names(&directory))));
+    let disk = upper_disk(&home);
     let exec = |script: &str| {
         let done = done(&mut home.matchlock(["exec", &id, "--", "sh", "-c", script]));
         assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{done:?}");

@@ -36,11 +36,12 @@ fn the_kernel_starts_nothing_for_a_program() {
     assert_eq!(script(&[], &format!("{HELPERS} {left}")), "core\n\n");
 }
 
-/// Opens everything to write that has not the right owner for it, and says what could be opened.
+/// Tries to open everything to write, and says what could be opened. Pressure is left out: to write there is to ask for
+/// word of it.
 fn the_kernel_is_not_to_be_written() {
     let opened = script(
         &[],
-        "find /proc /sys/kernel /sys/power -path '/proc/[0-9]*' -prune -o -path /proc/self -prune -o -path /proc/thread-self -prune -o -type f -perm -200 -print |
+        "find /proc /sys/kernel /sys/power -path '/proc/[0-9]*' -prune -o -path /proc/self -prune -o -path /proc/pressure -prune -o -path /proc/thread-self -prune -o -type f -perm -200 -print |
             while read -r file; do { true >>\"$file\"; } 2>/dev/null && echo \"$file\"; done
         for disk in /dev/vda /dev/vdb /dev/mem /dev/kmsg /dev/hvc0; do test -e $disk && echo $disk; done
         for file in kcore keys timer_list; do test -s /proc/$file && cat /proc/$file | head -c 1 | wc -c; done
@@ -58,13 +59,13 @@ fn what_containers_may_do_works() {
         mkdir -p /jail/bin && cp /bin/busybox /jail/bin/ && chroot /jail /bin/busybox echo jail
         mknod /made c 1 3 && mkfifo /pipe && stat -c %F /made /pipe
         (echo x >/made) 2>/dev/null || echo useless
-        su -s /bin/sh -c 'id -u' nobody 2>/dev/null || su -c 'id -u' root
+        su -s /bin/sh -c 'id -u' nobody
         echo x >/dev/null && head -c 4 /dev/urandom | wc -c && head -c 2 /dev/zero | wc -c && ls /dev/pts | grep -c ptmx
         echo x >/dev/shm/x && cat /dev/shm/x && cat /proc/sys/kernel/ostype";
     let kept = "00000000a80425fb";
     let expected = format!(
         "CapInh:0000000000000000\nCapPrm:{kept}\nCapEff:{kept}\nCapBnd:{kept}\nCapAmb:0000000000000000\n\
-         ping\n12:34 4755\njail\ncharacter special file\nfifo\nuseless\n0\n4\n2\n1\nx\nLinux\n"
+         ping\n12:34 4755\njail\ncharacter special file\nfifo\nuseless\n65534\n4\n2\n1\nx\nLinux\n"
     );
     assert_eq!(script(&[], text), expected);
 }
@@ -74,6 +75,6 @@ fn privilege_takes_them_down() {
         grep -q ' /sys sysfs rw' /proc/self/mounts && ls /sys/firmware | grep -c . >/dev/null && echo all";
     assert_eq!(
         script(&["--privileged"], &format!("mkdir -p /mnt; {HELPERS} {more}")),
-        "ran.core\nran.-q\nall\n"
+        "ran.-q\nran.core\nall\n"
     );
 }
