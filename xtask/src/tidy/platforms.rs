@@ -21,7 +21,6 @@ const CONDITIONS: &[Condition] = &[
         name: "target_arch",
         folders: &["arch", "sys"],
         files: &[
-            "guest/agent/src/exec/restrict.rs",
             "runtime/debian/src/mirror.rs",
             "runtime/debian/tests/mirror/main.rs",
             "runtime/kernels/src/architecture.rs",

@@ -11,21 +11,10 @@ pub(super) const NEWEST: u32 = 466;
 
 /// Numbers of an architecture, as a column of [`CALLS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "each processor has one or two of them")]
 pub(super) enum Numbering {
-    #[cfg_attr(
-        not(target_arch = "x86_64"),
-        allow(dead_code, reason = "each processor has one or two of them")
-    )]
     X86_64,
-    #[cfg_attr(
-        not(target_arch = "x86_64"),
-        allow(dead_code, reason = "each processor has one or two of them")
-    )]
     I386,
-    #[cfg_attr(
-        not(target_arch = "aarch64"),
-        allow(dead_code, reason = "each processor has one or two of them")
-    )]
     Aarch64,
 }
 

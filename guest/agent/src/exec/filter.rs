@@ -12,6 +12,7 @@ use std::sync::LazyLock;
 
 use libc::sock_filter;
 
+use super::arch::NUMBERINGS;
 use super::calls::{self, Numbering};
 
 /// A filter for seccomp(2).
@@ -19,15 +20,6 @@ use super::calls::{self, Numbering};
 pub(super) struct Filter(Vec<sock_filter>);
 
 static FILTER: LazyLock<Filter> = LazyLock::new(Filter::new);
-
-/// `AUDIT_ARCH_*` of linux/audit.h, with the numbers that go with it.
-#[cfg(target_arch = "x86_64")]
-const ARCHITECTURES: &[(u32, Numbering)] =
-    &[(0xc000_003e, Numbering::X86_64), (0x4000_0003, Numbering::I386)];
-
-/// `AUDIT_ARCH_*` of linux/audit.h, with the numbers that go with it. Programs of 32-bit ARM are refused as a whole.
-#[cfg(target_arch = "aarch64")]
-const ARCHITECTURES: &[(u32, Numbering)] = &[(0xc000_00b7, Numbering::Aarch64)];
 
 /// From here on the numbers of x86-64 are those of x32, one more numbering of the same calls: refused as a whole.
 const X32: u32 = 0x4000_0000;
@@ -171,7 +163,7 @@ fn middle(ranges: &[Range]) -> usize {
 impl Filter {
     fn new() -> Self {
         let mut code = vec![load(ARCHITECTURE)];
-        for (architecture, numbering) in ARCHITECTURES {
+        for (architecture, numbering) in NUMBERINGS {
             let mut calls = vec![load(NUMBER)];
             search(&ranges(*numbering), &mut calls);
             // Further than a conditional jump reaches.
@@ -210,7 +202,7 @@ const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 const NUMBER: u32 = 0;
 /// Offset of seccomp_data.arch.
 const ARCHITECTURE: u32 = 4;
-/// Offset of the lower half of seccomp_data.args[0]. None of the arguments that are looked at has more that the kernel
+/// Offset of the lower half of `seccomp_data.args[0]`. None of the arguments that are looked at has more that the kernel
 /// looks at.
 const ARGUMENT: u32 = 16;
 
@@ -282,7 +274,7 @@ mod tests {
 
     #[test]
     fn every_number_gets_what_the_table_says() {
-        for (architecture, numbering) in ARCHITECTURES {
+        for (architecture, numbering) in NUMBERINGS {
             for number in (0..1024).chain([X32 - 1, u32::MAX >> 1]) {
                 let call = calls::numbers(*numbering).find(|(_, known)| *known == number);
                 let verdict_of = match call {
@@ -309,16 +301,16 @@ mod tests {
         }
     }
 
-    #[cfg(target_arch = "x86_64")]
     #[test]
     fn x32_is_refused() {
-        for number in [X32, X32 + 1, X32 + 39, X32 + 1000, u32::MAX] {
-            assert_eq!(verdict(0xc000_003e, number, 0), refusal(libc::EPERM), "{number:#x}");
+        for (architecture, _) in NUMBERINGS.iter().filter(|(_, calls)| *calls == Numbering::X86_64) {
+            for number in [X32, X32 + 1, X32 + 39, X32 + 1000, u32::MAX] {
+                assert_eq!(verdict(*architecture, number, 0), refusal(libc::EPERM), "{number:#x}");
+            }
         }
     }
 
-    /// Names of the kernel's headers, where the C library knows them as well.
-    #[cfg(target_arch = "x86_64")]
+    /// Some of them, as the C library has them.
     #[test]
     fn the_table_has_the_kernels_numbers() {
         for (name, number) in [
@@ -331,7 +323,7 @@ mod tests {
             ("seccomp", libc::SYS_seccomp),
             ("faccessat2", libc::SYS_faccessat2),
         ] {
-            let found = calls::numbers(Numbering::X86_64).find(|(known, _)| *known == name);
+            let found = calls::numbers(NUMBERINGS[0].1).find(|(known, _)| *known == name);
             assert_eq!(found.map(|(_, number)| i64::from(number)), Some(number), "{name}");
         }
         for (name, refused) in [
@@ -345,7 +337,7 @@ mod tests {
             ("init_module", libc::SYS_init_module),
         ] {
             let number = u32::try_from(refused).unwrap_or(u32::MAX);
-            assert_eq!(verdict(0xc000_003e, number, 0), refusal(libc::EPERM), "{name}");
+            assert_eq!(verdict(NUMBERINGS[0].0, number, 0), refusal(libc::EPERM), "{name}");
         }
     }
 

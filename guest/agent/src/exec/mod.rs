@@ -16,6 +16,7 @@
 //!
 //! Why a PID namespace of this shape: see `namespace`. Not here: how streams come to be (`service`).
 
+mod arch;
 mod calls;
 mod child;
 mod filter;
