@@ -3,7 +3,7 @@
 //! Checks only look; nothing is changed. Not here: the decision which machine is taken (`policy`).
 
 use policy::machine::{HostFacts, Kind, KvmDevice, Request, choose};
-use sandbox::{Home, host};
+use sandbox::{Error, Home, host};
 use wire::CheckStatus::{Fail, Pass, Warn};
 use wire::{Check, CheckStatus, Diagnosis};
 
@@ -168,8 +168,11 @@ fn memory() -> Check {
 
 fn disk(home: &Home) -> Check {
     // The cache itself may not be there yet; an ancestor is.
-    let path = home.cache().ancestors().find(|path| path.exists());
-    let free = path.and_then(|path| rustix::fs::statvfs(path).ok());
+    let free = home.as_user(|| {
+        let path = home.cache().ancestors().find(|path| path.exists());
+        Ok::<_, Error>(path.and_then(|path| rustix::fs::statvfs(path).ok()))
+    });
+    let free = free.ok().flatten();
     match free.map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) >> 20) {
         Some(free) if free < ENOUGH_DISK_MB => {
             check("disk", Warn, format!("{free} MB free for images and kernels"), Some("free some space"))

@@ -125,7 +125,7 @@ fn dispatch(cli: Cli, arguments: &[OsString], start: Start) -> anyhow::Result<u8
 
 fn log_to_stderr(level: args::LogLevel) {
     tracing_subscriber::fmt()
-        .with_writer(|| streams::Stderr)
+        .with_writer(|| say::Log)
         .with_max_level(tracing::Level::from(level))
         .with_target(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))

@@ -81,6 +81,26 @@ pub(crate) fn note(text: &str) {
     let _ = Stderr.write_all(tame(text).as_bytes());
 }
 
+/// Where lines of the log go. Their control characters are escaped, except those that colour them.
+#[derive(Debug)]
+pub(crate) struct Log;
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes).map(|()| bytes.len())
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let text = String::from_utf8_lossy(bytes);
+        let straight: String = text.chars().filter(|c| is_tame(*c) || c.is_control()).collect();
+        Stderr.write_all(straight.as_bytes())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
