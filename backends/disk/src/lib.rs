@@ -10,6 +10,7 @@
 pub mod composite;
 mod segments;
 
+use std::io;
 use std::os::fd::OwnedFd;
 
 pub use segments::{Disk, DiskError};
@@ -33,6 +34,17 @@ pub enum Segment {
 }
 
 impl Segment {
+    /// The same segment for another disk: the same open file.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::File { file, offset, len } => {
+                Self::File { file: file.try_clone()?, offset: *offset, len: *len }
+            }
+            Self::Bytes(bytes) => Self::Bytes(bytes.clone()),
+            Self::Zeroes(len) => Self::Zeroes(*len),
+        })
+    }
+
     /// Number of bytes.
     #[must_use]
     pub fn len(&self) -> u64 {

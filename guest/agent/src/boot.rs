@@ -21,7 +21,7 @@ use crate::control::{self, Control};
 use crate::modules::Modules;
 use crate::orphans::Orphans;
 use crate::service::{self, Agent};
-use crate::{disks, log, mounts, root, shield, shutdown, system, trim, vsock, words};
+use crate::{disks, log, mounts, root, shield, shutdown, system, timer, trim, vsock, words};
 
 /// A step of the start that failed.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +113,11 @@ fn boot(started: u64) -> Result<Guest, (Failure, Option<Control>)> {
     let opening = opening
         .spawn(move || {
             let (control, config) = control::open(started)?;
+            if config.check_timer && !timer::is_ticking() {
+                log::line("the kernel's timer does not tick: the host was too busy while the kernel started");
+                control.send(&ControlFromGuest::NoTimer);
+                shutdown::power_off();
+            }
             let configured = system::configure(&config);
             Ok((control, config, configured))
         })
@@ -150,6 +155,7 @@ fn become_ready(
     let upper = root::assemble(config)?;
     let root_us = since_start();
     let terminals = mounts::mount_all()?;
+    system::let_kernel_errors_through()?;
     mounts::write_network_files(config)?;
     system::open_network_to_users()?;
     system::limit_cpu(config.cpu_quota_milli)?;

@@ -33,6 +33,7 @@ mod shutdown;
 mod signals;
 mod stream;
 mod system;
+mod timer;
 mod trim;
 mod vsock;
 

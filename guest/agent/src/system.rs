@@ -79,6 +79,12 @@ pub(crate) fn configure(config: &BootConfig) -> Result<(), Failure> {
     raise_loopback().at("raise lo")
 }
 
+/// Has the console show the kernel's errors, and nothing below: what `quiet` stands for. A machine may have asked for less
+/// while the kernel looked for its devices.
+pub(crate) fn let_kernel_errors_through() -> Result<(), Failure> {
+    files::write_existing("/proc/sys/kernel/printk", b"4\n").at("set the console's level")
+}
+
 fn set_clock(wall_clock_ns: u64) -> Result<(), Errno> {
     let tv_sec = i64::try_from(wall_clock_ns / 1_000_000_000).map_err(|_| Errno::INVAL)?;
     let tv_nsec = i64::try_from(wall_clock_ns % 1_000_000_000).map_err(|_| Errno::INVAL)?;

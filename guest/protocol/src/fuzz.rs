@@ -117,6 +117,7 @@ mod tests {
             hosts: vec![HostEntry { host: "h".into(), ip: "10.0.0.1".into() }],
             nameservers: vec!["10.0.0.2".into()],
             cpu_quota_milli: 500,
+            check_timer: false,
             disks: vec![DiskMount { path: path(), readonly: true, uid: Some(1), gid: None }],
         };
         let change = Change { kind: ChangeKind::Removed, path: path().into() };

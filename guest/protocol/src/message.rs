@@ -17,6 +17,8 @@ pub enum ControlFromGuest {
     Ready(Ready),
     /// The guest cannot become ready; it powers off after this.
     Failed(BootFailure),
+    /// The kernel has found no timer that ticks, so no sleep would ever end; the guest powers off after this.
+    NoTimer,
 }
 
 /// When the guest got where, in microseconds since its kernel started.
@@ -74,6 +76,9 @@ pub struct BootConfig {
     pub nameservers: Vec<String>,
     /// CPU quota in thousandths of a CPU; 0 = none.
     pub cpu_quota_milli: u32,
+    /// Whether the guest sees to it that its timer ticks: an emulated processor may have stood still while the kernel
+    /// measured it.
+    pub check_timer: bool,
     /// What is on the block devices from the third on, in their order.
     pub disks: Vec<DiskMount>,
 }

@@ -93,6 +93,7 @@ fn boot() -> impl Strategy<Value = BootConfig> {
                     hosts,
                     nameservers,
                     cpu_quota_milli: quota,
+                    check_timer: false,
                     disks,
                 }
             },

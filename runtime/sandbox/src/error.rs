@@ -138,6 +138,9 @@ pub enum Error {
         /// The guest system's words.
         error: String,
     },
+    /// The guest's kernel has no timer that ticks, so no sleep in it would ever end.
+    #[error("the guest's kernel found no timer: this host was too busy while it started")]
+    NoTimer,
     /// The machine ended while it was needed.
     #[error("{how}{}", said(last_words))]
     Ended {

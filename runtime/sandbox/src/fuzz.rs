@@ -257,6 +257,7 @@ fn config() -> BootConfig {
         hosts: Vec::new(),
         nameservers: Vec::new(),
         cpu_quota_milli: 0,
+        check_timer: false,
         disks: Vec::new(),
     }
 }

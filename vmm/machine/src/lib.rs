@@ -19,6 +19,7 @@ mod qmp;
 pub mod software;
 pub mod tsc;
 
+use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use disk::Segment;
@@ -74,6 +75,13 @@ pub struct Kernel {
     pub format: KernelFormat,
 }
 
+impl Kernel {
+    /// The same kernel for another machine.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { file: self.file.try_clone()?, format: self.format })
+    }
+}
+
 /// Kernel file formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum KernelFormat {
@@ -92,6 +100,14 @@ pub struct Disk {
     pub segments: Vec<Segment>,
     /// Whether the guest's writes are refused.
     pub readonly: bool,
+}
+
+impl Disk {
+    /// The same disk for another machine: the same open files.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let segments = self.segments.iter().map(Segment::try_clone).collect::<io::Result<_>>()?;
+        Ok(Self { segments, readonly: self.readonly })
+    }
 }
 
 /// How a machine ended.
@@ -136,7 +152,7 @@ pub enum MachineError {
         /// Which part.
         what: &'static str,
         /// The system's words.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A process of the machine refused; the text is its own.
     #[error("{0}")]

@@ -36,6 +36,7 @@ impl Control {
                 step: printable(failure.step.as_bytes()),
                 error: printable(failure.error.as_bytes()),
             }),
+            ControlFromGuest::NoTimer => Err(Error::NoTimer),
             ControlFromGuest::Hello { .. } => Err(Error::Guest("the guest said hello twice")),
         }
     }

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use images::Progress;
+use machine::Kind;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::base::{Base, Created};
 use super::handle::{self, Ends, Handle, Ready, Stop, Terms, Why};
 use super::spec::{Spec, TimeLimit};
-use super::stages::{Booting, Preparing, Stage, Starting, Up};
+use super::stages::{Booting, Prepared, Preparing, Stage, Starting, Up};
 use crate::life::timings::{Start, Timings};
 use crate::records::home::Home;
 use crate::records::lifecycle::Phase;
@@ -20,6 +21,9 @@ use crate::{Error, Result};
 
 /// How much of the time to end in is left for the machine and the files once the guest had its part.
 const MACHINE_SHARE: u32 = 4;
+
+/// What the sandbox's log says when its machine is started once more.
+const NO_TIMER: &[u8] = b"matchlock: the guest's kernel found no timer, and is started once more\n";
 
 /// Makes a sandbox and takes it through its life, in a task of its own. An error means that there is none. Needs a tokio
 /// runtime.
@@ -98,6 +102,23 @@ impl Driver {
         base.journal.to(Phase::Created, None);
         base.journal.to(Phase::Starting, None);
 
+        // An emulated processor may stand still while its kernel measures the timer.
+        let again = (base.kind == Kind::Software).then(|| prepared.again()).transpose();
+        let again = again.map_err(|error| Halt { stage: Stage::Bare, why: Why::failed(error) })?;
+        match (self.start(prepared).await, again) {
+            (Err(Halt { stage: Stage::Configuring(stage), why }), Some(again)) if why.is_no_timer() => {
+                stage.give_up().await;
+                self.base.log().add(NO_TIMER);
+                tracing::warn!("{}: {why}; it is started once more", self.base.vm.id);
+                self.start(again).await
+            }
+            (result, _) => result,
+        }
+    }
+
+    /// Makes a machine and takes it to its guest.
+    async fn start(&mut self, prepared: Prepared) -> Result<Up, Halt> {
+        let Self { base, calls, .. } = self;
         let mut booting = match Booting::begin(base, prepared) {
             Ok(booting) => booting,
             Err(error) => return Err(Halt { stage: Stage::Bare, why: Why::failed(error) }),

@@ -86,6 +86,11 @@ impl Why {
         Self::Failed(Arc::new(error))
     }
 
+    /// Whether another start may well succeed.
+    pub(super) fn is_no_timer(&self) -> bool {
+        matches!(self, Self::Failed(error) if matches!(**error, Error::NoTimer))
+    }
+
     /// Whether the guest may still answer, but is not to.
     #[must_use]
     pub fn is_cut(&self) -> bool {

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use guest_protocol::{BootConfig, HOST_PORT, HostEntry, UpperDisk, VERSION};
 use images::Progress;
+use machine::Kind;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -132,6 +133,21 @@ pub(super) struct Prepared {
     image: OpenImage,
     kernel: OpenKernel,
     upper: machine::Disk,
+}
+
+impl Prepared {
+    /// The same for another machine: the same open files.
+    pub(super) fn again(&self) -> Result<Self> {
+        let Self { image, kernel, upper } = self;
+        let clone = || -> std::io::Result<Self> {
+            let disk = image.disk.try_clone()?;
+            let image = OpenImage { config: image.config.clone(), layers: image.layers, disk };
+            let (initramfs, lease) = (kernel.initramfs.try_clone()?, kernel.lease.clone());
+            let kernel = OpenKernel { kernel: kernel.kernel.try_clone()?, initramfs, lease };
+            Ok(Self { image, kernel, upper: upper.try_clone()? })
+        };
+        clone().map_err(Error::system("files of the machine"))
+    }
 }
 
 impl Preparing {
@@ -312,6 +328,11 @@ pub(super) struct Configuring {
 }
 
 impl Configuring {
+    /// Ends the machine, whose guest has told that it cannot go on.
+    pub(super) async fn give_up(self) {
+        stopped(self.running).await;
+    }
+
     /// Tells the agent what the sandbox is to be, and waits until it is that.
     pub(super) async fn ready(&mut self, base: &Base) -> Result<(guest_protocol::Ready, OwnGuest)> {
         let Self { running, control, ports, plan, by } = self;
@@ -414,6 +435,7 @@ fn boot_config(base: &Base, layers: u16, volumes: Vec<String>) -> Result<BootCon
         hosts: hosts.map(|(host, ip)| HostEntry { host: host.clone(), ip: ip.to_string() }).collect(),
         nameservers: spec.nameservers.iter().map(ToString::to_string).collect(),
         cpu_quota_milli: base.grant.cpu_quota_milli,
+        check_timer: base.kind == Kind::Software,
         disks: base.disks.mounts(),
     })
 }

@@ -1,9 +1,16 @@
 //! A sandbox's life as its records show it, and what its owner costs.
 
+use std::time::Duration;
+
 use blackbox::{Done, Home, end, read_until, signal, spawn};
 use rustix::process::Signal;
 
 use crate::Test;
+
+/// How often, and for how long, QEMU is stopped; and how long it runs in between.
+const STOPS: u32 = 40;
+const STOPPED: Duration = Duration::from_millis(110);
+const RUNNING: Duration = Duration::from_millis(20);
 
 pub(crate) const TESTS: &[Test] = &[
     ("lifecycle::detached_listed_killed_removed", detached_listed_killed_removed),
@@ -12,6 +19,12 @@ pub(crate) const TESTS: &[Test] = &[
     ("lifecycle::a_killed_machine_is_an_error", a_killed_machine_is_an_error),
     ("lifecycle::detached_errors_are_told", detached_errors_are_told),
 ];
+
+/// Only an emulated processor stands still with its host.
+pub(crate) const TESTS_OF_EMULATION: &[Test] = &[(
+    "lifecycle::a_guest_without_a_timer_is_started_once_more",
+    a_guest_without_a_timer_is_started_once_more,
+)];
 
 fn status_of(home: &Home, id: &str) -> String {
     let list: serde_json::Value = serde_json::from_str(&home.done(["list", "--json"]).stdout).unwrap();
@@ -130,4 +143,44 @@ fn detached_errors_are_told() {
     assert!(done.stderr.starts_with("matchlock: /etc/passwd is not a bootable kernel"), "{done:?}");
     assert_eq!(home.done(["rm", "--stopped"]).status, 0);
     home.assert_nothing_left();
+}
+
+/// A host that stops an emulated processor while its kernel measures the timer leaves the kernel without one. This plays
+/// such a host until that has happened: each guest comes up all the same, and one of them at its second start.
+fn a_guest_without_a_timer_is_started_once_more() {
+    for _ in 0..30 {
+        let home = Home::new();
+        let mut child = spawn(&mut home.run(["--rm=false", "--", "sh", "-c", "sleep 0.1; echo slept"]));
+        stop_again_and_again(&home);
+        read_until(&mut child, "slept\n");
+        assert_eq!(home.done(["kill", "--all"]).status, 0);
+        end(child);
+        let id = blackbox::names(&home.vms()).pop().unwrap();
+        let log = std::fs::read_to_string(home.vms().join(id).join("logs/vm.log")).unwrap();
+        assert!(!log.contains("PCI: Fatal"), "an alarm without a cause: {log}");
+        if log.contains("found no timer, and is started once more") {
+            return;
+        }
+    }
+    panic!("no guest was ever without a timer");
+}
+
+/// Stops the first QEMU of a home for longer than Linux measures, lets it run for a moment, and so on for as long as a
+/// kernel may take to its timer.
+fn stop_again_and_again(home: &Home) {
+    let qemu = loop {
+        let processes = home.processes();
+        if let Some(qemu) = processes.iter().find(|process| process.contains(" qemu-system-")) {
+            break qemu.split_whitespace().next().unwrap().parse().unwrap();
+        }
+    };
+    let qemu = rustix::process::Pid::from_raw(qemu).unwrap();
+    for _ in 0..STOPS {
+        if rustix::process::kill_process(qemu, Signal::STOP).is_err() {
+            return;
+        }
+        std::thread::sleep(STOPPED);
+        let _ = rustix::process::kill_process(qemu, Signal::CONT);
+        std::thread::sleep(RUNNING);
+    }
 }

@@ -63,6 +63,7 @@ fn main() -> ExitCode {
             (Needs::Program, port_forward::TESTS_WITHOUT_GUEST),
             (Needs::Program, kernels::TESTS_WITHOUT_GUEST),
             (Needs::Program, rpc::TESTS_WITHOUT_GUEST),
+            (Needs::Guest, lifecycle::TESTS_OF_EMULATION),
             (Needs::Program, disks::TESTS_WITHOUT_GUEST),
         ]);
     }
