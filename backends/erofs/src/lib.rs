@@ -9,8 +9,8 @@
 //! The format is that of the kernel's `fs/erofs/erofs_fs.h`: uncompressed, 4 KiB blocks, extended inodes, readable by
 //! Linux 5.15 and later. The same calls make the same bytes. What is all zeroes is left a hole in the output file.
 //!
-//! Not here: compression, shared extended attributes, extra devices, and any idea of what a layer or a tar is. Reading
-//! exists for tests only (feature `reader`).
+//! Such an image can be read again ([`Image`]); tests read it whole (feature `reader`). Not here: compression, shared extended
+//! attributes, extra devices, and any idea of what a layer or a tar is.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
@@ -19,6 +19,7 @@ mod directory;
 mod error;
 mod finish;
 mod format;
+mod image;
 #[cfg(feature = "reader")]
 pub mod reader;
 mod sink;
@@ -27,6 +28,7 @@ mod writer;
 mod xattr;
 
 pub use error::{Error, Result};
+pub use image::{Data, Image, Inode, InodeKind, Input, ReadError};
 pub use sink::Output;
 pub use tree::{DirId, Entry, NodeId, NodeKind, Tree};
 pub use writer::{Extent, Options, Summary, Writer};

@@ -21,7 +21,7 @@ const MAX_INLINE_FILE: u64 = 64 << 10;
 const MAX_CHUNKS: u64 = 1 << 16;
 
 /// Largest file.
-const MAX_FILE_SIZE: u64 = 1 << 44;
+pub(crate) const MAX_FILE_SIZE: u64 = 1 << 44;
 
 /// What an image is made with.
 #[derive(Debug, Clone, Copy)]

@@ -29,7 +29,6 @@ pub(crate) fn split_name(name: &[u8]) -> Option<(u8, &[u8])> {
 }
 
 /// The prefix of an index.
-#[cfg(feature = "reader")]
 pub(crate) fn prefix(index: u8) -> Option<&'static [u8]> {
     PREFIXES.iter().find(|(_, known)| *known == index).map(|(prefix, _)| *prefix)
 }

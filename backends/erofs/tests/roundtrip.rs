@@ -3,12 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use erofs::{Attributes, Entry, Extent, NodeId, Options, Special, Timestamp, Writer, reader};
+use erofs::{
+    Attributes, Entry, Extent, Image, InodeKind, NodeId, Options, Special, Timestamp, Writer, reader,
+};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -203,6 +206,48 @@ proptest! {
             prop_assert_eq!(inode.st_mode >> 12, file_type);
             prop_assert!(inode.data == data, "contents of {:?}", String::from_utf8_lossy(path));
         }
+        let opened = Image::open(&image[..], image.len() as u64).unwrap();
+        for (path, inode) in &found {
+            let mut here = opened.root().unwrap();
+            for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
+                here = opened.lookup(&here, part).unwrap().unwrap();
+            }
+            prop_assert_eq!((here.nid, &here.attributes), (inode.nid, &inode.attributes));
+            prop_assert!(inode.st_mode >> 12 == 0o04 || opened.lookup(&here, b"x").is_err());
+            let mut data = Vec::new();
+            match here.kind {
+                InodeKind::Dir => {
+                    let mut below = opened.entries(&here).unwrap().into_iter().map(|(name, ..)| name).collect::<Vec<_>>();
+                    prop_assert!(below.is_sorted());
+                    let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
+                    below.iter_mut().for_each(|name| *name = [path, slash, name].concat());
+                    let prefix = [path, slash].concat();
+                    let children = found.keys().filter(|other| {
+                        let rest = other.strip_prefix(prefix.as_slice());
+                        rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(&b'/'))
+                    });
+                    prop_assert!(children.eq(below.iter()));
+                    prop_assert!(opened.lookup(&here, b"no such name").unwrap().is_none());
+                }
+                InodeKind::Symlink => data = opened.target(&here).unwrap(),
+                InodeKind::File => {
+                    opened.data(&here).read_to_end(&mut data).unwrap();
+                    let mut filled = vec![0; data.len()];
+                    for extent in opened.extents(&here).unwrap().into_iter().flatten() {
+                        let range = usize::try_from(extent.offset).unwrap()..usize::try_from(extent.offset + extent.len).unwrap();
+                        let mut part = opened.data(&here);
+                        part.seek(extent.offset);
+                        part.read_exact(&mut filled[range]).unwrap();
+                    }
+                    prop_assert!(opened.extents(&here).unwrap().is_none() || filled == data);
+                }
+                InodeKind::Special(special) => {
+                    let kind = &model[path].1;
+                    prop_assert!(matches!(kind, Some(Kind::Special(written)) if *written == special));
+                }
+            }
+            prop_assert!(data == inode.data, "contents of {:?}", String::from_utf8_lossy(path));
+        }
         // The same calls make the same bytes.
         prop_assert!(write(&items).0 == image);
     }
@@ -226,8 +271,7 @@ fn zero_blocks_become_holes_of_the_output() {
     let dir = tempfile::tempdir().unwrap();
     let file = fs::File::create_new(dir.path().join("image")).unwrap();
     let mut writer = Writer::new(file, Options { uuid: [0; 16], max_len: 1 << 30 });
-    let node =
-        writer.file(&Attributes::default(), 64 << 20, &mut std::io::Read::take(std::io::repeat(0), 64 << 20));
+    let node = writer.file(&Attributes::default(), 64 << 20, &mut std::io::repeat(0).take(64 << 20));
     let root = writer.tree().root();
     writer.tree_mut().link(root, b"zeroes", node.unwrap()).unwrap();
     let (file, summary) = writer.finish().unwrap();

@@ -13,7 +13,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use guest_protocol::{BootConfig, UpperDisk};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
@@ -22,6 +22,9 @@ use crate::files;
 
 /// overlayfs' own limit (OVL_MAX_STACK).
 const LAYERS_LIMIT: u16 = 500;
+
+/// What the root of a layer has whose image does not say what its root is.
+const IMPLIED_ROOT: &str = "trusted.overlay.matchlock";
 
 /// Where the parts are mounted; one detach of this mount takes all of them along.
 const PARTS: &str = "/parts";
@@ -43,8 +46,10 @@ pub(crate) fn assemble(config: &BootConfig) -> Result<OwnedFd, Failure> {
     rustix::process::chdir(PARTS).at("enter /parts")?;
     mount_upper(config.upper)?;
     let mut lower = Vec::with_capacity(usize::from(config.layers));
+    let mut described = false;
     for layer in (1..=config.layers).rev() {
         mount_layer(layer)?;
+        described = described || describe_root(layer)?;
         lower.push(layer.to_string());
     }
     // Relative names: the options of mount(2) are one page, enough for all the layers that overlayfs takes.
@@ -86,6 +91,21 @@ fn mount_layer(layer: u16) -> Result<(), Failure> {
     files::make_directory(&place, 0o755).at("make a layer's directory")?;
     rustix::mount::mount(device.as_str(), place.as_str(), "erofs", MountFlags::RDONLY, None)
         .at(&format!("mount {device}"))
+}
+
+/// Gives the new root the mode and owner of a layer's root, if the layer has said what that is; otherwise one below it may.
+fn describe_root(layer: u16) -> Result<bool, Failure> {
+    let place = layer.to_string();
+    if rustix::fs::getxattr(place.as_str(), IMPLIED_ROOT, &mut [0_u8; 0]).is_ok() {
+        return Ok(false);
+    }
+    let status = rustix::fs::stat(place.as_str()).at(&format!("look at the root of layer {layer}"))?;
+    let (uid, gid) = (Uid::from_raw(status.st_uid), Gid::from_raw(status.st_gid));
+    rustix::fs::chown("upper/data", Some(uid), Some(gid)).at("give the root to its owner")?;
+    // After the owner: changing that takes away what set-user-ID means.
+    let mode = Mode::from_raw_mode(status.st_mode & 0o7777);
+    rustix::fs::chmod("upper/data", mode).at("set the mode of the root")?;
+    Ok(true)
 }
 
 /// Detaches what the overlay was made of, and moves it over the initramfs.

@@ -99,7 +99,7 @@ pub(crate) fn make(store: &Store, progress: &dyn Progress) -> Result<Image> {
         Ok((layer.diff_id.clone(), store.layer(NAME, layer, tar.as_slice(), &mut room, progress)?))
     });
     let layers = layers.collect::<Result<Vec<_>>>()?;
-    store.save(plan, "builtin".to_owned(), &layers).map(|imported| imported.image)
+    store.save(plan, "builtin".to_owned(), &layers, &mut room).map(|imported| imported.image)
 }
 
 /// The image's one layer.

@@ -231,6 +231,9 @@ pub enum LayerError {
     /// The file system image could not be written.
     #[error(transparent)]
     Write(erofs::Error),
+    /// A layer below, which is stored, could not be read.
+    #[error("a stored layer: {0}")]
+    Stored(#[from] erofs::ReadError),
 }
 
 /// Why an entry of a tar cannot be.
@@ -250,7 +253,7 @@ pub enum EntryError {
     #[error("has too many directories on the way to it")]
     TooDeep,
     /// A hard link to nothing.
-    #[error("is a hard link to {0:?}, which is not in this layer")]
+    #[error("is a hard link to {0:?}, which is neither in this layer nor below it")]
     LinkTarget(String),
     /// A hard link to a directory.
     #[error("is a hard link to a directory")]

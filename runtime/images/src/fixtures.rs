@@ -11,11 +11,12 @@ use crate::manifest::host_architecture;
 /// A layer's tar while it is made.
 pub struct LayerBuilder {
     tar: tar::Builder<Vec<u8>>,
+    owner: (u64, u64),
 }
 
 impl Default for LayerBuilder {
     fn default() -> Self {
-        Self { tar: tar::Builder::new(Vec::new()) }
+        Self { tar: tar::Builder::new(Vec::new()), owner: (0, 0) }
     }
 }
 
@@ -44,6 +45,12 @@ impl LayerBuilder {
         self.entry(tar::EntryType::Link, path, 0o644, &[], Some(target))
     }
 
+    /// Gives what is added from here on to this user and group.
+    #[must_use]
+    pub fn owned(self, uid: u64, gid: u64) -> Self {
+        Self { owner: (uid, gid), ..self }
+    }
+
     /// Adds an entry with PAX records before it.
     #[must_use]
     pub fn pax(mut self, records: &[(&str, &[u8])]) -> Self {
@@ -69,8 +76,8 @@ impl LayerBuilder {
         }
         header.set_entry_type(kind);
         header.set_mode(mode);
-        header.set_uid(0);
-        header.set_gid(0);
+        header.set_uid(self.owner.0);
+        header.set_gid(self.owner.1);
         header.set_mtime(1_700_000_000);
         header.set_size(data.len() as u64);
         header.set_cksum();

@@ -8,10 +8,13 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use erofs::reader::{self, Inode};
+use erofs::{Image, Options};
+use waiting::CancellationToken;
 
 use crate::archive::Archive;
+use crate::complete::{Below, complete};
 use crate::disk_image::{DiskImageError, SUPERBLOCK_LEN, check_superblock};
-use crate::layer::{Limits, convert};
+use crate::layer::{GAP_XATTR, Gaps, IMPLIED, LINK, Limits, convert};
 use crate::manifest::{self, Document, MAX_LAYERS, Plan, Source};
 use crate::stream::{self, decompressed};
 use crate::tar_stream::{TarKind, TarStream};
@@ -66,6 +69,7 @@ fn plain(inode: &Inode) {
         let ours = match name.as_slice() {
             b"trusted.overlay.opaque" => value == b"y",
             b"trusted.overlay.origin" => value.is_empty(),
+            GAP_XATTR => value == IMPLIED || value == LINK && inode.st_mode >> 12 == 0o12,
             name => !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay."),
         };
         assert!(ours, "{name:?} = {value:?}");
@@ -81,6 +85,25 @@ fn largest_hole(data: &[u8]) -> u64 {
         }
     }
     largest
+}
+
+/// Two stored layers, damaged: the length of the upper one, then both. What comes of them is an image in order.
+pub fn stored(data: &[u8]) {
+    let Some((len, both)) = data.split_first_chunk() else { return };
+    let at = usize::try_from(u32::from_le_bytes(*len)).unwrap_or(usize::MAX).min(both.len());
+    let (above, below) = both.split_at(at);
+    let Ok(base) = Image::open(above, above.len() as u64) else { return };
+    let layers: Vec<_> = Image::open(below, below.len() as u64).ok().into_iter().collect();
+    for links in [true, false] {
+        let (gaps, mut lookups) = (Gaps { directories: true, links }, 10_000);
+        let below = Below { layers: &layers, lookups: &mut lookups };
+        let options = Options { uuid: [0; 16], max_len: LIMITS.bytes };
+        let completed = complete(&base, gaps, below, Vec::new(), options, &CancellationToken::new());
+        let Ok(Some((image, converted))) = completed else { continue };
+        assert_eq!((converted.len, converted.gaps), (image.len() as u64, Gaps::default()));
+        let again = Image::open(image.as_slice(), converted.len).map(|image| image.root().is_ok());
+        assert!(again.unwrap_or_default(), "nobody can open it");
+    }
 }
 
 /// A layer as it comes, packed or not: its digests are those of the bytes, whatever becomes of the tar.
@@ -355,6 +378,32 @@ mod tests {
             documents[0].len() as u64,
         );
         assert_eq!(plan.unwrap().layers.len(), 1);
+    }
+
+    #[test]
+    fn stored() {
+        let made =
+            |layer: LayerBuilder| convert(&mut &*layer.build(), Vec::new(), [0; 16], LIMITS).unwrap().0;
+        let above = made(
+            LayerBuilder::default()
+                .file("a/b/f", 0o644, &[1; 5000])
+                .hard_link("l", "s/f")
+                .hard_link("m", "d/g")
+                .file("x/.wh.y", 0, b""),
+        );
+        let below = made(
+            LayerBuilder::default()
+                .dir("a", 0o700)
+                .pax(&[("SCHILY.xattr.user.x", b"y")])
+                .dir("a/b", 0o1777)
+                .symlink("s", "/d")
+                .dir("d", 0o755)
+                .file("d/f", 0o600, &[2; 9000])
+                .file("d/g", 0o600, b"g"),
+        );
+        let len = u32::try_from(above.len()).unwrap().to_le_bytes();
+        let example = [&len[..], &above, &below].concat();
+        fuzzed::run("images_stored", 2000, &[example], &["trusted.", "\0\0\0\0"], super::stored);
     }
 
     #[test]

@@ -22,14 +22,20 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 const WHITEOUT_META: &[u8] = b".wh..wh.";
 
 /// overlayfs: "A directory is made opaque by setting the xattr \"trusted.overlay.opaque\" to \"y\"."
-const OPAQUE_XATTR: &[u8] = b"trusted.overlay.opaque";
+pub(crate) const OPAQUE_XATTR: &[u8] = b"trusted.overlay.opaque";
 
 /// overlayfs leaves whiteouts out of a listing only where it joins directories, or where this attribute says that the
 /// directory was copied from a lower layer; empty, it does not say from which. The kernel's own upper layers have it.
 const ORIGIN_XATTR: &[u8] = b"trusted.overlay.origin";
 
+/// What is not finished before the layers below are known has this attribute: directories that the layer only implies, and
+/// symbolic links that stand for hard links to files of theirs. No tar can give it, and overlayfs shows it to nobody.
+pub(crate) const GAP_XATTR: &[u8] = b"trusted.overlay.matchlock";
+pub(crate) const IMPLIED: &[u8] = b"implied";
+pub(crate) const LINK: &[u8] = b"link";
+
 /// Symbolic links followed on the way to one entry, as the kernel's own limit.
-const MAX_SYMLINKS: usize = 40;
+pub(crate) const MAX_SYMLINKS: usize = 40;
 
 /// Parts of names on the way to one entry, those of symbolic links included.
 const MAX_WALKED_PARTS: u64 = 4096;
@@ -81,6 +87,22 @@ pub(crate) struct Converted {
     pub(crate) len: u64,
     /// The layer hides all layers below it. overlayfs has no opaque root, so this is for whoever stacks layers.
     pub(crate) opaque_root: bool,
+    pub(crate) gaps: Gaps,
+}
+
+/// What the layers below have a say in (`complete`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Gaps {
+    /// Directories that are only implied.
+    pub(crate) directories: bool,
+    /// Hard links to files of theirs.
+    pub(crate) links: bool,
+}
+
+impl Gaps {
+    pub(crate) fn any(self) -> bool {
+        self.directories || self.links
+    }
 }
 
 /// Writes the layer of `tar` to `output`.
@@ -96,10 +118,13 @@ pub(crate) fn convert<O: Output>(
         symlinks: HashMap::new(),
         whiteouts: Vec::new(),
         opaque: HashSet::new(),
+        implied: HashSet::new(),
+        links: HashMap::new(),
         metadata_bytes: 0,
         walked_parts: 0,
         limits,
     };
+    layer.implied.insert(layer.writer.tree().root());
     let mut tar = TarStream::new(tar);
     let mut entries = 0;
     while let Some(entry) = tar.next()? {
@@ -113,9 +138,11 @@ pub(crate) fn convert<O: Output>(
             Failed::Layer(error) => error,
         })?;
     }
-    let opaque_root = layer.whiteouts()?;
+    let replaced = layer.whiteouts()?;
+    let opaque_root = layer.opaque.contains(&layer.writer.tree().root());
+    let gaps = layer.mark_gaps(replaced);
     let (output, summary) = layer.writer.finish().map_err(LayerError::Write)?;
-    Ok((output, Converted { len: summary.len, opaque_root }))
+    Ok((output, Converted { len: summary.len, opaque_root, gaps }))
 }
 
 /// Fails either for an entry's own sake or for the whole layer's.
@@ -150,6 +177,10 @@ struct Layer<O> {
     /// Names that hide what is below; they count when the layer is complete.
     whiteouts: Vec<(DirId, Box<[u8]>)>,
     opaque: HashSet<DirId>,
+    /// Directories that have no entry of their own.
+    implied: HashSet<DirId>,
+    /// What stands for hard links to files that are not in this layer, by their targets.
+    links: HashMap<Vec<u8>, NodeId>,
     metadata_bytes: u64,
     walked_parts: u64,
     limits: Limits,
@@ -171,7 +202,7 @@ impl<O: Output> Layer<O> {
             // What a directory already has stays in it.
             self.budget(cost(&attributes))?;
             match self.writer.tree().entry(parent, name) {
-                Some(Entry::Dir(dir)) => *self.writer.tree_mut().attributes_mut(dir) = attributes,
+                Some(Entry::Dir(dir)) => self.describe(dir, attributes),
                 _ => drop(self.make_dir(parent, name, attributes)?),
             }
             return Ok(());
@@ -190,7 +221,10 @@ impl<O: Output> Layer<O> {
         Ok(match kind {
             TarKind::File(size) => self.writer.file(attributes, *size, data)?,
             TarKind::Sparse(size, extents) => self.writer.sparse_file(attributes, *size, extents, data)?,
-            TarKind::HardLink(target) => self.link_target(target)?,
+            TarKind::HardLink(target) => match self.link_target(target)? {
+                Some(node) => node,
+                None => self.link_below(target)?,
+            },
             TarKind::Symlink(target) => {
                 // Linux gives every symbolic link this mode.
                 let attributes = Attributes { mode: 0o777, ..attributes.clone() };
@@ -214,9 +248,14 @@ impl<O: Output> Layer<O> {
         if entry.kind != TarKind::Directory {
             return Err(EntryError::Root.into());
         }
-        let root = self.writer.tree().root();
-        *self.writer.tree_mut().attributes_mut(root) = attributes(&entry);
+        self.describe(self.writer.tree().root(), attributes(&entry));
         Ok(())
+    }
+
+    /// A directory's own entry.
+    fn describe(&mut self, dir: DirId, attributes: Attributes) {
+        self.implied.remove(&dir);
+        *self.writer.tree_mut().attributes_mut(dir) = attributes;
     }
 
     fn whiteout(&mut self, parent: DirId, name: &[u8], hidden: &[u8]) -> Result<(), Failed> {
@@ -235,17 +274,30 @@ impl<O: Output> Layer<O> {
         self.walk(path, true)?.ok_or_else(|| EntryError::NotADirectory.into())
     }
 
-    /// What a hard link's target is.
-    fn link_target(&mut self, target: &[u8]) -> Result<NodeId, Failed> {
-        let missing = || EntryError::LinkTarget(show(target));
+    /// What a hard link's target is, if this layer has it.
+    fn link_target(&mut self, target: &[u8]) -> Result<Option<NodeId>, Failed> {
         let mut parts = parts(target)?;
-        let name = parts.pop().ok_or_else(missing)?;
-        let parent = self.walk(&parts, false)?.ok_or_else(missing)?;
+        let name = parts.pop().ok_or(EntryError::LinkToDirectory)?;
+        let Some(parent) = self.walk(&parts, false)? else { return Ok(None) };
         match self.writer.tree().entry(parent, name) {
-            Some(Entry::Node(node)) => Ok(node),
+            Some(Entry::Node(node)) => Ok(Some(node)),
             Some(Entry::Dir(_)) => Err(EntryError::LinkToDirectory.into()),
-            None => Err(missing().into()),
+            None => Ok(None),
         }
+    }
+
+    /// What stands for a file of the layers below: a symbolic link to it, in a form that no tar can give.
+    fn link_below(&mut self, target: &[u8]) -> Result<NodeId, Failed> {
+        let target = parts(target)?.join(&b'/');
+        if let Some(node) = self.links.get(&target) {
+            return Ok(*node);
+        }
+        self.budget(NAME_COST + 2 * target.len() as u64)?;
+        let attributes =
+            Attributes { xattrs: [(GAP_XATTR.to_vec(), LINK.to_vec())].into(), ..Attributes::default() };
+        let node = self.writer.symlink(&attributes, &target)?;
+        self.links.insert(target, node);
+        Ok(node)
     }
 
     fn make_dir(&mut self, parent: DirId, name: &[u8], attributes: Attributes) -> Result<DirId, Failed> {
@@ -292,7 +344,10 @@ impl<O: Output> Layer<O> {
                 None if make => {
                     // OCI does not say; engines make missing parents like this.
                     let attributes = Attributes { mode: 0o755, ..Attributes::default() };
-                    way.push(self.make_dir(here, &part, attributes)?);
+                    self.budget(ATTRIBUTES_COST + ATTRIBUTE_COST)?;
+                    let dir = self.make_dir(here, &part, attributes)?;
+                    self.implied.insert(dir);
+                    way.push(dir);
                 }
                 None => return Ok(None),
             }
@@ -312,19 +367,21 @@ impl<O: Output> Layer<O> {
         Ok(())
     }
 
-    /// Puts the whiteouts into the tree. Returns whether the root is opaque.
+    /// Puts the whiteouts into the tree. Returns the directories that take the place of what is below.
     ///
     /// OCI image specification, layer: "Whiteout files MUST only apply to resources in lower/parent layers." So a
     /// whiteout of what this layer has itself hides only what is below: a file covers that anyway, a directory must be
     /// opaque.
-    fn whiteouts(&mut self) -> Result<bool, LayerError> {
+    fn whiteouts(&mut self) -> Result<HashSet<DirId>, LayerError> {
         let whiteouts = std::mem::take(&mut self.whiteouts);
+        let mut replaced = HashSet::new();
         for (parent, name) in &whiteouts {
             if let Some(Entry::Dir(dir)) = self.writer.tree().entry(*parent, name) {
                 self.opaque.insert(dir);
+                replaced.insert(dir);
             }
         }
-        let cut_off = self.cut_off();
+        let cut_off = self.with_all_below(self.opaque.clone());
         let root = self.writer.tree().root();
         let mut hiding = None;
         for (parent, name) in &whiteouts {
@@ -357,23 +414,44 @@ impl<O: Output> Layer<O> {
             let attributes = self.writer.tree_mut().attributes_mut(*dir);
             attributes.xattrs.insert(OPAQUE_XATTR.to_vec(), b"y".to_vec());
         }
-        Ok(self.opaque.contains(&root))
+        Ok(replaced)
     }
 
-    /// Every directory that is opaque or below one that is.
-    fn cut_off(&self) -> HashSet<DirId> {
-        let mut cut_off = self.opaque.clone();
-        let mut pending: Vec<DirId> = cut_off.iter().copied().collect();
+    /// Marks what the layers below have a say in. Returns what there is, besides the root.
+    ///
+    /// A directory that the layer only implies is what it was, if it was there. One in the place of another, or below one of
+    /// which nothing shows through, was not.
+    fn mark_gaps(&mut self, replaced: HashSet<DirId>) -> Gaps {
+        let below_opaque = self.opaque.iter().flat_map(|dir| self.writer.tree().entries(*dir));
+        let below_opaque = below_opaque.filter_map(|(_, entry)| match entry {
+            Entry::Dir(dir) => Some(dir),
+            Entry::Node(_) => None,
+        });
+        let new = self.with_all_below(replaced.into_iter().chain(below_opaque).collect());
+        let root = self.writer.tree().root();
+        let there = self.with_all_below([root].into());
+        let mut gaps = Gaps { directories: false, links: !self.links.is_empty() };
+        for dir in self.implied.iter().filter(|dir| there.contains(dir) && !new.contains(dir)) {
+            gaps.directories |= *dir != root;
+            let attributes = self.writer.tree_mut().attributes_mut(*dir);
+            attributes.xattrs.insert(GAP_XATTR.to_vec(), IMPLIED.to_vec());
+        }
+        gaps
+    }
+
+    /// These directories, and every one below them.
+    fn with_all_below(&self, mut dirs: HashSet<DirId>) -> HashSet<DirId> {
+        let mut pending: Vec<DirId> = dirs.iter().copied().collect();
         while let Some(dir) = pending.pop() {
             for (_, entry) in self.writer.tree().entries(dir) {
                 if let Entry::Dir(below) = entry
-                    && cut_off.insert(below)
+                    && dirs.insert(below)
                 {
                     pending.push(below);
                 }
             }
         }
-        cut_off
+        dirs
     }
 }
 

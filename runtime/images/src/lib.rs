@@ -13,6 +13,7 @@ mod archive;
 mod builtin;
 mod cache;
 mod collect;
+mod complete;
 mod disk_image;
 mod error;
 #[cfg(feature = "fixtures")]
@@ -31,6 +32,7 @@ mod rootfs;
 #[cfg(feature = "fixtures")]
 pub mod small_disk;
 mod space;
+mod stack;
 mod store;
 mod stream;
 mod tar_stream;

@@ -3,9 +3,10 @@
 //! ```text
 //! images        one row a tag: digest, size, when, where from
 //! configs       one row an image digest: its configuration
-//! image_layers  its layers by ordinal, lowest first; the file is blobs/<digest with ':' as '_'>.<fs_type>
-//! blobs         one row a layer file: its size, whether the layer hides all below it, and since when it waits for the
-//!               rest of its image
+//! image_layers  its layers by ordinal, lowest first; the file is blobs/<digest with ':' as '_'>.<fs_type>, and the layer
+//!               has the diff id where that is another
+//! blobs         one row a layer file: its size, whether the layer hides all below it, what it leaves open, and since when
+//!               it waits for the rest of its image
 //! ```
 //!
 //! A blob's row is written after its file is complete and synced; an image's rows in one transaction after its blobs'.
@@ -21,16 +22,20 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 use waiting::CancellationToken;
 
-use crate::layer::Converted;
+use crate::layer::{Converted, Gaps};
 use crate::reference::normalized;
 use crate::reserve::with_reserve;
 use crate::{Digest, Error, ImageConfig, ImageSummary, Result};
 
 /// Version of the tables.
-const SCHEMA: u32 = 3;
+const SCHEMA: u32 = 4;
 
 /// Raised when layers come out differently: older files are then made anew.
-const CONVERSION: u32 = 1;
+const CONVERSION: u32 = 2;
+
+/// What a layer leaves open, as bits.
+const DIRECTORIES: u32 = 1;
+const LINKS: u32 = 2;
 
 /// How long to wait for another process that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,12 +48,12 @@ const TABLES: &str = "
     CREATE INDEX images_name ON images (name);
     CREATE TABLE image_layers (
         scope TEXT NOT NULL, tag TEXT NOT NULL, ordinal INTEGER NOT NULL, digest TEXT NOT NULL,
-        fs_type TEXT NOT NULL DEFAULT 'erofs', size INTEGER NOT NULL, PRIMARY KEY (scope, tag, ordinal),
+        fs_type TEXT NOT NULL DEFAULT 'erofs', size INTEGER NOT NULL, diff_id TEXT, PRIMARY KEY (scope, tag, ordinal),
         FOREIGN KEY (scope, tag) REFERENCES images (scope, tag) ON DELETE CASCADE);
     CREATE INDEX image_layers_digest ON image_layers (digest);
     CREATE TABLE blobs (
         digest TEXT NOT NULL PRIMARY KEY, size INTEGER NOT NULL, opaque_root INTEGER NOT NULL,
-        conversion INTEGER NOT NULL, pending_since INTEGER);";
+        conversion INTEGER NOT NULL, pending_since INTEGER, gaps INTEGER NOT NULL DEFAULT 0);";
 
 /// From version 1, where every tag had a configuration of its own.
 const FROM_1: &str = "
@@ -59,9 +64,13 @@ const FROM_1: &str = "
 /// From version 2, where no layer outlived a pull that failed.
 const FROM_2: &str = "ALTER TABLE blobs ADD COLUMN pending_since INTEGER;";
 
-/// A layer file that no image has, and that has not waited for one since `?1` or later.
-const ORPHANED: &str =
-    "digest NOT IN (SELECT digest FROM image_layers) AND (pending_since IS NULL OR pending_since < ?1)";
+/// From version 3, where a layer had one file.
+const FROM_3: &str = "
+    ALTER TABLE blobs ADD COLUMN gaps INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE image_layers ADD COLUMN diff_id TEXT;";
+
+/// A layer file that no image has, nor the completed form of which one has, and that has not waited for one since `?1` or later.
+const ORPHANED: &str = "digest NOT IN (SELECT digest FROM image_layers UNION SELECT diff_id FROM image_layers WHERE diff_id IS NOT NULL) AND (pending_since IS NULL OR pending_since < ?1)";
 
 /// The open records.
 pub(crate) struct Metadata {
@@ -73,8 +82,26 @@ pub(crate) struct Metadata {
 pub(crate) struct Record {
     pub(crate) summary: ImageSummary,
     pub(crate) config: ImageConfig,
-    /// Digest and length of each layer, lowest first.
-    pub(crate) layers: Vec<(Digest, u64)>,
+    /// Lowest first.
+    pub(crate) layers: Vec<StoredLayer>,
+}
+
+/// A layer in its place in an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoredLayer {
+    /// The name of its file.
+    pub(crate) file: Digest,
+    /// Which layer it is.
+    pub(crate) diff_id: Digest,
+    /// Length of the file.
+    pub(crate) len: u64,
+}
+
+impl StoredLayer {
+    /// One that is the same everywhere.
+    pub(crate) fn plain(diff_id: Digest, len: u64) -> Self {
+        Self { file: diff_id.clone(), diff_id, len }
+    }
 }
 
 /// As SQLite has them.
@@ -136,9 +163,12 @@ impl Metadata {
         let Some((summary, config, scope)) = row.optional().map_err(|error| self.error(error))? else {
             return Ok(None);
         };
-        let query = "SELECT digest, size FROM image_layers WHERE scope = ?1 AND tag = ?2 ORDER BY ordinal";
+        let query = "SELECT digest, coalesce(diff_id, digest), size FROM image_layers
+            WHERE scope = ?1 AND tag = ?2 ORDER BY ordinal";
         let mut statement = connection.prepare(query).map_err(|error| self.error(error))?;
-        let layers = statement.query_map([&scope, &summary.tag], |row| Ok((digest(row, 0)?, row.get(1)?)));
+        let layers = statement.query_map([&scope, &summary.tag], |row| {
+            Ok(StoredLayer { file: digest(row, 0)?, diff_id: digest(row, 1)?, len: row.get(2)? })
+        });
         let layers = layers.and_then(Iterator::collect).map_err(|error| self.error(error))?;
         let stored: StoredConfig = serde_json::from_str(&config).unwrap_or_default();
         let StoredConfig { user, working_dir, entrypoint, cmd, env, volumes } = stored;
@@ -181,11 +211,13 @@ impl Metadata {
                 let values =
                     params![scope, tag, normalized(tag), of.digest.as_str(), of.size, of.created, of.source];
                 change.execute(row, values)?;
-                let row = "INSERT INTO image_layers (scope, tag, ordinal, digest, size) VALUES (?1, ?2, ?3, ?4, ?5)";
-                for (ordinal, (digest, len)) in record.layers.iter().enumerate() {
-                    change.execute(row, params![scope, tag, ordinal, digest.as_str(), len])?;
-                    let row = "UPDATE blobs SET pending_since = NULL WHERE digest = ?1";
-                    change.execute(row, [digest.as_str()])?;
+                let row = "INSERT INTO image_layers (scope, tag, ordinal, digest, size, diff_id)
+                    VALUES (?1, ?2, ?3, ?4, ?5, nullif(?6, ?4))";
+                for (ordinal, StoredLayer { file, diff_id, len }) in record.layers.iter().enumerate() {
+                    let (file, diff_id) = (file.as_str(), diff_id.as_str());
+                    change.execute(row, params![scope, tag, ordinal, file, len, diff_id])?;
+                    let row = "UPDATE blobs SET pending_since = NULL WHERE digest IN (?1, ?2)";
+                    change.execute(row, [file, diff_id])?;
                 }
             }
             change.commit()
@@ -204,9 +236,11 @@ impl Metadata {
 
     /// What is known of a layer's file.
     pub(crate) fn blob(&self, layer: &Digest) -> Result<Option<Converted>> {
-        let query = "SELECT size, opaque_root FROM blobs WHERE digest = ?1 AND conversion = ?2";
+        let query = "SELECT size, opaque_root, gaps FROM blobs WHERE digest = ?1 AND conversion = ?2";
         let row = self.connection().query_row(query, params![layer.as_str(), CONVERSION], |row| {
-            Ok(Converted { len: row.get(0)?, opaque_root: row.get(1)? })
+            let gaps: u32 = row.get(2)?;
+            let gaps = Gaps { directories: gaps & DIRECTORIES != 0, links: gaps & LINKS != 0 };
+            Ok(Converted { len: row.get(0)?, opaque_root: row.get(1)?, gaps })
         });
         row.optional().map_err(|error| self.error(error))
     }
@@ -218,10 +252,22 @@ impl Metadata {
         converted: Converted,
         pending_since: Option<u64>,
     ) -> Result<()> {
-        let row = "INSERT OR REPLACE INTO blobs (digest, size, opaque_root, conversion, pending_since)
-            VALUES (?1, ?2, ?3, ?4, ?5)";
-        let values = params![layer.as_str(), converted.len, converted.opaque_root, CONVERSION, pending_since];
-        self.connection().execute(row, values).map(drop).map_err(|error| self.error(error))
+        let Converted { len, opaque_root, gaps } = converted;
+        let gaps = (DIRECTORIES * u32::from(gaps.directories)) | (LINKS * u32::from(gaps.links));
+        let mut connection = self.connection();
+        let save = |connection: &mut Connection| {
+            let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let row =
+                "INSERT OR REPLACE INTO blobs (digest, size, opaque_root, conversion, pending_since, gaps)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+            change
+                .execute(row, params![layer.as_str(), len, opaque_root, CONVERSION, pending_since, gaps])?;
+            // One that was made anew may be longer than before.
+            let row = "UPDATE image_layers SET size = ?2 WHERE digest = ?1";
+            change.execute(row, params![layer.as_str(), len])?;
+            change.commit()
+        };
+        save(&mut connection).map_err(|error| self.error(error))
     }
 
     /// Whether there is a layer file that no image has and that waits for none. While layers are written there may be.
@@ -263,8 +309,9 @@ fn version(connection: &Connection) -> rusqlite::Result<u32> {
 fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
     let changes: &[&str] = match version(connection)? {
         0 => &[TABLES],
-        1 => &[FROM_1, FROM_2],
-        2 => &[FROM_2],
+        1 => &[FROM_1, FROM_2, FROM_3],
+        2 => &[FROM_2, FROM_3],
+        3 => &[FROM_3],
         _ => return Ok(()),
     };
     connection.pragma_update(None, "journal_mode", "WAL")?;

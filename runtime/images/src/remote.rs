@@ -14,7 +14,7 @@ use crate::layer::Converted;
 use crate::manifest::{self, Document, MAX_DOCUMENT_BYTES, Plan, PlannedLayer, Source};
 use crate::reference::check;
 use crate::space::check_space;
-use crate::store::now;
+use crate::store::{Room, now};
 use crate::{Digest, Error, Imported, Progress, Result, Store};
 
 /// Layers that are fetched at the same time.
@@ -83,8 +83,11 @@ impl Store {
         let total = lengths.values().fold(0, |sum: u64, len| sum.saturating_add(*len));
         check_space(&self.tmp(), self.missing(&plan, &lengths)?, format!("image {reference}"))?;
         progress.step(&format!("{} layers of {reference}", plan.layers.len()), Some(total));
-        let layers = self.fetch_layers(reference, remote, &plan, &lengths, progress)?;
-        self.save(plan, "registry".to_owned(), &layers)
+        // What is under way together may each have what is left.
+        let room = Mutex::new(self.room());
+        let layers = self.fetch_layers(reference, remote, &plan, &lengths, &room, progress)?;
+        let mut room = room.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.save(plan, "registry".to_owned(), &layers, &mut room)
     }
 
     /// Bytes of the layers that are not here. They take hardly less when they are unpacked.
@@ -114,10 +117,9 @@ impl Store {
         remote: &dyn Remote,
         plan: &Plan,
         lengths: &HashMap<Digest, u64>,
+        room: &Mutex<Room>,
         progress: &dyn Progress,
     ) -> Result<Vec<(Digest, Converted)>> {
-        // What is under way together may each have what is left.
-        let room = Mutex::new(self.room());
         let one = |layer: &PlannedLayer| -> Result<Converted> {
             let known = |blob: &Digest| Some((blob.clone(), *lengths.get(blob)?));
             let blob = layer.blob.as_ref().and_then(known);
@@ -135,9 +137,9 @@ impl Store {
             }
             // Not more than was agreed on, whatever comes.
             let bytes = remote.layer(&blob).map_err(|error| of_layer(reference, layer, error))?.take(len);
-            let mut allowed = locked(&room).clone();
+            let mut allowed = locked(room).clone();
             let converted = self.new_layer(reference, layer, bytes, &mut allowed, Some(now()), progress)?;
-            locked(&room).spend(converted.len);
+            locked(room).spend(converted.len);
             fetching.end();
             Ok(converted)
         };

@@ -62,7 +62,9 @@ impl Store {
             config,
             layers: Vec::new(),
         };
-        self.save(plan, "import".to_owned(), &[(diff_id, converted)])
+        let mut room = self.room();
+        room.spend(converted.len);
+        self.save(plan, "import".to_owned(), &[(diff_id, converted)], &mut room)
     }
 
     /// Makes the file of a layer whose digest is not known before.

@@ -26,7 +26,7 @@ use crate::collect::Collected;
 use crate::error::LayerError;
 use crate::layer::{self, Converted, Limits};
 use crate::manifest::{self, Plan, PlannedLayer};
-use crate::metadata::{Metadata, Record, make_private};
+use crate::metadata::{Metadata, Record, StoredLayer, make_private};
 use crate::reference::{check, normalized};
 use crate::space::{LayerFile, check_space};
 use crate::stream::{Broken, Digests};
@@ -303,7 +303,7 @@ impl Store {
             layers.push((layer.diff_id.clone(), self.layer(&reference, layer, member, room, progress)?));
         }
         let source = "import".to_owned();
-        self.save(plan, source, &layers)
+        self.save(plan, source, &layers, room)
     }
 
     /// Records an image whose layers are all there.
@@ -312,13 +312,13 @@ impl Store {
         plan: Plan,
         source: String,
         layers: &[(Digest, Converted)],
+        room: &mut Room,
     ) -> Result<Imported> {
         // Nothing below an opaque root is ever seen.
         let lowest = layers.iter().rposition(|(_, converted)| converted.opaque_root).unwrap_or(0);
-        let layers: Vec<(Digest, u64)> =
-            layers.iter().skip(lowest).map(|(digest, converted)| (digest.clone(), converted.len)).collect();
-        let size = layers.iter().map(|(_, len)| len).sum();
         let tag = plan.names.first().cloned().unwrap_or_default();
+        let layers = self.stacked(&tag, layers.get(lowest..).unwrap_or_default(), room)?;
+        let size = layers.iter().map(|layer| layer.len).sum();
         let summary = ImageSummary { tag, source, size, created: now(), digest: plan.digest };
         let record = Record { summary, config: plan.config, layers };
         self.metadata.save(&plan.names, &record)?;
@@ -368,7 +368,7 @@ impl Store {
         let tmp = self.tmp();
         let file = tempfile::Builder::new().prefix("layer-").tempfile_in(&tmp).map_err(Error::io(&tmp))?;
         let output = LayerFile::new(file.as_file().try_clone().map_err(Error::io(&tmp))?);
-        let limits = Limits { bytes: self.limits.bytes.min(room.left), ..self.limits };
+        let limits = Limits { bytes: room.limit(self.limits.bytes), ..self.limits };
         let converted = convert(layer, blob, output, limits, progress).map_err(|source| Error::Layer {
             reference: reference.to_owned(),
             layer: layer.diff_id.clone(),
@@ -411,7 +411,10 @@ impl Store {
     }
 
     fn image(&self, record: Record) -> Image {
-        let layer = |(digest, len): (Digest, u64)| Layer { path: self.blob_path(&digest), digest, len };
+        let layer = |StoredLayer { file, diff_id, len }: StoredLayer| {
+            let path = self.blob_path(&file);
+            Layer { digest: diff_id, path, len }
+        };
         Image {
             reference: record.summary.tag,
             digest: record.summary.digest,
@@ -437,8 +440,13 @@ impl Room {
         self.left = self.left.saturating_sub(bytes);
     }
 
+    /// How long one file may be.
+    pub(crate) fn limit(&self, bytes: u64) -> u64 {
+        bytes.min(self.left)
+    }
+
     /// The error of a layer that had no more than what was left.
-    fn named(&self, error: LayerError) -> LayerError {
+    pub(crate) fn named(&self, error: LayerError) -> LayerError {
         match error {
             LayerError::Limit { what: "bytes in a layer", .. }
             | LayerError::Write(erofs::Error::ImageSize { .. }) => {
@@ -500,7 +508,7 @@ fn convert(
 
 /// A UUID of the layer's digest. RFC 9562 §5.8: "UUIDv8 provides a format for experimental or vendor-specific use
 /// cases".
-fn uuid(digest: &Digest) -> [u8; 16] {
+pub(crate) fn uuid(digest: &Digest) -> [u8; 16] {
     let mut uuid = [0; 16];
     for (byte, hex) in uuid.iter_mut().zip(digest.hex().as_bytes().chunks(2)) {
         *byte = std::str::from_utf8(hex)

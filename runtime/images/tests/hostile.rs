@@ -192,11 +192,13 @@ fn a_store_is_its_owners_alone() {
 
 #[test]
 fn stores_of_earlier_versions_are_taken_over() {
+    const TO_3: &str = "ALTER TABLE blobs DROP COLUMN gaps; ALTER TABLE image_layers DROP COLUMN diff_id;
+        PRAGMA user_version = 3;";
     const TO_2: &str = "ALTER TABLE blobs DROP COLUMN pending_since; PRAGMA user_version = 2;";
     const TO_1: &str = "ALTER TABLE images ADD COLUMN config TEXT NOT NULL DEFAULT '';
         UPDATE images SET config = (SELECT config FROM configs WHERE configs.digest = images.digest);
         DROP TABLE configs; PRAGMA user_version = 1;";
-    for steps in [&[TO_2][..], &[TO_2, TO_1]] {
+    for steps in [&[TO_3][..], &[TO_3, TO_2], &[TO_3, TO_2, TO_1]] {
         let cache = tempfile::tempdir().unwrap();
         let imported = import(cache.path(), &image().docker_archive(&["x", "y"])).unwrap();
         let database = rusqlite::Connection::open(cache.path().join("images/metadata.db")).unwrap();

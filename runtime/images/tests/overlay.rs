@@ -1,9 +1,10 @@
 //! Random images, mounted as a guest mounts them, against what the OCI image specification says they hold.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -13,8 +14,20 @@ use images::{Image, ImportSource, Quiet, Store};
 const ROUNDS: u64 = 24;
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
-/// Contents by path; `None` = a directory.
-type State = BTreeMap<String, Option<String>>;
+/// What a directory is that nobody has described.
+const IMPLIED: u32 = 0o755;
+
+/// What a path is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Thing {
+    File(String),
+    /// With its mode.
+    Directory(u32),
+}
+
+use Thing::{Directory, File};
+
+type State = BTreeMap<String, Thing>;
 
 fn remove(state: &mut State, path: &str) {
     let below = format!("{path}/");
@@ -40,16 +53,25 @@ impl Random {
 fn layer(random: &mut Random, index: usize, state: &mut State) -> Vec<u8> {
     let mut builder = LayerBuilder::default();
     let (mut own, mut hidden): (State, Vec<String>) = (State::new(), Vec::new());
+    // Directories with an entry of their own.
+    let mut described = BTreeSet::new();
     for step in 0..12 {
         let path = random.path();
         let parents: Vec<String> = path.match_indices('/').map(|(at, _)| path[..at].to_owned()).collect();
         // In a layer a name is one thing; replacing within a layer has tests of its own.
-        if parents.iter().any(|parent| own.get(parent).is_some_and(Option::is_some)) {
+        if parents.iter().any(|parent| matches!(own.get(parent), Some(File(_)))) {
             continue;
         }
         for parent in &parents {
-            if own.insert(parent.clone(), None).is_none() {
-                builder = builder.dir(parent, 0o755);
+            // Half of them are only implied.
+            if !own.contains_key(parent) {
+                let mut mode = IMPLIED;
+                if random.below(2) == 0 {
+                    mode = [IMPLIED, 0o700, 0o1777][random.below(3)];
+                    described.insert(parent.clone());
+                    builder = builder.dir(parent, mode);
+                }
+                own.insert(parent.clone(), Directory(mode));
             }
         }
         let (parent, name) =
@@ -65,13 +87,15 @@ fn layer(random: &mut Random, index: usize, state: &mut State) -> Vec<u8> {
                 hidden.extend(NAMES.map(|name| format!("{parent}{slash}{name}")));
             }
             3 if !own.contains_key(&path) => {
-                builder = builder.dir(&path, 0o755);
-                own.insert(path, None);
+                let mode = [IMPLIED, 0o711][random.below(2)];
+                builder = builder.dir(&path, mode);
+                described.insert(path.clone());
+                own.insert(path, Directory(mode));
             }
-            _ if own.get(&path).is_none_or(Option::is_some) => {
+            _ if !matches!(own.get(&path), Some(Directory(_))) => {
                 let data = format!("{index}.{step}");
                 builder = builder.file(&path, 0o644, data.as_bytes());
-                own.insert(path, Some(data));
+                own.insert(path, File(data));
             }
             _ => {}
         }
@@ -80,11 +104,19 @@ fn layer(random: &mut Random, index: usize, state: &mut State) -> Vec<u8> {
     for path in hidden {
         remove(state, &path);
     }
-    for (path, data) in own {
-        if data.is_some() || state.get(&path).is_some_and(Option::is_some) {
+    for (path, thing) in own {
+        let was = state.get(&path).cloned();
+        if matches!(thing, File(_)) || matches!(was, Some(File(_))) {
             remove(state, &path);
         }
-        state.insert(path, data);
+        // What the layer does not describe stays what it was.
+        let thing = match was {
+            Some(Directory(mode)) if matches!(thing, Directory(_)) && !described.contains(&path) => {
+                Directory(mode)
+            }
+            _ => thing,
+        };
+        state.insert(path, thing);
     }
     builder.build()
 }
@@ -95,9 +127,9 @@ fn read(dir: &Path, prefix: &str, found: &mut State) {
         let path = format!("{prefix}{}", entry.file_name().to_str().unwrap());
         if entry.file_type().unwrap().is_dir() {
             read(&entry.path(), &format!("{path}/"), found);
-            found.insert(path, None);
+            found.insert(path, Directory(entry.metadata().unwrap().permissions().mode() & 0o7777));
         } else {
-            found.insert(path, Some(fs::read_to_string(entry.path()).unwrap()));
+            found.insert(path, File(fs::read_to_string(entry.path()).unwrap()));
         }
     }
 }
@@ -147,7 +179,7 @@ fn layers_join_as_specified() {
     let mount = dir.path().join("mount");
     fs::create_dir(&mount).unwrap();
     let store = Store::open(dir.path()).unwrap();
-    let mut hidden = 0;
+    let (mut hidden, mut kept) = (0, 0);
     for round in 0..ROUNDS {
         let mut random = Random(round);
         let mut state = State::new();
@@ -156,7 +188,9 @@ fn layers_join_as_specified() {
         let imported =
             store.import(ImportSource::Reader(&mut archive.as_slice()), Some("x"), &Quiet).unwrap();
         hidden += 4 - imported.image.layers.len();
+        kept += state.values().filter(|thing| !matches!(thing, File(_) | Directory(IMPLIED))).count();
         assert_eq!(mounted(&imported.image, &mount), state, "round {round}");
     }
     assert!(hidden > 0, "no round had an opaque root");
+    assert!(kept > 20, "{kept} directories were anything but usual");
 }

@@ -175,15 +175,51 @@ fn hard_links() {
     // The name that was linked to may go.
     let left = files(layer().file("a", 0o644, b"1").hard_link("b", "a").file("a", 0o644, b"2"));
     assert_eq!((left[&b"b"[..]].data.as_slice(), left[&b"b"[..]].links), (&b"1"[..], 1));
-    for (target, why) in [
-        ("none", "not in this layer"),
-        ("d/none", "not in this layer"),
-        ("../a", "has a .."),
-        ("d", "to a directory"),
-    ] {
+    for (target, why) in [("../a", "has a .."), ("d", "to a directory"), ("/", "to a directory")] {
         let error = refusal(layer().dir("d", 0o755).hard_link("b", target));
         assert!(error.contains(why), "{error}");
     }
+}
+
+/// No tar has that attribute, and no layer that leaves nothing open.
+#[test]
+fn what_is_left_open_is_marked() {
+    let mark = |inode: &Inode| inode.attributes.xattrs.get(GAP_XATTR).cloned();
+    let forged = |layer: LayerBuilder| layer.pax(&[("SCHILY.xattr.trusted.overlay.matchlock", IMPLIED)]);
+    let tar = forged(forged(layer()).dir("d", 0o755))
+        .file("d/f", 0o644, b"")
+        .file("a/b/f", 0o644, b"")
+        .file("late/f", 0o644, b"")
+        .dir("late", 0o700)
+        .file(".wh.new", 0o644, b"")
+        .file("new/x/f", 0o644, b"")
+        .file("empty/.wh..wh..opq", 0o644, b"")
+        .file("empty/x/f", 0o644, b"")
+        .file("no/more/f", 0o644, b"")
+        .file("no", 0o644, b"")
+        .hard_link("one", "d/below")
+        .hard_link("two", "./d//below")
+        .hard_link("three", "two")
+        .build();
+    let (image, converted) = convert(&mut &*tar, Vec::new(), [0; 16], Limits::default()).unwrap();
+    assert_eq!(converted.gaps, Gaps { directories: true, links: true });
+    let files = reader::read(&image);
+    let marked = files.iter().filter(|(_, inode)| mark(inode).is_some());
+    let marked: Vec<_> = marked.map(|(path, _)| std::str::from_utf8(path).unwrap()).collect();
+    assert_eq!(marked, ["", "a", "a/b", "empty", "one", "three", "two"]);
+    assert_eq!(files[&b"one"[..]].links, 3);
+    assert_eq!(
+        (mark(&files[&b"one"[..]]), &*files[&b"one"[..]].data),
+        (Some(LINK.to_vec()), &b"d/below"[..])
+    );
+
+    let whole =
+        layer().dir("./", 0o755).dir("a", 0o755).file("a/f", 0o644, b"").hard_link("g", "a/f").build();
+    let (image, converted) = convert(&mut &*whole, Vec::new(), [0; 16], Limits::default()).unwrap();
+    assert_eq!(converted.gaps, Gaps::default());
+    assert!(reader::read(&image).values().all(|inode| mark(inode).is_none()));
+    let gone = layer().dir("./", 0o755).file("a/f", 0o644, b"").file("a", 0o644, b"").build();
+    assert_eq!(convert(&mut &*gone, Vec::new(), [0; 16], Limits::default()).unwrap().1.gaps, Gaps::default());
 }
 
 #[test]

@@ -16,12 +16,17 @@ pub(crate) fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
 
 /// An image of these layers, lowest first.
 pub(crate) fn docker_archive(layers: &[Vec<u8>]) -> Vec<u8> {
+    configured(layers, &serde_json::json!({}))
+}
+
+/// The same with a configuration.
+pub(crate) fn configured(layers: &[Vec<u8>], config: &serde_json::Value) -> Vec<u8> {
     let digest = |layer: &Vec<u8>| {
         let hash = sha2::Sha256::digest(layer);
         hash.iter().fold("sha256:".to_owned(), |hex, byte| format!("{hex}{byte:02x}"))
     };
     let config = serde_json::json!({
-        "architecture": "amd64", "os": "linux", "config": {},
+        "architecture": "amd64", "os": "linux", "config": config,
         "rootfs": { "type": "layers", "diff_ids": layers.iter().map(digest).collect::<Vec<_>>() },
     });
     let names: Vec<String> = (0..layers.len()).map(|index| format!("{index}.tar")).collect();

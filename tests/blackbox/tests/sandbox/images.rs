@@ -10,13 +10,16 @@ use blackbox::{Done, Home, done, done_with_input, machine, names};
 use served::Registry;
 
 use crate::Test;
-use crate::archive::{docker_archive, tar};
+use crate::archive::{configured, docker_archive, tar};
 
 pub(crate) const TESTS: &[Test] =
     &[("images::from_a_registry", from_a_registry), ("images::from_every_source", from_every_source)];
 
 /// They need no images but their own.
-pub(crate) const TESTS_OF_OWN: &[Test] = &[("images::of_many_layers", of_many_layers)];
+pub(crate) const TESTS_OF_OWN: &[Test] = &[
+    ("images::of_many_layers", of_many_layers),
+    ("images::layers_leave_what_they_do_not_name", layers_leave_what_they_do_not_name),
+];
 
 /// Nothing about them depends on the machine.
 pub(crate) const TESTS_WITHOUT_GUEST: &[Test] = &[
@@ -147,6 +150,44 @@ fn of_many_layers() {
     layers.push(tar(&[("more", b"")]));
     let refused = done_with_input(&mut home.matchlock(["image", "import", "more"]), &docker_archive(&layers));
     assert!(refused.status == 1 && refused.stderr.contains("(at most 255)"), "{refused:?}");
+    home.assert_nothing_left();
+}
+
+/// As where layers are applied one after the other to one tree.
+fn layers_leave_what_they_do_not_name() {
+    use tar::EntryType::{Directory, Link};
+    let home = Home::with_own_images();
+    let mut below = tar::Builder::new(Vec::new());
+    let mut above = tar::Builder::new(Vec::new());
+    let header = |kind, mode, owner| {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_uid(owner);
+        header.set_gid(owner);
+        header.set_size(0);
+        header
+    };
+    for (path, mode, owner) in [("./", 0o1777, 1000), ("home", 0o755, 0), ("home/app", 0o2700, 1000)] {
+        below.append_data(&mut header(Directory, mode, owner), path, &[][..]).unwrap();
+    }
+    let busybox = fs::read("/bin/busybox").unwrap();
+    let mut program = header(tar::EntryType::Regular, 0o755, 0);
+    program.set_size(busybox.len() as u64);
+    below.append_data(&mut program, "bin/busybox", busybox.as_slice()).unwrap();
+    let mut file = header(tar::EntryType::Regular, 0o644, 1000);
+    above.append_data(&mut file, "home/app/.cfg", &[][..]).unwrap();
+    above.append_link(&mut header(Link, 0o755, 0), "busybox-linked", "bin/busybox").unwrap();
+    let layers = [below, above].map(|layer| layer.into_inner().unwrap());
+    let config = serde_json::json!({"Volumes": {"/data/deep": {}, "/bin/busybox/no": {}, "/home/app": {}}});
+    let mut import = home.matchlock(["image", "import", "stacked"]);
+    let imported = done_with_input(&mut import, &configured(&layers, &config));
+    assert_eq!((imported.status, imported.stderr.as_str()), (0, ""), "{imported:?}");
+    let script = "/busybox-linked stat -c '%n %a %u:%g' / /home /home/app /data /data/deep; /busybox-linked cmp /busybox-linked /bin/busybox; \
+                  /busybox-linked ls -A /home/app";
+    let says = "/ 1777 1000:1000\n/home 755 0:0\n/home/app 2700 1000:1000\n/data 755 0:0\n/data/deep 755 0:0\n.cfg\n";
+    let stacked = run(&home, &[], "stacked", &["/busybox-linked", "sh", "-c", script]);
+    assert_eq!((stacked.stdout.as_str(), stacked.stderr.as_str()), (says, ""), "{stacked:?}");
     home.assert_nothing_left();
 }
 
