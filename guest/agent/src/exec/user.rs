@@ -1,4 +1,4 @@
-//! Who a program runs as: `uid`, `uid:gid`, `name`, `name:group`, looked up in the guest's own files.
+//! Who a program runs as: `user`, `user:group`, `user:` or `:group`, names or numbers, looked up in the guest's own files.
 //!
 //! A pure function over the two files' bytes. No NSS: a static program has none, and the image's files are what counts.
 
@@ -11,6 +11,9 @@ const DATABASE_LIMIT: usize = 4 << 20;
 
 /// Linux' limit on supplementary groups (NGROUPS_MAX).
 const GROUPS_LIMIT: usize = 65536;
+
+/// The user of a request that names only a group.
+const ROOT: &str = "0";
 
 /// Who a program runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,13 +47,12 @@ fn database(path: &str) -> Result<Vec<u8>, String> {
 /// The rules:
 ///
 /// * a user or group is a name first and a number second;
+/// * an empty user is root, an empty group is none that was named;
 /// * a number without an entry is fine, its group is the same number;
 /// * supplementary groups are those that list the user, unless the group was named: then only that.
 fn resolve(spec: &str, passwd: &[u8], group: &[u8]) -> Result<Identity, String> {
-    let (user, wanted_group) = match spec.split_once(':') {
-        Some((user, group)) => (user, Some(group)),
-        None => (spec, None),
-    };
+    let (user, wanted_group) = spec.split_once(':').unwrap_or((spec, ""));
+    let user = if user.is_empty() { ROOT } else { user };
     let entry = accounts(passwd)
         .find(|account| account.name == user.as_bytes())
         .or_else(|| number(user.as_bytes()).and_then(|uid| accounts(passwd).find(|entry| entry.uid == uid)));
@@ -60,7 +62,8 @@ fn resolve(spec: &str, passwd: &[u8], group: &[u8]) -> Result<Identity, String> 
         (None, None) => return Err(format!("no such user: {user}")),
     };
     let (gid, groups) = match wanted_group {
-        Some(name) => {
+        "" => (own_gid, memberships(entry.as_ref(), own_gid, group)),
+        name => {
             let gid = groups(group)
                 .find(|entry| entry.name == name.as_bytes())
                 .map(|entry| entry.gid)
@@ -68,7 +71,6 @@ fn resolve(spec: &str, passwd: &[u8], group: &[u8]) -> Result<Identity, String> 
                 .ok_or_else(|| format!("no such group: {name}"))?;
             (gid, vec![gid])
         }
-        None => (own_gid, memberships(entry.as_ref(), own_gid, group)),
     };
     Ok(Identity {
         uid,
@@ -163,13 +165,21 @@ mod tests {
     }
 
     #[test]
+    fn half_of_a_pair_is_enough() {
+        assert_eq!(identity("app:"), identity("app"));
+        assert_eq!(identity(":wheel"), Ok((0, 10, vec![10])));
+        assert_eq!(identity(":1000"), Ok((0, 1000, vec![1000])));
+        assert_eq!(identity(":"), identity("root"));
+        assert_eq!(resolve(":1000", b"", b"").map(|found| (found.uid, found.gid)), Ok((0, 1000)));
+    }
+
+    #[test]
     fn unknown_names() {
         for (spec, message) in [
             ("nobody", "no such user: nobody"),
             ("nouid", "no such user: nouid"),
             ("app:bad", "no such group: bad"),
-            ("app:", "no such group: "),
-            (":wheel", "no such user: "),
+            (":bad", "no such group: bad"),
             ("-1", "no such user: -1"),
             ("+5", "no such user: +5"),
             ("4294967295", "no such user: 4294967295"),
