@@ -32,6 +32,7 @@ pub(crate) fn exec(args: ExecArgs) -> anyhow::Result<u8> {
         user: args.user,
         stdio: mode,
         detached: false,
+        first: false,
     };
     block_on(async {
         let id: Id = args.id.parse().map_err(not_found)?;

@@ -54,6 +54,7 @@ fn config(config: &Config) -> VmConfig {
         image: config.image.clone(),
         privileged: config.privileged,
         launch_entrypoint: config.launch_entrypoint,
+        init: config.init,
         kernel: VmKernel { reference: config.kernel.clone() },
         resources: VmResources {
             cpus: config.cpus,
@@ -191,7 +192,7 @@ mod tests {
 
     #[test]
     fn the_record_as_json() {
-        let expected = r#"{"id":"vm-00000001","pid":0,"status":"stopped","image":"busybox","created_at":"2026-01-02T03:04:05Z","config":{"image":"busybox","privileged":false,"launch_entrypoint":true,"kernel":{"ref":""},"resources":{"cpus":0.5,"memory_mb":0,"disk_size_mb":0,"timeout_seconds":300.0,"time_limit_seconds":4.5},"extra_disks":[],"network":{"no_network":true,"add_hosts":[],"dns_servers":[]},"vfs":{"workspace":"/work"},"env":{"API_KEY":"***"},"env_names":["API_KEY"],"image_config":{"env":{"LANG":"***"},"env_names":["LANG"]}}}"#;
+        let expected = r#"{"id":"vm-00000001","pid":0,"status":"stopped","image":"busybox","created_at":"2026-01-02T03:04:05Z","config":{"image":"busybox","privileged":false,"launch_entrypoint":true,"init":false,"kernel":{"ref":""},"resources":{"cpus":0.5,"memory_mb":0,"disk_size_mb":0,"timeout_seconds":300.0,"time_limit_seconds":4.5},"extra_disks":[],"network":{"no_network":true,"add_hosts":[],"dns_servers":[]},"vfs":{"workspace":"/work"},"env":{"API_KEY":"***"},"env_names":["API_KEY"],"image_config":{"env":{"LANG":"***"},"env_names":["LANG"]}}}"#;
         assert_eq!(serde_json::to_string(&details(&a_record())).unwrap(), expected);
     }
 }

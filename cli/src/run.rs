@@ -5,14 +5,14 @@
 
 use std::cell::Cell;
 use std::ffi::OsString;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use guest_protocol::{Program, Stdio};
 use sandbox::{
-    Error, Exec, Guest, Handle, Home, ImageOverrides, Service, Spec, Start, Stop, Terms, TimeLimit, Timings,
-    Why,
+    DEFAULT_GRACE, Error, Exec, Guest, Handle, Home, ImageOverrides, Service, Spec, Start, Stop, Terms,
+    TimeLimit, Timings, Why,
 };
 use tokio::time::timeout;
 
@@ -27,6 +27,9 @@ use crate::{block_on, detach, environment};
 
 /// How long the last output of a machine that has ended may take to arrive.
 const LAST_OUTPUT_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long what a command said when it was cut short may take to be written.
+const LAST_WORDS_LIMIT: Duration = Duration::from_millis(200);
 
 /// Runs it; the command's exit status.
 pub(crate) fn run(args: RunArgs, arguments: &[OsString], start: Start) -> anyhow::Result<u8> {
@@ -79,10 +82,11 @@ fn spec(home: &Home, args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
         privileged: args.privileged,
         no_network: network.no_network,
         launch_entrypoint: true,
+        init: args.init,
         unenforced_timeout_seconds: None,
         time_limit: args.timeout.map(Duration::from_secs).map(TimeLimit::FromStart),
         keep: detached || !args.rm,
-        grace: args.graceful_shutdown,
+        grace: args.graceful_shutdown.unwrap_or(DEFAULT_GRACE),
         shared_memory: args.shared_memory,
     })
 }
@@ -117,18 +121,24 @@ impl Run {
         let idle = Cell::new(false);
         let interrupted = |signal| if idle.get() { Ok(0) } else { Err(Interrupted(signal).into()) };
         let own_timings = Cell::new(Timings::default());
-        let outcome = tokio::select! {
+        let mut driven = pin!(self.drive(&sandbox, &bar, &idle, &own_timings));
+        let (outcome, finished) = tokio::select! {
             biased;
-            signal = signals.next() => interrupted(signal),
+            signal = signals.next() => (interrupted(signal), false),
             why = sandbox.cut() => match why {
-                Why::TimeLimit(limit) => Err(anyhow::anyhow!("timed out after {} s", limit.as_secs())),
+                Why::TimeLimit(limit) => {
+                    (Err(anyhow::anyhow!("timed out after {} s", limit.as_secs())), false)
+                }
                 // What `matchlock kill` amounts to.
-                _ => interrupted(SIGTERM),
+                _ => (interrupted(SIGTERM), false),
             },
-            outcome = self.drive(&sandbox, &bar, &idle, &own_timings) => outcome,
+            outcome = &mut driven => (outcome, true),
         };
-        sandbox.stop(Stop::default());
-        let ended = sandbox.gone().await;
+        sandbox.stop(Stop { finished, ..Stop::default() });
+        let ended = match finished {
+            true => sandbox.gone().await,
+            false => after_the_last_words(&sandbox, driven).await,
+        };
         if let (true, Ok(timings)) = (self.args.timings, &ended) {
             let Timings { exec_us, started_us, exited_us, .. } = own_timings.get();
             let timings = Timings { exec_us, started_us, exited_us, ..*timings };
@@ -209,8 +219,15 @@ impl Run {
             env.extend(terminal_type(self.mode));
         }
         let (working_dir, user) = (self.args.workdir.clone(), self.args.user.clone());
-        let exec =
-            Exec { program: Program::Argv(argv), env, working_dir, user, stdio: self.mode, detached: false };
+        let exec = Exec {
+            program: Program::Argv(argv),
+            env,
+            working_dir,
+            user,
+            stdio: self.mode,
+            detached: false,
+            first: !self.spec.init,
+        };
         let service = match guest.exec(exec).await {
             Ok(service) => service,
             Err(error) => return Err(sandbox.explain(error).await.into()),
@@ -237,6 +254,21 @@ fn failed(why: Why) -> anyhow::Error {
     }
 }
 
+/// Waits until nothing is left of a sandbox whose command was cut short, and passes on what that still says.
+async fn after_the_last_words(
+    sandbox: &Handle,
+    mut driven: Pin<&mut impl Future<Output = anyhow::Result<u8>>>,
+) -> Result<Timings, Arc<Error>> {
+    tokio::select! {
+        biased;
+        _ = &mut driven => sandbox.gone().await,
+        ended = sandbox.gone() => {
+            let _ = timeout(LAST_WORDS_LIMIT, driven).await;
+            ended
+        }
+    }
+}
+
 /// Carries the command's bytes until it ends; those of a machine that has ended have a limit.
 async fn relay(
     sandbox: &Handle,
@@ -248,9 +280,16 @@ async fn relay(
     tokio::select! {
         biased;
         result = &mut relay => return result,
-        _ = sandbox.over() => {}
+        () = no_more_output(sandbox) => {}
     }
     timeout(LAST_OUTPUT_LIMIT, relay).await.unwrap_or_else(|_| Err(Error::HangUp.into()))
+}
+
+/// Returns when the command cannot say anything any more: one that is told to end has its time until the machine ends.
+async fn no_more_output(sandbox: &Handle) {
+    if sandbox.over().await.is_cut() {
+        let _ = sandbox.gone().await;
+    }
 }
 
 struct Watched<L> {

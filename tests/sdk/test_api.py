@@ -53,7 +53,7 @@ def test_exec(client: Client) -> None:
 
 def test_a_command_that_cannot_start(client: Client) -> None:
     with pytest.raises(RPCError) as caught:
-        client.exec("true", working_dir="/nowhere")
+        client.exec("true", working_dir="/etc/passwd")
     assert caught.value.is_exec_error() and caught.value.code == -32001
     assert client.exec("no-such-program").exit_code == 127
 

@@ -46,9 +46,12 @@ pub(crate) struct RunArgs {
     /// Working directory [default: the image's]
     #[arg(short, long, value_name = "DIR", help_heading = "Command")]
     pub(crate) workdir: Option<String>,
-    /// uid, uid:gid or name [default: the image's]
+    /// User, user:group or :group, names or numbers [default: the image's]
     #[arg(short, long, value_name = "USER", help_heading = "Command")]
     pub(crate) user: Option<String>,
+    /// A small init as PID 1 above the command, which reaps orphans
+    #[arg(long, help_heading = "Command")]
+    pub(crate) init: bool,
     /// Keep stdin open; with -t a terminal session
     #[arg(short, long, help_heading = "Command")]
     pub(crate) interactive: bool,
@@ -97,10 +100,9 @@ pub(crate) struct RunArgs {
     /// Give up after this many seconds, all preparations included
     #[arg(long, value_name = "SECONDS", help_heading = "Life")]
     pub(crate) timeout: Option<u64>,
-    /// How long commands may take to end by themselves, such as 5s
-    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = duration, hide_default_value = true,
-          help_heading = "Life")]
-    pub(crate) graceful_shutdown: Duration,
+    /// How long commands may take to end by themselves; 0 = end them at once [default: 2s]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Life")]
+    pub(crate) graceful_shutdown: Option<Duration>,
     /// No network; until there is one, with this nothing is said of it
     #[arg(long, help_heading = "Network")]
     pub(crate) no_network: bool,
@@ -187,7 +189,7 @@ pub(crate) struct ExecArgs {
     /// Working directory [default: the image's]
     #[arg(short, long, value_name = "DIR")]
     pub(crate) workdir: Option<String>,
-    /// uid, uid:gid or name [default: the image's]
+    /// User, user:group or :group, names or numbers [default: the image's]
     #[arg(short, long, value_name = "USER")]
     pub(crate) user: Option<String>,
     /// Variable for this command; a bare NAME is copied from here

@@ -1,7 +1,7 @@
 //! From the kernel's start of `/init` to the moment the host is answered.
 //!
 //! ```text
-//!  /dev ▶ modules for vsock ▶ other modules ─┬─▶ root ▶ mounts, /etc ▶ quota ▶ disks ▶ shield ▶ Ready ▶ late modules
+//!  /dev ▶ modules for vsock ▶ other modules ─┬─▶ root ▶ mounts, /etc ▶ cgroups ▶ disks ▶ shield ▶ Ready ▶ late modules
 //!              └▶ Hello … Boot ▶ clock, lo ──┘
 //! ```
 //!
@@ -17,6 +17,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::time::ClockId;
 
+use crate::cgroups::Cgroups;
 use crate::control::{self, Control};
 use crate::modules::Modules;
 use crate::orphans::Orphans;
@@ -158,10 +159,10 @@ fn become_ready(
     system::let_kernel_errors_through()?;
     mounts::write_network_files(config)?;
     system::open_network_to_users()?;
-    system::limit_cpu(config.cpu_quota_milli)?;
+    let cgroups = Cgroups::make(config.cpu_quota_milli)?;
     let null =
         rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).at("open /dev/null")?;
-    let agent = Arc::new(Agent::new(null, terminals));
+    let agent = Arc::new(Agent::new(null, terminals).with_cgroups(cgroups));
     let listener = vsock::listen(AGENT_PORT).at("listen")?;
     mounts::make_directories(&config.directories);
     let writable = Writable { disks: disks::mount_all(&config.disks)?, upper };

@@ -6,6 +6,9 @@ use rustix::io::Errno;
 /// Ends the name of a directory that had to make way for a file.
 const KEPT: &str = ".of-the-image";
 
+/// Room for what is read at once from a file of unknown length.
+const LEAST_ROOM: usize = 4095;
+
 /// The contents of a regular file of at most `limit` bytes.
 pub(crate) fn read_regular(path: &str, limit: usize) -> Result<Vec<u8>, Errno> {
     // O_NONBLOCK: opening a FIFO must not wait for its writer.
@@ -15,7 +18,9 @@ pub(crate) fn read_regular(path: &str, limit: usize) -> Result<Vec<u8>, Errno> {
     if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
         return Err(Errno::INVAL);
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(status.st_size).unwrap_or(0).min(limit) + 1);
+    // Files of procfs have no length, and some of them tell all in the first read or never.
+    let length = usize::try_from(status.st_size).unwrap_or(0).min(limit).max(LEAST_ROOM);
+    let mut bytes = Vec::with_capacity(length + 1);
     loop {
         if bytes.len() > limit {
             return Err(Errno::FBIG);

@@ -14,6 +14,7 @@
 )]
 
 pub mod boot;
+mod cgroups;
 mod connection;
 mod control;
 mod disks;

@@ -13,13 +13,15 @@ use guest_protocol::{Pong, Refusal, Reply, Request};
 use rustix::io::Errno;
 use rustix::net::Shutdown;
 
+use crate::cgroups::Cgroups;
+use crate::exec::Firsts;
 use crate::stream::{self, MESSAGE_CHUNK, Stream};
 use crate::{connection, exec, file_service, vsock};
 
 /// Most streams served at a time; a further one is told so and closed.
 pub const STREAM_LIMIT: usize = 512;
 
-/// Stack of a stream's thread. Its largest frames are a buffer of input and the stack of a child about to execute.
+/// Stack of a stream's thread. Its largest frame is a buffer of input.
 const STREAM_STACK: usize = 256 << 10;
 
 /// How long nothing is accepted after the kernel had no memory for it.
@@ -38,6 +40,10 @@ pub struct Agent {
     pub running: Running,
     /// Acts on files.
     pub file_acts: Running,
+    /// Programs that are PID 1 of their namespace.
+    pub(crate) firsts: Firsts,
+    /// What programs may take of the machine; tests have no limits.
+    pub(crate) cgroups: Option<Cgroups>,
     streams: Mutex<Vec<Arc<OwnedFd>>>,
 }
 
@@ -46,7 +52,13 @@ impl Agent {
     #[must_use]
     pub fn new(null: OwnedFd, terminals: OwnedFd) -> Self {
         let (programs, running, file_acts) = Default::default();
-        Self { null, terminals, programs, running, file_acts, streams: Mutex::default() }
+        let (firsts, streams) = Default::default();
+        Self { null, terminals, programs, running, file_acts, firsts, cgroups: None, streams }
+    }
+
+    /// The same with limits for programs.
+    pub(crate) fn with_cgroups(self, cgroups: Option<Cgroups>) -> Self {
+        Self { cgroups, ..self }
     }
 
     /// Ends all streams, as if the host had hung up.

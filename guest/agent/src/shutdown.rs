@@ -28,6 +28,7 @@ pub(crate) fn end(
 ) -> ! {
     if !grace.is_zero() {
         signal_everything(libc::SIGTERM);
+        agent.firsts.kill_deaf();
         agent.programs.wait_for_none(grace);
     }
     signal_everything(libc::SIGKILL);

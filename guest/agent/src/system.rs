@@ -1,4 +1,4 @@
-//! Small settings of the process and the machine: limits, clock, entropy, host name, loopback, CPU quota.
+//! Small settings of the process and the machine: limits, clock, entropy, host name, loopback.
 
 use std::ffi::c_int;
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -16,12 +16,6 @@ use crate::{files, signals};
 /// Open files: the limit up to which programs may raise theirs, and the agent's own. The kernel's default for PID 1 is
 /// 4096, which is too little for databases.
 const OPEN_FILES: u64 = 1 << 20;
-
-/// Period of the CPU quota, microseconds.
-const CPU_PERIOD_US: u64 = 100_000;
-
-/// Least CPU quota the kernel takes, microseconds.
-const CPU_QUOTA_LEAST_US: u64 = 1000;
 
 /// The process itself: what std's start would do, and room for many streams.
 pub(crate) fn prepare_process() {
@@ -126,49 +120,5 @@ fn check(result: c_int) -> Result<(), Errno> {
     match result {
         -1 => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)),
         _ => Ok(()),
-    }
-}
-
-/// Gives every controller to the root group's children, and moves the agent, and so all it starts, into `/init`, which
-/// gets the quota.
-pub(crate) fn limit_cpu(quota_milli: u32) -> Result<(), Failure> {
-    if quota_milli == 0 {
-        return Ok(());
-    }
-    let controllers =
-        files::read_regular("/sys/fs/cgroup/cgroup.controllers", 4096).at("read cgroup.controllers")?;
-    let all: String =
-        String::from_utf8_lossy(&controllers).split_whitespace().map(|name| format!("+{name} ")).collect();
-    files::write_existing("/sys/fs/cgroup/cgroup.subtree_control", all.as_bytes())
-        .at("delegate controllers")?;
-    files::make_directory("/sys/fs/cgroup/init", 0o755).at("make the cgroup init")?;
-    // Moving a process waits for an RCU grace period, several clock ticks; an expedited one takes microseconds.
-    expedite_rcu(true);
-    let entered = files::write_existing("/sys/fs/cgroup/init/cgroup.procs", b"0").at("enter the cgroup init");
-    expedite_rcu(false);
-    entered?;
-    let max = cpu_max(quota_milli);
-    files::write_existing("/sys/fs/cgroup/init/cpu.max", max.as_bytes()).at("set cpu.max")
-}
-
-/// Kernels without the switch do not need it.
-fn expedite_rcu(expedite: bool) {
-    let _ = files::write_existing("/sys/kernel/rcu_expedited", if expedite { b"1" } else { b"0" });
-}
-
-fn cpu_max(quota_milli: u32) -> String {
-    let quota_us = (u64::from(quota_milli) * CPU_PERIOD_US / 1000).max(CPU_QUOTA_LEAST_US);
-    format!("{quota_us} {CPU_PERIOD_US}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quota() {
-        assert_eq!(cpu_max(500), "50000 100000");
-        assert_eq!(cpu_max(1), "1000 100000");
-        assert_eq!(cpu_max(u32::MAX), "429496729500 100000");
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use guest_protocol::frame;
 use guest_protocol::{
-    ExecFailure, Exit, Pong, ProgramControl, ProgramEvent, Refusal, Request, Stdio, TerminalSize,
+    ExecFailure, ExecRequest, Exit, Pong, ProgramControl, ProgramEvent, Refusal, Request, Stdio, TerminalSize,
 };
 use support::{Client, guest, processes_with, request, run, shell};
 
@@ -67,13 +67,17 @@ fn programs_that_never_run() {
     no_shell.env = vec![("PATH".to_owned(), "/nowhere".to_owned())];
     assert_eq!(failure(no_shell), not_found("sh: not found in PATH"));
 
-    let mut lost = shell("true");
-    lost.working_dir = "/no/such".to_owned();
-    assert_eq!(failure(lost), ExecFailure::WorkingDir("/no/such: no such file or directory".to_owned()));
-    let mut locked_out = shell("true");
-    locked_out.working_dir = "/private".to_owned();
-    locked_out.user = "app".to_owned();
-    assert_eq!(failure(locked_out), ExecFailure::WorkingDir("/private: permission denied".to_owned()));
+    let long = format!("/{}", "x/".repeat(4000));
+    for (directory, why) in [
+        ("/etc/passwd", "not a directory"),
+        ("/etc/passwd/x", "not a directory"),
+        ("/bin/dangling", "no such file or directory"),
+        (&long, "file name too long"),
+    ] {
+        let mut lost = shell("true");
+        lost.working_dir = directory.to_owned();
+        assert_eq!(failure(lost), ExecFailure::WorkingDir(format!("{directory}: {why}")));
+    }
     let mut nobody = shell("true");
     nobody.user = "nobody".to_owned();
     assert_eq!(failure(nobody), ExecFailure::User("no such user: nobody".to_owned()));
@@ -99,6 +103,31 @@ fn environment_and_directory() {
 }
 
 #[test]
+fn a_working_directory_is_made_and_entered_as_root() {
+    let Some(agent) = guest() else { return };
+    let pwd = |directory: &str, user: &str| {
+        let mut pwd = shell("pwd; ls -ld . | cut -c1-10; stat -c '%u %g' . ..");
+        (pwd.working_dir, pwd.user) = (directory.to_owned(), user.to_owned());
+        run(&agent, pwd).text().to_owned()
+    };
+    for (directory, user) in [("/srv/one/two", ""), ("//srv//three/four/", "app"), ("relative/five", "app")] {
+        let plain = format!(
+            "/{}",
+            directory.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/")
+        );
+        assert_eq!(pwd(directory, user), format!("{plain}\ndrwxr-xr-x\n0 0\n0 0\n"), "{directory}");
+    }
+    std::os::unix::fs::symlink("/srv", "/link").unwrap();
+    assert_eq!(pwd("/link/six", ""), "/srv/six\ndrwxr-xr-x\n0 0\n0 0\n");
+    // Entered before the user is taken on; what is done there is done as the user.
+    let mut closed = shell("id -u; ls");
+    (closed.working_dir, closed.user) = ("/private".to_owned(), "app".to_owned());
+    let outcome = run(&agent, closed);
+    assert_eq!(outcome.text(), "1000\n");
+    assert!(String::from_utf8_lossy(&outcome.stderr).contains("denied"), "{outcome:?}");
+}
+
+#[test]
 fn users_and_groups() {
     let Some(agent) = guest() else { return };
     for (user, expected) in [
@@ -109,6 +138,10 @@ fn users_and_groups() {
         ("app:audio", "1000 29 29"),
         ("4000", "4000 4000 4000"),
         ("4000:7", "4000 7 7"),
+        ("app:", "1000 1001 1001 10 29"),
+        (":audio", "0 29 29"),
+        (":1000", "0 1000 1000"),
+        (":", "0 0 0 10"),
     ] {
         let mut who = shell("echo $(id -u) $(id -g) $(id -G)");
         who.user = user.to_owned();
@@ -148,6 +181,65 @@ fn a_namespace_of_its_own() {
         run(&agent, shell("sleep 0.1 & for i in 1 2 3; do (sleep 0 &); done; wait; echo ok")).text(),
         "ok\n"
     );
+}
+
+#[test]
+fn the_first_of_its_namespace() {
+    let Some(agent) = guest() else { return };
+    let first = |text: &str| ExecRequest { first: true, ..shell(text) };
+    assert_eq!(run(&agent, first("echo $$; exit 5")).text(), "1\n");
+    assert_eq!(run(&agent, first("exit 5")).exit.unwrap().0, Exit::Code(5));
+    // Signals of its own namespace do nothing where it has no handler, and SIGKILL never does.
+    assert_eq!(run(&agent, first("kill -TERM $$; kill -9 $$; echo alive")).text(), "alive\n");
+    assert_eq!(run(&agent, first("trap 'echo heard; exit 3' TERM; kill -TERM $$")).text(), "heard\n");
+    // It has mounts of its own, and reaps orphans.
+    let mut mounts = first("mount -t tmpfs none /home && touch /home/x && ls /home");
+    mounts.privileged = true;
+    assert_eq!(run(&agent, mounts).text(), "x\n");
+    assert_eq!(run(&agent, request(&["ls", "/home"])).text(), "app\n");
+    let reaped = "(sleep 0.05 & echo) >/dev/null; sleep 0.3; wait; set -- /proc/[0-9]*; echo $#";
+    assert_eq!(run(&agent, first(reaped)).text(), "1\n");
+    // Programs that fail to start say so as any other.
+    let missing = ExecRequest { first: true, ..request(&["nosuch"]) };
+    assert!(matches!(run(&agent, missing).failure, Some(ExecFailure::NotFound(_))));
+}
+
+/// What a signal from outside does to it: nothing that it has no handler for, but for SIGKILL.
+#[test]
+fn signals_to_the_first_of_its_namespace() {
+    let Some(agent) = guest() else { return };
+    let mut sleep = Client::exec(&agent, ExecRequest { first: true, ..shell("echo up; exec sleep 1000") });
+    sleep.expect("up\n");
+    sleep.control(&ProgramControl::Signal(15));
+    sleep.control(&ProgramControl::Signal(9));
+    assert_eq!(sleep.finish().exit.unwrap().0, Exit::Signal(9));
+    let text = "trap 'echo heard; exit 3' TERM; echo up; while :; do sleep 0.05; done";
+    let mut handler = Client::exec(&agent, ExecRequest { first: true, ..shell(text) });
+    handler.expect("up\n");
+    handler.control(&ProgramControl::Signal(15));
+    let outcome = handler.finish();
+    assert_eq!((outcome.text(), outcome.status()), ("heard\n", 3));
+}
+
+#[test]
+fn all_ends_with_the_first_of_its_namespace() {
+    let Some(agent) = guest() else { return };
+    let text = "sleep 600.375 & setsid sleep 600.375 >/dev/null 2>&1 & echo up";
+    for detached in [false, true] {
+        let started = Instant::now();
+        let outcome = run(&agent, ExecRequest { first: true, detached, ..shell(text) });
+        assert_eq!((outcome.text(), outcome.status()), ("up\n", 0));
+        agent.running.wait_for_none(Duration::from_secs(5));
+        assert!(started.elapsed() < Duration::from_secs(5));
+        assert_eq!(processes_with("600.375"), []);
+    }
+    let mut cancelled = Client::exec(&agent, ExecRequest { first: true, ..shell("echo up; sleep 600.375") });
+    cancelled.expect("up\n");
+    let hung_up = Instant::now();
+    drop(cancelled);
+    agent.running.wait_for_none(Duration::from_secs(10));
+    assert!(hung_up.elapsed() < GONE, "{:?}", hung_up.elapsed());
+    assert_eq!(processes_with("600.375"), []);
 }
 
 #[test]

@@ -95,6 +95,7 @@ mod tests {
             stdio: Stdio::Terminal(TerminalSize { rows: 24, cols: 80 }),
             privileged: false,
             detached: true,
+            first: true,
         };
         let entry = FileEntry {
             name: b"link".to_vec(),

@@ -278,7 +278,7 @@ pub struct ExecRequest {
     pub env: Vec<(String, String)>,
     /// Working directory; empty = `/`.
     pub working_dir: String,
-    /// `uid`, `uid:gid`, `name`, `name:group`; empty = root.
+    /// `user`, `user:group`, `user:` or `:group`, each a name or a number; empty = root.
     pub user: String,
     /// Standard streams.
     pub stdio: Stdio,
@@ -287,6 +287,9 @@ pub struct ExecRequest {
     /// What the program started outlives it: `Exited` comes at the program's own end, whoever holds its output open,
     /// and output may follow it. All that is left ends when the host hangs up.
     pub detached: bool,
+    /// The program is PID 1 of its namespace: it has to reap orphans, signals that it does not handle do nothing (but
+    /// SIGKILL and SIGSTOP from outside), and what it started ends with it, detached or not.
+    pub first: bool,
 }
 
 /// What to run.

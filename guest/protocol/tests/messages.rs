@@ -44,8 +44,9 @@ fn program() -> impl Strategy<Value = Program> {
 fn exec() -> impl Strategy<Value = ExecRequest> {
     let stdio = prop_oneof![Just(Stdio::Null), Just(Stdio::Pipe), size().prop_map(Stdio::Terminal)];
     let env = prop::collection::vec((any::<String>(), any::<String>()), 0..5);
-    (program(), env, any::<String>(), any::<String>(), stdio, any::<bool>(), any::<bool>()).prop_map(
-        |(program, env, working_dir, user, stdio, privileged, detached)| ExecRequest {
+    let flags = any::<[bool; 3]>();
+    (program(), env, any::<String>(), any::<String>(), stdio, flags).prop_map(
+        |(program, env, working_dir, user, stdio, [privileged, detached, first])| ExecRequest {
             program,
             env,
             working_dir,
@@ -53,6 +54,7 @@ fn exec() -> impl Strategy<Value = ExecRequest> {
             stdio,
             privileged,
             detached,
+            first,
         },
     )
 }
@@ -319,6 +321,7 @@ fn one_changed_byte() {
         stdio: Stdio::Terminal(TerminalSize { rows: 24, cols: 80 }),
         privileged: false,
         detached: false,
+        first: false,
     };
     let read = FileRequest::Read { path: path.clone(), offset: 1 << 40, length: 7, size_limit: Some(300) };
     let write = FileRequest::Write { path: path.clone(), mode: 0o644, at: WriteAt::Offset(9) };

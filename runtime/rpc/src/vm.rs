@@ -70,7 +70,7 @@ impl Vm {
 
     /// Asks for its end by then. The first request counts.
     pub(crate) fn stop(&self, by: Instant, discard: bool) {
-        self.sandbox.stop(Stop { by: Some(by), discard });
+        self.sandbox.stop(Stop { by: Some(by), discard, finished: false });
     }
 
     /// Throws it away, and waits until that is done.

@@ -86,7 +86,7 @@ where
 pub(crate) fn exec(argv: &[&str]) -> Exec {
     let program = Program::Argv(argv.iter().map(|arg| (*arg).to_owned()).collect());
     let env = vec![("B".to_owned(), "exec".to_owned())];
-    Exec { program, env, working_dir: None, user: None, stdio: Stdio::Null, detached: false }
+    Exec { program, env, working_dir: None, user: None, stdio: Stdio::Null, detached: false, first: false }
 }
 
 /// The request of a stream; `None` if it is a spare one that ends unused.

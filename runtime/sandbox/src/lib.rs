@@ -32,7 +32,9 @@ pub use guest::{
 };
 #[cfg(any(test, feature = "stand_in"))]
 pub use life::StandIn;
-pub use life::{Handle, Ready, Spec, Stage, Start, Stop, Terms, TimeLimit, Timings, Why, spawn};
+pub use life::{
+    DEFAULT_GRACE, Handle, Ready, Spec, Stage, Start, Stop, Terms, TimeLimit, Timings, Why, spawn,
+};
 pub use records::{
     Config, DiskConfig, Found, Home, Id, Judgement, Record, Records, Status, Step, Version, end_by_force, gc,
     lifecycle, log, reconcile, remove, wait_for_end,

@@ -36,6 +36,7 @@ fn spec() -> Spec {
         privileged: false,
         no_network: false,
         launch_entrypoint: false,
+        init: false,
         unenforced_timeout_seconds: None,
         time_limit: None,
         keep: false,

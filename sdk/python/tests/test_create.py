@@ -169,6 +169,8 @@ def test_launch_starts_the_entrypoint_and_leaves_the_builder_alone(client: Clien
     assert client.launch(sandbox) == "vm-00000004"
     assert params(client, "create") == {"image": "i4", "launch_entrypoint": True}
     assert sandbox.options() == CreateOptions(image="i4")
+    client.launch(sandbox.with_init())
+    assert params(client, "create") == {"image": "i4", "launch_entrypoint": True, "init": True}
 
 
 def test_port_forwards_of_the_builder_follow_create(client: Client) -> None:

@@ -32,6 +32,8 @@ pub struct VmConfig {
     pub privileged: bool,
     /// Whether its command started with it.
     pub launch_entrypoint: bool,
+    /// Whether a small init is PID 1 above its command.
+    pub init: bool,
     /// Kernel.
     pub kernel: VmKernel,
     /// CPUs, memory, disk, time.

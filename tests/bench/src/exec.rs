@@ -86,8 +86,15 @@ pub(crate) struct Ran {
 
 /// Runs a program on the sandbox's own stream.
 pub(crate) async fn ran(home: &Home, id: &Id, program: Program) -> Result<Ran> {
-    let exec =
-        Exec { program, env: Vec::new(), working_dir: None, user: None, stdio: Stdio::Null, detached: false };
+    let exec = Exec {
+        program,
+        env: Vec::new(),
+        working_dir: None,
+        user: None,
+        stdio: Stdio::Null,
+        detached: false,
+        first: false,
+    };
     let start = Instant::now();
     let mut service = Guest::of(home, id).exec(exec).await?;
     let mut output_bytes = 0;

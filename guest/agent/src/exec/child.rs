@@ -1,15 +1,15 @@
 //! Between clone and execve.
 //!
-//! The child shares the agent's memory, as after vfork, while other threads of the agent go on: everything here is a
-//! bare system call over data that was prepared before. No allocation, no lock, no libc function that keeps state
-//! (setuid and its kin tell other threads; rustix' thread calls do not). A failure is stored for the parent.
+//! The child is a copy of one thread of the agent, as after fork, and what other threads held locked stays so: everything
+//! here is a bare system call over data that was prepared before. No allocation, no lock, no libc function that keeps
+//! state (setuid and its kin tell other threads; rustix' thread calls do not). A failure is written to a pipe.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
-use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::ThreadNameSpaceType;
 use rustix::thread::{Gid, Uid};
@@ -21,14 +21,17 @@ use crate::{shield, signals};
 /// Open files a program may have unless it raises the limit itself: what programs expect.
 const OPEN_FILES_SOFT: u64 = 1024;
 
-/// Everything the child needs, prepared by the parent, which waits until the child has executed or exited.
+/// Longest path of Linux, its NUL included.
+const PATH_MAX: usize = 4096;
+
+/// Everything the child needs, prepared by the parent.
 pub(super) struct Plan<'a> {
     /// Standard input, output, error. None of the three descriptors is 0, 1 or 2 itself.
     pub(super) stdio: [BorrowedFd<'a>; 3],
     /// Whether standard input is to be the controlling terminal.
     pub(super) terminal: bool,
-    /// The namespace's PID 1.
-    pub(super) init: BorrowedFd<'a>,
+    /// The PID 1 whose mount namespace is to be joined; `None` for a child that was born in one of its own.
+    pub(super) init: Option<BorrowedFd<'a>>,
     /// User and groups, if they change.
     pub(super) identity: Option<Credentials<'a>>,
     /// The filter of system calls, for a program without privilege.
@@ -36,13 +39,13 @@ pub(super) struct Plan<'a> {
     /// Working directory.
     pub(super) directory: &'a CStr,
     /// Paths to try.
-    pub(super) candidates: &'a [std::ffi::CString],
+    pub(super) candidates: &'a [CString],
     /// Null-terminated arrays of C strings.
     pub(super) arguments: *const *const c_char,
     /// Null-terminated arrays of C strings.
     pub(super) environment: *const *const c_char,
-    /// Where the child stores what went wrong.
-    pub(super) report: &'a Report,
+    /// Where the child says what went wrong.
+    pub(super) report: BorrowedFd<'a>,
 }
 
 /// User and groups in the kernel's types.
@@ -66,17 +69,25 @@ pub(super) enum Step {
     Exec,
 }
 
-/// The child's last words.
-#[derive(Default)]
+/// The child's last words: a pipe that says nothing if the program was executed.
 pub(super) struct Report {
-    step: AtomicU32,
-    errno: AtomicI32,
+    read: OwnedFd,
+    write: OwnedFd,
 }
 
+/// A step's number and an error's, each a native `u32`.
+const REPORT_LENGTH: usize = 8;
+
 impl Report {
-    fn store(&self, step: Step, errno: Errno) {
-        self.errno.store(errno.raw_os_error(), Ordering::Relaxed);
-        self.step.store(step as u32, Ordering::Relaxed);
+    pub(super) fn new() -> Result<Self, Errno> {
+        // What the child says is there before the parent goes on, so nothing is waited for.
+        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        Ok(Self { read, write })
+    }
+
+    /// The child's end.
+    pub(super) fn child(&self) -> BorrowedFd<'_> {
+        self.write.as_fd()
     }
 
     /// What failed; `None` if the program was executed.
@@ -91,19 +102,21 @@ impl Report {
             Step::WorkingDir,
             Step::Exec,
         ];
-        let step = self.step.load(Ordering::Relaxed);
+        let mut words = [0; REPORT_LENGTH];
+        rustix::io::read(&self.read, &mut words).ok().filter(|length| *length == REPORT_LENGTH)?;
+        let [a, b, c, d, e, f, g, h] = words;
+        let step = u32::from_ne_bytes([a, b, c, d]);
         let step = STEPS.into_iter().find(|known| *known as u32 == step)?;
-        Some((step, Errno::from_raw_os_error(self.errno.load(Ordering::Relaxed))))
+        Some((step, Errno::from_raw_os_error(i32::from_ne_bytes([e, f, g, h]))))
     }
 }
 
-/// The child's start, for clone(2).
-pub(super) extern "C" fn main(plan: *mut c_void) -> c_int {
-    // SAFETY: the parent passes a pointer to a `Plan` that lives until it goes on, that is until this process is gone
-    // or has executed; all fields are only read, the report through atomics.
-    let plan = unsafe { &*plan.cast::<Plan<'_>>() };
+/// The child from its first instruction on. Returns its exit status if the program could not be executed.
+pub(super) fn main(plan: &Plan<'_>) -> c_int {
     let Err((step, errno)) = enter(plan);
-    plan.report.store(step, errno);
+    let [a, b, c, d] = (step as u32).to_ne_bytes();
+    let [e, f, g, h] = errno.raw_os_error().to_ne_bytes();
+    let _ = rustix::io::write(plan.report, &[a, b, c, d, e, f, g, h]);
     127
 }
 
@@ -122,6 +135,8 @@ fn enter(plan: &Plan<'_>) -> Result<std::convert::Infallible, (Step, Errno)> {
     let mut limit = rustix::process::getrlimit(Resource::Nofile);
     limit.current = limit.maximum.map_or(Some(OPEN_FILES_SOFT), |hard| Some(hard.min(OPEN_FILES_SOFT)));
     rustix::process::setrlimit(Resource::Nofile, Rlimit { ..limit }).map_err(at(Step::Restrict))?;
+    // Still as root, so that a directory closed to the program's user can be its working directory.
+    let entered = enter_directory(plan);
     if plan.filter.is_some() {
         restrict::drop_capabilities().map_err(at(Step::Restrict))?;
     }
@@ -132,7 +147,8 @@ fn enter(plan: &Plan<'_>) -> Result<std::convert::Infallible, (Step, Errno)> {
         rustix::thread::set_thread_res_uid(identity.uid, identity.uid, identity.uid)
             .map_err(at(Step::User))?;
     }
-    rustix::process::chdir(plan.directory).map_err(at(Step::WorkingDir))?;
+    // A file system that a user has mounted may be closed to root and open to that user.
+    entered.or_else(|_| rustix::process::chdir(plan.directory)).map_err(at(Step::WorkingDir))?;
     close_others().map_err(at(Step::Stdio))?;
     // The agent ignores SIGPIPE and has blocked everything for the clone; execve would keep both.
     signals::reset(libc::SIGPIPE);
@@ -144,9 +160,40 @@ fn enter(plan: &Plan<'_>) -> Result<std::convert::Infallible, (Step, Errno)> {
     Err((Step::Exec, execute(plan)))
 }
 
-/// Joins the mount namespace and puts the PID namespace's own /proc over the agent's.
+/// Enters the working directory, and makes it where it is not there.
+fn enter_directory(plan: &Plan<'_>) -> Result<(), Errno> {
+    // Where a relative one begins.
+    rustix::process::chdir(c"/")?;
+    match rustix::process::chdir(plan.directory) {
+        Err(Errno::NOENT) => {}
+        entered => return entered,
+    }
+    make_directories(plan.directory)?;
+    rustix::process::chdir(plan.directory)
+}
+
+/// Makes a directory and all that lead to it.
+fn make_directories(directory: &CStr) -> Result<(), Errno> {
+    let mut path = [0; PATH_MAX];
+    let bytes = directory.to_bytes_with_nul();
+    path.get_mut(..bytes.len()).ok_or(Errno::NAMETOOLONG)?.copy_from_slice(bytes);
+    for (index, byte) in bytes.iter().enumerate().skip(1).filter(|(_, byte)| matches!(byte, b'/' | 0)) {
+        path[index] = 0;
+        let above = CStr::from_bytes_until_nul(&path).map_err(|_| Errno::INVAL)?;
+        match rustix::fs::mkdir(above, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        path[index] = *byte;
+    }
+    Ok(())
+}
+
+/// Joins the mount namespace, if it is another's, and puts the PID namespace's own /proc over the agent's.
 fn enter_mount_namespace(plan: &Plan<'_>) -> Result<(), Errno> {
-    rustix::thread::move_into_thread_name_spaces(plan.init, ThreadNameSpaceType::MOUNT)?;
+    if let Some(init) = plan.init {
+        rustix::thread::move_into_thread_name_spaces(init, ThreadNameSpaceType::MOUNT)?;
+    }
     match plan.filter {
         Some(_) => shield::mount_proc_covered(),
         None => shield::mount_proc_and_lower(),
@@ -169,9 +216,8 @@ fn close_others() -> Result<(), Errno> {
 fn execute(plan: &Plan<'_>) -> Errno {
     let mut error = Errno::NOENT;
     for path in plan.candidates {
-        // SAFETY: path and arrays are null-terminated, and live in the parent, which waits.
+        // SAFETY: path and arrays are null-terminated, and live as long as the plan.
         unsafe { libc::execve(path.as_ptr(), plan.arguments, plan.environment) };
-        // The errno of the thread-locals that the child borrows from the waiting parent; reading it allocates nothing.
         match last_error() {
             absent @ (Errno::NOENT | Errno::NOTDIR) if error != Errno::ACCESS => error = absent,
             Errno::NOENT | Errno::NOTDIR => {}

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!             ┌────────── stdin ─────────┐
-//!  stream ◀───┤ relay: one poll(2) loop  ├───▶ program (PID 2 of its own namespaces)
+//!  stream ◀───┤ relay: one poll(2) loop  ├───▶ program (PID 1 or 2 of its own namespaces)
 //!             └───── stdout, stderr ─────┘
 //! ```
 //!
@@ -20,12 +20,15 @@ mod arch;
 mod calls;
 mod child;
 mod filter;
+mod first;
 mod namespace;
 mod program;
 mod relay;
 mod restrict;
 mod spawn;
 mod user;
+
+pub(crate) use first::Firsts;
 
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
@@ -34,6 +37,7 @@ use guest_protocol::frame::Splitter;
 use guest_protocol::{ExecRequest, Exit, ProgramEvent};
 use rustix::process::{WaitId, WaitIdOptions};
 
+use crate::cgroups::Cgroups;
 use crate::service::Agent;
 
 /// Serves one request to the end. `input` holds what arrived behind the request; `arrived` is when that was.
@@ -50,7 +54,10 @@ pub(crate) fn serve(
     let program = agent.programs.enter();
     match spawn::start(request, agent) {
         Ok((child, streams)) => {
+            let _first = request.first.then(|| agent.firsts.enter(child.pid));
             relay::Relay::new(stream, input, child, streams, arrived, request.detached, program).run();
+            // While the host thinks of what to ask next.
+            agent.cgroups.iter().for_each(Cgroups::refill);
         }
         Err(failure) => {
             let _ = crate::stream::send_reply(stream, &ProgramEvent::Failed(failure));

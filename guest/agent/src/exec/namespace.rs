@@ -1,6 +1,7 @@
-//! The PID and mount namespaces of one program, held by their own PID 1.
+//! The PID and mount namespaces of one program.
 //!
-//! That PID 1 is a bare clone of the agent which only waits to be killed: its death kills everything in the namespace
+//! A program that was asked for as the first of its namespace is its PID 1, and its end is the end of all that lives in it
+//! (pid_namespaces(7)). Any other has a PID 1 of the agent's beside it. That one is a bare clone of the agent which only waits to be killed: its death kills everything in the namespace
 //! (pid_namespaces(7)), and as it ignores SIGCHLD the kernel reaps its orphans. The program itself is PID 2 and the
 //! *agent's* child, made by a thread that has entered the PID namespace. That way
 //!
@@ -32,6 +33,11 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// The namespaces that a program was born in as their PID 1.
+    pub(super) fn led_by(program: OwnedFd) -> Self {
+        Self { init: program }
+    }
+
     /// The PID 1, as a pidfd: readable once everything in the namespace is dead.
     pub(super) fn init(&self) -> BorrowedFd<'_> {
         self.init.as_fd()
@@ -39,7 +45,7 @@ impl Namespace {
 
     /// Kills everything inside.
     pub(super) fn kill(&self) {
-        // The PID 1 is our child and not reaped yet, so the signal cannot miss.
+        // The PID 1 is our child; once it is reaped the signal reaches nobody.
         let _ = rustix::process::pidfd_send_signal(&self.init, Signal::KILL);
     }
 }
@@ -47,7 +53,7 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         self.kill();
-        // __WALL: the PID 1 was made without an exit signal.
+        // __WALL: a PID 1 of the agent's was made without an exit signal. A program may have been reaped before.
         let options = WaitIdOptions::EXITED | WaitIdOptions::from_bits_retain(libc::__WALL.cast_unsigned());
         let _ =
             rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::PidFd(self.init.as_fd()), options));

@@ -130,6 +130,7 @@ mod tests {
             stdio: Stdio::Null,
             privileged: false,
             detached: false,
+            first: false,
         }
     }
 

@@ -71,7 +71,7 @@ pub(super) struct Relay<'a> {
     /// Frames for the host, taken up to `sent`.
     frames: Vec<u8>,
     sent: usize,
-    child: Child,
+    child: Child<'a>,
     /// How the program ended.
     exit: Option<Exit>,
     /// Whether every process that could write output is dead.
@@ -91,7 +91,7 @@ impl<'a> Relay<'a> {
     pub(super) fn new(
         stream: BorrowedFd<'a>,
         input: Splitter,
-        child: Child,
+        child: Child<'a>,
         streams: Streams,
         arrived: Instant,
         detached: bool,
@@ -172,7 +172,7 @@ impl<'a> Relay<'a> {
         }
         if self.kill_at.is_some_and(|time| Instant::now() >= time) {
             self.kill_at = None;
-            self.child.namespace.kill();
+            self.child.kill();
         }
         self.flush();
     }
@@ -354,7 +354,7 @@ impl<'a> Relay<'a> {
             self.read_output(index);
         }
         if !self.detached && self.is_open() {
-            self.child.namespace.kill();
+            self.child.kill();
         } else if !self.told && !self.is_taking_what_is_left() && self.stream.is_some() {
             self.told = true;
             self.queue(&ProgramEvent::Exited(exit, self.usage));

@@ -57,7 +57,7 @@ pub(super) fn install(filter: &Filter) -> Result<(), Errno> {
     let instructions = filter.instructions();
     let len = u16::try_from(instructions.len()).map_err(|_| Errno::INVAL)?;
     let program = libc::sock_fprog { len, filter: instructions.as_ptr().cast_mut() };
-    // SAFETY: the kernel only reads `program` and the instructions it points to, which live in the parent, which waits.
+    // SAFETY: the kernel only reads `program` and the instructions it points to, which were prepared before the clone.
     let result =
         unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
     match result {

@@ -1,8 +1,7 @@
 //! Starting one program: its streams, its identity, its namespaces, and the clone that leads to [`super::child`].
 
-use std::ffi::{CString, c_int, c_void};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ffi::{CString, c_int};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use guest_protocol::{ExecFailure, ExecRequest, Stdio, TerminalSize};
 use rustix::fs::{Mode, OFlags};
@@ -18,20 +17,33 @@ use super::filter::Filter;
 use super::namespace::Namespace;
 use super::program::Strings;
 use super::user::{self, Identity};
+use crate::cgroups::{Cgroups, Group};
 use crate::service::Agent;
 use crate::{signals, words};
 
-/// Stack of the child until it executes. It calls little.
-const CHILD_STACK: usize = 16 << 10;
+/// clone3(2): the child is born in the control group of this descriptor.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// A running program, seen from the agent.
-pub(super) struct Child {
+/// A running program, seen from the agent. Dropping it kills all that lives with it, and waits until that is done.
+pub(super) struct Child<'a> {
     /// Its process and process group.
     pub(super) pid: Pid,
     /// Readable once it has ended.
     pub(super) pidfd: OwnedFd,
     /// Where it lives.
     pub(super) namespace: Namespace,
+    /// What it takes of the machine; after the namespace, so that nothing is left in it when it goes.
+    pub(super) group: Option<Group<'a>>,
+}
+
+impl Child<'_> {
+    /// Kills it and all that lives with it.
+    pub(super) fn kill(&self) {
+        if let Some(group) = &self.group {
+            group.kill();
+        }
+        self.namespace.kill();
+    }
 }
 
 /// The agent's ends, none of which blocks.
@@ -49,7 +61,10 @@ pub(super) enum Streams {
 }
 
 /// Starts the request's program. The calling thread can make no more threads afterwards.
-pub(super) fn start(request: &ExecRequest, agent: &Agent) -> Result<(Child, Streams), ExecFailure> {
+pub(super) fn start<'a>(
+    request: &ExecRequest,
+    agent: &'a Agent,
+) -> Result<(Child<'a>, Streams), ExecFailure> {
     let identity = match request.user.as_str() {
         "" => None,
         spec => Some(user::look_up(spec).map_err(ExecFailure::User)?),
@@ -60,14 +75,19 @@ pub(super) fn start(request: &ExecRequest, agent: &Agent) -> Result<(Child, Stre
         Ends::open(request.stdio, identity.as_ref(), agent).map_err(|errno| other("streams", errno))?;
     let groups: Vec<Gid> =
         identity.iter().flat_map(|identity| &identity.groups).map(|gid| Gid::from_raw(*gid)).collect();
-    let report = Report::default();
+    let report = Report::new().map_err(|errno| other("pipe", errno))?;
+    let group = agent.cgroups.as_ref().map(Cgroups::group).transpose();
+    let group = group.map_err(|errno| other("control group", errno))?;
 
     let blocked = BlockedSignals::new();
-    let namespace = Namespace::enter().map_err(|errno| other("namespaces", errno))?;
+    let namespace = match request.first {
+        true => None,
+        false => Some(Namespace::enter().map_err(|errno| other("namespaces", errno))?),
+    };
     let plan = Plan {
         stdio: ends.child(agent),
         terminal: matches!(request.stdio, Stdio::Terminal(_)),
-        init: namespace.init(),
+        init: namespace.as_ref().map(Namespace::init),
         identity: identity.as_ref().map(|identity| Credentials {
             uid: Uid::from_raw(identity.uid),
             gid: Gid::from_raw(identity.gid),
@@ -78,12 +98,16 @@ pub(super) fn start(request: &ExecRequest, agent: &Agent) -> Result<(Child, Stre
         candidates: &strings.candidates,
         arguments: strings.arguments(),
         environment: strings.environment(),
-        report: &report,
+        report: report.child(),
     };
-    let (pid, pidfd) = clone_child(&plan).map_err(|errno| other("clone", errno))?;
+    let (pid, pidfd) = clone_child(&plan, group.as_ref()).map_err(|errno| other("clone", errno))?;
     drop(blocked);
     match report.failure() {
-        None => Ok((Child { pid, pidfd, namespace }, ends.agent())),
+        None => {
+            let led = || rustix::io::fcntl_dupfd_cloexec(&pidfd, 0).map(Namespace::led_by);
+            let namespace = namespace.map_or_else(led, Ok).map_err(|errno| other("process", errno))?;
+            Ok((Child { pid, pidfd, namespace, group }, ends.agent()))
+        }
         Some((step, errno)) => {
             super::reap(pidfd.as_fd());
             Err(failure(step, errno, request, &strings))
@@ -203,20 +227,32 @@ pub(super) fn resize_terminal(controller: impl AsFd, size: TerminalSize) -> Resu
     rustix::termios::tcsetwinsize(controller, size)
 }
 
-/// Clones the calling thread like vfork: the child runs [`child::main`] on a stack of its own in the same memory, and
-/// this returns when it has executed or exited.
-fn clone_child(plan: &Plan<'_>) -> Result<(Pid, OwnedFd), Errno> {
-    #[repr(align(16))]
-    struct Stack([MaybeUninit<u8>; CHILD_STACK]);
-    let mut stack = Stack([MaybeUninit::uninit(); CHILD_STACK]);
+/// Clones the calling thread like fork: the child runs [`child::main`] in a copy of its memory, and this returns when it
+/// has executed or exited. It is born in its control group, which costs less than to move there.
+fn clone_child(plan: &Plan<'_>, group: Option<&Group<'_>>) -> Result<(Pid, OwnedFd), Errno> {
     let mut pidfd: c_int = -1;
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
-    let argument = std::ptr::from_ref(plan).cast_mut().cast::<c_void>();
-    let top = stack.0.as_mut_ptr_range().end.cast::<c_void>();
-    // SAFETY: CLONE_VFORK keeps this thread, and so stack, plan and all it borrows, until the child no longer uses this
-    // memory. All signals are blocked, so no handler runs in the child. The kernel writes one c_int to `pidfd`.
-    let pid = unsafe { libc::clone(child::main, top, flags, argument, &raw mut pidfd) };
-    let Some(pid) = Pid::from_raw(pid).filter(|_| pid > 0) else {
+    let mut flags = libc::CLONE_VFORK | libc::CLONE_PIDFD;
+    if plan.init.is_none() {
+        flags |= libc::CLONE_NEWPID | libc::CLONE_NEWNS;
+    }
+    // SAFETY: all-zero is a valid clone_args.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = u64::from(flags.cast_unsigned());
+    arguments.pidfd = std::ptr::from_mut(&mut pidfd).expose_provenance() as u64;
+    arguments.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+    if let Some(group) = group {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = u64::from(group.directory().as_raw_fd().cast_unsigned());
+    }
+    // SAFETY: without CLONE_VM this is a fork: the child has its own copy of all memory, this stack included, and runs
+    // nothing but `child::main`, which is async-signal-safe. The kernel writes one c_int to `pidfd`, in the parent.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
+    if pid == 0 {
+        let status = child::main(plan);
+        // SAFETY: it runs no handler and does not return.
+        unsafe { libc::_exit(status) };
+    }
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw).filter(|_| pid > 0) else {
         return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL));
     };
     // SAFETY: on success the kernel has stored a fresh descriptor, which nobody else owns.

@@ -51,6 +51,7 @@ fn fill(root: &Path, busybox: &Path) {
     for applet in String::from_utf8(applets.stdout).unwrap().lines().filter(|name| *name != "busybox") {
         symlink("busybox", root.join("bin").join(applet)).unwrap();
     }
+    symlink("/no/such", root.join("bin/dangling")).unwrap();
     let write = |path: &str, text: &str| std::fs::write(root.join(path), text).unwrap();
     write("etc/passwd", "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n");
     write("etc/group", "root:x:0:\napp:x:1001:\nwheel:x:10:root,app\naudio:x:29:app\n");
@@ -132,6 +133,7 @@ pub fn request(program: &[&str]) -> ExecRequest {
         stdio: Stdio::Null,
         privileged: false,
         detached: false,
+        first: false,
     }
 }
 

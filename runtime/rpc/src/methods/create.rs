@@ -42,13 +42,13 @@ async fn bring_up(plan: &Plan, vm: &Vm) -> Result<()> {
     }
     let entrypoint = ready.command(&[]);
     if plan.spec.launch_entrypoint && !entrypoint.is_empty() {
-        launch(vm, ready, entrypoint).await?;
+        launch(vm, ready, entrypoint, plan.spec.init).await?;
     }
     Ok(())
 }
 
 /// Starts the entrypoint, and looks for a short time whether it fails.
-async fn launch(vm: &Vm, ready: Ready, entrypoint: Vec<String>) -> Result<()> {
+async fn launch(vm: &Vm, ready: Ready, entrypoint: Vec<String>, init: bool) -> Result<()> {
     let asked = Instant::now();
     let exec = Exec {
         program: Program::Argv(entrypoint),
@@ -57,6 +57,7 @@ async fn launch(vm: &Vm, ready: Ready, entrypoint: Vec<String>) -> Result<()> {
         user: None,
         stdio: Stdio::Null,
         detached: true,
+        first: !init,
     };
     let failed = |code: u8, why: &str| {
         let why = if why.is_empty() { String::new() } else { format!(": {why}") };

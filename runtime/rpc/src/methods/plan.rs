@@ -12,7 +12,7 @@ use policy::mounts::MountError;
 use policy::names;
 use policy::network::{Member, Network as Checked, Wrong};
 use policy::resources::Request as Resources;
-use sandbox::{ImageOverrides, Spec, TimeLimit};
+use sandbox::{DEFAULT_GRACE, ImageOverrides, Spec, TimeLimit};
 use wire::rpc::{CreateParams, ExtraDisk, HostMapping, Network, Vfs};
 
 use super::Result;
@@ -87,10 +87,11 @@ pub(crate) fn plan(params: CreateParams, machine: Machine) -> Result<Plan> {
         privileged: params.privileged.unwrap_or_default(),
         no_network: checked.no_network,
         launch_entrypoint: params.launch_entrypoint.unwrap_or_default(),
+        init: params.init.unwrap_or_default(),
         unenforced_timeout_seconds: resources.timeout_seconds.filter(|seconds| *seconds > 0.0),
         time_limit: time_limit.map(TimeLimit::FromReady),
         keep: true,
-        grace: Duration::ZERO,
+        grace: DEFAULT_GRACE,
         shared_memory: false,
     };
     Ok(Plan { spec, workspace })
@@ -245,7 +246,8 @@ mod tests {
             let plan = plan_of(params).unwrap();
             let resources = Resources { cpus: 1.0, memory_mb: 512, disk_size_mb: 5120 };
             assert_eq!((plan.spec.resources, plan.spec.time_limit, plan.workspace), (resources, None, None));
-            assert!(plan.spec.keep && !plan.spec.privileged && !plan.spec.launch_entrypoint);
+            assert!(plan.spec.keep && !plan.spec.privileged);
+            assert!(!plan.spec.launch_entrypoint && !plan.spec.init);
             assert_eq!((plan.spec.entrypoint, plan.spec.hostname), (None, None));
         }
     }
@@ -254,7 +256,7 @@ mod tests {
     fn everything_that_is_there_arrives() {
         let plan = plan_of(json!({
             "image": "alpine", "id": "", "privileged": true, "kernel": {"ref": "file:///k"}, "launch_entrypoint": true,
-            "resources": {"cpus": 0.5, "memory_mb": 256, "disk_size_mb": 100, "timeout_seconds": 300, "time_limit_seconds": 1.5},
+            "init": true, "resources": {"cpus": 0.5, "memory_mb": 256, "disk_size_mb": 100, "timeout_seconds": 300, "time_limit_seconds": 1.5},
             "network": {"allowed_hosts": [], "block_private_ips": true, "hostname": "box",
                         "add_hosts": [{"host": "db", "ip": "10.0.0.1"}, {"host": "six", "ip": "fe80::1"}]},
             "vfs": {"workspace": "/work"}, "env": {"A": "1", "B": null},
@@ -283,7 +285,7 @@ mod tests {
             }
         );
         assert_eq!(plan.workspace.as_deref(), Some("/work"));
-        assert!(spec.launch_entrypoint && spec.privileged && !spec.no_network);
+        assert!(spec.launch_entrypoint && spec.init && spec.privileged && !spec.no_network);
     }
 
     #[test]

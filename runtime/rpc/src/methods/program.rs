@@ -65,6 +65,7 @@ fn build(
         user: user.filter(|user| !user.is_empty()),
         stdio,
         detached,
+        first: false,
     })
 }
 

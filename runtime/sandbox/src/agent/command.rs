@@ -28,6 +28,9 @@ pub struct Exec {
     pub stdio: Stdio,
     /// What it starts outlives it, until the stream is dropped.
     pub detached: bool,
+    /// It is PID 1 of its namespace: the sandbox's own command, unless that has an init above it.
+    #[serde(default)]
+    pub first: bool,
 }
 
 /// What a sandbox has in place of what its image says.
@@ -80,6 +83,7 @@ impl Defaults {
             stdio: exec.stdio,
             privileged: self.privileged,
             detached: exec.detached,
+            first: exec.first,
         }
     }
 }
@@ -151,6 +155,7 @@ mod tests {
             user: None,
             stdio: Stdio::Null,
             detached: false,
+            first: false,
         };
         let request = defaults.request(exec.clone());
         assert_eq!((request.user.as_str(), request.working_dir.as_str()), ("app", "/srv"));

@@ -75,15 +75,23 @@ impl Driver {
         if let Some(forwards) = self.ends.forwards.lock().await.take() {
             forwards.close().await;
         }
-        let stop = *self.calls.stop.borrow();
-        if (failed_to_start && self.terms.forget_failed_start) || stop.is_some_and(|stop| stop.discard) {
-            self.base.spec.keep = false;
-            self.base.spec.grace = Duration::ZERO;
-        }
-        self.base.end_by = end_by(stop, self.terms.patience);
+        self.heed_how_it_is_to_end(failed_to_start);
         let stages = self.ends.stage;
         let result = end(self.base, stage, &why, failed_to_start).await;
         stages.send_replace(handle::Stage::Gone(why, result.map_err(Arc::new)));
+    }
+
+    /// Takes over what was said of its end.
+    fn heed_how_it_is_to_end(&mut self, failed_to_start: bool) {
+        let stop = *self.calls.stop.borrow();
+        let discard = stop.is_some_and(|stop| stop.discard);
+        if discard || failed_to_start && self.terms.forget_failed_start {
+            self.base.spec.keep = false;
+        }
+        if discard || failed_to_start || stop.is_some_and(|stop| stop.finished) {
+            self.base.spec.grace = Duration::ZERO;
+        }
+        self.base.end_by = end_by(stop, self.terms.patience);
     }
 
     /// Takes the sandbox to its guest.

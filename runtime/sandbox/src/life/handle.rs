@@ -32,8 +32,10 @@ pub struct Terms {
 pub struct Stop {
     /// When the end must have come: what the guest has not written back by then is lost.
     pub by: Option<Instant>,
-    /// Nothing is kept of the sandbox, whatever its spec says, and its processes get no time.
+    /// Nothing is kept of the sandbox, whatever its spec says, and its programs get no time.
     pub discard: bool,
+    /// Its command has ended: what else runs in it gets no time.
+    pub finished: bool,
 }
 
 /// Where a sandbox is, for those who watch.

@@ -25,7 +25,7 @@ pub(crate) mod timings;
 
 pub use driver::spawn;
 pub use handle::{Handle, Ready, Stage, Stop, Terms, Why};
-pub use spec::{Spec, TimeLimit};
+pub use spec::{DEFAULT_GRACE, Spec, TimeLimit};
 pub use timings::{Start, Timings};
 
 #[cfg(any(test, feature = "stand_in"))]

@@ -34,6 +34,7 @@ impl Config {
             workspace: image.workspace.clone(),
             no_network: spec.no_network,
             launch_entrypoint: spec.launch_entrypoint,
+            init: spec.init,
         }
     }
 }
@@ -86,6 +87,7 @@ mod tests {
             privileged: false,
             no_network: true,
             launch_entrypoint: true,
+            init: true,
             unenforced_timeout_seconds: Some(300.0),
             time_limit: Some(crate::TimeLimit::FromReady(Duration::from_millis(4500))),
             keep: true,
@@ -98,7 +100,7 @@ mod tests {
         assert_eq!(config.env, ["API_KEY"]);
         assert_eq!((config.workspace.as_str(), config.time_limit_seconds), ("/work", Some(4.5)));
         assert_eq!(config.timeout_seconds, Some(300.0));
-        assert!(config.no_network && config.launch_entrypoint);
+        assert!(config.no_network && config.launch_entrypoint && config.init);
         let (source, guest_path) = ("@data".into(), "/data".into());
         assert_eq!(
             config.disks[0],

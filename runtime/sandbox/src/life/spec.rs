@@ -10,6 +10,9 @@ use policy::resources;
 
 use crate::agent::command::ImageOverrides;
 
+/// How long programs may take to end by themselves when nobody says: long enough for one that is told to end and does so.
+pub const DEFAULT_GRACE: Duration = Duration::from_secs(2);
+
 /// What a sandbox is to be.
 #[derive(Debug, Clone)]
 pub struct Spec {
@@ -43,14 +46,16 @@ pub struct Spec {
     pub no_network: bool,
     /// Whether its command starts with it; remembered here, done by whoever owns it.
     pub launch_entrypoint: bool,
+    /// Whether a small init is PID 1 above its command; remembered here, done by whoever starts the command.
+    pub init: bool,
     /// What a client named as `timeout_seconds`; remembered, not enforced.
     pub unenforced_timeout_seconds: Option<f64>,
     /// How long the sandbox may live.
     pub time_limit: Option<TimeLimit>,
     /// Keep the record and the log afterwards.
     pub keep: bool,
-    /// How long the guest's processes may take to end by themselves; zero, not kept and no writable disk = the
-    /// machine is just stopped.
+    /// How long the guest's programs may take to end by themselves, of the time there is to end in half at most; zero, not
+    /// kept and no writable disk = the machine is just stopped.
     pub grace: Duration,
     /// Guest RAM mapped shared even where nothing needs it (measurements).
     pub shared_memory: bool,

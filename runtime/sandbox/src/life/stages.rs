@@ -80,8 +80,11 @@ impl Stage {
             }
             Self::Booting(booting) => booting.end(base).await,
             Self::Starting(Starting { running, .. }) => stopped(running).await,
-            Self::Configuring(Configuring { running, control, .. })
-            | Self::Up(Up { running, control, .. }) => shut_down(base, control, running).await,
+            // No program runs yet.
+            Self::Configuring(Configuring { running, control, .. }) => {
+                shut_down(base, control, running, Duration::ZERO).await
+            }
+            Self::Up(Up { running, control, .. }) => shut_down(base, control, running, base.spec.grace).await,
             Self::Reaped => Ending { steps: vec![Step::done("machine", None)], unwritten: None },
         }
     }
@@ -396,12 +399,13 @@ async fn stopped(running: Running) -> Ending {
     Ending { steps: vec![Step::done("machine", None)], unwritten: None }
 }
 
-/// Asks the guest to end, where there is something to save, and stops its machine.
-async fn shut_down(base: &Base, mut control: Control, running: Running) -> Ending {
+/// Asks the guest to end, where there is something to save or a program to wait for, and stops its machine.
+async fn shut_down(base: &Base, mut control: Control, running: Running, grace: Duration) -> Ending {
     let mut ending = Ending::default();
-    if base.spec.keep || !base.spec.grace.is_zero() || base.disks.any_writable() {
-        let grace_ms = u32::try_from(base.spec.grace.as_millis()).unwrap_or(u32::MAX);
-        let limit = base.at_most(base.spec.grace.saturating_add(SHUTDOWN_LIMIT));
+    if base.spec.keep || !grace.is_zero() || base.disks.any_writable() {
+        let limit = base.at_most(grace.saturating_add(SHUTDOWN_LIMIT));
+        // The other half is for the guest to write everything back.
+        let grace_ms = u32::try_from(grace.min(limit / 2).as_millis()).unwrap_or(u32::MAX);
         let ended = running.ended();
         let shutdown = async {
             if control.shut_down(grace_ms).await.is_ok() {

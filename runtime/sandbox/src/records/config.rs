@@ -53,6 +53,8 @@ pub struct Config {
     pub no_network: bool,
     /// Whether its command started with it.
     pub launch_entrypoint: bool,
+    /// Whether a small init is PID 1 above its command.
+    pub init: bool,
 }
 
 /// A disk of the user's.

@@ -206,6 +206,11 @@ class Sandbox:
         self._image_config().entrypoint = list(entrypoint)
         return self
 
+    def with_init(self) -> Sandbox:
+        """Puts a small init as PID 1 above the entrypoint; it reaps orphans."""
+        self._options.init = True
+        return self
+
     def with_image_config(self, config: ImageConfig) -> Sandbox:
         """Takes over every setting of `config` that is not empty."""
         mine = self._image_config()

@@ -248,3 +248,6 @@ class CreateOptions:
 
     disks: dict[str, DiskConfig] = field(default_factory=dict[str, DiskConfig], kw_only=True)
     """Disks by guest path; at most 8."""
+
+    init: bool = field(default=False, kw_only=True)
+    """A small init as PID 1 above the entrypoint, which reaps orphans."""

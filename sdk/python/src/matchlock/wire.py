@@ -87,6 +87,8 @@ def create_params(options: CreateOptions, vfs_interception: Params | None, inter
         params["image_config"] = options.image_config.to_dict()
     if options.launch_entrypoint:
         params["launch_entrypoint"] = True
+    if options.init:
+        params["init"] = True
     return params
 
 

@@ -20,6 +20,8 @@ pub struct CreateParams {
     pub kernel: Option<Kernel>,
     /// Start the image's entrypoint.
     pub launch_entrypoint: Option<bool>,
+    /// A small init is PID 1 above the entrypoint: it reaps orphans, and lets signals act as they do on any process.
+    pub init: Option<bool>,
     /// CPUs, memory, disk, time.
     pub resources: Option<Resources>,
     /// Network; absent = no policy of the caller's own. If it is there it replaces the default as a whole.

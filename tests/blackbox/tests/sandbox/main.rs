@@ -9,6 +9,9 @@ mod archive;
 mod arguments;
 mod broken;
 mod disks;
+mod ends;
+mod exhausted;
+mod first;
 mod images;
 mod interrupted;
 mod kernels;
@@ -72,6 +75,9 @@ fn main() -> ExitCode {
         (Needs::Guest, programs::TESTS),
         (Needs::GuestOfImages, images::TESTS),
         (Needs::Guest, images::TESTS_OF_OWN),
+        (Needs::Guest, first::TESTS),
+        (Needs::Guest, ends::TESTS),
+        (Needs::Guest, exhausted::TESTS),
         (Needs::Guest, lifecycle::TESTS),
         (Needs::Guest, walls::TESTS),
         (Needs::Guest, root::TESTS),

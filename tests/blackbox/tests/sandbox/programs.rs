@@ -92,14 +92,18 @@ fn run_sets_everything_up() {
 fn the_cpu_quota_is_for_the_privileged_to_change() {
     let script = "cd /sys/fs/cgroup
         try() { sh -c \"$1\" 2>/dev/null && echo lifted; }
-        try 'echo max > init/cpu.max'
+        own=.$(cut -d: -f3 /proc/self/cgroup)
+        try 'echo max > programs/cpu.max'
         try 'echo $$ > cgroup.procs'
-        try 'mount -o remount,bind,rw . && echo max > init/cpu.max'
-        try 'unshare -Urm sh -c \"mount -o remount,bind,rw . && echo max > init/cpu.max\"'
-        try 'unshare -Urm sh -c \"mount -t cgroup2 none /tmp && echo max > /tmp/init/cpu.max\"'
-        cat init/cpu.max /proc/self/cgroup";
+        try \"echo max > $own/cpu.max\"
+        try \"mkdir $own/below\"
+        try 'mount -o remount,bind,rw . && echo max > programs/cpu.max'
+        try 'unshare -Urm sh -c \"mount -o remount,bind,rw . && echo max > programs/cpu.max\"'
+        try 'unshare -Urm sh -c \"mount -t cgroup2 none /tmp && echo max > /tmp/programs/cpu.max\"'
+        cat programs/cpu.max $own/cpu.max
+        cut -d/ -f2 /proc/self/cgroup";
     let home = Home::new();
-    let quota = "50000 100000\n0::/init\n";
+    let quota = "50000 100000\n50000 100000\nprograms\n";
     for (privileged, expected) in [(None, quota), (Some("--privileged"), "lifted\nlifted\n")] {
         let mut command = home.run(["--cpus", "0.5"]);
         let done = done(command.args(privileged).args(["--", "sh", "-c", script]));
@@ -125,7 +129,7 @@ fn exit_statuses() {
         (&["/no/such/program"], 127, "matchlock: /no/such/program"),
         (&["/etc/passwd"], 126, "matchlock: /etc/passwd"),
         (&["-u", "nobody-at-all", "true"], 127, "matchlock: no such user: nobody-at-all"),
-        (&["-w", "/no/such/directory", "true"], 1, "matchlock: working directory /no/such/directory"),
+        (&["-w", "/etc/passwd", "true"], 1, "matchlock: working directory /etc/passwd: not a directory"),
     ] {
         let done = exec(command);
         assert_eq!((done.status, done.stdout.as_str()), (status, ""), "{command:?}: {done:?}");
@@ -142,6 +146,7 @@ fn environment_directory_and_user() {
     assert!(path.contains("/usr/bin:"), "{path}");
     assert_eq!(output(&["pwd"]), "/\n");
     assert_eq!(output(&["-w", "/tmp", "pwd"]), "/tmp\n");
+    assert_eq!(output(&["-w", "/made/for/it", "-u", "1000", "pwd"]), "/made/for/it\n");
     assert_eq!(output(&["--", "id", "-u"]), "0\n");
     assert_eq!(output(&["-u", "12:34", "--", "sh", "-c", "id -u; id -g"]), "12\n34\n");
     assert_eq!(output(&["hostname"]).trim(), with_sandbox(|_, id| id.to_owned()));

@@ -34,6 +34,7 @@ fn spec(keep: bool) -> Spec {
         privileged: false,
         no_network: false,
         launch_entrypoint: false,
+        init: false,
         unenforced_timeout_seconds: None,
         time_limit: None,
         keep,
@@ -168,6 +169,42 @@ async fn a_guest_is_told_what_it_is_and_asked_to_end() {
     );
 }
 
+/// An agent that gives this grace away when it is told to shut down.
+async fn agent_with_grace(mut stream: UnixStream, told: tokio::sync::oneshot::Sender<u32>) {
+    say(&mut stream, &ControlFromGuest::Hello { version: VERSION, agent_start_us: 7 }).await;
+    hear(&mut stream).await;
+    say(&mut stream, &ControlFromGuest::Ready(READY)).await;
+    let Some(ControlFromHost::Shutdown { grace_ms }) = hear(&mut stream).await else { panic!("no end") };
+    told.send(grace_ms).unwrap();
+}
+
+/// How long the programs of a guest get when it is ended like this.
+async fn grace_of(stop: Stop) -> u32 {
+    let mut played = Played::new(Spec { grace: Duration::from_secs(3), ..spec(true) });
+    let (machine, power) = Pretended::with_power_switch();
+    let (told, grace) = tokio::sync::oneshot::channel();
+    let up = played.rise(machine, |stream| async move {
+        agent_with_grace(stream, told).await;
+        drop(power);
+    });
+    let Ok(up) = up.await else { panic!("not up") };
+    played.handle.stop(stop);
+    let halt = played.driver.stay(up).await;
+    played.driver.heed_how_it_is_to_end(false);
+    played.end(halt, false).await;
+    grace.await.unwrap()
+}
+
+#[tokio::test]
+async fn programs_get_time_unless_the_command_has_ended() {
+    assert_eq!(grace_of(Stop::default()).await, 3000);
+    assert_eq!(grace_of(Stop { finished: true, ..Stop::default() }).await, 0);
+    // Three quarters of the time there is are the guest's, and half of these its programs'.
+    let by = Some(Instant::now() + Duration::from_secs(4));
+    let grace = grace_of(Stop { by, ..Stop::default() }).await;
+    assert!(grace <= 1500 && grace > 500, "{grace}");
+}
+
 #[tokio::test]
 async fn a_machine_that_ends_early_says_so() {
     let mut played = Played::new(spec(true));
@@ -251,7 +288,7 @@ async fn reasons_to_end_have_an_order() {
 async fn the_first_request_to_stop_counts() {
     let (handle, ends) =
         Handle::new("vm-00000001".parse().unwrap(), crate::agent::detached::Log::new(|_| {}));
-    handle.stop(Stop { by: None, discard: true });
+    handle.stop(Stop { discard: true, ..Stop::default() });
     handle.stop(Stop::default());
     assert!(ends.stop.borrow().is_some_and(|stop| stop.discard));
 }
@@ -262,6 +299,6 @@ fn the_guest_gets_its_part_of_the_time() {
     let patience = Duration::from_secs(4);
     let left = end_by(None, Some(patience)).unwrap() - std::time::Instant::now();
     assert!(left <= Duration::from_secs(3) && left > Duration::from_secs(2), "{left:?}");
-    let by = Stop { by: Some(Instant::now()), discard: false };
+    let by = Stop { by: Some(Instant::now()), ..Stop::default() };
     assert!(end_by(Some(by), Some(patience)).unwrap() <= std::time::Instant::now());
 }

@@ -144,7 +144,7 @@ fn terminal(server: &mut Server) {
 }
 
 fn not_started(server: &mut Server) {
-    let nowhere = json!({"command": "true", "working_dir": "/no/such"});
+    let nowhere = json!({"command": "true", "working_dir": "/etc/passwd"});
     for method in ["exec", "exec_stream"] {
         assert_eq!(server.call(method, nowhere.clone()).unwrap_err().0, EXEC);
         assert_eq!(server.call(method, json!({"argv": ["no-such-program"]})).unwrap_err().0, EXEC);
