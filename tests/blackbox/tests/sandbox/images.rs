@@ -57,7 +57,7 @@ fn registry() -> Registry {
 }
 
 /// Runs a command in a sandbox of an image.
-fn run(home: &Home, options: &[&str], image: &str, command: &[&str]) -> Done {
+pub(crate) fn run(home: &Home, options: &[&str], image: &str, command: &[&str]) -> Done {
     let machine = machine();
     let mut args = vec!["run", "--machine", &machine, "--memory", "256", "--no-network"];
     let kernel = std::env::var("MATCHLOCK_TEST_KERNEL").unwrap_or_default();
@@ -70,7 +70,7 @@ fn run(home: &Home, options: &[&str], image: &str, command: &[&str]) -> Done {
     done(&mut home.matchlock(args))
 }
 
-fn printed(text: &str) -> Done {
+pub(crate) fn printed(text: &str) -> Done {
     Done { status: 0, stdout: text.to_owned(), stderr: String::new() }
 }
 
@@ -191,7 +191,7 @@ fn layers_leave_what_they_do_not_name() {
     home.assert_nothing_left();
 }
 
-fn import(home: &Home, tag: &str, source: &Path) {
+pub(crate) fn import(home: &Home, tag: &str, source: &Path) {
     let source = source.display().to_string();
     let done = home.done(["image", "import", "--json", tag, &source]);
     assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{done:?}");

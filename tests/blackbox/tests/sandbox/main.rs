@@ -80,6 +80,7 @@ fn main() -> ExitCode {
         (Needs::Guest, exhausted::TESTS),
         (Needs::Guest, lifecycle::TESTS),
         (Needs::Guest, walls::TESTS),
+        (Needs::GuestOfImages, walls::TESTS_OF_IMAGES),
         (Needs::Guest, root::TESTS),
         (Needs::Guest, space::TESTS),
         (Needs::Guest, records::TESTS),

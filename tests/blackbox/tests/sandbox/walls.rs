@@ -1,15 +1,21 @@
 //! What programs in a sandbox cannot do to its kernel and agent, and what works for them all the same.
 
-use blackbox::{Home, done};
+use std::fs;
 
-use crate::Test;
+use blackbox::{Home, done, done_with_input};
+
+use crate::archive::docker_archive;
+use crate::{Test, images};
 
 pub(crate) const TESTS: &[Test] = &[
     ("walls::the_kernel_starts_nothing_for_a_program", the_kernel_starts_nothing_for_a_program),
     ("walls::the_kernel_is_not_to_be_written", the_kernel_is_not_to_be_written),
     ("walls::what_containers_may_do_works", what_containers_may_do_works),
+    ("walls::device_nodes_of_images_and_volumes_are_useless", device_nodes_of_images_and_volumes_are_useless),
     ("walls::privilege_takes_them_down", privilege_takes_them_down),
 ];
+
+pub(crate) const TESTS_OF_IMAGES: &[Test] = &[("walls::a_distribution_works", a_distribution_works)];
 
 /// Runs a script in a sandbox of its own; whatever it wrote.
 fn script(options: &[&str], text: &str) -> String {
@@ -70,6 +76,49 @@ fn what_containers_may_do_works() {
     assert_eq!(script(&[], text), expected);
 }
 
+/// The root's own disk, as a node that everybody may read and write, in an image and on a volume.
+fn device_nodes_of_images_and_volumes_are_useless() {
+    let home = Home::with_own_images();
+    let created = home.done(["volume", "create", "nodes", "--size", "16"]);
+    assert_eq!(created.status, 0, "{created:?}");
+    let busybox = fs::read("/bin/busybox").unwrap();
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(busybox.len() as u64);
+    header.set_mode(0o755);
+    archive.append_data(&mut header, "bin/busybox", busybox.as_slice()).unwrap();
+    header.set_entry_type(tar::EntryType::Block);
+    header.set_device_major(254).unwrap();
+    header.set_device_minor(16).unwrap();
+    header.set_mode(0o666);
+    header.set_size(0);
+    archive.append_data(&mut header, "node", &[][..]).unwrap();
+    let layer = archive.into_inner().unwrap();
+    let imported =
+        done_with_input(&mut home.matchlock(["image", "import", "nodes:1"]), &docker_archive(&[layer]));
+    assert_eq!(imported.status, 0, "{imported:?}");
+    let run = |options: &[&str], script: &str| {
+        let script = format!("busybox() {{ /bin/busybox \"$@\"; }}; {script}");
+        let mut command = home.run(["--image", "nodes:1", "--disk", "@nodes:/data"]);
+        done(command.args(options).args(["--", "/bin/busybox", "sh", "-c", &script]))
+    };
+    let made = run(
+        &["--privileged"],
+        "busybox mknod -m 666 /data/node b 254 16; busybox chmod 777 /data; : </node && echo opens",
+    );
+    assert_eq!((made.status, made.stdout.as_str()), (0, "opens\n"), "{made:?}");
+    for user in ["0", "1000"] {
+        let refused = run(
+            &["-u", user],
+            "for node in /node /data/node; do busybox stat -c '%F %t:%T' $node; busybox head -c 1 $node; done",
+        );
+        let expected = "block special file fe:10\nblock special file fe:10\n";
+        let refusals = refused.stderr.matches("Permission denied").count();
+        assert_eq!((refused.stdout.as_str(), refusals), (expected, 2), "{user}: {refused:?}");
+    }
+    home.assert_nothing_left();
+}
+
 fn privilege_takes_them_down() {
     let more = "test -b /dev/vdb && mknod /made c 1 3 && echo x >/made && echo 0 >/proc/sys/kernel/panic && mount -t tmpfs x /mnt 2>/dev/null
         grep -q ' /sys sysfs rw' /proc/self/mounts && ls /sys/firmware | grep -c . >/dev/null && echo all";
@@ -77,4 +126,38 @@ fn privilege_takes_them_down() {
         script(&["--privileged"], &format!("mkdir -p /mnt; {HELPERS} {more}")),
         "ran.-q\nran.core\nall\n"
     );
+}
+
+/// What package managers and the programs of a distribution do. Each line says what became of one thing. To start a thread
+/// the C library tries clone3 first.
+const PROGRAM: &str = "
+import errno, os, socket, subprocess, threading
+def attempt(act):
+    try:
+        act()
+        return 'works'
+    except OSError as error:
+        return errno.errorcode[error.errno]
+open('/srv/file', 'w').close()
+print('owner', attempt(lambda: os.chown('/srv/file', 33, 33)))
+print('set-user-id', attempt(lambda: os.chmod('/srv/file', 0o4755)))
+print('file capability', attempt(lambda: os.setxattr('/srv/file', 'security.capability', bytes.fromhex('0100000200040000000000000000000000000000'))))
+print('device', attempt(lambda: os.mknod('/srv/null', 0o20666, os.makedev(1, 3))), attempt(lambda: open('/srv/null')))
+print('raw', attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)))
+print('vsock', attempt(lambda: socket.socket(40, socket.SOCK_STREAM)), 'alg', attempt(lambda: socket.socket(38, socket.SOCK_SEQPACKET)))
+thread = threading.Thread(target=lambda: print('thread')); thread.start(); thread.join()
+print(subprocess.run(['python3', '-c', 'print(1)'], capture_output=True, text=True, user=33, group=33).stdout.strip())
+os.setgid(33); os.setuid(33)
+print('ping', attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 1)))
+print('port', attempt(lambda: socket.socket().bind(('127.0.0.1', 80))))
+";
+const SAYS: &str = "owner works\nset-user-id works\nfile capability works\ndevice works EACCES\nraw works\nvsock EPERM alg EPERM\n\
+    thread\n1\nping works\nport works\n";
+
+fn a_distribution_works() {
+    let home = Home::with_own_images();
+    images::import(&home, "python", &images::fixtures().unwrap().join("python.docker.tar"));
+    let done = images::run(&home, &[], "python", &["python3", "-c", PROGRAM]);
+    assert_eq!(done, images::printed(SAYS));
+    home.assert_nothing_left();
 }
