@@ -80,6 +80,13 @@ pub(crate) fn leads_to_directory(path: &str) -> bool {
     status.is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::Directory)
 }
 
+/// Whether `path` is a symbolic link, and it leads to a directory.
+pub(crate) fn is_link_to_directory(path: &str) -> bool {
+    let status = rustix::fs::lstat(path);
+    let link = status.is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::Symlink);
+    link && leads_to_directory(path)
+}
+
 /// Makes a directory unless there is one; anything else there is replaced, a symbolic link too.
 pub(crate) fn put_directory(path: &str, mode: u32) -> Result<(), Errno> {
     match make_directory(path, mode) {
@@ -137,6 +144,7 @@ mod tests {
             let path = root.join(name);
             let path = path.to_str().unwrap();
             assert_eq!(leads_to_directory(path), leads, "{name}");
+            assert_eq!(is_link_to_directory(path), name == "link", "{name}");
             put_directory(path, 0o755).unwrap();
             assert!(fs::symlink_metadata(path).unwrap().is_dir(), "{name}");
         }

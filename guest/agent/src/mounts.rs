@@ -89,7 +89,7 @@ pub(crate) fn make_directories(paths: &[String]) {
 impl Mount {
     fn attach(&self) -> Result<(), Failure> {
         let step = || format!("mount {}", self.place);
-        if self.yields && files::leads_to_directory(self.place) {
+        if self.yields && files::is_link_to_directory(self.place) {
             return Ok(());
         }
         match files::put_directory(self.place, 0o755) {

@@ -26,7 +26,16 @@ fn of_image(fill: impl FnOnce(&Path), script: &str) -> String {
     fill(directory);
     let imported = done(home.matchlock(["image", "import", "odd:1"]).arg(directory));
     assert_eq!(imported.status, 0, "{imported:?}");
-    let mut run = home.matchlock(["run", "--machine", &machine(), "--memory", "256", "--image", "odd:1"]);
+    let mut run = home.matchlock([
+        "run",
+        "--no-network",
+        "--machine",
+        &machine(),
+        "--memory",
+        "256",
+        "--image",
+        "odd:1",
+    ]);
     let kernel = std::env::var("MATCHLOCK_TEST_KERNEL").unwrap_or_default();
     if !kernel.is_empty() {
         run.args(["--kernel", &kernel]);
@@ -87,6 +96,8 @@ fn what_users_of_containers_expect() {
         done.stdout
     };
     assert_eq!(exec(&[], "head -n 1 /etc/hosts"), "127.0.0.1 localhost localhost.localdomain box\n");
+    // Memory, where the image has plain directories or none.
+    assert_eq!(exec(&[], "grep -cE ' (/tmp|/run) tmpfs rw,nosuid,nodev' /proc/self/mounts"), "2\n");
     // As a user: sockets to ping with (busybox knows raw ones only), and a port below 1024.
     let script = "tr '\\t' ' ' </proc/sys/net/ipv4/ping_group_range; echo answer >/tmp/answer
         nc -l -p 80 -e cat /tmp/answer & i=0
