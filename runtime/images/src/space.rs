@@ -14,10 +14,13 @@ use rustix::fs::StatVfs;
 use crate::{Error, Result};
 
 /// What is left free for others of a large disk, in bytes.
-const KEPT_FREE: u64 = 256 << 20;
+const KEPT_FREE: u64 = 64 << 20;
 
 /// And of a small one, as a part of all.
 const KEPT_PART: u64 = 50;
+
+/// What is written without a look at the disk: small layers are had on a disk that is almost full.
+const UNSEEN: u64 = 1 << 20;
 
 /// Whether the file system of `directory` has room for `needed` bytes of `what`.
 pub(crate) fn check_space(directory: &Path, needed: u64, what: impl Into<String>) -> Result<()> {
@@ -34,10 +37,16 @@ fn free(space: &StatVfs) -> u64 {
 }
 
 /// Bytes on their way to a disk, which ends them before it is full.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Space {
     /// What may be written before the disk is looked at again.
     left: u64,
+}
+
+impl Default for Space {
+    fn default() -> Self {
+        Self { left: UNSEEN }
+    }
 }
 
 impl Space {
