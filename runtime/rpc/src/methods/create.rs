@@ -20,6 +20,10 @@ pub(crate) use super::plan::{Plan, plan};
 /// How long after the guest is ready an entrypoint's early failure is waited for, if the guest is fast.
 const EARLY_EXIT: Duration = Duration::from_millis(15);
 
+/// How often as long as its start took the same is waited for, if the guest is slow: the end of a PID 1 is that of its
+/// namespace, and takes longer than its start.
+const EARLY_EXIT_STARTS: u32 = 3;
+
 pub(crate) async fn run(id: Option<u64>, plan: Plan, vm: Arc<Vm>) -> Result<Answer> {
     match bring_up(&plan, &vm).await {
         Ok(()) => {
@@ -73,8 +77,7 @@ async fn launch(vm: &Vm, ready: Ready, entrypoint: Vec<String>, init: bool) -> R
             return Err(Failure::vm(format!("start image entrypoint: {}", vm.explain(error).await)));
         }
     };
-    // A slow guest takes as long to fail as it took to start.
-    let by = (ready.since + EARLY_EXIT).max(Instant::now() + asked.elapsed());
+    let by = (ready.since + EARLY_EXIT).max(Instant::now() + asked.elapsed() * EARLY_EXIT_STARTS);
     match timeout_at(by, ready.guest.wait(program)).await {
         Ok(Ok(exit)) if exit.status() != 0 => failed(exit.status(), ""),
         Ok(Err(error)) => Err(Failure::vm(format!("start image entrypoint: {}", vm.explain(error).await))),
