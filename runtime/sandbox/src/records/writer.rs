@@ -199,9 +199,10 @@ mod tests {
         writer.finish().unwrap();
         assert_eq!(seen.try_iter().collect::<Vec<_>>(), [0, 0, 0], "nobody else saw a part of it");
     }
+
     #[test]
     fn what_had_no_room_is_written_once_there_is_some() {
-        let test = "writer::tests::what_had_no_room_is_written_once_there_is_some";
+        let test = "records::writer::tests::what_had_no_room_is_written_once_there_is_some";
         let Some(disk) = small_disk(test, 2) else { return };
         let home = Home::at(&disk);
         let mut writer = Writer::start(home.clone());
