@@ -19,8 +19,8 @@ pub(crate) const TESTS: &[Test] = &[
 /// How long another command may take meanwhile. A guest under test may be an emulated one on a busy host.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long what was cancelled may take to be gone. The promise is a second; an emulated processor on a busy host takes some
-/// to end hundreds of processes, and the commands by which the test asks take their time too.
+/// How long what was cancelled may take to be gone: an emulated processor takes some two seconds to end hundreds of processes,
+/// on a busy host more, and the commands by which the test asks take their time too.
 const GONE_LIMIT: Duration = Duration::from_secs(8);
 
 /// How long the end may take, grace included.
