@@ -156,9 +156,8 @@ fn become_ready(
     let upper = root::assemble(config)?;
     let root_us = since_start();
     let terminals = mounts::mount_all()?;
-    system::let_kernel_errors_through()?;
     mounts::write_network_files(config)?;
-    system::open_network_to_users()?;
+    system::set_up_kernel()?;
     let cgroups = Cgroups::make(config.cpu_quota_milli)?;
     let null =
         rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).at("open /dev/null")?;

@@ -73,8 +73,8 @@ fn mount_upper(upper: UpperDisk) -> Result<(), Failure> {
         UpperDisk::Ext4 => {
             // noinit_itable: no background thread that fills a sparse disk with zeroes.
             let options = Some(c"noinit_itable");
-            rustix::mount::mount("/dev/vdb", "upper", "ext4", MountFlags::NOATIME, options)
-                .at("mount /dev/vdb")?;
+            let flags = MountFlags::NOATIME | MountFlags::NODEV | MountFlags::NOSUID;
+            rustix::mount::mount("/dev/vdb", "upper", "ext4", flags, options).at("mount /dev/vdb")?;
         }
         UpperDisk::Memory => {
             rustix::mount::mount("upper", "upper", "tmpfs", MountFlags::empty(), c"mode=0755")

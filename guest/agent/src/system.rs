@@ -47,17 +47,26 @@ pub(crate) fn run_when_idle() {
     unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) };
 }
 
-/// What users of containers may do besides: ping without a raw socket, and listen on any port.
-const NETWORK: [(&str, &[u8]); 2] = [
+/// The kernel's settings that programs run under.
+///
+/// Users may do what they may in containers: ping without a raw socket, and listen on any port. What programs share with the
+/// agent (numbers of processes, inotify instances of uid 0, terminals) is so much that a program meets the limits of its own
+/// control group before it has taken all of it. The console shows the kernel's errors and nothing below, which is what
+/// `quiet` stands for: a machine may have asked for less while the kernel looked for its devices.
+const SETTINGS: [(&str, &[u8]); 6] = [
     ("/proc/sys/net/ipv4/ping_group_range", b"0 2147483647\n"),
     ("/proc/sys/net/ipv4/ip_unprivileged_port_start", b"0\n"),
+    ("/proc/sys/kernel/pid_max", b"4194304\n"),
+    ("/proc/sys/fs/inotify/max_user_instances", b"1048576\n"),
+    ("/proc/sys/kernel/pty/max", b"1048576\n"),
+    ("/proc/sys/kernel/printk", b"4\n"),
 ];
 
-/// Lets users other than root do so.
-pub(crate) fn open_network_to_users() -> Result<(), Failure> {
-    for (path, value) in NETWORK {
+/// Settles them.
+pub(crate) fn set_up_kernel() -> Result<(), Failure> {
+    for (path, value) in SETTINGS {
         match files::write_existing(path, value) {
-            // A kernel without IPv4.
+            // A kernel without that part.
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(Failure::new(format!("write {path}"), errno)),
         }
@@ -71,12 +80,6 @@ pub(crate) fn configure(config: &BootConfig) -> Result<(), Failure> {
     add_entropy(&config.entropy).at("add entropy")?;
     rustix::system::sethostname(config.hostname.as_bytes()).at("set the host name")?;
     raise_loopback().at("raise lo")
-}
-
-/// Has the console show the kernel's errors, and nothing below: what `quiet` stands for. A machine may have asked for less
-/// while the kernel looked for its devices.
-pub(crate) fn let_kernel_errors_through() -> Result<(), Failure> {
-    files::write_existing("/proc/sys/kernel/printk", b"4\n").at("set the console's level")
 }
 
 fn set_clock(wall_clock_ns: u64) -> Result<(), Errno> {

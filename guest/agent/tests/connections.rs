@@ -256,9 +256,10 @@ fn hanging_up_ends_an_attempt() {
     rustix::net::bind(&socket, &"127.0.0.1:0".parse::<std::net::SocketAddrV4>().unwrap()).unwrap();
     rustix::net::listen(&socket, 0).unwrap();
     let listener = TcpListener::from(socket);
-    let port = listener.local_addr().unwrap().port();
-    let _filling: Vec<_> = (0..4).map(|_| ask(&agent, port)).collect();
-    let client = ask(&agent, port);
+    let address = listener.local_addr().unwrap();
+    let fill = || TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
+    let _filling: Vec<_> = std::iter::from_fn(fill).collect();
+    let client = ask(&agent, address.port());
     client.stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     // signal(7): with a time limit, a read that a signal interrupts is not restarted.
     let waits = loop {

@@ -8,6 +8,8 @@
 mod support;
 
 use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -125,6 +127,94 @@ fn a_working_directory_is_made_and_entered_as_root() {
     let outcome = run(&agent, closed);
     assert_eq!(outcome.text(), "1000\n");
     assert!(String::from_utf8_lossy(&outcome.stderr).contains("denied"), "{outcome:?}");
+}
+
+/// The agent has directories open all its life. As a working directory, one would be a way out of the program's root.
+#[test]
+fn no_descriptor_of_the_agent_is_a_working_directory() {
+    let Some(agent) = guest() else { return };
+    let open = agent.terminals.as_raw_fd();
+    std::os::unix::fs::symlink(format!("/proc/self/fd/{open}"), "/out").unwrap();
+    let numbered = (3..=open.max(40)).map(|number| format!("/proc/self/fd/{number}"));
+    for directory in numbered.chain(["/out".to_owned(), "/out/made".to_owned()]) {
+        for first in [false, true] {
+            let lost = ExecRequest { working_dir: directory.clone(), first, ..shell("pwd; ls") };
+            let outcome = run(&agent, lost);
+            assert!(matches!(outcome.failure, Some(ExecFailure::WorkingDir(_))), "{directory}: {outcome:?}");
+        }
+    }
+}
+
+/// A process can make a child of its parent's (CLONE_PARENT), which is the agent's thread here: nobody else reaps it.
+#[test]
+fn a_child_made_for_the_agent_keeps_nothing_waiting() {
+    let Some(agent) = guest() else { return };
+    if std::env::consts::ARCH != "x86_64" {
+        return skip::skip("x86_64", "the program is in its machine code");
+    }
+    std::fs::write("/adopt", adopting()).unwrap();
+    std::fs::set_permissions("/adopt", std::fs::Permissions::from_mode(0o755)).unwrap();
+    for _ in 0..3 {
+        assert_eq!(run(&agent, request(&["/adopt"])).status(), 0);
+        let begun = Instant::now();
+        agent.running.wait_for_none(Duration::from_secs(20));
+        assert!(begun.elapsed() < Duration::from_secs(10), "it is waited for");
+    }
+}
+
+/// execve(2) waits for whoever has a lease on the file, 45 s by default.
+#[test]
+fn a_program_whose_file_is_leased_can_be_cancelled() {
+    let Some(agent) = guest() else { return };
+    std::fs::copy("/bin/busybox", "/leased").unwrap();
+    let leased = std::fs::File::open("/leased").unwrap();
+    // SAFETY: no memory is involved. The signal tells of whoever waits.
+    unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+    // SAFETY: no memory is involved.
+    let lease = unsafe { libc::fcntl(leased.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) };
+    assert_eq!(lease, 0, "{}", std::io::Error::last_os_error());
+    let client = Client::exec(&agent, request(&["/leased", "true"]));
+    let begun = Instant::now();
+    // SAFETY: no memory is involved. A lease that is being broken is told as what it is to become.
+    while unsafe { libc::fcntl(leased.as_raw_fd(), libc::F_GETLEASE) } == libc::F_WRLCK {
+        assert!(begun.elapsed() < Duration::from_secs(20), "nobody executes it");
+    }
+    let begun = Instant::now();
+    drop(client);
+    agent.running.wait_for_none(Duration::from_secs(20));
+    assert!(begun.elapsed() < GONE, "{:?}", begun.elapsed());
+}
+
+/// A static program: clone(CLONE_PARENT | SIGCHLD), exit(0).
+fn adopting() -> Vec<u8> {
+    const AT: u64 = 0x40_0000;
+    const HEADERS: u64 = 64 + 56;
+    let code = [
+        // xor esi, esi; xor edx, edx; xor r10, r10; xor r8, r8
+        [0x31, 0xf6, 0x31, 0xd2, 0x4d, 0x31, 0xd2, 0x4d, 0x31, 0xc0].as_slice(),
+        // mov edi, 0x8011; mov eax, 56; syscall
+        &[0xbf, 0x11, 0x80, 0, 0, 0xb8, 56, 0, 0, 0, 0x0f, 0x05],
+        // xor edi, edi; mov eax, 60; syscall
+        &[0x31, 0xff, 0xb8, 60, 0, 0, 0, 0x0f, 0x05],
+    ]
+    .concat();
+    let halves = |values: &[u16]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
+    let words = |values: &[u32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
+    let longs = |values: &[u64]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
+    let len = HEADERS + code.len() as u64;
+    [
+        b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec(),
+        halves(&[2, 62]),
+        words(&[1]),
+        longs(&[AT + HEADERS, 64, 0]),
+        words(&[0]),
+        halves(&[64, 56, 1, 0, 0, 0]),
+        // PT_LOAD, readable and executable
+        words(&[1, 5]),
+        longs(&[0, AT, AT, len, len, 0x1000]),
+        code,
+    ]
+    .concat()
 }
 
 #[test]

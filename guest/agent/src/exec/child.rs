@@ -5,8 +5,9 @@
 //! state (setuid and its kin tell other threads; rustix' thread calls do not). A failure is written to a pipe.
 
 use std::ffi::{CStr, CString, c_char, c_int};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
@@ -70,28 +71,49 @@ pub(super) enum Step {
 }
 
 /// The child's last words: a pipe that says nothing if the program was executed.
-pub(super) struct Report {
-    read: OwnedFd,
-    write: OwnedFd,
-}
+pub(super) struct Report(OwnedFd);
 
 /// A step's number and an error's, each a native `u32`.
 const REPORT_LENGTH: usize = 8;
 
 impl Report {
-    pub(super) fn new() -> Result<Self, Errno> {
-        // What the child says is there before the parent goes on, so nothing is waited for.
+    /// A report, and the child's end of it.
+    pub(super) fn new() -> Result<(Self, OwnedFd), Errno> {
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        Ok(Self { read, write })
+        Ok((Self(read), write))
     }
 
-    /// The child's end.
-    pub(super) fn child(&self) -> BorrowedFd<'_> {
-        self.write.as_fd()
+    /// Waits until the child has executed the program or failed, and says what failed. Nobody but the child may have the
+    /// child's end any more. If the host hangs up before that, the child is killed: execve(2) waits for whoever has a
+    /// lease on the file.
+    pub(super) fn failure(&self, host: BorrowedFd<'_>, kill: impl Fn()) -> Option<(Step, Errno)> {
+        let mut watched = Some(host);
+        loop {
+            let report = PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN);
+            let ended = match watched {
+                Some(host) => {
+                    let mut fds = [report, PollFd::from_borrowed_fd(host, PollFlags::RDHUP)];
+                    let _ = rustix::event::poll(&mut fds, None);
+                    let [report, host] = fds.map(|fd| fd.revents());
+                    if !host.is_empty() {
+                        kill();
+                        watched = None;
+                    }
+                    !report.is_empty()
+                }
+                None => {
+                    let mut fds = [report];
+                    let _ = rustix::event::poll(&mut fds, None);
+                    !fds[0].revents().is_empty()
+                }
+            };
+            if ended {
+                return self.words();
+            }
+        }
     }
 
-    /// What failed; `None` if the program was executed.
-    pub(super) fn failure(&self) -> Option<(Step, Errno)> {
+    fn words(&self) -> Option<(Step, Errno)> {
         const STEPS: [Step; 8] = [
             Step::Session,
             Step::Terminal,
@@ -103,7 +125,7 @@ impl Report {
             Step::Exec,
         ];
         let mut words = [0; REPORT_LENGTH];
-        rustix::io::read(&self.read, &mut words).ok().filter(|length| *length == REPORT_LENGTH)?;
+        rustix::io::read(&self.0, &mut words).ok().filter(|length| *length == REPORT_LENGTH)?;
         let [a, b, c, d, e, f, g, h] = words;
         let step = u32::from_ne_bytes([a, b, c, d]);
         let step = STEPS.into_iter().find(|known| *known as u32 == step)?;
@@ -131,6 +153,7 @@ fn enter(plan: &Plan<'_>) -> Result<std::convert::Infallible, (Step, Errno)> {
     rustix::stdio::dup2_stdin(input).map_err(at(Step::Stdio))?;
     rustix::stdio::dup2_stdout(output).map_err(at(Step::Stdio))?;
     rustix::stdio::dup2_stderr(errors).map_err(at(Step::Stdio))?;
+    close_others(plan.report).map_err(at(Step::Stdio))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let mut limit = rustix::process::getrlimit(Resource::Nofile);
     limit.current = limit.maximum.map_or(Some(OPEN_FILES_SOFT), |hard| Some(hard.min(OPEN_FILES_SOFT)));
@@ -149,7 +172,6 @@ fn enter(plan: &Plan<'_>) -> Result<std::convert::Infallible, (Step, Errno)> {
     }
     // A file system that a user has mounted may be closed to root and open to that user.
     entered.or_else(|_| rustix::process::chdir(plan.directory)).map_err(at(Step::WorkingDir))?;
-    close_others().map_err(at(Step::Stdio))?;
     // The agent ignores SIGPIPE and has blocked everything for the clone; execve would keep both.
     signals::reset(libc::SIGPIPE);
     signals::block(&signals::none());
@@ -200,15 +222,19 @@ fn enter_mount_namespace(plan: &Plan<'_>) -> Result<(), Errno> {
     }
 }
 
-/// Lets execve close everything but the standard streams. The agent's own descriptors are marked so anyway; this is for
-/// those that it was started with.
-fn close_others() -> Result<(), Errno> {
-    let flags = c_int::try_from(libc::CLOSE_RANGE_CLOEXEC).unwrap_or(0);
-    // SAFETY: descriptors are only marked, in this process' own table.
-    match unsafe { libc::close_range(3, libc::c_uint::MAX, flags) } {
-        0 => Ok(()),
-        _ => Err(last_error()),
+/// Closes everything but the standard streams and the report, which execve closes. The agent has directories open that a
+/// program must not reach, and a path of the image's may lead to any of them as long as they are: /proc/self/fd/9 as the
+/// working directory, or in PATH.
+fn close_others(report: BorrowedFd<'_>) -> Result<(), Errno> {
+    let report = report.as_raw_fd().cast_unsigned();
+    for (first, last) in [(3, report.saturating_sub(1)), (report.saturating_add(1).max(3), libc::c_uint::MAX)]
+    {
+        // SAFETY: this process has its own copy of the descriptor table, and uses none of these afterwards.
+        if first <= last && unsafe { libc::close_range(first, last, 0) } != 0 {
+            return Err(last_error());
+        }
     }
+    Ok(())
 }
 
 /// Tries the candidates like execvp(3): goes on while a file is not there; a file that may not be executed is

@@ -52,7 +52,7 @@ pub(crate) fn serve(
 ) {
     let _running = agent.running.enter();
     let program = agent.programs.enter();
-    match spawn::start(request, agent) {
+    match spawn::start(stream, request, agent) {
         Ok((child, streams)) => {
             let _first = request.first.then(|| agent.firsts.enter(child.pid));
             relay::Relay::new(stream, input, child, streams, arrived, request.detached, program).run();

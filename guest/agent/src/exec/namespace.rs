@@ -18,7 +18,7 @@ use rustix::thread::ThreadNameSpaceType;
 
 use crate::signals;
 
-/// A pair of namespaces. Dropping it kills everything inside and waits until that is done.
+/// A pair of namespaces. Dropping it, in the thread that made it, kills everything inside and waits until that is done.
 pub(super) struct Namespace {
     init: OwnedFd,
 }
@@ -53,10 +53,11 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         self.kill();
-        // __WALL: a PID 1 of the agent's was made without an exit signal. A program may have been reaped before.
-        let options = WaitIdOptions::EXITED | WaitIdOptions::from_bits_retain(libc::__WALL.cast_unsigned());
-        let _ =
-            rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::PidFd(self.init.as_fd()), options));
+        // The PID 1 ends only once everything inside is reaped, and a program can have made children of this thread's
+        // (CLONE_PARENT), whom nobody else reaps. __WALL: a PID 1 of the agent's was made without an exit signal.
+        let own = WaitIdOptions::from_bits_retain((libc::__WNOTHREAD | libc::__WALL).cast_unsigned());
+        let reap = || rustix::process::waitid(WaitId::All, WaitIdOptions::EXITED | own);
+        while rustix::io::retry_on_intr(reap).is_ok() {}
     }
 }
 

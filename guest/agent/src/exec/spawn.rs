@@ -7,7 +7,7 @@ use guest_protocol::{ExecFailure, ExecRequest, Stdio, TerminalSize};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 use rustix::thread::{Gid, Uid};
@@ -62,6 +62,7 @@ pub(super) enum Streams {
 
 /// Starts the request's program. The calling thread can make no more threads afterwards.
 pub(super) fn start<'a>(
+    stream: BorrowedFd<'_>,
     request: &ExecRequest,
     agent: &'a Agent,
 ) -> Result<(Child<'a>, Streams), ExecFailure> {
@@ -75,7 +76,7 @@ pub(super) fn start<'a>(
         Ends::open(request.stdio, identity.as_ref(), agent).map_err(|errno| other("streams", errno))?;
     let groups: Vec<Gid> =
         identity.iter().flat_map(|identity| &identity.groups).map(|gid| Gid::from_raw(*gid)).collect();
-    let report = Report::new().map_err(|errno| other("pipe", errno))?;
+    let (report, child_end) = Report::new().map_err(|errno| other("pipe", errno))?;
     let group = agent.cgroups.as_ref().map(Cgroups::group).transpose();
     let group = group.map_err(|errno| other("control group", errno))?;
 
@@ -98,11 +99,15 @@ pub(super) fn start<'a>(
         candidates: &strings.candidates,
         arguments: strings.arguments(),
         environment: strings.environment(),
-        report: report.child(),
+        report: child_end.as_fd(),
     };
     let (pid, pidfd) = clone_child(&plan, group.as_ref()).map_err(|errno| other("clone", errno))?;
     drop(blocked);
-    match report.failure() {
+    drop(child_end);
+    let kill = || {
+        let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+    };
+    match report.failure(stream, kill) {
         None => {
             let led = || rustix::io::fcntl_dupfd_cloexec(&pidfd, 0).map(Namespace::led_by);
             let namespace = namespace.map_or_else(led, Ok).map_err(|errno| other("process", errno))?;
@@ -227,11 +232,10 @@ pub(super) fn resize_terminal(controller: impl AsFd, size: TerminalSize) -> Resu
     rustix::termios::tcsetwinsize(controller, size)
 }
 
-/// Clones the calling thread like fork: the child runs [`child::main`] in a copy of its memory, and this returns when it
-/// has executed or exited. It is born in its control group, which costs less than to move there.
+/// Clones the calling thread like fork: the child runs [`child::main`] in a copy of its memory. It is born in its control group, which costs less than to move there.
 fn clone_child(plan: &Plan<'_>, group: Option<&Group<'_>>) -> Result<(Pid, OwnedFd), Errno> {
     let mut pidfd: c_int = -1;
-    let mut flags = libc::CLONE_VFORK | libc::CLONE_PIDFD;
+    let mut flags = libc::CLONE_PIDFD;
     if plan.init.is_none() {
         flags |= libc::CLONE_NEWPID | libc::CLONE_NEWNS;
     }
