@@ -94,6 +94,17 @@ pub struct Inode {
     tail: u64,
 }
 
+/// A name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirEntry {
+    /// The name.
+    pub name: Vec<u8>,
+    /// Number of its inode.
+    pub nid: u64,
+    /// Whether that is a directory.
+    pub is_dir: bool,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Layout {
     Plain(u64),
@@ -192,15 +203,14 @@ impl<I: Input> Image<I> {
         found.map(|(_, nid, _)| self.inode(nid)).transpose()
     }
 
-    /// Everything in a directory but itself and its parent: names, their inodes' numbers, and whether they are directories.
-    pub fn entries(&self, dir: &Inode) -> Result<Vec<(Vec<u8>, u64, bool)>> {
-        let mut entries = Vec::new();
-        for index in 0..dir.size.div_ceil(BLOCK) {
-            let block = self.directory_block(dir, index)?;
-            let names = names(&block)?.into_iter().filter(|(name, ..)| !matches!(*name, b"." | b".."));
-            entries.extend(names.map(|(name, nid, is_dir)| (name.to_vec(), nid, is_dir)));
+    /// What a block of a directory has of it, but itself and its parent; `None` = it has no such block.
+    pub fn entries(&self, dir: &Inode, block: u64) -> Result<Option<Vec<DirEntry>>> {
+        if block >= dir.size.div_ceil(BLOCK) {
+            return Ok(None);
         }
-        Ok(entries)
+        let block = self.directory_block(dir, block)?;
+        let names = names(&block)?.into_iter().filter(|(name, ..)| !matches!(*name, b"." | b".."));
+        Ok(Some(names.map(|(name, nid, is_dir)| DirEntry { name: name.to_vec(), nid, is_dir }).collect()))
     }
 
     /// Where a symbolic link points.

@@ -28,7 +28,7 @@ mod writer;
 mod xattr;
 
 pub use error::{Error, Result};
-pub use image::{Data, Image, Inode, InodeKind, Input, ReadError};
+pub use image::{Data, DirEntry, Image, Inode, InodeKind, Input, ReadError};
 pub use sink::Output;
 pub use tree::{DirId, Entry, NodeId, NodeKind, Tree};
 pub use writer::{Extent, Options, Summary, Writer};

@@ -217,7 +217,7 @@ proptest! {
             let mut data = Vec::new();
             match here.kind {
                 InodeKind::Dir => {
-                    let mut below = opened.entries(&here).unwrap().into_iter().map(|(name, ..)| name).collect::<Vec<_>>();
+                    let mut below = (0..).map_while(|block| opened.entries(&here, block).unwrap()).flatten().map(|entry| entry.name).collect::<Vec<_>>();
                     prop_assert!(below.is_sorted());
                     let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
                     below.iter_mut().for_each(|name| *name = [path, slash, name].concat());

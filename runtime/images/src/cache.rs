@@ -5,17 +5,27 @@
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
-/// Makes the cache directory, and closes it to everybody else where it is there and open to them.
+/// Makes the cache directory, and closes it to everybody else where it is there and open to them. One that is somebody else's,
+/// or elsewhere by a symbolic link, stays as it is: what is made in it is closed by itself.
 pub fn make_cache(cache: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(cache)?;
-    let mode = fs::metadata(cache)?.permissions().mode() & 0o7777;
-    match mode & 0o077 {
-        0 => Ok(()),
-        _ => fs::set_permissions(cache, Permissions::from_mode(mode & 0o7700)),
+    let found = fs::symlink_metadata(cache)?;
+    let mode = found.permissions().mode() & 0o7777;
+    if mode & 0o077 == 0 {
+        return Ok(());
     }
+    if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    fs::set_permissions(cache, Permissions::from_mode(mode & 0o7700))
+}
+
+/// Makes a directory in the cache, which is closed even where the cache's own is not.
+pub fn make_directory(directory: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
 #[cfg(test)]
@@ -50,15 +60,44 @@ mod tests {
             open(&cache);
             assert_eq!(mode(&cache), 0o700);
         }
-        // On a larger disk, for example.
-        let elsewhere = tempfile::tempdir().unwrap();
-        fs::set_permissions(elsewhere.path(), Permissions::from_mode(0o755)).unwrap();
-        fs::remove_dir_all(&cache).unwrap();
-        symlink(elsewhere.path(), &cache).unwrap();
-        make_cache(&cache).unwrap();
-        assert_eq!(mode(elsewhere.path()), 0o700);
         let file = home.path().join("file");
         fs::write(&file, "").unwrap();
         assert!(make_cache(&file).is_err() && make_cache(&file.join("below")).is_err());
+    }
+
+    fn is_open(cache: &Path) {
+        drop(Store::open(cache).unwrap());
+        drop(Volumes::open(cache).unwrap());
+        drop(crate::upper_disk(cache, tempfile::tempdir().unwrap().path(), 16, &Default::default()).unwrap());
+        for directory in ["images", "volumes", "uppers"] {
+            assert_eq!(mode(&cache.join(directory)) & 0o777, 0o700, "{directory}");
+        }
+    }
+
+    #[test]
+    fn what_a_symbolic_link_leads_to_stays_as_it_is() {
+        let (home, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::set_permissions(elsewhere.path(), Permissions::from_mode(0o755)).unwrap();
+        let cache = home.path().join("matchlock");
+        symlink(elsewhere.path(), &cache).unwrap();
+        is_open(&cache);
+        assert_eq!(mode(elsewhere.path()), 0o755);
+    }
+
+    /// A volume of a container, for example.
+    #[test]
+    fn somebody_elses_directory_stays_as_it_is() {
+        if !rustix::process::geteuid().is_root() {
+            return skip::skip("root", "only root gives directories away");
+        }
+        let home = tempfile::tempdir().unwrap();
+        for open in [0o777, 0o2775] {
+            let cache = home.path().join(format!("{open:o}"));
+            fs::create_dir(&cache).unwrap();
+            std::os::unix::fs::chown(&cache, Some(1000), Some(1000)).unwrap();
+            fs::set_permissions(&cache, Permissions::from_mode(open)).unwrap();
+            is_open(&cache);
+            assert_eq!(mode(&cache), open);
+        }
     }
 }

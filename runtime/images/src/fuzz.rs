@@ -96,9 +96,11 @@ pub fn stored(data: &[u8]) {
     let layers: Vec<_> = Image::open(below, below.len() as u64).ok().into_iter().collect();
     for links in [true, false] {
         let (gaps, mut lookups) = (Gaps { directories: true, links }, 10_000);
-        let below = Below { layers: &layers, lookups: &mut lookups };
+        let given_up = CancellationToken::new();
+        let (lookups, metadata_bytes) = (&mut lookups, LIMITS.metadata_bytes);
+        let below = Below { layers: &layers, lookups, metadata_bytes, given_up: &given_up };
         let options = Options { uuid: [0; 16], max_len: LIMITS.bytes };
-        let completed = complete(&base, gaps, below, Vec::new(), options, &CancellationToken::new());
+        let completed = complete(&base, gaps, below, Vec::new(), options);
         let Ok(Some((image, converted))) = completed else { continue };
         assert_eq!((converted.len, converted.gaps), (image.len() as u64, Gaps::default()));
         let again = Image::open(image.as_slice(), converted.len).map(|image| image.root().is_ok());

@@ -42,10 +42,10 @@ const MAX_WALKED_PARTS: u64 = 4096;
 
 /// What a name takes in memory besides its own bytes: its share of a tree's node, of the list of inodes, of the
 /// directory's encoding at the end.
-const NAME_COST: u64 = 160;
+pub(crate) const NAME_COST: u64 = 160;
 
 /// What a directory takes on top: itself, and the first node of its own tree.
-const DIRECTORY_COST: u64 = 448;
+pub(crate) const DIRECTORY_COST: u64 = 448;
 
 /// What the first attribute of a directory takes besides its own bytes; a whiteout in it leads to one.
 const ATTRIBUTES_COST: u64 = 576;
@@ -470,7 +470,7 @@ fn short(target: &[u8]) -> Box<[u8]> {
 }
 
 /// What the extended attributes of a directory take in memory.
-fn cost(attributes: &Attributes) -> u64 {
+pub(crate) fn cost(attributes: &Attributes) -> u64 {
     let bytes =
         attributes.xattrs.iter().map(|(key, value)| ATTRIBUTE_COST + (key.len() + value.len()) as u64);
     bytes.sum::<u64>() + if attributes.xattrs.is_empty() { 0 } else { ATTRIBUTES_COST }
@@ -490,6 +490,6 @@ fn attributes(entry: &TarEntry) -> Attributes {
     }
 }
 #[cfg(test)]
-mod bombs;
+pub(crate) mod bombs;
 #[cfg(test)]
 mod tests;

@@ -40,7 +40,7 @@ mod upper;
 mod volume;
 mod walk;
 
-pub use cache::make_cache;
+pub use cache::{make_cache, make_directory};
 pub use collect::Collected;
 pub use disk_image::{DiskImage, DiskImageError};
 pub use error::{EntryError, Error, LayerError, Result};

@@ -40,7 +40,12 @@ impl Store {
                 let completed = match known {
                     Some(known) => Some(known),
                     None => {
-                        let below = Below { layers: &below, lookups: &mut lookups };
+                        let below = Below {
+                            layers: &below,
+                            lookups: &mut lookups,
+                            metadata_bytes: self.limits.metadata_bytes,
+                            given_up: &self.given_up,
+                        };
                         self.completed(diff_id, *converted, below, &file, room).map_err(
                             |error| match error {
                                 Failed::Layer(source) => failed(source),
@@ -81,7 +86,7 @@ impl Store {
         let output = LayerFile::new(file.as_file().try_clone().map_err(Error::io(&tmp))?);
         let limit = room.limit(self.limits.bytes);
         let options = Options { uuid: uuid(name), max_len: limit };
-        let completed = complete(&base, converted.gaps, below, output, options, &self.given_up);
+        let completed = complete(&base, converted.gaps, below, output, options);
         let completed = completed.map_err(|error| match error {
             LayerError::Read(error) if waiting::is_given_up(&error) => Failed::Store(Error::GivenUp),
             error if limit < self.limits.bytes => Failed::Layer(room.named(error)),

@@ -21,7 +21,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use waiting::CancellationToken;
 
 use crate::archive::Archive;
-use crate::cache::make_cache;
+use crate::cache::{make_cache, make_directory};
 use crate::collect::Collected;
 use crate::error::LayerError;
 use crate::layer::{self, Converted, Limits};
@@ -117,7 +117,7 @@ impl Store {
     pub fn open_until(cache: &Path, given_up: CancellationToken) -> Result<Self> {
         make_cache(cache).map_err(Error::io(cache))?;
         let root = cache.join("images");
-        fs::create_dir_all(&root).map_err(Error::io(&root))?;
+        make_directory(&root).map_err(Error::io(&root))?;
         // What is in an image is its owner's business.
         make_private(&root)?;
         for dir in ["blobs", "tmp"] {

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use rustix::fs::SeekFrom;
 use waiting::CancellationToken;
 
-use crate::cache::make_cache;
+use crate::cache::{make_cache, make_directory};
 use crate::{Error, Result};
 
 /// Raised when templates come out differently.
@@ -54,7 +54,7 @@ fn template(cache: &Path, size_mb: u64, given_up: &CancellationToken) -> Result<
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         other => return other.map_err(Error::io(path)),
     }
-    fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
+    make_directory(&dir).map_err(Error::io(&dir))?;
     // One process makes templates, the others wait; what it finds of others' are those of the dead.
     let lock = File::open(&dir).and_then(|lock| waiting::lock(lock, given_up));
     let _lock = lock.map_err(Error::io(&dir))?;

@@ -12,7 +12,7 @@ use rustix::fs::OFlags;
 use tempfile::NamedTempFile;
 use waiting::CancellationToken;
 
-use crate::cache::make_cache;
+use crate::cache::{make_cache, make_directory};
 use crate::disk_image;
 use crate::upper::{self, copy_sparse};
 use crate::{DiskImage, DiskImageError, Error, Result};
@@ -51,7 +51,7 @@ impl Volumes {
     pub fn open(cache: &Path) -> Result<Self> {
         make_cache(cache).map_err(Error::io(cache))?;
         let directory = cache.join("volumes");
-        fs::create_dir_all(&directory).map_err(Error::io(&directory))?;
+        make_directory(&directory).map_err(Error::io(&directory))?;
         Ok(Self { directory })
     }
 

@@ -59,7 +59,7 @@ impl Store {
     pub fn open_until(cache: &Path, given_up: CancellationToken) -> Result<Self> {
         images::make_cache(cache).map_err(Error::io(cache))?;
         let root = cache.join("kernels");
-        fs::create_dir_all(&root).map_err(Error::io(&root))?;
+        images::make_directory(&root).map_err(Error::io(&root))?;
         Ok(Self { root, given_up })
     }
 

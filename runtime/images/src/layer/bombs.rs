@@ -79,7 +79,7 @@ impl Source for Stream {
 }
 
 /// The most memory this process has had since the last call.
-fn peak() -> u64 {
+pub(crate) fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     // proc(5), /proc/pid/clear_refs: "5 … Reset the peak resident set size ("high water mark")"
