@@ -26,12 +26,7 @@ pub(crate) fn hide(arguments: &[OsString], variables: &[String]) {
 }
 
 fn overwrite(arguments: &[OsString], variables: &[String]) -> io::Result<()> {
-    let stat = fs::read_to_string("/proc/self/stat")?;
-    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(ARG_START);
-    let mut number = || fields.next()?.parse::<u64>().ok();
-    let (Some(start), Some(end)) = (number(), number()) else {
-        return Err(io::ErrorKind::InvalidData.into());
-    };
+    let (start, end) = shown_at(&fs::read("/proc/self/stat")?).ok_or(io::ErrorKind::InvalidData)?;
     let length: usize = arguments.iter().map(|argument| argument.len() + 1).sum();
     // Anything else is not the memory that these arguments came from.
     if start == 0 || end.checked_sub(start) != Some(length as u64) {
@@ -45,6 +40,14 @@ fn overwrite(arguments: &[OsString], variables: &[String]) -> io::Result<()> {
     // No mask is longer than what it stands for. What is left over says nothing of how long that was.
     shown.resize(length, 0);
     File::options().write(true).open("/proc/self/mem")?.write_all_at(&shown, start)
+}
+
+/// Where the arguments are, by `/proc/PID/stat`. The program's name in it is cut off anywhere, and so need not be text.
+fn shown_at(stat: &[u8]) -> Option<(u64, u64)> {
+    let fields = str::from_utf8(stat.rsplit(|byte| *byte == b')').next()?).ok()?;
+    let mut fields = fields.split_whitespace().skip(ARG_START);
+    let mut number = || fields.next()?.parse().ok();
+    Some((number()?, number()?))
 }
 
 /// An argument without the value of a variable.
@@ -66,6 +69,17 @@ fn masked(argument: &OsStr, variables: &[String]) -> OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_may_have_any_name() {
+        for name in [&b"matchlock"[..], b"", b"a) S 1 (", b"matchlock-abcd\xc3", b"\xff)\xff"] {
+            let fields: Vec<String> = (3..=52).map(|field| field.to_string()).collect();
+            let stat = [b"1 (", name, b") ", fields.join(" ").as_bytes(), b"\n"].concat();
+            assert_eq!(shown_at(&stat), Some((48, 49)), "{name:?}");
+            assert_eq!(shown_at(&stat[..stat.len() / 2]), None);
+        }
+        assert_eq!(shown_at(b""), None);
+    }
 
     #[test]
     fn values_are_masked_and_nothing_else() {

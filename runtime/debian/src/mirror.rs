@@ -18,7 +18,7 @@ use waiting::{CancellationToken, Wanted};
 use crate::http::Server;
 use crate::keys::Keys;
 use crate::record::Record;
-use crate::release::{Expected, MAX_RELEASE_BYTES, Release};
+use crate::release::{Expected, MAX_RELEASE_BYTES, Release, ReleaseError};
 use crate::{Error, MAX_PACKAGE_BYTES, Package, Result, version};
 
 /// The mirror that everybody has.
@@ -69,7 +69,8 @@ pub struct Suite {
     pub url: String,
     /// Code name.
     pub name: String,
-    /// Whether there is nothing to be had without it. One that is there is believed, or nothing is had of the mirror.
+    /// Whether there is nothing to be had without it. Otherwise one that is not there, is no signed file or has expired is warned of;
+    /// any other is believed, or nothing is had of the mirror.
     pub required: bool,
     /// What is older is not taken, in seconds since 1970.
     pub not_before: u64,
@@ -113,9 +114,7 @@ impl Indexes {
         for suite in &mirror.suites {
             match Index::fetch(suite, mirror, directory, given_up) {
                 Ok(index) => indexes.push(index),
-                // Whoever is on the way could make updates vanish by breaking their signature, so only where there are
-                // none, or nobody answers, it goes on without.
-                Err(error @ Error::Mirror { .. }) if !suite.required => {
+                Err(error) if !suite.required && is_absent(&error) => {
                     tracing::warn!("without {}: {error}", suite.name);
                 }
                 Err(error) => return Err(error),
@@ -146,6 +145,13 @@ impl Indexes {
         let host = self.0.first().map(|index| index.server.host().to_owned()).unwrap_or_default();
         Error::UnknownOn { name, host }
     }
+}
+
+/// Whether there are no updates, or nobody answers, or they are no longer kept up. One who is on the way can bring that about;
+/// but nobody goes on without those that are there with a broken signature.
+fn is_absent(error: &Error) -> bool {
+    use ReleaseError::{Expired, Malformed};
+    matches!(error, Error::Mirror { .. } | Error::Release { source: Expired(_) | Malformed, .. })
 }
 
 /// The index of one suite.
