@@ -257,7 +257,7 @@ fn of_every_feature() {
     for (number, (features, block, options)) in images.iter().enumerate() {
         let image = home.cache().join(format!("{number}.img"));
         File::create(&image).unwrap().set_len(32 << 20).unwrap();
-        let mut mke2fs = Command::new("/sbin/mke2fs");
+        let mut mke2fs = Command::new("/usr/sbin/mke2fs");
         mke2fs.args(["-q", "-F", "-t", "ext4", "-O", features, "-b", block]).arg(&image);
         assert!(mke2fs.status().unwrap().success(), "{features}");
         run.args(["--disk", &format!("{}:/d/{number}{options}", image.display())]);
