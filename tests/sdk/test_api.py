@@ -628,6 +628,7 @@ NEW = {
     *(f"Client.{name}" for name in ("exec_detached", "processes", "upload", "download", "stat", "mkdir")),
     *(f"Client.{name}" for name in ("remove_file", "rename", "watch")),
     "Sandbox.with_disk",
+    "Sandbox.with_init",
 }
 
 

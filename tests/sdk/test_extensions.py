@@ -48,6 +48,19 @@ def test_an_image_without_a_shell(home: homes.Home) -> None:
     client.remove()
 
 
+@pytest.mark.parametrize("init", [False, True])
+def test_the_entrypoint_is_the_first_process_or_below_an_init(home: homes.Home, alpine: str, init: bool) -> None:
+    sandbox = Sandbox(alpine).with_entrypoint("sh", "-c", "echo process $$; sleep 1000")
+    with Client() as client:
+        client.launch(sandbox.with_init() if init else sandbox)
+        deadline = time.monotonic() + 60
+        while "process" not in (log := client.log()):
+            assert time.monotonic() < deadline, log
+            time.sleep(0.1)
+        assert f"process {2 if init else 1}\n" in log
+    client.remove()
+
+
 def test_environment_and_user_of_one_command(client: Client) -> None:
     out = io.StringIO()
     result = client.exec("id -un; echo $A-$B", user="app", env={"A": "1", "B": "zwei ü"})
