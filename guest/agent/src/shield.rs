@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::boot::{AtStep, Failure};
-use crate::files;
+use crate::{files, system};
 
 const NOTHING: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 const READ_ONLY: MountFlags = NOTHING.union(MountFlags::RDONLY);
@@ -62,7 +62,7 @@ const LINKS: [(&str, &str); 5] = [
 
 /// Programs that the kernel would start by itself, outside of all namespaces and with all capabilities. A core goes to a
 /// file, as the kernel's own default has it; modules and devices are nobody's business.
-const HELPERS: [(&str, &[u8]); 3] = [
+const HELPERS: [system::Setting; 3] = [
     ("/proc/sys/kernel/core_pattern", b"core\n"),
     ("/proc/sys/kernel/modprobe", b"\n"),
     ("/proc/sys/kernel/hotplug", b"\n"),
@@ -70,14 +70,7 @@ const HELPERS: [(&str, &[u8]); 3] = [
 
 /// Keeps the kernel from starting programs of the image, whose root it shares from the moment the agent changes its own.
 pub(crate) fn forget_helpers() -> Result<(), Failure> {
-    for (path, value) in HELPERS {
-        match files::write_existing(path, value) {
-            // A kernel without modules, hot plugging or cores.
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(Failure::new(format!("write {path}"), errno)),
-        }
-    }
-    Ok(())
+    system::set(&HELPERS)
 }
 
 /// Makes the links of /dev.

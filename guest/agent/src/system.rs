@@ -47,13 +47,16 @@ pub(crate) fn run_when_idle() {
     unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) };
 }
 
+/// A setting of the kernel's: its file, and the value.
+pub(crate) type Setting = (&'static str, &'static [u8]);
+
 /// The kernel's settings that programs run under.
 ///
-/// Users may do what they may in containers: ping without a raw socket, and listen on any port. What programs share with the
-/// agent (numbers of processes, inotify instances of uid 0, terminals) is so much that a program meets the limits of its own
-/// control group before it has taken all of it. The console shows the kernel's errors and nothing below, which is what
+/// Users may do what they may in containers: ping without a raw socket, and listen on any port. There are so many numbers of
+/// processes, inotify instances of uid 0 and terminals, all of which programs share with the agent, that a program meets the
+/// limits of its own control group before it has taken all. The console shows the kernel's errors and nothing below, which is what
 /// `quiet` stands for: a machine may have asked for less while the kernel looked for its devices.
-const SETTINGS: [(&str, &[u8]); 6] = [
+const SETTINGS: [Setting; 6] = [
     ("/proc/sys/net/ipv4/ping_group_range", b"0 2147483647\n"),
     ("/proc/sys/net/ipv4/ip_unprivileged_port_start", b"0\n"),
     ("/proc/sys/kernel/pid_max", b"4194304\n"),
@@ -62,9 +65,14 @@ const SETTINGS: [(&str, &[u8]); 6] = [
     ("/proc/sys/kernel/printk", b"4\n"),
 ];
 
-/// Settles them.
+/// Makes the kernel's settings what programs are to run under.
 pub(crate) fn set_up_kernel() -> Result<(), Failure> {
-    for (path, value) in SETTINGS {
+    set(&SETTINGS)
+}
+
+/// Sets these in their order.
+pub(crate) fn set(settings: &[Setting]) -> Result<(), Failure> {
+    for (path, value) in settings {
         match files::write_existing(path, value) {
             // A kernel without that part.
             Ok(()) | Err(Errno::NOENT) => {}

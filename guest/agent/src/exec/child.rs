@@ -17,6 +17,7 @@ use rustix::thread::{Gid, Uid};
 
 use super::filter::Filter;
 use super::restrict;
+use crate::stream::{HungUp, Stream};
 use crate::{shield, signals};
 
 /// Open files a program may have unless it raises the limit itself: what programs expect.
@@ -86,31 +87,14 @@ impl Report {
     /// Waits until the child has executed the program or failed, and says what failed. Nobody but the child may have the
     /// child's end any more. If the host hangs up before that, the child is killed: execve(2) waits for whoever has a
     /// lease on the file.
-    pub(super) fn failure(&self, host: BorrowedFd<'_>, kill: impl Fn()) -> Option<(Step, Errno)> {
-        let mut watched = Some(host);
-        loop {
-            let report = PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN);
-            let ended = match watched {
-                Some(host) => {
-                    let mut fds = [report, PollFd::from_borrowed_fd(host, PollFlags::RDHUP)];
-                    let _ = rustix::event::poll(&mut fds, None);
-                    let [report, host] = fds.map(|fd| fd.revents());
-                    if !host.is_empty() {
-                        kill();
-                        watched = None;
-                    }
-                    !report.is_empty()
-                }
-                None => {
-                    let mut fds = [report];
-                    let _ = rustix::event::poll(&mut fds, None);
-                    !fds[0].revents().is_empty()
-                }
-            };
-            if ended {
-                return self.words();
-            }
+    pub(super) fn failure(&self, host: Stream<'_>, kill: impl FnOnce()) -> Option<(Step, Errno)> {
+        if let Err(HungUp) = host.wait_for(self.0.as_fd(), PollFlags::IN) {
+            kill();
+            let wait =
+                || rustix::event::poll(&mut [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)], None);
+            let _ = rustix::io::retry_on_intr(wait);
         }
+        self.words()
     }
 
     fn words(&self) -> Option<(Step, Errno)> {

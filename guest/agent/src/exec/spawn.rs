@@ -19,6 +19,7 @@ use super::program::Strings;
 use super::user::{self, Identity};
 use crate::cgroups::{Cgroups, Group};
 use crate::service::Agent;
+use crate::stream::Stream;
 use crate::{signals, words};
 
 /// clone3(2): the child is born in the control group of this descriptor.
@@ -107,7 +108,7 @@ pub(super) fn start<'a>(
     let kill = || {
         let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
     };
-    match report.failure(stream, kill) {
+    match report.failure(Stream::new(stream), kill) {
         None => {
             let led = || rustix::io::fcntl_dupfd_cloexec(&pidfd, 0).map(Namespace::led_by);
             let namespace = namespace.map_or_else(led, Ok).map_err(|errno| other("process", errno))?;
