@@ -10,8 +10,7 @@ use crate::archive::Archive;
 use crate::error::LayerError;
 use crate::layer::{self, Converted, Limits};
 use crate::manifest::{Plan, fits, host_architecture};
-use crate::space::{LayerFile, check_space};
-use crate::store::{readable, sync_directory};
+use crate::space::check_space;
 use crate::{Digest, Error, ImageConfig, Imported, Progress, Result, Store, stream};
 
 /// What an import's source was taken for.
@@ -75,9 +74,7 @@ impl Store {
         tar: impl Read + Send,
         progress: &dyn Progress,
     ) -> Result<(Digest, Converted)> {
-        let tmp = self.tmp();
-        let file = tempfile::Builder::new().prefix("layer-").tempfile_in(&tmp).map_err(Error::io(&tmp))?;
-        let output = LayerFile::new(file.as_file().try_clone().map_err(Error::io(&tmp))?);
+        let (file, output) = self.begin_layer()?;
         let limits = Limits { bytes: self.limits.bytes.min(self.limits.import_bytes), ..self.limits };
         // Nobody looks for a layer by the UUID in it, which is written before the digest is known.
         let uuid = [0; 16];
@@ -86,14 +83,10 @@ impl Store {
         let root_error = |source: LayerError| Error::Root { reference: reference.to_owned(), form, source };
         let ((_, converted), digests) = streamed.map_err(|broken| root_error(broken.error))?;
         let digest = digests.diff_id;
-        let path = self.blob_path(&digest);
         if let Some(known) = self.known_layer(&digest)? {
             return Ok((digest, known));
         }
-        readable(file.as_file()).and_then(|()| file.as_file().sync_all()).map_err(Error::io(file.path()))?;
-        file.persist(&path).map_err(|error| Error::Io { path: path.clone(), source: error.error })?;
-        sync_directory(path.parent().unwrap_or(&tmp))?;
-        self.metadata.save_blob(&digest, converted, None)?;
+        self.keep_layer(file, &digest, converted, None)?;
         Ok((digest, converted))
     }
 }

@@ -11,8 +11,7 @@ use crate::complete::{Below, MAX_LOOKUPS, complete};
 use crate::error::LayerError;
 use crate::layer::Converted;
 use crate::metadata::StoredLayer;
-use crate::space::LayerFile;
-use crate::store::{Room, readable, sync_directory, uuid};
+use crate::store::{Room, uuid};
 use crate::{Digest, Error, Result, Store};
 
 /// A layer's file, read.
@@ -81,9 +80,7 @@ impl Store {
         room: &mut Room,
     ) -> std::result::Result<Option<Converted>, Failed> {
         let base = self.open_layer(diff_id, converted.len).map_err(LayerError::from)?;
-        let tmp = self.tmp();
-        let file = tempfile::Builder::new().prefix("layer-").tempfile_in(&tmp).map_err(Error::io(&tmp))?;
-        let output = LayerFile::new(file.as_file().try_clone().map_err(Error::io(&tmp))?);
+        let (file, output) = self.begin_layer()?;
         let limit = room.limit(self.limits.bytes);
         let options = Options { uuid: uuid(name), max_len: limit };
         let completed = complete(&base, converted.gaps, below, output, options);
@@ -94,11 +91,7 @@ impl Store {
         })?;
         let Some((_, completed)) = completed else { return Ok(None) };
         room.spend(completed.len);
-        let path = self.blob_path(name);
-        readable(file.as_file()).and_then(|()| file.as_file().sync_all()).map_err(Error::io(file.path()))?;
-        file.persist(&path).map_err(|error| Error::Io { path: path.clone(), source: error.error })?;
-        sync_directory(&self.root.join("blobs"))?;
-        self.metadata.save_blob(name, completed, None)?;
+        self.keep_layer(file, name, completed, None)?;
         Ok(Some(completed))
     }
 }

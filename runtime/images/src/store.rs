@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use tempfile::NamedTempFile;
 use waiting::CancellationToken;
 
 use crate::archive::Archive;
@@ -364,10 +365,7 @@ impl Store {
         pending_since: Option<u64>,
         progress: &dyn Progress,
     ) -> Result<Converted> {
-        let path = self.blob_path(&layer.diff_id);
-        let tmp = self.tmp();
-        let file = tempfile::Builder::new().prefix("layer-").tempfile_in(&tmp).map_err(Error::io(&tmp))?;
-        let output = LayerFile::new(file.as_file().try_clone().map_err(Error::io(&tmp))?);
+        let (file, output) = self.begin_layer()?;
         let limits = Limits { bytes: room.limit(self.limits.bytes), ..self.limits };
         let converted = convert(layer, blob, output, limits, progress).map_err(|source| Error::Layer {
             reference: reference.to_owned(),
@@ -375,11 +373,31 @@ impl Store {
             source: if limits.bytes < self.limits.bytes { room.named(source) } else { source },
         })?;
         room.spend(converted.len);
-        readable(file.as_file()).and_then(|()| file.as_file().sync_all()).map_err(Error::io(file.path()))?;
-        file.persist(&path).map_err(|error| Error::Io { path: path.clone(), source: error.error })?;
-        sync_directory(&self.root.join("blobs"))?;
-        self.metadata.save_blob(&layer.diff_id, converted, pending_since)?;
+        self.keep_layer(file, &layer.diff_id, converted, pending_since)?;
         Ok(converted)
+    }
+
+    /// A layer's file that nobody knows yet, and its way in.
+    pub(crate) fn begin_layer(&self) -> Result<(NamedTempFile, LayerFile)> {
+        let tmp = self.tmp();
+        let file = tempfile::Builder::new().prefix("layer-").tempfile_in(&tmp).map_err(Error::io(&tmp))?;
+        let output = LayerFile::new(file.as_file().try_clone().map_err(Error::io(&tmp))?);
+        Ok((file, output))
+    }
+
+    /// Gives a layer's file, which is whole, its name.
+    pub(crate) fn keep_layer(
+        &self,
+        file: NamedTempFile,
+        name: &Digest,
+        converted: Converted,
+        pending_since: Option<u64>,
+    ) -> Result<()> {
+        let path = self.blob_path(name);
+        readable(file.as_file()).and_then(|()| file.as_file().sync_all()).map_err(Error::io(file.path()))?;
+        file.persist(&path).map_err(|error| Error::Io { path, source: error.error })?;
+        sync_directory(&self.root.join("blobs"))?;
+        self.metadata.save_blob(name, converted, pending_since)
     }
 
     /// Holds off deletions while blobs are written that no image has yet.
@@ -531,12 +549,12 @@ pub(crate) fn blob_name(digest: &Digest) -> String {
 }
 
 /// Temporary files start out private; layers are for whoever may use the store.
-pub(crate) fn readable(file: &File) -> io::Result<()> {
+fn readable(file: &File) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     file.set_permissions(fs::Permissions::from_mode(0o444))
 }
 
-pub(crate) fn sync_directory(path: &Path) -> Result<()> {
+fn sync_directory(path: &Path) -> Result<()> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(Error::io(path))
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guest_protocol::frame::{self, Head, Kind};
-use guest_protocol::{Answer, Program, ProgramControl, Request, Stdio};
+use guest_protocol::{Answer, FileEntry, Program, ProgramControl, Request, Stdio};
 use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt;
@@ -109,6 +109,20 @@ async fn heard<T: DeserializeOwned>(stream: &mut UnixStream) -> Option<T> {
 /// Says something to the host.
 pub(crate) async fn say(stream: &mut UnixStream, answer: &impl Answer) {
     stream.write_all(&frame::encode_reply(answer).unwrap()).await.unwrap();
+}
+
+/// A file as a guest tells of it.
+pub(crate) fn entry(name: &str) -> FileEntry {
+    FileEntry {
+        name: name.into(),
+        size: 1,
+        mode: 0o100_644,
+        uid: 0,
+        gid: 0,
+        mtime_s: 1,
+        mtime_ns: 2,
+        target: Vec::new(),
+    }
 }
 
 /// A frame of data.

@@ -292,7 +292,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::fake::{data, exec};
+    use crate::fake::{data, entry, exec};
 
     fn message(message: &impl serde::Serialize) -> Vec<u8> {
         frame::encode(message).unwrap()
@@ -313,16 +313,7 @@ mod tests {
 
     #[test]
     fn files() {
-        let entry = FileEntry {
-            name: b"a".to_vec(),
-            size: 1,
-            mode: 0o100_644,
-            uid: 0,
-            gid: 0,
-            mtime_s: 1,
-            mtime_ns: 2,
-            target: b"b".to_vec(),
-        };
+        let entry = FileEntry { target: b"b".to_vec(), ..entry("a") };
         let change = Change { kind: ChangeKind::Created, path: b"/d/x".to_vec() };
         let text = "open /x: No such file\x1b[2J or directory".into();
         let done = reply(&FileReply::Ok(()));

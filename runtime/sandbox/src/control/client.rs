@@ -362,7 +362,7 @@ mod tests {
         let owner = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut words = frame::encode(&Hello { version: VERSION }).unwrap();
-            words.extend(frame::encode(&reply(&Stop {}, Ok(Stopping { limit_ms: 10 }))).unwrap());
+            words.extend(frame::encode(&reply::<Stop>(Ok(Stopping { limit_ms: 10 }))).unwrap());
             stream.write_all(&words).unwrap();
             io::Read::read_to_end(&mut stream, &mut Vec::new())
         });

@@ -31,8 +31,8 @@ pub(crate) trait Question: Into<Request> {
 /// What an owner says to a question.
 pub(crate) type Reply<T> = Result<T, Refusal>;
 
-/// The reply to this question.
-pub(crate) fn reply<Q: Question>(_to: &Q, answer: crate::Result<Q::Answer>) -> Reply<Q::Answer> {
+/// The reply to a question of this kind.
+pub(crate) fn reply<Q: Question>(answer: crate::Result<Q::Answer>) -> Reply<Q::Answer> {
     answer.map_err(Refusal::from)
 }
 

@@ -30,7 +30,10 @@ use tokio::time::{sleep, timeout};
 use crate::agent::descriptors;
 use crate::agent::frames::{hung_up, read_frame, write_message};
 use crate::agent::own::OwnGuest;
-use crate::control::dialogue::{FRAME_KIND, Hello, Question, Request, Stopping, StreamComes, VERSION, reply};
+use crate::control::dialogue::{
+    Detach, Detached, FRAME_KIND, Hello, Kill, Output, Question, Request, Run, Service, Signal, Stop,
+    Stopping, StreamComes, VERSION, Wait, reply,
+};
 use crate::records::home::VmPaths;
 use crate::{Error, Result, sys};
 
@@ -95,44 +98,38 @@ async fn serve_within(limit: Duration, listener: tokio::net::UnixListener, share
 
 async fn serve_one(limit: Duration, mut stream: tokio::net::UnixStream, shared: &Shared) -> Result<()> {
     match timeout(limit, requested(&mut stream)).await.unwrap_or(Err(Error::HangUp))? {
-        Request::Stop(question) => {
+        Request::Stop(Stop {}) => {
             let limit_ms = u64::try_from(shared.stop_limit.as_millis()).unwrap_or(u64::MAX);
-            write_message(&mut stream, &reply(&question, Ok(Stopping { limit_ms }))).await?;
+            write_message(&mut stream, &reply::<Stop>(Ok(Stopping { limit_ms }))).await?;
             shared.stop.send_replace(true);
             Ok(())
         }
-        Request::Run(question) => {
-            let service = ready(shared).await?.exec_stream(question.exec.clone()).await;
-            hand_over(&mut stream, &question, service).await
+        Request::Run(Run { exec }) => {
+            let service = ready(shared).await?.exec_stream(exec).await;
+            hand_over::<Run>(&mut stream, service).await
         }
-        Request::Service(question) => {
+        Request::Service(Service {}) => {
             let service = ready(shared).await?.stream().await;
-            hand_over(&mut stream, &question, service).await
+            hand_over::<Service>(&mut stream, service).await
         }
-        Request::Detach(question) => {
-            let number = async { ready(shared).await?.detach(question.exec.clone()).await };
-            answer(stream, &question, number).await
+        Request::Detach(Detach { exec }) => {
+            answer::<Detach>(stream, async { ready(shared).await?.detach(exec).await }).await
         }
-        Request::Detached(question) => {
-            let programs = async { Ok(ready(shared).await?.detached().list()) };
-            answer(stream, &question, programs).await
+        Request::Detached(Detached {}) => {
+            answer::<Detached>(stream, async { Ok(ready(shared).await?.detached().list()) }).await
         }
-        Request::Wait(question) => {
-            let exit = async { ready(shared).await?.detached().wait(question.program).await };
-            answer(stream, &question, exit).await
+        Request::Wait(Wait { program }) => {
+            answer::<Wait>(stream, async { ready(shared).await?.detached().wait(program).await }).await
         }
-        Request::Signal(question) => {
-            let sent =
-                async { ready(shared).await?.detached().signal(question.program, question.signal).await };
-            answer(stream, &question, sent).await
+        Request::Signal(Signal { program, signal }) => {
+            let sent = async { ready(shared).await?.detached().signal(program, signal).await };
+            answer::<Signal>(stream, sent).await
         }
-        Request::Kill(question) => {
-            let killed = async { ready(shared).await?.detached().kill(question.program).await };
-            answer(stream, &question, killed).await
+        Request::Kill(Kill { program }) => {
+            answer::<Kill>(stream, async { ready(shared).await?.detached().kill(program).await }).await
         }
-        Request::Output(question) => {
-            let output = async { ready(shared).await?.detached().output(question.program) };
-            answer(stream, &question, output).await
+        Request::Output(Output { program }) => {
+            answer::<Output>(stream, async { ready(shared).await?.detached().output(program) }).await
         }
     }
 }
@@ -140,7 +137,6 @@ async fn serve_one(limit: Duration, mut stream: tokio::net::UnixStream, shared: 
 /// Answers a question, unless the client that asked is gone before there is an answer.
 async fn answer<Q: Question>(
     mut stream: tokio::net::UnixStream,
-    question: &Q,
     answer: impl Future<Output = Result<Q::Answer>>,
 ) -> Result<()> {
     let (mut read, mut write) = stream.split();
@@ -149,7 +145,7 @@ async fn answer<Q: Question>(
         answer = answer => answer,
         _ = read.read(&mut nothing) => return Ok(()),
     };
-    write_message(&mut write, &reply(question, answer)).await
+    write_message(&mut write, &reply::<Q>(answer)).await
 }
 
 /// Greets, and hears what is wanted.
@@ -170,21 +166,20 @@ pub(crate) fn greeted(request: &Request) -> Result<Vec<u8>> {
 }
 
 /// Passes a service stream on, or says why there is none.
-async fn hand_over(
+async fn hand_over<Q: Question<Answer = StreamComes>>(
     stream: &mut tokio::net::UnixStream,
-    question: &impl Question<Answer = StreamComes>,
     service: Result<tokio::net::UnixStream>,
 ) -> Result<()> {
     match service {
         Ok(service) => {
-            let message = frame::encode(&reply(question, Ok(StreamComes)))?;
+            let message = frame::encode(&reply::<Q>(Ok(StreamComes)))?;
             let pass = || descriptors::send(&*stream, &message, Some(service.as_fd()));
             stream.async_io(Interest::WRITABLE, pass).await.map_err(hung_up)?;
             // From here on the client's is the only end on the host: its hang-up is the guest's to see.
             drop(service);
             Ok(())
         }
-        Err(error) => write_message(stream, &reply(question, Err(error))).await,
+        Err(error) => write_message(stream, &reply::<Q>(Err(error))).await,
     }
 }
 
@@ -215,8 +210,7 @@ mod tests {
 
     use super::*;
     use crate::Guest;
-    use crate::agent::service::{Event, Service};
-    use crate::control::dialogue::Stop;
+    use crate::agent::service::{self, Event};
     use crate::fake::{data, exec, request, run, say, with_owner};
     use crate::records::home::OwnedVm;
     use crate::{Client, Home, Id};
@@ -245,7 +239,7 @@ mod tests {
             for number in 0..3 {
                 let runtime = tokio::runtime::Handle::current();
                 let service = runtime.block_on(Guest::of(home, id).exec(exec(&["echo", "hi"]))).unwrap();
-                let Service { mut output, input } = service;
+                let service::Service { mut output, input } = service;
                 let mut words = String::new();
                 loop {
                     match runtime.block_on(output.next()).unwrap() {

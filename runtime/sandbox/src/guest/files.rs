@@ -306,7 +306,7 @@ mod tests {
 
     use super::*;
     use crate::agent::frames::read_frame;
-    use crate::fake::{cases, data, guest_with, request, run, say};
+    use crate::fake::{cases, data, entry, guest_with, request, run, say};
 
     /// Files of a guest that says these bytes, whatever is asked, then hangs up.
     fn saying(bytes: Vec<u8>) -> Files {
@@ -333,19 +333,6 @@ mod tests {
 
     fn done() -> Vec<u8> {
         reply(())
-    }
-
-    fn entry(name: &str) -> FileEntry {
-        FileEntry {
-            name: name.into(),
-            size: 1,
-            mode: 0o100_644,
-            uid: 0,
-            gid: 0,
-            mtime_s: 1,
-            mtime_ns: 2,
-            target: Vec::new(),
-        }
     }
 
     fn entries(names: &[&str]) -> Vec<u8> {

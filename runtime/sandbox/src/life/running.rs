@@ -158,11 +158,10 @@ pub(super) async fn read_pipe(pipe: std::io::PipeReader, take: impl Fn(&[u8]) + 
     let take = Arc::new(take);
     let mut buffer = vec![0; CONSOLE_CHUNK];
     while let Ok(length @ 1..) = pipe.read(&mut buffer).await {
-        let (take, mut bytes) = (Arc::clone(&take), buffer);
+        let take = Arc::clone(&take);
         let taken = spawn_blocking(move || {
-            take(bytes.get(..length).unwrap_or_default());
-            bytes.resize(CONSOLE_CHUNK, 0);
-            bytes
+            take(buffer.get(..length).unwrap_or_default());
+            buffer
         });
         match taken.await {
             Ok(emptied) => buffer = emptied,
