@@ -37,7 +37,7 @@ fn overwrite(arguments: &[OsString], variables: &[String]) -> io::Result<()> {
         shown.extend_from_slice(masked(argument, variables).as_bytes());
         shown.push(0);
     }
-    // No mask is longer than what it stands for. What is left over says nothing of how long that was.
+    // No mask is longer than what it stands for. The rest of the place says nothing of how long the value was.
     shown.resize(length, 0);
     File::options().write(true).open("/proc/self/mem")?.write_all_at(&shown, start)
 }

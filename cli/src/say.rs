@@ -50,7 +50,7 @@ fn ascii(json: String) -> String {
             // RFC 8259 §7: "a 12-character sequence, encoding the UTF-16 surrogate pair"
             other => {
                 for unit in other.encode_utf16(&mut [0; 2]) {
-                    // What is written to a string is written.
+                    // Writing to a string does not fail.
                     let _ = write!(escaped, "\\u{unit:04x}");
                 }
             }

@@ -17,7 +17,7 @@ impl Raw {
         let before = tcgetattr(io::stdin())?;
         let mut raw = before.clone();
         raw.make_raw();
-        // What has been typed ahead is kept: it was meant for the session.
+        // Input that was typed ahead is kept: it was meant for the session.
         tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
         let raw = Self { before: before.clone() };
         // A release build aborts on panic and drops nothing.

@@ -180,7 +180,7 @@ fn a_file_truncated_later_is_an_error_not_zeroes() {
     assert!(read(&mut disk, 512, &[512]).is_err());
 }
 
-/// What is not given back is not written over either, however much it is.
+/// A range that the host cannot give back is not written over either, however long it is.
 #[test]
 fn space_is_given_back_where_the_file_system_can() {
     let whole = file(0, &[1; 8192]);

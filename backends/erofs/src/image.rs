@@ -1,6 +1,6 @@
 //! An image of ours, read again: names, inodes and contents, one at a time and whatever its length.
 //!
-//! What is read may have been damaged since it was written, so every place and length is held against the image's end, and
+//! An image may have been damaged since it was written, so every place and length is held against the image's end, and
 //! nothing is believed to be in order. Only what [`crate::Writer`] writes is understood. Not here: several images as one
 //! tree, and whole images in memory (`reader`).
 

@@ -88,7 +88,7 @@ pub(crate) fn link_standard_streams() -> Result<(), Failure> {
 ///
 /// # Errors
 ///
-/// If a part cannot be covered. What the kernel does not have needs no cover.
+/// If a part cannot be covered. A part that the kernel does not have needs no cover.
 pub fn raise() -> Result<(), Failure> {
     cover_devices()?;
     for path in PROC_READ_ONLY {
@@ -136,7 +136,7 @@ fn cover_devices() -> Result<(), Failure> {
         show_device(name).at(&format!("show /dev/{name}"))?;
     }
     for name in BELOW_DEV {
-        // What is no file system of its own would be a part of the one that can have devices.
+        // A directory that is no file system of its own is a part of the one that can have devices.
         let own = rustix::fs::stat(name).is_ok_and(|status| status.st_dev != devices);
         if own {
             let place = format!("/dev/{name}");

@@ -86,7 +86,7 @@ impl FileSystem {
         since(self.written(), &self.told.written) || since(self.free(), &self.told.free)
     }
 
-    /// Tells the disk what is free. What takes longer than until `end` is left for another time.
+    /// Tells the disk what is free. The part that would take longer than until `end` is left for another time.
     fn trim(&self, end: Option<Instant>) {
         self.note();
         let Ok(status) = rustix::fs::fstatvfs(&self.root) else { return };

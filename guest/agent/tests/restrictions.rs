@@ -205,7 +205,7 @@ fn no_file_system_has_devices() {
         .collect();
     with_devices.sort_unstable();
     with_devices.dedup();
-    // What is covered is told too: the old /dev, and what is in it.
+    // Covered mounts are told too: the old /dev, and what is in it.
     let known = [
         "/dev",
         "/dev/full",

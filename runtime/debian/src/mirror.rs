@@ -72,7 +72,7 @@ pub struct Suite {
     /// Whether there is nothing to be had without it. Otherwise one that is not there, is no signed file or has expired is warned of;
     /// any other is believed, or nothing is had of the mirror.
     pub required: bool,
-    /// What is older is not taken, in seconds since 1970.
+    /// The date of the oldest release that is taken, in seconds since 1970.
     pub not_before: u64,
 }
 

@@ -87,7 +87,7 @@ fn largest_hole(data: &[u8]) -> u64 {
     largest
 }
 
-/// Two stored layers, damaged: the length of the upper one, then both. What comes of them is an image in order.
+/// Two stored layers, damaged: the length of the upper one, then both. An image that comes of them is in order.
 pub fn stored(data: &[u8]) {
     let Some((len, both)) = data.split_first_chunk() else { return };
     let at = usize::try_from(u32::from_le_bytes(*len)).unwrap_or(usize::MAX).min(both.len());

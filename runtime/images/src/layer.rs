@@ -28,7 +28,7 @@ pub(crate) const OPAQUE_XATTR: &[u8] = b"trusted.overlay.opaque";
 /// directory was copied from a lower layer; empty, it does not say from which. The kernel's own upper layers have it.
 const ORIGIN_XATTR: &[u8] = b"trusted.overlay.origin";
 
-/// What is not finished before the layers below are known has this attribute: directories that the layer only implies, and
+/// Entries that cannot be finished before the layers below are known have this attribute: directories that the layer only implies, and
 /// symbolic links that stand for hard links to files of theirs. No tar can give it, and overlayfs shows it to nobody.
 pub(crate) const GAP_XATTR: &[u8] = b"trusted.overlay.matchlock";
 pub(crate) const IMPLIED: &[u8] = b"implied";

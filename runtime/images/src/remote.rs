@@ -83,7 +83,7 @@ impl Store {
         let total = lengths.values().fold(0, |sum: u64, len| sum.saturating_add(*len));
         check_space(&self.tmp(), self.missing(&plan, &lengths)?, format!("image {reference}"))?;
         progress.step(&format!("{} layers of {reference}", plan.layers.len()), Some(total));
-        // What is under way together may each have what is left.
+        // Each of the layers that are under way together may have all the room that is left.
         let room = Mutex::new(self.room());
         let layers = self.fetch_layers(reference, remote, &plan, &lengths, &room, progress)?;
         let mut room = room.into_inner().unwrap_or_else(PoisonError::into_inner);

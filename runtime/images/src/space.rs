@@ -1,6 +1,6 @@
 //! Room on the disk: whether there is enough to begin, and that an import never takes the last of it.
 //!
-//! What a layer unpacks to is known when it is unpacked, so packed sizes say only that it cannot succeed. Not here: the
+//! The length of a layer is known once it is unpacked, so packed sizes say only that it cannot succeed. Not here: the
 //! limits that hold on any disk (`layer`).
 
 use std::fs::File;

@@ -57,7 +57,7 @@ impl Store {
                     layer = StoredLayer { file, len: completed.len, ..layer };
                 }
             }
-            // Whoever lies above the last layer with gaps is not asked for anything.
+            // Layers above the last one with gaps are not looked into.
             if last.is_some_and(|last| index < last) {
                 below.push(self.open_layer(&layer.file, layer.len).map_err(|error| failed(error.into()))?);
             }

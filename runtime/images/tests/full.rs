@@ -27,7 +27,7 @@ fn images_can_be_removed_from_a_full_disk() {
     }
 }
 
-/// What it unpacks to is seen when it is unpacked: a little is left for others then, and all of it once the import is over.
+/// The length of a layer is seen when it is unpacked: a little is left for others then, and all of it once the import is over.
 #[test]
 fn an_import_leaves_some_of_the_disk() {
     let Some(disk) = small_disk("an_import_leaves_some_of_the_disk", 64) else { return };

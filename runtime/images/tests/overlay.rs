@@ -109,7 +109,7 @@ fn layer(random: &mut Random, index: usize, state: &mut State) -> Vec<u8> {
         if matches!(thing, File(_)) || matches!(was, Some(File(_))) {
             remove(state, &path);
         }
-        // What the layer does not describe stays what it was.
+        // A directory that the layer does not describe stays as it was.
         let thing = match was {
             Some(Directory(mode)) if matches!(thing, Directory(_)) && !described.contains(&path) => {
                 Directory(mode)

@@ -87,7 +87,7 @@ fn a_directory_that_a_layer_does_not_name_stays_what_it_was() {
     let xattrs = &top[&b"gone"[..]].attributes.xattrs;
     assert!(xattrs.keys().eq([&b"trusted.overlay.opaque"[..]]), "{xattrs:?}");
     assert_eq!(top[&b"home/app/.cfg"[..]].data, b"x");
-    // What it is made from, and what the layer has besides, is the same.
+    // The layer that it is made from, and all else in it, are the same.
     assert_eq!(top[&b"home/app/deep/old"[..]].st_mode >> 12, 0o02);
 }
 

@@ -368,7 +368,7 @@ fn the_newest_of_a_release_and_its_updates_is_taken() {
     world.server.change(&world.index, |file| *file.body.last_mut().unwrap() ^= 1);
     assert!(matches!(world.refused(), Error::Digest { .. }));
 
-    // What is no signed file is as good as none, and so are updates that nobody keeps up.
+    // A file that is not signed is as good as none, and so are updates that nobody keeps up.
     let without = |world: &World| assert_eq!(fetched(world), ("6.1.9-1".into(), vec![1; 1000]));
     world.put(UPDATES, b"<html>no such page</html>".to_vec());
     without(&world);

@@ -118,7 +118,7 @@ fn by_its_own_command() {
 fn memory() {
     let home = Home::new();
     let id = home.detached(&[]);
-    // What has no end is killed; what was written to memory stays.
+    // A program that never ends is killed; files in memory stay.
     assert_eq!(exec(&home, &id, &["tail", "/dev/zero"]).status, 137);
     let fill = "dd if=/dev/zero of=/dev/shm/fill bs=1M 2>/dev/null; df /dev/shm | tail -1";
     let filled = exec(&home, &id, &["sh", "-c", fill]);

@@ -1,4 +1,4 @@
-//! What a guest wrote and removed again is given back to the host.
+//! Space of files that a guest wrote and removed again is given back to the host.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

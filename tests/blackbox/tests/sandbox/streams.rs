@@ -95,7 +95,7 @@ fn input_that_comes_late() {
     let expected = Done { status: 0, stdout: "late\nand later\n".into(), stderr: String::new() };
     assert_eq!(end(child), expected);
     assert!(is_non_blocking(reader), "the flags are others' too");
-    // What is no input at all is told.
+    // Input that cannot be read at all is told.
     let of_directory = with_sandbox(|home, id| {
         done(home.matchlock(["exec", "-i", id, "--", "cat"]).stdin(File::open("/").unwrap()))
     });
@@ -112,7 +112,7 @@ fn output_that_is_read_slowly() {
     }
 }
 
-/// What has been typed while the session was not there yet is for the session.
+/// Input that is typed before the session is there is for the session.
 fn input_typed_ahead() {
     let mut terminal = Terminal::new(24, 80);
     terminal.write("echo $((6 * 7)); exit 7\n");
