@@ -1,14 +1,14 @@
 //! The device as `vhost-user-backend` wants to see it.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use guest_memory::GuestRam;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackendMut, VringEpollHandler, VringState, VringT};
-use virtio::{Activation, Device, DeviceKind, Event, Interrupt, Io};
+use virtio::{Activation, Device, DeviceKind, Event, Identity, Interrupt, Io};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
@@ -69,22 +69,22 @@ enum Running {
 
 impl Adapter {
     pub(crate) fn new(device: Box<dyn Device>) -> io::Result<Self> {
-        let sizes = device.queue_sizes().to_vec();
+        let Identity { kind, features, queue_sizes } = device.identity();
         let transport = 1 << VIRTIO_F_VERSION_1
             | 1 << VIRTIO_RING_F_EVENT_IDX
             | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
         Ok(Self {
-            kind: device.kind(),
-            queues: sizes.len(),
-            max_queue_size: sizes.iter().copied().max().unwrap_or(1).max(QEMU_MMIO_QUEUE_SIZE),
-            offered: device.features() | transport,
+            kind,
+            queues: queue_sizes.len(),
+            max_queue_size: queue_sizes.iter().copied().max().unwrap_or(1).max(QEMU_MMIO_QUEUE_SIZE),
+            offered: features | transport,
+            turns: queue_sizes.iter().map(|_| Event::new()).collect::<io::Result<_>>()?,
             device: Mutex::new(device),
             accepted: 0,
             memory: None,
             running: Running::Reset,
             stopped: 0,
             epoll: Weak::new(),
-            turns: sizes.iter().map(|_| virtio::event()).collect::<io::Result<_>>()?,
             exit: new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC)?,
         })
     }
@@ -92,7 +92,7 @@ impl Adapter {
     /// The loop, in which the device's own events will be.
     pub(crate) fn set_epoll(&mut self, epoll: &Arc<Epoll>) -> io::Result<()> {
         for (turn, number) in self.turns.iter().zip(self.host_event() + 1..) {
-            epoll.register_listener(turn.as_raw_fd(), EventSet::IN, number)?;
+            epoll.register_listener(turn.as_fd().as_raw_fd(), EventSet::IN, number)?;
         }
         self.epoll = Arc::downgrade(epoll);
         Ok(())
@@ -170,8 +170,7 @@ impl Adapter {
             Some(0) => Happened::Host,
             Some(turn) => {
                 if let Some(event) = self.turns.get(turn - 1) {
-                    // It fails if it was not signalled, and then it was somebody's doing who asks for nothing.
-                    let _ = event.read();
+                    event.take();
                 }
                 Happened::Queue(turn - 1)
             }

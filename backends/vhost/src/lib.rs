@@ -45,7 +45,7 @@ pub struct Served {
 
 /// Starts to serve `device` to the one front end that connects to `listener`.
 pub fn start(name: &str, device: Box<dyn Device>, listener: UnixListener) -> Result<Served, Error> {
-    let queues = device.queue_sizes().len();
+    let queues = device.identity().queue_sizes.len();
     if queues > adapter::MAX_QUEUES {
         return Err(Error::TooManyQueues(queues));
     }

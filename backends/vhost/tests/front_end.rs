@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 use std::io::Write;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag, Vhos
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vhost_backend::{Served, start};
-use virtio::{ActivateError, Activation, Device, DeviceKind, Event, Io, event, event_fd};
+use virtio::{ActivateError, Activation, Device, DeviceKind, Event, Identity, Io};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -39,14 +39,8 @@ struct Witness {
 }
 
 impl Device for Witness {
-    fn kind(&self) -> DeviceKind {
-        DeviceKind::Block
-    }
-    fn features(&self) -> u64 {
-        1 << 6
-    }
-    fn queue_sizes(&self) -> &[u16] {
-        &[QUEUE_SIZE, QUEUE_SIZE]
+    fn identity(&self) -> Identity<'_> {
+        Identity { kind: DeviceKind::Block, features: 1 << 6, queue_sizes: &[QUEUE_SIZE, QUEUE_SIZE] }
     }
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         for (index, byte) in data.iter_mut().enumerate() {
@@ -75,10 +69,10 @@ impl Device for Witness {
         }
     }
     fn host_event(&self) -> Option<BorrowedFd<'_>> {
-        Some(event_fd(&self.host))
+        Some(self.host.as_fd())
     }
     fn process_host(&mut self, io: &mut Io<'_>) {
-        self.host.read().unwrap();
+        assert!(self.host.take());
         io.notify(1);
         self.tell.send(Heard::HostSide).unwrap();
     }
@@ -113,7 +107,7 @@ impl Driver {
     /// Up to the point where the rings may start.
     fn connect() -> Self {
         let (tell, heard) = channel();
-        let host = event().unwrap();
+        let host = Event::new().unwrap();
         let witness =
             Witness { tell, host: host.try_clone().unwrap(), kick: None, config: b"config".to_vec() };
         let (listener, stream) = process::accept_pair().unwrap();
@@ -246,7 +240,7 @@ fn a_pause_keeps_the_device_and_loses_nothing() {
     // What happens meanwhile waits.
     driver.offer(0, 2);
     driver.kicks[0].write(1).unwrap();
-    driver.host.write(1).unwrap();
+    driver.host.signal();
     driver.hears_nothing();
     driver.start(bases, true);
     let mut later = [driver.hear(), driver.hear()];
@@ -273,7 +267,7 @@ fn rings_that_start_from_zero_are_a_new_driver() {
 #[test]
 fn the_host_side_waits_for_the_driver() {
     let mut driver = Driver::connect();
-    driver.host.write(1).unwrap();
+    driver.host.signal();
     driver.hears_nothing();
     driver.start([0, 0], true);
     assert_eq!([driver.hear(), driver.hear()], [activated(), Heard::HostSide]);
@@ -324,7 +318,7 @@ fn a_front_end_that_goes_is_no_error_and_one_that_lies_is() {
     let _ = served.wait();
 
     let (tell, _heard) = channel();
-    let witness = Witness { tell, host: event().unwrap(), kick: None, config: Vec::new() };
+    let witness = Witness { tell, host: Event::new().unwrap(), kick: None, config: Vec::new() };
     let (listener, mut stream) = process::accept_pair().unwrap();
     let served = start("witness", Box::new(witness), listener).unwrap();
     stream.write_all(&[0xff; 64]).unwrap();

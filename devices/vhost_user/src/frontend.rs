@@ -1,4 +1,4 @@
-//! The device, and its conversation with the back end.
+//! The link to a device in a back end, and what is said over it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,13 +11,13 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{Frontend as Peer, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
-use virtio::{ActivateError, Activation, Device, DeviceKind, Event, Io, event, event_fd};
+use virtio::{ActivateError, Activation, DeviceKind, Event, Identity, Interrupt, Link, LinkLost};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
-/// What [`Device`] has every transport offer, and the back end must therefore know.
+/// What every transport offers, and the back end must therefore know.
 const TRANSPORT: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX;
 /// VIRTIO 1.3 §6: "0 to 23 […] Feature bits for the specific device type". Of the others a front end may only pass on
 /// what needs nothing of the transport.
@@ -59,7 +59,7 @@ pub enum Error {
     Host(#[from] io::Error),
 }
 
-/// A device whose queues another process serves.
+/// A link to a device that a back end serves.
 pub struct Frontend {
     kind: DeviceKind,
     sizes: Vec<u16>,
@@ -91,9 +91,9 @@ impl Frontend {
         let add = |fd: BorrowedFd<'_>, number, flags| {
             epoll::add(&events, fd, epoll::EventData::new_u64(number), flags).map_err(io::Error::from)
         };
-        let calls = sizes.iter().map(|_| event()).collect::<io::Result<Vec<_>>>()?;
+        let calls = sizes.iter().map(|_| Event::new()).collect::<io::Result<Vec<_>>>()?;
         for (number, call) in (0..).zip(&calls) {
-            add(event_fd(call), number, epoll::EventFlags::IN)?;
+            add(call.as_fd(), number, epoll::EventFlags::IN)?;
         }
         // Not IN: replies are read by whoever asked.
         add(connection.as_fd(), CONNECTION, epoll::EventFlags::RDHUP)?;
@@ -124,8 +124,8 @@ impl Frontend {
             self.peer.set_vring_num(index, ring.config.queue_size)?;
             self.peer.set_vring_base(index, ring.base)?;
             self.peer.set_vring_addr(index, &ring.config)?;
-            self.peer.set_vring_call(index, &self.calls[index])?;
-            self.peer.set_vring_kick(index, &activation.kicks[index])?;
+            self.peer.set_vring_call(index, self.calls[index].as_ref())?;
+            self.peer.set_vring_kick(index, activation.kicks[index].as_ref())?;
             if left == 0 {
                 self.peer.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
             }
@@ -150,6 +150,10 @@ impl Frontend {
         Ok(())
     }
 
+    fn state(&self) -> Result<(), LinkLost> {
+        if self.hung_up { Err(LinkLost) } else { Ok(()) }
+    }
+
     fn hang_up(&mut self, why: &dyn std::fmt::Display) {
         if !std::mem::replace(&mut self.hung_up, true) {
             tracing::warn!(device = ?self.kind, %why, "vhost-user back end is gone");
@@ -159,17 +163,9 @@ impl Frontend {
     }
 }
 
-impl Device for Frontend {
-    fn kind(&self) -> DeviceKind {
-        self.kind
-    }
-
-    fn features(&self) -> u64 {
-        self.features
-    }
-
-    fn queue_sizes(&self) -> &[u16] {
-        &self.sizes
+impl Link for Frontend {
+    fn identity(&self) -> Identity<'_> {
+        Identity { kind: self.kind, features: self.features, queue_sizes: &self.sizes }
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
@@ -180,9 +176,9 @@ impl Device for Frontend {
         past_end.fill(0);
     }
 
-    fn write_config(&mut self, offset: u64, data: &[u8]) {
+    fn write_config(&mut self, offset: u64, data: &[u8]) -> Result<(), LinkLost> {
         let fits = offset.checked_add(data.len() as u64).is_some_and(|end| end <= self.config.len() as u64);
-        let (true, Ok(offset)) = (fits && !self.hung_up, u32::try_from(offset)) else { return };
+        let (true, Ok(offset)) = (fits && !self.hung_up, u32::try_from(offset)) else { return self.state() };
         let flags = VhostUserConfigFlags::WRITABLE;
         let written = request("SET_CONFIG", self.peer.set_config(offset, flags, data));
         // Read back: what the driver may write, and what comes of it, the back end knows.
@@ -190,6 +186,7 @@ impl Device for Frontend {
             Ok(config) => self.config = config,
             Err(error) => self.hang_up(&error),
         }
+        self.state()
     }
 
     fn activate(&mut self, activation: &Activation<'_>) -> Result<(), ActivateError> {
@@ -210,15 +207,11 @@ impl Device for Frontend {
         })
     }
 
-    fn process(&mut self, _index: usize, _io: &mut Io<'_>) {
-        // The back end does.
+    fn event(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
     }
 
-    fn host_event(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.events.as_fd())
-    }
-
-    fn process_host(&mut self, io: &mut Io<'_>) {
+    fn forward(&mut self, interrupt: &dyn Interrupt) -> Result<(), LinkLost> {
         let none = epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) };
         let mut happened = [none; BATCH];
         let count = epoll::wait(&self.events, &mut happened, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
@@ -227,17 +220,13 @@ impl Device for Frontend {
             let number = event.data.u64();
             match usize::try_from(number).ok().and_then(|index| Some((index, self.calls.get(index)?))) {
                 Some((index, call)) => {
-                    // The only error is that it was not signalled: the set said that it was.
-                    let _ = call.read();
-                    io.interrupt.queue(index);
+                    call.take();
+                    interrupt.queue(index);
                 }
                 None => self.hang_up(&"connection closed"),
             }
         }
-    }
-
-    fn broken(&self) -> bool {
-        self.hung_up
+        self.state()
     }
 
     fn reset(&mut self) {
@@ -248,12 +237,8 @@ impl Device for Frontend {
         }
         self.started.clear();
         for call in &self.calls {
-            let _ = call.read();
+            call.take();
         }
-    }
-
-    fn serves_own_queues(&self) -> bool {
-        true
     }
 }
 

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
-use virtio::{Device, DeviceKind};
+use virtio::{DeviceKind, Identity, Link};
 
 use crate::Frontend;
 
@@ -23,11 +23,13 @@ pub fn answers(data: &[u8]) {
         return;
     }
     let Ok(mut device) = Frontend::new(ours, kind, &[128, 8]) else { return };
-    assert_eq!((device.kind(), device.queue_sizes()), (kind, &[128, 8][..]));
-    assert_eq!(device.features() & !crate::frontend::PASSED_ON, 0, "{:#x}", device.features());
+    let Identity { kind: is, features, queue_sizes } = device.identity();
+    assert_eq!((is, queue_sizes), (kind, &[128, 8][..]));
+    assert_eq!(features & !crate::frontend::PASSED_ON, 0, "{features:#x}");
     let mut config = [0xaa; 128];
     device.read_config(0, &mut config);
-    device.write_config(4, &config[..4]);
+    // A back end that does not know its part is lost, which changes nothing here.
+    let _ = device.write_config(4, &config[..4]);
     device.read_config(u64::MAX, &mut config);
     assert_eq!(config, [0; 128]);
     device.reset();

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use guest_memory::{Backing, GuestRam};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vhost_user::{Error, Frontend};
-use virtio::{ActivateError, Activation, Device, DeviceKind, Event, Interrupt, Io, event};
+use virtio::{ActivateError, Activation, Device, DeviceKind, Event, Identity, Interrupt, Io, Link, LinkLost};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -30,15 +30,10 @@ struct Filler {
 }
 
 impl Device for Filler {
-    fn kind(&self) -> DeviceKind {
-        DeviceKind::Block
-    }
-    fn features(&self) -> u64 {
-        // Two of its own, one that only a transport could offer.
-        1 << 6 | 1 << 9 | 1 << 34
-    }
-    fn queue_sizes(&self) -> &[u16] {
-        &[SIZE, SIZE]
+    fn identity(&self) -> Identity<'_> {
+        // Two features of its own, one that only a transport could offer.
+        let features = 1 << 6 | 1 << 9 | 1 << 34;
+        Identity { kind: DeviceKind::Block, features, queue_sizes: &[SIZE, SIZE] }
     }
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let config = self.config.lock().unwrap();
@@ -115,7 +110,7 @@ impl Driver {
             queue.set_ready(true);
             queue
         });
-        Self { ram, queues, kicks: [event().unwrap(), event().unwrap()] }
+        Self { ram, queues, kicks: [Event::new().unwrap(), Event::new().unwrap()] }
     }
 
     fn activate(&self, device: &mut Frontend) -> Result<(), ActivateError> {
@@ -139,7 +134,7 @@ impl Driver {
         // §2.7.7.1, used_event: an interrupt, please, when this one is used.
         write(nth, avail + 4 + 2 * u64::from(SIZE), 2);
         write(nth + 1, avail + 2, 2);
-        self.kicks[index].write(1).unwrap();
+        self.kicks[index].signal();
     }
 
     fn used(&self, index: usize) -> u16 {
@@ -172,19 +167,19 @@ fn readable(fd: BorrowedFd<'_>, limit_s: i64) -> bool {
     poll(&mut fds, Some(&Timespec { tv_sec: limit_s, tv_nsec: 0 })).unwrap() == 1
 }
 
-/// Waits for the device's host side and serves it; the queues it interrupted for.
-fn serve(device: &mut Frontend, ram: &GuestRam) -> Vec<usize> {
-    assert!(readable(device.host_event().unwrap(), 30), "the back end says nothing");
+/// Waits for the back end to say something; the queues it interrupted for, unless it is gone.
+fn serve(device: &mut Frontend) -> Result<Vec<usize>, LinkLost> {
+    assert!(readable(device.event(), 30), "the back end says nothing");
     let interrupts = Interrupts::default();
-    device.process_host(&mut Io { memory: ram, queues: &mut [], interrupt: &interrupts });
-    interrupts.0.into_inner().unwrap()
+    device.forward(&interrupts)?;
+    Ok(interrupts.0.into_inner().unwrap())
 }
 
 /// Waits until the back end has used `count` buffers of queue `index` and told so. It may tell more often: an
 /// interrupt without a cause is no fault, and back ends raise one when they get a new call event.
 fn expect_used(device: &mut Frontend, driver: &Driver, index: usize, count: u16) {
     loop {
-        let told = serve(device, &driver.ram);
+        let told = serve(device).unwrap();
         if told.contains(&index) && driver.used(index) == count {
             return;
         }
@@ -194,10 +189,11 @@ fn expect_used(device: &mut Frontend, driver: &Driver, index: usize, count: u16)
 #[test]
 fn identity_is_the_back_ends_without_what_transports_offer() {
     let device = front_end();
-    assert_eq!(device.kind(), DeviceKind::Block);
-    assert_eq!(device.features(), 1 << 6 | 1 << 9);
-    assert_eq!(device.queue_sizes(), [SIZE, SIZE]);
-    assert!(device.serves_own_queues());
+    let queue_sizes = &[SIZE, SIZE];
+    assert_eq!(
+        device.identity(),
+        Identity { kind: DeviceKind::Block, features: 1 << 6 | 1 << 9, queue_sizes }
+    );
 }
 
 #[test]
@@ -211,12 +207,11 @@ fn configuration_reads_past_its_end_and_writes_where_the_device_lets() {
     assert_eq!(read(&device, 0), [10, 20, 30, 40]);
     assert_eq!(read(&device, 58), [0; 4]);
     assert_eq!(read(&device, u64::MAX), [0; 4]);
-    device.write_config(1, &[99]);
-    device.write_config(2, &[99]);
-    device.write_config(59, &[99, 99]);
-    device.write_config(u64::MAX, &[99]);
+    device.write_config(1, &[99]).unwrap();
+    device.write_config(2, &[99]).unwrap();
+    device.write_config(59, &[99, 99]).unwrap();
+    device.write_config(u64::MAX, &[99]).unwrap();
     assert_eq!(read(&device, 0), [10, 99, 30, 40]);
-    assert!(!device.broken());
 }
 
 #[test]
@@ -243,12 +238,12 @@ fn a_reset_device_starts_from_zero() {
         // Stopped: a kick changes nothing, and the rings are the driver's again.
         driver.forget();
         driver.offer(0, 0);
-        assert!(!readable(device.host_event().unwrap(), 0));
+        assert!(!readable(device.event(), 0));
         assert_eq!(driver.used(0), 0);
         driver.forget();
-        driver.kicks[0].read().unwrap();
+        assert!(driver.kicks[0].take());
     }
-    assert!(!device.broken());
+    device.write_config(1, &[1]).unwrap();
 }
 
 #[test]
@@ -288,14 +283,11 @@ fn a_back_end_that_goes_away_breaks_the_device_once() {
     let mut device = Frontend::new(connection, DeviceKind::Block, &[SIZE, SIZE]).unwrap();
     let driver = Driver::new(shared_ram());
     driver.activate(&mut device).unwrap();
-    assert!(!device.broken());
     other.shutdown(Shutdown::Both).unwrap();
-    while !device.broken() {
-        serve(&mut device, &driver.ram);
-    }
-    assert!(!readable(device.host_event().unwrap(), 0), "told once");
+    while serve(&mut device).is_ok() {}
+    assert!(!readable(device.event(), 0), "told once");
     device.reset();
-    device.write_config(1, &[1]);
+    assert_eq!(device.write_config(1, &[1]), Err(LinkLost));
     let error = driver.activate(&mut device).unwrap_err();
     assert_eq!(error.to_string(), "host side: vhost-user back end is gone");
 }

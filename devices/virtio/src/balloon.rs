@@ -5,7 +5,7 @@
 //! of a target.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,8 +13,7 @@ use guest_memory::GuestRam;
 use vm_memory::{GuestAddress, GuestMemory, Permissions};
 
 use crate::chain::Buffers;
-use crate::sys::drain;
-use crate::{ActivateError, Activation, Device, DeviceKind, Event, Io, event, event_fd};
+use crate::{ActivateError, Activation, Device, DeviceKind, Event, Identity, Io};
 
 /// VIRTIO 1.3 §5.5.3.
 const F_DEFLATE_ON_OOM: u64 = 1 << 2;
@@ -64,8 +63,7 @@ impl BalloonHandle {
     /// Asks the driver to give `bytes` of memory, rounded down to pages; 0 lets it have everything back.
     pub fn set_target(&self, bytes: u64) {
         self.0.target.store(u32::try_from(bytes / PAGE).unwrap_or(u32::MAX), Ordering::SeqCst);
-        // The only error of a non-blocking event is a full counter: it is signalled already.
-        let _ = self.0.changed.write(1);
+        self.0.changed.signal();
     }
 
     /// How many bytes the driver says it has given.
@@ -79,7 +77,7 @@ impl Balloon {
     /// An empty balloon, whose pages go to `reclaim`.
     pub fn new(reclaim: Box<dyn Reclaim>) -> io::Result<(Self, BalloonHandle)> {
         let shared =
-            Arc::new(Shared { target: AtomicU32::new(0), actual: AtomicU32::new(0), changed: event()? });
+            Arc::new(Shared { target: AtomicU32::new(0), actual: AtomicU32::new(0), changed: Event::new()? });
         let handle = BalloonHandle(Arc::clone(&shared));
         Ok((Self { reclaim, shared, num_pages: 0, kicks: [const { None }; _] }, handle))
     }
@@ -111,16 +109,12 @@ fn give_back(reclaim: &mut dyn Reclaim, memory: &GuestRam, address: u64, len: u6
 }
 
 impl Device for Balloon {
-    fn kind(&self) -> DeviceKind {
-        DeviceKind::Balloon
-    }
-
-    fn features(&self) -> u64 {
-        F_DEFLATE_ON_OOM | F_PAGE_REPORTING
-    }
-
-    fn queue_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
+    fn identity(&self) -> Identity<'_> {
+        Identity {
+            kind: DeviceKind::Balloon,
+            features: F_DEFLATE_ON_OOM | F_PAGE_REPORTING,
+            queue_sizes: &QUEUE_SIZES,
+        }
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
@@ -167,11 +161,11 @@ impl Device for Balloon {
     }
 
     fn host_event(&self) -> Option<BorrowedFd<'_>> {
-        Some(event_fd(&self.shared.changed))
+        Some(self.shared.changed.as_fd())
     }
 
     fn process_host(&mut self, io: &mut Io<'_>) {
-        drain(&self.shared.changed);
+        self.shared.changed.take();
         let target = self.shared.target.load(Ordering::SeqCst);
         if std::mem::replace(&mut self.num_pages, target) != target {
             io.interrupt.config();

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use crate::chain::Buffers;
 use crate::sys::{EventSet, Trigger};
-use crate::{ActivateError, Activation, Device, DeviceKind, Event, Io};
+use crate::{ActivateError, Activation, Device, DeviceKind, Event, Identity, Io};
 
 /// Queue of port 0 that carries input (VIRTIO 1.3 §5.3.2).
 const RECEIVE: usize = 0;
@@ -128,16 +128,8 @@ fn write_now(output: &mut dyn Write, bytes: &[u8]) -> usize {
 }
 
 impl Device for Console {
-    fn kind(&self) -> DeviceKind {
-        DeviceKind::Console
-    }
-
-    fn features(&self) -> u64 {
-        0
-    }
-
-    fn queue_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
+    fn identity(&self) -> Identity<'_> {
+        Identity { kind: DeviceKind::Console, features: 0, queue_sizes: &QUEUE_SIZES }
     }
 
     fn read_config(&self, _offset: u64, data: &mut [u8]) {

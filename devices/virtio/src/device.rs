@@ -27,17 +27,24 @@ pub enum DeviceKind {
     FileSystem = 26,
 }
 
+/// What a driver sees of a device before it has started it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity<'a> {
+    /// Which device this is.
+    pub kind: DeviceKind,
+    /// Device-specific feature bits offered. The transport adds `VIRTIO_F_VERSION_1` and `VIRTIO_RING_F_EVENT_IDX`.
+    pub features: u64,
+    /// The largest size of each queue; its length is the number of queues.
+    pub queue_sizes: &'a [u16],
+}
+
 /// A virtio device.
 ///
 /// Called by one thread at a time. Guest-made bytes never make it panic or allocate without bound: a malformed chain
 /// is completed with an error status where the device has one, with length 0 where it has none.
 pub trait Device: Send {
-    /// Which device this is.
-    fn kind(&self) -> DeviceKind;
-    /// Device-specific feature bits offered. The transport adds `VIRTIO_F_VERSION_1` and `VIRTIO_RING_F_EVENT_IDX`.
-    fn features(&self) -> u64;
-    /// The largest size of each queue; its length is the number of queues.
-    fn queue_sizes(&self) -> &[u16];
+    /// What a driver sees of it from the start. It never changes.
+    fn identity(&self) -> Identity<'_>;
     /// Reads the configuration space; bytes past its end read as 0.
     fn read_config(&self, offset: u64, data: &mut [u8]);
     /// Writes the configuration space; writes past its end, or to read-only fields, are dropped.
@@ -56,17 +63,8 @@ pub trait Device: Send {
     fn process_host(&mut self, io: &mut Io<'_>) {
         let _ = io;
     }
-    /// Whether the device can no longer work: its host side went away. The transport then sets `DEVICE_NEEDS_RESET`.
-    fn broken(&self) -> bool {
-        false
-    }
     /// Back to the state before `activate`.
     fn reset(&mut self);
-    /// Whether the device serves its queues elsewhere, kicks included (a vhost-user front end): then nobody calls
-    /// `process`, and `process_host` only forwards interrupts.
-    fn serves_own_queues(&self) -> bool {
-        false
-    }
 }
 
 /// What a device learns when its driver is ready.
@@ -164,8 +162,7 @@ impl<'a> Io<'a> {
         let (mut served, mut moved) = (0, 0usize);
         loop {
             if let Some(again) = again.filter(|_| served == Self::TURN || moved >= Self::TURN_BYTES) {
-                // The only error of a non-blocking event is a full counter: it is signalled already.
-                let _ = again.write(1);
+                again.signal();
                 break;
             }
             let Some(chain) = self.pop(index) else { break };

@@ -19,7 +19,7 @@ use crate::harness::{self, Descriptor, END, NEXT, Rig, SEAM, WRITE};
 use crate::mmio::MmioTransport;
 use crate::rng::Entropy;
 use crate::vsock::{GUEST_CID, PortMessage, Vsock, channel};
-use crate::{Device, event};
+use crate::{Attached, Device, Event};
 
 /// Most steps of one script: keeps a run short.
 const MAX_STEPS: usize = 64;
@@ -277,7 +277,9 @@ pub fn mmio(data: &[u8]) {
         },
     };
     let memory = harness::memory();
-    let Some(transport) = event().and_then(|irq| MmioTransport::new(device, memory.clone(), irq)).ok() else {
+    let Some(transport) =
+        Event::new().and_then(|irq| MmioTransport::new(Attached::Device(device), memory.clone(), irq)).ok()
+    else {
         return;
     };
     let word = |offset: u64| {

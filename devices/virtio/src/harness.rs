@@ -9,8 +9,9 @@ use guest_memory::GuestRam;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::EventFd;
 
-use crate::{Activation, Device, Event, Interrupt, Io, event};
+use crate::{Activation, Device, Event, Interrupt, Io};
 
 /// VIRTIO 1.3 §2.7.5: "This marks a buffer as continuing via the next field."
 pub const NEXT: u16 = 1;
@@ -152,6 +153,11 @@ pub fn read(memory: &GuestRam, address: u64, bytes: &mut [u8]) {
     let _ = memory.read(bytes, GuestAddress(address));
 }
 
+/// How often an event was signalled since the last look.
+pub fn signals(event: &Event) -> u64 {
+    AsRef::<EventFd>::as_ref(event).read().unwrap_or(0)
+}
+
 /// Counts notifications.
 #[derive(Debug, Default)]
 pub struct Recorder {
@@ -211,12 +217,13 @@ impl<D: Device> Rig<D> {
     pub fn new(device: D, event_idx: bool) -> Self {
         let memory = memory();
         let drivers: Vec<_> = device
-            .queue_sizes()
+            .identity()
+            .queue_sizes
             .iter()
             .zip(0..)
             .map(|(&size, i)| DriverQueue::new(Place::new(i, size)))
             .collect();
-        let kicks = drivers.iter().filter_map(|_| event().ok()).collect();
+        let kicks = drivers.iter().filter_map(|_| Event::new().ok()).collect();
         let mut rig = Self {
             device,
             memory,
@@ -238,7 +245,7 @@ impl<D: Device> Rig<D> {
             write(&self.memory, driver.at.desc, &[0; 0x1000]);
         }
         self.queues = self.drivers.iter().map(|driver| driver.to_queue(event_idx)).collect();
-        let features = self.device.features() | u64::from(event_idx) << VIRTIO_RING_F_EVENT_IDX;
+        let features = self.device.identity().features | u64::from(event_idx) << VIRTIO_RING_F_EVENT_IDX;
         let activation =
             Activation { features, memory: &self.memory, queues: &self.queues, kicks: &self.kicks };
         let _ = self.device.activate(&activation);

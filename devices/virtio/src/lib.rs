@@ -2,8 +2,9 @@
 //!
 //! A [`Device`] is data plus a few verbs. It is lent guest memory, its queues and an interrupt for the length of one
 //! call, keeps none of them, and never learns its transport: the same code runs in-process behind
-//! [`mmio::MmioTransport`] and out of process behind a vhost-user back end. Not here: hypervisors, policy, host files
-//! (a disk is the port [`blk::Blocks`]), threads and event loops (their owners call [`Device::process`]).
+//! [`mmio::MmioTransport`] and out of process behind a vhost-user back end. There
+//! the transport in this process holds a [`Link`] to it. Not here: hypervisors, policy, host files (a disk is the port [`blk::Blocks`]), threads
+//! and event loops (their owners call [`Device::process`]).
 
 pub mod balloon;
 pub mod blk;
@@ -14,10 +15,12 @@ mod device;
 pub mod fuzz;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod harness;
+mod link;
 pub mod mmio;
 pub mod rng;
 mod sys;
 pub mod vsock;
 
-pub use device::{ActivateError, Activation, Device, DeviceKind, Done, Interrupt, Io};
-pub use sys::{Event, event, event_fd};
+pub use device::{ActivateError, Activation, Device, DeviceKind, Done, Identity, Interrupt, Io};
+pub use link::{Attached, Link, LinkLost};
+pub use sys::Event;

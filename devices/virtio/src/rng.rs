@@ -5,7 +5,7 @@
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::chain::Buffers;
-use crate::{ActivateError, Activation, Device, DeviceKind, Event, Io};
+use crate::{ActivateError, Activation, Device, DeviceKind, Event, Identity, Io};
 
 /// Requests in flight. Linux makes one at a time.
 const QUEUE_SIZE: u16 = 8;
@@ -27,16 +27,8 @@ impl Entropy {
 }
 
 impl Device for Entropy {
-    fn kind(&self) -> DeviceKind {
-        DeviceKind::Entropy
-    }
-
-    fn features(&self) -> u64 {
-        0
-    }
-
-    fn queue_sizes(&self) -> &[u16] {
-        &[QUEUE_SIZE]
+    fn identity(&self) -> Identity<'_> {
+        Identity { kind: DeviceKind::Entropy, features: 0, queue_sizes: &[QUEUE_SIZE] }
     }
 
     fn read_config(&self, _offset: u64, data: &mut [u8]) {

@@ -19,7 +19,7 @@ use virtio::blk::BlockDevice;
 use virtio::console::Console;
 use virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use virtio::vsock::{GUEST_CID, Vsock};
-use virtio::{Device, Event, event_fd};
+use virtio::{Attached, Device, Event, Identity};
 use vm_memory::GuestAddress;
 
 use crate::board::{Board, Legacy};
@@ -103,31 +103,33 @@ fn make(
     descriptors: &mut Descriptors,
     console: File,
     ram: &GuestRam,
-) -> Result<Vec<Box<dyn Device>>, DeviceError> {
-    let mut devices: Vec<Box<dyn Device>> = Vec::with_capacity(count(spec));
+) -> Result<Vec<Attached>, DeviceError> {
+    let mut devices: Vec<Attached> = Vec::with_capacity(count(spec));
     for (index, disk) in spec.disks.iter().enumerate() {
-        devices.push(block_device(index, disk, descriptors)?);
+        devices.push(Attached::Device(block_device(index, disk, descriptors)?));
     }
     if let Some(ports) = spec.ports {
         let ports = descriptors.take(ports)?;
         let vsock = Vsock::new(ports, ::machine::LISTENING.to_vec(), GUEST_CID).map_err(system("vsock"))?;
-        devices.push(Box::new(vsock));
+        devices.push(Attached::Device(Box::new(vsock)));
     }
     match spec.entropy {
         Entropy::None => {}
-        Entropy::InProcess => devices.push(Box::new(virtio::rng::Entropy::new())),
+        Entropy::InProcess => devices.push(Attached::Device(Box::new(virtio::rng::Entropy::new()))),
         Entropy::VhostUser(socket) => {
             let like = virtio::rng::Entropy::new();
             let connection = descriptors.take(socket)?.into();
-            devices.push(Box::new(Frontend::new(connection, like.kind(), like.queue_sizes())?));
+            let Identity { kind, queue_sizes, .. } = like.identity();
+            devices.push(Attached::Link(Box::new(Frontend::new(connection, kind, queue_sizes)?)));
         }
     }
     if spec.virtio_console {
-        devices.push(Box::new(Console::new(Box::new(console), None).map_err(system("console"))?));
+        let console = Console::new(Box::new(console), None).map_err(system("console"))?;
+        devices.push(Attached::Device(Box::new(console)));
     }
     if spec.balloon {
         let (balloon, _) = Balloon::new(Box::new(Release(ram.clone(), false))).map_err(system("balloon"))?;
-        devices.push(Box::new(balloon));
+        devices.push(Attached::Device(Box::new(balloon)));
     }
     Ok(devices)
 }
@@ -153,7 +155,7 @@ fn block_device(
 
 /// Puts a device behind its window and wires its queues and its interrupt.
 fn connect<V: Vm>(
-    device: Box<dyn Device>,
+    device: Attached,
     slot: Slot,
     vm: &V,
     ram: &GuestRam,
@@ -163,7 +165,7 @@ fn connect<V: Vm>(
     let transport = MmioTransport::new(device, ram.clone(), irq).map_err(system("virtio device"))?;
     if let Some(doorbell) = vm.doorbell() {
         for (queue, kick) in (0..).zip(transport.kicks()) {
-            doorbell.on_write(slot.window + QUEUE_NOTIFY, queue, event_fd(kick))?;
+            doorbell.on_write(slot.window + QUEUE_NOTIFY, queue, kick.as_fd())?;
         }
     }
     Ok(transport)
@@ -171,9 +173,9 @@ fn connect<V: Vm>(
 
 /// An event that raises an edge on `line`.
 fn interrupt<V: Vm>(vm: &V, line: IrqLine, wiring: &mut Wiring) -> Result<Event, DeviceError> {
-    let event = virtio::event().map_err(system("event"))?;
+    let event = Event::new().map_err(system("event"))?;
     match vm.doorbell() {
-        Some(doorbell) => doorbell.irq_on(event_fd(&event), line)?,
+        Some(doorbell) => doorbell.irq_on(event.as_fd(), line)?,
         None => {
             let ours = event.try_clone().map_err(system("event"))?;
             wiring.interrupts.push((ours, line));
@@ -183,10 +185,7 @@ fn interrupt<V: Vm>(vm: &V, line: IrqLine, wiring: &mut Wiring) -> Result<Event,
 }
 
 fn legacy(output: File, irq: Event) -> Legacy {
-    let raise = move || {
-        // The only error of a non-blocking event is a full counter: it is signalled already.
-        let _ = irq.write(1);
-    };
+    let raise = move || irq.signal();
     Legacy {
         serial: Serial::new(Box::new(raise), Box::new(output)),
         rtc: Rtc::new(Box::new(seconds_since_epoch)),

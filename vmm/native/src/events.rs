@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use hypervisor::{IrqLine, VcpuStop, Vm};
 use machine::native::protocol::{End, Report, Request};
 use process::Channel;
-use virtio::{Event, event_fd};
+use virtio::Event;
 
 use crate::board::Board;
 use crate::devices::Wiring;
@@ -65,20 +65,20 @@ impl<'a, V: Vm> EventLoop<'a, V> {
         let mut new =
             Self { channel, vm, board, gate, interrupts, poller: Poller::new()?, sources: Vec::new() };
         new.add(channel.as_fd(), Source::Channel)?;
-        new.add(event_fd(gate.ended()), Source::Ended)?;
+        new.add(gate.ended().as_fd(), Source::Ended)?;
         for (device, transport) in board.transports().iter().enumerate() {
             if let Some(host) = transport.host_event() {
                 new.add(host, Source::Host { device })?;
             }
-            if transport.serves_own_queues() {
+            if transport.is_link() {
                 continue;
             }
             for (queue, kick) in transport.kicks().iter().enumerate() {
-                new.add(event_fd(kick), Source::Queue { device, queue })?;
+                new.add(kick.as_fd(), Source::Queue { device, queue })?;
             }
         }
         for index in 0..new.interrupts.len() {
-            new.poller.add(event_fd(&new.interrupts[index].0), new.sources.len() as u64)?;
+            new.poller.add(new.interrupts[index].0.as_fd(), new.sources.len() as u64)?;
             new.sources.push(Source::Interrupt { index });
         }
         Ok(new)
@@ -121,8 +121,7 @@ impl<'a, V: Vm> EventLoop<'a, V> {
             }
             Source::Interrupt { index } => {
                 if let Some((event, line)) = self.interrupts.get(index) {
-                    // Non-blocking: an error only says that somebody else took the signal.
-                    let _ = event.read();
+                    event.take();
                     self.vm.set_irq(*line, true).map_err(io::Error::other)?;
                     self.vm.set_irq(*line, false).map_err(io::Error::other)?;
                 }

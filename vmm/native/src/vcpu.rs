@@ -50,7 +50,7 @@ impl Gate {
     /// A closed gate for that many threads.
     pub fn new(vcpus: u8) -> std::io::Result<Self> {
         let state = State { phase: Phase::Starting, waiting: 0, stop: None, failure: None };
-        let ended = virtio::event()?;
+        let ended = Event::new()?;
         Ok(Self { vcpus: vcpus.into(), state: Mutex::new(state), changed: Condvar::new(), ended })
     }
 
@@ -112,8 +112,7 @@ impl Gate {
     /// A vCPU stopped for good.
     pub(crate) fn end(&self, stop: VcpuStop) {
         self.lock().stop.get_or_insert(stop);
-        // The only error of a non-blocking event is a full counter: it is signalled already.
-        let _ = self.ended.write(1);
+        self.ended.signal();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

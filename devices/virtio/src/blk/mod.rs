@@ -15,7 +15,7 @@ use virtio_bindings::virtio_blk::{
 };
 use vm_memory::VolatileSlice;
 
-use crate::{ActivateError, Activation, Device, DeviceKind, Event, Io};
+use crate::{ActivateError, Activation, Device, DeviceKind, Event, Identity, Io};
 
 /// Unit of every offset and length the guest gives (VIRTIO 1.3 §5.2.5).
 const SECTOR: u64 = 512;
@@ -110,11 +110,7 @@ fn gives_back(blocks: &dyn Blocks) -> bool {
 }
 
 impl Device for BlockDevice {
-    fn kind(&self) -> DeviceKind {
-        DeviceKind::Block
-    }
-
-    fn features(&self) -> u64 {
+    fn identity(&self) -> Identity<'_> {
         let always = 1 << VIRTIO_BLK_F_SIZE_MAX | 1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_FLUSH;
         let by_access = match self.blocks.readonly() {
             true => 1 << VIRTIO_BLK_F_RO,
@@ -123,11 +119,7 @@ impl Device for BlockDevice {
             }
             false => 0,
         };
-        always | by_access
-    }
-
-    fn queue_sizes(&self) -> &[u16] {
-        &[QUEUE_SIZE]
+        Identity { kind: DeviceKind::Block, features: always | by_access, queue_sizes: &[QUEUE_SIZE] }
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {

@@ -8,7 +8,7 @@ use vm_memory::VolatileSlice;
 
 use super::*;
 use crate::harness::Buffer::{In, Out};
-use crate::harness::{Buffer, DATA, Descriptor, END, NEXT, Rig, SEAM, WRITE};
+use crate::harness::{Buffer, DATA, Descriptor, END, NEXT, Rig, SEAM, WRITE, signals};
 
 const OK: u8 = 0;
 const IOERR: u8 = 1;
@@ -204,7 +204,7 @@ fn directions_must_fit() {
 fn a_readonly_disk_refuses_writes() {
     let (mut rig, disk) = rig_with(true);
     let before = disk.lock().unwrap().bytes.clone();
-    assert_eq!(rig.device.features() >> 5 & 1, 1);
+    assert_eq!(rig.device.identity().features >> 5 & 1, 1);
     assert_eq!(write_request(&mut rig, 0, &[1; 512]), IOERR);
     assert_eq!(request(&mut rig, &[Out(&header(11, 0)), Out(&segment(0, 1, 0))]).0, UNSUPP);
     assert_eq!(request(&mut rig, &[Out(&header(13, 0)), Out(&segment(0, 1, 0))]).0, UNSUPP);
@@ -275,7 +275,7 @@ fn what_cannot_be_given_back_is_not_offered() {
     let disk = Disk { bytes: vec![1; 512], no_holes: true, ..Disk::default() };
     let disk = Arc::new(Mutex::new(disk));
     let mut rig = Rig::new(BlockDevice::new(Box::new(Shared(disk.clone(), false)), ""), true);
-    assert_eq!(rig.device.features(), 1 << 1 | 1 << 2 | 1 << 9);
+    assert_eq!(rig.device.identity().features, 1 << 1 | 1 << 2 | 1 << 9);
     let mut config = [0xff; CONFIG_LEN];
     rig.device.read_config(0, &mut config);
     assert_eq!(config[36..], [0; 24]);
@@ -374,10 +374,10 @@ fn one_turn_serves_a_bounded_number_of_requests() {
     }
     rig.process(0);
     assert_eq!((0..).take_while(|_| rig.used(0).is_some()).count(), Io::TURN);
-    assert_eq!(rig.kicks[0].read().unwrap(), 1);
+    assert_eq!(signals(&rig.kicks[0]), 1);
     rig.process(0);
     assert_eq!((0..).take_while(|_| rig.used(0).is_some()).count(), 40 - Io::TURN);
-    assert!(rig.kicks[0].read().is_err());
+    assert!(!rig.kicks[0].take());
 }
 
 /// A disk without contents that knows how many bytes were asked of it.
@@ -453,7 +453,7 @@ fn one_turn_moves_a_bounded_number_of_bytes() {
         served += this_turn;
         assert_eq!(this_turn, if served < 30 { 8 } else { 6 });
         // Whoever has more to do says so.
-        assert_eq!(rig.kicks[0].read().is_ok(), served < 30);
+        assert_eq!(rig.kicks[0].take(), served < 30);
     }
     assert_eq!(*moved.lock().unwrap(), 30 << 20);
 }
@@ -471,10 +471,10 @@ fn what_may_take_long_ends_the_turn() {
         for _ in 0..3 {
             rig.process(0);
             assert!(rig.used(0).is_some() && rig.used(0).is_none());
-            assert!(rig.kicks[0].read().is_ok());
+            assert!(rig.kicks[0].take());
         }
         rig.process(0);
-        assert!(rig.used(0).is_none() && rig.kicks[0].read().is_err());
+        assert!(rig.used(0).is_none() && !rig.kicks[0].take());
     }
     assert_eq!(disk.lock().unwrap().flushes, 3);
 }
@@ -494,5 +494,5 @@ fn the_configuration_says_what_the_features_promise() {
         rig.device.read_config(offset, &mut data);
         assert!(data.iter().all(|&byte| byte == 0));
     }
-    assert_eq!(rig.device.features(), 1 << 1 | 1 << 2 | 1 << 9 | 1 << 13 | 1 << 14);
+    assert_eq!(rig.device.identity().features, 1 << 1 | 1 << 2 | 1 << 9 | 1 << 13 | 1 << 14);
 }

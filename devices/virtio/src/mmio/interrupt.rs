@@ -48,8 +48,7 @@ impl MmioInterrupt {
 
     fn raise(&self, bit: u32) {
         self.0.status.fetch_or(bit, Ordering::SeqCst);
-        // The only error of a non-blocking event is a full counter, and then it is signalled already.
-        let _ = self.0.irq.write(1);
+        self.0.irq.signal();
     }
 }
 

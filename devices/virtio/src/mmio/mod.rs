@@ -40,8 +40,8 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
 pub use self::interrupt::MmioInterrupt;
 use self::registers::QueueRegisters;
-use crate::sys::{EventSet, Trigger, drain};
-use crate::{ActivateError, Activation, Device, DeviceKind, Event, Interrupt, Io, event};
+use crate::sys::{EventSet, Trigger};
+use crate::{ActivateError, Activation, Attached, Device, DeviceKind, Event, Interrupt, Io};
 
 /// Bytes of the register window.
 pub const WINDOW: u64 = 0x200;
@@ -51,10 +51,10 @@ pub const QUEUE_NOTIFY: u64 = registers::QUEUE_NOTIFY;
 /// What the transport offers besides the device's own features.
 const TRANSPORT_FEATURES: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX;
 
-/// A device behind a window of registers.
+/// A device behind a window of registers, or a link to one.
 pub struct MmioTransport {
     kind: DeviceKind,
-    serves_own_queues: bool,
+    is_link: bool,
     memory: GuestRam,
     kicks: Vec<Event>,
     interrupt: MmioInterrupt,
@@ -65,7 +65,7 @@ pub struct MmioTransport {
 
 /// What only one thread at a time may see.
 struct State {
-    device: Box<dyn Device>,
+    attached: Attached,
     offered: u64,
     accepted: u64,
     device_features_sel: u32,
@@ -81,21 +81,22 @@ struct State {
 }
 
 impl MmioTransport {
-    /// A transport for `device`, whose interrupt signals `irq`.
-    pub fn new(device: Box<dyn Device>, memory: GuestRam, irq: Event) -> io::Result<Self> {
-        let registers: Vec<_> = device.queue_sizes().iter().map(|&size| QueueRegisters::new(size)).collect();
-        let kicks = registers.iter().map(|_| event()).collect::<io::Result<_>>()?;
-        let host = device.host_event().map(|_| EventSet::new()).transpose()?;
+    /// A transport for a device, whose interrupt signals `irq`.
+    pub fn new(attached: Attached, memory: GuestRam, irq: Event) -> io::Result<Self> {
+        let identity = attached.identity();
+        let registers: Vec<_> = identity.queue_sizes.iter().map(|&size| QueueRegisters::new(size)).collect();
+        let kicks = registers.iter().map(|_| Event::new()).collect::<io::Result<_>>()?;
+        let host = attached.host_event().map(|_| EventSet::new()).transpose()?;
         Ok(Self {
-            kind: device.kind(),
-            serves_own_queues: device.serves_own_queues(),
+            kind: identity.kind,
+            is_link: matches!(attached, Attached::Link(_)),
             memory,
             kicks,
             interrupt: MmioInterrupt::new(irq),
             host,
             state: Mutex::new(State {
-                offered: device.features() | TRANSPORT_FEATURES,
-                device,
+                offered: identity.features | TRANSPORT_FEATURES,
+                attached,
                 accepted: 0,
                 device_features_sel: 0,
                 driver_features_sel: 0,
@@ -116,7 +117,7 @@ impl MmioTransport {
     }
 
     /// One event a queue. Signal it when the driver writes the queue's index to [`QUEUE_NOTIFY`] (or let the
-    /// hypervisor); when it is readable, call [`Self::process_queue`], unless [`Self::serves_own_queues`].
+    /// hypervisor); when it is readable, call [`Self::process_queue`], unless [`Self::is_link`].
     #[must_use]
     pub fn kicks(&self) -> &[Event] {
         &self.kicks
@@ -128,10 +129,10 @@ impl MmioTransport {
         self.host.as_ref().map(AsFd::as_fd)
     }
 
-    /// Whether another process waits for the kicks ([`Device::serves_own_queues`]).
+    /// Whether another process serves the queues, and waits for the kicks itself.
     #[must_use]
-    pub fn serves_own_queues(&self) -> bool {
-        self.serves_own_queues
+    pub fn is_link(&self) -> bool {
+        self.is_link
     }
 
     /// Whether the driver has the device running.
@@ -142,26 +143,33 @@ impl MmioTransport {
 
     /// Takes back the kicks of queue `index` and serves what it holds.
     pub fn process_queue(&self, index: usize) {
-        let Some(kick) = self.kicks.get(index).filter(|_| !self.serves_own_queues) else { return };
-        drain(kick);
         let mut state = self.lock();
-        if state.queues.get(index).is_some_and(|queue| state.active && queue.ready()) {
-            self.lend(&mut state, |device, io| device.process(index, io));
+        let State { attached: Attached::Device(device), queues, active, .. } = &mut *state else { return };
+        let Some(kick) = self.kicks.get(index) else { return };
+        kick.take();
+        if *active && queues.get(index).is_some_and(QueueT::ready) {
+            let sound = self.lend(device.as_mut(), queues, |device, io| device.process(index, io));
+            self.go_on_if(&mut state, sound);
         }
     }
 
     /// Serves the host side.
     pub fn process_host(&self) {
         let mut state = self.lock();
-        if state.active {
-            self.lend(&mut state, |device, io| device.process_host(io));
-        }
+        let State { attached, queues, active: true, .. } = &mut *state else { return };
+        let sound = match attached {
+            Attached::Device(device) => {
+                self.lend(device.as_mut(), queues, |device, io| device.process_host(io))
+            }
+            Attached::Link(link) => link.forward(&self.interrupt).is_ok(),
+        };
+        self.go_on_if(&mut state, sound);
     }
 
     /// Fills `data` from `offset` of the window.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         if let Some(offset) = offset.checked_sub(registers::CONFIG) {
-            self.lock().device.read_config(offset, data);
+            self.lock().attached.read_config(offset, data);
             return;
         }
         // VIRTIO 1.3 §4.2.2.2: "The driver MUST only use 32 bit wide and aligned reads and writes to access the
@@ -175,7 +183,9 @@ impl MmioTransport {
     /// Takes a write of `data` to `offset` of the window.
     pub fn write(&self, offset: u64, data: &[u8]) {
         if let Some(offset) = offset.checked_sub(registers::CONFIG) {
-            self.lock().device.write_config(offset, data);
+            let mut state = self.lock();
+            let written = state.attached.write_config(offset, data);
+            self.go_on_if(&mut state, written.is_ok());
             return;
         }
         if let Ok(&value) = <&[u8; 4]>::try_from(data) {
@@ -208,8 +218,7 @@ impl MmioTransport {
         match offset {
             registers::QUEUE_NOTIFY => {
                 if let Some(kick) = usize::try_from(value).ok().and_then(|index| self.kicks.get(index)) {
-                    // The only error of a non-blocking event is a full counter: it is signalled already.
-                    let _ = kick.write(1);
+                    kick.signal();
                 }
                 return;
             }
@@ -267,14 +276,14 @@ impl MmioTransport {
                 state.active = true;
                 // Buffers made available before DRIVER_OK may have been kicked for in vain.
                 for (kick, _) in self.kicks.iter().zip(&state.queues).filter(|(_, queue)| queue.ready()) {
-                    let _ = kick.write(1);
+                    kick.signal();
                 }
             }
             Err(error) => {
                 if !std::mem::replace(&mut state.logged, true) {
                     tracing::warn!(device = ?self.kind, %error, "device refused its driver");
                 }
-                state.device.reset();
+                state.attached.reset();
                 self.break_down(state);
             }
         }
@@ -288,13 +297,13 @@ impl MmioTransport {
                 .queues
                 .push(registers.to_queue(event_idx, &self.memory).ok_or(ActivateError::Queue(index))?);
         }
-        state.device.activate(&Activation {
+        state.attached.activate(&Activation {
             features: state.accepted,
             memory: &self.memory,
             queues: &state.queues,
             kicks: &self.kicks,
         })?;
-        if let (Some(host), Some(member)) = (&self.host, state.device.host_event()) {
+        if let (Some(host), Some(member)) = (&self.host, state.attached.host_event()) {
             host.add(member, Trigger::Level).map_err(|error| ActivateError::Host(error.to_string()))?;
         }
         Ok(())
@@ -303,14 +312,14 @@ impl MmioTransport {
     /// Stops lending the device its queues. Only reset brings it back.
     fn deactivate(&self, state: &mut State) {
         state.active = false;
-        if let (Some(host), Some(member)) = (&self.host, state.device.host_event()) {
+        if let (Some(host), Some(member)) = (&self.host, state.attached.host_event()) {
             host.remove(member);
         }
     }
 
     fn reset(&self, state: &mut State) {
         self.deactivate(state);
-        state.device.reset();
+        state.attached.reset();
         state.queues.clear();
         for registers in &mut state.registers {
             *registers = QueueRegisters::new(registers.max_size);
@@ -320,7 +329,9 @@ impl MmioTransport {
         state.driver_features_sel = 0;
         state.queue_sel = 0;
         state.status = 0;
-        self.kicks.iter().for_each(drain);
+        for kick in &self.kicks {
+            kick.take();
+        }
         self.interrupt.acknowledge(u32::MAX);
     }
 
@@ -333,12 +344,20 @@ impl MmioTransport {
         self.interrupt.config();
     }
 
-    fn lend(&self, state: &mut State, call: impl FnOnce(&mut dyn Device, &mut Io<'_>)) {
-        let mut queues: Vec<&mut Queue> = state.queues.iter_mut().collect();
-        let mut io = Io { memory: &self.memory, queues: &mut queues, interrupt: &self.interrupt };
-        call(state.device.as_mut(), &mut io);
-        let broken = |queue: &mut Queue| queue.ready() && queue.iter(&self.memory).is_err();
-        if state.device.broken() || !self.serves_own_queues && state.queues.iter_mut().any(broken) {
+    /// Lends a device its queues; returns whether the driver has left all of them sound.
+    fn lend(
+        &self,
+        device: &mut dyn Device,
+        queues: &mut [Queue],
+        call: impl FnOnce(&mut dyn Device, &mut Io<'_>),
+    ) -> bool {
+        let mut lent: Vec<&mut Queue> = queues.iter_mut().collect();
+        call(device, &mut Io { memory: &self.memory, queues: &mut lent, interrupt: &self.interrupt });
+        queues.iter_mut().all(|queue| !queue.ready() || queue.iter(&self.memory).is_ok())
+    }
+
+    fn go_on_if(&self, state: &mut State, sound: bool) {
+        if !sound {
             self.break_down(state);
         }
     }

@@ -3,15 +3,15 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::*;
 use crate::balloon::{Balloon, Reclaim};
 use crate::blk::{BlockDevice, Blocks};
 use crate::console::Console;
-use crate::event_fd;
-use crate::harness::{self, DriverQueue, Place, WRITE};
+use crate::harness::{self, DriverQueue, Place, WRITE, signals};
 use crate::rng::Entropy;
+use crate::{Identity, Link, LinkLost};
 
 const ACKNOWLEDGE: u32 = 1;
 const DRIVER: u32 = 2;
@@ -32,10 +32,13 @@ struct Bench {
 
 impl Bench {
     fn new(device: impl Device + 'static) -> Self {
+        Self::with(Attached::Device(Box::new(device)))
+    }
+
+    fn with(attached: Attached) -> Self {
         let memory = harness::memory();
-        let irq = event().unwrap();
-        let transport =
-            MmioTransport::new(Box::new(device), memory.clone(), irq.try_clone().unwrap()).unwrap();
+        let irq = Event::new().unwrap();
+        let transport = MmioTransport::new(attached, memory.clone(), irq.try_clone().unwrap()).unwrap();
         Self { transport, memory, irq, accesses: Cell::new(0) }
     }
 
@@ -95,7 +98,7 @@ impl Bench {
     }
 
     fn edges(&self) -> u64 {
-        self.irq.read().unwrap_or(0)
+        signals(&self.irq)
     }
 }
 
@@ -105,11 +108,13 @@ fn readable(fd: BorrowedFd<'_>) -> bool {
     rustix::event::poll(&mut fds, Some(&now)).unwrap() == 1
 }
 
+const IDENTITY: Identity<'static> =
+    Identity { kind: DeviceKind::Console, features: 0b101, queue_sizes: &[16, 8] };
+
 /// A device that does as it is told, and counts.
 struct Puppet {
     host: Event,
     refuses: bool,
-    elsewhere: bool,
     calls: Arc<Calls>,
 }
 
@@ -123,24 +128,14 @@ struct Calls {
 
 impl Puppet {
     fn new(refuses: bool) -> (Self, Arc<Calls>, Event) {
-        let (host, calls) = (event().unwrap(), Arc::new(Calls::default()));
-        (
-            Self { host: host.try_clone().unwrap(), refuses, elsewhere: false, calls: Arc::clone(&calls) },
-            calls,
-            host,
-        )
+        let (host, calls) = (Event::new().unwrap(), Arc::new(Calls::default()));
+        (Self { host: host.try_clone().unwrap(), refuses, calls: Arc::clone(&calls) }, calls, host)
     }
 }
 
 impl Device for Puppet {
-    fn kind(&self) -> DeviceKind {
-        DeviceKind::Console
-    }
-    fn features(&self) -> u64 {
-        0b101
-    }
-    fn queue_sizes(&self) -> &[u16] {
-        &[16, 8]
+    fn identity(&self) -> Identity<'_> {
+        IDENTITY
     }
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         crate::device::copy_config(b"config", offset, data);
@@ -155,19 +150,61 @@ impl Device for Puppet {
         io.serve(index, None, |_, _| 0);
     }
     fn host_event(&self) -> Option<BorrowedFd<'_>> {
-        Some(event_fd(&self.host))
+        Some(self.host.as_fd())
     }
     fn process_host(&mut self, io: &mut Io<'_>) {
-        drain(&self.host);
+        self.host.take();
         self.calls.host.fetch_add(1, Ordering::Relaxed);
         io.interrupt.config();
-    }
-    fn serves_own_queues(&self) -> bool {
-        self.elsewhere
     }
     fn reset(&mut self) {
         self.calls.reset.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// A link that passes a used buffer on, until it is lost.
+struct PuppetLink {
+    event: Event,
+    lost: Arc<AtomicBool>,
+    config: [u8; 1],
+}
+
+impl PuppetLink {
+    fn state(&self) -> Result<(), LinkLost> {
+        if self.lost.load(Ordering::Relaxed) { Err(LinkLost) } else { Ok(()) }
+    }
+}
+
+impl Link for PuppetLink {
+    fn identity(&self) -> Identity<'_> {
+        IDENTITY
+    }
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        crate::device::copy_config(&self.config, offset, data);
+    }
+    fn write_config(&mut self, _offset: u64, data: &[u8]) -> Result<(), LinkLost> {
+        self.config[0] = data[0];
+        self.state()
+    }
+    fn activate(&mut self, activation: &Activation<'_>) -> Result<(), ActivateError> {
+        assert_eq!(activation.queues.len(), activation.kicks.len());
+        self.state().map_err(|lost| ActivateError::Host(lost.to_string()))
+    }
+    fn event(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+    fn forward(&mut self, interrupt: &dyn Interrupt) -> Result<(), LinkLost> {
+        self.event.take();
+        interrupt.queue(0);
+        self.state()
+    }
+    fn reset(&mut self) {}
+}
+
+fn linked() -> (Bench, Event, Arc<AtomicBool>) {
+    let (event, lost) = (Event::new().unwrap(), Arc::new(AtomicBool::new(false)));
+    let link = PuppetLink { event: event.try_clone().unwrap(), lost: Arc::clone(&lost), config: [7] };
+    (Bench::with(Attached::Link(Box::new(link))), event, lost)
 }
 
 #[test]
@@ -329,7 +366,7 @@ fn an_impossible_queue_needs_a_reset() {
 fn a_device_that_refuses_needs_a_reset() {
     let (puppet, calls, host) = Puppet::new(true);
     let bench = Bench::new(puppet);
-    host.write(1).unwrap();
+    host.signal();
     bench.start();
     assert_eq!(bench.status() & (NEEDS_RESET | DRIVER_OK), NEEDS_RESET | DRIVER_OK);
     assert_eq!(bench.read(0x60), 2);
@@ -344,15 +381,15 @@ fn a_device_that_refuses_needs_a_reset() {
 fn a_request_is_served_and_its_interrupt_acknowledged() {
     let bench = Bench::new(Entropy::new());
     let mut queue = bench.start();
-    assert!(readable(event_fd(&bench.transport.kicks()[0])));
+    assert!(readable(bench.transport.kicks()[0].as_fd()));
     bench.transport.process_queue(0);
     assert_eq!((bench.edges(), bench.read(0x60)), (0, 0));
     let buffer = harness::Descriptor { addr: harness::DATA, len: 64, flags: WRITE, next: 0 };
     queue.chain(&bench.memory, &[buffer]);
     bench.write(0x50, 0);
-    assert!(readable(event_fd(&bench.transport.kicks()[0])));
+    assert!(readable(bench.transport.kicks()[0].as_fd()));
     bench.transport.process_queue(0);
-    assert!(!readable(event_fd(&bench.transport.kicks()[0])));
+    assert!(!readable(bench.transport.kicks()[0].as_fd()));
     assert_eq!(queue.used(&bench.memory), Some((0, 64)));
     assert_eq!((bench.edges(), bench.read(0x60)), (1, 1));
     // An edge for each notification, acknowledged or not.
@@ -374,7 +411,7 @@ fn a_kick_for_no_queue_is_nothing() {
         bench.write(0x50, index);
         bench.transport.process_queue(usize::try_from(index).unwrap());
     }
-    assert!(!readable(event_fd(&bench.transport.kicks()[0])));
+    assert!(!readable(bench.transport.kicks()[0].as_fd()));
 }
 
 #[test]
@@ -399,7 +436,7 @@ fn a_broken_ring_needs_a_reset() {
 fn the_host_side_is_only_heard_while_active() {
     let (puppet, calls, host) = Puppet::new(false);
     let bench = Bench::new(puppet);
-    host.write(1).unwrap();
+    host.signal();
     let readable = || readable(bench.transport.host_event().unwrap());
     assert!(!readable());
     bench.transport.process_host();
@@ -412,7 +449,7 @@ fn the_host_side_is_only_heard_while_active() {
     assert_ne!(bench.read(0xfc), generation);
     assert_eq!((bench.edges(), bench.read(0x60)), (1, 2));
     bench.write(0x70, 0);
-    host.write(1).unwrap();
+    host.signal();
     assert!(!readable());
     bench.start();
     assert!(readable());
@@ -422,18 +459,42 @@ fn the_host_side_is_only_heard_while_active() {
 
 #[test]
 fn queues_served_elsewhere_are_left_alone() {
-    let (puppet, calls, _) = Puppet::new(false);
-    let bench = Bench::new(Puppet { elsewhere: true, ..puppet });
+    let (bench, event, _) = linked();
     let mut queue = bench.start();
-    assert!(bench.transport.serves_own_queues());
+    assert!(bench.transport.is_link());
     // Not even looked at: the other process may be past what this one knows.
     queue.set_avail_idx(&bench.memory, 0x7000);
     bench.write(0x50, 0);
     bench.transport.process_queue(0);
+    event.signal();
+    assert!(readable(bench.transport.host_event().unwrap()));
     bench.transport.process_host();
     assert!(bench.transport.activated());
-    assert_eq!(calls.queue.load(Ordering::Relaxed), 0);
-    assert_eq!(bench.transport.kicks()[0].read().unwrap(), 2);
+    assert_eq!((bench.edges(), bench.read(0x60)), (1, 1));
+    assert_eq!(signals(&bench.transport.kicks()[0]), 2);
+    bench.transport.write(0x100, &[9]);
+    assert_eq!(bench.read(0x100), 9);
+}
+
+#[test]
+fn a_link_that_is_lost_needs_a_reset_and_stays_lost() {
+    // Found while forwarding, or when the driver writes to the configuration space.
+    for forwarding in [true, false] {
+        let (bench, event, lost) = linked();
+        bench.start();
+        lost.store(true, Ordering::Relaxed);
+        match forwarding {
+            true => bench.transport.process_host(),
+            false => bench.transport.write(0x100, &[9]),
+        }
+        assert_eq!(bench.status() & NEEDS_RESET, NEEDS_RESET);
+        assert!(!bench.transport.activated());
+        assert_eq!(bench.read(0x60) & 2, 2, "the driver is not told");
+        event.signal();
+        assert!(!readable(bench.transport.host_event().unwrap()), "nobody would take it");
+        bench.start();
+        assert_eq!(bench.status() & NEEDS_RESET, NEEDS_RESET);
+    }
 }
 
 /// Driver and device on two threads, each asleep whenever the other allows it: nothing may be left behind.
@@ -454,10 +515,10 @@ fn no_notification_is_lost_between_threads() {
     bench.add_status(DRIVER_OK);
     let (transport, memory, irq) = (&bench.transport, &bench.memory, &bench.irq);
     let kick = &transport.kicks()[0];
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            while wait(event_fd(kick)) && !stop.load(Ordering::SeqCst) {
+            while wait(kick.as_fd()) && !stop.load(Ordering::SeqCst) {
                 transport.process_queue(0);
             }
         });
@@ -475,12 +536,12 @@ fn no_notification_is_lost_between_threads() {
                 transport.write(0x50, &[0; 4]);
             }
             while queue.used(memory).is_none() {
-                assert!(wait(event_fd(irq)), "request {request} is lost");
-                drain(irq);
+                assert!(wait(irq.as_fd()), "request {request} is lost");
+                irq.take();
             }
         }
         stop.store(true, Ordering::SeqCst);
-        kick.write(1).unwrap();
+        kick.signal();
     });
 }
 
@@ -495,7 +556,7 @@ fn reset_forgets_everything() {
     bench.write(0x70, 0);
     assert_eq!(calls.reset.load(Ordering::Relaxed), resets + 1);
     assert_eq!((bench.status(), bench.read(0x60), bench.read(0x44)), (0, 0, 0));
-    assert!(bench.transport.kicks().iter().all(|kick| !readable(event_fd(kick))));
+    assert!(bench.transport.kicks().iter().all(|kick| !readable(kick.as_fd())));
     // The features of the last life do not count.
     bench.write(0x70, ACKNOWLEDGE | DRIVER);
     assert_eq!(bench.add_status(FEATURES_OK) & FEATURES_OK, 0);

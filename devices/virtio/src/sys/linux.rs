@@ -6,29 +6,50 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::event::{Timespec, epoll};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-/// A counter that can be signalled, waited for and polled. Made non-blocking by every caller here.
-pub type Event = EventFd;
+/// A signal that can be given, taken, waited for and polled. Giving and taking it never block.
+#[derive(Debug)]
+pub struct Event(EventFd);
 
-/// Makes a non-blocking event.
-pub fn event() -> io::Result<Event> {
-    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
-}
+impl Event {
+    /// An event that nobody has signalled.
+    pub fn new() -> io::Result<Self> {
+        EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map(Self)
+    }
 
-/// The descriptor of an event, which vmm-sys-util only gives as a number.
-#[must_use]
-pub fn event_fd(event: &Event) -> BorrowedFd<'_> {
-    let number = event.as_raw_fd();
-    #[allow(unsafe_code, reason = "EventFd does not implement AsFd")]
-    // SAFETY: `event` owns the open descriptor `number` and is borrowed for as long as the result lives.
-    unsafe {
-        BorrowedFd::borrow_raw(number)
+    /// The same event once more.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
+    /// Makes it readable until somebody takes the signal.
+    pub fn signal(&self) {
+        // The only error of a non-blocking event is a full counter: it is signalled already.
+        let _ = self.0.write(1);
+    }
+
+    /// Takes every signal back; returns whether there was one.
+    #[allow(clippy::must_use_candidate, reason = "often called to make it unreadable")]
+    pub fn take(&self) -> bool {
+        self.0.read().is_ok()
     }
 }
 
-/// Takes back every signal of a non-blocking event.
-pub(crate) fn drain(event: &Event) {
-    // The only error of a valid, non-blocking event is that it was not signalled.
-    let _ = event.read();
+impl AsFd for Event {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        let number = self.0.as_raw_fd();
+        #[allow(unsafe_code, reason = "EventFd does not implement AsFd")]
+        // SAFETY: `self` owns the open descriptor `number` and is borrowed for as long as the result lives.
+        unsafe {
+            BorrowedFd::borrow_raw(number)
+        }
+    }
+}
+
+/// For vhost, whose interface is an eventfd.
+impl AsRef<EventFd> for Event {
+    fn as_ref(&self) -> &EventFd {
+        &self.0
+    }
 }
 
 /// A descriptor that turns readable when a member does.

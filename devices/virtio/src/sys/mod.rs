@@ -3,6 +3,6 @@
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
-pub use linux::{Event, event, event_fd};
+pub use linux::Event;
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{EventSet, Trigger, drain};
+pub(crate) use linux::{EventSet, Trigger};

@@ -11,7 +11,7 @@ use super::packet::{Packet, Room};
 use super::switch::Switch;
 #[cfg(any(test, feature = "fuzzing"))]
 use super::switch::{MAX_RESETS, MAX_STREAMS};
-use crate::{ActivateError, Activation, Device, DeviceKind, Event, Io};
+use crate::{ActivateError, Activation, Device, DeviceKind, Event, Identity, Io};
 
 /// Packets to the guest.
 const RX: usize = 0;
@@ -145,24 +145,15 @@ impl Vsock {
     /// Asks for another turn on a queue.
     fn again(&self, queue: usize) {
         if let Some(kick) = &self.kicks[queue] {
-            // The only error of a non-blocking event is a full counter: it is signalled already.
-            let _ = kick.write(1);
+            kick.signal();
         }
     }
 }
 
 impl Device for Vsock {
-    fn kind(&self) -> DeviceKind {
-        DeviceKind::Vsock
-    }
-
-    fn features(&self) -> u64 {
+    fn identity(&self) -> Identity<'_> {
         // VIRTIO 1.3 §5.10.3: "The device SHOULD offer the VIRTIO_VSOCK_F_NO_IMPLIED_STREAM feature."
-        FEATURES
-    }
-
-    fn queue_sizes(&self) -> &[u16] {
-        &QUEUES
+        Identity { kind: DeviceKind::Vsock, features: FEATURES, queue_sizes: &QUEUES }
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {

@@ -14,7 +14,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::vsock::packet::{HEADER, Header, MAX_PAYLOAD, Operation, Ports, TYPE_STREAM};
 use crate::vsock::{GUEST_CID, Vsock};
-use crate::{Activation, Device, Event, Interrupt, Io, event};
+use crate::{Activation, Device, Event, Interrupt, Io};
 
 /// Entries of a queue.
 pub(super) const SIZE: u16 = 128;
@@ -161,7 +161,7 @@ pub(super) struct Guest {
 impl Guest {
     pub(super) fn new(device: Vsock, turns: bool) -> Self {
         let memory = GuestRam::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
-        let kicks = if turns { (0..3).map(|_| event().unwrap()).collect() } else { Vec::new() };
+        let kicks = if turns { (0..3).map(|_| Event::new().unwrap()).collect() } else { Vec::new() };
         let rings = [0, 1, 2].map(Ring::new);
         let queues = [0, 1, 2].map(|index| rings[index].queue());
         let mut guest = Self {
@@ -190,7 +190,7 @@ impl Guest {
         self.queues = [0, 1, 2].map(|index| self.rings[index].queue());
         self.sockets.clear();
         self.strays.clear();
-        let features = self.device.features();
+        let features = self.device.identity().features;
         let activation =
             Activation { features, memory: &self.memory, queues: &self.queues, kicks: &self.kicks };
         self.device.activate(&activation).unwrap();
@@ -289,7 +289,7 @@ impl Guest {
     pub(super) fn run(&mut self) -> bool {
         let mut ran = false;
         for index in 0..self.kicks.len() {
-            if self.kicks[index].read().is_ok() {
+            if self.kicks[index].take() {
                 ran = true;
                 self.lend(|device, io| device.process(index, io));
             }
