@@ -4,6 +4,7 @@
 
 mod bench;
 mod build;
+mod cross;
 mod demo;
 mod emulated;
 mod fixtures;
@@ -63,6 +64,12 @@ enum Task {
     Kernel,
     /// Check what no compiler checks: layers, dependencies, where platforms are named, module docs, file length
     Tidy,
+    /// Check the crates for the platforms to come, as far as they are ported (xtask/unported.toml)
+    Check {
+        /// This platform only
+        #[arg(long)]
+        target: Option<String>,
+    },
     /// What to run before a push: the fast half of `test`
     Prepush,
     /// Build every program into target/release
@@ -92,6 +99,7 @@ fn run(task: Task) -> Result<()> {
         Task::Bench(options) => bench::run(&options),
         Task::Kernel => kernel::run().map(|path| println!("{}", path.display())),
         Task::Tidy => tidy::run(),
+        Task::Check { target } => cross::run(target.as_deref()),
         Task::Prepush => test::fast(),
         Task::Build { dist } => build::programs(if dist { Profile::Dist } else { Profile::Release })
             .map(|programs| println!("{}", programs.display())),

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::steps::Steps;
-use crate::{host, sh, tidy, vm};
+use crate::{cross, host, sh, tidy, vm};
 
 /// Tests run so far.
 #[derive(Debug, Default)]
@@ -139,10 +139,11 @@ fn without_vms(steps: &mut Steps) -> Result<Counts> {
         let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"]);
         sh::run(doc.args(sh::quiet()).env("RUSTDOCFLAGS", "-D warnings"))
     })?;
+    let mut counts = cross::all(steps)?;
     // The black-box suite belongs to the VM matrix.
     let tests = ["test", "--workspace", "--exclude", "blackbox"];
     steps.take("build of the tests", || sh::run(cargo(&tests).arg("--no-run").args(sh::quiet())))?;
-    let mut counts = steps.take("tests", || Counts::of_run(cargo(&tests).arg("--no-fail-fast")))?;
+    counts.add(&steps.take("tests", || Counts::of_run(cargo(&tests).arg("--no-fail-fast")))?);
     counts.add(&steps.take("Python checks", || Counts::of_run(python().arg("check")))?);
     Ok(counts)
 }

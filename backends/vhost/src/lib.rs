@@ -9,6 +9,8 @@
 //!
 //! Not here: migration, inflight tracking, changes of the configuration space, and who may connect.
 
+#![cfg(target_os = "linux")]
+
 mod adapter;
 mod ring;
 

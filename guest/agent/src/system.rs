@@ -1,6 +1,6 @@
 //! Small settings of the process and the machine: limits, clock, entropy, host name, loopback.
 
-use std::ffi::c_int;
+use std::ffi::{c_char, c_int};
 use std::os::fd::{AsRawFd, IntoRawFd};
 
 use guest_protocol::BootConfig;
@@ -96,6 +96,9 @@ fn set_clock(wall_clock_ns: u64) -> Result<(), Errno> {
     rustix::time::clock_settime(ClockId::Realtime, Timespec { tv_sec, tv_nsec })
 }
 
+/// Of linux/sockios.h; libc's own constant is not of the type that its ioctl takes everywhere.
+const SIOCSIFFLAGS: libc::Ioctl = 0x8914;
+
 /// `_IOW('R', 0x03, int [2])` of linux/random.h.
 const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
 
@@ -120,11 +123,12 @@ fn raise_loopback() -> Result<(), Errno> {
     // SAFETY: all-zero is a valid ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(c"lo".to_bytes()) {
-        *to = from.cast_signed();
+        // `c_char` is signed on some architectures.
+        *to = c_char::from_ne_bytes([*from]);
     }
     request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP).unwrap_or(1);
     // SAFETY: SIOCSIFFLAGS reads an ifreq.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCSIFFLAGS, &raw const request) })
 }
 
 fn check(result: c_int) -> Result<(), Errno> {

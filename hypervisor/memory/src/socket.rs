@@ -41,8 +41,13 @@ fn transfer(
     // SAFETY: a message header is numbers and pointers; all zeroes = no name, no vectors, no control data.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = vectors.as_mut_ptr();
-    // At most MAX_BUFFERS; the field's type differs by platform.
-    message.msg_iovlen = vectors.len() as _;
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "at most MAX_BUFFERS; the field's type differs by platform"
+    )]
+    {
+        message.msg_iovlen = vectors.len() as _;
+    }
     loop {
         match usize::try_from(call(&raw mut message)) {
             Ok(moved) => return Ok(moved),

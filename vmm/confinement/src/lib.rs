@@ -1,4 +1,3 @@
-#![cfg(target_os = "linux")]
 //! What a process that handles a guest's bytes may still do, once it has what it works with.
 //!
 //! A program declares a [`Profile`] of system calls, the [`Readable`] files and the [`Limits`] it needs. [`enter`] closes
@@ -7,6 +6,7 @@
 //!
 //! Not here: which program needs what, and starting processes (`process`).
 
+#![cfg(target_os = "linux")]
 #![allow(unsafe_code, reason = "seccomp, Landlock of a child, and namespaces have no safe wrapper")]
 
 mod arch;

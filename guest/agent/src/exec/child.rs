@@ -214,11 +214,21 @@ fn close_others(report: BorrowedFd<'_>) -> Result<(), Errno> {
     for (first, last) in [(3, report.saturating_sub(1)), (report.saturating_add(1).max(3), libc::c_uint::MAX)]
     {
         // SAFETY: this process has its own copy of the descriptor table, and uses none of these afterwards.
-        if first <= last && unsafe { libc::close_range(first, last, 0) } != 0 {
+        if first <= last && unsafe { close_range(first, last) } != 0 {
             return Err(last_error());
         }
     }
     Ok(())
+}
+
+/// close_range(2), for which not every C library has a function.
+///
+/// # Safety
+///
+/// Nothing in this process uses a descriptor from `first` to `last` afterwards.
+pub(super) unsafe fn close_range(first: libc::c_uint, last: libc::c_uint) -> libc::c_long {
+    // SAFETY: the call takes three integers and touches no memory; the caller vouches for the descriptors.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }
 }
 
 /// Tries the candidates like execvp(3): goes on while a file is not there; a file that may not be executed is

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 use rustix::thread::ThreadNameSpaceType;
 
+use super::child::close_range;
 use crate::signals;
 
 /// A pair of namespaces. Dropping it, in the thread that made it, kills everything inside and waits until that is done.
@@ -79,7 +80,7 @@ fn clone_init() -> Result<OwnedFd, Errno> {
 /// The PID 1. All signals are blocked, as they were in the thread that was cloned; SIGKILL from the agent ends it.
 fn be_init() -> ! {
     // SAFETY: this process has its own copy of the descriptor table and uses none of it afterwards.
-    unsafe { libc::close_range(0, libc::c_uint::MAX, 0) };
+    unsafe { close_range(0, libc::c_uint::MAX) };
     // wait(2): with SIGCHLD set to SIG_IGN "children that terminate do not become zombies".
     signals::ignore(libc::SIGCHLD);
     // The thread that made it waits for it, so this matters only if the agent itself is killed (a test run, say).
