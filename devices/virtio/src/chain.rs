@@ -4,78 +4,133 @@
 
 use guest_memory::GuestRam;
 use virtio_queue::DescriptorChain;
-use vm_memory::{GuestAddress, GuestMemory, Permissions, VolatileSlice};
+use vm_memory::{Address, GuestAddress, GuestMemory, Permissions, VolatileSlice};
 
 /// Most slices of one chain. A direct chain of a device here has at most 256; an indirect table could have 65,535.
 const MAX_SLICES: usize = 1024;
 
 /// The buffers of a chain.
 #[derive(Debug, Default)]
-pub(crate) struct Buffers<'a> {
+pub struct Buffers<'a> {
     /// What the driver says, in order.
-    pub(crate) readable: Slices<'a>,
+    pub readable: Slices<'a>,
     /// Where the device answers, in order.
-    pub(crate) writable: Slices<'a>,
+    pub writable: Slices<'a>,
     /// The driver broke a rule: some buffers are missing. A device may still answer that.
-    pub(crate) malformed: bool,
+    pub malformed: bool,
 }
 
 impl<'a> Buffers<'a> {
     pub(crate) fn new(memory: &'a GuestRam, chain: DescriptorChain<&GuestRam>) -> Self {
         let mut buffers = Self::default();
-        // A chain with no descriptor, or one that ends although its last descriptor names another (a loop, an index
-        // past the table, more than 2^32 bytes), is cut short by the iterator.
-        let mut cut_short = true;
-        for descriptor in chain {
-            cut_short = descriptor.has_next();
-            let list = if descriptor.is_write_only() {
-                &mut buffers.writable
-            } else {
-                // VIRTIO 1.3 §2.7.4.2: "The driver MUST place any device-writable descriptor elements after any
-                // device-readable descriptor elements."
-                buffers.malformed |= !buffers.writable.0.is_empty();
-                &mut buffers.readable
-            };
-            buffers.malformed |= !list.push(memory, descriptor.addr(), descriptor.len());
-            if buffers.readable.0.len() + buffers.writable.0.len() > MAX_SLICES {
-                cut_short = true;
-                break;
+        buffers.malformed = !walk(memory, chain, |piece, slice| buffers.push(piece.writable, slice));
+        buffers
+    }
+
+    fn push(&mut self, writable: bool, slice: VolatileSlice<'a>) {
+        if writable { &mut self.writable } else { &mut self.readable }.0.push(slice);
+    }
+}
+
+/// Bytes of a chain that lie in one region of guest memory.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    at: GuestAddress,
+    len: usize,
+    writable: bool,
+}
+
+/// The buffers of a chain without a hold on the memory that they lie in.
+#[derive(Debug, Default)]
+pub(crate) struct Pieces {
+    pieces: Vec<Piece>,
+    malformed: bool,
+}
+
+impl Pieces {
+    pub(crate) fn new(memory: &GuestRam, chain: DescriptorChain<&GuestRam>) -> Self {
+        let mut pieces = Vec::new();
+        let malformed = !walk(memory, chain, |piece, _| pieces.push(piece));
+        Self { pieces, malformed }
+    }
+
+    /// The buffers, in the memory that they were found in.
+    pub(crate) fn within<'a>(&self, memory: &'a GuestRam) -> Buffers<'a> {
+        let mut buffers = Buffers { malformed: self.malformed, ..Buffers::default() };
+        for Piece { at, len, writable } in &self.pieces {
+            match vm_memory::GuestMemoryBackend::get_slice(memory, *at, *len) {
+                Ok(slice) => buffers.push(*writable, slice),
+                Err(_) => buffers.malformed = true,
             }
         }
-        buffers.malformed |= cut_short;
         buffers
     }
 }
 
+/// Calls `found` with each run of bytes of a chain that lies in one region, in order. Returns whether the driver kept to
+/// the rules; if not, some bytes are missing.
+fn walk<'a>(
+    memory: &'a GuestRam,
+    chain: DescriptorChain<&GuestRam>,
+    mut found: impl FnMut(Piece, VolatileSlice<'a>),
+) -> bool {
+    let (mut sound, mut answers, mut count) = (true, false, 0);
+    // A chain with no descriptor, or one that ends although its last descriptor names another (a loop, an index past the
+    // table, more than 2^32 bytes), is cut short by the iterator.
+    let mut cut_short = true;
+    for descriptor in chain {
+        cut_short = descriptor.has_next();
+        let (mut at, writable) = (descriptor.addr(), descriptor.is_write_only());
+        // VIRTIO 1.3 §2.7.4.2: "The driver MUST place any device-writable descriptor elements after any device-readable
+        // descriptor elements."
+        sound &= writable || !answers;
+        // The access right matters to an IOMMU, and there is none.
+        let slices = usize::try_from(descriptor.len())
+            .ok()
+            .and_then(|len| memory.get_slices(at, len, Permissions::ReadWrite).ok());
+        sound &= slices.is_some();
+        for slice in slices.into_iter().flatten() {
+            let Ok(slice) = slice else {
+                sound = false;
+                break;
+            };
+            found(Piece { at, len: slice.len(), writable }, slice);
+            at = at.unchecked_add(slice.len() as u64);
+            (answers, count) = (answers || writable, count + 1);
+        }
+        if count > MAX_SLICES {
+            cut_short = true;
+            break;
+        }
+    }
+    sound && !cut_short
+}
+
 /// Bytes in guest memory, in several pieces; none is empty.
 #[derive(Debug, Default)]
-pub(crate) struct Slices<'a>(Vec<VolatileSlice<'a>>);
+pub struct Slices<'a>(Vec<VolatileSlice<'a>>);
 
 impl<'a> Slices<'a> {
-    fn push(&mut self, memory: &'a GuestRam, address: GuestAddress, len: u32) -> bool {
-        let Ok(len) = usize::try_from(len) else { return false };
-        // The access right matters to an IOMMU, and there is none.
-        let Ok(mut slices) = memory.get_slices(address, len, Permissions::ReadWrite) else { return false };
-        slices.all(|slice| match slice {
-            Ok(slice) => {
-                self.0.push(slice);
-                true
-            }
-            Err(_) => false,
-        })
-    }
-
-    pub(crate) fn as_slice(&self) -> &[VolatileSlice<'a>] {
+    /// The pieces, for `guest_memory`'s functions that move them.
+    #[must_use]
+    pub fn as_slice(&self) -> &[VolatileSlice<'a>] {
         &self.0
     }
 
     /// Number of bytes: a chain has fewer than 2^32.
-    pub(crate) fn len(&self) -> usize {
+    #[must_use]
+    pub fn len(&self) -> usize {
         self.0.iter().map(VolatileSlice::len).sum()
     }
 
-    /// Splits off the first `count` bytes.
-    pub(crate) fn take(&mut self, count: usize) -> Option<Self> {
+    /// Whether there is no byte.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Splits off the first `count` bytes, if there are so many.
+    pub fn take(&mut self, count: usize) -> Option<Self> {
         let mut left = count;
         let mut whole = 0;
         for slice in &self.0 {
@@ -106,7 +161,8 @@ impl<'a> Slices<'a> {
     }
 
     /// Copies as much as fits into `data`, from the front; returns how much.
-    pub(crate) fn read(&self, data: &mut [u8]) -> usize {
+    #[allow(clippy::must_use_candidate, reason = "often known beforehand")]
+    pub fn read(&self, data: &mut [u8]) -> usize {
         let mut done = 0;
         for slice in &self.0 {
             let rest = &mut data[done..];
@@ -119,7 +175,8 @@ impl<'a> Slices<'a> {
     }
 
     /// Copies as much of `data` as fits, to the front; returns how much.
-    pub(crate) fn write(&self, data: &[u8]) -> usize {
+    #[allow(clippy::must_use_candidate, reason = "often known beforehand")]
+    pub fn write(&self, data: &[u8]) -> usize {
         let mut done = 0;
         for slice in &self.0 {
             let count = slice.len().min(data.len() - done);

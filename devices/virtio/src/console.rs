@@ -68,7 +68,7 @@ impl Console {
             let mut text = Buffers::new(memory, chain).readable;
             let (mut chunk, mut left) = ([0; CHUNK], MAX_OUTPUT);
             while left > 0
-                && let Some(part) = text.take(text.len().min(CHUNK)).filter(|part| part.len() > 0)
+                && let Some(part) = text.take(text.len().min(CHUNK)).filter(|part| !part.is_empty())
             {
                 let count = part.read(&mut chunk);
                 let written = write_now(output.as_mut(), &chunk[..count]);

@@ -129,12 +129,7 @@ impl<'a> Io<'a> {
     /// Takes the next chain the driver made available in queue `index`. If there is none (or the driver broke the
     /// queue), asks the driver to notify of the next one.
     pub fn pop(&mut self, index: usize) -> Option<DescriptorChain<&'a GuestRam>> {
-        let queue = &mut self.queues[index];
-        // One that came between the look and the request for notification may not be notified of: look once more.
-        queue.pop_descriptor_chain(self.memory).or_else(|| {
-            let more = queue.enable_notification(self.memory).unwrap_or(false);
-            more.then(|| queue.pop_descriptor_chain(self.memory)).flatten()
-        })
+        pop(self.queues[index], self.memory)
     }
 
     /// Puts the chain taken last from queue `index` back: it will be the next one again.
@@ -189,6 +184,15 @@ impl<'a> Io<'a> {
             self.interrupt.queue(index);
         }
     }
+}
+
+/// Takes the next chain of a queue; if there is none, asks the driver to notify of the next one.
+pub(crate) fn pop<'a>(queue: &mut Queue, memory: &'a GuestRam) -> Option<DescriptorChain<&'a GuestRam>> {
+    // One that came between the look and the request for notification may not be notified of: look once more.
+    queue.pop_descriptor_chain(memory).or_else(|| {
+        let more = queue.enable_notification(memory).unwrap_or(false);
+        more.then(|| queue.pop_descriptor_chain(memory)).flatten()
+    })
 }
 
 /// How a device tells the driver that something changed.

@@ -8,18 +8,20 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
+use virtio_queue::QueueT;
 use vm_memory::VolatileSlice;
 
 use crate::balloon::{Balloon, Reclaim};
 use crate::blk::{BlockDevice, Blocks};
 use crate::console::Console;
-use crate::harness::{self, Descriptor, END, NEXT, Rig, SEAM, WRITE};
+use crate::harness::{self, Descriptor, DriverQueue, END, Held, NEXT, Place, Rig, SEAM, WRITE};
 use crate::mmio::MmioTransport;
 use crate::rng::Entropy;
 use crate::vsock::{GUEST_CID, PortMessage, Vsock, channel};
-use crate::{Attached, Device, Event};
+use crate::{Attached, Buffers, Chain, Device, Event, QueueHolder, SharedQueue};
 
 /// Most steps of one script: keeps a run short.
 const MAX_STEPS: usize = 64;
@@ -301,7 +303,7 @@ pub fn mmio(data: &[u8]) {
                     set(offset, value);
                 }
                 set(0x70, 11);
-                let queue = harness::Place::new(0, u16::from(script.pick(&[8u8, 64, 128])));
+                let queue = Place::new(0, u16::from(script.pick(&[8u8, 64, 128])));
                 let low = |address: u64| u32::try_from(address).unwrap_or(0);
                 let registers =
                     [(0x38, u32::from(queue.size)), (0x80, low(queue.desc)), (0x90, low(queue.avail))];
@@ -338,6 +340,75 @@ pub fn mmio(data: &[u8]) {
         assert_eq!(status & 8 != 0, status & 8 != 0 && status & 3 == 3, "status {status:#x}");
         assert!(status & 4 == 0 || status & 8 != 0, "status {status:#x}");
     }
+}
+
+/// Most of a hostile chain that the body reads and writes.
+const TOUCHED: usize = 4096;
+
+/// Chains that are out while the driver goes on, come back in any order, late, or never.
+pub fn chains(data: &[u8]) {
+    let mut script = Script(data);
+    let memory = Arc::new(harness::memory());
+    let place = Place::new(0, 64);
+    let mut driver = DriverQueue::new(place);
+    let held = Arc::new(Held::new(driver.to_queue(script.u8() & 1 != 0)));
+    let mut queue = SharedQueue::new(Box::new(Arc::clone(&held)));
+    // What is out of this queue; what is out of those before it; and what came back to this one.
+    let (mut out, mut late, mut back) = (Vec::<Chain>::new(), Vec::<Chain>::new(), 0u16);
+    for _ in 0..4 * MAX_STEPS {
+        if script.0.is_empty() {
+            break;
+        }
+        let index = usize::from(script.u8());
+        match script.u8() % 12 {
+            0 => driver.put(&memory, u16::from(script.u8() % 64), script.descriptor()),
+            1 => {
+                let descriptors = [script.descriptor(), script.descriptor(), script.descriptor()];
+                driver.chain(&memory, &descriptors[..index % 3 + 1]);
+            }
+            2 => driver.offer(&memory, script.u16() % 80),
+            3 => driver.set_avail_idx(&memory, script.u16()),
+            4..=6 => out.extend(queue.pop(&memory)),
+            7 => {
+                let chains = out.split_off(out.len().saturating_sub(index % 8));
+                let mut batch = queue.batch();
+                for chain in chains {
+                    back = back.wrapping_add(u16::from(chain.head() < place.size));
+                    batch.complete(chain, script.u32());
+                }
+            }
+            8 if !out.is_empty() => {
+                let chain = out.swap_remove(index % out.len());
+                back = back.wrapping_add(u16::from(chain.head() < place.size));
+                if script.u8() & 1 == 0 { chain.complete(script.u32()) } else { drop(chain) }
+            }
+            9 => late.clear(),
+            10 if script.u8() % 4 == 0 => {
+                queue.close();
+                assert!(queue.pop(&memory).is_none());
+                late.append(&mut out);
+                driver = DriverQueue::new(place);
+                harness::write(&memory, place.desc, &[0; 0x1000]);
+                held.replace(driver.to_queue(script.u8() & 1 != 0));
+                queue = SharedQueue::new(Box::new(Arc::clone(&held)));
+                back = 0;
+            }
+            _ => out.iter().chain(&late).for_each(touch),
+        }
+        held.lend(&mut |queue| assert_eq!(queue.next_used(), back));
+        assert_eq!(queue.out(), out.len());
+        assert!(out.len() <= usize::from(place.size));
+    }
+}
+
+/// Uses a chain's buffers, which are where memory is.
+fn touch(chain: &Chain) {
+    let Buffers { readable, mut writable, .. } = chain.buffers();
+    let mut bytes = [0; TOUCHED];
+    assert_eq!(readable.read(&mut bytes), readable.len().min(TOUCHED));
+    // Nothing is written: the rings are in the same memory.
+    writable.take(writable.len() / 2);
+    assert!(writable.as_slice().iter().all(|slice| !slice.is_empty()));
 }
 
 /// Checks what a balloon promises its port.
@@ -435,6 +506,11 @@ mod tests {
     #[test]
     fn blk() {
         run(2000, super::blk);
+    }
+
+    #[test]
+    fn chains() {
+        run(2000, super::chains);
     }
 
     #[test]

@@ -3,15 +3,19 @@
 //! It plays the guest: well-behaved by [`Rig::send`], hostile by writing descriptors and rings itself. Not here: a
 //! transport (the tests of `mmio` bring their own accesses).
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use guest_memory::GuestRam;
+use rustix::event::{PollFd, PollFlags, poll};
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::{Activation, Device, Event, Interrupt, Io};
+use crate::{Activation, Device, Event, Interrupt, Io, QueueHolder};
 
 /// VIRTIO 1.3 §2.7.5: "This marks a buffer as continuing via the next field."
 pub const NEXT: u16 = 1;
@@ -185,6 +189,56 @@ impl Interrupt for Recorder {
     fn config(&self) {
         self.config.fetch_add(1, Ordering::SeqCst);
     }
+}
+
+/// Holds a queue for a [`SharedQueue`](crate::SharedQueue), and records what its driver is told.
+#[derive(Debug)]
+pub struct Held {
+    queue: Mutex<Queue>,
+    told: Event,
+}
+
+impl Held {
+    /// Holds `queue`.
+    pub fn new(queue: Queue) -> Self {
+        #[allow(clippy::unwrap_used, reason = "a host without a descriptor left tests nothing")]
+        Self { queue: Mutex::new(queue), told: Event::new().unwrap() }
+    }
+
+    /// Holds `queue` from now on, as after a reset.
+    pub fn replace(&self, queue: Queue) {
+        *self.lock() = queue;
+    }
+
+    /// How often the driver was told since the last look.
+    pub fn signals(&self) -> u64 {
+        signals(&self.told)
+    }
+
+    /// Waits until the driver is told, and takes that; returns whether it was in time.
+    pub fn wait(&self, patience: Duration) -> bool {
+        wait(self.told.as_fd(), patience) && self.told.take()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl QueueHolder for Arc<Held> {
+    fn lend(&self, borrow: &mut dyn FnMut(&mut Queue)) {
+        borrow(&mut self.lock());
+    }
+
+    fn signal(&self) {
+        self.told.signal();
+    }
+}
+
+/// Waits until a descriptor is readable; returns whether it was in time.
+pub fn wait(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
+    let mut waited = [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
+    poll(&mut waited, patience.try_into().ok().as_ref()).is_ok_and(|ready| ready > 0)
 }
 
 /// What a well-behaved driver puts in a chain.

@@ -5,6 +5,9 @@
 //! [`mmio::MmioTransport`] and out of process behind a vhost-user back end. There
 //! the transport in this process holds a [`Link`] to it. Not here: hypervisors, policy, host files (a disk is the port [`blk::Blocks`]), threads
 //! and event loops (their owners call [`Device::process`]).
+//!
+//! What has many requests in flight, on threads of its own, takes its chains from a [`SharedQueue`] instead: each
+//! [`Chain`] owns what it needs, and goes back when and where it is done.
 
 pub mod balloon;
 pub mod blk;
@@ -17,10 +20,13 @@ pub mod fuzz;
 pub mod harness;
 mod link;
 pub mod mmio;
+mod owned;
 pub mod rng;
 mod sys;
 pub mod vsock;
 
+pub use chain::{Buffers, Slices};
 pub use device::{ActivateError, Activation, Device, DeviceKind, Done, Identity, Interrupt, Io};
 pub use link::{Attached, Link, LinkLost};
+pub use owned::{Batch, Chain, QueueHolder, SharedQueue};
 pub use sys::Event;

@@ -66,14 +66,14 @@ fn data(blocks: &mut dyn Blocks, id: &[u8; ID_LEN], buffers: Buffers<'_>) -> Res
     let [t0, t1, t2, t3, _, _, _, _, sector @ ..] = header;
     let sector = u64::from_le_bytes(sector);
     match u32::from_le_bytes([t0, t1, t2, t3]) {
-        VIRTIO_BLK_T_IN if readable.len() == 0 => {
+        VIRTIO_BLK_T_IN if readable.is_empty() => {
             let (offset, len) = transfer(blocks, sector, &writable)?;
             blocks.read(offset, writable.as_slice())?;
             Ok(Done { len, moved: writable.len() })
         }
         // VIRTIO 1.3 §5.2.6.2: "A device MUST set the status byte to VIRTIO_BLK_S_IOERR for a write request if the
         // VIRTIO_BLK_F_RO feature if offered, and MUST NOT write any data."
-        VIRTIO_BLK_T_OUT if writable.len() == 0 && !blocks.readonly() => {
+        VIRTIO_BLK_T_OUT if writable.is_empty() && !blocks.readonly() => {
             let (offset, _) = transfer(blocks, sector, &readable)?;
             blocks.write(offset, readable.as_slice())?;
             Ok(Done { len: 0, moved: readable.len() })

@@ -156,7 +156,7 @@ impl<'a> Room<'a> {
     pub(super) fn new(memory: &'a GuestRam, chain: DescriptorChain<&GuestRam>) -> Option<Self> {
         let mut payload = Buffers::new(memory, chain).writable;
         let header = payload.take(HEADER)?;
-        (payload.len() > 0).then_some(Self { header, payload })
+        (!payload.is_empty()).then_some(Self { header, payload })
     }
 
     /// Room for payload, at least 1 and at most [`MAX_PAYLOAD`].

@@ -173,7 +173,7 @@ impl Stream {
             return true;
         }
         self.taken(sent);
-        if payload.take(sent).is_some() && payload.len() > 0 {
+        if payload.take(sent).is_some() && !payload.is_empty() {
             let mut rest = vec![0; payload.len()];
             payload.read(&mut rest);
             self.waiting.extend(&rest);

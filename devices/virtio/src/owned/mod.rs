@@ -1,0 +1,248 @@
+//! Chains that own what they need: any thread completes them, in any order.
+//!
+//! ```text
+//!  pop ─▶ Chain ──▶ complete(len), from any thread ──▶ used ring, interrupt
+//!           │   └─▶ Batch: many of them, one interrupt
+//!           └─▶ drop: complete(0)
+//!
+//!  SharedQueue:  open ── finish ─▶ no chain is taken any more ── all are back, or close ─▶ closed: late ones go nowhere
+//! ```
+//!
+//! A queue that starts again is a new [`SharedQueue`], so what is still out of the old one cannot reach the new ring. Not
+//! here: threads, and which chain goes to which of them.
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use guest_memory::GuestRam;
+use virtio_queue::{Queue, QueueT};
+
+use crate::chain::{Buffers, Pieces};
+use crate::device;
+
+/// Where a queue is, and how its driver is told. The one who has it may be a transport or a vhost-user loop.
+pub trait QueueHolder: Send + Sync {
+    /// Lends the queue for one call, to one caller at a time.
+    fn lend(&self, borrow: &mut dyn FnMut(&mut Queue));
+    /// Tells the driver that there are used buffers.
+    fn signal(&self);
+}
+
+/// A queue from which many threads take chains. Clones are the same queue.
+#[derive(Clone)]
+pub struct SharedQueue(Arc<Shared>);
+
+struct Shared {
+    holder: Box<dyn QueueHolder>,
+    /// Held while the queue is borrowed: once it is closed, nobody is at work on the rings any more.
+    state: Mutex<State>,
+    all_back: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    /// Chains that were taken and not given back.
+    out: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// No further chain is taken.
+    Finishing,
+    /// The rings are not ours any more.
+    Closed,
+}
+
+impl SharedQueue {
+    /// The queue that `holder` has, none of whose chains is out.
+    #[must_use]
+    pub fn new(holder: Box<dyn QueueHolder>) -> Self {
+        let state = Mutex::new(State { phase: Phase::Open, out: 0 });
+        Self(Arc::new(Shared { holder, state, all_back: Condvar::new() }))
+    }
+
+    /// Takes the next chain that the driver made available. If there is none, the driver is asked to notify of the next.
+    #[must_use]
+    pub fn pop(&self, memory: &Arc<GuestRam>) -> Option<Chain> {
+        let mut state = self.0.lock();
+        if state.phase != Phase::Open {
+            return None;
+        }
+        let chain = self.0.lend(|queue| {
+            if !queue.ready() {
+                return None;
+            }
+            // A driver has no more chains out than descriptors. One that offers some of them again waits, so that what is
+            // held of it has a bound.
+            if state.out >= usize::from(queue.size()) {
+                let _ = queue.enable_notification(memory.as_ref());
+                return None;
+            }
+            device::pop(queue, memory)
+        })??;
+        state.out += 1;
+        drop(state);
+        let head = chain.head_index();
+        let pieces = Pieces::new(memory, chain);
+        Some(Chain { queue: Arc::clone(&self.0), memory: Arc::clone(memory), head, pieces, is_out: true })
+    }
+
+    /// Chains completed in a batch are told of together.
+    #[must_use]
+    pub fn batch(&self) -> Batch<'_> {
+        Batch { queue: self, untold: None }
+    }
+
+    /// Takes no further chain, and waits until all that are out are back, but no longer than `patience`. Returns how many
+    /// are out still; they may come back later, until [`Self::close`].
+    pub fn finish(&self, patience: Duration) -> usize {
+        let mut state = self.0.lock();
+        if state.phase == Phase::Open {
+            state.phase = Phase::Finishing;
+        }
+        let waited = self.0.all_back.wait_timeout_while(state, patience, |state| state.out > 0);
+        waited.unwrap_or_else(PoisonError::into_inner).0.out
+    }
+
+    /// How many chains are out.
+    #[must_use]
+    pub fn out(&self) -> usize {
+        self.0.lock().out
+    }
+
+    /// Leaves the rings alone from now on: chains that come back later go nowhere.
+    pub fn close(&self) {
+        self.0.lock().phase = Phase::Closed;
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lend<R>(&self, borrow: impl FnOnce(&mut Queue) -> R) -> Option<R> {
+        let (mut borrow, mut result) = (Some(borrow), None);
+        self.holder.lend(&mut |queue| result = borrow.take().map(|borrow| borrow(queue)));
+        result
+    }
+
+    fn give_back(&self, memory: &GuestRam, head: u16, len: u32) {
+        let mut state = self.lock();
+        if state.phase != Phase::Closed {
+            // The one error is a head that is no descriptor: such a chain cannot be given back.
+            self.lend(|queue| queue.add_used(memory, head, len).ok());
+        }
+        state.out -= 1;
+        if state.out == 0 {
+            self.all_back.notify_all();
+        }
+    }
+
+    /// Tells the driver of used buffers, unless it asked not to be told.
+    fn tell(&self, memory: &GuestRam) {
+        let state = self.lock();
+        // A queue whose rings the guest put outside its memory is told about: a spurious interrupt harms nobody.
+        if state.phase != Phase::Closed
+            && self.lend(|queue| queue.needs_notification(memory).unwrap_or(true)) == Some(true)
+        {
+            self.holder.signal();
+        }
+    }
+}
+
+impl fmt::Debug for SharedQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SharedQueue").field(&*self.0.lock()).finish()
+    }
+}
+
+/// A chain that the driver made available, until it is given back. Dropped, it goes back with length 0.
+pub struct Chain {
+    queue: Arc<Shared>,
+    memory: Arc<GuestRam>,
+    head: u16,
+    pieces: Pieces,
+    is_out: bool,
+}
+
+impl Chain {
+    /// Its buffers. They lie in guest memory, which the guest may change at any moment.
+    #[must_use]
+    pub fn buffers(&self) -> Buffers<'_> {
+        self.pieces.within(&self.memory)
+    }
+
+    /// Gives it back with `len` bytes written, and tells the driver.
+    pub fn complete(mut self, len: u32) {
+        self.give_back(len);
+        self.queue.tell(&self.memory);
+    }
+
+    fn give_back(&mut self, len: u32) {
+        self.is_out = false;
+        self.queue.give_back(&self.memory, self.head, len);
+    }
+
+    /// Its first descriptor's index.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn head(&self) -> u16 {
+        self.head
+    }
+}
+
+impl Drop for Chain {
+    fn drop(&mut self) {
+        if self.is_out {
+            self.give_back(0);
+            self.queue.tell(&self.memory);
+        }
+    }
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chain")
+            .field("head", &self.head)
+            .field("pieces", &self.pieces)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Chains of one queue that were given back, and of which the driver has not been told. It is when the batch is dropped.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    queue: &'a SharedQueue,
+    /// The memory of the last of them.
+    untold: Option<Arc<GuestRam>>,
+}
+
+impl Batch<'_> {
+    /// Gives a chain back with `len` bytes written. One of another queue is told of at once.
+    pub fn complete(&mut self, mut chain: Chain, len: u32) {
+        if !Arc::ptr_eq(&chain.queue, &self.queue.0) {
+            return chain.complete(len);
+        }
+        chain.give_back(len);
+        self.untold = Some(Arc::clone(&chain.memory));
+    }
+
+    /// Tells the driver of what was completed so far.
+    pub fn tell(&mut self) {
+        if let Some(memory) = self.untold.take() {
+            self.queue.0.tell(&memory);
+        }
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        self.tell();
+    }
+}
