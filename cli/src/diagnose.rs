@@ -8,6 +8,7 @@ use wire::CheckStatus::{Fail, Pass, Warn};
 use wire::{Check, CheckStatus, Diagnosis};
 
 use crate::args::JsonArgs;
+use crate::hint::Hint;
 use crate::say::{self, say};
 
 /// This project's programs beside the command line.

@@ -4,7 +4,7 @@
 //! cancels the command. Not here: the owner's side (`sandbox`).
 
 use guest_protocol::{Program, Stdio};
-use sandbox::{Error, Exec, Guest, Home, Id};
+use sandbox::{AgentError, Exec, Guest, Home, Id};
 
 use crate::args::ExecArgs;
 use crate::failure::{Interrupted, not_found};
@@ -45,7 +45,7 @@ pub(crate) fn exec(args: ExecArgs) -> anyhow::Result<u8> {
             result = stdio::relay(service, mode, &mut nobody) => result,
         };
         result.map_err(|error| match error.downcast_ref() {
-            Some(Error::HangUp) => anyhow::anyhow!("VM {} ended while the command ran", args.id),
+            Some(AgentError::HangUp) => anyhow::anyhow!("VM {} ended while the command ran", args.id),
             _ => error,
         })
     })?

@@ -4,9 +4,11 @@
 
 use std::sync::Arc;
 
+use sandbox::{ControlError, Error, GuestError, RecordsError};
+
+use crate::hint::Hint;
 use crate::say::tell;
 use crate::tame::is_tame;
-use sandbox::Error;
 
 /// Exit status of every error of this program's own.
 pub(crate) const FAILED: u8 = 1;
@@ -17,6 +19,12 @@ pub(crate) const FAILED: u8 = 1;
 pub(crate) struct Advice {
     message: String,
     hint: &'static str,
+}
+
+impl Hint for Advice {
+    fn hint(&self) -> Option<&str> {
+        Some(self.hint)
+    }
 }
 
 /// An error with advice.
@@ -38,9 +46,11 @@ pub(crate) struct NotRun {
 }
 
 /// For commands that talk to a sandbox, as opposed to those about its record.
-pub(crate) fn not_found(error: Error) -> anyhow::Error {
-    match error {
-        Error::UnknownVm(id) => anyhow::anyhow!("VM not found {id}: VM {id} not found"),
+pub(crate) fn not_found(error: impl Into<Error>) -> anyhow::Error {
+    match error.into() {
+        Error::Records(RecordsError::UnknownVm(id)) => {
+            anyhow::anyhow!("VM not found {id}: VM {id} not found")
+        }
         error => error.into(),
     }
 }
@@ -50,11 +60,17 @@ pub(crate) fn show(error: &anyhow::Error) {
     if error.is::<Interrupted>() {
         return;
     }
-    let hint = error.downcast_ref::<Advice>().map(|advice| advice.hint);
-    // One that several wait for is shared.
-    let shared = || error.downcast_ref::<Arc<Error>>().map(Arc::as_ref);
-    let hint = hint.or_else(|| error.downcast_ref::<Error>().or_else(shared).and_then(Error::hint));
-    print(&error.to_string(), hint);
+    print(&error.to_string(), hint(error));
+}
+
+fn hint(error: &anyhow::Error) -> Option<&str> {
+    fn of<T: Hint + std::error::Error + Send + Sync + 'static>(error: &anyhow::Error) -> Option<&str> {
+        error.downcast_ref::<T>().and_then(T::hint)
+    }
+    let hint = of::<Advice>(error).or_else(|| of::<Error>(error)).or_else(|| of::<RecordsError>(error));
+    let hint = hint.or_else(|| of::<ControlError>(error)).or_else(|| of::<GuestError>(error));
+    // An error that several wait for is shared.
+    hint.or_else(|| error.downcast_ref::<Arc<Error>>().and_then(|error| error.hint()))
 }
 
 /// The status to exit with.

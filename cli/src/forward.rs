@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use sandbox::{Binding, Client, Error, Forward, Forwards, Guest, Home, Id};
+use sandbox::{Binding, Client, Forward, Forwards, Guest, GuestError, Home, Id};
 use tokio::task::spawn_blocking;
 
 use crate::args::PortForwardArgs;
@@ -33,7 +33,7 @@ impl Wanted {
     }
 
     /// Listens, and says where. Needs a tokio runtime around it.
-    pub(crate) fn bind(&self, guest: &Guest) -> sandbox::Result<Forwards> {
+    pub(crate) fn bind(&self, guest: &Guest) -> Result<Forwards, GuestError> {
         let (forwards, bindings) = Forwards::bind(guest, &self.forwards, &self.addresses)?;
         for Binding { address, local_port, remote_port } in bindings {
             tell!("Forwarding {} -> sandbox:{remote_port}", SocketAddr::new(address, local_port));
@@ -62,7 +62,7 @@ pub(crate) fn port_forward(args: &PortForwardArgs) -> anyhow::Result<u8> {
             },
             ended = ended => match ended? {
                 Ok(()) => Err(anyhow::anyhow!("VM {id} ended")),
-                Err(error) => Err::<u8, _>(Error::into(error)),
+                Err(error) => Err(error.into()),
             },
         };
         forwards.close().await;

@@ -2,10 +2,11 @@
 //!
 //! Every other command removes it too, but in silence. Not here: how it is found (`sandbox`).
 
-use sandbox::{Found, Home, Id, Judgement, Records};
+use sandbox::{Found, Home, Id, Judgement, Records, RecordsError};
 
 use crate::args::GcArgs;
 use crate::failure::{self, FAILED};
+use crate::hint::Hint;
 use crate::say::say;
 
 /// Looks at one sandbox or all.
@@ -56,7 +57,7 @@ pub(crate) fn gc(args: &GcArgs) -> anyhow::Result<u8> {
 }
 
 /// Ends a sandbox that runs, and judges it again.
-fn by_force(home: &Home, records: &Records, name: &str) -> sandbox::Result<Judgement> {
+fn by_force(home: &Home, records: &Records, name: &str) -> Result<Judgement, RecordsError> {
     let id: Id = name.parse()?;
     sandbox::end_by_force(home, records, &id)?;
     let found = sandbox::gc(home, records, Some(&id))?;

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use sandbox::{Config, DiskConfig, Error, Home, Id, Record, Records, Version};
+use sandbox::{Config, DiskConfig, Home, Id, Record, Records, RecordsError, Version};
 use wire::state::{
     CleanupStep, Inspection, Lifecycle, LifecycleResources, StepStatus, VmConfig, VmDetails, VmDisk, VmHost,
     VmImageConfig, VmKernel, VmNetwork, VmResources, VmVfs,
@@ -34,7 +34,7 @@ pub(crate) fn inspect(args: &IdsArgs) -> anyhow::Result<u8> {
 }
 
 fn record(records: &Records, id: &Id) -> anyhow::Result<Record> {
-    Ok(records.get(id)?.ok_or_else(|| Error::UnknownVm(id.to_string()))?)
+    Ok(records.get(id)?.ok_or_else(|| RecordsError::UnknownVm(id.to_string()))?)
 }
 
 fn details(record: &Record) -> VmDetails {

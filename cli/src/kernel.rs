@@ -7,6 +7,7 @@ use sandbox::{Error, Home};
 
 use crate::args::{JsonArgs, KernelRmArgs};
 use crate::failure::{self, FAILED};
+use crate::hint::Hint;
 use crate::image::megabytes;
 use crate::say::{self, say};
 use crate::table;

@@ -15,6 +15,7 @@ mod exec;
 mod failure;
 mod forward;
 mod gc;
+mod hint;
 mod image;
 mod inspect;
 mod kernel;

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use guest_protocol::{Program, Stdio};
 use sandbox::{
-    DEFAULT_GRACE, Error, Exec, Guest, Handle, Home, ImageOverrides, Service, Spec, Start, Stop, Terms,
-    TimeLimit, Timings, Why,
+    AgentError, DEFAULT_GRACE, Error, Exec, Guest, Handle, Home, ImageOverrides, Service, Spec, Start, Stop,
+    Terms, TimeLimit, Timings, Why,
 };
 use tokio::time::timeout;
 
@@ -238,7 +238,7 @@ impl Run {
         let result = relay(sandbox, service, self.mode, &mut watch).await;
         let exited_us = Some(self.start.elapsed_us());
         timings.set(Timings { exec_us, started_us: watch.started_us, exited_us, ..Timings::default() });
-        match result.map_err(anyhow::Error::downcast::<Error>) {
+        match result.map_err(anyhow::Error::downcast::<AgentError>) {
             Ok(status) => Ok(status),
             Err(Ok(error)) => Err(sandbox.explain(error).await.into()),
             Err(Err(other)) => Err(other),
@@ -282,7 +282,7 @@ async fn relay(
         result = &mut relay => return result,
         () = no_more_output(sandbox) => {}
     }
-    timeout(LAST_OUTPUT_LIMIT, relay).await.unwrap_or_else(|_| Err(Error::HangUp.into()))
+    timeout(LAST_OUTPUT_LIMIT, relay).await.unwrap_or_else(|_| Err(AgentError::HangUp.into()))
 }
 
 /// Returns when the command cannot say anything any more: one that is told to end has its time until the machine ends.

@@ -2,10 +2,11 @@
 //!
 //! Each begins with a reconcile, so that the records are true. Not here: the records themselves (`sandbox`).
 
-use sandbox::{Client, Error, Home, Id, Record, Records, Status};
+use sandbox::{Client, ControlError, Error, Home, Id, Record, Records, RecordsError, Status};
 
 use crate::args::{KillArgs, ListArgs, RmArgs};
 use crate::failure::{self, FAILED};
+use crate::hint::Hint;
 use crate::say::{self, say};
 use crate::table;
 
@@ -14,7 +15,7 @@ pub(crate) fn list(args: &ListArgs) -> anyhow::Result<u8> {
     let (_, records) = open()?;
     let mut list = records.list()?;
     let unknown = args.ids.iter().filter(|id| !list.iter().any(|record| record.id.as_str() == *id));
-    let unknown: Vec<_> = unknown.map(|id| Error::UnknownVm(id.clone())).collect();
+    let unknown: Vec<_> = unknown.map(|id| RecordsError::UnknownVm(id.clone())).collect();
     let wanted = |record: &Record| args.ids.is_empty() || args.ids.iter().any(|id| record.id.as_str() == id);
     list.retain(|record| wanted(record) && (!args.running || record.status == Status::Running));
     match args.json {
@@ -46,11 +47,11 @@ pub(crate) fn kill(args: &KillArgs) -> anyhow::Result<u8> {
     let (home, records) = open()?;
     if args.all {
         let running = records.list()?.into_iter().filter(|record| record.status == Status::Running);
-        return Ok(for_each(running, "Killed", |id| Client::connect(&home, id)?.stop()).status);
+        return Ok(for_each(running, "Killed", |id| Ok(Client::connect(&home, id)?.stop()?)).status);
     }
     each(&args.ids, "VM ID required (or use --all)", |id| {
         match Client::connect(&home, id).and_then(Client::stop) {
-            Err(Error::NotRunning { .. }) => anyhow::bail!("VM {id} is not running"),
+            Err(ControlError::NotRunning { .. }) => anyhow::bail!("VM {id} is not running"),
             result => result?,
         }
         say!("Killed {id}");
@@ -64,7 +65,7 @@ pub(crate) fn rm(args: &RmArgs) -> anyhow::Result<u8> {
     if args.stopped {
         let ended = records.list()?.into_iter().filter(|record| record.status != Status::Running);
         // Failures are told, but the command did what it could.
-        for_each(ended, "Removed", |id| sandbox::remove(&home, &records, id));
+        for_each(ended, "Removed", |id| Ok(sandbox::remove(&home, &records, id)?));
         return Ok(0);
     }
     each(&args.ids, "VM ID required (or use --stopped)", |id| {
@@ -78,7 +79,7 @@ pub(crate) fn rm(args: &RmArgs) -> anyhow::Result<u8> {
 pub(crate) fn prune() -> anyhow::Result<u8> {
     let (home, records) = open()?;
     let ended = records.list()?.into_iter().filter(|record| record.status != Status::Running);
-    let Counted { done, status } = for_each(ended, "Pruned", |id| sandbox::remove(&home, &records, id));
+    let Counted { done, status } = for_each(ended, "Pruned", |id| Ok(sandbox::remove(&home, &records, id)?));
     say!("Pruned {done} VMs");
     Ok(status)
 }
@@ -101,7 +102,9 @@ fn for_each(
                 done += 1;
             }
             // It ended by itself meanwhile.
-            Err(Error::NotRunning { .. } | Error::UnknownVm(_)) => {}
+            Err(
+                Error::Control(ControlError::NotRunning { .. }) | Error::Records(RecordsError::UnknownVm(_)),
+            ) => {}
             Err(error) => {
                 failure::print(&format!("{id}: {error}"), error.hint());
                 status = FAILED;

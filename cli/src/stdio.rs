@@ -6,7 +6,7 @@
 use std::io::{self, Read, Write};
 
 use guest_protocol::{ExecFailure, Exit, Stdio};
-use sandbox::{Event, Input, Output, Service};
+use sandbox::{AgentError, Event, Input, Output, Service};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -142,7 +142,7 @@ fn not_run(failure: ExecFailure) -> NotRun {
     NotRun { message, status }
 }
 
-async fn feed(input: &mut Input) -> sandbox::Result<()> {
+async fn feed(input: &mut Input) -> Result<(), AgentError> {
     let mut pieces = read_stdin();
     while let Some(piece) = pieces.recv().await {
         input.stdin(&piece).await?;
@@ -150,7 +150,7 @@ async fn feed(input: &mut Input) -> sandbox::Result<()> {
     input.end().await
 }
 
-async fn feed_terminal(input: &mut Input) -> sandbox::Result<()> {
+async fn feed_terminal(input: &mut Input) -> Result<(), AgentError> {
     let mut pieces = read_stdin();
     let mut resized = signal(SignalKind::window_change()).ok();
     // The window may have changed since the size was asked for.

@@ -64,7 +64,7 @@ impl Vm {
     }
 
     /// What to say of an error of the guest's: why the guest ended, if that is what it comes from.
-    pub(crate) async fn explain(&self, error: Error) -> String {
+    pub(crate) async fn explain(&self, error: impl Into<Error>) -> String {
         self.sandbox.explain(error).await.to_string()
     }
 

@@ -24,7 +24,7 @@ use crate::agent::ports::Ports;
 use crate::agent::service::{Event, Service};
 use crate::control::owner;
 use crate::records::console::{self, printable};
-use crate::{Error, Result, stand_in};
+use crate::{AgentError, Error, GuestError, stand_in};
 
 /// Most characters of a guest's words in a message.
 const MAX_WORDS: usize = 1000;
@@ -57,11 +57,12 @@ fn is_tame_failure(failure: &ExecFailure) -> bool {
 }
 
 /// What a guest is blamed for is said in words of ours, or in tame ones of its own.
-fn check(error: &Error) {
-    let tame = match error {
-        Error::NotStarted(failure) => is_tame_failure(failure),
-        Error::File(FileFailure::System { text, .. }) => is_tame(text),
-        Error::Boot { step, error } => is_tame(step) && is_tame(error),
+fn check(error: impl Into<Error>) {
+    let error = error.into();
+    let tame = match &error {
+        Error::Agent(AgentError::NotStarted(failure)) => is_tame_failure(failure),
+        Error::Guest(GuestError::File(FileFailure::System { text, .. })) => is_tame(text),
+        Error::Agent(AgentError::Boot { step, error }) => is_tame(step) && is_tame(error),
         error => is_tame(&error.to_string()),
     };
     assert!(tame, "{error:?}");
@@ -92,8 +93,8 @@ async fn frames(bytes: &[u8], piece: usize) {
         match (ours_next, theirs_next) {
             (Ok(Some(kind)), Ok(Some(frame))) => assert_eq!((kind, ours.payload()), frame),
             (Ok(None), Ok(None)) => break assert!(theirs.at_boundary()),
-            (Err(Error::HangUp), Ok(None)) => break assert!(!theirs.at_boundary()),
-            (Err(Error::Frame(one)), Err(other)) => break assert_eq!(one, other),
+            (Err(AgentError::HangUp), Ok(None)) => break assert!(!theirs.at_boundary()),
+            (Err(AgentError::Frame(one)), Err(other)) => break assert_eq!(one, other),
             other => panic!("{other:?}"),
         }
         assert!(ours.room() <= HEAD + MAX_PAYLOAD, "{} bytes of room", ours.room());
@@ -123,7 +124,7 @@ pub fn program(data: &[u8]) {
             }
             assert!(starts <= 1 && ends <= starts && output <= bytes.len());
         };
-        check(&error);
+        check(error);
     });
 }
 
@@ -148,12 +149,12 @@ pub fn files(data: &[u8]) {
             act => file_act(&guest.files(), act).await,
         };
         if let Err(error) = done {
-            check(&error);
+            check(error);
         }
     });
 }
 
-async fn file_act(files: &Files, act: u8) -> Result<()> {
+async fn file_act(files: &Files, act: u8) -> Result<(), GuestError> {
     match act % 6 {
         0 => files.remove("/x", false).await,
         1 => {
@@ -240,7 +241,7 @@ pub fn ready(data: &[u8]) {
             Err(error) => Err(error),
         };
         if let Err(error) = ready {
-            check(&error);
+            check(error);
         }
     });
 }
@@ -276,7 +277,7 @@ pub fn request(data: &[u8]) {
                 }
                 Err(error) => {
                     assert_eq!(round, 0, "{error}");
-                    return check(&error);
+                    return check(error);
                 }
             }
         }

@@ -8,13 +8,12 @@
 
 mod agent;
 mod control;
-mod error;
+
 #[cfg(test)]
 mod fake;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod guest;
-pub mod host;
 mod life;
 mod records;
 #[cfg(any(test, feature = "stand_in"))]
@@ -22,20 +21,21 @@ pub mod stand_in;
 mod sys;
 
 pub use agent::{
-    DETACHED_TAIL, DetachedInfo, DetachedState, Event, Exec, ImageOverrides, Input, MAX_DETACHED, Output,
-    Service,
+    DETACHED_TAIL, DetachedInfo, DetachedState, Error as AgentError, Event, Exec, ImageOverrides, Input,
+    MAX_DETACHED, Output, Service,
 };
-pub use control::Client;
-pub use error::{Error, Result};
+pub use control::{Client, Error as ControlError};
 pub use guest::{
-    Binding, Files, Forward, Forwards, Guest, MAX_CONNECTIONS, MAX_LISTING, MAX_PATH, Reader, Watch, Writer,
+    Binding, Error as GuestError, Files, Forward, Forwards, Guest, MAX_CONNECTIONS, MAX_LISTING, MAX_PATH,
+    Reader, Watch, Writer,
 };
 #[cfg(any(test, feature = "stand_in"))]
 pub use life::StandIn;
 pub use life::{
-    DEFAULT_GRACE, Handle, Ready, Spec, Stage, Start, Stop, Terms, TimeLimit, Timings, Why, spawn,
+    DEFAULT_GRACE, Error, Handle, Ready, Result, Spec, Stage, Start, Stop, Terms, TimeLimit, Timings, Why,
+    host, spawn,
 };
 pub use records::{
-    Config, DiskConfig, Found, Home, Id, Judgement, Record, Records, Status, Step, Version, end_by_force, gc,
-    lifecycle, log, reconcile, remove, wait_for_end,
+    BadRow, Config, DiskConfig, Error as RecordsError, Found, Home, Id, Judgement, Record, Records, Status,
+    Step, Version, end_by_force, gc, lifecycle, log, reconcile, remove, wait_for_end,
 };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guest_protocol::{ExecFailure, Program, Stdio};
-use sandbox::{Error, Exec, Ready};
+use sandbox::{AgentError, Exec, GuestError, Ready};
 use tokio::time::{Instant, timeout_at};
 use wire::rpc::CreateResult;
 
@@ -69,10 +69,10 @@ async fn launch(vm: &Vm, ready: Ready, entrypoint: Vec<String>, init: bool) -> R
     };
     let program = match ready.guest.detach(exec).await {
         Ok(program) => program,
-        Err(error @ Error::NotStarted(ExecFailure::NotExecutable(_))) => {
+        Err(GuestError::Agent(error @ AgentError::NotStarted(ExecFailure::NotExecutable(_)))) => {
             return failed(126, &error.to_string());
         }
-        Err(error @ Error::NotStarted(_)) => return failed(127, &error.to_string()),
+        Err(GuestError::Agent(error @ AgentError::NotStarted(_))) => return failed(127, &error.to_string()),
         Err(error) => {
             return Err(Failure::vm(format!("start image entrypoint: {}", vm.explain(error).await)));
         }

@@ -9,7 +9,7 @@ use crate::utf8::Whole;
 
 pub(super) async fn run(mut call: Call, log: LogOf) -> Result<Answer> {
     let Empty {} = std::mem::take(&mut call.params).parse()?;
-    let failed = |error: sandbox::Error| Failure::new(ErrorCode::File, error.to_string());
+    let failed = |error: sandbox::RecordsError| Failure::new(ErrorCode::File, error.to_string());
     let mut follow = sandbox::log::follow(&log.home, &log.id).map_err(failed)?;
     let over = async {
         match &log.vm {

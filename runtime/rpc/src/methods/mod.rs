@@ -195,12 +195,12 @@ impl Call {
 
 impl Inside {
     /// An error of a program's.
-    pub(crate) async fn exec_failure(&self, error: Error) -> Failure {
+    pub(crate) async fn exec_failure(&self, error: impl Into<Error>) -> Failure {
         Failure::new(ErrorCode::Exec, self.vm.explain(error).await)
     }
 
     /// An error of an act on files.
-    pub(crate) async fn file_failure(&self, error: Error) -> Failure {
+    pub(crate) async fn file_failure(&self, error: impl Into<Error>) -> Failure {
         Failure::new(ErrorCode::File, self.vm.explain(error).await)
     }
 }

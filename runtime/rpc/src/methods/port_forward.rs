@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use sandbox::{Error, Forward, Forwards};
+use sandbox::{Forward, Forwards, GuestError};
 use wire::rpc::{Binding, PortForwardParams, PortForwardResult};
 
 use super::{Answer, Call, Inside, Result};
@@ -53,7 +53,7 @@ pub(super) async fn run(mut call: Call, inside: Inside) -> Result<Answer> {
             };
             Ok(call.answer(&PortForwardResult { bindings: bindings.into_iter().map(binding).collect() }))
         }
-        Err(error @ Error::Listener { .. }) => Err(Failure::vm(error.to_string())),
+        Err(error @ GuestError::Listener { .. }) => Err(Failure::vm(error.to_string())),
         Err(error) => Err(Failure::vm(inside.vm.explain(error).await)),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use guest_protocol::{ExecFailure, Exit, Program, Stdio};
-use sandbox::{Error, Exec};
+use sandbox::{AgentError, Exec};
 use wire::rpc::{ExecParams, ExecTtyParams};
 
 use super::Result;
@@ -71,7 +71,7 @@ fn build(
 
 /// Why a program did not run, for people.
 pub(super) fn words(failure: ExecFailure) -> String {
-    Error::NotStarted(failure).to_string()
+    AgentError::NotStarted(failure).to_string()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `read_file`: a file, or a piece of one.
 
 use guest_protocol::FileFailure;
-use sandbox::Error;
+use sandbox::GuestError;
 use wire::rpc::{ErrorCode, ReadFileParams, ReadFileResult};
 
 use super::{Answer, Call, Inside, Result, bytes, path};
@@ -38,10 +38,10 @@ pub(super) async fn run(mut call: Call, inside: Inside) -> Result<Answer> {
             Ok(Answer { held: Some(held), ..answer })
         }
         Ok(false) => Err(file_failure("too many large files are being read")),
-        Err(Error::File(FileFailure::NotRegular)) => {
+        Err(GuestError::File(FileFailure::NotRegular)) => {
             Err(file_failure(&format!("read_file only supports regular files: {path}")))
         }
-        Err(Error::File(FileFailure::TooLarge)) => Err(file_failure(&format!(
+        Err(GuestError::File(FileFailure::TooLarge)) => Err(file_failure(&format!(
             "read_file exceeds {MAX_LENGTH} bytes: {path}; read it in pieces, by offset"
         ))),
         Err(error) => Err(inside.file_failure(error).await),

@@ -1,7 +1,7 @@
 //! `write_file`: a file, or a piece of one.
 
 use guest_protocol::{FileFailure, WriteAt};
-use sandbox::Error;
+use sandbox::GuestError;
 use wire::rpc::{Empty, ErrorCode, WriteFileParams};
 
 use super::{Answer, Call, Inside, Result, bytes, path};
@@ -29,7 +29,7 @@ pub(super) async fn run(mut call: Call, inside: Inside) -> Result<Answer> {
     };
     match written.await {
         Ok(()) => Ok(call.answer(&Empty {})),
-        Err(Error::File(FileFailure::NotRegular)) => {
+        Err(GuestError::File(FileFailure::NotRegular)) => {
             let why = format!("write_file only supports regular files: {path}");
             Err(Failure::new(ErrorCode::File, why))
         }

@@ -569,8 +569,10 @@ async fn the_end_of_a_sandbox_is_told_with_its_reason() {
     // It dies: streams end, and what is said is why.
     let dying = client.send("exec", json!({"command": "die"})).await;
     client.run("echo").await.unwrap();
-    client.stage.fakes.lock().unwrap()[0]
-        .end(Why::Failed(Arc::new(sandbox::Error::Refused("the guest panicked".into()))));
+    client.stage.fakes.lock().unwrap()[0].end(Why::Failed(Arc::new(sandbox::Error::Ended {
+        how: "the guest panicked".into(),
+        last_words: None,
+    })));
     let line = client.line().await;
     assert_eq!(
         (&line["id"], &line["error"]),

@@ -5,9 +5,9 @@
 use guest_protocol::{BootConfig, ControlFromGuest, ControlFromHost, Ready, VERSION, frame};
 use tokio::net::UnixStream;
 
+use crate::agent::error::{Error, Result};
 use crate::agent::frames::{read_frame, write_message};
 use crate::records::console::printable;
-use crate::{Error, Result};
 
 /// The control stream of a guest.
 #[derive(Debug)]

@@ -20,9 +20,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::agent::command::Exec;
+use crate::agent::error::{Error, Result};
 use crate::agent::own::OwnGuest;
 use crate::agent::service::{Event, Input, Output};
-use crate::{Error, Result};
 
 /// Most detached programs at once, those included that ended and left something behind. Each holds a stream.
 pub const MAX_DETACHED: usize = 128;
@@ -302,7 +302,7 @@ mod tests {
 
     use super::*;
     use crate::fake::{control, data, exec, guest_with, request, run, say};
-    use crate::{Guest, stand_in};
+    use crate::{Guest, GuestError, stand_in};
 
     /// A program that is not there (`nothing`), or one that says its name and then obeys signals: 15 ends it, 9 kills
     /// it, 1 lets it end and leave something behind, 2 crashes the guest. What is left ends when the host hangs up.
@@ -352,10 +352,10 @@ mod tests {
             let list: Vec<_> = list.iter().map(|info| (info.id, info.command.as_str(), info.state)).collect();
             let ended = DetachedState::Exited(Exit::Code(3));
             assert_eq!(list, [(1, "one", DetachedState::Running), (2, "two", ended)]);
-            assert!(matches!(guest.signal(two, 15).await, Err(Error::ProgramEnded(2))));
+            assert!(matches!(guest.signal(two, 15).await, Err(GuestError::Agent(Error::ProgramEnded(2)))));
             for nobody in [0, 3] {
-                assert!(matches!(guest.wait(nobody).await, Err(Error::UnknownProgram(_))));
-                assert!(matches!(guest.kill(nobody).await, Err(Error::UnknownProgram(_))));
+                assert!(matches!(guest.wait(nobody).await, Err(GuestError::Agent(Error::UnknownProgram(_)))));
+                assert!(matches!(guest.kill(nobody).await, Err(GuestError::Agent(Error::UnknownProgram(_)))));
             }
         });
     }
@@ -424,7 +424,7 @@ mod tests {
             assert!(guest.detached().await.unwrap().is_empty());
             let id = guest.detach(exec(&["x"])).await.unwrap();
             guest.signal(id, 2).await.unwrap();
-            assert!(matches!(guest.wait(id).await, Err(Error::HangUp)));
+            assert!(matches!(guest.wait(id).await, Err(GuestError::Agent(Error::HangUp))));
             assert_eq!(state(&guest, id).await, DetachedState::Lost);
         });
     }
@@ -436,7 +436,10 @@ mod tests {
             for _ in 0..MAX_DETACHED {
                 guest.detach(exec(&["x"])).await.unwrap();
             }
-            assert!(matches!(guest.detach(exec(&["x"])).await, Err(Error::TooManyPrograms(MAX_DETACHED))));
+            assert!(matches!(
+                guest.detach(exec(&["x"])).await,
+                Err(GuestError::Agent(Error::TooManyPrograms(MAX_DETACHED)))
+            ));
             for id in [1, 7, 5] {
                 guest.kill(id).await.unwrap();
             }
@@ -459,7 +462,7 @@ mod tests {
                 }
             });
             let id = guest.detach(exec(&["x"])).await.unwrap();
-            assert!(matches!(guest.wait(id).await, Err(Error::HangUp)));
+            assert!(matches!(guest.wait(id).await, Err(GuestError::Agent(Error::HangUp))));
             guest.kill(id).await.unwrap();
         });
     }

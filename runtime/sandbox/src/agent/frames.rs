@@ -9,7 +9,7 @@ use guest_protocol::frame::{self, DATA_CHUNK, HEAD, Head, Kind};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::{Error, Result};
+use crate::agent::error::{Error, Result};
 
 /// Room for two frames of a well-behaved sender, so that one read can take a whole one and the start of the next. A
 /// longer frame makes the buffer as long as itself, at most [`frame::MAX_PAYLOAD`] and its head.
@@ -140,7 +140,7 @@ pub(crate) fn hung_up(error: io::Error) -> Error {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
             Error::HangUp
         }
-        _ => Error::System { what: "guest stream", source: error },
+        _ => Error::Stream(error),
     }
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod boot;
 pub(crate) mod command;
 pub(crate) mod descriptors;
 pub(crate) mod detached;
+pub(crate) mod error;
 pub(crate) mod frames;
 pub(crate) mod own;
 pub(crate) mod ports;
@@ -14,4 +15,5 @@ pub(crate) mod service;
 
 pub use command::{Exec, ImageOverrides};
 pub use detached::{DETACHED_TAIL, DetachedInfo, DetachedState, MAX_DETACHED};
+pub use error::Error;
 pub use service::{Event, Input, Output, Service};

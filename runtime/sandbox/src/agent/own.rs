@@ -11,10 +11,10 @@ use tokio::net::UnixStream;
 
 use crate::agent::command::{Defaults, Exec};
 use crate::agent::detached::{Detached, Log};
+use crate::agent::error::{Error, Result};
 use crate::agent::frames::hung_up;
 use crate::agent::ports::Ports;
 use crate::agent::service::Service;
-use crate::{Error, Result};
 
 /// A guest that is reached through its machine's vsock ports. Clones are the same guest.
 #[derive(Debug, Clone)]

@@ -11,8 +11,8 @@ use guest_protocol::{
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
+use crate::agent::error::{Error, Result};
 use crate::agent::frames::{Frames, write_frame, write_message};
-use crate::{Error, Result};
 
 /// Most characters of a guest's words that are passed on.
 const MAX_WORDS: usize = 1000;

@@ -21,10 +21,11 @@ use crate::agent::frames::hung_up;
 use crate::control::dialogue::{
     FRAME_KIND, Hello, Question, Reply, Request, Stop, Stopping, StreamComes, VERSION,
 };
+use crate::control::error::{Error, Result};
 use crate::records::home::VmPaths;
 use crate::records::reconcile;
 use crate::records::store::{Records, Status};
-use crate::{Error, Home, Id, Result, sys};
+use crate::{Home, Id, agent, records, sys};
 
 /// How long an owner may take to greet.
 const GREETING_LIMIT: Duration = Duration::from_secs(10);
@@ -55,8 +56,8 @@ pub(crate) async fn ask_for_stream(
     let answered = ask_within(GREETING_LIMIT, home, id, question).await?;
     let (StreamComes, Some(stream)) = answered else { return Err(FRAME_KIND) };
     let stream = UnixStream::from(stream);
-    stream.set_nonblocking(true).map_err(Error::system("guest stream"))?;
-    tokio::net::UnixStream::from_std(stream).map_err(Error::system("guest stream"))
+    stream.set_nonblocking(true).map_err(agent::Error::Stream)?;
+    Ok(tokio::net::UnixStream::from_std(stream).map_err(agent::Error::Stream)?)
 }
 
 async fn ask_within<Q: Question>(
@@ -80,9 +81,9 @@ async fn ask_within<Q: Question>(
 
 /// Connects, without waiting, as the user whose sandboxes these are: whatever they put in the socket's place, nobody
 /// speaks to it with root's name.
-fn connect(home: &Home, path: &Path) -> Result<io::Result<UnixStream>> {
+fn connect(home: &Home, path: &Path) -> Result<io::Result<UnixStream>, records::Error> {
     home.as_user(|| {
-        Ok::<_, Error>(sys::SocketPath::new(path).and_then(|short| {
+        Ok::<_, records::Error>(sys::SocketPath::new(path).and_then(|short| {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
             rustix::net::connect(&socket, &SocketAddrUnix::new(short.path())?)?;
@@ -94,7 +95,7 @@ fn connect(home: &Home, path: &Path) -> Result<io::Result<UnixStream>> {
 /// What is said to an owner.
 fn words(request: &Request) -> Result<Vec<u8>> {
     let mut words = frame::encode(&Hello { version: VERSION })?;
-    words.extend(frame::encode(request).map_err(|_| Error::TooLong)?);
+    words.extend(frame::encode(request).map_err(|_| agent::Error::TooLong)?);
     Ok(words)
 }
 
@@ -125,7 +126,7 @@ impl Talk {
 
     fn hear(&mut self, bytes: &[u8], descriptor: Option<OwnedFd>) -> Result<()> {
         if bytes.is_empty() {
-            return Err(Error::HangUp);
+            return Err(agent::Error::HangUp.into());
         }
         self.descriptor = self.descriptor.take().or(descriptor);
         self.splitter.push(bytes);
@@ -135,7 +136,7 @@ impl Talk {
     fn greeting(&mut self) -> Result<Option<()>> {
         match self.message::<Hello>()? {
             Some(Hello { version: VERSION }) => Ok(Some(())),
-            Some(Hello { version }) => Err(Error::ControlVersion { theirs: version, ours: VERSION }),
+            Some(Hello { version }) => Err(Error::Version { theirs: version, ours: VERSION }),
             None => Ok(None),
         }
     }
@@ -191,7 +192,8 @@ impl Client {
     }
 
     fn stop_within(mut self, margin: Duration) -> Result<()> {
-        let owner = self.home.as_user(|| self.paths.owner().map_err(Error::io(self.paths.directory())))?;
+        let owner =
+            self.home.as_user(|| self.paths.owner().map_err(records::Error::io(self.paths.directory())))?;
         self.say(&Stop {}.into())?;
         self.hear(Talk::greeting)?;
         let (Stopping { limit_ms }, None) = self.hear(Talk::answer)? else { return Err(FRAME_KIND) };
@@ -200,7 +202,7 @@ impl Client {
         // A lock cannot be waited for with a limit. A thread that waits on after it costs nothing and does nothing.
         std::thread::spawn(move || ended.send(owner.wait()));
         match end.recv_timeout(limit) {
-            Ok(waited) => waited.map_err(Error::io(self.paths.directory())),
+            Ok(waited) => Ok(waited.map_err(records::Error::io(self.paths.directory()))?),
             Err(_) => Err(Error::NotEnding { id: self.id, after: limit }),
         }
     }
@@ -225,29 +227,29 @@ impl Client {
     fn silence(&self, error: io::Error) -> Error {
         match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::NoAnswer(self.id.clone()),
-            _ => hung_up(error),
+            _ => hung_up(error).into(),
         }
     }
 }
 
 /// Why a sandbox cannot be reached: what its record says, once the records are true.
 fn why_not(home: &Home, id: &Id, path: &Path, error: io::Error) -> Error {
-    let status = || -> Result<Option<Status>> {
+    let status = || -> Result<Option<Status>, records::Error> {
         let records = Records::open(home)?;
         reconcile(home, &records)?;
         Ok(records.get(id)?.map(|record| record.status))
     };
     match status() {
-        Ok(None) => Error::UnknownVm(id.to_string()),
+        Ok(None) => records::Error::UnknownVm(id.to_string()).into(),
         // unix(7): its queue is full, as nobody takes anything from it; or somebody has removed it.
         Ok(Some(Status::Running))
             if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotFound) =>
         {
             Error::NoAnswer(id.clone())
         }
-        Ok(Some(Status::Running)) => Error::Io { path: path.to_path_buf(), source: error },
+        Ok(Some(Status::Running)) => Error::socket(path)(error),
         Ok(Some(status)) => Error::NotRunning { id: id.clone(), status: status.name() },
-        Err(error) => error,
+        Err(error) => error.into(),
     }
 }
 
@@ -263,7 +265,7 @@ mod tests {
     use crate::control::dialogue::{Detached, reply};
     use crate::fake::{control, exec, request, run, say, with_owner};
     use crate::records::home::OwnedVm;
-    use crate::{DetachedState, Guest};
+    use crate::{DetachedState, Guest, GuestError};
 
     /// A program that ends with the number of the first signal it gets, a file system of one file, a port that echoes.
     async fn guest(mut stream: tokio::net::UnixStream) {
@@ -324,12 +326,18 @@ mod tests {
                 assert!(timeout(limit, guest.wait(program)).await.is_err(), "it runs");
                 guest.signal(program, 7).await.unwrap();
                 assert_eq!(guest.wait(program).await.unwrap(), Exit::Code(7));
-                assert!(matches!(guest.signal(program, 7).await, Err(Error::ProgramEnded(_))));
+                assert!(matches!(
+                    guest.signal(program, 7).await,
+                    Err(GuestError::Agent(agent::Error::ProgramEnded(_)))
+                ));
                 assert_eq!(guest.detached_output(program).await.unwrap(), b"");
                 guest.kill(program).await.unwrap();
                 let state = guest.detached().await.unwrap()[0].state;
                 assert_eq!(state, DetachedState::Exited(Exit::Code(7)));
-                assert!(matches!(guest.kill(99).await, Err(Error::UnknownProgram(99))));
+                assert!(matches!(
+                    guest.kill(99).await,
+                    Err(GuestError::Agent(agent::Error::UnknownProgram(99)))
+                ));
             });
         });
     }
@@ -351,7 +359,7 @@ mod tests {
         client.owner.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let error = client.stop().unwrap_err();
         assert_eq!(error.to_string(), format!("the owner of VM {} does not answer", owned.id));
-        assert!(error.hint().is_some());
+        assert!(matches!(error, Error::NoAnswer(id) if id == owned.id));
         let asked = run(ask_within(Duration::from_millis(50), &home, &owned.id, Detached {}));
         assert!(matches!(asked, Err(Error::NoAnswer(_))));
     }

@@ -7,15 +7,16 @@ use guest_protocol::{ExecFailure, Exit};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::agent;
 use crate::agent::command::Exec;
 use crate::agent::detached::DetachedInfo;
+use crate::control::error::Error;
 
 /// Raised with every incompatible change of what is said here.
 pub(crate) const VERSION: u16 = 4;
 
 /// What the other side says where a message of another kind belongs.
-pub(crate) const FRAME_KIND: Error = Error::Frame(FrameError::Message);
+pub(crate) const FRAME_KIND: Error = Error::Agent(agent::Error::Frame(FrameError::Message));
 
 /// Said first by both sides. It never changes, so that either side can say which version it misses.
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,7 +33,7 @@ pub(crate) trait Question: Into<Request> {
 pub(crate) type Reply<T> = Result<T, Refusal>;
 
 /// The reply to a question of this kind.
-pub(crate) fn reply<Q: Question>(answer: crate::Result<Q::Answer>) -> Reply<Q::Answer> {
+pub(crate) fn reply<Q: Question>(answer: Result<Q::Answer, agent::Error>) -> Reply<Q::Answer> {
     answer.map_err(Refusal::from)
 }
 
@@ -111,13 +112,13 @@ pub(crate) enum Refusal {
     Other(String),
 }
 
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Self {
+impl From<agent::Error> for Refusal {
+    fn from(error: agent::Error) -> Self {
         match error {
-            Error::NotStarted(failure) => Self::NotStarted(failure),
-            Error::UnknownProgram(program) => Self::UnknownProgram(program),
-            Error::ProgramEnded(program) => Self::ProgramEnded(program),
-            Error::HangUp => Self::HangUp,
+            agent::Error::NotStarted(failure) => Self::NotStarted(failure),
+            agent::Error::UnknownProgram(program) => Self::UnknownProgram(program),
+            agent::Error::ProgramEnded(program) => Self::ProgramEnded(program),
+            agent::Error::HangUp => Self::HangUp,
             error => Self::Other(error.to_string()),
         }
     }
@@ -126,10 +127,10 @@ impl From<Error> for Refusal {
 impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::NotStarted(failure) => Self::NotStarted(failure),
-            Refusal::UnknownProgram(program) => Self::UnknownProgram(program),
-            Refusal::ProgramEnded(program) => Self::ProgramEnded(program),
-            Refusal::HangUp => Self::HangUp,
+            Refusal::NotStarted(failure) => agent::Error::NotStarted(failure).into(),
+            Refusal::UnknownProgram(program) => agent::Error::UnknownProgram(program).into(),
+            Refusal::ProgramEnded(program) => agent::Error::ProgramEnded(program).into(),
+            Refusal::HangUp => agent::Error::HangUp.into(),
             Refusal::Other(text) => Self::Refused(text),
         }
     }

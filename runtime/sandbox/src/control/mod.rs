@@ -2,6 +2,8 @@
 
 pub(crate) mod client;
 pub(crate) mod dialogue;
+pub(crate) mod error;
 pub(crate) mod owner;
 
 pub use client::Client;
+pub use error::Error;

@@ -34,8 +34,9 @@ use crate::control::dialogue::{
     Detach, Detached, FRAME_KIND, Hello, Kill, Output, Question, Request, Run, Service, Signal, Stop,
     Stopping, StreamComes, VERSION, Wait, reply,
 };
+use crate::control::error::{Error, Result};
 use crate::records::home::VmPaths;
-use crate::{Error, Result, sys};
+use crate::{agent, sys};
 
 /// Most connections at once; more wait in the socket's queue. Each is a descriptor, and one more while a stream is
 /// handed over.
@@ -61,9 +62,9 @@ pub(crate) struct Shared {
 /// Binds the socket.
 pub(crate) fn bind(paths: &VmPaths) -> Result<UnixListener> {
     let path = paths.control();
-    let short = sys::SocketPath::new(&path).map_err(Error::io(&path))?;
-    let listener = UnixListener::bind(short.path()).map_err(Error::io(&path))?;
-    listener.set_nonblocking(true).map_err(Error::io(&path))?;
+    let short = sys::SocketPath::new(&path).map_err(Error::socket(&path))?;
+    let listener = UnixListener::bind(short.path()).map_err(Error::socket(&path))?;
+    listener.set_nonblocking(true).map_err(Error::socket(&path))?;
     Ok(listener)
 }
 
@@ -97,7 +98,7 @@ async fn serve_within(limit: Duration, listener: tokio::net::UnixListener, share
 }
 
 async fn serve_one(limit: Duration, mut stream: tokio::net::UnixStream, shared: &Shared) -> Result<()> {
-    match timeout(limit, requested(&mut stream)).await.unwrap_or(Err(Error::HangUp))? {
+    match timeout(limit, requested(&mut stream)).await.unwrap_or(Err(agent::Error::HangUp.into()))? {
         Request::Stop(Stop {}) => {
             let limit_ms = u64::try_from(shared.stop_limit.as_millis()).unwrap_or(u64::MAX);
             write_message(&mut stream, &reply::<Stop>(Ok(Stopping { limit_ms }))).await?;
@@ -137,7 +138,7 @@ async fn serve_one(limit: Duration, mut stream: tokio::net::UnixStream, shared: 
 /// Answers a question, unless the client that asked is gone before there is an answer.
 async fn answer<Q: Question>(
     mut stream: tokio::net::UnixStream,
-    answer: impl Future<Output = Result<Q::Answer>>,
+    answer: impl Future<Output = Result<Q::Answer, agent::Error>>,
 ) -> Result<()> {
     let (mut read, mut write) = stream.split();
     let mut nothing = [0];
@@ -145,7 +146,7 @@ async fn answer<Q: Question>(
         answer = answer => answer,
         _ = read.read(&mut nothing) => return Ok(()),
     };
-    write_message(&mut write, &reply::<Q>(answer)).await
+    Ok(write_message(&mut write, &reply::<Q>(answer)).await?)
 }
 
 /// Greets, and hears what is wanted.
@@ -154,7 +155,7 @@ pub(crate) async fn requested(stream: &mut tokio::net::UnixStream) -> Result<Req
     let hello: Hello = receive(stream, &mut payload).await?;
     write_message(stream, &Hello { version: VERSION }).await?;
     if hello.version != VERSION {
-        return Err(Error::ControlVersion { theirs: hello.version, ours: VERSION });
+        return Err(Error::Version { theirs: hello.version, ours: VERSION });
     }
     receive(stream, &mut payload).await
 }
@@ -168,7 +169,7 @@ pub(crate) fn greeted(request: &Request) -> Result<Vec<u8>> {
 /// Passes a service stream on, or says why there is none.
 async fn hand_over<Q: Question<Answer = StreamComes>>(
     stream: &mut tokio::net::UnixStream,
-    service: Result<tokio::net::UnixStream>,
+    service: Result<tokio::net::UnixStream, agent::Error>,
 ) -> Result<()> {
     match service {
         Ok(service) => {
@@ -179,15 +180,15 @@ async fn hand_over<Q: Question<Answer = StreamComes>>(
             drop(service);
             Ok(())
         }
-        Err(error) => write_message(stream, &reply::<Q>(Err(error))).await,
+        Err(error) => Ok(write_message(stream, &reply::<Q>(Err(error))).await?),
     }
 }
 
 /// Waits until the guest is ready.
-async fn ready(shared: &Shared) -> Result<OwnGuest> {
+async fn ready(shared: &Shared) -> Result<OwnGuest, agent::Error> {
     let mut guest = shared.guest.subscribe();
-    let ready = guest.wait_for(Option::is_some).await.map_err(|_| Error::HangUp)?.clone();
-    ready.ok_or(Error::HangUp)
+    let ready = guest.wait_for(Option::is_some).await.map_err(|_| agent::Error::HangUp)?.clone();
+    ready.ok_or(agent::Error::HangUp)
 }
 
 async fn receive<M: DeserializeOwned>(
@@ -197,7 +198,7 @@ async fn receive<M: DeserializeOwned>(
     match read_frame(stream, payload).await? {
         Some((Kind::Message, payload)) => Ok(frame::decode(payload)?),
         Some(_) => Err(FRAME_KIND),
-        None => Err(Error::HangUp),
+        None => Err(agent::Error::HangUp.into()),
     }
 }
 
@@ -209,11 +210,10 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::Guest;
     use crate::agent::service::{self, Event};
     use crate::fake::{data, exec, request, run, say, with_owner};
     use crate::records::home::OwnedVm;
-    use crate::{Client, Home, Id};
+    use crate::{Client, Guest, GuestError, Home, Id, records};
 
     /// Answers a request with its own words on the program's output, then waits for the hang-up.
     fn echo(hung_up: std::sync::mpsc::Sender<()>) -> impl Fn(tokio::net::UnixStream) + Send + 'static {
@@ -271,7 +271,9 @@ mod tests {
         };
         let (output, _) = with_owner(guest, |home, id| {
             let guest = Guest::of(home, id);
-            let started = async { guest.exec(exec(&["x"])).await?.output.next().await.map(|_| ()) };
+            let started = async {
+                Ok::<_, GuestError>(guest.exec(exec(&["x"])).await?.output.next().await.map(|_| ())?)
+            };
             tokio::runtime::Handle::current().block_on(started).is_ok()
         });
         assert!(output);
@@ -342,7 +344,7 @@ mod tests {
             let long = "x".repeat(frame::MAX_PAYLOAD);
             tokio::runtime::Handle::current().block_on(Guest::of(home, id).exec(exec(&[&long]))).unwrap_err()
         });
-        assert!(matches!(error, Error::TooLong), "{error}");
+        assert!(matches!(error, GuestError::Agent(agent::Error::TooLong)), "{error}");
     }
 
     #[test]
@@ -350,6 +352,6 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::at(directory.path());
         let id: Id = "vm-00000001".parse().unwrap();
-        assert!(matches!(Client::connect(&home, &id), Err(Error::UnknownVm(_))));
+        assert!(matches!(Client::connect(&home, &id), Err(Error::Records(records::Error::UnknownVm(_)))));
     }
 }

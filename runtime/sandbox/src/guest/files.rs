@@ -13,10 +13,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
+use crate::agent;
 use crate::agent::frames::{Frames, write_frame, write_message};
 use crate::agent::service::{answer, answered, tame};
 use crate::guest::Guest;
-use crate::{Error, Result};
+use crate::guest::error::{Error, Result};
 
 /// Most memory that a directory's listing may take.
 pub const MAX_LISTING: usize = 64 << 20;
@@ -112,10 +113,10 @@ impl Files {
                 let more = size_of::<FileEntry>() + entry.name.len() + entry.target.len();
                 size += more;
                 if size > MAX_LISTING || !room(more) {
-                    return Err(Error::Guest("a directory's listing is over the limit"));
+                    return Err(Error::protocol("a directory's listing is over the limit"));
                 }
                 if !is_name(&entry.name) {
-                    return Err(Error::Guest("a directory's entry has no proper name"));
+                    return Err(Error::protocol("a directory's entry has no proper name"));
                 }
                 entries.push(plausible(entry)?);
             }
@@ -153,7 +154,7 @@ impl Files {
                 let root = if path.is_empty() || path.starts_with('/') { "" } else { "/" };
                 Ok(Watch { answers, root: format!("{root}{path}") })
             }
-            WatchEvent::Change(_) => Err(Error::Guest("a change before the watch began")),
+            WatchEvent::Change(_) => Err(Error::protocol("a change before the watch began")),
         }
     }
 
@@ -176,7 +177,7 @@ impl Reader {
                 Some(Kind::Stdout) => {
                     let piece = self.answers.frames.payload().len();
                     let left = u64::try_from(piece).ok().and_then(|piece| self.left.checked_sub(piece));
-                    self.left = left.ok_or(Error::Guest("more of a file than was asked for"))?;
+                    self.left = left.ok_or(Error::protocol("more of a file than was asked for"))?;
                     if piece > 0 {
                         return Ok(Some(self.answers.frames.payload()));
                     }
@@ -185,8 +186,8 @@ impl Reader {
                     done(self.answers.frames.payload())?;
                     self.done = true;
                 }
-                Some(Kind::Stdin | Kind::Stderr) => return Err(Error::Guest("input came from the guest")),
-                None => return Err(Error::HangUp),
+                Some(Kind::Stdin | Kind::Stderr) => return Err(Error::protocol("input came from the guest")),
+                None => return Err(agent::Error::HangUp.into()),
             }
         }
         Ok(None)
@@ -214,11 +215,11 @@ impl Writer {
     }
 
     /// A guest that cannot write on says why, then hangs up.
-    async fn why(&mut self, error: Error) -> Error {
+    async fn why(&mut self, error: agent::Error) -> Error {
         match (error, self.answers.next().await) {
-            (Error::HangUp, Err(said)) => said,
-            (Error::HangUp, Ok(())) => Error::Guest("a file was written before all of it was sent"),
-            (error, _) => error,
+            (agent::Error::HangUp, Err(said)) => said,
+            (agent::Error::HangUp, Ok(())) => Error::protocol("a file was written before all of it was sent"),
+            (error, _) => error.into(),
         }
     }
 }
@@ -228,8 +229,8 @@ impl Watch {
     pub async fn next(&mut self) -> Result<Change> {
         match self.answers.next().await? {
             WatchEvent::Change(change) if self.is_below(&change.path) => Ok(change),
-            WatchEvent::Change(_) => Err(Error::Guest("a change of a file that is not watched")),
-            WatchEvent::Watching => Err(Error::Guest("a watch began twice")),
+            WatchEvent::Change(_) => Err(Error::protocol("a change of a file that is not watched")),
+            WatchEvent::Watching => Err(Error::protocol("a watch began twice")),
         }
     }
 
@@ -286,7 +287,7 @@ fn is_name(name: &[u8]) -> bool {
 fn plausible(entry: FileEntry) -> Result<FileEntry> {
     match entry.mtime_ns < 1_000_000_000 {
         true => Ok(entry),
-        false => Err(Error::Guest("a file's time has more than a second of nanoseconds")),
+        false => Err(Error::protocol("a file's time has more than a second of nanoseconds")),
     }
 }
 
@@ -362,8 +363,14 @@ mod tests {
                 [data(Kind::Stdout, b"hello "), data(Kind::Stdout, b""), data(Kind::Stdout, b"world")];
             let files = saying([pieces.concat(), done()].concat());
             assert_eq!(read_all(&files, 11).await.unwrap(), b"hello world");
-            assert!(matches!(read_all(&files, 10).await, Err(Error::Guest(_))), "more than asked for");
-            assert!(matches!(read_all(&saying(pieces.concat()), 99).await, Err(Error::HangUp)));
+            assert!(
+                matches!(read_all(&files, 10).await, Err(Error::Agent(agent::Error::Guest(_)))),
+                "more than asked for"
+            );
+            assert!(matches!(
+                read_all(&saying(pieces.concat()), 99).await,
+                Err(Error::Agent(agent::Error::HangUp))
+            ));
             assert_eq!(read_all(&saying(done()), 5).await.unwrap(), b"");
             for failure in [FileFailure::TooLarge, FileFailure::NotRegular] {
                 let files = saying(failed(failure.clone()));
@@ -538,11 +545,14 @@ mod tests {
             assert!(saying(entries(&[])).list("/").await.unwrap().is_empty());
             for bad in ["", ".", "..", "../x", "a/b", "nul\0"] {
                 let files = saying([entries(&["a", bad]), entries(&[])].concat());
-                assert!(matches!(files.list("/").await, Err(Error::Guest(_))), "{bad:?}");
+                assert!(
+                    matches!(files.list("/").await, Err(Error::Agent(agent::Error::Guest(_)))),
+                    "{bad:?}"
+                );
             }
             let odd = FileEntry { mtime_ns: 1_000_000_000, ..entry("a") };
             let files = saying([reply(vec![odd]), entries(&[])].concat());
-            assert!(matches!(files.list("/").await, Err(Error::Guest(_))));
+            assert!(matches!(files.list("/").await, Err(Error::Agent(agent::Error::Guest(_)))));
         });
     }
 
@@ -569,7 +579,10 @@ mod tests {
                 assert!(saying(bad).stat("/x", false).await.is_err());
             }
             let refused = frame::encode(&Reply::<()>::Err(Refusal("512 requests".into()))).unwrap();
-            assert!(matches!(saying(refused).stat("/x", true).await, Err(Error::Refused(_))));
+            assert!(matches!(
+                saying(refused).stat("/x", true).await,
+                Err(Error::Agent(agent::Error::Refused(_)))
+            ));
         });
     }
 
@@ -581,7 +594,7 @@ mod tests {
             let mut watch =
                 saying(told.iter().cloned().flat_map(reply).collect()).watch("/d", true).await.unwrap();
             assert_eq!(watch.next().await.unwrap(), change);
-            assert!(matches!(watch.next().await, Err(Error::HangUp)));
+            assert!(matches!(watch.next().await, Err(Error::Agent(agent::Error::HangUp))));
             assert!(
                 saying(reply(told[1].clone())).watch("/d", true).await.is_err(),
                 "a change before the answer"

@@ -24,7 +24,7 @@ use tokio::time::sleep;
 
 use crate::agent::descriptors;
 use crate::guest::Guest;
-use crate::{Error, Result};
+use crate::guest::error::{Error, Result};
 
 /// Most connections at once, all listeners together; more wait, one accepted for each listener and the others in its
 /// queue. Each is two descriptors here and a stream of the guest's.
@@ -159,18 +159,18 @@ async fn relay(mut stream: TcpStream, guest: &Guest, port: u16) -> Result<()> {
     let mut inside = Inside { stream: guest.connect(port).await?, ended: false };
     // Whoever wrote small pieces on one side wants them small on the other.
     let _ = stream.set_nodelay(true);
-    let client = KEEP_ALIVE.watch(&stream).map_err(Error::system("connection"))?;
+    let client = KEEP_ALIVE.watch(&stream).map_err(Error::Connection)?;
     tokio::select! {
         copied = copy_bidirectional_with_sizes(&mut stream, &mut inside, BUFFER, BUFFER) => copied.map(drop),
         gone = client.ready(Interest::ERROR) => gone.map(drop),
     }
-    .map_err(Error::system("connection"))?;
+    .map_err(Error::Connection)?;
     linger(&stream, None)
 }
 
 /// socket(7): `SO_LINGER`; of no length, closing it is a reset.
 fn linger(stream: &TcpStream, limit: Option<Duration>) -> Result<()> {
-    sockopt::set_socket_linger(stream, limit).map_err(|errno| Error::system("connection")(errno.into()))
+    sockopt::set_socket_linger(stream, limit).map_err(|errno| Error::Connection(errno.into()))
 }
 
 /// A connection into the guest. One that is closed without the end of what the guest says is an error.

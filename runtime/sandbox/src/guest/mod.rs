@@ -8,9 +8,11 @@
 //! Every request has a stream of its own. Not here: the machine around the guest ([`crate::life`]), what a
 //! stream carries ([`crate::agent::service`], [`crate::guest::files`]), and the owner's end of the control socket.
 
+mod error;
 mod files;
 mod forward;
 
+pub use error::Error;
 pub use files::{Files, MAX_LISTING, MAX_PATH, Reader, Watch, Writer};
 pub use forward::{Binding, Forward, Forwards, MAX_CONNECTIONS};
 
@@ -27,7 +29,8 @@ use crate::agent::own::OwnGuest;
 use crate::agent::service::{Service, answered, tame};
 use crate::control::client;
 use crate::control::dialogue::{self, Detach, Kill, Question, Run, Signal, StreamComes, Wait};
-use crate::{Error, Home, Id, Result};
+use crate::guest::error::Result;
+use crate::{Home, Id, agent};
 
 /// A running sandbox's guest. Clones are the same guest; nothing is kept running by one.
 #[derive(Debug, Clone)]
@@ -65,7 +68,7 @@ impl Guest {
     /// Runs a program. It is asked for when this returns; its first event says whether it runs.
     pub async fn exec(&self, exec: Exec) -> Result<Service> {
         match &self.0 {
-            Reach::Own(own) => own.exec(exec).await,
+            Reach::Own(own) => Ok(own.exec(exec).await?),
             Reach::Other(other) => other.ask_for_stream(Run { exec }).await.map(Service::new),
         }
     }
@@ -78,7 +81,7 @@ impl Guest {
     /// A stream on which nothing has been asked yet.
     pub(crate) async fn stream(&self) -> Result<UnixStream> {
         match &self.0 {
-            Reach::Own(own) => own.stream().await,
+            Reach::Own(own) => Ok(own.stream().await?),
             Reach::Other(other) => other.ask_for_stream(dialogue::Service {}).await,
         }
     }
@@ -100,17 +103,17 @@ impl Guest {
                 Ok(()) => Ok(stream),
                 Err(why) => Err(Error::NotConnected(tame(&why))),
             },
-            Some(_) => Err(Error::Guest("data instead of an answer")),
-            None => Err(Error::HangUp),
+            Some(_) => Err(Error::protocol("data instead of an answer")),
+            None => Err(agent::Error::HangUp.into()),
         }
     }
 
     /// Runs a program that the sandbox's owner keeps: it outlives this call and this process, and so does what it
     /// starts, until it is killed or the sandbox ends. Its standard input is empty, its output goes to the sandbox's
-    /// log and to [`Guest::detached_output`]. Returns its number once it runs; [`Error::NotStarted`] if it never does.
+    /// log and to [`Guest::detached_output`]. Returns its number once it runs; [`agent::Error::NotStarted`] if it never does.
     pub async fn detach(&self, exec: Exec) -> Result<u32> {
         match &self.0 {
-            Reach::Own(own) => own.detach(exec).await,
+            Reach::Own(own) => Ok(own.detach(exec).await?),
             Reach::Other(other) => other.ask(Detach { exec }).await,
         }
     }
@@ -123,11 +126,11 @@ impl Guest {
         }
     }
 
-    /// Waits for the end of a detached program (not of what it started), however often; [`Error::HangUp`] if the guest
+    /// Waits for the end of a detached program (not of what it started), however often; [`agent::Error::HangUp`] if the guest
     /// ended first.
     pub async fn wait(&self, program: u32) -> Result<Exit> {
         match &self.0 {
-            Reach::Own(own) => own.detached().wait(program).await,
+            Reach::Own(own) => Ok(own.detached().wait(program).await?),
             Reach::Other(other) => other.ask(Wait { program }).await,
         }
     }
@@ -135,7 +138,7 @@ impl Guest {
     /// Sends a signal to a detached program's process group.
     pub async fn signal(&self, program: u32, signal: i32) -> Result<()> {
         match &self.0 {
-            Reach::Own(own) => own.detached().signal(program, signal).await,
+            Reach::Own(own) => Ok(own.detached().signal(program, signal).await?),
             Reach::Other(other) => other.ask(Signal { program, signal }).await,
         }
     }
@@ -143,7 +146,7 @@ impl Guest {
     /// Kills a detached program and all it started, and waits for their end. [`Guest::wait`] still tells of it.
     pub async fn kill(&self, program: u32) -> Result<()> {
         match &self.0 {
-            Reach::Own(own) => own.detached().kill(program).await,
+            Reach::Own(own) => Ok(own.detached().kill(program).await?),
             Reach::Other(other) => other.ask(Kill { program }).await,
         }
     }
@@ -151,7 +154,7 @@ impl Guest {
     /// The last output of a detached program, both streams as they came.
     pub async fn detached_output(&self, program: u32) -> Result<Vec<u8>> {
         match &self.0 {
-            Reach::Own(own) => own.detached().output(program),
+            Reach::Own(own) => Ok(own.detached().output(program)?),
             Reach::Other(other) => other.ask(dialogue::Output { program }).await,
         }
     }
@@ -159,10 +162,10 @@ impl Guest {
 
 impl Other {
     async fn ask<Q: Question>(&self, question: Q) -> Result<Q::Answer> {
-        client::ask(&self.home, &self.id, question).await
+        Ok(client::ask(&self.home, &self.id, question).await?)
     }
 
     async fn ask_for_stream(&self, question: impl Question<Answer = StreamComes>) -> Result<UnixStream> {
-        client::ask_for_stream(&self.home, &self.id, question).await
+        Ok(client::ask_for_stream(&self.home, &self.id, question).await?)
     }
 }

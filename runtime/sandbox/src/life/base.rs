@@ -16,6 +16,8 @@ use crate::Config;
 use crate::agent::detached::Log;
 use crate::control::owner::{self, Shared};
 use crate::life::disks::Disks;
+use crate::life::error::{Error, Result};
+use crate::life::host;
 use crate::life::timings::{Start, Timings};
 use crate::records::console::Console;
 use crate::records::history::{Change, Step};
@@ -24,7 +26,7 @@ use crate::records::lifecycle::{Lifecycle, Phase};
 use crate::records::reconcile;
 use crate::records::store::{Record, Status};
 use crate::records::writer::Writer;
-use crate::{Error, Id, Result, host};
+use crate::{Id, records};
 
 /// How long ending a sandbox may take beyond the grace its processes get; the limits of all steps fit in it.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -135,12 +137,13 @@ impl Base {
         self.journal.to(Phase::Cleaning, None);
         self.socket.abort();
         let result = if self.spec.keep { self.clean_and_keep(steps) } else { self.clean_and_forget() };
-        result.map(|()| self.timings)
+        result?;
+        Ok(self.timings)
     }
 
     /// The record last: should this process end in between, the next command cleans up. Only then the lock goes, so
     /// that nobody judges what has not ended.
-    fn clean_and_keep(&mut self, mut steps: Vec<Step>) -> Result<()> {
+    fn clean_and_keep(&mut self, mut steps: Vec<Step>) -> Result<(), records::Error> {
         let cleaned = self.remove(VmPaths::remove_own);
         let failure = cleaned.as_ref().err().map(ToString::to_string);
         steps.push(Step::done("files", failure.clone()));
@@ -149,18 +152,18 @@ impl Base {
     }
 
     /// The record first: a directory without one is nobody's, should this process end in between.
-    fn clean_and_forget(&mut self) -> Result<()> {
+    fn clean_and_forget(&mut self) -> Result<(), records::Error> {
         self.journal.forget();
         let cleaned = self.remove(VmPaths::remove);
         let written = self.journal.writer.finish();
         cleaned.and(written)
     }
 
-    fn remove(&self, remove: impl FnOnce(&VmPaths) -> std::io::Result<()>) -> Result<()> {
+    fn remove(&self, remove: impl FnOnce(&VmPaths) -> std::io::Result<()>) -> Result<(), records::Error> {
         // Whoever looks for orphans sees all of it or nothing.
         let _removing = self.home.lock_vms(FlockOperation::LockShared)?;
         let paths = &self.vm.paths;
-        self.home.as_user(|| remove(paths).map_err(Error::io(paths.directory())))
+        self.home.as_user(|| remove(paths).map_err(records::Error::io(paths.directory())))
     }
 }
 
@@ -218,7 +221,7 @@ impl Journal {
     }
 
     /// Writes the last of a record that is kept.
-    fn close(&mut self, failure: Option<String>, steps: Vec<Step>) -> Result<()> {
+    fn close(&mut self, failure: Option<String>, steps: Vec<Step>) -> Result<(), records::Error> {
         let phase = if failure.is_none() { Phase::Cleaned } else { Phase::CleanupFailed };
         self.lifecycle.to(phase);
         let (id, change) = (self.id.clone(), Change::to(phase).because(failure).with(steps));

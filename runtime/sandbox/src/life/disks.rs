@@ -11,7 +11,8 @@ use guest_protocol::DiskMount;
 use images::{DiskImage, Volumes};
 use policy::disks::{Disk, Source};
 
-use crate::{Error, Home, Result};
+use crate::Home;
+use crate::life::error::{Error, Result};
 
 /// Disks that nobody else writes, and writable ones that nobody else reads.
 #[derive(Debug)]

@@ -14,10 +14,10 @@ use super::base::{Base, Created};
 use super::handle::{self, Ends, Handle, Ready, Stop, Terms, Why};
 use super::spec::{Spec, TimeLimit};
 use super::stages::{Booting, Prepared, Preparing, Stage, Starting, Up};
+use crate::life::error::{Error, Result};
 use crate::life::timings::{Start, Timings};
 use crate::records::home::Home;
 use crate::records::lifecycle::Phase;
-use crate::{Error, Result};
 
 /// How much of the time to end in is left for the machine and the files once the guest had its part.
 const MACHINE_SHARE: u32 = 4;
@@ -188,7 +188,7 @@ impl Driver {
 /// A stage on the way up that is given up. A guest that hung up has a reason, which its machine's end shows.
 async fn halt(base: &Base, stage: Stage, why: Why) -> Halt {
     match &why {
-        Why::Failed(error) if matches!(**error, Error::HangUp) => {
+        Why::Failed(error) if error.is_hang_up() => {
             let (stage, error) = stage.why(&base.console, "before the sandbox was ready").await;
             Halt { stage, why: Why::failed(error) }
         }

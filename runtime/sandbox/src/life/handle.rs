@@ -12,8 +12,9 @@ use crate::Forwards;
 use crate::agent::command;
 use crate::agent::detached::Log;
 use crate::guest::Guest;
+use crate::life::error::Error;
 use crate::life::timings::Timings;
-use crate::{Error, Id};
+use crate::{Id, agent};
 
 /// How long a guest that hung up may take to show why.
 const REASON_LIMIT: Duration = Duration::from_secs(5);
@@ -90,7 +91,7 @@ impl Why {
 
     /// Whether another start may well succeed.
     pub(super) fn is_no_timer(&self) -> bool {
-        matches!(self, Self::Failed(error) if matches!(**error, Error::NoTimer))
+        matches!(self, Self::Failed(error) if matches!(**error, Error::Agent(agent::Error::NoTimer)))
     }
 
     /// Whether the guest may still answer, but is not to.
@@ -192,7 +193,7 @@ impl Handle {
         match self.reached(|stage| matches!(stage, Stage::Gone(..))).await {
             Stage::Gone(_, result) => result,
             // The driver's runtime is gone, and with it all that it watched.
-            Stage::Rising | Stage::Ready(_) | Stage::Ending(_) => Err(Arc::new(Error::HangUp)),
+            Stage::Rising | Stage::Ready(_) | Stage::Ending(_) => Err(Arc::new(agent::Error::HangUp.into())),
         }
     }
 
@@ -211,13 +212,14 @@ impl Handle {
     }
 
     /// What to say of an error of the guest's: why the guest ended, if that is what it comes from.
-    pub async fn explain(&self, error: Error) -> Arc<Error> {
-        if !matches!(error, Error::HangUp) {
+    pub async fn explain(&self, error: impl Into<Error>) -> Arc<Error> {
+        let error = error.into();
+        if !error.is_hang_up() {
             return Arc::new(error);
         }
         match timeout(REASON_LIMIT, self.over()).await {
             Ok(Why::Failed(error)) => error,
-            Ok(why) => Arc::new(Error::Refused(why.to_string())),
+            Ok(why) => Arc::new(Error::Over(why)),
             Err(_) => Arc::new(error),
         }
     }

@@ -15,7 +15,9 @@
 mod base;
 mod disks;
 mod driver;
+pub(crate) mod error;
 mod handle;
+pub mod host;
 mod prepare;
 mod remembered;
 mod running;
@@ -24,6 +26,7 @@ mod stages;
 pub(crate) mod timings;
 
 pub use driver::spawn;
+pub use error::{Error, Result};
 pub use handle::{Handle, Ready, Stage, Stop, Terms, Why};
 pub use spec::{DEFAULT_GRACE, Spec, TimeLimit};
 pub use timings::{Start, Timings};

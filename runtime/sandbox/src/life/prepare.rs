@@ -13,7 +13,9 @@ use images::{ImageConfig, Progress, Pull};
 use kernels::Lease;
 use waiting::CancellationToken;
 
-use crate::{Error, Home, Result, host};
+use crate::Home;
+use crate::life::error::{Error, Result};
+use crate::life::host;
 
 /// An image whose layers are open as one disk.
 #[derive(Debug)]

@@ -11,9 +11,10 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
 use super::stages::joined;
+use crate::agent;
 use crate::agent::descriptors;
+use crate::life::error::{Error, Result};
 use crate::records::console::Console;
-use crate::{Error, Result};
 
 /// How long an ended machine may take to show it, and its last console bytes to arrive.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
@@ -108,7 +109,7 @@ impl Running {
             tokio::select! {
                 biased;
                 result = work => result,
-                () = ended => Err(Error::HangUp),
+                () = ended => Err(agent::Error::HangUp.into()),
             }
         }
     }
@@ -292,7 +293,7 @@ pub(super) mod tests {
     async fn the_end_of_a_machine_hangs_up() {
         let machine = running(Pretended::dead(Ending::Reset));
         let result = machine.or_hang_up(std::future::pending::<Result<()>>()).await;
-        assert!(matches!(result, Err(Error::HangUp)));
+        assert!(matches!(result, Err(Error::Agent(agent::Error::HangUp))));
         let living = running(Pretended::new());
         assert_eq!(living.or_hang_up(async { Ok(7) }).await.unwrap(), 7);
         living.stop().await;

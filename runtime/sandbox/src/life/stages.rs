@@ -16,14 +16,15 @@ use waiting::{CancellationToken, DropGuard};
 
 use super::base::{Base, Created};
 use super::running::{Booted, Running, read_pipe};
+use crate::agent;
 use crate::agent::boot::Control;
 use crate::agent::command::Defaults;
 use crate::agent::own::OwnGuest;
 use crate::agent::ports::Ports;
+use crate::life::error::{Error, Result};
 use crate::life::prepare::{self, OpenImage, OpenKernel};
 use crate::records::console::Console;
 use crate::records::history::Step;
-use crate::{Error, Result};
 
 /// How long a guest may take from its first instruction to ready. An emulated one on a busy host takes seconds.
 const START_LIMIT: Duration = Duration::from_secs(180);
@@ -110,11 +111,11 @@ impl Stage {
                 let rest = move |running| Self::Up(Up { running, control, guest, image, refusing, lease });
                 (running, Box::new(rest))
             }
-            without_machine => return (without_machine, Error::HangUp),
+            without_machine => return (without_machine, agent::Error::HangUp.into()),
         };
         match running.why(console, when).await {
             Ok(error) => (Self::Reaped, error),
-            Err(running) => (rest(running), Error::HangUp),
+            Err(running) => (rest(running), agent::Error::HangUp.into()),
         }
     }
 }
@@ -303,10 +304,10 @@ impl Starting {
         let hello = self.running.or_hang_up(async move {
             loop {
                 match ports.accept().await.map_err(Error::system("vsock port channel"))? {
-                    Some((HOST_PORT, stream)) => return Control::hello(stream).await,
+                    Some((HOST_PORT, stream)) => return Ok(Control::hello(stream).await?),
                     // Nothing else is listened on; dropping the stream resets it.
                     Some(_) => {}
-                    None => return Err(Error::HangUp),
+                    None => return Err(agent::Error::HangUp.into()),
                 }
             }
         });

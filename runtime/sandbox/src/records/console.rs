@@ -11,8 +11,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::records::error::{Error, Result};
 use crate::records::home::Home;
-use crate::{Error, Result};
 
 /// Size at which the log becomes the older one, replacing that: 16 MiB in all.
 const MAX_LOG: u64 = 8 << 20;

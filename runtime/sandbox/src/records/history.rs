@@ -7,9 +7,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::params;
 
+use crate::Id;
+use crate::records::error::Result;
 use crate::records::lifecycle::Phase;
 use crate::records::store::{BadRow, Records};
-use crate::{Id, Result};
 
 /// Longest error text that is kept.
 const MAX_ERROR: usize = 4 << 10;

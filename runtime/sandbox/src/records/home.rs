@@ -27,8 +27,9 @@ use registry::{Registries, Trust};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 
+use crate::Id;
+use crate::records::error::{Error, Result};
 use crate::records::user::{self, User};
-use crate::{Error, Id, Result};
 
 /// What outlives its owner.
 const LOGS: &str = "logs";

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{Error, Result};
+use crate::records::error::{Error, Result};
 
 /// A well-formed id; it is safe as a file name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -8,10 +8,11 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::Id;
 use crate::records::console::{LOG, OLDER_LOG};
+use crate::records::error::{Error, Result};
 use crate::records::home::Home;
 use crate::sys::DirectoryWatch;
-use crate::{Error, Id, Result};
 
 /// Most bytes of one chunk.
 pub const CHUNK: usize = 32 << 10;

@@ -4,6 +4,7 @@
 
 mod config;
 pub(crate) mod console;
+pub(crate) mod error;
 pub(crate) mod history;
 pub(crate) mod home;
 mod id;
@@ -16,8 +17,9 @@ pub(crate) mod user;
 pub(crate) mod writer;
 
 pub use config::{Config, DiskConfig};
+pub use error::Error;
 pub use history::{Step, Version};
 pub use home::Home;
 pub use id::Id;
 pub use reconcile::{Found, Judgement, end_by_force, gc, reconcile, remove, wait_for_end};
-pub use store::{Record, Records, Status};
+pub use store::{BadRow, Record, Records, Status};

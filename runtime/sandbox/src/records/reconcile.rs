@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
+use crate::records::error::{Error, Result};
 use crate::records::history::{Change, Step};
 use crate::records::home::{Home, VmPaths};
 use crate::records::lifecycle::Phase;
 use crate::records::store::{Record, Records, Status};
-use crate::{Error, Id, Result, sys};
+use crate::{Id, sys};
 
 /// How long a killed owner may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(10);

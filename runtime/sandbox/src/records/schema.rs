@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
+use crate::records::error::{Error, Result};
 use crate::records::home::Home;
-use crate::{Error, Result};
 
 /// Schema version, in SQLite's `user_version`.
 const SCHEMA: u32 = 2;
@@ -234,7 +234,7 @@ mod tests {
         // In the way of the second step's last table.
         old.execute_batch(&format!("{} CREATE TABLE cleanup (x); PRAGMA user_version = 1;", STEPS[0]))
             .unwrap();
-        assert!(matches!(open(&home), Err(Error::Records(_))));
+        assert!(matches!(open(&home), Err(Error::Database(_))));
         assert_eq!(version(&old).unwrap(), 1);
         let columns = old.prepare("SELECT cpus, memory_mb FROM vms").unwrap().column_count();
         assert_eq!(columns, 2);

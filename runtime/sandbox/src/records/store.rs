@@ -6,13 +6,14 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
+use crate::Id;
 use crate::records::config::Config;
+use crate::records::error::{Error, Result};
 use crate::records::history::Change;
 use crate::records::home::Home;
 use crate::records::lifecycle::Phase;
 use crate::records::schema;
 use crate::records::user::{Root, User};
-use crate::{Error, Id, Result};
 
 /// What a user is told about a sandbox's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -289,7 +290,7 @@ pub(crate) mod tests {
             records.insert(&record("vm-00000001"))?;
             records.insert(&record("vm-00000001"))
         });
-        assert!(matches!(failed, Err(Error::Records(_))));
+        assert!(matches!(failed, Err(Error::Database(_))));
         assert_eq!(records.list().unwrap(), []);
         records.insert(&record("vm-00000001")).unwrap();
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rustix::process::{Gid, Uid, getegid, geteuid, getgid, getgroups, getuid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use crate::{Error, Result};
+use crate::records::error::{Error, Result};
 
 /// What fails where this process may not become another user's.
 const TAKING_ON: &str = "taking on the user whose home this is";

@@ -9,7 +9,7 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
-use crate::Result;
+use crate::records::error::Result;
 use crate::records::home::Home;
 use crate::records::store::Records;
 
@@ -145,7 +145,7 @@ mod tests {
     use images::small_disk::{fill, small_disk};
 
     use super::*;
-    use crate::Error;
+    use crate::records::error::Error;
     use crate::records::history::Change;
     use crate::records::lifecycle::Phase;
     use crate::records::store::tests::record;
@@ -167,7 +167,7 @@ mod tests {
         let mut again = Writer::start(home);
         let refused = again.write_and_tell(|records| records.insert(&record("vm-00000001")));
         assert!(refused.blocking_recv().is_err());
-        assert!(matches!(again.finish(), Err(Error::Records(_))));
+        assert!(matches!(again.finish(), Err(Error::Database(_))));
     }
 
     /// All that waits while the thread is busy is one transaction, and what is to be alone is in none.

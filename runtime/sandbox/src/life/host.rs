@@ -8,7 +8,8 @@ use policy::machine::HostFacts;
 use policy::resources;
 use rustix::process::{Resource, getrlimit};
 
-use crate::{Error, Result, sys};
+use crate::life::error::{Error, Result};
+use crate::sys;
 
 /// The guest agent's program.
 const AGENT: &str = "matchlock-guest";
