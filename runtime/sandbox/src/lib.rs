@@ -36,6 +36,6 @@ pub use life::{
     host, spawn,
 };
 pub use records::{
-    BadRow, Config, DiskConfig, Error as RecordsError, Found, Home, Id, Judgement, Record, Records, Status,
-    Step, Version, end_by_force, gc, lifecycle, log, reconcile, remove, wait_for_end,
+    BadRow, Config, DiskConfig, Error as RecordsError, Found, Home, Id, Judgement, Record, Records, Resource,
+    Status, Step, Version, end_by_force, gc, lifecycle, log, reconcile, remove, wait_for_end,
 };

@@ -44,6 +44,14 @@ pub enum Error {
     /// A row of the state database is not understood.
     #[error(transparent)]
     BadRow(#[from] BadRow),
+    /// An external resource cannot be taken back.
+    #[error("{resource}: {source}")]
+    External {
+        /// The resource's kind and name.
+        resource: String,
+        /// The system's error.
+        source: io::Error,
+    },
     /// The state database is of a newer release.
     #[error("state database has schema {0}, which is newer than this program")]
     Schema(i64),

@@ -205,7 +205,11 @@ impl VmPaths {
     fn remove_all_but(&self, kept: &[&str]) -> io::Result<Vec<String>> {
         let mut removed = Vec::new();
         let mut failed = None;
-        for entry in fs::read_dir(&self.directory)? {
+        let entries = match fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(removed),
+            entries => entries?,
+        };
+        for entry in entries {
             let entry = entry?;
             let name = entry.file_name();
             if kept.iter().any(|kept| name == *kept) {

@@ -5,6 +5,7 @@
 mod config;
 pub(crate) mod console;
 pub(crate) mod error;
+mod external;
 pub(crate) mod history;
 pub(crate) mod home;
 mod id;
@@ -18,6 +19,7 @@ pub(crate) mod writer;
 
 pub use config::{Config, DiskConfig};
 pub use error::Error;
+pub use external::Resource;
 pub use history::{Step, Version};
 pub use home::Home;
 pub use id::Id;

@@ -8,13 +8,13 @@
 //! when their owner's descriptors close.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
 use crate::records::error::{Error, Result};
+use crate::records::external::TakenBack;
 use crate::records::history::{Change, Step};
 use crate::records::home::{Home, VmPaths};
 use crate::records::lifecycle::Phase;
@@ -57,48 +57,43 @@ pub fn reconcile(home: &Home, records: &Records) -> Result<()> {
 
 /// The same, of one sandbox or all, and says what was found.
 pub fn gc(home: &Home, records: &Records, only: Option<&Id>) -> Result<Vec<Found>> {
-    home.as_user(|| {
-        // Nobody adds a sandbox meanwhile, so a directory without a held lock is nobody's.
-        let _judging = home.lock_vms(FlockOperation::LockExclusive)?;
-        let mut found = Vec::new();
-        let mut seen = Vec::new();
-        for record in records.list()? {
-            if only.is_none_or(|only| *only == record.id) {
-                let judgement = judge(home, records, &record)?;
-                found.push(Found { name: record.id.to_string(), judgement });
-            }
-            seen.push(record.id);
+    // Nobody adds a sandbox meanwhile, so a directory without a held lock is nobody's.
+    let _judging = home.lock_vms(FlockOperation::LockExclusive)?;
+    let mut found = Vec::new();
+    let mut seen = Vec::new();
+    for record in records.list()? {
+        if only.is_none_or(|only| *only == record.id) {
+            let judgement = judge(home, records, &record)?;
+            found.push(Found { name: record.id.to_string(), judgement });
         }
-        let vms = home.vms();
-        for entry in fs::read_dir(&vms).map_err(Error::io(&vms))? {
-            let entry = entry.map_err(Error::io(&vms))?;
-            // Whatever else is there is somebody else's.
-            let Some(id) = id_of(&entry) else { continue };
-            if only.is_none_or(|only| *only == id) && !seen.contains(&id) {
-                found.push(Found { judgement: judge_unrecorded(&entry.path()), name: id.to_string() });
-            }
-        }
-        match only {
-            Some(only) if found.is_empty() => Err(Error::UnknownVm(only.to_string())),
-            _ => Ok(found),
-        }
-    })
+        seen.push(record.id);
+    }
+    let mut unrecorded = home.as_user(|| directories(&home.vms()))?;
+    unrecorded.extend(records.claimants()?);
+    unrecorded.retain(|id| only.is_none_or(|only| only == id) && !seen.contains(id));
+    unrecorded.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
+    unrecorded.dedup();
+    for id in unrecorded {
+        found.push(Found { judgement: judge_unrecorded(home, records, &id)?, name: id.to_string() });
+    }
+    match only {
+        Some(only) if found.is_empty() => Err(Error::UnknownVm(only.to_string())),
+        _ => Ok(found),
+    }
 }
 
-/// One with a record. An error is the database's; the file system's is a judgement.
+/// Judges a sandbox that has a record. An error is the database's; that of the system is a judgement.
 fn judge(home: &Home, records: &Records, record: &Record) -> Result<Judgement> {
     let paths = home.vm(&record.id);
-    let removed = match paths.is_owned() {
+    let lives = || Ok(paths.is_owned()? || lives_without_its_lock(home, record));
+    let removed = match home.as_user(|| lives().map_err(Error::io(paths.directory()))) {
         Ok(true) => return Ok(Judgement::Running),
-        Ok(false) if lives_without_its_lock(home, record) => return Ok(Judgement::Running),
-        Ok(false) => paths.remove_leftovers(),
-        Err(error) => Err(error),
+        Ok(false) => {
+            let remove = || paths.remove_leftovers().map_err(Error::io(paths.directory()));
+            Removed::new(records.take_back(&record.id)?, home.as_user(remove))
+        }
+        Err(error) => Removed::new(TakenBack::default(), Err(error)),
     };
-    let removed = match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        removed => removed,
-    };
-    let failure = removed.as_ref().err().map(ToString::to_string);
     if record.phase != Phase::Cleaned || record.status == Status::Running {
         records.together(|| {
             if record.status == Status::Running {
@@ -106,13 +101,36 @@ fn judge(home: &Home, records: &Records, record: &Record) -> Result<Judgement> {
                 let ended = matches!(record.phase, Phase::Stopped | Phase::Cleaning | Phase::Cleaned);
                 records.set_ended(&record.id, if ended { Status::Stopped } else { Status::Crashed })?;
             }
-            finish_lifecycle(records, record, failure)
+            finish_lifecycle(records, record, &removed)
         })?;
     }
-    Ok(match removed {
-        Ok(names) => Judgement::Cleaned(names),
-        Err(error) => Judgement::Failed(Error::io(paths.directory())(error)),
-    })
+    Ok(removed.judgement())
+}
+
+/// What was removed of a sandbox without an owner.
+struct Removed {
+    names: Vec<String>,
+    steps: Vec<Step>,
+    failure: Option<Error>,
+}
+
+impl Removed {
+    fn new(taken: TakenBack, files: Result<Vec<String>>) -> Self {
+        let TakenBack { mut names, mut steps, failure } = taken;
+        steps.push(Step::done("files", files.as_ref().err().map(ToString::to_string)));
+        let failed = match files {
+            Ok(files) => {
+                names.extend(files);
+                None
+            }
+            Err(error) => Some(error),
+        };
+        Self { names, steps, failure: failure.or(failed) }
+    }
+
+    fn judgement(self) -> Judgement {
+        self.failure.map_or(Judgement::Cleaned(self.names), Judgement::Failed)
+    }
 }
 
 /// Whether it runs although somebody has removed its files, which its owner goes on to hold. One whose processes may not
@@ -130,9 +148,10 @@ fn removed_lock(home: &Home, id: &Id) -> PathBuf {
 }
 
 /// Takes an interrupted lifecycle to its end.
-fn finish_lifecycle(records: &Records, record: &Record, failure: Option<String>) -> Result<()> {
+fn finish_lifecycle(records: &Records, record: &Record, removed: &Removed) -> Result<()> {
     let id = &record.id;
     let owner_died = record.status == Status::Running;
+    let failure = removed.failure.as_ref().map(ToString::to_string);
     match (record.phase, &failure) {
         (Phase::Cleaned, _) => return Ok(()),
         // It fails as it did before, and nobody needs that twice.
@@ -144,27 +163,36 @@ fn finish_lifecycle(records: &Records, record: &Record, failure: Option<String>)
         }
     }
     let phase = if failure.is_none() { Phase::Cleaned } else { Phase::CleanupFailed };
-    let steps = vec![Step::done("files", failure.clone())];
-    records.advance(id, &Change::to(phase).because(failure).with(steps))
+    records.advance(id, &Change::to(phase).because(failure).with(removed.steps.clone()))
 }
 
-/// Whose directory an entry of `vms/` is, if it is one.
-fn id_of(entry: &fs::DirEntry) -> Option<Id> {
-    entry.file_type().ok()?.is_dir().then(|| entry.file_name().to_str()?.parse().ok())?
-}
-
-/// A directory whose record was never written or is gone.
-fn judge_unrecorded(path: &Path) -> Judgement {
-    let paths = VmPaths::at(path.to_path_buf());
-    let removed = paths.is_owned().and_then(|owned| match owned {
-        true => Ok(false),
-        false => fs::remove_dir_all(path).map(|()| true),
-    });
-    match removed {
-        Ok(false) => Judgement::Running,
-        Ok(true) => Judgement::Cleaned(vec!["directory".to_owned()]),
-        Err(error) => Judgement::Failed(Error::io(path)(error)),
+/// The sandboxes that have a directory in `vms/`. What else is there belongs to somebody else.
+fn directories(vms: &Path) -> Result<Vec<Id>> {
+    let mut ids = Vec::new();
+    for entry in fs::read_dir(vms).map_err(Error::io(vms))? {
+        let entry = entry.map_err(Error::io(vms))?;
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        ids.extend(is_directory.then(|| entry.file_name().to_str()?.parse::<Id>().ok()).flatten());
     }
+    Ok(ids)
+}
+
+/// Judges a sandbox whose record was never written or is gone.
+fn judge_unrecorded(home: &Home, records: &Records, id: &Id) -> Result<Judgement> {
+    let paths = home.vm(id);
+    let removed = match home.as_user(|| paths.is_owned().map_err(Error::io(paths.directory()))) {
+        Ok(true) => return Ok(Judgement::Running),
+        Ok(false) => {
+            let remove = || {
+                let name = paths.directory().exists().then(|| "directory".to_owned());
+                paths.remove().map_err(Error::io(paths.directory()))?;
+                Ok(Vec::from_iter(name))
+            };
+            Removed::new(records.take_back(id)?, home.as_user(remove))
+        }
+        Err(error) => Removed::new(TakenBack::default(), Err(error)),
+    };
+    Ok(removed.judgement())
 }
 
 /// Removes an ended sandbox: its directory, then its record.
@@ -176,8 +204,12 @@ pub fn remove(home: &Home, records: &Records, id: &Id) -> Result<()> {
         if record.status == Status::Running || paths.is_owned().map_err(Error::io(paths.directory()))? {
             return Err(Error::StillRunning(record.id));
         }
-        paths.remove().map_err(Error::io(paths.directory()))
+        Ok(())
     })?;
+    if let Some(failure) = records.take_back(id)?.failure {
+        return Err(failure);
+    }
+    home.as_user(|| paths.remove().map_err(Error::io(paths.directory())))?;
     records.delete(id)
 }
 
@@ -212,8 +244,8 @@ pub fn end_by_force(home: &Home, records: &Records, id: &Id) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Read;
+pub(super) mod tests {
+    use std::io::{self, Read};
     use std::process::{Child, Command, Stdio};
 
     use super::*;
@@ -242,7 +274,7 @@ mod tests {
         let _ = io::stdin().read(&mut [0]);
     }
 
-    fn owner_below(home: &Home, directory: &Path) -> (Child, Id) {
+    pub(in super::super) fn owner_below(home: &Home, directory: &Path) -> (Child, Id) {
         let mut owner = Command::new(std::env::current_exe().unwrap())
             .args(["records::reconcile::tests::owner_process", "--exact", "--nocapture"])
             .env(OWNER_HOME, directory)

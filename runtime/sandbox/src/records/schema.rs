@@ -14,7 +14,7 @@ use crate::records::error::{Error, Result};
 use crate::records::home::Home;
 
 /// Schema version, in SQLite's `user_version`.
-const SCHEMA: u32 = 2;
+const SCHEMA: u32 = 3;
 
 /// How long one command waits for another's write.
 const BUSY: Duration = Duration::from_secs(60);
@@ -64,6 +64,12 @@ const STEPS: [&str; SCHEMA as usize] = [
          BEGIN SELECT RAISE(ABORT, 'the history of a lifecycle never changes'); END;
      INSERT INTO lifecycle (vm_id, version, phase, at_ms)
          SELECT id, 1, phase, CAST(strftime('%s', updated_at) AS INTEGER) * 1000 FROM vms;",
+    "CREATE TABLE resources (
+         vm_id TEXT NOT NULL,
+         kind TEXT NOT NULL,
+         name TEXT NOT NULL,
+         PRIMARY KEY (vm_id, kind, name)
+     ) WITHOUT ROWID;",
 ];
 
 /// Opens the database of a home, and makes or migrates it where that is needed.

@@ -146,7 +146,7 @@ impl Records {
         })
     }
 
-    /// Forgets a sandbox and its history.
+    /// Forgets a sandbox and its history. Resources that it still has stay recorded until they are taken back.
     pub(crate) fn delete(&self, id: &Id) -> Result<()> {
         self.together(|| {
             for sql in [

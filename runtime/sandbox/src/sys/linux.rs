@@ -1,13 +1,16 @@
-//! Linux: KVM as the host shows it, RAM, and sockets below long paths.
+//! Linux: KVM as the host shows it, RAM, sockets below long paths, and network interfaces.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use policy::machine::{HostFacts, KvmDevice};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 
 /// Longest path in a Unix socket's address (unix(7): 108 bytes with the NUL).
 const MAX_SOCKET_PATH: usize = 107;
@@ -33,8 +36,8 @@ fn kvm() -> KvmDevice {
     }
 }
 
-const ENXIO: i32 = rustix::io::Errno::NXIO.raw_os_error();
-const ENODEV: i32 = rustix::io::Errno::NODEV.raw_os_error();
+const ENXIO: i32 = Errno::NXIO.raw_os_error();
+const ENODEV: i32 = Errno::NODEV.raw_os_error();
 
 /// VMX (Intel SDM vol. 2A, CPUID leaf 1: ECX bit 5) or SVM (AMD APM vol. 3, leaf 8000_0001h: ECX bit 2).
 #[cfg(target_arch = "x86_64")]
@@ -83,6 +86,22 @@ impl SocketPath {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// Deletes a network interface; one that is not there is no error. Needs CAP_NET_ADMIN.
+pub(crate) fn delete_interface(name: &str) -> io::Result<()> {
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    match netdevice::name_to_index(&socket, name) {
+        Err(Errno::NODEV) => return Ok(()),
+        found => found.map(drop)?,
+    }
+    let ip = process::find_program("ip").ok_or_else(|| io::Error::other("ip (iproute2) is not installed"))?;
+    let mut command = Command::new(ip);
+    let output = command.args(["link", "delete", "dev", name]).stdin(Stdio::null()).output()?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
     }
 }
 

@@ -1,4 +1,5 @@
-//! What differs between operating systems: the host's facts, long socket paths, processes, changes in directories.
+//! What differs between operating systems: the host's facts, long socket paths, network interfaces, processes, changes in
+//! directories.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -8,7 +9,7 @@ mod process;
 mod watch;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{SocketPath, facts, memory_mb};
+pub(crate) use linux::{SocketPath, delete_interface, facts, memory_mb};
 #[cfg(target_os = "linux")]
 pub(crate) use process::ProcessHandle;
 #[cfg(target_os = "linux")]
