@@ -19,6 +19,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("web", "runtime/web", &["waiting"]),
     ("debian", "runtime/debian", &["waiting", "web"]),
     ("erofs", "backends/erofs", &[]),
+    ("fuse", "backends/fuse", &[]),
     // 1: devices see guest memory, never a hypervisor or a policy
     ("virtio", "devices/virtio", &["guest_memory"]),
     ("chipset", "devices/chipset", &[]),

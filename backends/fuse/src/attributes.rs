@@ -1,0 +1,153 @@
+//! What is told about a file, and what can be changed of it.
+
+use std::time::Duration;
+
+use crate::NodeId;
+
+/// A moment, since 1970.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time {
+    /// Whole seconds; negative before 1970.
+    pub seconds: i64,
+    /// Nanoseconds after those, under a thousand million.
+    pub nanoseconds: u32,
+}
+
+/// The numbers of a device node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Device {
+    /// Which driver; 12 bits.
+    pub major: u32,
+    /// Which of its devices; 20 bits.
+    pub minor: u32,
+}
+
+impl Device {
+    /// The numbers in the form that Linux gives to programs with 32 bits (`new_encode_dev`).
+    pub(crate) fn packed(self) -> u32 {
+        (self.minor & 0xff) | ((self.major & 0xfff) << 8) | ((self.minor & 0xf_ff00) << 12)
+    }
+
+    /// The opposite of [`packed`](Self::packed).
+    pub(crate) fn unpacked(packed: u32) -> Self {
+        Self { major: (packed >> 8) & 0xfff, minor: (packed & 0xff) | ((packed >> 12) & 0xf_ff00) }
+    }
+}
+
+/// What is told about a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// Number of the file, as programs see it.
+    pub ino: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Space taken, in units of 512 bytes.
+    pub blocks: u64,
+    /// Last read.
+    pub atime: Time,
+    /// Last change of the contents.
+    pub mtime: Time,
+    /// Last change of anything.
+    pub ctime: Time,
+    /// When it was made, where that is known.
+    pub btime: Option<Time>,
+    /// Type, special bits and permissions: `st_mode`.
+    pub mode: u32,
+    /// Names it has.
+    pub links: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// What a device node stands for.
+    pub device: Device,
+    /// Bytes best moved at once.
+    pub block_size: u32,
+    /// The root of a mount of its own: the kernel gives it a device number that no other mount has.
+    pub submount: bool,
+}
+
+/// Attributes, and how long the kernel may believe them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stat {
+    /// The attributes.
+    pub attributes: Attributes,
+    /// How long they hold.
+    pub valid: Duration,
+}
+
+/// What is found under a name. The kernel has one reference more to the node for each entry that it is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// The node.
+    pub node: NodeId,
+    /// Tells apart nodes that have the same number one after the other.
+    pub generation: u64,
+    /// How long the name leads there.
+    pub valid: Duration,
+    /// The node's attributes.
+    pub stat: Stat,
+}
+
+/// A time to be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetTime {
+    /// That of the host's clock.
+    Now,
+    /// This one.
+    At(Time),
+}
+
+/// What to change of a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SetAttributes {
+    /// Special bits and permissions: the low 12 bits of `st_mode`.
+    pub mode: Option<u32>,
+    /// Owner; never 2^32 - 1.
+    pub uid: Option<u32>,
+    /// Group; never 2^32 - 1.
+    pub gid: Option<u32>,
+    /// Bytes: at most 2^63 - 1.
+    pub size: Option<u64>,
+    /// Last read.
+    pub atime: Option<SetTime>,
+    /// Last change of the contents.
+    pub mtime: Option<SetTime>,
+    /// Last change of anything: only from a kernel that keeps that time itself.
+    pub ctime: Option<Time>,
+    /// The set-user-ID bit, the set-group-ID bit of what its group may run, and capabilities are to go.
+    pub kill_privileges: bool,
+}
+
+/// The state of a file system.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Size of a block: the unit of the next three.
+    pub block_size: u32,
+    /// Blocks.
+    pub blocks: u64,
+    /// Free ones.
+    pub free: u64,
+    /// Free ones that users without privilege may have.
+    pub available: u64,
+    /// Files it has room for.
+    pub files: u64,
+    /// Files it still has room for.
+    pub free_files: u64,
+    /// Longest name.
+    pub name_len: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_numbers_are_packed_as_linux_packs_them() {
+        // mknod(1) of "b 8 1", /dev/pts/300 (136:300), and the largest there are.
+        for (major, minor, packed) in [(8, 1, 0x801), (136, 300, 0x10_882c), (0xfff, 0xf_ffff, u32::MAX)] {
+            assert_eq!(Device { major, minor }.packed(), packed);
+            assert_eq!(Device::unpacked(packed), Device { major, minor });
+        }
+    }
+}

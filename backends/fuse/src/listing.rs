@@ -1,0 +1,127 @@
+//! A directory's list, filled entry by entry until the guest's buffer is full.
+
+use fuse_abi::linux as abi;
+use zerocopy::IntoBytes;
+
+use crate::{Entry, encode};
+
+/// Each entry begins at a multiple of this.
+const ALIGNMENT: usize = 8;
+
+/// An entry of a directory.
+#[derive(Debug, Clone, Copy)]
+pub struct Listed<'a> {
+    /// Number of the file, as programs see it.
+    pub ino: u64,
+    /// Where a list goes on that begins behind this entry; not 0.
+    pub cookie: u64,
+    /// Type of the file (`DT_*`).
+    pub kind: u8,
+    /// Its name, not empty; `.` and `..` are among them.
+    pub name: &'a [u8],
+}
+
+/// Room for entries of a directory.
+#[derive(Debug)]
+pub struct Listing<'a> {
+    bytes: &'a mut Vec<u8>,
+    room: usize,
+    nodes: bool,
+}
+
+impl<'a> Listing<'a> {
+    /// Room for `room` bytes in `bytes`, which loses what it has.
+    pub(crate) fn new(bytes: &'a mut Vec<u8>, room: usize, nodes: bool) -> Self {
+        bytes.clear();
+        Self { bytes, room, nodes }
+    }
+
+    /// Whether the kernel wants to have each entry looked up, too. An entry without its node is fine all the same.
+    pub fn wants_nodes(&self) -> bool {
+        self.nodes
+    }
+
+    /// Whether an entry with a name of `len` bytes fits: to be asked before it is looked up for the list, which gives
+    /// the kernel a reference.
+    pub fn has_room(&self, len: usize) -> bool {
+        self.bytes.len() + self.len_of(len) <= self.room
+    }
+
+    /// Adds an entry, if it fits; the list ends with the first that does not.
+    pub fn add(&mut self, listed: &Listed<'_>, entry: Option<&Entry>) -> bool {
+        let (Ok(namelen), true) = (u32::try_from(listed.name.len()), self.has_room(listed.name.len())) else {
+            return false;
+        };
+        if self.nodes {
+            // Node 0 tells the kernel that it was not looked up.
+            let entry = entry.map(encode::entry).unwrap_or_default();
+            self.bytes.extend_from_slice(entry.as_bytes());
+        }
+        for number in [listed.ino, listed.cookie] {
+            self.bytes.extend_from_slice(&number.to_ne_bytes());
+        }
+        for number in [namelen, listed.kind.into()] {
+            self.bytes.extend_from_slice(&number.to_ne_bytes());
+        }
+        self.bytes.extend_from_slice(listed.name);
+        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
+        true
+    }
+
+    /// Bytes of an entry with a name of `len` bytes.
+    fn len_of(&self, len: usize) -> usize {
+        let node = if self.nodes { size_of::<abi::fuse_entry_out>() } else { 0 };
+        (node + size_of::<abi::fuse_dirent>() + len).next_multiple_of(ALIGNMENT)
+    }
+
+    /// The list.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{NodeId, Stat};
+
+    fn listed(name: &[u8]) -> Listed<'_> {
+        Listed { ino: 5, cookie: 6, kind: 8, name }
+    }
+
+    fn numbers(numbers: &[u64]) -> Vec<u8> {
+        numbers.iter().flat_map(|number| number.to_ne_bytes()).collect()
+    }
+
+    #[test]
+    fn entries_are_padded_and_the_list_ends_at_its_room() {
+        let mut bytes = b"what was there".to_vec();
+        let mut listing = Listing::new(&mut bytes, 64, false);
+        assert!(!listing.wants_nodes() && listing.has_room(40) && !listing.has_room(41));
+        assert!(listing.add(&listed(b"name"), None));
+        assert!(listing.has_room(8) && !listing.has_room(9));
+        assert!(!listing.add(&listed(b"too long."), None));
+        assert!(listing.add(&listed(b"eight..."), None));
+        assert!(!listing.add(&listed(b""), None));
+        let head = |len: u64| numbers(&[5, 6, len | 8 << 32]);
+        assert_eq!(
+            listing.as_bytes(),
+            [head(4), b"name\0\0\0\0".to_vec(), head(8), b"eight...".to_vec()].concat()
+        );
+    }
+
+    #[test]
+    fn nodes_come_before_their_entries() {
+        let entry =
+            Entry { node: NodeId(77), generation: 3, valid: Default::default(), stat: Stat::default() };
+        let mut bytes = Vec::new();
+        let mut listing = Listing::new(&mut bytes, 1000, true);
+        assert!(listing.wants_nodes());
+        assert!(listing.add(&listed(b"known"), Some(&entry)) && listing.add(&listed(b"unknown"), None));
+        let records: Vec<_> = listing.as_bytes().chunks(160).collect();
+        assert_eq!(records[0][..16], numbers(&[77, 3]));
+        assert_eq!(records[0][128..144], numbers(&[5, 6]));
+        assert_eq!(records[1][..16], numbers(&[0, 0]));
+        assert_eq!(records[1][152..], *b"unknown\0");
+    }
+}
