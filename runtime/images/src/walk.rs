@@ -12,7 +12,7 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat};
+use rustix::fs::{AtFlags, Dev, Dir, FileType, Mode, OFlags, SeekFrom, Stat};
 
 use crate::tar_stream::{MAX_SPARSE_EXTENTS, show};
 
@@ -38,10 +38,10 @@ const LABELS: [&str; 3] = ["security.selinux", "security.ima", "security.evm"];
 /// The tar of a directory, while it is read.
 pub(crate) struct Walk {
     root: Option<OwnedFd>,
-    device: u64,
+    device: Dev,
     way: Vec<Level>,
     /// Names by which files were seen that have more of them.
-    links: HashMap<(u64, u64), Vec<u8>>,
+    links: HashMap<(Dev, u64), Vec<u8>>,
     held_bytes: usize,
     headers: Vec<u8>,
     headers_at: usize,
@@ -308,7 +308,8 @@ impl Headers {
     fn new(stat: &Stat, kind: tar::EntryType, path: &[u8]) -> Self {
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(kind);
-        header.set_mode(stat.st_mode & 0o7777);
+        #[allow(clippy::useless_conversion, reason = "narrower on some systems")]
+        header.set_mode(u32::from(stat.st_mode) & 0o7777);
         header.set_uid(u64::from(stat.st_uid));
         header.set_gid(u64::from(stat.st_gid));
         header.set_mtime(stat.st_mtime.cast_unsigned());

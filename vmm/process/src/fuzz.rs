@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use crate::channel::MAX_PACKET_DESCRIPTORS;
+use crate::sys::MAX_PACKET_DESCRIPTORS;
 use crate::{Channel, Error, MAX_DESCRIPTORS, MAX_MESSAGE};
 
 /// Packets: of each, the first byte is the number of descriptors, the second the length of what follows.

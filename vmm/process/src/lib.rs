@@ -10,23 +10,15 @@
 #![allow(unsafe_code, reason = "what happens between fork and exec, and taking over an inherited descriptor")]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
-mod channel;
-mod child;
 mod find;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod group;
-mod lifeline;
-mod pair;
-mod spawn;
+mod sys;
 
-pub use channel::{Channel, MAX_DESCRIPTORS, MAX_MESSAGE, parent_channel};
-pub use child::Child;
 pub use find::find_program;
 pub use group::Group;
-pub use lifeline::exit_on_hang_up;
-pub use pair::accept_pair;
-pub use spawn::{CHANNEL_FD, Confinement, Spawn, spawn, spawn_without_channel};
+pub use sys::*;
 
 /// Why a process could not be started or talked to.
 #[derive(Debug, thiserror::Error)]

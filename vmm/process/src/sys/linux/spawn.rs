@@ -12,10 +12,7 @@ use confinement::{ChildDomain, Filter};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, Resource, Signal, getpid, getrlimit, pidfd_open};
 
-use crate::{Channel, Child, Error, Result};
-
-/// The descriptor at which a child finds its [`Channel`].
-pub const CHANNEL_FD: RawFd = 3;
+use crate::{CHANNEL_FD, Channel, Child, Error, Result};
 
 /// The only variables a child inherits.
 const ENVIRONMENT: [&str; 2] = ["PATH", "RUST_BACKTRACE"];

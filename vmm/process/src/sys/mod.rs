@@ -1,0 +1,13 @@
+//! Children of this project's programs and the channel to them, which are made of what each system has for it. Only Linux
+//! has its part yet.
+
+#[cfg(target_os = "linux")]
+mod linux;
+
+use std::os::fd::RawFd;
+
+#[cfg(target_os = "linux")]
+pub use linux::*;
+
+/// The descriptor at which a child finds its channel.
+pub const CHANNEL_FD: RawFd = 3;
