@@ -18,6 +18,7 @@ pub(crate) const WANTED: &[&str] = &[
     "overlay",
     "virtio_console",
     "virtio_rng",
+    "virtio_balloon",
 ];
 
 /// The modules of one kernel, by name.

@@ -17,6 +17,7 @@ mod interrupted;
 mod kernels;
 mod lifecycle;
 mod log;
+mod memory;
 mod port_forward;
 mod programs;
 mod records;
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
         (Needs::GuestOfImages, walls::TESTS_OF_IMAGES),
         (Needs::Guest, root::TESTS),
         (Needs::Guest, space::TESTS),
+        (Needs::Guest, memory::TESTS),
         (Needs::Guest, records::TESTS),
         (Needs::Guest, log::TESTS),
         (Needs::Guest, port_forward::TESTS),

@@ -1,9 +1,10 @@
 //! QEMU's command line.
 //!
 //! Chosen for the shortest way to the guest's first instruction and the smallest machine that a stock kernel boots on;
-//! QEMU itself serves nothing but vCPUs, memory, the interrupt controller, a serial port and the power button. What is
-//! left out of the machine (PIT, PIC) the guest does not miss, because it is told how fast its clock runs. A clock
-//! chip it would miss: a stock kernel that finds none asks for one for seconds.
+//! QEMU itself serves nothing but vCPUs, memory (and a balloon, by which the guest gives memory back), the interrupt
+//! controller, a serial port and the power button. What is left out of the machine (PIT, PIC) the guest does not miss,
+//! because it is told how fast its clock runs. A clock chip it would miss: a stock kernel that finds none asks for one
+//! for seconds.
 
 /// A machine that could never have a second CPU has no memory barriers: TCG takes them, and what makes an instruction
 /// atomic, for needless then (QEMU 7.2 accel/tcg/tcg-accel-ops-mttcg.c, `max_cpus > 1`). But our devices run beside the
@@ -56,6 +57,8 @@ impl Arguments<'_> {
             add("-chardev", format!("socket,id=device{index},fd={socket}"));
             add("-device", format!("{front_end},chardev=device{index}"));
         }
+        // Behind our devices, whose order the guest knows. Nobody inflates it: the guest reports what it has free.
+        add("-device", "virtio-balloon-device,free-page-reporting=on".into());
         add("-kernel", by_number(*kernel));
         add("-initrd", by_number(*initramfs));
         add("-append", (*command_line).to_owned());
