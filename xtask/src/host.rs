@@ -47,6 +47,7 @@ pub(crate) const TEST: &[Need] = &[
     Need::program("sfdisk", "fdisk", "checks partition tables"),
     Need::program("iasl", "acpica-tools", "checks ACPI tables"),
     Need::program("cpio", "cpio", "checks the initramfs"),
+    Need::program("modprobe", "kmod", "checks the indexes of kernel modules"),
     Need::program("busybox", "busybox-static", "programs for the agent's tests"),
     Need::program("python3", "python3", "the Python package"),
     Need::program("docker-registry", "docker-registry", "a registry to pull from"),

@@ -19,7 +19,7 @@ use rustix::time::ClockId;
 
 use crate::cgroups::Cgroups;
 use crate::control::{self, Control};
-use crate::modules::Modules;
+use crate::modules::{self, Modules};
 use crate::orphans::Orphans;
 use crate::service::{self, Agent};
 use crate::{disks, log, mounts, root, shield, shutdown, system, timer, trim, vsock, words};
@@ -165,6 +165,12 @@ fn become_ready(
     let listener = vsock::listen(AGENT_PORT).at("listen")?;
     mounts::make_directories(&config.directories);
     let writable = Writable { disks: disks::mount_all(&config.disks)?, upper };
+    if let Some(release) = &config.modules
+        && let Err(failure) = modules::offer_all(config.layers, release)
+    {
+        // An image may have something else in that place.
+        log::line(&format!("no kernel modules can be loaded: {failure}"));
+    }
     shield::raise()?;
     let shared = Arc::clone(&agent);
     std::thread::Builder::new()

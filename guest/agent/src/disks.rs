@@ -21,7 +21,8 @@ use crate::{shutdown, words};
 const LETTERS: std::ops::RangeInclusive<char> = 'c'..='z';
 
 /// A disk gives nobody a device or another user's rights.
-const ATTRIBUTES: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV.union(MountAttrFlags::MOUNT_ATTR_NOSUID);
+pub(crate) const ATTRIBUTES: MountAttrFlags =
+    MountAttrFlags::MOUNT_ATTR_NODEV.union(MountAttrFlags::MOUNT_ATTR_NOSUID);
 
 /// Mounts all of them. Returns the writable ones, for the end; if one fails, the others are as they were left.
 pub(crate) fn mount_all(disks: &[DiskMount]) -> Result<Vec<OwnedFd>, Failure> {
@@ -38,7 +39,7 @@ pub(crate) fn mount_all(disks: &[DiskMount]) -> Result<Vec<OwnedFd>, Failure> {
                 // As empty as databases want a new volume to be. One with something in it stays, and e2fsck makes another.
                 let _ = rustix::fs::unlinkat(&file_system, "lost+found", AtFlags::REMOVEDIR);
             }
-            let moved = give(&file_system, disk).and_then(|()| put(&file_system, disk));
+            let moved = give(&file_system, disk).and_then(|()| put(&file_system, &disk.path, &step(disk)));
             if !disk.readonly {
                 writable.push(file_system);
             }
@@ -82,14 +83,13 @@ fn give(file_system: &OwnedFd, disk: &DiskMount) -> Result<(), Failure> {
         .at(&format!("set the owner of the disk at {}", disk.path))
 }
 
-/// Moves it to its place.
-fn put(file_system: &OwnedFd, disk: &DiskMount) -> Result<(), Failure> {
-    let at = step(disk);
+/// Moves a file system to its place.
+pub(crate) fn put(file_system: &OwnedFd, path: &str, step: &str) -> Result<(), Failure> {
     let root =
-        rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).at(&at)?;
-    let place = place(root, &disk.path).map_err(|why| Failure::because(at.as_str(), why))?;
+        rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).at(step)?;
+    let place = place(root, path).map_err(|why| Failure::because(step, why))?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    rustix::mount::move_mount(file_system, "", &place, "", flags).at(&at)
+    rustix::mount::move_mount(file_system, "", &place, "", flags).at(step)
 }
 
 /// The directory at `path` below `root`; those on the way are made if they are not there. Says what is in the way.

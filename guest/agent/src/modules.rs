@@ -1,16 +1,18 @@
-//! Kernel modules of the initramfs: `/modules` lists their paths, one a line, in load order.
+//! Kernel modules.
 //!
-//! Three groups, so that the host is heard from early and the root does not wait for what it does not need. Without the
-//! file everything is built into the kernel. Not here: which modules a kernel needs, and dependencies; the host has
-//! worked both out.
+//! Those that the guest itself needs are in the initramfs: `/modules` lists their paths, one a line, in load order, of
+//! three groups, so that the host is heard from early and the root does not wait for what it does not need. Without the
+//! file everything is built into the kernel. Where programs may load others, all of them are on a partition, which is
+//! mounted where modprobe(8) looks. Not here: which modules a kernel needs, and dependencies; the host has worked both out.
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags};
 
-use crate::boot::Failure;
-use crate::{files, log};
+use crate::boot::{AtStep, Failure};
+use crate::{disks, files, log, system};
 
 /// The list.
 const LIST: &str = "/modules";
@@ -84,6 +86,37 @@ fn load(initramfs: &OwnedFd, path: &str) -> Result<(), Errno> {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(errno),
     }
+}
+
+/// What the kernel starts where it misses a module.
+const MODPROBE: system::Setting = ("/proc/sys/kernel/modprobe", b"/sbin/modprobe\n");
+
+/// Devices whose modules the kernel loads when they are opened: name, major and minor number.
+const OPENED: [(&str, u32, u32); 3] = [("fuse", 10, 229), ("net/tun", 10, 200), ("loop-control", 10, 237)];
+
+/// Lets programs load modules of the kernel `release`: all of them are on the partition behind the layers. In most images
+/// of today `/lib` is a link to `/usr/lib`.
+pub(crate) fn offer_all(layers: u16, release: &str) -> Result<(), Failure> {
+    const STEP: &str = "mount the kernel's modules";
+    let mount = || {
+        let context = rustix::mount::fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        rustix::mount::fsconfig_set_string(&context, "source", format!("/dev/vda{}", layers + 1))?;
+        rustix::mount::fsconfig_set_flag(&context, "ro")?;
+        rustix::mount::fsconfig_create(&context)?;
+        rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, disks::ATTRIBUTES)
+    };
+    let tree = mount().at(STEP)?;
+    let at = |library| disks::put(&tree, &format!("{library}/modules/{release}"), STEP);
+    at("/lib").or_else(|_| at("/usr/lib"))?;
+    files::put_directory("/dev/net", 0o755).at("make /dev/net")?;
+    for (name, major, minor) in OPENED {
+        let (mode, device) = (Mode::from_raw_mode(0o600), rustix::fs::makedev(major, minor));
+        match rustix::fs::mknodat(CWD, format!("/dev/{name}"), FileType::CharacterDevice, mode, device) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(Failure::new(format!("make /dev/{name}"), errno)),
+        }
+    }
+    system::set(&[MODPROBE])
 }
 
 /// The module's name: of `/lib/modules-min/003-virtio-rng.ko` it is `virtio_rng`.

@@ -112,6 +112,7 @@ mod tests {
             wall_clock_ns: 1 << 60,
             entropy: [7; 32],
             layers: 3,
+            modules: Some("6.1.0".to_owned()),
             directories: vec![path()],
             upper: UpperDisk::Ext4,
             hostname: "vm".into(),

@@ -29,7 +29,7 @@ pub use message::{
 };
 
 /// Raised with every incompatible change; the agent travels in the same release as the host, so equality is required.
-pub const VERSION: u16 = 5;
+pub const VERSION: u16 = 6;
 
 /// vsock port on the host where the agent opens its control stream.
 pub const HOST_PORT: u32 = 1024;

@@ -64,6 +64,8 @@ pub struct BootConfig {
     pub entropy: [u8; 32],
     /// Number of read-only layers: partitions 1..=n of the first block device, lowest layer first.
     pub layers: u16,
+    /// The kernel's release, if all of its modules are on partition n+1: programs may load them.
+    pub modules: Option<String>,
     /// Directories that are made in the root where they are not there: absolute paths, of the image.
     pub directories: Vec<String>,
     /// The writable upper file system.

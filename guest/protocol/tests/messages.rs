@@ -69,7 +69,7 @@ fn boot() -> impl Strategy<Value = BootConfig> {
     let upper = prop_oneof![Just(UpperDisk::Ext4), Just(UpperDisk::Memory)];
     (
         (any::<u16>(), any::<u64>(), any::<[u8; 32]>(), any::<u16>(), upper),
-        prop::collection::vec(any::<String>(), 0..3),
+        (any::<Option<String>>(), prop::collection::vec(any::<String>(), 0..3)),
         (
             any::<String>(),
             prop::collection::vec(hosts, 0..4),
@@ -81,7 +81,7 @@ fn boot() -> impl Strategy<Value = BootConfig> {
         .prop_map(
             |(
                 (version, wall_clock_ns, entropy, layers, upper),
-                directories,
+                (modules, directories),
                 (hostname, hosts, nameservers, quota, disks),
             )| {
                 BootConfig {
@@ -89,6 +89,7 @@ fn boot() -> impl Strategy<Value = BootConfig> {
                     wall_clock_ns,
                     entropy,
                     layers,
+                    modules,
                     directories,
                     upper,
                     hostname,

@@ -5,11 +5,11 @@
 //! loading a kernel into a guest (`vmm`).
 
 use std::io::{Cursor, Write};
-use std::path::Path;
 
 use machine::KernelFormat;
 
-use crate::{Architecture, MAX_IMAGE_BYTES, image, modules, oci};
+use crate::modules::{Module, unsigned_len};
+use crate::{Architecture, MAX_IMAGE_BYTES, image, module_tree, oci};
 
 /// A kernel's file, and what is packed in it.
 pub fn image(data: &[u8]) {
@@ -43,11 +43,13 @@ fn elf(data: &[u8]) {
 
 /// A kernel's module.
 pub fn module(data: &[u8]) {
-    let len = modules::unsigned_len(data);
-    let Some(module) = data.get(..len) else { panic!("{len} of {}", data.len()) };
-    for name in modules::dependencies(module, Path::new("fuzz")).unwrap_or_default() {
+    let len = unsigned_len(data);
+    assert!(len <= data.len(), "{len} of {}", data.len());
+    let Ok(module) = Module::parse(data.to_vec()) else { return };
+    for name in module.dependencies() {
         assert!(!name.is_empty() && !name.contains(','), "{name:?}");
     }
+    module_tree::index(&module);
 }
 
 /// The layer that a registry has a kernel in.
@@ -152,8 +154,9 @@ mod tests {
     fn module() {
         let end = b"~Module signature appended~\n";
         let signed = [&elf_module()[..], &[9; 100], &[0; 8], &[0, 0, 0, 100], end].concat();
-        assert_eq!(modules::dependencies(&elf_module(), Path::new("x")).unwrap(), ["virtio", "virtio-ring"]);
-        let words = ["depends=", ",", "\0", ".modinfo", "~Module signature appended~\n"];
+        assert_eq!(Module::parse(elf_module()).unwrap().dependencies(), ["virtio", "virtio-ring"]);
+        let words =
+            ["depends=", "alias=", "softdep=", ",", "\0", "[", ".modinfo", "~Module signature appended~\n"];
         fuzzed::run("kernels_module", 4000, &[elf_module(), signed], &words, super::module);
     }
 

@@ -10,13 +10,10 @@ use sha2::{Digest, Sha256};
 use waiting::CancellationToken;
 
 use crate::modules::{Tree, WANTED};
-use crate::{Error, Kernel, Result, cpio};
+use crate::{Error, Kernel, Result, cpio, made_once};
 
 /// Raised when the archive's layout changes, so that cached ones are made anew.
 const LAYOUT: u32 = 2;
-
-/// Extension of archives that are not finished.
-const UNFINISHED: &str = "tmp";
 
 /// What goes into an archive.
 pub struct Archive<'a> {
@@ -49,27 +46,12 @@ pub fn initramfs(
         _ => cache.join("kernels").join("initramfs"),
     };
     let path = directory.join(format!("{}.cpio", key(kernel, agent)?));
-    if is_whole(&path) {
-        return Ok(path);
-    }
-    fs::create_dir_all(&directory).map_err(Error::io(&directory))?;
-    // One process makes archives, the others wait; what it finds unfinished is that of the dead.
-    let lock = fs::File::open(&directory).and_then(|lock| waiting::lock(lock, given_up));
-    let _lock = lock.map_err(Error::io(&directory))?;
-    if is_whole(&path) {
-        return Ok(path);
-    }
-    for entry in fs::read_dir(&directory).map_err(Error::io(&directory))? {
-        let unfinished = entry.map_err(Error::io(&directory))?.path();
-        if unfinished.extension().is_some_and(|extension| extension == UNFINISHED) {
-            fs::remove_file(&unfinished).map_err(Error::io(&unfinished))?;
-        }
-    }
-    let data = fs::read(agent).map_err(Error::io(agent))?;
-    let files = [File { name: "init", mode: 0o755, data: &data }];
-    let staged = path.with_extension(UNFINISHED);
-    Archive { modules: WANTED, files: &files }.write(kernel, &staged)?;
-    fs::rename(&staged, &path).map_err(Error::io(&path))?;
+    let make = |staged: &Path| {
+        let data = fs::read(agent).map_err(Error::io(agent))?;
+        let files = [File { name: "init", mode: 0o755, data: &data }];
+        Archive { modules: WANTED, files: &files }.write(kernel, staged)
+    };
+    made_once::file(&path, is_whole, make, given_up)?;
     Ok(path)
 }
 

@@ -15,6 +15,9 @@ mod image;
 mod initramfs;
 mod lease;
 mod listing;
+mod made_once;
+mod module_index;
+mod module_tree;
 mod modules;
 mod oci;
 mod stock;
@@ -24,6 +27,7 @@ pub use architecture::Architecture;
 pub use initramfs::{Archive, File, initramfs};
 pub use lease::Lease;
 pub use listing::StoredKernel;
+pub use module_tree::module_tree;
 pub use store::{Kernel, Store};
 
 use std::io;

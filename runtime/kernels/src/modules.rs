@@ -1,8 +1,10 @@
 //! Which kernel modules a guest needs, in an order in which they load.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use object::{Object, ObjectSection};
@@ -75,12 +77,22 @@ impl Tree {
         let Some(path) = self.files.get(&name) else {
             return Err(Error::Module { release: release.to_owned(), module: name });
         };
-        let module = read_module(path)?;
-        for dependency in dependencies(&module, path)? {
+        let module = Module::read(path)?;
+        for dependency in module.dependencies() {
             self.visit(release, &dependency, seen, order)?;
         }
-        order.push((name, module));
+        order.push((name, module.bytes));
         Ok(())
+    }
+
+    /// All modules, by name.
+    pub(crate) fn modules(&self) -> impl Iterator<Item = (&str, Result<Module>)> {
+        self.files.iter().map(|(name, path)| (name.as_str(), Module::read(path)))
+    }
+
+    /// The names of what the kernel has built in.
+    pub(crate) fn builtin(&self) -> impl Iterator<Item = &str> {
+        self.builtin.iter().map(String::as_str)
     }
 }
 
@@ -91,20 +103,58 @@ fn name_of(path: &Path) -> Option<String> {
     matches!(suffix, "" | ".xz" | ".zst" | ".gz").then(|| stem.replace('-', "_"))
 }
 
-/// A module's ELF bytes, unpacked: the guest has no decompressor.
-fn read_module(path: &Path) -> Result<Vec<u8>> {
-    let file = fs::File::open(path).map_err(Error::io(path))?;
-    let reader: Box<dyn Read> = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("xz") => Box::new(liblzma::read::XzDecoder::new(file)),
-        Some("gz") => Box::new(flate2::read::GzDecoder::new(file)),
-        Some("zst") => Box::new(zstd::Decoder::new(file).map_err(Error::io(path))?),
-        _ => Box::new(file),
-    };
-    let mut bytes = Vec::new();
-    reader.take(MAX_IMAGE_BYTES).read_to_end(&mut bytes).map_err(Error::io(path))?;
-    let unsigned = unsigned_len(&bytes);
-    bytes.truncate(unsigned);
-    Ok(bytes)
+/// A kernel module, unpacked, without its signature: a guest has no decompressor.
+pub(crate) struct Module {
+    bytes: Vec<u8>,
+    /// Where its `.modinfo` section is.
+    info: Range<usize>,
+}
+
+impl Module {
+    fn read(path: &Path) -> Result<Self> {
+        let file = fs::File::open(path).map_err(Error::io(path))?;
+        let reader: Box<dyn Read> = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("xz") => Box::new(liblzma::read::XzDecoder::new(file)),
+            Some("gz") => Box::new(flate2::read::GzDecoder::new(file)),
+            Some("zst") => Box::new(zstd::Decoder::new(file).map_err(Error::io(path))?),
+            _ => Box::new(file),
+        };
+        let mut bytes = Vec::new();
+        reader.take(MAX_IMAGE_BYTES).read_to_end(&mut bytes).map_err(Error::io(path))?;
+        Self::parse(bytes).map_err(|why| Error::NotAKernel { path: path.to_owned(), why })
+    }
+
+    /// A module of these bytes, or what is wrong with them.
+    pub(crate) fn parse(mut bytes: Vec<u8>) -> Result<Self, &'static str> {
+        bytes.truncate(unsigned_len(&bytes));
+        let elf = object::File::parse(&*bytes).map_err(|_| "module is not ELF")?;
+        let section = elf.section_by_name(".modinfo").ok_or("module has no .modinfo")?;
+        let (start, len) = section.file_range().ok_or("module's .modinfo is empty")?;
+        let out_of_bounds = "module's .modinfo is out of bounds";
+        let end = start.checked_add(len).ok_or(out_of_bounds)?;
+        let info = usize::try_from(start).and_then(|start| Ok(start..usize::try_from(end)?));
+        let info = info.map_err(|_| out_of_bounds)?;
+        bytes.get(info.clone()).ok_or(out_of_bounds)?;
+        Ok(Self { bytes, info })
+    }
+
+    /// The file's content.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// What the module says of itself under `key`, such as `alias`.
+    pub(crate) fn fields<'a>(&'a self, key: &'a str) -> impl Iterator<Item = Cow<'a, str>> {
+        let info = self.bytes.get(self.info.clone()).unwrap_or_default();
+        let value = move |field: &'a [u8]| field.strip_prefix(key.as_bytes())?.strip_prefix(b"=");
+        info.split(|byte| *byte == 0).filter_map(value).map(String::from_utf8_lossy)
+    }
+
+    /// The modules that must be there before this one.
+    pub(crate) fn dependencies(&self) -> Vec<String> {
+        let list = self.fields("depends").next().unwrap_or_default();
+        list.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    }
 }
 
 /// The length of a module without its appended signature.
@@ -122,44 +172,14 @@ pub(crate) fn unsigned_len(module: &[u8]) -> usize {
     signed().unwrap_or(module.len())
 }
 
-/// `depends=` of the module's `.modinfo` section.
-pub(crate) fn dependencies(module: &[u8], path: &Path) -> Result<Vec<String>> {
-    let bad = |why| Error::NotAKernel { path: path.to_owned(), why };
-    let elf = object::File::parse(module).map_err(|_| bad("module is not ELF"))?;
-    let section = elf.section_by_name(".modinfo").ok_or_else(|| bad("module has no .modinfo"))?;
-    let data = section.data().map_err(|_| bad("module's .modinfo is out of bounds"))?;
-    let depends = data.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(b"depends="));
-    let text = String::from_utf8_lossy(depends.unwrap_or_default()).into_owned();
-    Ok(text.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect())
-}
-
+/// Modules for tests.
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names() {
-        assert_eq!(name_of(Path::new("kernel/drivers/char/hw_random/virtio-rng.ko")).unwrap(), "virtio_rng");
-        assert_eq!(name_of(Path::new("a/x.ko.xz")).unwrap(), "x");
-        assert_eq!(name_of(Path::new("a/x.kofoo")), None);
-        assert_eq!(name_of(Path::new("modules.order")), None);
-    }
-
-    #[test]
-    fn signatures_are_cut_off() {
-        let signed = |len: u32| {
-            [&b"module"[..], b"sig", &[0; 8], &len.to_be_bytes(), b"~Module signature appended~\n"].concat()
-        };
-        assert_eq!(unsigned_len(&signed(3)), 6);
-        // A length that reaches before the file's start: left as it is, for the kernel to judge.
-        assert_eq!(unsigned_len(&signed(100)), signed(100).len());
-        assert_eq!(unsigned_len(b"plain"), 5);
-    }
-
+pub(crate) mod testing {
     /// A relocatable ELF file with nothing but `.modinfo`.
-    fn module(depends: &str) -> Vec<u8> {
+    pub(crate) fn module(depends: &str, more: &[&str]) -> Vec<u8> {
         let names = b"\0.modinfo\0.shstrtab\0";
-        let info = format!("license=GPL\0depends={depends}\0name=x\0");
+        let more: String = more.iter().map(|field| format!("{field}\0")).collect();
+        let info = format!("license=GPL\0depends={depends}\0name=x\0{more}");
         let mut elf = vec![0u8; 64];
         elf[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
         elf[16] = 1;
@@ -187,13 +207,38 @@ mod tests {
         }
         elf
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::module;
+    use super::*;
+
+    #[test]
+    fn names() {
+        assert_eq!(name_of(Path::new("kernel/drivers/char/hw_random/virtio-rng.ko")).unwrap(), "virtio_rng");
+        assert_eq!(name_of(Path::new("a/x.ko.xz")).unwrap(), "x");
+        assert_eq!(name_of(Path::new("a/x.kofoo")), None);
+        assert_eq!(name_of(Path::new("modules.order")), None);
+    }
+
+    #[test]
+    fn signatures_are_cut_off() {
+        let signed = |len: u32| {
+            [&b"module"[..], b"sig", &[0; 8], &len.to_be_bytes(), b"~Module signature appended~\n"].concat()
+        };
+        assert_eq!(unsigned_len(&signed(3)), 6);
+        // A length that reaches before the file's start: left as it is, for the kernel to judge.
+        assert_eq!(unsigned_len(&signed(100)), signed(100).len());
+        assert_eq!(unsigned_len(b"plain"), 5);
+    }
 
     #[test]
     fn dependencies_come_first_and_once() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("a.ko"), module("b,c-d")).unwrap();
-        fs::write(dir.path().join("b.ko"), module("c_d,in_kernel")).unwrap();
-        fs::write(dir.path().join("c-d.ko"), module("")).unwrap();
+        fs::write(dir.path().join("a.ko"), module("b,c-d", &[])).unwrap();
+        fs::write(dir.path().join("b.ko"), module("c_d,in_kernel", &[])).unwrap();
+        fs::write(dir.path().join("c-d.ko"), module("", &[])).unwrap();
         fs::write(dir.path().join("modules.builtin"), "kernel/lib/in-kernel.ko\n").unwrap();
         let tree = Tree::read(dir.path()).unwrap();
         let order: Vec<_> =
@@ -205,8 +250,8 @@ mod tests {
     #[test]
     fn a_cycle_ends() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("a.ko"), module("b")).unwrap();
-        fs::write(dir.path().join("b.ko"), module("a")).unwrap();
+        fs::write(dir.path().join("a.ko"), module("b", &[])).unwrap();
+        fs::write(dir.path().join("b.ko"), module("a", &[])).unwrap();
         assert_eq!(Tree::read(dir.path()).unwrap().load_order("1", &["a"]).unwrap().len(), 2);
     }
 

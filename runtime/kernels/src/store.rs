@@ -7,6 +7,7 @@
 //! debian-amd64/<release>/vmlinux       the stock kernel's ELF image, unpacked once
 //! debian-amd64/<release>/modules/      its modules, flat, and modules.builtin
 //! debian-amd64/<release>/initramfs/    see `initramfs`; goes with its kernel
+//! debian-amd64/<release>/tree/         see `module_tree`; goes with its kernel
 //! debian-amd64/<release>/origin        package, version and SHA-256 it came from
 //! debian-amd64/current                 symlink to the release in use
 //! oci/                                 see `oci`

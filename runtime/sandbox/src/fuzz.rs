@@ -252,6 +252,7 @@ fn config() -> BootConfig {
         wall_clock_ns: 0,
         entropy: [0; 32],
         layers: 1,
+        modules: None,
         directories: Vec::new(),
         upper: UpperDisk::Memory,
         hostname: String::new(),

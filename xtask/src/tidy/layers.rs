@@ -53,7 +53,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     // 4: one sandbox's life
     ("images", "runtime/images", &["debian", "erofs", "waiting"]),
     ("registry", "runtime/registry", &["images", "waiting", "web"]),
-    ("kernels", "runtime/kernels", &["debian", "images", "machine", "registry", "waiting"]),
+    ("kernels", "runtime/kernels", &["debian", "erofs", "images", "machine", "registry", "waiting"]),
     (
         "sandbox",
         "runtime/sandbox",

@@ -4,6 +4,7 @@
 //! another's result. Not here: the machine.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,12 +18,44 @@ use crate::Home;
 use crate::life::error::{Error, Result};
 use crate::life::host;
 
-/// An image whose layers are open as one disk.
+/// An image whose layers are open.
 #[derive(Debug)]
 pub(crate) struct OpenImage {
+    pub(crate) reference: String,
     pub(crate) config: ImageConfig,
-    pub(crate) layers: u16,
-    pub(crate) disk: machine::Disk,
+    /// The lowest first.
+    pub(crate) layers: Vec<OpenFile>,
+}
+
+/// A file whose length is known.
+#[derive(Debug)]
+pub(crate) struct OpenFile {
+    file: OwnedFd,
+    len: u64,
+}
+
+impl OpenFile {
+    fn open(path: &Path) -> Result<Self> {
+        let open = || {
+            let file = File::open(path)?;
+            let len = file.metadata()?.len();
+            Ok(Self { file: file.into(), len })
+        };
+        open().map_err(Error::io(path))
+    }
+
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { file: self.file.try_clone()?, len: self.len })
+    }
+}
+
+impl OpenImage {
+    /// The same open files, for another machine.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        let Self { reference, config, layers } = self;
+        let layers = layers.iter().map(OpenFile::try_clone).collect::<io::Result<_>>()?;
+        Ok(Self { reference: reference.clone(), config: config.clone(), layers })
+    }
 }
 
 /// A kernel with its initramfs.
@@ -30,8 +63,24 @@ pub(crate) struct OpenImage {
 pub(crate) struct OpenKernel {
     pub(crate) kernel: machine::Kernel,
     pub(crate) initramfs: OwnedFd,
+    /// All of its modules, if programs may load them, and its release.
+    pub(crate) modules: Option<(OpenFile, String)>,
     /// Keeps it in the store.
     pub(crate) lease: Option<Arc<Lease>>,
+}
+
+impl OpenKernel {
+    /// The same open files, for another machine.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        let modules = self.modules.as_ref();
+        let modules = modules.map(|(tree, release)| Ok::<_, io::Error>((tree.try_clone()?, release.clone())));
+        Ok(Self {
+            kernel: self.kernel.try_clone()?,
+            initramfs: self.initramfs.try_clone()?,
+            modules: modules.transpose()?,
+            lease: self.lease.clone(),
+        })
+    }
 }
 
 /// Finds the image, pulls it if that is what it takes, and opens its layers.
@@ -50,22 +99,34 @@ pub(crate) fn image(
         Pull::Never => store.resolve(reference, progress)?,
     };
     // The store has just checked that they are there and whole.
-    let open = |path: &Path| File::open(path).map(OwnedFd::from).map_err(Error::io(path));
-    let files = image.layers.iter().map(|layer| open(&layer.path)).collect::<Result<Vec<_>>>()?;
-    let no_disk = |source| Error::Layers { image: image.reference.clone(), source };
-    let lengths: Vec<u64> = image.layers.iter().map(|layer| layer.len).collect();
-    let count = lengths.len();
-    let too_many = || no_disk(disk::composite::PlanError::TooMany(count));
-    let layers = u16::try_from(count).map_err(|_| too_many())?;
-    let plan = disk::composite::plan(&lengths).map_err(no_disk)?;
-    let segments = plan.with_files(files).ok_or_else(too_many)?;
-    Ok(OpenImage { config: image.config, layers, disk: machine::Disk { segments, readonly: true } })
+    let layers = image.layers.iter().map(|layer| OpenFile::open(&layer.path)).collect::<Result<_>>()?;
+    Ok(OpenImage { reference: image.reference, config: image.config, layers })
 }
 
-/// Finds the kernel and its initramfs; an empty reference is the default kernel.
+/// The read-only disk: a partition for each layer, the lowest first, and one for the modules behind them. Returns the number of
+/// layers, too.
+pub(crate) fn read_only_disk(
+    reference: &str,
+    layers: Vec<OpenFile>,
+    modules: Option<OpenFile>,
+) -> Result<(machine::Disk, u16)> {
+    let no_disk = |source| Error::Layers { image: reference.to_owned(), source };
+    let count = layers.len();
+    let too_many = || no_disk(disk::composite::PlanError::TooMany(count));
+    let number = u16::try_from(count).map_err(|_| too_many())?;
+    let (files, lengths): (Vec<_>, Vec<_>) =
+        layers.into_iter().chain(modules).map(|open| (open.file, open.len)).unzip();
+    let plan = disk::composite::plan(&lengths).map_err(no_disk)?;
+    let segments = plan.with_files(files).ok_or_else(too_many)?;
+    Ok((machine::Disk { segments, readonly: true }, number))
+}
+
+/// Finds the kernel and its initramfs, and all of its modules if programs may load them; an empty reference is the default
+/// kernel.
 pub(crate) fn kernel(
     home: &Home,
     reference: &str,
+    with_modules: bool,
     given_up: CancellationToken,
     progress: &dyn Progress,
 ) -> Result<OpenKernel> {
@@ -76,8 +137,11 @@ pub(crate) fn kernel(
     let initramfs = kernels::initramfs(home.cache(), &kernel, &agent, &given_up)?;
     let file = File::open(&kernel.path).map_err(Error::io(&kernel.path))?.into();
     let initramfs = File::open(&initramfs).map_err(Error::io(&initramfs))?.into();
+    let modules = if with_modules { kernels::module_tree(&kernel, &given_up)? } else { None };
+    let modules =
+        modules.map(|path| Ok::<_, Error>((OpenFile::open(&path)?, kernel.release.clone()))).transpose()?;
     let lease = kernel.lease;
-    Ok(OpenKernel { kernel: machine::Kernel { file, format: kernel.format }, initramfs, lease })
+    Ok(OpenKernel { kernel: machine::Kernel { file, format: kernel.format }, initramfs, modules, lease })
 }
 
 /// Makes the writable disk. Its name is gone when this returns: only the machine's descriptor keeps it, so that

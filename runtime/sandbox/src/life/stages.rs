@@ -144,11 +144,7 @@ impl Prepared {
     pub(super) fn again(&self) -> Result<Self> {
         let Self { image, kernel, upper } = self;
         let clone = || -> std::io::Result<Self> {
-            let disk = image.disk.try_clone()?;
-            let image = OpenImage { config: image.config.clone(), layers: image.layers, disk };
-            let (initramfs, lease) = (kernel.initramfs.try_clone()?, kernel.lease.clone());
-            let kernel = OpenKernel { kernel: kernel.kernel.try_clone()?, initramfs, lease };
-            Ok(Self { image, kernel, upper: upper.try_clone()? })
+            Ok(Self { image: image.try_clone()?, kernel: kernel.try_clone()?, upper: upper.try_clone()? })
         };
         clone().map_err(Error::system("files of the machine"))
     }
@@ -165,8 +161,10 @@ impl Preparing {
             home.as_user(|| prepare::image(&home, &reference, pull, given_up, &*image_progress))
         });
         let (home, reference, given_up) = (base.home.clone(), base.spec.kernel.clone(), token.clone());
-        let kernel =
-            Job::start(move || home.as_user(|| prepare::kernel(&home, &reference, given_up, &*progress)));
+        let with_modules = base.spec.privileged;
+        let kernel = Job::start(move || {
+            home.as_user(|| prepare::kernel(&home, &reference, with_modules, given_up, &*progress))
+        });
         let (home, directory) = (base.home.clone(), base.vm.paths.directory().to_path_buf());
         let size_mb = base.grant.disk_size_mb;
         let upper =
@@ -226,11 +224,14 @@ impl Booting {
             env: base.spec.env.clone(),
             privileged: base.spec.privileged,
         };
-        let plan = Plan { config: boot_config(base, image.layers, volumes)?, defaults, lease: kernel.lease };
+        let (modules, release) = kernel.modules.unzip();
+        let (read_only, layers) = prepare::read_only_disk(&image.reference, image.layers, modules)?;
+        let config = boot_config(base, layers, release, volumes)?;
+        let plan = Plan { config, defaults, lease: kernel.lease };
         let (ports, device) = Ports::pair().map_err(Error::system("vsock port channel"))?;
         let (log_reader, log) = std::io::pipe().map_err(Error::system("log pipe"))?;
         let (reader, writer) = std::io::pipe().map_err(Error::system("console pipe"))?;
-        let mut disks = vec![image.disk, upper];
+        let mut disks = vec![read_only, upper];
         disks.extend(base.disks.devices().map_err(Error::system("disks"))?);
         let config = machine::Config {
             vcpus: base.grant.vcpus,
@@ -291,7 +292,7 @@ impl Starting {
     pub(super) fn played(base: &Base, running: Running) -> (Self, std::os::fd::OwnedFd) {
         let (ports, device) = Ports::pair().unwrap();
         let plan = Plan {
-            config: boot_config(base, 1, Vec::new()).unwrap(),
+            config: boot_config(base, 1, None, Vec::new()).unwrap(),
             defaults: Defaults::default(),
             lease: None,
         };
@@ -424,7 +425,12 @@ async fn shut_down(base: &Base, mut control: Control, running: Running, grace: D
 }
 
 /// What the guest is told; the time is filled in when it is sent, as a guest takes its time to ask.
-fn boot_config(base: &Base, layers: u16, volumes: Vec<String>) -> Result<BootConfig> {
+fn boot_config(
+    base: &Base,
+    layers: u16,
+    modules: Option<String>,
+    volumes: Vec<String>,
+) -> Result<BootConfig> {
     let mut entropy = [0; 32];
     getrandom::fill(&mut entropy).map_err(|_| Error::Entropy)?;
     let spec = &base.spec;
@@ -434,6 +440,7 @@ fn boot_config(base: &Base, layers: u16, volumes: Vec<String>) -> Result<BootCon
         wall_clock_ns: 0,
         entropy,
         layers,
+        modules,
         directories: volumes,
         upper: UpperDisk::Ext4,
         hostname: spec.hostname.clone().unwrap_or_else(|| base.vm.id.to_string()),

@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("walls::what_containers_may_do_works", what_containers_may_do_works),
     ("walls::device_nodes_of_images_and_volumes_are_useless", device_nodes_of_images_and_volumes_are_useless),
     ("walls::privilege_takes_them_down", privilege_takes_them_down),
+    ("walls::privilege_loads_modules", privilege_loads_modules),
 ];
 
 pub(crate) const TESTS_OF_IMAGES: &[Test] = &[("walls::a_distribution_works", a_distribution_works)];
@@ -40,6 +41,18 @@ const HELPERS: &str = "printf '#!/bin/sh\\nid -u >/tmp/ran.$1\\n' >/tmp/helper; 
 fn the_kernel_starts_nothing_for_a_program() {
     let left = "cat /proc/sys/kernel/core_pattern /proc/sys/kernel/modprobe";
     assert_eq!(script(&[], &format!("{HELPERS} {left}")), "core\n\n");
+}
+
+/// Modules on demand: by name, by a file system's name and by a device that is opened. Without privilege there are none.
+fn privilege_loads_modules() {
+    let by_name = "modprobe bridge && test -d /sys/module/bridge && test -d /sys/module/stp && echo bridge";
+    let by_the_kernel = "mount -t fuse -o fd=9 x /mnt 2>/dev/null; test -d /sys/module/fuse && echo fuse
+        : 9<>/dev/net/tun && test -d /sys/module/tun && echo tun";
+    let read_only = "touch /lib/modules/$(uname -r)/x 2>&1 | sed 's/.*: //'";
+    let text = format!("mkdir -p /mnt; {by_name}; {by_the_kernel}; {read_only}");
+    assert_eq!(script(&["--privileged"], &text), "bridge\nfuse\ntun\nRead-only file system\n");
+    let none = "ls /lib/modules 2>/dev/null; ls -d /dev/fuse /dev/net 2>/dev/null; modprobe bridge 2>/dev/null || echo none";
+    assert_eq!(script(&[], none), "none\n");
 }
 
 /// Tries to open everything to write, and says what could be opened. Pressure is left out: to write there is to ask for
