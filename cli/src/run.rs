@@ -87,7 +87,6 @@ fn spec(home: &Home, args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
         time_limit: args.timeout.map(Duration::from_secs).map(TimeLimit::FromStart),
         keep: detached || !args.rm,
         grace: args.graceful_shutdown.unwrap_or(DEFAULT_GRACE),
-        shared_memory: args.shared_memory,
     })
 }
 

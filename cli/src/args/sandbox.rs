@@ -124,9 +124,6 @@ pub(crate) struct RunArgs {
     /// One line of JSON on stderr at the end: when the sandbox got where
     #[arg(long, hide = true)]
     pub(crate) timings: bool,
-    /// Guest memory mapped shared (for measurements)
-    #[arg(long, hide = true)]
-    pub(crate) shared_memory: bool,
     #[command(flatten)]
     pub(crate) later: Later,
     /// Command and its arguments [default: the image's]

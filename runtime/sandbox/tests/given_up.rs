@@ -41,7 +41,6 @@ fn spec() -> Spec {
         time_limit: None,
         keep: false,
         grace: Duration::ZERO,
-        shared_memory: false,
     }
 }
 

@@ -3,14 +3,15 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use machine::KernelFormat;
-use machine::native::protocol::{DiskSpec, Entropy, Fd, Report, Request, SegmentSpec, Spec};
+use machine::descriptors::Outgoing;
+use machine::devices::{DeviceSpec, DiskSpec, SegmentSpec};
+use machine::native::protocol::{Report, Request, Spec};
 use process::Spawn;
 
 use crate::exits;
@@ -106,28 +107,21 @@ fn until_marker(console: &mut impl Read, start: Instant) -> Result<Boot> {
     }
 }
 
-/// Descriptors numbered as the spec refers to them.
-#[derive(Default)]
-struct Descriptors(Vec<OwnedFd>);
-
-impl Descriptors {
-    fn add(&mut self, descriptor: impl Into<OwnedFd>) -> Fd {
-        self.0.push(descriptor.into());
-        Fd(u16::try_from(self.0.len() - 1).unwrap_or(u16::MAX))
-    }
-}
-
 fn ours(options: &Options, scratch: &Path) -> Result<Boot> {
     let (mut console, write) = std::io::pipe()?;
     // Kept open: a VMM whose port channel hangs up would say so.
     let (ports, device_ports) = process::Channel::pair()?;
-    let mut descriptors = Descriptors::default();
+    let mut descriptors = Outgoing::default();
     let open = |path: &Path| File::open(path).with_context(|| path.display().to_string());
-    let disk = |descriptors: &mut Descriptors, name: &str, readonly| -> Result<DiskSpec> {
-        let file = File::options().read(true).write(true).open(scratch.join(name))?;
-        let file = descriptors.add(file);
-        Ok(DiskSpec { segments: vec![SegmentSpec::File { file, offset: 0, len: DISK_BYTES }], readonly })
-    };
+    let mut devices = Vec::new();
+    if options.devices {
+        for (id, readonly) in [("root", true), ("upper", false)] {
+            let file = descriptors.add(File::options().read(true).write(true).open(scratch.join(id))?);
+            let segments = vec![SegmentSpec::File { file, offset: 0, len: DISK_BYTES }];
+            devices.push(DeviceSpec::Block { id: id.to_owned(), disk: DiskSpec { segments, readonly } });
+        }
+        devices.extend([DeviceSpec::Vsock(descriptors.add(device_ports)), DeviceSpec::Entropy]);
+    }
     let spec = Spec {
         vcpus: 1,
         memory_mib: options.memory,
@@ -138,23 +132,15 @@ fn ours(options: &Options, scratch: &Path) -> Result<Boot> {
         kernel_format: KernelFormat::Elf,
         initramfs: descriptors.add(open(&options.initramfs)?),
         command_line: COMMAND_LINE.to_owned(),
-        disks: if options.devices {
-            vec![disk(&mut descriptors, "root", true)?, disk(&mut descriptors, "upper", false)?]
-        } else {
-            Vec::new()
-        },
-        ports: options.devices.then(|| descriptors.add(device_ports)),
+        devices,
         console: descriptors.add(write),
         virtio_console: options.devices,
-        entropy: if options.devices { Entropy::InProcess } else { Entropy::None },
         balloon: false,
-        count_exits: false,
+        elsewhere: Vec::new(),
     };
     let start = Instant::now();
     let (mut child, channel) = process::spawn(Spawn::new(&options.vmm))?;
-    let borrowed: Vec<_> = descriptors.0.iter().map(AsFd::as_fd).collect();
-    channel.send(&Request::Boot(Box::new(spec)), &borrowed)?;
-    drop(borrowed);
+    descriptors.send(&channel, &Request::Boot(Box::new(spec)))?;
     drop(descriptors);
     let boot = until_marker(&mut console, start);
     if boot.is_err() {

@@ -12,6 +12,9 @@
 //! in a `matchlock-devices` process). Every process holds the other end of a descriptor of the supervisor's and ends
 //! when that hangs up. Not here: what is in the guest, and what the vsock streams carry.
 
+mod children;
+pub mod descriptors;
+pub mod devices;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 pub mod native;
@@ -23,6 +26,8 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use disk::Segment;
+
+pub use devices::{BackEnd, Elsewhere};
 
 /// Host vsock ports the guest may connect to, on every kind of machine; streams to others are reset. 1024 is where the
 /// agent's control stream arrives (`guest_protocol::HOST_PORT`).
@@ -46,8 +51,6 @@ pub struct Config {
     pub vcpus: u8,
     /// Guest RAM.
     pub memory_mib: u32,
-    /// Map guest RAM shared even where nothing needs it (measurements).
-    pub shared_memory: bool,
     /// The kernel.
     pub kernel: Kernel,
     /// The initial RAM file system.
@@ -56,14 +59,15 @@ pub struct Config {
     pub command_line: String,
     /// Block devices, in guest order.
     pub disks: Vec<Disk>,
+    /// Devices that processes outside of the machine serve, in guest order behind all others. With one of them, those
+    /// processes map the guest's RAM.
+    pub elsewhere: Vec<BackEnd>,
     /// Device end of the vsock port channel (`virtio::vsock`).
     pub ports: OwnedFd,
     /// Where console output goes; written without blocking the guest for ever: what the reader does not take is lost.
     pub console: OwnedFd,
     /// Where the machine's processes log: their standard error. Nowhere if none.
     pub log: Option<OwnedFd>,
-    /// Serve the entropy device from a process of its own, over vhost-user (native machine; proves the front end).
-    pub entropy_out_of_process: bool,
 }
 
 /// A kernel and how to load it.

@@ -1,25 +1,22 @@
 //! The native machine: one `matchlock-vmm` process on the host's hypervisor.
 //!
-//! The handle opens what the process must not open itself, hands it over, and afterwards only listens. A device that is
-//! served out of process is in a `matchlock-devices` process, as on the software machine. Not here: what the VMM does.
+//! The handle opens what the process must not open itself, hands it over, and afterwards only listens. Not here: what the
+//! VMM does.
 
 pub mod protocol;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 
-use disk::Segment;
 use process::{Channel, Child, Spawn};
-use protocol::{DiskSpec, End, Entropy, Fd, Report, Request, SegmentSpec, Spec, Timeline, exit};
+use protocol::{End, Report, Request, Spec, exit};
 
-use crate::software::protocol::{DeviceModel, DeviceSpec, Devices};
-use crate::software::{any_of, in_process, is_readable, wait_readable};
-use crate::{Config, Disk, Ending, Kind, Machine, MachineError};
+use crate::children::{find, in_process, wait_readable};
+use crate::descriptors::{Fd, Outgoing};
+use crate::devices::DeviceSpec;
+use crate::{Config, Ending, Kind, Machine, MachineError};
 
 /// The VMM's program.
 const PROGRAM: &str = "matchlock-vmm";
-/// The program that serves devices out of process.
-const DEVICES: &str = "matchlock-devices";
 /// KVM's device.
 const KVM: &str = "/dev/kvm";
 
@@ -28,10 +25,6 @@ const KVM: &str = "/dev/kvm";
 pub struct Native {
     child: Child,
     channel: Channel,
-    back_end: Option<BackEnd>,
-    /// Readable when one of the processes has ended.
-    ended: OwnedFd,
-    timeline: Timeline,
     stopped: bool,
     ending: Option<Ending>,
 }
@@ -39,65 +32,23 @@ pub struct Native {
 impl Native {
     /// Boots a machine. Returns when its vCPUs run.
     pub fn boot(config: Config) -> Result<Self, MachineError> {
-        let log = config.log.as_ref().map(OwnedFd::try_clone).transpose();
-        let log = log.map_err(|source| MachineError::Process { what: "log", source })?;
-        let mut descriptors = Descriptors::default();
-        let kvm = descriptors.add(open_kvm()?);
-        let (back_end, entropy) = match config.entropy_out_of_process {
-            true => {
-                let (back_end, socket) = BackEnd::start(config.log.as_ref(), config.memory_mib)?;
-                (Some(back_end), Entropy::VhostUser(descriptors.add(socket)))
-            }
-            false => (None, Entropy::InProcess),
-        };
-        let spec = describe(config, kvm, entropy, &mut descriptors);
-        Self::launch(spec, descriptors.0, log, back_end)
-    }
-
-    /// Boots what `spec` says: for measurements, which want other machines than sandboxes do.
-    pub fn start(spec: Spec, descriptors: Vec<OwnedFd>, log: Option<OwnedFd>) -> Result<Self, MachineError> {
-        Self::launch(spec, descriptors, log, None)
-    }
-
-    fn launch(
-        spec: Spec,
-        descriptors: Vec<OwnedFd>,
-        log: Option<OwnedFd>,
-        back_end: Option<BackEnd>,
-    ) -> Result<Self, MachineError> {
+        let mut descriptors = Outgoing::default();
+        let hypervisor = descriptors.add(open_kvm()?);
         let mut spawn = Spawn::new(&find(PROGRAM)?);
-        spawn.stderr = log;
+        spawn.stderr = config.log.as_ref().map(OwnedFd::try_clone).transpose().map_err(system("log"))?;
         let (child, channel) = process::spawn(spawn).map_err(in_process(PROGRAM))?;
-        let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-        channel.send(&Request::Boot(Box::new(spec)), &borrowed).map_err(in_process(PROGRAM))?;
-        let mut members = vec![child.as_fd()];
-        members.extend(back_end.iter().map(|back_end| back_end.child.as_fd()));
-        let ended = any_of(&members).map_err(|source| MachineError::Process { what: PROGRAM, source })?;
-        let (timeline, stopped, ending) = (Timeline::default(), false, None);
-        let mut machine = Self { child, channel, back_end, ended, timeline, stopped, ending };
+        let spec = describe(config, hypervisor, &mut descriptors);
+        descriptors.send(&channel, &Request::Boot(Box::new(spec))).map_err(in_process(PROGRAM))?;
+        let mut machine = Self { child, channel, stopped: false, ending: None };
         match machine.report()? {
-            Some(Report::Running(timeline)) => machine.timeline = timeline,
-            Some(Report::Refused(why)) => return Err(MachineError::Refused(why)),
-            Some(_) => return Err(MachineError::Refused("the VMM process broke the protocol".to_owned())),
+            Some(Report::Running(_)) => Ok(machine),
+            Some(Report::Refused(why)) => Err(MachineError::Refused(why)),
+            Some(_) => Err(MachineError::Refused("the VMM process broke the protocol".to_owned())),
             None => {
-                let status =
-                    machine.child.wait().map_err(|source| MachineError::Process { what: PROGRAM, source })?;
-                return Err(MachineError::Refused(format!("the VMM process ended at its start: {status}")));
+                let status = machine.child.wait().map_err(system(PROGRAM))?;
+                Err(MachineError::Refused(format!("the VMM process ended at its start: {status}")))
             }
         }
-        Ok(machine)
-    }
-
-    /// When things happened in the VMM process.
-    #[must_use]
-    pub fn timeline(&self) -> &Timeline {
-        &self.timeline
-    }
-
-    /// Process id of the VMM, for measurements.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.child.pid()
     }
 
     /// The next report; `None` once the process is gone.
@@ -169,55 +120,17 @@ impl Machine for Native {
     }
 
     fn ended(&self) -> BorrowedFd<'_> {
-        self.ended.as_fd()
+        self.child.as_fd()
     }
 
     fn wait(&mut self) -> Ending {
-        wait_readable(self.ended.as_fd());
+        wait_readable(self.child.as_fd());
         if self.ending.is_none() {
-            let lost = match &mut self.back_end {
-                Some(back_end) if !is_readable(self.child.as_fd()) => {
-                    back_end.child.try_wait().ok().flatten()
-                }
-                _ => None,
-            };
-            self.ending = Some(match lost {
-                _ if self.stopped => Ending::PowerOff,
-                Some(status) => Ending::Failed(format!("the device process ended: {status}")),
-                None => self.last_words(),
-            });
+            self.ending = Some(if self.stopped { Ending::PowerOff } else { self.last_words() });
         }
-        let _ = self.child.kill();
+        // It has ended, so this only reaps it.
         let _ = self.child.wait();
-        if let Some(back_end) = &mut self.back_end {
-            let _ = back_end.child.kill();
-            let _ = back_end.child.wait();
-        }
         self.ending.clone().unwrap_or(Ending::PowerOff)
-    }
-}
-
-/// A process that serves the entropy device. It ends with its channel, like every process of a machine.
-#[derive(Debug)]
-struct BackEnd {
-    child: Child,
-    _channel: Channel,
-}
-
-impl BackEnd {
-    /// Starts it; the descriptor is the front end's.
-    fn start(log: Option<&OwnedFd>, memory_mib: u32) -> Result<(Self, OwnedFd), MachineError> {
-        let system = |source| MachineError::Process { what: DEVICES, source };
-        let (listener, front_end) = process::accept_pair().map_err(system)?;
-        let mut spawn = Spawn::new(&find(DEVICES)?);
-        spawn.stderr = log.map(OwnedFd::try_clone).transpose().map_err(system)?;
-        let (child, channel) = process::spawn(spawn).map_err(in_process(DEVICES))?;
-        let devices = Devices {
-            memory: u64::from(memory_mib) << 20,
-            devices: vec![DeviceSpec { listener: Fd(0), device: DeviceModel::Entropy }],
-        };
-        channel.send(&devices, &[listener.as_fd()]).map_err(in_process(DEVICES))?;
-        Ok((Self { child, _channel: channel }, front_end.into()))
     }
 }
 
@@ -231,54 +144,35 @@ impl From<End> for Ending {
     }
 }
 
-fn find(program: &str) -> Result<PathBuf, MachineError> {
-    process::find_program(program).ok_or_else(|| MachineError::Program { program: program.to_owned() })
-}
-
-/// Collects descriptors and numbers them.
-#[derive(Default)]
-pub(crate) struct Descriptors(pub(crate) Vec<OwnedFd>);
-
-impl Descriptors {
-    pub(crate) fn add(&mut self, descriptor: OwnedFd) -> Fd {
-        let index = Fd(u16::try_from(self.0.len()).unwrap_or(u16::MAX));
-        self.0.push(descriptor);
-        index
-    }
-}
-
-fn describe(config: Config, hypervisor: Fd, entropy: Entropy, descriptors: &mut Descriptors) -> Spec {
+fn describe(config: Config, hypervisor: Fd, descriptors: &mut Outgoing) -> Spec {
     Spec {
         vcpus: config.vcpus,
         memory_mib: config.memory_mib,
-        shared_memory: config.shared_memory || matches!(entropy, Entropy::VhostUser(_)),
+        // A process that serves a device reads and writes the guest's memory.
+        shared_memory: !config.elsewhere.is_empty(),
         hypervisor,
         kernel: descriptors.add(config.kernel.file),
         kernel_format: config.kernel.format,
         initramfs: descriptors.add(config.initramfs),
         command_line: config.command_line,
-        disks: config.disks.into_iter().map(|disk| describe_disk(disk, descriptors)).collect(),
-        ports: Some(descriptors.add(config.ports)),
+        devices: DeviceSpec::describe(config.disks, config.ports, descriptors),
         console: descriptors.add(config.console),
         virtio_console: true,
-        entropy,
         balloon: true,
-        count_exits: false,
+        elsewhere: config
+            .elsewhere
+            .into_iter()
+            .map(|back_end| (back_end.device, descriptors.add(back_end.socket)))
+            .collect(),
     }
 }
 
-pub(crate) fn describe_disk(disk: Disk, descriptors: &mut Descriptors) -> DiskSpec {
-    let segments = disk.segments.into_iter().map(|segment| match segment {
-        Segment::File { file, offset, len } => SegmentSpec::File { file: descriptors.add(file), offset, len },
-        Segment::Bytes(bytes) => SegmentSpec::Bytes(bytes),
-        Segment::Zeroes(len) => SegmentSpec::Zeroes(len),
-    });
-    DiskSpec { segments: segments.collect(), readonly: disk.readonly }
+fn open_kvm() -> Result<OwnedFd, MachineError> {
+    Ok(std::fs::File::options().read(true).write(true).open(KVM).map_err(system(KVM))?.into())
 }
 
-fn open_kvm() -> Result<OwnedFd, MachineError> {
-    let opened = std::fs::File::options().read(true).write(true).open(KVM);
-    Ok(opened.map_err(|source| MachineError::Process { what: KVM, source })?.into())
+fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> MachineError {
+    move |source| MachineError::Process { what, source }
 }
 
 #[cfg(test)]
@@ -298,9 +192,7 @@ mod tests {
     fn dead() -> (Native, Channel) {
         let child = process::spawn_without_channel(Spawn::new(Path::new("/bin/true"))).unwrap();
         let (channel, theirs) = Channel::pair().unwrap();
-        let ended = any_of(&[child.as_fd()]).unwrap();
-        let (timeline, stopped, ending) = (Timeline::default(), false, None);
-        (Native { child, channel, back_end: None, ended, timeline, stopped, ending }, theirs)
+        (Native { child, channel, stopped: false, ending: None }, theirs)
     }
 
     fn ending(mut machine: Native) -> Ending {

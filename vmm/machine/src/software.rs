@@ -23,10 +23,11 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use process::{Channel, Child, Spawn};
-use protocol::{DeviceModel, DeviceSpec, Devices, DevicesReport, Fd, Launch, LaunchReport, LaunchRequest};
-use rustix::event::{PollFd, PollFlags, epoll, poll};
+use protocol::{Devices, DevicesReport, Launch, LaunchReport, LaunchRequest, Served};
 
-use crate::native::{Descriptors, describe_disk};
+use crate::children::{any_of, find, in_process, is_readable, wait_readable, wait_readable_for};
+use crate::descriptors::{Fd, Outgoing};
+use crate::devices::DeviceSpec;
 use crate::qmp::{Qmp, Shutdown};
 use crate::tsc::Calibration;
 use crate::{Config, Ending, KernelFormat, Kind, Machine, MachineError};
@@ -66,10 +67,6 @@ impl Programs {
 
     /// Finds them where they are installed.
     pub fn find() -> Result<Self, MachineError> {
-        let find = |program: &str| {
-            process::find_program(program)
-                .ok_or_else(|| MachineError::Program { program: program.to_owned() })
-        };
         Ok(Self {
             qemu: find(Self::QEMU)?,
             launcher: find("matchlock-launcher")?,
@@ -100,7 +97,6 @@ pub struct Software {
     devices: Child,
     devices_channel: Channel,
     qemu: OwnedFd,
-    qemu_pid: u32,
     qmp: Qmp,
     /// Readable when one of the three processes has ended.
     ended: OwnedFd,
@@ -132,31 +128,14 @@ impl Software {
 
         let plan = Plan::new(programs, config, clock)
             .map_err(|source| MachineError::Process { what: QEMU, source })?;
-        plan.devices.send(&devices_channel).map_err(in_process(DEVICES))?;
-        plan.launch.send(&launcher_channel).map_err(in_process(LAUNCHER))?;
-        let (qemu, qemu_pid) = started(&launcher_channel)?;
+        plan.served.send(&devices_channel, &plan.devices).map_err(in_process(DEVICES))?;
+        plan.inherited.send(&launcher_channel, &plan.launch).map_err(in_process(LAUNCHER))?;
+        let qemu = started(&launcher_channel)?;
         let ended = any_of(&[launcher.as_fd(), devices.as_fd(), qemu.as_fd()])
             .map_err(|source| MachineError::Process { what: QEMU, source })?;
         let qmp = plan.qmp;
         let (stopped, ending) = (false, None);
-        Ok(Self {
-            launcher,
-            launcher_channel,
-            devices,
-            devices_channel,
-            qemu,
-            qemu_pid,
-            qmp,
-            ended,
-            stopped,
-            ending,
-        })
-    }
-
-    /// Process ids of launcher, QEMU and device process, for measurements.
-    #[must_use]
-    pub fn pids(&self) -> [u32; 3] {
-        [self.launcher.pid(), self.qemu_pid, self.devices.pid()]
+        Ok(Self { launcher, launcher_channel, devices, devices_channel, qemu, qmp, ended, stopped, ending })
     }
 
     fn command(&mut self, command: &'static str) -> Result<(), MachineError> {
@@ -267,45 +246,29 @@ const QEMU: &str = "QEMU";
 /// How long the launcher has for what it does at once, unless somebody stopped it.
 const LAUNCHER_PATIENCE: Duration = Duration::from_secs(2);
 
-/// A message ready to be sent, with the descriptors it names.
-struct Parcel<T> {
-    message: T,
-    descriptors: Vec<OwnedFd>,
-}
-
-impl<T: serde::Serialize> Parcel<T> {
-    fn send(&self, channel: &Channel) -> process::Result<()> {
-        let borrowed: Vec<_> = self.descriptors.iter().map(AsFd::as_fd).collect();
-        channel.send(&self.message, &borrowed)
-    }
-}
-
 /// What goes to the helpers, and what stays here.
 struct Plan {
-    devices: Parcel<Devices>,
-    launch: Parcel<LaunchRequest>,
+    devices: Devices,
+    /// What the device process gets.
+    served: Outgoing,
+    launch: LaunchRequest,
+    /// What the launcher gets.
+    inherited: Outgoing,
     qmp: Qmp,
 }
 
 impl Plan {
     fn new(programs: &Programs, config: Config, clock: Calibration) -> io::Result<Self> {
-        let mut served = Descriptors::default();
-        let mut inherited = Inherited::default();
-        let mut specs = Vec::new();
-        let mut front_ends = Vec::new();
-        let mut add = |name: &'static str, served: &mut Descriptors, device: DeviceModel| -> io::Result<()> {
+        let (mut served, mut inherited) = (Outgoing::default(), Inherited::default());
+        let (mut devices, mut front_ends) = (Vec::new(), Vec::new());
+        for device in DeviceSpec::describe(config.disks, config.ports, &mut served) {
             let (listener, front_end) = process::accept_pair()?;
-            specs.push(DeviceSpec { listener: served.add(listener.into()), device });
-            front_ends.push((name, inherited.add(front_end.into())));
-            Ok(())
-        };
-        for (index, disk) in config.disks.into_iter().enumerate() {
-            let model = DeviceModel::Block(describe_disk(disk, &mut served), format!("disk{index}"));
-            add(front_end::BLOCK, &mut served, model)?;
+            front_ends.push((front_end::of(&device), inherited.add(front_end.into())));
+            devices.push(Served { listener: served.add(listener), device });
         }
-        let ports = served.add(config.ports);
-        add(front_end::VSOCK, &mut served, DeviceModel::Vsock(ports))?;
-        add(front_end::ENTROPY, &mut served, DeviceModel::Entropy)?;
+        for back_end in config.elsewhere {
+            front_ends.push((front_end::elsewhere(&back_end.device), inherited.add(back_end.socket)));
+        }
 
         let (qmp, monitor) = UnixStream::pair()?;
         let monitor = inherited.add(monitor.into());
@@ -322,18 +285,20 @@ impl Plan {
             devices: &front_ends,
         };
         let reopened = vec![Inherited::message_index(kernel), Inherited::message_index(initramfs)];
-        let mut descriptors = inherited.0;
+        let mut inherited = inherited.0;
         let inherit =
-            (FIRST_INHERITED..).zip(0..).take(descriptors.0.len()).map(|(number, index)| (Fd(index), number));
+            (FIRST_INHERITED..).zip(0..).take(inherited.len()).map(|(number, index)| (Fd(index), number));
         let inherit = inherit.collect();
-        let stdout = descriptors.add(config.console);
+        let stdout = inherited.add(config.console);
         let memory = u64::from(config.memory_mib) << 20;
         let unconfined = std::env::var_os(UNCONFINED).is_some_and(|value| value == "1");
         let (program, args) = (programs.qemu.clone(), args.build());
         let launch = Launch { program, memory, unconfined, args, inherit, stdout, reopened };
         Ok(Self {
-            devices: Parcel { message: Devices { memory, devices: specs }, descriptors: served.0 },
-            launch: Parcel { message: LaunchRequest::Launch(launch), descriptors: descriptors.0 },
+            devices: Devices { memory, devices },
+            served,
+            launch: LaunchRequest::Launch(launch),
+            inherited,
             qmp: Qmp::new(qmp)?,
         })
     }
@@ -341,7 +306,7 @@ impl Plan {
 
 /// Descriptors for QEMU: the first of the message gets the first number, and so on.
 #[derive(Default)]
-struct Inherited(Descriptors);
+struct Inherited(Outgoing);
 
 impl Inherited {
     fn add(&mut self, descriptor: OwnedFd) -> i32 {
@@ -353,18 +318,14 @@ impl Inherited {
     }
 }
 
-/// Waits for the launcher to say that QEMU runs.
-fn started(launcher: &Channel) -> Result<(OwnedFd, u32), MachineError> {
+/// Waits for the launcher to say that QEMU runs: its pidfd.
+fn started(launcher: &Channel) -> Result<OwnedFd, MachineError> {
+    let broken = || MachineError::Refused("QEMU's launcher broke the protocol".to_owned());
     match launcher.recv().map_err(in_process(LAUNCHER))? {
-        Some((LaunchReport::Started { pid }, descriptors)) => match descriptors.into_iter().next() {
-            Some(pidfd) => Ok((pidfd, pid)),
-            None => Err(MachineError::Refused("QEMU's launcher broke the protocol".to_owned())),
-        },
+        Some((LaunchReport::Started, descriptors)) => descriptors.into_iter().next().ok_or_else(broken),
         Some((LaunchReport::Refused(why), _)) => Err(MachineError::Refused(why)),
         Some((LaunchReport::Ended { last_words, .. }, _)) => Err(MachineError::Refused(last_words)),
-        Some((LaunchReport::Walls(_), _)) => {
-            Err(MachineError::Refused("QEMU's launcher broke the protocol".to_owned()))
-        }
+        Some((LaunchReport::Walls(_), _)) => Err(broken()),
         None => Err(MachineError::Refused("QEMU's launcher ended at its start".to_owned())),
     }
 }
@@ -388,38 +349,4 @@ fn last_report<T: serde::de::DeserializeOwned>(channel: &Channel) -> Option<T> {
         last = Some(report);
     }
     last
-}
-
-/// A descriptor that is readable when one of `members` is.
-pub(crate) fn any_of(members: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
-    let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    for member in members {
-        epoll::add(&set, member, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
-    }
-    Ok(set)
-}
-
-pub(crate) fn wait_readable(descriptor: BorrowedFd<'_>) {
-    // EINTR is the only error of a valid descriptor.
-    while poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], None).is_err() {}
-}
-
-pub(crate) fn is_readable(descriptor: BorrowedFd<'_>) -> bool {
-    wait_readable_for(descriptor, Duration::ZERO)
-}
-
-/// Waits, but no longer than that; returns whether it is readable.
-fn wait_readable_for(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
-    let Ok(patience) = patience.try_into() else { return false };
-    poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&patience)).is_ok_and(|ready| ready > 0)
-}
-
-pub(crate) fn in_process(what: &'static str) -> impl Fn(process::Error) -> MachineError {
-    move |error| {
-        let source = match error {
-            process::Error::Start { source, .. } | process::Error::Channel(source) => source,
-            other => io::Error::other(other),
-        };
-        MachineError::Process { what, source }
-    }
 }

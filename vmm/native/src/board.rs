@@ -3,9 +3,7 @@
 //! Both are a handful of fixed places (`layout`), so finding one is arithmetic. What nobody owns reads as ones and
 //! ignores writes, as on a PC. Not here: interrupts' way to the guest (`devices`).
 
-use std::fmt;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chipset::{I8042, Outcome, PciConfig, Power, Rtc, Serial, i8042, pci, power, rtc, serial};
@@ -18,7 +16,6 @@ use crate::layout;
 pub struct Board {
     transports: Vec<MmioTransport>,
     legacy: Mutex<Legacy>,
-    exits: Exits,
 }
 
 /// The chipset's devices.
@@ -58,37 +55,11 @@ impl Port {
     }
 }
 
-/// How often the guest left for user space, and what for.
-#[derive(Debug, Default)]
-pub struct Exits {
-    devices: [AtomicU64; layout::VIRTIO_DEVICES_MAX],
-    serial: AtomicU64,
-    rtc: AtomicU64,
-    other_ports: AtomicU64,
-    nowhere: AtomicU64,
-}
-
-impl fmt::Display for Exits {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let devices: Vec<_> = self.devices.iter().map(|count| count.load(Relaxed)).collect();
-        let used = devices.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
-        write!(
-            f,
-            "exits: serial {}, rtc {}, other ports {}, no device {}, virtio {:?}",
-            self.serial.load(Relaxed),
-            self.rtc.load(Relaxed),
-            self.other_ports.load(Relaxed),
-            self.nowhere.load(Relaxed),
-            &devices[..used],
-        )
-    }
-}
-
 impl Board {
     /// A board with these devices; transport `n` is in window `n`.
     #[must_use]
     pub fn new(transports: Vec<MmioTransport>, legacy: Legacy) -> Self {
-        Self { transports, legacy: Mutex::new(legacy), exits: Exits::default() }
+        Self { transports, legacy: Mutex::new(legacy) }
     }
 
     /// The virtio devices, in the order of their windows.
@@ -97,34 +68,14 @@ impl Board {
         &self.transports
     }
 
-    /// How often the guest left for user space so far.
-    #[must_use]
-    pub fn exits(&self) -> &Exits {
-        &self.exits
-    }
-
     /// The device whose window `address` is in, and the offset in it.
     fn window(&self, address: u64) -> Option<(&MmioTransport, u64)> {
-        let offset = address.checked_sub(layout::VIRTIO_WINDOWS);
-        let found = offset.and_then(|offset| {
-            let index = usize::try_from(offset / layout::VIRTIO_WINDOW).ok()?;
-            let transport = self.transports.get(index)?;
-            self.exits.devices.get(index)?.fetch_add(1, Relaxed);
-            Some((transport, offset % layout::VIRTIO_WINDOW))
-        });
-        if found.is_none() {
-            self.exits.nowhere.fetch_add(1, Relaxed);
-        }
-        found
+        let offset = address.checked_sub(layout::VIRTIO_WINDOWS)?;
+        let index = usize::try_from(offset / layout::VIRTIO_WINDOW).ok()?;
+        Some((self.transports.get(index)?, offset % layout::VIRTIO_WINDOW))
     }
 
-    fn legacy(&self, port: Port) -> MutexGuard<'_, Legacy> {
-        let counter = match port {
-            Port::Serial(_) => &self.exits.serial,
-            Port::Rtc(_) => &self.exits.rtc,
-            Port::I8042(_) | Port::Power(_) | Port::Pci(_) | Port::Nobody => &self.exits.other_ports,
-        };
-        counter.fetch_add(1, Relaxed);
+    fn legacy(&self) -> MutexGuard<'_, Legacy> {
         self.legacy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -145,9 +96,8 @@ impl VcpuIo for &Board {
     }
 
     fn port_read(&mut self, port: u16, data: &mut [u8]) {
-        let port = Port::at(port);
-        let mut legacy = self.legacy(port);
-        match port {
+        let mut legacy = self.legacy();
+        match Port::at(port) {
             Port::Serial(offset) => legacy.serial.read(offset, data),
             Port::Rtc(offset) => legacy.rtc.read(offset, data),
             Port::I8042(offset) => legacy.i8042.read(offset, data),
@@ -158,9 +108,8 @@ impl VcpuIo for &Board {
     }
 
     fn port_write(&mut self, port: u16, data: &[u8]) -> ControlFlow<VcpuStop> {
-        let port = Port::at(port);
-        let mut legacy = self.legacy(port);
-        let outcome = match port {
+        let mut legacy = self.legacy();
+        let outcome = match Port::at(port) {
             Port::Serial(offset) => legacy.serial.write(offset, data),
             Port::Rtc(offset) => legacy.rtc.write(offset, data),
             Port::I8042(offset) => legacy.i8042.write(offset, data),

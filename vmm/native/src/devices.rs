@@ -9,21 +9,18 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use chipset::{I8042, PciConfig, Power, Rtc, Serial};
-use disk::{Disk, DiskError, Segment};
 use guest_memory::GuestRam;
 use hypervisor::{IrqLine, Vm};
-use machine::native::protocol::{DiskSpec, Entropy, SegmentSpec, Spec};
+use machine::descriptors::{Incoming, MissingDescriptor};
+use machine::native::protocol::Spec;
 use vhost_user::Frontend;
 use virtio::balloon::{Balloon, Reclaim};
-use virtio::blk::BlockDevice;
 use virtio::console::Console;
 use virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
-use virtio::vsock::{GUEST_CID, Vsock};
-use virtio::{Attached, Device, Event, Identity};
+use virtio::{Attached, Event};
 use vm_memory::GuestAddress;
 
 use crate::board::{Board, Legacy};
-use crate::descriptors::{Descriptors, MissingDescriptor};
 use crate::layout::{self, Slot};
 
 /// Why a device could not be made.
@@ -32,14 +29,9 @@ pub enum DeviceError {
     /// The spec names a descriptor that did not come.
     #[error(transparent)]
     Descriptor(#[from] MissingDescriptor),
-    /// A disk's parts are not a disk.
-    #[error("disk {index}: {source}")]
-    Disk {
-        /// Which one, from 0.
-        index: usize,
-        /// What is wrong.
-        source: DiskError,
-    },
+    /// A device cannot be made from its spec.
+    #[error(transparent)]
+    Spec(#[from] machine::devices::DeviceError),
     /// The back end in another process cannot be used.
     #[error(transparent)]
     BackEnd(#[from] vhost_user::Error),
@@ -70,14 +62,13 @@ pub struct Wiring {
 /// How many virtio devices a spec makes.
 #[must_use]
 pub fn count(spec: &Spec) -> usize {
-    let others = [spec.ports.is_some(), spec.entropy != Entropy::None, spec.virtio_console, spec.balloon];
-    spec.disks.len() + others.into_iter().filter(|there| *there).count()
+    spec.devices.len() + usize::from(spec.virtio_console) + usize::from(spec.balloon) + spec.elsewhere.len()
 }
 
 /// Makes everything outside guest memory.
 pub fn assemble<V: Vm>(
-    spec: &Spec,
-    descriptors: &mut Descriptors,
+    spec: Spec,
+    descriptors: &mut Incoming,
     vm: &V,
     ram: &GuestRam,
 ) -> Result<(Board, Wiring), DeviceError> {
@@ -99,29 +90,14 @@ pub fn assemble<V: Vm>(
 }
 
 fn make(
-    spec: &Spec,
-    descriptors: &mut Descriptors,
+    spec: Spec,
+    descriptors: &mut Incoming,
     console: File,
     ram: &GuestRam,
 ) -> Result<Vec<Attached>, DeviceError> {
-    let mut devices: Vec<Attached> = Vec::with_capacity(count(spec));
-    for (index, disk) in spec.disks.iter().enumerate() {
-        devices.push(Attached::Device(block_device(index, disk, descriptors)?));
-    }
-    if let Some(ports) = spec.ports {
-        let ports = descriptors.take(ports)?;
-        let vsock = Vsock::new(ports, ::machine::LISTENING.to_vec(), GUEST_CID).map_err(system("vsock"))?;
-        devices.push(Attached::Device(Box::new(vsock)));
-    }
-    match spec.entropy {
-        Entropy::None => {}
-        Entropy::InProcess => devices.push(Attached::Device(Box::new(virtio::rng::Entropy::new()))),
-        Entropy::VhostUser(socket) => {
-            let like = virtio::rng::Entropy::new();
-            let connection = descriptors.take(socket)?.into();
-            let Identity { kind, queue_sizes, .. } = like.identity();
-            devices.push(Attached::Link(Box::new(Frontend::new(connection, kind, queue_sizes)?)));
-        }
+    let mut devices = Vec::with_capacity(count(&spec));
+    for device in spec.devices {
+        devices.push(Attached::Device(device.make(descriptors)?));
     }
     if spec.virtio_console {
         let console = Console::new(Box::new(console), None).map_err(system("console"))?;
@@ -131,26 +107,12 @@ fn make(
         let (balloon, _) = Balloon::new(Box::new(Release(ram.clone(), false))).map_err(system("balloon"))?;
         devices.push(Attached::Device(Box::new(balloon)));
     }
+    for (device, socket) in spec.elsewhere {
+        let connection = descriptors.take(socket)?.into();
+        let front_end = Frontend::new(connection, device.kind(), &device.queue_sizes())?;
+        devices.push(Attached::Link(Box::new(front_end)));
+    }
     Ok(devices)
-}
-
-fn block_device(
-    index: usize,
-    spec: &DiskSpec,
-    descriptors: &mut Descriptors,
-) -> Result<Box<dyn Device>, DeviceError> {
-    let segments = spec.segments.iter().map(|segment| {
-        Ok(match segment {
-            SegmentSpec::File { file, offset, len } => {
-                Segment::File { file: descriptors.take(*file)?, offset: *offset, len: *len }
-            }
-            SegmentSpec::Bytes(bytes) => Segment::Bytes(bytes.clone()),
-            SegmentSpec::Zeroes(len) => Segment::Zeroes(*len),
-        })
-    });
-    let segments = segments.collect::<Result<_, DeviceError>>()?;
-    let disk = Disk::new(segments, spec.readonly).map_err(|source| DeviceError::Disk { index, source })?;
-    Ok(Box::new(BlockDevice::new(Box::new(disk), &format!("disk{index}"))))
 }
 
 /// Puts a device behind its window and wires its queues and its interrupt.

@@ -173,11 +173,12 @@ mod tests {
 
     use hypervisor::{Doorbell, MemorySlot, Result, VcpuIo};
     use machine::KernelFormat;
-    use machine::native::protocol::{Entropy, Fd, Spec};
+    use machine::descriptors::{Fd, Incoming};
+    use machine::devices::DeviceSpec;
+    use machine::native::protocol::Spec;
     use vm_memory::GuestAddress;
 
     use super::*;
-    use crate::descriptors::Descriptors;
     use crate::{devices, layout};
 
     /// A hypervisor without doorbells.
@@ -212,13 +213,11 @@ mod tests {
             kernel_format: KernelFormat::Elf,
             initramfs: Fd(9),
             command_line: String::new(),
-            disks: Vec::new(),
-            ports: None,
+            devices: vec![DeviceSpec::Entropy],
             console: Fd(0),
             virtio_console: false,
-            entropy: Entropy::InProcess,
             balloon: false,
-            count_exits: false,
+            elsewhere: Vec::new(),
         }
     }
 
@@ -228,8 +227,8 @@ mod tests {
         let ram =
             guest_memory::allocate(&[(GuestAddress(0), 1 << 20)], guest_memory::Backing::Anonymous).unwrap();
         let (console, output) = io::pipe().unwrap();
-        let mut descriptors = Descriptors::new(vec![OwnedFd::from(output)]);
-        let (board, wiring) = devices::assemble(&spec(), &mut descriptors, &vm, &ram).unwrap();
+        let mut descriptors = Incoming::new(vec![OwnedFd::from(output)]);
+        let (board, wiring) = devices::assemble(spec(), &mut descriptors, &vm, &ram).unwrap();
         assert_eq!(wiring.interrupts.len(), 2);
         let (_supervisor, channel) = Channel::pair().unwrap();
         let gate = Gate::new(1).unwrap();
@@ -249,8 +248,8 @@ mod tests {
             let vm = Plain::default();
             let ram = guest_memory::GuestRam::new();
             let (_console, output) = io::pipe().unwrap();
-            let mut descriptors = Descriptors::new(vec![OwnedFd::from(output)]);
-            let (board, wiring) = devices::assemble(&spec(), &mut descriptors, &vm, &ram).unwrap();
+            let mut descriptors = Incoming::new(vec![OwnedFd::from(output)]);
+            let (board, wiring) = devices::assemble(spec(), &mut descriptors, &vm, &ram).unwrap();
             let (supervisor, channel) = Channel::pair().unwrap();
             let gate = Gate::new(1).unwrap();
             let events = EventLoop::new(&channel, &vm, &board, &gate, wiring).unwrap();

@@ -7,7 +7,6 @@
 
 pub mod acpi;
 pub mod board;
-pub mod descriptors;
 pub mod devices;
 pub mod events;
 #[cfg(any(test, feature = "fuzzing"))]

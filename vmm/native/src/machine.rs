@@ -21,11 +21,11 @@ use std::thread::{self, JoinHandle};
 
 use guest_memory::{Backing, GuestRam};
 use hypervisor::{Hypervisor, VmConfig};
+use machine::descriptors::{Incoming, MissingDescriptor};
 use machine::native::protocol::{Report, Spec, Timeline, exit};
 use process::Channel;
 use vm_memory::Bytes;
 
-use crate::descriptors::{Descriptors, MissingDescriptor};
 use crate::devices::{self, DeviceError};
 use crate::events::{EventLoop, Outcome};
 use crate::loader::{self, LoadError, Payload};
@@ -86,7 +86,7 @@ pub fn run<H: Hypervisor>(
     open: impl FnOnce(OwnedFd) -> hypervisor::Result<H>,
     mut timeline: Timeline,
 ) -> Result<Outcome, RunError> {
-    let mut descriptors = Descriptors::new(descriptors);
+    let mut descriptors = Incoming::new(descriptors);
     check(&spec)?;
     sys::confine_process()?;
     // The event thread sees a hang-up as well, but it may be waiting for a disk.
@@ -107,7 +107,8 @@ pub fn run<H: Hypervisor>(
     let slots: Vec<_> = layout::slots().take(devices::count(&spec)).collect();
     let tables = acpi::tables(layout::ACPI_TABLES.0, spec.vcpus, &slots);
     ram.write_slice(&tables, layout::ACPI_TABLES).map_err(LoadError::from)?;
-    let (board, wiring) = devices::assemble(&spec, &mut descriptors, &vm, &ram)?;
+    let (vcpus, limits) = (spec.vcpus, sys::limits(&spec));
+    let (board, wiring) = devices::assemble(spec, &mut descriptors, &vm, &ram)?;
     let board = Arc::new(board);
     timeline.devices_ns = sys::now_ns();
 
@@ -115,7 +116,7 @@ pub fn run<H: Hypervisor>(
     loading.join().map_err(|_| RunError::Spec("the loader ended early"))??;
     timeline.loaded_ns = sys::now_ns();
 
-    let gate = Arc::new(Gate::new(spec.vcpus).map_err(system("event"))?);
+    let gate = Arc::new(Gate::new(vcpus).map_err(system("event"))?);
     for seed in seeds {
         let (board, gate) = (Arc::clone(&board), Arc::clone(&gate));
         let body = move || vcpu::run(seed, &board, &gate);
@@ -123,16 +124,12 @@ pub fn run<H: Hypervisor>(
     }
     let events = EventLoop::new(channel, &vm, &board, &gate, wiring).map_err(system("event loop"))?;
     gate.wait_ready()?;
-    sys::confine_threads(sys::IOCTLS, sys::limits(&spec))?;
+    sys::confine_threads(sys::IOCTLS, limits)?;
     timeline.running_ns = sys::now_ns();
     channel.send(&Report::Running(timeline), &[])?;
     gate.open();
 
-    let outcome = events.run().map_err(system("event loop"))?;
-    if spec.count_exits {
-        tracing::info!("{}", board.exits());
-    }
-    Ok(outcome)
+    events.run().map_err(system("event loop"))
 }
 
 fn check(spec: &Spec) -> Result<(), RunError> {
@@ -162,7 +159,7 @@ fn allocate(spec: &Spec) -> Result<GuestRam, RunError> {
 fn start_loading(
     spec: &Spec,
     ram: &GuestRam,
-    descriptors: &mut Descriptors,
+    descriptors: &mut Incoming,
 ) -> Result<JoinHandle<Result<(), LoadError>>, RunError> {
     let mut payload = Payload {
         kernel: descriptors.take(spec.kernel)?.into(),

@@ -11,15 +11,10 @@ use std::thread;
 use anyhow::{Context, bail};
 use confinement::calls::{self, Call};
 use confinement::{Conditional, FIONBIO, Forbidden, Limits, Profile, RUNTIME_IF, STREAM_PAIRS, Test};
-use disk::{Disk, Segment};
-use machine::software::protocol::{DeviceModel, DeviceSpec, Devices, DevicesReport, DiskSpec, SegmentSpec};
+use machine::descriptors::Incoming;
+use machine::software::protocol::{Devices, DevicesReport, Served};
 use process::Channel;
 use virtio::Device;
-use virtio::blk::BlockDevice;
-use virtio::rng::Entropy;
-use virtio::vsock::{GUEST_CID, Vsock};
-
-use crate::Descriptors;
 
 const PROGRAM: &str = "matchlock-devices";
 
@@ -37,7 +32,7 @@ struct Prepared {
 pub fn run(channel: Channel) -> anyhow::Result<()> {
     let channel = Arc::new(channel);
     // They outlive the report of a failure: QEMU notices the loss of a device only after the supervisor knows why.
-    let (mut descriptors, mut prepared) = (Descriptors::default(), Vec::new());
+    let (mut descriptors, mut prepared) = (Incoming::default(), Vec::new());
     let outcome = serve(&channel, &mut descriptors, &mut prepared);
     if let Err(error) = &outcome {
         fail(&channel, error);
@@ -47,23 +42,22 @@ pub fn run(channel: Channel) -> anyhow::Result<()> {
 
 fn serve(
     channel: &Arc<Channel>,
-    descriptors: &mut Descriptors,
+    descriptors: &mut Incoming,
     prepared: &mut Vec<Prepared>,
 ) -> anyhow::Result<()> {
     let Some((Devices { memory, devices: specs }, received)) = channel.recv().context("first message")?
     else {
         return Ok(());
     };
-    *descriptors = Descriptors::new(received);
-    let longest = specs.iter().map(|spec| match &spec.device {
-        DeviceModel::Block(disk, _) => disk.writable_end(),
-        DeviceModel::Vsock(_) | DeviceModel::Entropy => 0,
-    });
+    *descriptors = Incoming::new(received);
+    let longest = specs.iter().map(|served| served.device.writable_end());
     // Each device maps all of the memory for itself, and twice for a moment when its front end tells of it anew.
     let mapped = u64::try_from(specs.len())?.saturating_mul(2).saturating_mul(memory);
     let limits = Limits::new(longest.max().unwrap_or(0), mapped, OWN_MEMORY);
-    for (index, spec) in specs.into_iter().enumerate() {
-        prepared.push(prepare(index, spec, descriptors)?);
+    for Served { listener, device } in specs {
+        let name = device.name().to_owned();
+        let device = device.make(descriptors)?;
+        prepared.push(Prepared { name, device, listener: descriptors.take(listener)?.into() });
     }
 
     confine(limits)?;
@@ -96,36 +90,6 @@ fn confine(limits: Limits) -> anyhow::Result<()> {
 fn fail(channel: &Channel, error: &anyhow::Error) {
     // A supervisor that is gone does not want to know.
     let _ = channel.send(&DevicesReport::Failed(format!("device process: {error:#}")), &[]);
-}
-
-fn prepare(index: usize, spec: DeviceSpec, descriptors: &mut Descriptors) -> anyhow::Result<Prepared> {
-    let (name, device): (_, Box<dyn Device>) = match spec.device {
-        DeviceModel::Block(disk, id) => {
-            let blocks = open_disk(disk, descriptors).with_context(|| id.clone())?;
-            (format!("blk{index}"), Box::new(BlockDevice::new(Box::new(blocks), &id)))
-        }
-        DeviceModel::Vsock(ports) => {
-            let ports = descriptors.take(ports)?;
-            let device = Vsock::new(ports, machine::LISTENING.to_vec(), GUEST_CID).context("vsock")?;
-            ("vsock".to_owned(), Box::new(device))
-        }
-        DeviceModel::Entropy => ("rng".to_owned(), Box::new(Entropy::new())),
-    };
-    let listener = UnixListener::from(descriptors.take(spec.listener)?);
-    Ok(Prepared { name, device, listener })
-}
-
-fn open_disk(spec: DiskSpec, descriptors: &mut Descriptors) -> anyhow::Result<Disk> {
-    let segments = spec.segments.into_iter().map(|segment| {
-        Ok(match segment {
-            SegmentSpec::File { file, offset, len } => {
-                Segment::File { file: descriptors.take(file)?, offset, len }
-            }
-            SegmentSpec::Bytes(bytes) => Segment::Bytes(bytes),
-            SegmentSpec::Zeroes(len) => Segment::Zeroes(len),
-        })
-    });
-    Ok(Disk::new(segments.collect::<anyhow::Result<_>>()?, spec.readonly)?)
 }
 
 /// What serving takes besides: threads, and the guest's memory as the front end shares it.

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use confinement::calls::{self, Call};
 use confinement::{ChildDomain, Domain, Forbidden, Landlock, Limits, Profile, RUNTIME_IF, Readable};
+use machine::descriptors::Incoming;
 use machine::software::UNCONFINED;
 use machine::software::protocol::{Launch, LaunchReport, LaunchRequest};
 use process::{Channel, Child, Confinement, Spawn};
@@ -28,7 +29,6 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::MemfdFlags;
 use rustix::pipe::PipeFlags;
 
-use crate::Descriptors;
 use crate::qemu;
 
 const PROGRAM: &str = "matchlock-launcher";
@@ -63,7 +63,7 @@ pub fn run(channel: &Channel) -> anyhow::Result<()> {
             return Err(error);
         }
     };
-    channel.send(&LaunchReport::Started { pid: qemu.pid() }, &[qemu.as_fd()])?;
+    channel.send(&LaunchReport::Started, &[qemu.as_fd()])?;
     PROFILE.filter().install_for_all_threads().context("seccomp")?;
 
     let last_words = match watch(channel, &qemu, errors)? {
@@ -170,7 +170,7 @@ fn start(
     descriptors: Vec<OwnedFd>,
 ) -> anyhow::Result<(Child, File)> {
     let (errors, stderr) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context("pipe")?;
-    let mut descriptors = Descriptors::new(descriptors);
+    let mut descriptors = Incoming::new(descriptors);
     let inherit = launch.inherit.iter().map(|(fd, number)| Ok((*fd, descriptors.take(*fd)?, *number)));
     let inherit = inherit.collect::<anyhow::Result<Vec<_>>>()?;
     let stdout = descriptors.take(launch.stdout)?;

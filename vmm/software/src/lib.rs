@@ -8,10 +8,6 @@ pub mod devices;
 pub mod launcher;
 mod qemu;
 
-use std::os::fd::OwnedFd;
-
-use machine::software::protocol::Fd;
-
 /// Tells the log.
 fn say(program: &str, what: &str) {
     log(format!("{program}: {what}\n").as_bytes());
@@ -20,19 +16,4 @@ fn say(program: &str, what: &str) {
 fn log(bytes: &[u8]) {
     // A log that is gone is no reason to end.
     let _ = std::io::Write::write_all(&mut std::io::stderr(), bytes);
-}
-
-/// Descriptors by index, each taken once.
-#[derive(Default)]
-struct Descriptors(Vec<Option<OwnedFd>>);
-
-impl Descriptors {
-    fn new(descriptors: Vec<OwnedFd>) -> Self {
-        Self(descriptors.into_iter().map(Some).collect())
-    }
-
-    fn take(&mut self, index: Fd) -> anyhow::Result<OwnedFd> {
-        let slot = self.0.get_mut(usize::from(index.0));
-        slot.and_then(Option::take).ok_or_else(|| anyhow::anyhow!("descriptor {} did not come", index.0))
-    }
 }

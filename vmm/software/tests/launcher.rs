@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "tests")]
 
+mod processes;
+
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, PipeReader, Read};
 use std::net::{TcpListener, UdpSocket};
@@ -15,7 +17,8 @@ use std::path::{Path, PathBuf};
 
 use confinement::calls::{self, Call};
 use confinement::testing::{attempts, pretend_absent_filter};
-use machine::software::protocol::{Fd, Launch, LaunchReport, LaunchRequest};
+use machine::descriptors::Fd;
+use machine::software::protocol::{Launch, LaunchReport, LaunchRequest};
 use process::{Channel, Child, Confinement, Spawn};
 use tempfile::TempDir;
 
@@ -55,7 +58,7 @@ fn launch(victims: &Path, absent: &[Call], unconfined: bool) -> Result<Launched,
     channel.send(&LaunchRequest::Launch(launch), &[stdout.as_fd(), null.as_fd()]).unwrap();
     drop(stdout);
     let pid = match channel.recv().unwrap().unwrap().0 {
-        LaunchReport::Started { pid } => pid,
+        LaunchReport::Started => processes::qemu(launcher.pid()),
         LaunchReport::Refused(why) => return Err(why),
         other => panic!("{other:?}"),
     };

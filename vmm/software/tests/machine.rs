@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 mod guest;
+mod processes;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, PipeReader, Read, Write};
@@ -20,11 +21,12 @@ use std::time::{Duration, Instant};
 use guest::{Guest, MEETING, word};
 use machine::software::{Programs, Software};
 use machine::tsc::Calibration;
-use machine::{Config, Disk, Ending, Kernel, KernelFormat, Kind, Machine, MachineError};
+use machine::{BackEnd, Config, Disk, Elsewhere, Ending, Kernel, KernelFormat, Kind, Machine, MachineError};
 use process::{Channel, Spawn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
+use virtio::{ActivateError, Activation, Device, DeviceKind, Identity, Io};
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 
 /// Nothing here takes long, unless it hangs.
@@ -62,7 +64,6 @@ fn config(guest: Guest) -> (Config, BufReader<PipeReader>, Channel) {
     let config = Config {
         vcpus: 1,
         memory_mib: u32::try_from(MEMORY_MIB).unwrap(),
-        shared_memory: false,
         kernel: Kernel { file: memory_file(&guest.elf()), format: KernelFormat::Elf },
         initramfs: memory_file(b"no initramfs"),
         command_line: "quiet".to_owned(),
@@ -73,7 +74,7 @@ fn config(guest: Guest) -> (Config, BufReader<PipeReader>, Channel) {
         ports: device_end.into(),
         console: output.into(),
         log: Some(std::io::stderr().as_fd().try_clone_to_owned().unwrap()),
-        entropy_out_of_process: false,
+        elsewhere: Vec::new(),
     };
     (config, BufReader::new(console), ports)
 }
@@ -88,10 +89,17 @@ fn running(programs: &Programs, guest: Guest) -> (Software, BufReader<PipeReader
     (machine, console, ports)
 }
 
-fn pidfds(machine: &Software) -> [OwnedFd; 3] {
-    machine
-        .pids()
-        .map(|pid| pidfd_open(Pid::from_raw(pid.cast_signed()).unwrap(), PidfdFlags::empty()).unwrap())
+/// Launcher, QEMU and device process of the one machine that this thread has.
+fn processes() -> [u32; 3] {
+    let ours = processes::children("thread-self");
+    let comm = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+    let named = |name| ours.iter().copied().find(|pid| comm(*pid).starts_with(name)).unwrap();
+    let launcher = named("matchlock-launc");
+    [launcher, processes::qemu(launcher), named("matchlock-devic")]
+}
+
+fn pidfds() -> [OwnedFd; 3] {
+    processes().map(|pid| pidfd_open(Pid::from_raw(pid.cast_signed()).unwrap(), PidfdFlags::empty()).unwrap())
 }
 
 fn wait_readable(descriptor: impl AsFd) {
@@ -112,7 +120,7 @@ fn a_guest_that_powers_off_or_resets_says_so() {
         let (config, _console, _ports) = config(guest);
         let mut machine = Software::boot_with(&programs, config, Calibration::start()).unwrap();
         assert_eq!(machine.kind(), Kind::Software);
-        let processes = pidfds(&machine);
+        let processes = pidfds();
         wait_readable(machine.ended());
         assert_eq!(machine.wait(), expected);
         assert!(processes.iter().all(has_ended), "a process is left");
@@ -153,8 +161,8 @@ fn no_process_of_roots_machine_is_roots() {
     if !geteuid().is_root() {
         return skip::skip("root", "this machine is not root's");
     }
-    let (machine, _console, _ports) = running(&programs, Guest::Halt);
-    let [launcher, qemu, devices] = machine.pids();
+    let (_machine, _console, _ports) = running(&programs, Guest::Halt);
+    let [launcher, qemu, devices] = processes();
     assert_confined(launcher, FIRST_OWN_USER + launcher);
     // Its launcher has to be able to end it.
     assert_confined(qemu, FIRST_OWN_USER + launcher);
@@ -183,8 +191,8 @@ fn a_machine_of_anybody_else_stays_his() {
 #[test]
 #[ignore = "the process that another test starts as another user"]
 fn plain_supervisor() {
-    let (machine, _console, _ports) = running(&programs().unwrap(), Guest::Halt);
-    machine.pids().iter().for_each(|pid| assert_confined(*pid, geteuid().as_raw()));
+    let (_machine, _console, _ports) = running(&programs().unwrap(), Guest::Halt);
+    processes().iter().for_each(|pid| assert_confined(*pid, geteuid().as_raw()));
 }
 
 #[test]
@@ -200,12 +208,12 @@ fn files_that_only_their_owner_reads_reach_qemu() {
     // Whoever looked at it may have left off anywhere.
     reopened.read_to_end(&mut Vec::new()).unwrap();
     (config.kernel.file, config.initramfs) = (reopened.into(), File::open(&initramfs).unwrap().into());
-    let machine = Software::boot_with(&programs, config, Calibration::start()).unwrap();
+    let _machine = Software::boot_with(&programs, config, Calibration::start()).unwrap();
     let mut line = String::new();
     console.read_line(&mut line).unwrap();
     assert_eq!(line, "up\n");
     // Only what has to be is copied.
-    let held = std::fs::read_dir(format!("/proc/{}/fd", machine.pids()[1])).unwrap();
+    let held = std::fs::read_dir(format!("/proc/{}/fd", processes()[1])).unwrap();
     let held: Vec<_> = held.map(|entry| std::fs::read_link(entry.unwrap().path()).unwrap()).collect();
     assert!(held.iter().any(|file| file == initramfs.path()), "{held:?}");
     assert_eq!(held.iter().any(|file| file == kernel.path()), !geteuid().is_root(), "{held:?}");
@@ -215,7 +223,7 @@ fn files_that_only_their_owner_reads_reach_qemu() {
 fn a_stopped_or_dropped_machine_leaves_nothing() {
     let Some(programs) = programs() else { return };
     let (mut machine, _console, _ports) = running(&programs, Guest::Halt);
-    let processes = pidfds(&machine);
+    let processes = pidfds();
     assert!(!has_ended(machine.ended()));
     machine.stop();
     machine.stop();
@@ -224,7 +232,7 @@ fn a_stopped_or_dropped_machine_leaves_nothing() {
     assert!(processes.iter().all(has_ended), "a process is left");
 
     let (machine, _console, _ports) = running(&programs, Guest::Halt);
-    let processes = pidfds(&machine);
+    let processes = pidfds();
     drop(machine);
     assert!(processes.iter().all(has_ended), "a process is left");
 }
@@ -234,7 +242,7 @@ fn whichever_process_is_killed_the_others_end_and_the_machine_says_which() {
     let Some(programs) = programs() else { return };
     for (victim, words) in [(0, "QEMU"), (1, "QEMU ended"), (2, "device process ended")] {
         let (mut machine, _console, _ports) = running(&programs, Guest::Halt);
-        let processes = pidfds(&machine);
+        let processes = pidfds();
         pidfd_send_signal(&processes[victim], Signal::KILL).unwrap();
         wait_readable(machine.ended());
         let ending = machine.wait();
@@ -255,7 +263,7 @@ fn a_launcher_that_does_not_answer_is_not_waited_for() {
     let Some(programs) = programs() else { return };
     for stop in [true, false] {
         let (mut machine, _console, _ports) = running(&programs, Guest::Halt);
-        let processes = pidfds(&machine);
+        let processes = pidfds();
         pidfd_send_signal(&processes[0], Signal::STOP).unwrap();
         if stop {
             machine.stop();
@@ -269,7 +277,7 @@ fn a_launcher_that_does_not_answer_is_not_waited_for() {
     }
 
     let (machine, _console, _ports) = running(&programs, Guest::Halt);
-    let processes = pidfds(&machine);
+    let processes = pidfds();
     pidfd_send_signal(&processes[0], Signal::STOP).unwrap();
     drop(machine);
     assert!(processes.iter().all(has_ended), "a process is left");
@@ -297,7 +305,7 @@ fn nothing_outlives_a_supervisor_that_was_killed() {
 fn supervisor_to_be_killed() {
     let channel = process::parent_channel().unwrap();
     let (mut machine, _console, _ports) = running(&programs().unwrap(), Guest::Halt);
-    let processes = pidfds(&machine);
+    let processes = pidfds();
     channel.send(&(), &processes.each_ref().map(AsFd::as_fd)).unwrap();
     machine.wait();
 }
@@ -325,8 +333,8 @@ fn a_paused_guest_stands_still() {
 }
 
 /// The guest's RAM, which QEMU shares with the devices.
-fn memory(machine: &Software) -> MmapRegion {
-    let [_, qemu, _] = machine.pids();
+fn memory() -> MmapRegion {
+    let [_, qemu, _] = processes();
     let mut files = std::fs::read_dir(format!("/proc/{qemu}/fd")).unwrap().map(|entry| entry.unwrap().path());
     let is_memory = |file: &PathBuf| {
         std::fs::read_link(file).is_ok_and(|target| target.to_string_lossy().starts_with("/memfd:"))
@@ -345,8 +353,8 @@ fn map(ram: File) -> MmapRegion {
 #[test]
 fn of_a_lone_cpu_and_a_device_that_cross_at_least_one_sees_the_other() {
     let Some(programs) = programs() else { return };
-    let (machine, _console, _ports) = running(&programs, Guest::Crossing);
-    assert_eq!(unseen_crossings(&memory(&machine)), 0, "of {CROSSINGS}");
+    let (_machine, _console, _ports) = running(&programs, Guest::Crossing);
+    assert_eq!(unseen_crossings(&memory()), 0, "of {CROSSINGS}");
 }
 
 /// The emulated host in which the KVM machine is tested depends on the same, for its own disk.
@@ -407,6 +415,55 @@ fn unseen_crossings(memory: &MmapRegion) -> u32 {
         delay = if guest_seen { delay.saturating_sub(1) } else { delay + 1 };
     }
     unseen
+}
+
+/// A file system that nobody mounts.
+struct FileSystem;
+
+impl Device for FileSystem {
+    fn identity(&self) -> Identity<'_> {
+        Identity { kind: DeviceKind::FileSystem, features: 0, queue_sizes: &[1024; 3] }
+    }
+    fn read_config(&self, _offset: u64, data: &mut [u8]) {
+        data.fill(0);
+    }
+    fn activate(&mut self, _activation: &Activation<'_>) -> Result<(), ActivateError> {
+        Ok(())
+    }
+    fn process(&mut self, _index: usize, _io: &mut Io<'_>) {}
+    fn reset(&mut self) {}
+}
+
+#[test]
+fn devices_that_are_served_elsewhere_are_as_good_as_its_own() {
+    let Some(programs) = programs() else { return };
+    let (mut config, mut console, _ports) = config(Guest::Halt);
+    let fs = Elsewhere::FileSystem { tag: "a,readonly=on".to_owned(), request_queues: 2 };
+    let devices: [(Elsewhere, Box<dyn Device>); 2] =
+        [(fs, Box::new(FileSystem)), (Elsewhere::Entropy, Box::new(virtio::rng::Entropy::new()))];
+    let mut served = Vec::new();
+    for (device, back_end) in devices {
+        assert_eq!(device.queue_sizes(), back_end.identity().queue_sizes);
+        assert_eq!(device.kind(), back_end.identity().kind);
+        let (listener, socket) = process::accept_pair().unwrap();
+        served.push(vhost_backend::start("elsewhere", back_end, listener).unwrap());
+        config.elsewhere.push(BackEnd { socket: socket.into(), device });
+    }
+    let mut machine = Software::boot_with(&programs, config, Calibration::start()).unwrap();
+    let mut line = String::new();
+    console.read_line(&mut line).unwrap();
+    assert_eq!(line, "up\n");
+    machine.stop();
+    assert_eq!(machine.wait(), Ending::PowerOff);
+    // Each learns that the machine is gone.
+    served.into_iter().for_each(|served| served.wait().unwrap());
+
+    let (mut config, _console, _ports) = self::config(Guest::Halt);
+    let (gone, socket) = process::accept_pair().unwrap();
+    drop(gone);
+    config.elsewhere = vec![BackEnd { socket: socket.into(), device: Elsewhere::Entropy }];
+    let ending = Software::boot_with(&programs, config, Calibration::start()).unwrap().wait();
+    assert!(matches!(&ending, Ending::Failed(why) if why.contains("QEMU")), "{ending:?}");
 }
 
 #[test]
@@ -472,8 +529,8 @@ fn limits(pid: u32) -> [u64; 2] {
 #[test]
 fn each_process_has_limits() {
     let Some(programs) = programs() else { return };
-    let (machine, _console, _ports) = running(&programs, Guest::Halt);
-    let [launcher, qemu, devices] = machine.pids();
+    let (_machine, _console, _ports) = running(&programs, Guest::Halt);
+    let [launcher, qemu, devices] = processes();
     // No disk is longer than what a log may have, nor is the memory.
     assert_eq!(limits(qemu), [64, 4096 + MEMORY_MIB]);
     assert_eq!(limits(launcher), limits(qemu));

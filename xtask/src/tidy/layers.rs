@@ -30,14 +30,13 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("disk", "backends/disk", &["guest_memory", "virtio"]),
     ("vhost_backend", "backends/vhost", &["guest_memory", "virtio"]),
     // 3: the only place where hypervisor and devices meet
-    ("machine", "vmm/machine", &["disk", "process"]),
+    ("machine", "vmm/machine", &["disk", "process", "virtio"]),
     (
         "vmm",
         "vmm/native",
         &[
             "chipset",
             "confinement",
-            "disk",
             "guest_memory",
             "hypervisor",
             "hypervisor_kvm",
@@ -47,7 +46,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
             "virtio",
         ],
     ),
-    ("software", "vmm/software", &["confinement", "disk", "machine", "process", "vhost_backend", "virtio"]),
+    ("software", "vmm/software", &["confinement", "machine", "process", "vhost_backend", "virtio"]),
     // inside the guest: nothing of the host
     ("guest_agent", "guest/agent", &["guest_protocol"]),
     // 4: one sandbox's life

@@ -92,7 +92,6 @@ pub(crate) fn plan(params: CreateParams, machine: Machine) -> Result<Plan> {
         time_limit: time_limit.map(TimeLimit::FromReady),
         keep: true,
         grace: DEFAULT_GRACE,
-        shared_memory: false,
     };
     Ok(Plan { spec, workspace })
 }

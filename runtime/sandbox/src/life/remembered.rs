@@ -92,7 +92,6 @@ mod tests {
             time_limit: Some(crate::TimeLimit::FromReady(Duration::from_millis(4500))),
             keep: true,
             grace: Duration::ZERO,
-            shared_memory: false,
         };
         let host = policy::resources::Host { cpus: 4, memory_mb: 8192, file_mb: None };
         let grant = policy::resources::grant(&spec.resources, &host).unwrap();

@@ -57,8 +57,6 @@ pub struct Spec {
     /// How long the guest's programs may take to end by themselves, of the time there is to end in half at most; zero, not
     /// kept and no writable disk = the machine is just stopped.
     pub grace: Duration,
-    /// Guest RAM mapped shared even where nothing needs it (measurements).
-    pub shared_memory: bool,
 }
 
 /// How long a sandbox may live.

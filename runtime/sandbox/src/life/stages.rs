@@ -236,15 +236,14 @@ impl Booting {
         let config = machine::Config {
             vcpus: base.grant.vcpus,
             memory_mib: base.grant.memory_mib,
-            shared_memory: base.spec.shared_memory,
             kernel: kernel.kernel,
             initramfs: kernel.initramfs,
             command_line: COMMAND_LINE.to_owned(),
             disks,
+            elsewhere: Vec::new(),
             ports: device,
             console: writer.into(),
             log: Some(log.into()),
-            entropy_out_of_process: false,
         };
         // Both end when the last process of the machine closes its end.
         let log = base.log();

@@ -11,16 +11,14 @@
 //!                            ◀────── Ended(how), and the end
 //! ```
 //!
-//! A supervisor that hangs up ends the VMM. Descriptors travel beside the message; a [`Fd`] is an index into them. Not
-//! here: anything of the guest.
+//! A supervisor that hangs up ends the VMM. Descriptors travel beside the message ([`crate::descriptors`]). Not here:
+//! anything of the guest.
 
 use serde::{Deserialize, Serialize};
 
 use crate::KernelFormat;
-
-/// A descriptor that comes with the message: its index.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fd(pub u16);
+use crate::descriptors::Fd;
+use crate::devices::{DeviceSpec, Elsewhere};
 
 /// To the VMM process.
 #[derive(Debug, Serialize, Deserialize)]
@@ -105,68 +103,15 @@ pub struct Spec {
     pub initramfs: Fd,
     /// Kernel parameters.
     pub command_line: String,
-    /// Block devices, in guest order.
-    pub disks: Vec<DiskSpec>,
-    /// Device end of the vsock port channel.
-    pub ports: Option<Fd>,
+    /// Devices that the process serves, in guest order.
+    pub devices: Vec<DeviceSpec>,
     /// Where console output goes.
     pub console: Fd,
-    /// Whether there is a virtio console besides the serial line.
+    /// Whether there is a virtio console besides the serial line, behind those devices.
     pub virtio_console: bool,
-    /// Who serves the entropy device.
-    pub entropy: Entropy,
-    /// Whether there is a balloon.
+    /// Whether there is a balloon, behind the console.
     pub balloon: bool,
-    /// Log how often the guest left for user space, and what for, when the machine ends.
-    pub count_exits: bool,
-}
-
-/// A block device.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct DiskSpec {
-    /// Contents, in order.
-    pub segments: Vec<SegmentSpec>,
-    /// Whether the guest's writes are refused.
-    pub readonly: bool,
-}
-
-impl DiskSpec {
-    /// How far the longest of its files is written.
-    #[must_use]
-    pub fn writable_end(&self) -> u64 {
-        let end = |segment: &SegmentSpec| match segment {
-            SegmentSpec::File { offset, len, .. } if !self.readonly => offset.saturating_add(*len),
-            _ => 0,
-        };
-        self.segments.iter().map(end).max().unwrap_or(0)
-    }
-}
-
-/// A run of a disk's contents: [`disk::Segment`] with its file by index.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum SegmentSpec {
-    /// A part of a file.
-    File {
-        /// The file.
-        file: Fd,
-        /// First byte.
-        offset: u64,
-        /// Number of bytes.
-        len: u64,
-    },
-    /// These bytes, read-only.
-    Bytes(Vec<u8>),
-    /// Zeroes, read-only.
-    Zeroes(u64),
-}
-
-/// Who serves the entropy device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Entropy {
-    /// Nobody: there is none.
-    None,
-    /// The VMM process.
-    InProcess,
-    /// The vhost-user back end at the other end of this socket.
-    VhostUser(Fd),
+    /// Devices that others serve, behind all of the process's own: what each is, and the front end's end of its
+    /// vhost-user connection. They need shared memory.
+    pub elsewhere: Vec<(Elsewhere, Fd)>,
 }

@@ -22,15 +22,39 @@ pub(super) struct Arguments<'a> {
     pub(super) command_line: &'a str,
     pub(super) qmp: i32,
     /// Front ends and their sockets, in guest order.
-    pub(super) devices: &'a [(&'static str, i32)],
+    pub(super) devices: &'a [(String, i32)],
 }
 
-/// The front ends QEMU has for our devices, by their names there.
+/// The front ends that QEMU has for devices of others, as its options name them.
 pub(super) mod front_end {
-    pub(in super::super) const BLOCK: &str = "vhost-user-blk";
-    pub(in super::super) const VSOCK: &str = "vhost-user-vsock-device";
+    use crate::devices::{DeviceSpec, Elsewhere, FILE_SYSTEM_QUEUE};
+
     // QEMU 7.2 does not ask this back end what it offers, so what ours does not is switched off.
-    pub(in super::super) const ENTROPY: &str = "vhost-user-rng,indirect_desc=off,queue_reset=off";
+    const ENTROPY: &str = "vhost-user-rng,indirect_desc=off,queue_reset=off";
+
+    /// For a device of the device process.
+    pub(in super::super) fn of(device: &DeviceSpec) -> String {
+        let name = match device {
+            DeviceSpec::Block { .. } => "vhost-user-blk",
+            DeviceSpec::Vsock(_) => "vhost-user-vsock-device",
+            DeviceSpec::Entropy => ENTROPY,
+        };
+        name.to_owned()
+    }
+
+    /// For a device of a process outside of the machine.
+    pub(in super::super) fn elsewhere(device: &Elsewhere) -> String {
+        match device {
+            Elsewhere::Entropy => ENTROPY.to_owned(),
+            Elsewhere::FileSystem { tag, request_queues } => {
+                // QEMU "Command line parsing": a comma in a value is written twice.
+                let tag = tag.replace(',', ",,");
+                format!(
+                    "vhost-user-fs-device,tag={tag},num-request-queues={request_queues},queue-size={FILE_SYSTEM_QUEUE}"
+                )
+            }
+        }
+    }
 }
 
 impl Arguments<'_> {

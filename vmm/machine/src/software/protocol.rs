@@ -19,7 +19,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::native::protocol::{DiskSpec, Fd, SegmentSpec};
+use crate::descriptors::Fd;
+use crate::devices::DeviceSpec;
 
 /// To the device process: what to serve. The only message.
 #[derive(Debug, Serialize, Deserialize)]
@@ -27,27 +28,16 @@ pub struct Devices {
     /// Memory of the machine, in bytes.
     pub memory: u64,
     /// The devices.
-    pub devices: Vec<DeviceSpec>,
+    pub devices: Vec<Served>,
 }
 
 /// A device to serve.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct DeviceSpec {
+pub struct Served {
     /// A listening socket at which the device's front end waits to be accepted.
     pub listener: Fd,
     /// Which device.
-    pub device: DeviceModel,
-}
-
-/// The devices there are.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum DeviceModel {
-    /// A block device; the text is its serial number.
-    Block(DiskSpec, String),
-    /// The socket device; its port channel.
-    Vsock(Fd),
-    /// The entropy device.
-    Entropy,
+    pub device: DeviceSpec,
 }
 
 /// From the device process.
@@ -91,10 +81,7 @@ pub struct Launch {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LaunchReport {
     /// QEMU runs; its pidfd comes along.
-    Started {
-        /// Its process id, for measurements.
-        pid: u32,
-    },
+    Started,
     /// What keeps QEMU from the files of its user, an entry each; what is missing comes with the reason.
     Walls(Vec<Result<String, String>>),
     /// QEMU cannot be started; the text says why.

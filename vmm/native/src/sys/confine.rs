@@ -8,7 +8,8 @@
 pub use confinement::Error as ConfineError;
 use confinement::calls::{DEVICES, RUNTIME};
 use confinement::{Conditional, FIONBIO, Forbidden, Limits, Profile, RUNTIME_IF, STREAM_PAIRS};
-use machine::native::protocol::{DiskSpec, Spec};
+use machine::devices::DeviceSpec;
+use machine::native::protocol::Spec;
 
 /// Takes root, privileges, capabilities and the file system from the calling thread, the only one, and those it will
 /// start. The log hears what the host's kernel does not have.
@@ -29,7 +30,7 @@ pub fn confine_threads(ioctls: &[u32], limits: Limits) -> Result<(), ConfineErro
 /// itself, which may be a file, comes first.
 #[must_use]
 pub fn limits(spec: &Spec) -> Limits {
-    let longest = spec.disks.iter().map(DiskSpec::writable_end).max().unwrap_or(0);
+    let longest = spec.devices.iter().map(DeviceSpec::writable_end).max().unwrap_or(0);
     Limits::new(longest, u64::from(spec.memory_mib) << 20, OWN_MEMORY)
 }
 

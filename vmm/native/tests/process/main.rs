@@ -15,7 +15,9 @@ use std::process::ExitStatus;
 
 use guest::Guest;
 use machine::KernelFormat;
-use machine::native::protocol::{DiskSpec, End, Entropy, Fd, Report, Request, SegmentSpec, Spec, exit};
+use machine::descriptors::Fd;
+use machine::devices::{DeviceSpec, DiskSpec, Elsewhere, SegmentSpec};
+use machine::native::protocol::{End, Report, Request, Spec, exit};
 use process::{Channel, Child, Spawn};
 
 /// A VMM process and what it was given.
@@ -31,12 +33,19 @@ type Change<'a> = &'a dyn Fn(&mut Spec);
 impl Vmm {
     /// Starts the process and sends it a machine that runs `kernel`.
     fn start(kernel: &[u8], change: Change<'_>) -> Option<Self> {
+        Self::start_with(kernel, Vec::new(), change)
+    }
+
+    /// As [`Self::start`], with further descriptors, the first of which is the fifth.
+    fn start_with(kernel: &[u8], further: Vec<OwnedFd>, change: Change<'_>) -> Option<Self> {
         let Ok(kvm) = File::options().read(true).write(true).open("/dev/kvm") else {
             skip::skip("kvm", "no usable /dev/kvm");
             return None;
         };
         let (console, write) = std::io::pipe().unwrap();
-        let descriptors: [OwnedFd; 5] = [kvm.into(), file(kernel), file(b""), write.into(), file(&[7; 4096])];
+        let mut descriptors: Vec<OwnedFd> =
+            vec![kvm.into(), file(kernel), file(b""), write.into(), file(&[7; 4096])];
+        descriptors.extend(further);
         let mut spec = Spec {
             vcpus: 1,
             memory_mib: 32,
@@ -46,16 +55,11 @@ impl Vmm {
             kernel_format: KernelFormat::Elf,
             initramfs: Fd(2),
             command_line: "quiet".to_owned(),
-            disks: vec![DiskSpec {
-                segments: vec![SegmentSpec::File { file: Fd(4), offset: 0, len: 4096 }],
-                readonly: true,
-            }],
-            ports: None,
+            devices: vec![disk(SegmentSpec::File { file: Fd(4), offset: 0, len: 4096 }), DeviceSpec::Entropy],
             console: Fd(3),
             virtio_console: true,
-            entropy: Entropy::InProcess,
             balloon: true,
-            count_exits: false,
+            elsewhere: Vec::new(),
         };
         change(&mut spec);
         let (child, channel) =
@@ -108,6 +112,11 @@ impl Vmm {
     }
 }
 
+fn disk(segment: SegmentSpec) -> DeviceSpec {
+    let disk = DiskSpec { segments: vec![segment], readonly: true };
+    DeviceSpec::Block { id: "disk0".to_owned(), disk }
+}
+
 fn file(contents: &[u8]) -> OwnedFd {
     let fd = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     let mut file = File::from(fd);
@@ -146,6 +155,31 @@ fn every_device_is_in_its_window() {
     let expected = [2u32, 4, 3, 5].iter().flat_map(|id| [*b"virt", id.to_le_bytes()]).flatten();
     assert_eq!(console, expected.chain([0xff; 4]).collect::<Vec<u8>>());
     assert_eq!(vmm.end().0, Some(End::PowerOff));
+}
+
+#[test]
+fn a_device_that_is_served_elsewhere_is_behind_all_others() {
+    let window = |index: u32, register: u32| 0xd000_0000 + index * 0x1000 + register;
+    let guest = Guest::new().print_word_at(window(4, 0)).print_word_at(window(4, 8));
+    let (listener, front_end) = process::accept_pair().unwrap();
+    let served = vhost_backend::start("entropy", Box::new(virtio::rng::Entropy::new()), listener).unwrap();
+    let change = |spec: &mut Spec| {
+        spec.elsewhere = vec![(Elsewhere::Entropy, Fd(5))];
+        spec.shared_memory = true;
+    };
+    let Some(mut vmm) = Vmm::start_with(&guest.power_off(), vec![front_end.into()], &change) else { return };
+    assert!(matches!(vmm.report(), Report::Running(_)));
+    let mut console = Vec::new();
+    vmm.console.read_to_end(&mut console).unwrap();
+    assert_eq!(console, [*b"virt", 4u32.to_le_bytes()].concat());
+    assert_eq!(vmm.end().0, Some(End::PowerOff));
+    served.wait().unwrap();
+
+    let (gone, front_end) = process::accept_pair().unwrap();
+    drop(gone);
+    let vmm = Vmm::start_with(&Guest::new().spin(), vec![front_end.into()], &change).unwrap();
+    let Report::Refused(why) = vmm.report() else { panic!("a back end that is gone is not missed") };
+    assert!(why.contains("vhost-user"), "{why}");
 }
 
 #[test]
@@ -206,7 +240,6 @@ fn a_supervisor_that_hangs_up_ends_it_whatever_it_waits_for() {
 #[test]
 fn what_cannot_be_made_is_refused_in_words() {
     let kernel = Guest::new().spin();
-    let disk = || DiskSpec { segments: vec![SegmentSpec::Zeroes(512)], readonly: true };
     let cases: [(&[u8], Change<'_>, &str); 8] = [
         (b"#!/bin/sh", &|_| {}, "kernel is not an ELF kernel: it is no ELF file"),
         (&kernel, &|spec| spec.kernel_format = KernelFormat::BzImage, "kernel is not a bzImage"),
@@ -215,7 +248,11 @@ fn what_cannot_be_made_is_refused_in_words() {
         (&kernel, &|spec| spec.memory_mib = 1, "memory must be from 32 MiB"),
         (&kernel, &|spec| spec.kernel = Fd(9), "descriptor 9 did not come"),
         (&kernel, &|spec| spec.hypervisor = Fd(4), "not /dev/kvm"),
-        (&kernel, &|spec| spec.disks.extend((0..15).map(|_| disk())), "at most 16 virtio devices"),
+        (
+            &kernel,
+            &|spec| spec.devices.extend((0..15).map(|_| disk(SegmentSpec::Zeroes(512)))),
+            "at most 16 virtio devices",
+        ),
     ];
     for (kernel, change, expected) in cases {
         let Some(mut vmm) = Vmm::start(kernel, change) else { return };

@@ -39,7 +39,6 @@ fn spec(keep: bool) -> Spec {
         time_limit: None,
         keep,
         grace: Duration::ZERO,
-        shared_memory: false,
     }
 }
 

@@ -1,0 +1,49 @@
+//! A machine's processes as its handle sees them: found, waited for, and blamed. Not here: what they are told.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, epoll, poll};
+
+use crate::MachineError;
+
+/// Where one of this project's programs is, or another's.
+pub(crate) fn find(program: &str) -> Result<PathBuf, MachineError> {
+    process::find_program(program).ok_or_else(|| MachineError::Program { program: program.to_owned() })
+}
+
+/// A descriptor that is readable when one of `members` is.
+pub(crate) fn any_of(members: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
+    let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    for member in members {
+        epoll::add(&set, member, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+    }
+    Ok(set)
+}
+
+pub(crate) fn wait_readable(descriptor: BorrowedFd<'_>) {
+    // EINTR is the only error of a valid descriptor.
+    while poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], None).is_err() {}
+}
+
+pub(crate) fn is_readable(descriptor: BorrowedFd<'_>) -> bool {
+    wait_readable_for(descriptor, Duration::ZERO)
+}
+
+/// Waits, but no longer than that; returns whether it is readable.
+pub(crate) fn wait_readable_for(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
+    let Ok(patience) = patience.try_into() else { return false };
+    poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&patience)).is_ok_and(|ready| ready > 0)
+}
+
+pub(crate) fn in_process(what: &'static str) -> impl Fn(process::Error) -> MachineError {
+    move |error| {
+        let source = match error {
+            process::Error::Start { source, .. } | process::Error::Channel(source) => source,
+            other => io::Error::other(other),
+        };
+        MachineError::Process { what, source }
+    }
+}
