@@ -13,11 +13,12 @@
 //! reads never leave it. Only terminal things stop a vCPU. Not here: devices, guest-physical layout, boot protocols
 //! (the VMM's), and memory allocation (`guest_memory`).
 
+mod arch;
 mod error;
 mod vcpu;
 mod vm;
-pub mod x86;
 
+pub use arch::{Arch, x86};
 pub use error::{Error, Result};
 pub use vcpu::{Vcpu, VcpuIo, VcpuSeed, VcpuStop};
 pub use vm::{Capabilities, Doorbell, Hypervisor, IrqLine, MemorySlot, Vm, VmConfig};

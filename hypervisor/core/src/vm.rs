@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 
 use guest_memory::GuestRam;
 
-use crate::{Result, VcpuSeed};
+use crate::{Arch, Result, VcpuSeed};
 
 /// A host's way to run virtual machines.
 pub trait Hypervisor {
@@ -27,10 +27,8 @@ pub trait Hypervisor {
 pub struct VmConfig {
     /// Number of vCPUs, at least 1.
     pub vcpus: u8,
-    /// How each vCPU starts; `None` leaves it in its reset state (application processors wait for SIPI).
-    pub boot: Option<crate::x86::BootState>,
-    /// Whether the chip has a legacy timer (PIT). Firmware-less stock kernels want it; conformance guests do not.
-    pub legacy_timer: bool,
+    /// Its architecture, which is the host's.
+    pub arch: Arch,
 }
 
 /// What a backend can do.

@@ -11,9 +11,8 @@ use kvm_bindings::kvm_run;
 use kvm_ioctls::VcpuFd;
 use rustix::mm::{MapFlags, ProtFlags};
 
-/// Size of the mapping: `kvm_run` is smaller than a page.
-const PAGE: usize = 4096;
-const _: () = assert!(size_of::<kvm_run>() <= PAGE);
+/// Size of the mapping, which the kernel rounds up to a page of the host's.
+const SIZE: usize = size_of::<kvm_run>();
 
 /// The signal that interrupts `KVM_RUN`. Its handler does nothing.
 #[must_use]
@@ -60,7 +59,7 @@ impl Kick {
         let fd = unsafe { BorrowedFd::borrow_raw(vcpu.as_raw_fd()) };
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a fresh mapping at an address the kernel picks touches nothing that exists.
-        let page = unsafe { rustix::mm::mmap(ptr::null_mut(), PAGE, prot, MapFlags::SHARED, fd, 0) };
+        let page = unsafe { rustix::mm::mmap(ptr::null_mut(), SIZE, prot, MapFlags::SHARED, fd, 0) };
         let page =
             page.map_err(|errno| Error::Host { operation: "mmap of kvm_run", source: errno.into() })?;
         let run = NonNull::new(page.cast()).ok_or(Error::Invalid("kvm_run mapped at 0"))?;
@@ -137,6 +136,6 @@ impl Kick {
 impl Drop for Kick {
     fn drop(&mut self) {
         // SAFETY: the mapping made by `new`; no reference to it outlives a method of `self`.
-        let _ = unsafe { rustix::mm::munmap(self.run.as_ptr().cast(), PAGE) };
+        let _ = unsafe { rustix::mm::munmap(self.run.as_ptr().cast(), SIZE) };
     }
 }

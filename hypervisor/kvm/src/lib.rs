@@ -27,17 +27,17 @@
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #![allow(unsafe_code, reason = "KVM's ioctls, its shared page and signals")]
 
-mod boot;
-mod cpuid;
+mod arch;
 mod kick;
 mod system;
 mod vcpu;
 mod vm;
 
+pub use arch::{IOCTLS_AFTER_CREATE, RESERVED};
 pub use kick::kick_signal;
 pub use system::Kvm;
 pub use vcpu::{KvmSeed, KvmVcpu};
-pub use vm::{IOCTLS_AFTER_CREATE, KvmVm, RESERVED};
+pub use vm::KvmVm;
 
 /// An error of one KVM operation, named as in the KVM API.
 fn host(operation: &'static str) -> impl FnOnce(vmm_sys_util::errno::Error) -> hypervisor::Error {

@@ -12,6 +12,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
+use crate::arch::{self, ports};
 use crate::kick::Kick;
 use crate::vm::Slots;
 
@@ -87,13 +88,10 @@ impl KvmVcpu {
     fn step(&mut self, io: &mut impl VcpuIo) -> Step {
         match self.fd.run() {
             Ok(VcpuExit::IoOut(port, data)) => {
-                // One element of a string instruction at a time.
-                let mut writes =
-                    data.chunks(self.kick.port_width()).map(|element| io.port_write(port, element));
-                writes.find_map(ControlFlow::break_value).map_or(Step::Done, Step::Write)
+                ports::write(io, port, data, self.kick.port_width()).map_or(Step::Done, Step::Write)
             }
             Ok(VcpuExit::IoIn(port, data)) => {
-                data.chunks_mut(self.kick.port_width()).for_each(|element| io.port_read(port, element));
+                ports::read(io, port, data, self.kick.port_width());
                 Step::Done
             }
             Ok(VcpuExit::MmioRead(address, data)) => {
@@ -149,8 +147,7 @@ impl KvmVcpu {
     }
 
     fn crashed(&self, what: String) -> Step {
-        let place =
-            self.fd.get_regs().map_or_else(|_| String::new(), |regs| format!(" at rip {:#x}", regs.rip));
+        let place = arch::place(&self.fd).map_or_else(String::new, |place| format!(" at {place}"));
         Step::Stop(VcpuStop::Crashed(what + &place))
     }
 

@@ -1,34 +1,19 @@
 //! A KVM machine: memory slots, interrupt lines, doorbells, and its vCPUs' seeds.
 
 use std::mem::ManuallyDrop;
-use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use guest_memory::GuestRam;
-use hypervisor::x86::BootState;
-use hypervisor::{Capabilities, Doorbell, Error, IrqLine, MemorySlot, Result, Vm};
-use kvm_bindings::{
-    CpuId, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, kvm_cpuid_entry2, kvm_pit_config,
-    kvm_userspace_memory_region,
-};
+use hypervisor::{Capabilities, Doorbell, Error, IrqLine, MemorySlot, Result, Vm, VmConfig};
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::arch::Chip;
 use crate::kick::Kick;
-use crate::{KvmSeed, boot, host};
-
-/// Guest-physical addresses that KVM takes for itself: an identity map and a TSS, needed by VMX without unrestricted
-/// guest, just under the end of the 4 GiB where firmware would be.
-pub const RESERVED: Range<u64> = 0xfffb_c000..0xfffc_0000;
-/// The three pages of the TSS follow the one of the identity map.
-const TSS: usize = 0xfffb_d000;
-
-/// Requests of every ioctl made after `create_vm`: `KVM_RUN`, `KVM_GET_REGS`, `KVM_IRQ_LINE`, `KVM_IRQFD`,
-/// `KVM_IOEVENTFD`, `KVM_SET_USER_MEMORY_REGION`.
-pub const IOCTLS_AFTER_CREATE: [u32; 6] =
-    [0xae80, 0x8090_ae81, 0x4008_ae61, 0x4020_ae76, 0x4040_ae79, 0x4020_ae46];
+use crate::{KvmSeed, host};
 
 /// What a machine's slots map. Kept alive by the machine and by each of its vCPUs, because the kernel's machine lives
 /// until the last of their descriptors is closed.
@@ -44,46 +29,22 @@ pub struct KvmVm {
 }
 
 impl KvmVm {
-    pub(crate) fn new(
-        fd: VmFd,
-        host_has: Capabilities,
-        legacy_timer: bool,
-        memory: &GuestRam,
-    ) -> Result<Self> {
+    /// A machine of this memory alone. Interrupt controllers come later: they register I/O devices, and on Linux 6.18 the
+    /// next change of memory slots then waits some milliseconds for their SRCU grace period.
+    pub(crate) fn new(fd: VmFd, host_has: Capabilities, memory: &GuestRam) -> Result<Self> {
         let readonly = host_has.readonly_memory;
         let vm = Self { fd, kicks: Vec::new(), readonly, slots: Slots::default() };
-        // Memory first. Interrupt controllers register I/O devices, and on Linux 6.18 the next change of memory slots
-        // then waits some milliseconds for their SRCU grace period.
         vm.map(memory, 0)?;
-        let fd = &vm.fd;
-        fd.set_identity_map_address(RESERVED.start).map_err(host("KVM_SET_IDENTITY_MAP_ADDR"))?;
-        fd.set_tss_address(TSS).map_err(host("KVM_SET_TSS_ADDR"))?;
-        fd.create_irq_chip().map_err(host("KVM_CREATE_IRQCHIP"))?;
-        if legacy_timer {
-            // Port 0x61 comes with the PIT: kernels that calibrate against it read it in a loop.
-            let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
-            fd.create_pit2(pit).map_err(host("KVM_CREATE_PIT2"))?;
-        }
         Ok(vm)
     }
 
-    pub(crate) fn create_vcpu(
-        &mut self,
-        index: u8,
-        cpuid: &[kvm_cpuid_entry2],
-        boot: Option<BootState>,
-    ) -> Result<KvmSeed> {
+    pub(crate) fn create_chip(&self, kvm: &kvm_ioctls::Kvm, config: &VmConfig) -> Result<Chip> {
+        Chip::new(kvm, &self.fd, config)
+    }
+
+    pub(crate) fn create_vcpu(&mut self, index: u8, chip: &Chip) -> Result<KvmSeed> {
         let fd = self.fd.create_vcpu(index.into()).map_err(host("KVM_CREATE_VCPU"))?;
-        let cpuid = CpuId::from_entries(cpuid).map_err(|_| Error::Invalid("number of CPUID entries"))?;
-        // Before any other state: what CPUID says decides which register values KVM accepts.
-        fd.set_cpuid2(&cpuid).map_err(host("KVM_SET_CPUID2"))?;
-        boot::set_msrs(&fd)?;
-        if index == 0 {
-            boot::set_lapic(&fd)?;
-        }
-        if let Some(state) = boot {
-            boot::set_registers(&fd, state)?;
-        }
+        chip.start(&fd, index)?;
         let kick = Arc::new(Kick::new(&fd)?);
         self.kicks.push(Arc::clone(&kick));
         Ok(KvmSeed::new(fd, kick, Arc::clone(&self.slots)))

@@ -9,8 +9,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use guest_memory::{Backing, GuestRam};
-use hypervisor::x86::BootState;
-use hypervisor::{Hypervisor, Vcpu, VcpuIo, VcpuSeed, VcpuStop, Vm, VmConfig};
+use hypervisor::x86::{BootState, Chip};
+use hypervisor::{Arch, Hypervisor, Vcpu, VcpuIo, VcpuSeed, VcpuStop, Vm, VmConfig};
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 /// Writing 0 powers off, 1 resets.
@@ -100,7 +100,8 @@ impl<V: Vm> Rig<V> {
         let ram = allocate(0, RAM_SIZE);
         write(&ram, ENTRY.into(), setup.code);
         let Setup { vcpus, boot, legacy_timer, .. } = *setup;
-        let config = VmConfig { vcpus, boot: Some(boot), legacy_timer };
+        let arch = Arch::X86(Chip { boot: Some(boot), legacy_timer });
+        let config = VmConfig { vcpus, arch };
         let (vm, seeds) = hypervisor.create_vm(&config, &ram).expect("create_vm");
         assert_eq!(seeds.len(), usize::from(vcpus), "number of seeds");
         let (sender, events) = mpsc::channel();

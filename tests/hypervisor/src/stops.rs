@@ -1,6 +1,6 @@
 //! Why vCPUs stop: kicks, resets, power-off; and what they may not leave behind when they do.
 
-use hypervisor::{Error, Hypervisor, VcpuStop, Vm, VmConfig};
+use hypervisor::{Arch, Error, Hypervisor, VcpuStop, Vm, VmConfig, x86};
 
 use crate::rig::{Access, Event, GATE_PORT, LATE_STOP_PORT, Rig, STOP_ADDRESS, Setup, allocate, write};
 use crate::{Case, guests};
@@ -105,7 +105,7 @@ fn kick_storm<H: Hypervisor>(hypervisor: &H) {
 }
 
 fn kick_after_drop<H: Hypervisor>(hypervisor: &H) {
-    let config = VmConfig { vcpus: 1, boot: None, legacy_timer: false };
+    let config = VmConfig { vcpus: 1, arch: Arch::X86(x86::Chip::default()) };
     let (vm, seeds) = hypervisor.create_vm(&config, &allocate(0, 0x1000)).expect("create_vm");
     vm.kick(0).expect("kick of a seed");
     drop(seeds);
@@ -173,7 +173,7 @@ fn independent<H: Hypervisor>(hypervisor: &H) {
 fn impossible<H: Hypervisor>(hypervisor: &H) {
     let memory = allocate(0, 0x1000);
     let make = |vcpus| {
-        let config = VmConfig { vcpus, boot: None, legacy_timer: false };
+        let config = VmConfig { vcpus, arch: Arch::X86(x86::Chip::default()) };
         hypervisor.create_vm(&config, &memory).map(|(vm, _)| vm)
     };
     assert!(matches!(make(0), Err(Error::Invalid(_))), "no vCPU");

@@ -95,12 +95,7 @@ pub fn run<H: Hypervisor>(
     let loading = start_loading(&spec, &ram, &mut descriptors)?;
 
     let hypervisor = open(descriptors.take(spec.hypervisor)?)?;
-    let config = VmConfig {
-        vcpus: spec.vcpus,
-        boot: Some(loader::boot_state(spec.kernel_format)?),
-        // Hardware-reduced ACPI has none; stock kernels take the time from the hypervisor's clock and the local APIC.
-        legacy_timer: false,
-    };
+    let config = VmConfig { vcpus: spec.vcpus, arch: loader::arch(spec.kernel_format)? };
     let (vm, seeds) = hypervisor.create_vm(&config, &ram)?;
     timeline.created_ns = sys::now_ns();
 

@@ -1,6 +1,6 @@
 //! Puts kernel, initramfs and boot structures into guest RAM.
 //!
-//! How the boot vCPU starts depends only on the kernel's format ([`boot_state`]), so the hypervisor can make the
+//! How the boot vCPU starts depends only on the kernel's format ([`arch`]), so the hypervisor can make the
 //! machine while [`load`] still reads: file contents go straight from the page cache into guest RAM. Not here: the ACPI
 //! tables, which do not depend on the kernel.
 
@@ -12,7 +12,8 @@ use std::io;
 use std::os::fd::AsFd;
 
 use guest_memory::GuestRam;
-use hypervisor::x86::BootState;
+use hypervisor::Arch;
+use hypervisor::x86::{BootState, Chip};
 use machine::KernelFormat;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
@@ -69,8 +70,13 @@ pub enum LoadError {
     Memory(#[from] vm_memory::GuestMemoryError),
 }
 
-/// How the boot vCPU starts a kernel of this format.
-pub fn boot_state(format: KernelFormat) -> Result<BootState, LoadError> {
+/// The machine that a kernel of this format is started on, with the boot vCPU where that kernel's boot protocol begins.
+pub fn arch(format: KernelFormat) -> Result<Arch, LoadError> {
+    // Hardware-reduced ACPI has no legacy timer; kernels take the time from the hypervisor's clock and the local APIC.
+    Ok(Arch::X86(Chip { boot: Some(boot_state(format)?), legacy_timer: false }))
+}
+
+fn boot_state(format: KernelFormat) -> Result<BootState, LoadError> {
     match format {
         KernelFormat::Elf => Ok(elf::boot_state()),
         KernelFormat::BzImage => Ok(bzimage::boot_state()),

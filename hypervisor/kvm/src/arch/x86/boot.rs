@@ -36,7 +36,7 @@ const LVT_LINT1: usize = 0x360;
 const EXT_INT: u32 = 0b111 << 8;
 const NMI: u32 = 0b100 << 8;
 
-pub(crate) fn set_msrs(vcpu: &VcpuFd) -> Result<()> {
+pub(super) fn set_msrs(vcpu: &VcpuFd) -> Result<()> {
     let entries = MSRS.map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() });
     let msrs = Msrs::from_entries(&entries).map_err(|_| Error::Invalid("number of MSRs"))?;
     // KVM stops at the first MSR it does not have. A host without one offers its guests none of what it controls.
@@ -44,7 +44,7 @@ pub(crate) fn set_msrs(vcpu: &VcpuFd) -> Result<()> {
 }
 
 /// Connects the boot processor to the PIC: MultiProcessor Specification 1.4 §3.6.2.2, virtual wire mode.
-pub(crate) fn set_lapic(vcpu: &VcpuFd) -> Result<()> {
+pub(super) fn set_lapic(vcpu: &VcpuFd) -> Result<()> {
     let mut lapic = vcpu.get_lapic().map_err(host("KVM_GET_LAPIC"))?;
     set_lvt(&mut lapic, LVT_LINT0, EXT_INT);
     set_lvt(&mut lapic, LVT_LINT1, NMI);
@@ -57,7 +57,7 @@ fn set_lvt(lapic: &mut kvm_lapic_state, offset: usize, value: u32) {
     }
 }
 
-pub(crate) fn set_registers(vcpu: &VcpuFd, state: BootState) -> Result<()> {
+pub(super) fn set_registers(vcpu: &VcpuFd, state: BootState) -> Result<()> {
     let reset = vcpu.get_sregs().map_err(host("KVM_GET_SREGS"))?;
     let (sregs, regs) = registers(reset, state);
     vcpu.set_sregs(&sregs).map_err(host("KVM_SET_SREGS"))?;

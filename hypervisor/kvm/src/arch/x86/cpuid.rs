@@ -37,7 +37,7 @@ impl Field {
 }
 
 /// The table of vCPU `index` of `vcpus`; its APIC id is its index.
-pub(crate) fn for_vcpu(
+pub(super) fn for_vcpu(
     supported: &[kvm_cpuid_entry2],
     index: u8,
     vcpus: u8,

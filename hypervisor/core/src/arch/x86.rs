@@ -1,4 +1,13 @@
-//! x86 extras: how the boot vCPU starts. Plain values; backends translate them.
+//! x86-64: its legacy timer, and how the boot vCPU starts.
+
+/// What is fixed when an x86-64 machine is made.
+#[derive(Debug, Clone, Default)]
+pub struct Chip {
+    /// How the boot vCPU starts; `None` leaves it in its reset state. The others wait for SIPI.
+    pub boot: Option<BootState>,
+    /// Whether there is a legacy timer (PIT). Kernels without ACPI want it.
+    pub legacy_timer: bool,
+}
 
 /// State of the boot vCPU at its first instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
