@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use chipset::{I8042, PciConfig, Power, Rtc, Serial};
 use guest_memory::GuestRam;
 use hypervisor::{IrqLine, Vm};
 use machine::descriptors::{Incoming, MissingDescriptor};
@@ -80,7 +79,7 @@ pub fn assemble<V: Vm>(
     let legacy = {
         let output = console.try_clone().map_err(system("console"))?;
         let irq = interrupt(vm, layout::SERIAL_IRQ, &mut wiring)?;
-        legacy(output, irq)
+        Legacy::new(output, irq)
     };
     let mut transports = Vec::new();
     for (device, slot) in make(spec, descriptors, console, ram)?.into_iter().zip(layout::slots()) {
@@ -144,21 +143,6 @@ fn interrupt<V: Vm>(vm: &V, line: IrqLine, wiring: &mut Wiring) -> Result<Event,
         }
     }
     Ok(event)
-}
-
-fn legacy(output: File, irq: Event) -> Legacy {
-    let raise = move || irq.signal();
-    Legacy {
-        serial: Serial::new(Box::new(raise), Box::new(output)),
-        rtc: Rtc::new(Box::new(seconds_since_epoch)),
-        i8042: I8042,
-        power: Power,
-        pci: PciConfig::default(),
-    }
-}
-
-fn seconds_since_epoch() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Output that its reader does not take is lost rather than waited for.

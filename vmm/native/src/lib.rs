@@ -5,16 +5,14 @@
 //! [`machine::run`], the machine's life from spec to end. Not here: the supervisor's side (crate `machine`), policy,
 //! and anything inside the guest.
 
-pub mod acpi;
-pub mod board;
+mod arch;
 pub mod devices;
 pub mod events;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
-pub mod layout;
-pub mod loader;
 pub mod log;
 pub mod machine;
-pub mod parameters;
 pub mod sys;
 pub mod vcpu;
+
+pub use arch::{board, layout, loader, parameters};

@@ -5,7 +5,7 @@
 //!    │ confine the process: from here on it could not open anything if it tried
 //!    ├──────────────▶ lifeline thread: ends the process when the supervisor is gone
 //!    ├──────────────▶ loader thread: kernel and initramfs into RAM
-//!    │ make the machine (KVM mostly waits), ACPI tables, devices
+//!    │ make the machine (KVM mostly waits), describe it, devices
 //!    │◀────────────── join
 //!    ├──────────────▶ vCPU threads: bind, wait at the gate
 //!    │ confine all threads, report, open the gate
@@ -24,14 +24,13 @@ use hypervisor::{Hypervisor, VmConfig};
 use machine::descriptors::{Incoming, MissingDescriptor};
 use machine::native::protocol::{Report, Spec, Timeline, exit};
 use process::Channel;
-use vm_memory::Bytes;
 
 use crate::devices::{self, DeviceError};
 use crate::events::{EventLoop, Outcome};
 use crate::loader::{self, LoadError, Payload};
 use crate::sys::{self, ConfineError};
 use crate::vcpu::{self, Gate};
-use crate::{acpi, layout, parameters};
+use crate::{arch, layout, parameters};
 
 /// Stack of the threads besides the first. Only what is touched takes memory.
 const STACK: usize = 256 << 10;
@@ -100,8 +99,7 @@ pub fn run<H: Hypervisor>(
     timeline.created_ns = sys::now_ns();
 
     let slots: Vec<_> = layout::slots().take(devices::count(&spec)).collect();
-    let tables = acpi::tables(layout::ACPI_TABLES.0, spec.vcpus, &slots);
-    ram.write_slice(&tables, layout::ACPI_TABLES).map_err(LoadError::from)?;
+    arch::describe(&ram, spec.vcpus, &slots).map_err(LoadError::from)?;
     let (vcpus, limits) = (spec.vcpus, sys::limits(&spec));
     let (board, wiring) = devices::assemble(spec, &mut descriptors, &vm, &ram)?;
     let board = Arc::new(board);

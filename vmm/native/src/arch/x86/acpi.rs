@@ -28,7 +28,7 @@ const IAPC_BOOT_ARCH: u16 = 1 << 2 | 1 << 5;
 
 /// The tables, the RSDP first, to be put at `base`.
 #[must_use]
-pub fn tables(base: u64, vcpus: u8, devices: &[Slot]) -> Vec<u8> {
+pub(super) fn tables(base: u64, vcpus: u8, devices: &[Slot]) -> Vec<u8> {
     // Every address is relative to `base`: the RSDP's place is kept free until the XSDT has one.
     let mut blob = vec![0; Rsdp::len()];
     let dsdt = append(&mut blob, base, &dsdt(devices));

@@ -3,11 +3,13 @@
 //! Both are a handful of fixed places (`layout`), so finding one is arithmetic. What nobody owns reads as ones and
 //! ignores writes, as on a PC. Not here: interrupts' way to the guest (`devices`).
 
+use std::fs::File;
 use std::ops::ControlFlow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chipset::{I8042, Outcome, PciConfig, Power, Rtc, Serial, i8042, pci, power, rtc, serial};
 use hypervisor::{VcpuIo, VcpuStop};
+use virtio::Event;
 use virtio::mmio::MmioTransport;
 
 use crate::layout;
@@ -30,6 +32,25 @@ pub struct Legacy {
     pub power: Power,
     /// The PCI bus without devices.
     pub pci: PciConfig,
+}
+
+impl Legacy {
+    /// The chipset of a machine whose serial line writes to `output` and signals `irq`.
+    #[must_use]
+    pub fn new(output: File, irq: Event) -> Self {
+        let raise = move || irq.signal();
+        Self {
+            serial: Serial::new(Box::new(raise), Box::new(output)),
+            rtc: Rtc::new(Box::new(seconds_since_epoch)),
+            i8042: I8042,
+            power: Power,
+            pci: PciConfig::default(),
+        }
+    }
+}
+
+fn seconds_since_epoch() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// A device of the chipset, and an offset in it.
