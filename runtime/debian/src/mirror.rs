@@ -220,8 +220,8 @@ impl Index {
 }
 
 /// Debian's name of this host's architecture, which is its guests' as well.
-const fn architecture() -> &'static str {
-    if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
+fn architecture() -> &'static str {
+    if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" }
 }
 
 fn release(

@@ -15,8 +15,8 @@ impl Architecture {
 
     /// That of guests on this host.
     #[must_use]
-    pub const fn host() -> Self {
-        if cfg!(target_arch = "aarch64") { Self::Arm64 } else { Self::Amd64 }
+    pub fn host() -> Self {
+        if std::env::consts::ARCH == "aarch64" { Self::Arm64 } else { Self::Amd64 }
     }
 
     /// Its name, which Debian and OCI share.

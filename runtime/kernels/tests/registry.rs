@@ -174,7 +174,8 @@ fn by_tag_by_digest_and_by_index_each_kernel_once() {
     let raw = bzimage(2);
     let wrong = registry.push("", b"not for here");
     let right = registry.push("", &raw);
-    let (here, other) = if cfg!(target_arch = "aarch64") { ("arm64", "amd64") } else { ("amd64", "arm64") };
+    let (here, other) =
+        if std::env::consts::ARCH == "aarch64" { ("arm64", "amd64") } else { ("amd64", "arm64") };
     let entry = |digest: &str, architecture: &str| {
         serde_json::json!({"mediaType": MANIFEST, "digest": digest, "size": 1,
             "platform": {"os": "linux", "architecture": architecture}})

@@ -12,6 +12,7 @@
 //! in a `matchlock-devices` process). Every process holds the other end of a descriptor of the supervisor's and ends
 //! when that hangs up. Not here: what is in the guest, and what the vsock streams carry.
 
+mod arch;
 mod children;
 pub mod descriptors;
 pub mod devices;

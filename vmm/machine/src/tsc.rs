@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::arch::ticks;
+
 /// The error of a reading is well under a microsecond; over this it is under 0.01 %.
 const SHORTEST: Duration = Duration::from_millis(10);
 /// Readings tried at each end; the one with the least between its two looks at the clock counts.
@@ -61,24 +63,10 @@ impl Reading {
 }
 
 /// A clock that nothing steers.
-fn raw_clock_ns() -> u128 {
+pub(crate) fn raw_clock_ns() -> u128 {
     let now = clock_gettime(ClockId::MonotonicRaw);
     // It counts from the host's start: neither part is negative.
     u128::from(now.tv_sec.unsigned_abs()) * 1_000_000_000 + u128::from(now.tv_nsec.unsigned_abs())
-}
-
-#[cfg(target_arch = "x86_64")]
-#[allow(unsafe_code, reason = "the counter has no safe reader")]
-fn ticks() -> u64 {
-    // SAFETY: every x86-64 CPU has RDTSC, and Linux leaves it allowed unless a process asks otherwise (prctl(2),
-    // PR_SET_TSC), which nothing here does.
-    unsafe { std::arch::x86_64::_rdtsc() }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn ticks() -> u64 {
-    // The machine that needs it emulates x86-64 only; elsewhere the clock itself stands in.
-    u64::try_from(raw_clock_ns()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

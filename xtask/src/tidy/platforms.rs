@@ -16,19 +16,7 @@ struct Condition {
 
 const CONDITIONS: &[Condition] = &[
     Condition { name: "target_os", folders: &["sys"], files: &[] },
-    // What is listed here has yet to move into an `arch` folder; nothing is added.
-    Condition {
-        name: "target_arch",
-        folders: &["arch", "sys"],
-        files: &[
-            "runtime/debian/src/mirror.rs",
-            "runtime/debian/tests/mirror/main.rs",
-            "runtime/kernels/src/architecture.rs",
-            "runtime/kernels/tests/registry.rs",
-            "runtime/registry/tests/pull/hostile.rs",
-            "vmm/machine/src/tsc.rs",
-        ],
-    },
+    Condition { name: "target_arch", folders: &["arch", "sys"], files: &[] },
 ];
 
 /// Holds the files to the conditions' places, and the lists of places to the files.

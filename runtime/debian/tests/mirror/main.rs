@@ -24,7 +24,7 @@ const PACKAGE: &str = "pool/main/l/linux/image_1_amd64.deb";
 const DAY: u64 = 24 * 3600;
 
 fn architecture() -> &'static str {
-    if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
+    if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" }
 }
 
 fn key() -> SignedSecretKey {

@@ -253,7 +253,7 @@ fn errors_name_the_image_and_the_layer() {
 
 #[test]
 fn an_index_leads_to_this_hosts_image() {
-    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let architecture = if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" };
     let bed = Bed::new(move |content, asked| {
         if !asked.path.ends_with("/manifests/1") {
             return content.answer(asked);
