@@ -357,11 +357,19 @@ impl Emulated<'_> {
             "private memory with a guest up, guest memory left out (targets: VMM 1024 dirty, 5120 clean; supervisor 8192 dirty)"
         );
         for row in self.rows(script, Clock::Wall)? {
-            let name = row["process"].as_str().unwrap_or("?");
-            println!(
-                "  {name}: {} KiB dirty, {} KiB clean",
-                row["private_dirty_kib"], row["private_clean_kib"]
-            );
+            match row["process"].as_str() {
+                Some(name) => println!(
+                    "  {name}: {} KiB dirty, {} KiB clean",
+                    row["private_dirty_kib"], row["private_clean_kib"]
+                ),
+                None => println!(
+                    "guest memory freed goes back: {} MiB, {} with 100 more written, {} again {:.1} s after they were removed",
+                    row["before_mib"],
+                    row["full_mib"],
+                    row["after_mib"],
+                    row["given_back_s"].as_f64().unwrap_or(f64::NAN)
+                ),
+            }
         }
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! What the processes of a running sandbox keep for themselves: private dirty and private clean memory, mappings that
-//! are guest memory left out.
+//! are guest memory left out. And of guest memory, how soon the host has back what the guest frees.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -19,40 +20,119 @@ struct Row {
     private_clean_kib: u64,
 }
 
+/// Guest memory that the host has, all processes together, and when the guest had given back what it had freed.
+#[derive(Debug, serde::Serialize)]
+struct GivenBack {
+    before_mib: u64,
+    full_mib: u64,
+    after_mib: u64,
+    given_back_s: f64,
+}
+
+/// What the guest's script does after each line that it is sent.
+const SCRIPT: &str = "echo up; read line
+    dd if=/dev/zero of=/dev/shm/x bs=1M count=100 2>/dev/null; echo full; read line
+    rm /dev/shm/x; echo freed; cat";
+
+/// How much of what the guest has freed may stay, and how long is waited for the rest.
+const KEPT_MIB: u64 = 20;
+const PATIENCE: Duration = Duration::from_secs(120);
+
 pub(crate) fn run(options: &Under) -> Result<()> {
     let mut sandbox = Command::new(&options.matchlock)
         .args(["run", "--machine", &options.machine, "--memory", "256", "-i", "--image", "busybox"])
-        .args(["--", "sh", "-c", "echo up; cat"])
+        .args(["--", "sh", "-c", SCRIPT])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .context("matchlock")?;
-    let mut output = BufReader::new(sandbox.stdout.take().context("its output")?);
-    let mut line = String::new();
-    output.read_line(&mut line)?;
-    let measured = if line == "up\n" { measure(sandbox.id()) } else { Ok(Vec::new()) };
-    drop(sandbox.stdin.take());
+    let output = BufReader::new(sandbox.stdout.take().context("its output")?);
+    let input = sandbox.stdin.take().context("its input")?;
+    let measured = Conversation { input, output }.measure(sandbox.id());
     let status = sandbox.wait()?;
-    if line != "up\n" || !status.success() {
+    let (rows, given_back) = measured?;
+    if !status.success() {
         bail!("the sandbox ended with {status}");
     }
-    for row in measured? {
+    for row in rows {
         println!("{}", serde_json::to_string(&row)?);
     }
+    println!("{}", serde_json::to_string(&given_back)?);
     Ok(())
 }
 
-/// The supervisor and every process below it.
-fn measure(supervisor: u32) -> Result<Vec<Row>> {
-    let mut rows = vec![private(supervisor)?];
-    // A child belongs to the thread that started it.
-    for thread in fs::read_dir(format!("/proc/{supervisor}/task"))? {
-        let children = fs::read_to_string(thread?.path().join("children"))?;
-        for child in children.split_whitespace() {
-            rows.push(private(child.parse()?)?);
+/// What is said with the guest's script. Dropping it ends the script.
+struct Conversation {
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Conversation {
+    fn measure(mut self, supervisor: u32) -> Result<(Vec<Row>, GivenBack)> {
+        self.hear("up")?;
+        let (rows, before_mib) = (measure(supervisor)?, resident_mib(supervisor)?);
+        self.go_on("full")?;
+        let full_mib = resident_mib(supervisor)?;
+        self.go_on("freed")?;
+        let freed = Instant::now();
+        loop {
+            let after_mib = resident_mib(supervisor)?;
+            let given_back_s = freed.elapsed().as_secs_f64();
+            if after_mib <= before_mib + KEPT_MIB {
+                return Ok((rows, GivenBack { before_mib, full_mib, after_mib, given_back_s }));
+            }
+            if freed.elapsed() > PATIENCE {
+                bail!("of {full_mib} MiB the host still had {after_mib} after {given_back_s:.0} s");
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
-    Ok(rows)
+
+    fn hear(&mut self, expected: &str) -> Result<()> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        if line.trim_end() != expected {
+            bail!("the guest said {line:?} instead of {expected}");
+        }
+        Ok(())
+    }
+
+    fn go_on(&mut self, expected: &str) -> Result<()> {
+        self.input.write_all(b"\n")?;
+        self.hear(expected)
+    }
+}
+
+/// Memory of the supervisor and of every process below it, each page counted once.
+fn resident_mib(supervisor: u32) -> Result<u64> {
+    let mut kib = 0;
+    for pid in processes(supervisor)? {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+        let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).context("Pss")?;
+        kib += pss.trim().trim_end_matches(" kB").parse::<u64>()?;
+    }
+    Ok(kib >> 10)
+}
+
+fn measure(supervisor: u32) -> Result<Vec<Row>> {
+    processes(supervisor)?.into_iter().map(private).collect()
+}
+
+/// The supervisor and every process below it.
+fn processes(supervisor: u32) -> Result<Vec<u32>> {
+    let mut processes = vec![supervisor];
+    let mut next = 0;
+    while let Some(pid) = processes.get(next) {
+        // A child belongs to the thread that started it.
+        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let children = fs::read_to_string(thread?.path().join("children"))?;
+            for child in children.split_whitespace() {
+                processes.push(child.parse()?);
+            }
+        }
+        next += 1;
+    }
+    Ok(processes)
 }
 
 fn private(pid: u32) -> Result<Row> {
