@@ -1,7 +1,8 @@
-//! An image archive as named members: a tar read in place, or a directory. Or else, as one stream, a root file system.
+//! An image archive as named members: a tar that is read in place, or a directory; a stream may also be a root file
+//! system.
 //!
-//! Member names come from manifests, which are hostile: in a tar they are only keys of an index, in a directory no part
-//! of them may be `..` or a symbolic link. Not here: what the members mean (`manifest`).
+//! Member names come from manifests, which are hostile: in a tar they are only keys of an index, in a directory no
+//! part of them may be `..` or a symbolic link. Not here: the members' meaning (`manifest`).
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -25,12 +26,12 @@ const MAX_MEMBERS: usize = 1 << 16;
 /// Most bytes of members' names and link targets.
 const MAX_NAME_BYTES: usize = 16 << 20;
 
-/// Largest archive that is spooled, when it cannot be read in place.
+/// Largest archive that is spooled because it cannot be read in place.
 const MAX_SPOOLED_BYTES: u64 = 128 << 30;
 
 /// An open archive.
 pub(crate) struct Archive {
-    /// What to call it in errors.
+    /// The archive's name in errors.
     name: String,
     contents: Contents,
 }
@@ -40,26 +41,26 @@ enum Contents {
     Tar { file: Arc<File>, start: u64, end: u64, index: Index },
 }
 
-/// What a tar holds.
+/// The index of a tar.
 #[derive(Default)]
 struct Index {
-    /// Where the data of its files is.
+    /// Offset and length of each file's data.
     members: HashMap<Vec<u8>, (u64, u64)>,
     entries: u64,
-    /// One of its names is a root's.
+    /// Whether one of the names is a directory of a root file system.
     has_root_names: bool,
-    /// It has more members than any image archive, and those are not all of them.
+    /// Set if the tar has more members than any image archive; `members` is then incomplete.
     too_many: Option<LayerError>,
 }
 
-/// Names that say what a file tree is, so they are known of an archive of any size.
+/// Names that tell the form of an archive, so they are noticed in an archive of any size.
 const MARKS: [&[u8]; 3] = [b"manifest.json", b"index.json", b"oci-layout"];
 
-/// Directories by which a root file system is known where a name says otherwise.
+/// Directories by which a root file system is recognized if its name says nothing.
 const ROOT_NAMES: [&[u8]; 7] = [b"bin", b"etc", b"lib", b"nix", b"sbin", b"usr", b"var"];
 
 impl Archive {
-    /// Opens `source`; what cannot be read in place goes to an unnamed file in `tmp`.
+    /// Opens `source`; a source that cannot be read in place is copied to an unnamed file in `tmp`.
     pub(crate) fn open(source: ImportSource<'_>, tmp: &Path, progress: &dyn Progress) -> Result<Self> {
         match source {
             ImportSource::Path(path) => {
@@ -85,7 +86,7 @@ impl Archive {
         let mut magic = [0; MAGIC_LEN];
         file.read_at(&mut magic, start).map_err(io_error)?;
         if is_compressed(&magic) {
-            // What it unpacks to is not known yet, but hardly less than this.
+            // The unpacked size is not known yet, but hardly less than the packed one.
             check_space(tmp, end.saturating_sub(start), &name)?;
             return Self::spooled(name, &mut file, tmp, progress);
         }
@@ -122,12 +123,12 @@ impl Archive {
         Ok(Self { name, contents: Contents::Tar { file, start, end, index } })
     }
 
-    /// Whether it is a directory of the host.
+    /// Whether the archive is a directory of the host.
     pub(crate) fn is_directory(&self) -> bool {
         matches!(self.contents, Contents::Directory(_))
     }
 
-    /// Whether there is nothing in it.
+    /// Whether the archive has no members.
     pub(crate) fn is_empty(&self) -> Result<bool> {
         match &self.contents {
             Contents::Tar { index, .. } => Ok(index.entries == 0),
@@ -140,7 +141,7 @@ impl Archive {
         }
     }
 
-    /// Whether it has one of the directories that every root file system has some of.
+    /// Whether the archive has one of the directories that every root file system has some of.
     pub(crate) fn has_root_names(&self) -> bool {
         match &self.contents {
             Contents::Tar { index, .. } => index.has_root_names,
@@ -151,7 +152,7 @@ impl Archive {
         }
     }
 
-    /// Fails if it has more members than are known.
+    /// Fails if the archive has more members than the index.
     pub(crate) fn is_whole(&self) -> Result<()> {
         match &self.contents {
             Contents::Tar { index: Index { too_many: Some(error), .. }, .. } => {
@@ -161,7 +162,7 @@ impl Archive {
         }
     }
 
-    /// All of it as one tar, and how long that is where it is known.
+    /// The whole archive as one tar, with its length if that is known.
     pub(crate) fn whole(&self) -> Result<(Box<dyn Read + Send>, Option<u64>)> {
         match &self.contents {
             Contents::Tar { file, start, end, .. } => {
@@ -180,7 +181,7 @@ impl Archive {
         Error::archive(&self.name, why)
     }
 
-    /// A member to be read; `None` if there is none.
+    /// Opens a member for reading; `None` if there is none of this name.
     pub(crate) fn find(&self, name: &str) -> Result<Option<Member>> {
         match &self.contents {
             Contents::Tar { file, index, .. } => Ok(index
@@ -203,12 +204,12 @@ impl Archive {
         }
     }
 
-    /// A member that must be there.
+    /// Opens a member that must exist.
     pub(crate) fn member(&self, name: &str) -> Result<Member> {
         self.find(name)?.ok_or_else(|| self.error(format!("{} is missing", show_name(name))))
     }
 
-    /// The bytes of a member that must be there, at most `max` of them.
+    /// The bytes of a member that must exist, at most `max` of them.
     pub(crate) fn bytes(&self, name: &str, max: u64) -> Result<Vec<u8>> {
         let member = self.member(name)?;
         if member.len() > max {
@@ -260,7 +261,7 @@ impl Source for Member {
     }
 }
 
-/// Where every member's data is. Links count as what they point to: old archives store a layer once.
+/// Finds every member's data. A link counts as its target: old archives store a layer once.
 fn index(tar: Member) -> std::result::Result<Index, LayerError> {
     let end = tar.end;
     let mut tar = TarStream::new(tar);
@@ -310,7 +311,7 @@ fn index(tar: Member) -> std::result::Result<Index, LayerError> {
     Ok(index)
 }
 
-/// Whether an entry is, or is in, one of a root's directories.
+/// Whether an entry is a directory that every root file system has, or is inside one.
 fn names_root(path: &[u8], kind: &TarKind) -> bool {
     let (first, below) = match path.iter().position(|byte| *byte == b'/') {
         Some(at) => (path.get(..at).unwrap_or_default(), true),
@@ -319,7 +320,7 @@ fn names_root(path: &[u8], kind: &TarKind) -> bool {
     ROOT_NAMES.contains(&first) && (below || *kind == TarKind::Directory)
 }
 
-/// The name without what does not matter; `..` takes back the part before it.
+/// A name in normal form, where `..` takes back the part before it.
 fn normal(name: &[u8]) -> Vec<u8> {
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in name.split(|byte| *byte == b'/') {
@@ -332,7 +333,7 @@ fn normal(name: &[u8]) -> Vec<u8> {
     parts.join(&b'/')
 }
 
-/// Opens a file below a directory, one part after the other, following nothing.
+/// Opens a file below a directory, part by part, following no link.
 fn beneath(directory: &File, name: &str) -> io::Result<File> {
     let mut parts: Vec<&str> = name.split('/').collect();
     if parts.iter().any(|part| matches!(*part, "" | "." | "..")) {
@@ -344,7 +345,7 @@ fn beneath(directory: &File, name: &str) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         here = rustix::fs::openat(&here, part, flags, Mode::empty())?.into();
     }
-    // A pipe must not hold us up.
+    // NONBLOCK: opening a pipe must not wait.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(&here, last, flags, Mode::empty())?.into())
 }

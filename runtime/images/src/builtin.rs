@@ -1,7 +1,7 @@
 //! The image that needs no registry: `busybox:latest`, made on first use from Debian's `busybox-static`.
 //!
-//! The program is not run on the host to ask for its applets: their list is ours, `applets.txt`, and a test holds it
-//! against a program that is installed. Not here: fetching and verifying the package (`debian`).
+//! The program is not run on the host to learn its applets: `applets.txt` lists them, and a test compares that list
+//! with an installed program. Not here: fetching and verifying the package (`debian`).
 
 use std::io::Read;
 
@@ -13,7 +13,7 @@ use crate::{Digest, Error, Image, ImageConfig, Progress, Result, Store};
 const NAME: &str = "busybox:latest";
 const PACKAGE: &str = "busybox-static";
 
-/// Paths of the applets, as `busybox --list-full` of Debian 12 tells them.
+/// Paths of the applets, from `busybox --list-full` of Debian 12.
 const APPLETS: &str = include_str!("applets.txt");
 
 /// Directories with their modes, parents first.

@@ -1,15 +1,15 @@
-//! The cache's own directory, which is its owner's alone: a lock of anybody else on a directory in it would hold up every
-//! start.
+//! The cache's own directory, which is its owner's alone: another user's lock on a directory in it would hold up
+//! every start.
 //!
-//! Not here: what is in it.
+//! Not here: the content of the cache.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
-/// Makes the cache directory, and closes it to everybody else where it is there and open to them. One that is somebody else's,
-/// or elsewhere by a symbolic link, stays as it is: what is made in it is closed by itself.
+/// Makes the cache directory, or closes an existing one to other users. A directory that belongs to another user, or
+/// is reached by a symbolic link, stays as it is: directories made in it are closed themselves.
 pub fn make_cache(cache: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(cache)?;
     let found = fs::symlink_metadata(cache)?;
@@ -23,7 +23,7 @@ pub fn make_cache(cache: &Path) -> io::Result<()> {
     fs::set_permissions(cache, Permissions::from_mode(mode & 0o7700))
 }
 
-/// Makes a directory in the cache, which is closed even where the cache's own is not.
+/// Makes a directory in the cache, which is closed even if the cache's own directory is not.
 pub fn make_directory(directory: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(mode(elsewhere.path()), 0o755);
     }
 
-    /// A volume of a container, for example.
+    /// Such as a volume of a container.
     #[test]
     fn somebody_elses_directory_stays_as_it_is() {
         if !rustix::process::geteuid().is_root() {

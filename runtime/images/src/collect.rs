@@ -1,7 +1,7 @@
-//! What the store lets go: layer files that no image has, and what dead writers left.
+//! Garbage of the store: layer files that no image has, and files of writers that died.
 //!
-//! Whoever writes holds the store's lock, shared; deletions hold it alone. A layer that a failed pull brought waits a day
-//! for the next try. Not here: which images there are.
+//! A writer holds the store's lock shared; deleting takes it exclusively. A layer of a failed pull is kept for a day
+//! for the next try. Not here: the list of images.
 
 use std::collections::HashSet;
 use std::fs::{self, TryLockError};
@@ -11,10 +11,10 @@ use std::time::Duration;
 use crate::store::{blob_name, now};
 use crate::{Error, Result, Store};
 
-/// How long a layer is kept for an image whose other layers did not come.
+/// How long a layer is kept for an image whose other layers have not come.
 const PENDING_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What was deleted.
+/// The sum of deletions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Collected {
     /// Layer files.
@@ -24,24 +24,25 @@ pub struct Collected {
 }
 
 impl Store {
-    /// Deletes what no image needs, what waits for one included.
+    /// Deletes every file that no image needs, layers of failed pulls included.
     pub fn gc(&self) -> Result<Collected> {
         self.delete(u64::MAX)?.ok_or_else(|| Error::Busy { path: self.root.clone() })
     }
 
-    /// Deletes what whoever died in the middle of writing left.
+    /// Deletes the files of writers that died.
     pub(crate) fn repair(&self) -> Result<()> {
         let tmp = self.tmp();
         let left = fs::read_dir(&tmp).map_err(Error::io(&tmp))?.next().is_some();
         if left || self.metadata.has_orphans(kept_since())? { self.collect().map(drop) } else { Ok(()) }
     }
 
-    /// Deletes what belongs to no image, unless somebody is writing: then it is the next one's to do.
+    /// Deletes files that belong to no image. While another process writes, nothing is deleted, and the next writer
+    /// collects.
     pub(crate) fn collect(&self) -> Result<Collected> {
         Ok(self.delete(kept_since())?.unwrap_or_default())
     }
 
-    /// `None` says that somebody is writing.
+    /// Deletes files that belong to no image; `None` if another process is writing.
     fn delete(&self, kept_since: u64) -> Result<Option<Collected>> {
         let lock = self.lock_file("lock")?;
         match lock.try_lock() {
@@ -68,12 +69,12 @@ impl Store {
     }
 }
 
-/// Layers that have waited for longer are not kept.
+/// The time since when a layer without an image is kept.
 fn kept_since() -> u64 {
     now().saturating_sub(PENDING_LIMIT.as_secs())
 }
 
-/// Removes a file or a directory, and gives the file's length.
+/// Removes a file or a directory, and returns the file's length.
 fn remove(path: &Path) -> Result<u64> {
     let metadata = fs::symlink_metadata(path).map_err(Error::io(path))?;
     if metadata.is_dir() {

@@ -1,9 +1,9 @@
-//! What a layer leaves open, taken from the layers below it: what the directories are that it only implies, and what hard links
-//! to files of theirs are.
+//! Completes a layer by the layers below it: the attributes of directories that it only implies, and the targets of
+//! hard links to lower layers' files.
 //!
-//! Engines apply layers one after the other to one tree; here each is a file of its own that any image may have, made without
-//! a look at others. So a layer with gaps is made once more for its place in an image, where they are told apart from what
-//! would come of nothing. Not here: which layers lie below which (`stack`).
+//! Container engines apply layers one after the other to one tree; here each layer is a file of its own that any
+//! image may use, made without a look at others. A layer with such gaps is therefore made once more for its place in
+//! an image, if the lower layers make a difference. Not here: the order of layers (`stack`).
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
@@ -21,34 +21,34 @@ use crate::layer::{
 };
 use crate::tar_stream::show;
 
-/// Names looked up in the layers below those of one image: a minute's work.
+/// Lookups of names in the layers below those of one image: a minute's work.
 pub(crate) const MAX_LOOKUPS: u64 = 16 << 20;
 
-/// Attributes that are read in the time of one lookup, in bytes of memory.
+/// Bytes of attributes, as in memory, that are read in the time of one lookup.
 const LOOKUP_ATTRIBUTES: u64 = 768;
 
-/// The same of a link's target.
+/// Bytes of a link's target that are read in the time of one lookup.
 const LOOKUP_TARGET: u64 = 64;
 
-/// What a number takes in memory in a set or map of them, while that grows.
+/// Bytes of memory for a number in a growing set or map.
 const NUMBER_COST: u64 = 48;
 
-/// What a directory that is joined to others takes.
+/// Bytes of memory for a directory that is joined to others.
 const PLACE_COST: u64 = size_of::<Place>() as u64;
 
-/// What a directory takes while it is walked, besides its own name and a block of its names.
+/// Bytes of memory for a directory while it is walked, beside its own name and a block of names.
 const FRAME_COST: u64 = 512;
 
-/// What the names of a block take in memory, for each byte of it: no name has less than 13.
+/// Bytes of memory for the names of a block, for each byte of the block: no name is shorter than 13 bytes.
 const NAMES_FACTOR: u64 = 6;
 
 type Result<T> = std::result::Result<T, LayerError>;
 
-/// The layers below one, as the tree that overlayfs makes of them.
+/// The layers below one, seen as the tree that overlayfs makes of them.
 pub(crate) struct Below<'a, I> {
     /// Lowest first.
     pub(crate) layers: &'a [Image<I>],
-    /// Names that may still be looked up.
+    /// Lookups that are left.
     pub(crate) lookups: &'a mut u64,
     /// Memory that one layer may take, in bytes.
     pub(crate) metadata_bytes: u64,
@@ -71,15 +71,15 @@ impl Place {
 /// The directories that are joined to one, topmost first.
 type Joined = Vec<Place>;
 
-/// What a name is.
+/// The object that a name stands for in the layers below.
 enum Found {
     Directory(Joined),
-    /// Anything else, and the layer that has it.
+    /// An object other than a directory, and the layer that has it.
     Node(usize, Inode),
     Nothing,
 }
 
-/// Memory that is taken, as far as images have a say in it.
+/// Memory that is taken, of the kinds whose amount an image can influence.
 struct Memory {
     bytes: u64,
     limit: u64,
@@ -102,7 +102,7 @@ fn joined_cost(joined: &Joined) -> u64 {
 }
 
 impl<'a, I: Input> Below<'a, I> {
-    /// The same for another pass.
+    /// The same layers, for another pass.
     fn again(&mut self) -> Below<'_, I> {
         Below { lookups: self.lookups, ..*self }
     }
@@ -111,7 +111,7 @@ impl<'a, I: Input> Below<'a, I> {
         Memory { bytes: 0, limit: self.metadata_bytes }
     }
 
-    /// Something that takes as long as so many lookups.
+    /// Counts work that takes as long as this many lookups.
     fn work(&mut self, lookups: u64) -> Result<()> {
         waiting::check(self.given_up).map_err(|given_up| LayerError::Read(given_up.into()))?;
         let left = self.lookups.checked_sub(lookups);
@@ -120,7 +120,7 @@ impl<'a, I: Input> Below<'a, I> {
         Ok(())
     }
 
-    /// An inode of one of the layers, or of the one above them.
+    /// Reads an inode of one of the layers, or of the one above them.
     fn inode(&mut self, image: &Image<I>, nid: u64) -> Result<Inode> {
         let inode = image.inode(nid)?;
         self.work(cost(&inode.attributes) / LOOKUP_ATTRIBUTES)?;
@@ -149,7 +149,7 @@ impl<'a, I: Input> Below<'a, I> {
                         break;
                     }
                 }
-                // A whiteout.
+                // A whiteout in overlayfs' form.
                 InodeKind::Special(Special::CharDevice { major: 0, minor: 0 }) => break,
                 _ if joined.is_empty() => return Ok(Found::Node(place.layer, inode)),
                 _ => break,
@@ -159,7 +159,7 @@ impl<'a, I: Input> Below<'a, I> {
         Ok(if joined.is_empty() { Found::Nothing } else { Found::Directory(joined) })
     }
 
-    /// The file that a hard link's target names; symbolic links on the way are followed within the root.
+    /// Finds the file that a hard link's target names; symbolic links on the way are followed within the root.
     fn target(&mut self, target: &[u8], memory: &mut Memory) -> Result<Found> {
         let root = self.root()?;
         let mut way = Way { directories: Vec::new(), memory };
@@ -191,7 +191,7 @@ impl<'a, I: Input> Below<'a, I> {
     }
 }
 
-/// The parts of a path that say something, last one first.
+/// The parts of a path without empty ones and dots, last one first.
 fn parts(path: &[u8]) -> Vec<Box<[u8]>> {
     let parts = path.rsplit(|byte| *byte == b'/');
     parts.filter(|part| !matches!(*part, b"" | b".")).map(Box::from).collect()
@@ -223,7 +223,7 @@ impl Drop for Way<'_> {
     }
 }
 
-/// Makes the layer of `base` once more, for its place above others. `None` = it is the same there.
+/// Makes the layer of `base` once more for its place above others; `None` if it would be the same.
 pub(crate) fn complete<I: Input, O: Output>(
     base: &Image<I>,
     gaps: Gaps,
@@ -244,7 +244,7 @@ pub(crate) fn complete<I: Input, O: Output>(
     Ok(Some((output, Converted { len: summary.len, opaque_root: false, gaps: Gaps::default() })))
 }
 
-/// Whether a directory that is only implied is something else there than without layers below.
+/// Whether a directory that the layer only implies differs from the one below.
 fn is_another<I: Input>(base: &Image<I>, below: Below<'_, I>) -> Result<bool> {
     let mut walk = Walk::new(base, below)?;
     while let Some(step) = walk.next()? {
@@ -263,7 +263,7 @@ fn is_of_overlay(name: &[u8]) -> bool {
     name.starts_with(b"trusted.overlay.")
 }
 
-/// A directory as it is below; what overlayfs is told of it is the layer's own.
+/// A directory with the attributes from below; attributes that are for overlayfs are the layer's own.
 fn as_below(own: &Attributes, mut below: Attributes) -> Attributes {
     let own = own.xattrs.iter().filter(|(name, _)| is_of_overlay(name) && *name != GAP_XATTR);
     below.xattrs.retain(|name, _| !is_of_overlay(name));
@@ -271,47 +271,47 @@ fn as_below(own: &Attributes, mut below: Attributes) -> Attributes {
     below
 }
 
-/// Whether nobody could tell them apart: times of directories change whenever something is put into them.
+/// Whether nobody could tell two directories apart. Their times do not count, as they change with every new entry.
 fn is_the_same(one: &Attributes, other: &Attributes) -> bool {
     let [xattrs, other_xattrs] =
         [one, other].map(|attributes| attributes.xattrs.iter().filter(|(name, _)| *name != GAP_XATTR));
     (one.mode, one.uid, one.gid) == (other.mode, other.uid, other.gid) && xattrs.eq(other_xattrs)
 }
 
-/// A walk through a layer. Only what is on the way from the root is in memory.
+/// A walk through a layer, which keeps only the path from the root in memory.
 struct Walk<'a, I> {
     base: &'a Image<I>,
     below: Below<'a, I>,
-    /// From the root on.
+    /// The path, from the root on.
     frames: Vec<Frame>,
     seen: HashSet<u64>,
     memory: Memory,
 }
 
-/// A directory on the way.
+/// A directory on the path.
 struct Frame {
     name: Vec<u8>,
     dir: Inode,
-    /// The next block of it to be read, and what is left of the last one.
+    /// The next block to be read, and the names that are left of the last one.
     next: u64,
     entries: vec::IntoIter<DirEntry>,
-    /// What is below it, once that was asked for.
+    /// The directories below, once they were looked for.
     joined: Option<Joined>,
-    /// Memory taken for it.
+    /// Memory taken for the directory.
     bytes: u64,
 }
 
 struct Step {
-    /// How many directories it is in.
+    /// How many directories this one is in.
     depth: usize,
     name: Vec<u8>,
     met: Met,
 }
 
 enum Met {
-    /// Its own attributes, and those that it is to have instead if it is only implied.
+    /// A directory's own attributes, and those that replace them if it is only implied.
     Directory { own: Attributes, described: Option<Attributes> },
-    /// The number of anything else.
+    /// The number of an object other than a directory.
     Node(u64),
 }
 
@@ -366,12 +366,13 @@ impl<'a, I: Input> Walk<'a, I> {
         Ok(None)
     }
 
-    /// What the last directory on the way is by the layers below, where that is something else.
+    /// The attributes of the last directory on the path in the layers below, if it is only implied here and they
+    /// differ.
     fn described(&mut self, own: &Attributes) -> Result<Option<Attributes>> {
         let mut above: &[Place] = &[];
         for frame in &mut self.frames {
             if frame.joined.is_none() {
-                // A directory that is new here has nothing below it, and neither has what it holds.
+                // A directory without one below has nothing below its entries either.
                 let joined = match self.below.entry(above, &frame.name)? {
                     Found::Directory(joined) => joined,
                     Found::Node(..) | Found::Nothing => Joined::new(),
@@ -388,7 +389,7 @@ impl<'a, I: Input> Walk<'a, I> {
         Ok(Some(as_below(own, there.attributes)).filter(|attributes| !is_the_same(own, attributes)))
     }
 
-    /// The path of something, for an error.
+    /// The path of an entry, for an error.
     fn path(&self, step: &Step) -> String {
         let parts =
             self.frames.get(1..step.depth).unwrap_or_default().iter().map(|frame| frame.name.as_slice());
@@ -399,11 +400,11 @@ impl<'a, I: Input> Walk<'a, I> {
 struct Copy<'a, I, O> {
     walk: Walk<'a, I>,
     writer: Writer<O>,
-    /// The new directories on the way.
+    /// The new directories on the path.
     directories: Vec<DirId>,
-    /// What has been copied of the layer itself, by number: all names of a file stay one file.
+    /// Copies of the layer's own inodes, by number, so that all names of a file stay one file.
     nodes: HashMap<u64, NodeId>,
-    /// The same of the layers below.
+    /// Copies of lower layers' inodes.
     links: HashMap<(usize, u64), NodeId>,
 }
 
@@ -411,7 +412,7 @@ impl<I: Input, O: Output> Copy<'_, I, O> {
     fn all(&mut self) -> Result<()> {
         let root = self.walk.base.root()?;
         let new_root = self.writer.tree().root();
-        // The root's mark stays: whether a root was described is told apart when it is mounted.
+        // The root keeps its mark: mounting decides whether the root was described.
         self.writer.tree_mut().attributes_mut(new_root).clone_from(&root.attributes);
         self.directories.push(new_root);
         while let Some(mut step) = self.walk.next()? {
@@ -457,7 +458,7 @@ impl<I: Input, O: Output> Copy<'_, I, O> {
         Ok(node)
     }
 
-    /// What a hard link to a file of the layers below is.
+    /// Copies the file below that a hard link leads to.
     fn link(&mut self, inode: &Inode) -> std::result::Result<NodeId, Failed> {
         let Walk { base, below, memory, .. } = &mut self.walk;
         let target = base.target(inode)?;
@@ -479,7 +480,7 @@ impl<I: Input, O: Output> Copy<'_, I, O> {
     }
 }
 
-/// Fails either for an entry's sake or for the whole layer's.
+/// A failure because of one entry, or of the whole layer.
 enum Failed {
     Entry(EntryError),
     Layer(LayerError),
@@ -497,14 +498,14 @@ impl From<erofs::ReadError> for Failed {
     }
 }
 
-/// Of names, which are those of an image and so may be had.
+/// An error about a name: names are the image's, so they may be wrong.
 impl From<erofs::Error> for Failed {
     fn from(error: erofs::Error) -> Self {
         Self::Entry(EntryError::Store(error))
     }
 }
 
-/// Copies anything but a directory.
+/// Copies an object other than a directory.
 fn copy(
     writer: &mut Writer<impl Output>,
     image: &Image<impl Input>,
@@ -582,7 +583,7 @@ mod tests {
         }
     }
 
-    /// The layer above the other, with what is wrong with it.
+    /// Completes the upper of two layers, and returns its error if there is one.
     fn completed(above: LayerBuilder, mut lookups: u64, given_up: &CancellationToken) -> String {
         let (below, _) = made(&LayerBuilder::default().dir("a", 0o700).file("a/f", 0o644, b"x").build());
         let (above, gaps) = made(&above.build());
@@ -635,7 +636,7 @@ mod tests {
         }
     }
 
-    /// What is given up while it is read.
+    /// A reader whose work is given up at one of its reads.
     struct GivenUpAt {
         bytes: Vec<u8>,
         reads: std::cell::Cell<u32>,
@@ -652,7 +653,7 @@ mod tests {
         }
     }
 
-    /// Wherever it is given up, it ends soon and says so.
+    /// Work that is given up at any read ends soon, with the right error.
     #[test]
     fn it_is_given_up_anywhere() {
         let convert = |layer: LayerBuilder| {
@@ -697,13 +698,13 @@ mod tests {
         }
     }
 
-    /// Which layers the child is to measure.
+    /// The variable that names the layers for the child.
     const BOMB: &str = "MATCHLOCK_TEST_BOMB";
 
-    /// How much more than the limit is measured without its being over.
+    /// Bytes over the limit that a measurement may show.
     const TOLERANCE: u64 = 6 << 20;
 
-    /// A layer, how often the one below it is there, and that one.
+    /// An upper layer, the number of layers below it, and that lower layer.
     fn bomb(name: &str) -> (Vec<u8>, usize, Vec<u8>) {
         let layer = LayerBuilder::default;
         let attributes = |layer: LayerBuilder| {
@@ -712,7 +713,7 @@ mod tests {
             layer.pax(&names.each_ref().map(|name| (name.as_str(), &value[..])))
         };
         match name {
-            // The same below themselves: each is joined to all of its kind.
+            // The lower layers hold the same directories, so each is joined to all of its kind.
             "attributes" => {
                 let below =
                     (0..100).fold(layer(), |layer, index| attributes(layer).dir(&format!("{index}"), 0o700));

@@ -1,8 +1,8 @@
-//! Disk images of the user's: opened once, known to be ext4, and locked against other sandboxes.
+//! Disk images of the user's: opened once, recognized as ext4, and locked against other sandboxes.
 //!
-//! The lock is a flock(2) of the open file, exclusive to write and shared to read. It goes wherever the descriptor goes,
-//! so it is held until the last process that could write has let go, however that process ends. Programs that do not ask
-//! for the lock are not kept out. Not here: which images a sandbox wants, and what is in their file systems.
+//! The lock is a flock(2) of the open file, exclusive to write and shared to read. It goes with the descriptor, so it
+//! is held until the last process that could write has let go, however that process ends. Programs that do not ask
+//! for the lock are not kept out. Not here: the choice of images, and the content of their file systems.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -11,14 +11,14 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// Disks are made of these.
+/// The unit of a disk's length.
 const SECTOR: u64 = 512;
 
-/// Where the superblock is, and how long it is.
+/// Offset and length of the superblock.
 const SUPERBLOCK: u64 = 1024;
 pub(crate) const SUPERBLOCK_LEN: usize = 1024;
 
-// Linux fs/ext4/ext4.h, struct ext4_super_block: offsets and values of what is looked at.
+// Linux fs/ext4/ext4.h, struct ext4_super_block: offsets and values of the fields that are checked.
 const BLOCKS_LOW: usize = 0x4;
 const BLOCK_SIZE_SHIFT: usize = 0x18;
 const MAGIC: usize = 0x38;
@@ -35,70 +35,70 @@ const VERITY: u32 = 0x8000;
 /// `s_log_block_size` of blocks as large as a guest's page.
 const PAGE_SHIFT: u32 = 2;
 
-/// Features that a guest cannot have in a file system that it mounts (EXT4_FEATURE_INCOMPAT_SUPP of Linux 6.1), by their
-/// names in e2fsprogs. Others have none.
+/// Features that keep a guest from mounting a file system (beyond EXT4_FEATURE_INCOMPAT_SUPP of Linux 6.1), by their
+/// names in e2fsprogs. Other such features have no name.
 const UNKNOWN: [(u32, &str); 2] = [(0x1, "compression"), (0x1000, "dirdata")];
 const KNOWN_MASK: u32 = 0x3_e7d6;
 
-/// The same for one that it writes (EXT4_FEATURE_RO_COMPAT_SUPP). A guest's kernel has no module for quotas, which the
-/// first two need; what is only read does not.
+/// Features that keep a guest from writing a file system (beyond EXT4_FEATURE_RO_COMPAT_SUPP). The first two need
+/// quotas, for which a guest's kernel has no module; reading needs none.
 const UNWRITABLE: [(u32, &str); 4] =
     [(0x100, "quota"), (0x2000, "project"), (0x800, "replica"), (0x4000, "shared_blocks")];
 const WRITABLE_MASK: u32 = 0x1_967f;
 
-/// An image that is open and locked for as long as this, or a copy of its descriptor, is there.
+/// An image that is open, and locked for as long as this or a copy of its descriptor exists.
 #[derive(Debug)]
 pub struct DiskImage {
-    /// Open for what was asked for.
+    /// The file, open to read, or to read and write.
     pub file: File,
-    /// Its size in bytes, a multiple of 512.
+    /// The image's size in bytes, a multiple of 512.
     pub len: u64,
 }
 
-/// Why a file cannot be a sandbox's disk.
+/// The reason why a file cannot be a sandbox's disk.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DiskImageError {
-    /// The system refused.
+    /// The system refused to open the file.
     #[error("{}", words(.0))]
     Open(io::Error),
-    /// A directory, a device, a pipe, or a link where none is followed.
+    /// The file is a directory, a device, a pipe, or a link where none is followed.
     #[error("not a regular file")]
     NotRegular,
-    /// It was removed while it was opened.
+    /// The file was removed while it was opened.
     #[error("it has just been removed")]
     Gone,
-    /// Somebody writes it, or it is to be written while somebody reads it.
+    /// Another process has the file: one writes it, or this one would and one reads it.
     #[error("in use: end the sandbox it is attached to first, or attach it read-only to both")]
     InUse,
-    /// Not made of whole sectors.
+    /// The file is not made of whole sectors.
     #[error("its size of {0} bytes is not a multiple of 512")]
     Size(u64),
-    /// No superblock where ext4 has it.
+    /// The file has no ext4 superblock.
     #[error("it has no ext4 file system; make one with matchlock volume create, or with mkfs.ext4")]
     NotExt4,
-    /// A part is missing.
+    /// The file is shorter than its file system.
     #[error("it is cut short: its file system has {expected} bytes, the file {actual}")]
     Cut {
-        /// What the superblock says.
+        /// The length that the superblock gives.
         expected: u64,
-        /// What is there.
+        /// The file's length.
         actual: u64,
     },
-    /// A guest's kernel does not know it.
+    /// The guest's kernel does not know a feature of the file system.
     #[error("no guest can mount its ext4 feature {0}")]
     Feature(String),
-    /// A guest's kernel cannot keep it up.
+    /// The guest's kernel cannot maintain a feature of the file system.
     #[error(
         "no guest can write an ext4 with the feature {0}: attach it read-only, or take that away (tune2fs -O ^{0})"
     )]
     WritableFeature(String),
-    /// It was not unmounted, and what is not writable cannot be repaired.
+    /// The file system was not unmounted, and cannot be repaired without being writable.
     #[error("it was not unmounted in order, so it cannot be read-only: attach it writable once")]
     Unclean,
 }
 
-/// The system's words, without the number.
+/// The system's message, without the number.
 fn words(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or_default().to_lowercase()
@@ -110,13 +110,13 @@ impl DiskImage {
         Self::check(open(path, writable, OFlags::empty()).map_err(DiskImageError::Open)?, writable)
     }
 
-    /// Locks an open file, and looks whether it can be a disk.
+    /// Locks an open file, and checks whether it can be a disk.
     pub(crate) fn check(file: File, writable: bool) -> Result<Self, DiskImageError> {
         if !file.metadata().map_err(DiskImageError::Open)?.is_file() {
             return Err(DiskImageError::NotRegular);
         }
         lock(&file, writable)?;
-        // Only now nobody changes it any more.
+        // Read only now, as nobody changes the locked file any more.
         let len = file.metadata().map_err(DiskImageError::Open)?.len();
         let mut superblock = [0; SUPERBLOCK_LEN];
         match file.read_exact_at(&mut superblock, SUPERBLOCK) {
@@ -133,14 +133,14 @@ impl DiskImage {
     }
 }
 
-/// Opens a file that may be anything without waiting for it.
+/// Opens a file of any type without waiting for it.
 pub(crate) fn open(path: &Path, writable: bool, flags: OFlags) -> io::Result<File> {
     let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
     let flags = i32::try_from(flags.bits()).unwrap_or(0);
     OpenOptions::new().read(true).write(writable).custom_flags(flags).open(path)
 }
 
-/// Takes the lock, if nobody's is in the way, of a file that still has a name.
+/// Locks a file that still has a name, unless another lock is in the way.
 pub(crate) fn lock(file: &File, exclusive: bool) -> Result<(), DiskImageError> {
     let locked = if exclusive { file.try_lock() } else { file.try_lock_shared() };
     locked.map_err(|error| match error {
@@ -193,7 +193,7 @@ pub(crate) fn check_superblock(
     Ok(())
 }
 
-/// The name of the first of these features, if there is one.
+/// The name of the first of these features that is set.
 fn feature(features: u32, names: &[(u32, &str)]) -> Option<String> {
     let first = 1_u32.checked_shl(features.trailing_zeros())?;
     let name = names.iter().find(|(feature, _)| *feature == first);
@@ -223,7 +223,7 @@ mod tests {
         Fixture { cache, volumes, path }
     }
 
-    /// Waits until the lock is free: a process that another test starts holds a copy of it for a moment.
+    /// Waits until the lock is free: a process that another test starts may hold a copy of it for a moment.
     fn settle(path: &Path) {
         let file = File::open(path).unwrap();
         file.lock().unwrap();
@@ -304,7 +304,7 @@ mod tests {
         rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
             .unwrap();
         assert_eq!(error(&fifo), "not a regular file");
-        // A user's path may be a link; a volume is none.
+        // A user's path may be a link, a volume may not.
         let link = path.with_file_name("link.ext4");
         symlink(&path, &link).unwrap();
         DiskImage::open(&link, true).unwrap();
@@ -334,7 +334,7 @@ mod tests {
             superblock[MAGIC..][..2].copy_from_slice(&MAGIC_VALUE.to_le_bytes());
             let shift = u32::from(superblock[0] & 7);
             superblock[BLOCK_SIZE_SHIFT..][..4].copy_from_slice(&shift.to_le_bytes());
-            // Half of them have features that are known.
+            // Half of the rounds have known features.
             if round % 4 > 1 {
                 let masks = [(INCOMPATIBLE, KNOWN_MASK), (READONLY_COMPATIBLE, WRITABLE_MASK & !VERITY)];
                 for (at, mask) in masks {
@@ -353,7 +353,7 @@ mod tests {
         assert!(plausible > 1000 && featured > 1000, "{plausible} and {featured} were looked at to the end");
     }
 
-    /// What mke2fs makes, and what Linux 6.1 mounts of it.
+    /// Compares the features that mke2fs sets with those that Linux 6.1 mounts.
     #[test]
     fn features_that_no_guest_can_mount_are_named() {
         let directory = tempfile::tempdir().unwrap();

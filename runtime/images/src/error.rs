@@ -1,4 +1,4 @@
-//! Why an image could not be had.
+//! Errors of images and volumes.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,11 +8,11 @@ use crate::{Digest, Form};
 /// Result of an image operation.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why an image could not be had.
+/// An error of images or volumes.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Neither the store nor the built-in images have it, and there is nothing to pull with.
+    /// Neither the store nor the built-in images have the image, and pulling is not allowed.
     #[error(
         "image {0} is not in the store, and pulling is not allowed; pull it (matchlock pull {0}) or import it (docker save {0} | matchlock image import {0})"
     )]
@@ -20,64 +20,64 @@ pub enum Error {
     /// No image has this tag.
     #[error("image {0} is not in the store")]
     UnknownTag(String),
-    /// Not the text of an image reference.
+    /// The text is no image reference.
     #[error("{0:?} is not an image reference")]
     Reference(String),
-    /// Not a digest of a kind that is understood.
+    /// The text is no digest of a known kind.
     #[error("{0:?} is not a sha256 digest")]
     Digest(String),
-    /// The archive is of no known form.
+    /// The archive has no known form.
     #[error("{archive}: {why}")]
     Archive {
-        /// Which archive.
+        /// The archive.
         archive: String,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
-    /// What a registry has is no image that can be used.
+    /// The registry's image cannot be used.
     #[error("image {reference}: {why}")]
     Remote {
-        /// Which image.
+        /// The image.
         reference: String,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
     /// An image could not be pulled.
     #[error("image {reference}: {source}")]
     Pull {
-        /// Which image.
+        /// The image.
         reference: String,
-        /// Why.
+        /// The reason.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The image is for other machines.
     #[error("image {reference} is for {found}, this host needs {wanted}")]
     Architecture {
-        /// Which image.
+        /// The image.
         reference: String,
-        /// What it is for.
+        /// The machines that the image is for.
         found: String,
-        /// What runs here.
+        /// The machines that run here.
         wanted: String,
     },
-    /// A layer could not be taken.
+    /// A layer cannot be used.
     #[error("image {reference}, layer {layer}: {source}")]
     Layer {
-        /// Which image.
+        /// The image.
         reference: String,
         /// Digest of the layer's uncompressed tar.
         layer: Digest,
-        /// Why.
+        /// The reason.
         source: LayerError,
     },
-    /// A root file system could not be taken.
+    /// A root file system cannot be used.
     #[error("image {reference}, the layer of {form}: {source}")]
     Root {
-        /// Which image.
+        /// The image.
         reference: String,
-        /// What it is made of.
+        /// The form that the root file system has.
         form: Form,
-        /// Why.
+        /// The reason.
         source: LayerError,
     },
     /// A stored layer's file is gone or damaged.
@@ -85,20 +85,20 @@ pub enum Error {
         "image {reference}: the file of layer {layer} is missing or cut short; remove the image and import it again"
     )]
     LayerLost {
-        /// Which image.
+        /// The image.
         reference: String,
-        /// Which layer.
+        /// The layer.
         layer: Digest,
     },
-    /// The store's records.
+    /// The store's records failed.
     #[error("{path}: {source}", path = path.display())]
     Metadata {
         /// The database.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: rusqlite::Error,
     },
-    /// Somebody else is writing.
+    /// Another process is writing to the store.
     #[error("{path}: an image is being pulled or imported; try again when that is done", path = path.display())]
     Busy {
         /// The store.
@@ -113,63 +113,63 @@ pub enum Error {
     /// A built-in image's package could not be had.
     #[error("built-in image {reference}: {source}")]
     Package {
-        /// Which image.
+        /// The image.
         reference: String,
-        /// Why.
+        /// The reason.
         source: debian::Error,
     },
     /// The writable disk could not be formatted.
     #[error("writable disk of {size_mb} MB: {why}")]
     UpperDisk {
-        /// Its size.
+        /// The disk's size.
         size_mb: u64,
-        /// What mke2fs said.
+        /// The message of mke2fs.
         why: String,
     },
-    /// No name a volume can have.
+    /// The text is no name of a volume.
     #[error("{0:?} is not a volume name: letters, digits, `_`, `.` and `-`, the first a letter or digit")]
     VolumeName(String),
     /// There is no volume of this name.
     #[error("named volume not found: {0}")]
     NoVolume(String),
-    /// There is a volume of this name.
+    /// There is already a volume of this name.
     #[error("named volume already exists: {0}")]
     VolumeExists(String),
-    /// A sandbox has it.
+    /// A sandbox has the volume.
     #[error("volume {0} is in use: end the sandbox it is attached to first")]
     VolumeInUse(String),
-    /// A file that cannot be a sandbox's disk.
+    /// The file cannot be a sandbox's disk.
     #[error(transparent)]
     DiskImage(#[from] crate::DiskImageError),
     /// The volume could not be formatted.
     #[error("volume {name}: {why}")]
     Volume {
-        /// Its name.
+        /// The volume's name.
         name: String,
-        /// What mke2fs said.
+        /// The message of mke2fs.
         why: String,
     },
     /// The disk is too full.
     #[error("{what}: {path}: {needed} bytes are needed, {free} are free", path = path.display())]
     Space {
-        /// What there is no room for.
+        /// The data that there is no room for.
         what: String,
-        /// Where.
+        /// The directory.
         path: PathBuf,
-        /// What is to be written there, at least.
+        /// Bytes that are needed at least.
         needed: u64,
-        /// What can be.
+        /// Bytes that may be written.
         free: u64,
     },
-    /// Whoever wanted it does not any more.
+    /// The work was given up.
     #[error("the image was given up")]
     GivenUp,
-    /// The system refused.
+    /// The system refused an operation on a file.
     #[error("{path}: {source}", path = path.display())]
     Io {
-        /// Where.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -188,33 +188,33 @@ impl Error {
     }
 }
 
-/// Why a layer could not be taken.
+/// The reason why a layer cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LayerError {
     /// The layer ends in the middle.
     #[error("it ends early")]
     Truncated,
-    /// It could not be read or decompressed.
+    /// The layer could not be read or decompressed.
     #[error("{0}")]
     Read(io::Error),
     /// A tar header makes no sense.
     #[error("not a valid tar: {0}")]
     Tar(&'static str),
-    /// It is over a limit.
+    /// The layer exceeds a limit.
     #[error("more than {limit} {what}")]
     Limit {
-        /// What there is too much of.
+        /// The limited quantity.
         what: &'static str,
-        /// How much is taken.
+        /// The limit.
         limit: u64,
     },
-    /// An entry of the tar cannot be.
+    /// An entry of the tar is not possible.
     #[error("{path:?}: {why}")]
     Entry {
-        /// Which entry.
+        /// The entry.
         path: String,
-        /// Why.
+        /// The reason.
         why: EntryError,
     },
     /// The tar is not the one that the configuration names.
@@ -223,9 +223,9 @@ pub enum LayerError {
     /// The blob is not the one that the manifest names.
     #[error("its blob {expected} has digest {actual}")]
     Blob {
-        /// What the manifest says.
+        /// The digest that the manifest names.
         expected: Digest,
-        /// What it is.
+        /// The digest of the blob.
         actual: Digest,
     },
     /// The file system image could not be written.
@@ -236,41 +236,41 @@ pub enum LayerError {
     Stored(#[from] erofs::ReadError),
 }
 
-/// Why an entry of a tar cannot be.
+/// The reason why an entry of a tar is not possible.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EntryError {
-    /// It leaves the root.
+    /// The path leaves the root.
     #[error("has a .. in its name")]
     ParentDirectory,
-    /// Something on the way to it is not a directory.
+    /// A part of the path is not a directory.
     #[error("is below something that is not a directory")]
     NotADirectory,
-    /// Too many symbolic links on the way to it.
+    /// The path has too many symbolic links.
     #[error("is behind a loop of symbolic links")]
     SymlinkLoop,
-    /// Too many directories on the way to it.
+    /// The path has too many directories.
     #[error("has too many directories on the way to it")]
     TooDeep,
-    /// A hard link to nothing.
+    /// The hard link has no target.
     #[error("is a hard link to {0:?}, which is neither in this layer nor below it")]
     LinkTarget(String),
-    /// A hard link to a directory.
+    /// The hard link's target is a directory.
     #[error("is a hard link to a directory")]
     LinkToDirectory,
-    /// A whiteout of nothing.
+    /// The whiteout names nothing.
     #[error("is a whiteout without a name")]
     Whiteout,
-    /// The root is not a directory.
+    /// The entry makes the root something other than a directory.
     #[error("is the root, but not a directory")]
     Root,
-    /// A type that has no meaning in a layer.
+    /// The entry's type has no meaning in a layer.
     #[error("has unknown type {0:?}")]
     Type(char),
-    /// A field out of range.
+    /// A field is out of range.
     #[error("has a bad {0}")]
     Field(&'static str),
-    /// It cannot be stored.
+    /// The entry cannot be stored.
     #[error(transparent)]
     Store(erofs::Error),
 }

@@ -1,6 +1,6 @@
 //! Image archives for tests: layers from a list of files, docker-archives and OCI layouts from layers.
 //!
-//! It panics instead of failing. Not here: images that are wrong on purpose, beyond what a caller puts in by hand.
+//! A failure panics. Not here: wrong images, unless a caller puts the fault in.
 
 use std::path::Path;
 
@@ -45,7 +45,7 @@ impl LayerBuilder {
         self.entry(tar::EntryType::Link, path, 0o644, &[], Some(target))
     }
 
-    /// Gives what is added from here on to this user and group.
+    /// Gives every entry that is added from here on to this user and group.
     #[must_use]
     pub fn owned(self, uid: u64, gid: u64) -> Self {
         Self { owner: (uid, gid), ..self }
@@ -58,7 +58,7 @@ impl LayerBuilder {
         self
     }
 
-    /// Adds an entry with its name as it is, whatever it is.
+    /// Adds an entry under exactly this name.
     #[must_use]
     pub fn entry(
         mut self,
@@ -94,7 +94,7 @@ impl LayerBuilder {
 /// An image to be archived.
 #[derive(Debug, Clone, Default)]
 pub struct ImageFixture {
-    /// Layers as tars, lowest first; in an OCI layout they are stored as they are, so they may be compressed.
+    /// Layers as tars, lowest first. An OCI layout stores them as they are, so they may be compressed.
     pub layers: Vec<Vec<u8>>,
     /// The uncompressed form of layers that are compressed; by index.
     pub uncompressed: Vec<(usize, Vec<u8>)>,

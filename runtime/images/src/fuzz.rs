@@ -1,7 +1,7 @@
-//! Fuzz bodies: what an image brings along. Each takes any bytes, and panics only on a defect.
+//! Fuzz bodies: the parts of an image. Each takes any bytes, and panics only on a defect.
 //!
-//! `cargo test` runs them a fixed number of times with fixed seeds; `fuzz/` has the targets for libFuzzer. Not here: the
-//! store, which sees only what came through these.
+//! `cargo test` runs them a fixed number of times with fixed seeds; `fuzz/` has the targets for libFuzzer. Not here:
+//! the store, which sees only data that passed these decoders.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -20,7 +20,7 @@ use crate::stream::{self, decompressed};
 use crate::tar_stream::{TarKind, TarStream};
 use crate::{Digest, Error, Form, Quiet, Result, reference, volume};
 
-/// What a layer may take here: bombs go off early.
+/// Limits on a layer, low enough to be reached soon.
 const LIMITS: Limits = Limits {
     bytes: 4 << 20,
     import_bytes: 8 << 20,
@@ -32,7 +32,7 @@ const LIMITS: Limits = Limits {
 /// Largest sparse file that is read back: a hole costs the writer nothing, and the reader its length.
 const MAX_READ_BACK: u64 = 1 << 20;
 
-/// A tar whose headers have the right sums, or few changes of a byte would be seen by more than the check of them.
+/// A tar whose headers have correct checksums; else almost every changed byte would fail that check only.
 fn summed(data: &[u8]) -> Vec<u8> {
     let mut data = data.to_vec();
     for block in data.chunks_exact_mut(512).filter(|block| block[257..262] == *b"ustar") {
@@ -43,7 +43,7 @@ fn summed(data: &[u8]) -> Vec<u8> {
     data
 }
 
-/// A layer's tar, converted. What comes out is an image in order, the same each time, with nothing outside its root.
+/// Converts a layer's tar. The result is a valid image, the same each time, with nothing outside its root.
 pub fn layer(data: &[u8]) {
     let data = &*summed(data);
     let convert = || convert(&mut &*data, Vec::new(), [7; 16], LIMITS);
@@ -55,7 +55,7 @@ pub fn layer(data: &[u8]) {
     if largest_hole(data) > MAX_READ_BACK {
         return;
     }
-    // It checks blocks, checksums, link counts and the order of names.
+    // The reader checks blocks, checksums, link counts and the order of names.
     for (path, inode) in reader::read(&image) {
         let proper = |part: &[u8]| !matches!(part, b"" | b"." | b"..") && !part.contains(&0);
         assert!(path.is_empty() || path.split(|byte| *byte == b'/').all(proper), "{path:?}");
@@ -63,7 +63,7 @@ pub fn layer(data: &[u8]) {
     }
 }
 
-/// An overlay's own attributes are never an image's.
+/// Checks that no attribute for overlayfs comes from an image.
 fn plain(inode: &Inode) {
     for (name, value) in &inode.attributes.xattrs {
         let ours = match name.as_slice() {
@@ -87,7 +87,7 @@ fn largest_hole(data: &[u8]) -> u64 {
     largest
 }
 
-/// Two stored layers, damaged: the length of the upper one, then both. An image that comes of them is in order.
+/// Completes a damaged stored layer by another: the upper one's length, then both. A result is a valid image.
 pub fn stored(data: &[u8]) {
     let Some((len, both)) = data.split_first_chunk() else { return };
     let at = usize::try_from(u32::from_le_bytes(*len)).unwrap_or(usize::MAX).min(both.len());
@@ -108,7 +108,7 @@ pub fn stored(data: &[u8]) {
     }
 }
 
-/// A layer as it comes, packed or not: its digests are those of the bytes, whatever becomes of the tar.
+/// Reads a layer's blob, compressed or not: the digests are those of the bytes, even if the tar is wrong.
 pub fn blob(data: &[u8]) {
     let run = stream::run(data, LIMITS.bytes, &Quiet, |tar| convert(tar, Vec::new(), [0; 16], LIMITS));
     let digests = match run {
@@ -125,7 +125,7 @@ pub fn blob(data: &[u8]) {
     assert_eq!(digests.diff_id, Digest::of_content(&tar));
 }
 
-/// An archive, not packed: what it is, and what images are in it. All that a plan names is there, inside the archive.
+/// Reads an archive that is not compressed: its form and its images. Every member that a plan names exists in it.
 pub fn archive(data: &[u8]) {
     let data = &*summed(data);
     let opened = tempfile::tempfile().and_then(|mut file| file.write_all(data).map(|()| file));
@@ -137,7 +137,7 @@ pub fn archive(data: &[u8]) {
     for plan in plans {
         check(&plan);
         for layer in &plan.layers {
-            // A docker-archive's are looked for when they are read.
+            // The layers of a docker-archive are looked up only when they are read.
             let Ok(Some(mut member)) = archive.find(&layer.member) else { continue };
             let (len, mut bytes) = (member.len(), Vec::new());
             assert!(member.read_to_end(&mut bytes).is_ok() && bytes.len() as u64 == len);
@@ -156,8 +156,8 @@ fn check(plan: &Plan) {
     assert_eq!(Digest::parse(plan.digest.as_str()).ok().as_ref(), Some(&plan.digest));
 }
 
-/// Documents that a registry could have, which may name one another: they are parted by NUL bytes, the first is what a
-/// name stands for, and in each, `$1` is the digest and `#1` the length of the first of those after it.
+/// Resolves documents of a registry, which may name one another. NUL bytes separate them, the first is the one that a
+/// name stands for, and in each of them `$1` and `#1` are digest and length of the first document after it.
 pub fn documents(data: &[u8]) {
     let mut documents: Vec<Vec<u8>> = Vec::new();
     for text in data.split(|byte| *byte == 0).take(8).collect::<Vec<_>>().into_iter().rev() {
@@ -178,7 +178,7 @@ pub fn documents(data: &[u8]) {
     assert!(manifest::named_image(&registry, media_type, &other, len).is_err(), "not what was asked for");
 }
 
-/// A document with its references to those behind it filled in.
+/// Fills in a document's references to those after it.
 fn fill_in(text: &[u8], behind: &[Vec<u8>]) -> Vec<u8> {
     let mut filled = Vec::new();
     let mut bytes = text.iter().copied().peekable();
@@ -204,7 +204,7 @@ struct Registry<'a> {
 impl Source for Registry<'_> {
     fn document(&self, _: Document, digest: &Digest, max_bytes: u64) -> Result<Vec<u8>> {
         let found = self.documents.iter().find(|document| Digest::of_content(document) == *digest);
-        // What is not here comes as something else.
+        // A document that does not exist is answered with another one.
         let found = found.or(self.documents.last()).filter(|document| document.len() as u64 <= max_bytes);
         found.cloned().ok_or_else(|| self.error("too long".to_owned()))
     }
@@ -218,7 +218,7 @@ impl Source for Registry<'_> {
     }
 }
 
-/// Names that users and archives give: those of images, digests and volumes.
+/// Parses names that users and archives give: images, digests, volumes.
 pub fn names(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if reference::check(text).is_ok() {
@@ -237,7 +237,7 @@ pub fn names(data: &[u8]) {
     }
 }
 
-/// An ext4 superblock, and the length of the file it is in.
+/// Checks an ext4 superblock, given with the length of its file.
 pub fn superblock(data: &[u8]) {
     let Some((len, bytes)) = data.split_first_chunk() else { return };
     let len = u64::from_le_bytes(*len);
@@ -292,7 +292,7 @@ mod tests {
         "5",
     ];
 
-    /// One of each kind of entry.
+    /// A layer with one of each kind of entry.
     fn layers() -> Vec<Vec<u8>> {
         let layer = LayerBuilder::default;
         let xattr = ("SCHILY.xattr.user.comment", &b"\0\xff"[..]);
@@ -368,7 +368,7 @@ mod tests {
         let words =
             ["$1", "$2", "#1", "\"size\":", "{", "}", "null", "[", "\0", "\"platform\":", "\"linux\"", ","];
         fuzzed::run("images_documents", 3000, &examples, &words, super::documents);
-        // The examples are images.
+        // The examples must be images.
         let texts: Vec<_> = examples[1].split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
         let (layer, config) = (texts[2].clone(), fill_in(&texts[1], &texts[2..]));
         let documents = [fill_in(&texts[0], &[config.clone(), layer.clone()]), config, layer];

@@ -14,7 +14,7 @@ pub struct Digest(String);
 impl Digest {
     const PREFIX: &str = "sha256:";
 
-    /// Reads a digest from outside.
+    /// Parses a digest.
     pub fn parse(text: &str) -> Result<Self> {
         let hex = text.strip_prefix(Self::PREFIX).unwrap_or_default();
         let valid = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
@@ -58,13 +58,13 @@ impl fmt::Display for Digest {
 /// An image in the store, ready to boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// The tag it is stored under.
+    /// The tag that the image is stored under.
     pub reference: String,
-    /// Its manifest's digest; for a docker-archive, its configuration's.
+    /// The digest of the image's manifest, or of a docker-archive's configuration.
     pub digest: Digest,
-    /// How its programs are to be run.
+    /// The configuration of the image's programs.
     pub config: ImageConfig,
-    /// Its layers, lowest first.
+    /// The image's layers, lowest first.
     pub layers: Vec<Layer>,
 }
 
@@ -81,18 +81,19 @@ pub struct ImageConfig {
     pub cmd: Vec<String>,
     /// `Env`, each `NAME=VALUE`.
     pub env: Vec<String>,
-    /// `Volumes`: directories that are made where the image does not have them.
+    /// `Volumes`: directories that are made if the image lacks them.
     pub volumes: Vec<String>,
 }
 
-/// One layer: an EROFS file that never changes. Removing the image only unlinks it; who has it open keeps it.
+/// One layer: an EROFS file that never changes. Removing the image only unlinks the file; a process that has it open
+/// keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
-    /// Digest of the uncompressed tar it was made from.
+    /// Digest of the uncompressed tar.
     pub digest: Digest,
     /// The EROFS file.
     pub path: PathBuf,
-    /// Its length in bytes, a multiple of 4096.
+    /// The file's length in bytes, a multiple of 4096.
     pub len: u64,
 }
 
@@ -101,12 +102,12 @@ pub struct Layer {
 pub struct ImageSummary {
     /// Tag.
     pub tag: String,
-    /// Where it came from: `import`, `builtin`, `registry`; `tag` if it is another name for one.
+    /// The origin: `import`, `builtin` or `registry`; `tag` if this is another name for an image.
     pub source: String,
-    /// Bytes of its layers.
+    /// Bytes of the image's layers.
     pub size: u64,
-    /// When it was stored, seconds since 1970.
+    /// Time of storing, in seconds since 1970.
     pub created: u64,
-    /// Its digest.
+    /// The image's digest.
     pub digest: Digest,
 }

@@ -1,7 +1,7 @@
-//! One layer: the entries of its tar applied to a tree, its whiteouts turned into overlayfs' form.
+//! One layer: the entries of its tar applied to a tree, and its whiteouts turned into overlayfs' form.
 //!
-//! Names are resolved as container engines do when they unpack: below the root of this layer alone, symbolic links on
-//! the way followed within it, the last part never. Nothing here is ever a path of the host.
+//! Names are resolved as container engines do: below the root of this layer alone, following symbolic links on the
+//! way within it, but never the last part. Nothing here is ever a path of the host.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
@@ -12,7 +12,7 @@ use crate::error::{EntryError, LayerError};
 use crate::tar_stream::{Source, TarEntry, TarKind, TarStream, show};
 
 /// OCI image specification, layer: "a whiteout file is an empty file with a special filename that signifies a path
-/// should be deleted", that is this prefix and the name.
+/// should be deleted", namely this prefix and the name.
 const WHITEOUT: &[u8] = b".wh.";
 
 /// OCI image specification, layer: "an opaque whiteout indicates that all siblings are hidden in the lower layer".
@@ -24,36 +24,37 @@ const WHITEOUT_META: &[u8] = b".wh..wh.";
 /// overlayfs: "A directory is made opaque by setting the xattr \"trusted.overlay.opaque\" to \"y\"."
 pub(crate) const OPAQUE_XATTR: &[u8] = b"trusted.overlay.opaque";
 
-/// overlayfs leaves whiteouts out of a listing only where it joins directories, or where this attribute says that the
-/// directory was copied from a lower layer; empty, it does not say from which. The kernel's own upper layers have it.
+/// overlayfs leaves whiteouts out of a listing only if it joins directories, or if this attribute says that the
+/// directory was copied from a lower layer; an empty one does not say which. The kernel sets it in its own upper
+/// layers.
 const ORIGIN_XATTR: &[u8] = b"trusted.overlay.origin";
 
-/// Entries that cannot be finished before the layers below are known have this attribute: directories that the layer only implies, and
-/// symbolic links that stand for hard links to files of theirs. No tar can give it, and overlayfs shows it to nobody.
+/// Marks entries that depend on the layers below: directories that the layer only implies, and symbolic links that
+/// stand for hard links to lower layers' files. No tar can set it, and overlayfs shows it to nobody.
 pub(crate) const GAP_XATTR: &[u8] = b"trusted.overlay.matchlock";
 pub(crate) const IMPLIED: &[u8] = b"implied";
 pub(crate) const LINK: &[u8] = b"link";
 
-/// Symbolic links followed on the way to one entry, as the kernel's own limit.
+/// Symbolic links followed on the way to one entry; the kernel has the same limit.
 pub(crate) const MAX_SYMLINKS: usize = 40;
 
-/// Parts of names on the way to one entry, those of symbolic links included.
+/// Parts of names on the way to one entry, including those of symbolic links.
 const MAX_WALKED_PARTS: u64 = 4096;
 
-/// What a name takes in memory besides its own bytes: its share of a tree's node, of the list of inodes, of the
-/// directory's encoding at the end.
+/// Bytes of memory for a name beside its own: its share of a tree's node, of the list of inodes, of the directory's
+/// encoding at the end.
 pub(crate) const NAME_COST: u64 = 160;
 
-/// What a directory takes on top: itself, and the first node of its own tree.
+/// Bytes of memory for a directory beside its name: the directory, and the first node of its own tree.
 pub(crate) const DIRECTORY_COST: u64 = 448;
 
-/// What the first attribute of a directory takes besides its own bytes; a whiteout in it leads to one.
+/// Bytes of memory for a directory's first attribute beside its own; a whiteout in the directory adds one.
 const ATTRIBUTES_COST: u64 = 576;
 
-/// What any attribute takes besides its own bytes.
+/// Bytes of memory for any attribute beside its own.
 const ATTRIBUTE_COST: u64 = 64;
 
-/// What one layer may take.
+/// Limits on one layer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     /// Bytes of the tar, and of the file made of it.
@@ -80,22 +81,22 @@ impl Default for Limits {
     }
 }
 
-/// What came out besides the file.
+/// The result of a conversion beside the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Converted {
     /// Length of the file.
     pub(crate) len: u64,
-    /// The layer hides all layers below it. overlayfs has no opaque root, so this is for whoever stacks layers.
+    /// The layer hides all layers below it. overlayfs has no opaque root, so the stacking of layers applies this.
     pub(crate) opaque_root: bool,
     pub(crate) gaps: Gaps,
 }
 
-/// What the layers below have a say in (`complete`).
+/// The parts of a layer that depend on the layers below (`complete`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Gaps {
-    /// Directories that are only implied.
+    /// The layer implies directories without describing them.
     pub(crate) directories: bool,
-    /// Hard links to files of theirs.
+    /// The layer has hard links to lower layers' files.
     pub(crate) links: bool,
 }
 
@@ -145,7 +146,7 @@ pub(crate) fn convert<O: Output>(
     Ok((output, Converted { len: summary.len, opaque_root, gaps }))
 }
 
-/// Fails either for an entry's own sake or for the whole layer's.
+/// A failure because of one entry, or of the whole layer.
 enum Failed {
     Entry(EntryError),
     Layer(LayerError),
@@ -172,14 +173,14 @@ impl From<erofs::Error> for Failed {
 
 struct Layer<O> {
     writer: Writer<O>,
-    /// Targets without parts that do not matter, for names that lead through them.
+    /// Targets in normal form, for names that lead through them.
     symlinks: HashMap<NodeId, Box<[u8]>>,
-    /// Names that hide what is below; they count when the layer is complete.
+    /// Names that hide lower layers' entries; they are applied when the layer is complete.
     whiteouts: Vec<(DirId, Box<[u8]>)>,
     opaque: HashSet<DirId>,
     /// Directories that have no entry of their own.
     implied: HashSet<DirId>,
-    /// What stands for hard links to files that are not in this layer, by their targets.
+    /// Symbolic links that stand for hard links to files outside this layer, by target.
     links: HashMap<Vec<u8>, NodeId>,
     metadata_bytes: u64,
     walked_parts: u64,
@@ -199,7 +200,7 @@ impl<O: Output> Layer<O> {
         }
         let attributes = attributes(&entry);
         if let TarKind::Directory = entry.kind {
-            // What a directory already has stays in it.
+            // An existing directory keeps its entries.
             self.budget(cost(&attributes))?;
             match self.writer.tree().entry(parent, name) {
                 Some(Entry::Dir(dir)) => self.describe(dir, attributes),
@@ -252,7 +253,7 @@ impl<O: Output> Layer<O> {
         Ok(())
     }
 
-    /// A directory's own entry.
+    /// Applies a directory's own entry.
     fn describe(&mut self, dir: DirId, attributes: Attributes) {
         self.implied.remove(&dir);
         *self.writer.tree_mut().attributes_mut(dir) = attributes;
@@ -269,12 +270,12 @@ impl<O: Output> Layer<O> {
         Ok(())
     }
 
-    /// The directory of these parts; what is missing on the way is made.
+    /// The directory at this path; missing directories on the way are made.
     fn directory(&mut self, path: &[&[u8]]) -> Result<DirId, Failed> {
         self.walk(path, true)?.ok_or_else(|| EntryError::NotADirectory.into())
     }
 
-    /// What a hard link's target is, if this layer has it.
+    /// The target of a hard link, if this layer has it.
     fn link_target(&mut self, target: &[u8]) -> Result<Option<NodeId>, Failed> {
         let mut parts = parts(target)?;
         let name = parts.pop().ok_or(EntryError::LinkToDirectory)?;
@@ -286,7 +287,7 @@ impl<O: Output> Layer<O> {
         }
     }
 
-    /// What stands for a file of the layers below: a symbolic link to it, in a form that no tar can give.
+    /// The stand-in for a lower layer's file: a symbolic link to it, in a form that no tar can make.
     fn link_below(&mut self, target: &[u8]) -> Result<NodeId, Failed> {
         let target = parts(target)?.join(&b'/');
         if let Some(node) = self.links.get(&target) {
@@ -305,12 +306,13 @@ impl<O: Output> Layer<O> {
         Ok(self.writer.tree_mut().make_dir(parent, name, attributes)?)
     }
 
-    /// Follows a path of directories and symbolic links within the root. `None` if something is missing and not made.
+    /// Follows a path of directories and symbolic links within the root. `None` if a part is missing and not to be
+    /// made.
     fn walk(&mut self, path: &[&[u8]], make: bool) -> Result<Option<DirId>, Failed> {
         let root = self.writer.tree().root();
         let mut way = vec![root];
         let (mut followed, mut walked) = (0, 0);
-        // What is still to walk, last part first.
+        // The parts still to walk, last part first.
         let mut pending: Vec<Box<[u8]>> = path.iter().rev().map(|part| (*part).into()).collect();
         while let Some(part) = pending.pop() {
             walked += 1;
@@ -325,7 +327,7 @@ impl<O: Output> Layer<O> {
             let here = way.last().copied().unwrap_or(root);
             match self.writer.tree().entry(here, &part) {
                 _ if &*part == b".." => {
-                    // Only symbolic links get here; above the root is the root.
+                    // Only symbolic links contain `..` here; the root's parent is the root.
                     way.pop();
                 }
                 Some(Entry::Dir(dir)) => way.push(dir),
@@ -342,7 +344,7 @@ impl<O: Output> Layer<O> {
                     pending.extend(split.filter(|part| !part.is_empty()).map(Box::from));
                 }
                 None if make => {
-                    // OCI does not say; engines make missing parents like this.
+                    // OCI does not define missing parents; engines make them like this.
                     let attributes = Attributes { mode: 0o755, ..Attributes::default() };
                     self.budget(ATTRIBUTES_COST + ATTRIBUTE_COST)?;
                     let dir = self.make_dir(here, &part, attributes)?;
@@ -367,11 +369,11 @@ impl<O: Output> Layer<O> {
         Ok(())
     }
 
-    /// Puts the whiteouts into the tree. Returns the directories that take the place of what is below.
+    /// Puts the whiteouts into the tree. Returns the directories that replace those of lower layers.
     ///
-    /// OCI image specification, layer: "Whiteout files MUST only apply to resources in lower/parent layers." So a
-    /// whiteout of what this layer has itself hides only what is below: a file covers that anyway, a directory must be
-    /// opaque.
+    /// OCI image specification, layer: "Whiteout files MUST only apply to resources in lower/parent layers." A
+    /// whiteout of a name that this layer has therefore hides only lower layers' entries: a file hides them anyway, a
+    /// directory must be opaque.
     fn whiteouts(&mut self) -> Result<HashSet<DirId>, LayerError> {
         let whiteouts = std::mem::take(&mut self.whiteouts);
         let mut replaced = HashSet::new();
@@ -385,7 +387,7 @@ impl<O: Output> Layer<O> {
         let root = self.writer.tree().root();
         let mut hiding = None;
         for (parent, name) in &whiteouts {
-            // Where nothing shows through, a whiteout has nothing to hide.
+            // If no lower layer shows through, a whiteout has nothing to hide.
             if cut_off.contains(parent) || self.writer.tree().entry(*parent, name).is_some() {
                 continue;
             }
@@ -417,10 +419,10 @@ impl<O: Output> Layer<O> {
         Ok(replaced)
     }
 
-    /// Marks what the layers below have a say in. Returns what there is, besides the root.
+    /// Marks the parts that depend on the layers below, and returns their kinds, not counting the root.
     ///
-    /// A directory that the layer only implies is what it was, if it was there. One in the place of another, or below one of
-    /// which nothing shows through, was not.
+    /// A directory that the layer only implies keeps its attributes from below. A directory that replaces another, or
+    /// is inside a directory through which no lower layer shows, has nothing below it.
     fn mark_gaps(&mut self, replaced: HashSet<DirId>) -> Gaps {
         let below_opaque = self.opaque.iter().flat_map(|dir| self.writer.tree().entries(*dir));
         let below_opaque = below_opaque.filter_map(|(_, entry)| match entry {
@@ -439,7 +441,7 @@ impl<O: Output> Layer<O> {
         gaps
     }
 
-    /// These directories, and every one below them.
+    /// These directories, and every directory below them.
     fn with_all_below(&self, mut dirs: HashSet<DirId>) -> HashSet<DirId> {
         let mut pending: Vec<DirId> = dirs.iter().copied().collect();
         while let Some(dir) = pending.pop() {
@@ -462,22 +464,22 @@ fn parts(path: &[u8]) -> Result<Vec<&[u8]>, Failed> {
     if parts.contains(&b"..".as_slice()) { Err(EntryError::ParentDirectory.into()) } else { Ok(parts) }
 }
 
-/// A symbolic link's target with no part that says nothing.
+/// A symbolic link's target in normal form.
 fn short(target: &[u8]) -> Box<[u8]> {
     let parts = target.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
     let root: &[u8] = if target.starts_with(b"/") { b"/" } else { b"" };
     [root, &parts.collect::<Vec<_>>().join(&b'/')].concat().into()
 }
 
-/// What the extended attributes of a directory take in memory.
+/// Bytes of memory for the extended attributes of a directory.
 pub(crate) fn cost(attributes: &Attributes) -> u64 {
     let bytes =
         attributes.xattrs.iter().map(|(key, value)| ATTRIBUTE_COST + (key.len() + value.len()) as u64);
     bytes.sum::<u64>() + if attributes.xattrs.is_empty() { 0 } else { ATTRIBUTES_COST }
 }
 
-/// The attributes of an entry. Extended ones that no Linux file system of ours can hold are left out, as the engines
-/// do, and so are those of an overlay: this layer will be part of another one.
+/// The attributes of an entry. Extended attributes that no guest's file system can hold are left out, as engines do,
+/// and so are overlayfs' own, since this layer will be part of an overlay.
 fn attributes(entry: &TarEntry) -> Attributes {
     let foreign = |name: &[u8]| name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.");
     let kept = entry.xattrs.iter().filter(|(name, _)| erofs::can_store_xattr(name) && !foreign(name));

@@ -1,11 +1,12 @@
-//! Container images: where they come from, how they are kept, and what a sandbox's disks are made of.
+//! Container images: their origins, their store, and the layers of a sandbox's disk.
 //!
-//! An image is a configuration and an ordered list of layers. Each layer is converted once, streaming, from its tar to
-//! a read-only EROFS file named by its diff id; the guest joins them with overlayfs. Paths this crate takes part in:
-//! `import` (archive → layers → one SQLite transaction) and `resolve` (tag → layer files).
+//! An image is a configuration and an ordered list of layers. Each layer is converted once, streaming, from its tar
+//! to a read-only EROFS file named by its diff id; the guest joins them with overlayfs. This crate takes part in two
+//! paths: `import` (archive → layers → one SQLite transaction) and `resolve` (tag → layer files).
 //!
 //! Not here: composing layer files into one disk (`disk`), mounting them (`guest_agent`), registry pulls (they come
-//! through [`Puller`]). Nothing of an image ever becomes a path on the host: a layer is a tree in memory and one file.
+//! through [`Puller`]). No part of an image ever becomes a path on the host: a layer is a tree in memory and one
+//! file.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 

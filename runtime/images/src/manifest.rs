@@ -1,7 +1,7 @@
-//! What an archive holds, as it tells by itself: docker-archives by `manifest.json`, OCI layouts by `index.json`.
+//! The documents of an archive or a registry: `manifest.json` of docker-archives, `index.json` of OCI layouts.
 //!
-//! Every document is bounded before it is parsed, every digest is checked before it becomes a member's name. Layers are
-//! only named here; they are verified where they are read.
+//! Every document is bounded before it is parsed, and every digest is checked before it becomes a member's name.
+//! Layers are only named here; they are verified when they are read.
 
 use serde::Deserialize;
 
@@ -14,16 +14,16 @@ pub(crate) const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 /// Most manifests, indexes and configurations of one archive.
 const MAX_DOCUMENTS: u32 = 1024;
 
-/// Most bytes of them.
+/// Most bytes of all these documents.
 const MAX_DOCUMENTS_BYTES: u64 = 64 << 20;
 
-/// Most memory for what is kept of a configuration, in bytes: far above what a program could be started with.
+/// Most bytes of memory for the kept part of a configuration: far more than a program could be started with.
 const MAX_CONFIG_COST: usize = 256 << 10;
 
-/// What a word of a configuration takes besides its own bytes.
+/// Bytes of memory for a word of a configuration beside its own.
 const WORD_COST: usize = 32;
 
-/// Most layers of one image: each is a partition of one disk, and Linux looks at no more of them.
+/// Most layers of one image: each is a partition of one disk, and Linux does not look at more.
 pub(crate) const MAX_LAYERS: usize = 255;
 
 /// Most images of one archive.
@@ -35,39 +35,39 @@ const MAX_NAMES: usize = 1024;
 /// Indexes within indexes.
 const MAX_DEPTH: u32 = 3;
 
-/// An image of an archive, not yet taken.
+/// An image of an archive that is not converted yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// What the archive calls it.
+    /// The names that the archive gives the image.
     pub(crate) names: Vec<String>,
     pub(crate) digest: Digest,
     pub(crate) config: ImageConfig,
     pub(crate) layers: Vec<PlannedLayer>,
 }
 
-/// A layer of an archive, not yet taken.
+/// A layer of an archive that is not converted yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PlannedLayer {
     pub(crate) diff_id: Digest,
     /// The member's name.
     pub(crate) member: String,
-    /// The member's digest, where the archive names it.
+    /// The member's digest, if the archive gives it.
     pub(crate) blob: Option<Digest>,
 }
 
-/// What an archive is, by what is in it: `manifest.json` and `index.json` are names that other files have, too, so in
-/// what looks like a root file system they must be what they are in an image.
+/// Tells an archive's form from its members. Other files may be called `manifest.json` and `index.json` too, so in an
+/// archive that looks like a root file system they must also be an image's documents.
 pub(crate) fn form(archive: &Archive) -> Result<Form> {
     let found = |name| archive.find(name).map(|member| member.is_some());
     if !archive.has_root_names() {
-        // Newer docker-archives are OCI layouts as well; only `manifest.json` has all their names.
+        // Newer docker-archives are OCI layouts as well; only `manifest.json` has all names of their images.
         return match (found("manifest.json")?, found("index.json")? || found("oci-layout")?) {
             (true, _) => Ok(Form::DockerArchive),
             (false, true) => Ok(Form::OciLayout),
             (false, false) => root_form(archive),
         };
     }
-    // What cannot be read as a document is none.
+    // A member that cannot be read as a document is none.
     let read = |name| archive.bytes(name, MAX_DOCUMENT_BYTES).ok();
     let images = read("manifest.json").and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let images: Vec<DockerImage> = images.unwrap_or_default();
@@ -104,7 +104,7 @@ pub(crate) fn plans(archive: &Archive, form: Form) -> Result<Vec<Plan>> {
     Ok(plans)
 }
 
-/// Which document of an image; registries have them in different places.
+/// A kind of document; registries keep the two at different addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Document {
     /// A manifest or an index.
@@ -113,13 +113,13 @@ pub enum Document {
     Config,
 }
 
-/// Where an image's documents and layers are.
+/// A source of an image's documents and layers.
 pub(crate) trait Source {
-    /// A document of at most this many bytes. What comes is verified by whoever asks.
+    /// Reads a document of at most this many bytes. The caller verifies it.
     fn document(&self, kind: Document, digest: &Digest, max_bytes: u64) -> Result<Vec<u8>>;
-    /// A layer that is to be taken later: under which name, if it is there and as long as it should be.
+    /// Finds a layer that will be read later, and returns its name if it exists and has this length.
     fn layer(&self, digest: &Digest, len: u64) -> Result<String>;
-    /// What is wrong with the image.
+    /// An error about the image.
     fn error(&self, why: String) -> Error;
 }
 
@@ -142,7 +142,7 @@ impl Source for Archive {
     }
 }
 
-/// An image's documents. They may name one another over and over, so what counts is how often they are read.
+/// An image's documents. They may name one another again and again, so every reading counts.
 struct Documents<'a, S> {
     source: &'a S,
     count: u32,
@@ -170,7 +170,7 @@ impl<'a, S: Source> Documents<'a, S> {
         Ok(bytes)
     }
 
-    /// A document that a descriptor names, verified.
+    /// Reads and verifies the document that a descriptor names.
     fn blob(&mut self, kind: Document, descriptor: &Descriptor) -> Result<(Digest, Vec<u8>)> {
         let digest = Digest::parse(&descriptor.digest)?;
         let bytes = self.counted(self.source.document(kind, &digest, MAX_DOCUMENT_BYTES)?)?;
@@ -242,7 +242,7 @@ struct Platform {
     os: String,
 }
 
-/// The image that a registry's manifest or index is of, as this host can run it; `media_type` is the registry's word.
+/// The image that a registry's manifest or index describes, for this host; `media_type` comes from the registry.
 pub(crate) fn named_image(
     source: &impl Source,
     media_type: Option<String>,
@@ -255,7 +255,7 @@ pub(crate) fn named_image(
     plan.ok_or_else(|| source.error(format!("no image for linux/{} in its index", host_architecture())))
 }
 
-/// What a document says of itself.
+/// The media type that a document gives itself.
 pub(crate) fn media_type(document: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -272,13 +272,13 @@ fn oci(archive: &Archive, documents: &mut Documents<'_, Archive>) -> Result<Vec<
     let mut refused = None;
     for descriptor in index.manifests.unwrap_or_default().iter().take(MAX_IMAGES) {
         let annotation = |key| descriptor.annotations.as_ref()?.get(key).cloned();
-        // containerd keeps the whole name apart from OCI's, which may be a tag alone.
+        // containerd keeps the whole name beside OCI's, which may be a tag alone.
         let name = annotation("io.containerd.image.name")
             .or_else(|| annotation("org.opencontainers.image.ref.name"));
         match oci_image(documents, descriptor, 0) {
             Ok(Some(plan)) => plans.push(Plan { names: name.into_iter().collect(), ..plan }),
             Ok(None) => {}
-            // Others may be for this machine.
+            // Other images of the index may be for this machine.
             Err(error @ Error::Architecture { .. }) => refused = Some(error),
             Err(error) => return Err(error),
         }
@@ -316,7 +316,7 @@ fn oci_image<S: Source>(
             let index: Index = document(archive, digest.as_str(), &bytes)?;
             for inner in index.manifests.unwrap_or_default().iter().take(MAX_IMAGES) {
                 if let Some(plan) = oci_image(documents, inner, depth + 1)? {
-                    // The index is what the name stands for.
+                    // The name stands for the index.
                     return Ok(Some(Plan { digest, ..plan }));
                 }
             }
@@ -329,7 +329,7 @@ fn oci_image<S: Source>(
         | None => {
             let manifest: Manifest = document(archive, digest.as_str(), &bytes)?;
             let (_, config) = documents.blob(Document::Config, &manifest.config)?;
-            // One more than there may be is enough to be refused for.
+            // One layer over the limit is enough for a refusal.
             let layers = manifest.layers.unwrap_or_default().into_iter().take(MAX_LAYERS + 1);
             let layers = layers.map(|layer| layer_blob(archive, &layer)).collect::<Result<Vec<_>>>()?;
             let what =
@@ -343,7 +343,7 @@ fn oci_image<S: Source>(
     }
 }
 
-/// A layer that a descriptor names; how it is compressed is seen in its bytes.
+/// The layer that a descriptor names; its bytes tell how it is compressed.
 fn layer_blob(archive: &impl Source, descriptor: &Descriptor) -> Result<(String, Option<Digest>)> {
     let digest = Digest::parse(&descriptor.digest)?;
     let media_type = descriptor.media_type.as_deref().unwrap_or_default();
@@ -395,7 +395,7 @@ struct RootFs {
     diff_ids: Option<Vec<String>>,
 }
 
-/// What a configuration says, and its layers with their diff ids; `what` names the image in errors.
+/// Reads a configuration, and the layers with their diff ids; `what` names the image in errors.
 fn contents(
     archive: &impl Source,
     what: &str,
@@ -462,13 +462,13 @@ fn words(config: &ImageConfig) -> impl Iterator<Item = &String> {
     lists.into_iter().flatten().chain([&config.user, &config.working_dir])
 }
 
-/// A word of a configuration that no program could be started with: a variable without a name, or a NUL.
+/// A word of a configuration that no program could be started with: a variable without a name, or one with a NUL.
 fn unusable(config: &ImageConfig) -> Option<&String> {
     let nameless = config.env.iter().find(|variable| variable.is_empty() || variable.starts_with('='));
     nameless.or_else(|| words(config).find(|word| word.contains('\0')))
 }
 
-/// Whether a configuration is one that may be kept.
+/// Whether a configuration is small enough to be kept.
 pub(crate) fn fits(config: &ImageConfig) -> bool {
     words(config).map(|word| WORD_COST + word.len()).sum::<usize>() <= MAX_CONFIG_COST
 }

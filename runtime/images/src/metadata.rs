@@ -1,12 +1,12 @@
 //! The store's records: `metadata.db`, SQLite in WAL mode.
 //!
 //! ```text
-//! images        one row a tag: digest, size, when, where from
+//! images        one row a tag: digest, size, time, origin
 //! configs       one row an image digest: its configuration
 //! image_layers  its layers by ordinal, lowest first; the file is blobs/<digest with ':' as '_'>.<fs_type>, and the layer
 //!               has the diff id where that is another
-//! blobs         one row a layer file: its size, whether the layer hides all below it, what it leaves open, and since when
-//!               it waits for the rest of its image
+//! blobs         one row a layer file: its size, whether the layer hides all layers below it, its gaps, and the time since
+//!               when it waits for the rest of its image
 //! ```
 //!
 //! A blob's row is written after its file is complete and synced; an image's rows in one transaction after its blobs'.
@@ -30,10 +30,10 @@ use crate::{Digest, Error, ImageConfig, ImageSummary, Result};
 /// Version of the tables.
 const SCHEMA: u32 = 4;
 
-/// Raised when layers come out differently: older files are then made anew.
+/// Raised when layers are converted differently, so that older files are made anew.
 const CONVERSION: u32 = 2;
 
-/// What a layer leaves open, as bits.
+/// The bits of [`Gaps`] in a row.
 const DIRECTORIES: u32 = 1;
 const LINKS: u32 = 2;
 
@@ -55,21 +55,22 @@ const TABLES: &str = "
         digest TEXT NOT NULL PRIMARY KEY, size INTEGER NOT NULL, opaque_root INTEGER NOT NULL,
         conversion INTEGER NOT NULL, pending_since INTEGER, gaps INTEGER NOT NULL DEFAULT 0);";
 
-/// From version 1, where every tag had a configuration of its own.
+/// The step from version 1, in which every tag had a configuration of its own.
 const FROM_1: &str = "
     CREATE TABLE configs (digest TEXT NOT NULL PRIMARY KEY, config TEXT NOT NULL);
     INSERT OR REPLACE INTO configs (digest, config) SELECT digest, config FROM images;
     ALTER TABLE images DROP COLUMN config;";
 
-/// From version 2, where no layer outlived a pull that failed.
+/// The step from version 2, in which no layer outlived a failed pull.
 const FROM_2: &str = "ALTER TABLE blobs ADD COLUMN pending_since INTEGER;";
 
-/// From version 3, where a layer had one file.
+/// The step from version 3, in which a layer had one file.
 const FROM_3: &str = "
     ALTER TABLE blobs ADD COLUMN gaps INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE image_layers ADD COLUMN diff_id TEXT;";
 
-/// A layer file that no image has, nor the completed form of which one has, and that has not waited for one since `?1` or later.
+/// A layer file that no image has, itself or in its completed form, and that has not waited for one since `?1` or
+/// later.
 const ORPHANED: &str = "digest NOT IN (SELECT digest FROM image_layers UNION SELECT diff_id FROM image_layers WHERE diff_id IS NOT NULL) AND (pending_since IS NULL OR pending_since < ?1)";
 
 /// The open records.
@@ -91,30 +92,30 @@ pub(crate) struct Record {
 pub(crate) struct StoredLayer {
     /// The name of its file.
     pub(crate) file: Digest,
-    /// Which layer it is.
+    /// The layer's diff id.
     pub(crate) diff_id: Digest,
     /// Length of the file.
     pub(crate) len: u64,
 }
 
 impl StoredLayer {
-    /// One that is the same everywhere.
+    /// A layer whose file is the same in every image.
     pub(crate) fn plain(diff_id: Digest, len: u64) -> Self {
         Self { file: diff_id.clone(), diff_id, len }
     }
 }
 
-/// As SQLite has them.
+/// Seconds as SQLite stores them.
 fn seconds(since: u64) -> i64 {
     i64::try_from(since).unwrap_or(i64::MAX)
 }
 
-/// Which table rows an image's source belongs to.
+/// The kind of rows that an image's source belongs to.
 fn scope(source: &str) -> &'static str {
     if source == "registry" { "registry" } else { "local" }
 }
 
-/// `ImageConfig` as it is stored.
+/// An `ImageConfig` as it is stored.
 #[derive(Serialize, Deserialize, Default)]
 #[serde(default)]
 struct StoredConfig {
@@ -127,7 +128,7 @@ struct StoredConfig {
 }
 
 impl Metadata {
-    /// Opens the records at `path`, making them where there are none.
+    /// Opens the records at `path`, and makes them if there are none.
     pub(crate) fn open(path: &Path, given_up: &CancellationToken) -> Result<Self> {
         with_reserve(path.parent().unwrap_or(path), || Self::open_once(path, given_up))
     }
@@ -135,11 +136,11 @@ impl Metadata {
     fn open_once(path: &Path, given_up: &CancellationToken) -> Result<Self> {
         let error = |source| Error::Metadata { path: path.to_owned(), source };
         let mut connection = Connection::open(path).map_err(error)?;
-        // Configurations have secrets in them now and then. The files that SQLite puts beside this one get its mode.
+        // Configurations may hold secrets. The files that SQLite puts beside this one get its mode.
         make_private(path)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(error)?;
         if version(&connection).map_err(error)? < SCHEMA {
-            // SQLite does not wait for others while it changes the journal mode, so whoever is first holds this.
+            // SQLite does not wait for other processes while it changes the journal mode; this lock does.
             let lock_path = path.with_extension("lock");
             let lock = File::create(&lock_path).and_then(|lock| waiting::lock(lock, given_up));
             let _lock = lock.map_err(Error::io(&lock_path))?;
@@ -152,7 +153,7 @@ impl Metadata {
         Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
     }
 
-    /// The image of a reference: by its exact text, else by what it means; local ones first.
+    /// Finds an image by the exact text of a reference, else by its meaning; local images come first.
     pub(crate) fn image(&self, reference: &str) -> Result<Option<Record>> {
         let connection = self.connection();
         let query = "SELECT tag, source, size, created_at, digest, config, scope FROM images JOIN configs USING (digest)
@@ -185,7 +186,7 @@ impl Metadata {
         rows.map_err(|error| self.error(error))
     }
 
-    /// Records an image under each of `tags`, in place of what they stood for.
+    /// Records an image under each of `tags`, replacing their former images.
     pub(crate) fn save(&self, tags: &[String], record: &Record) -> Result<()> {
         let config = StoredConfig {
             user: record.config.user.clone(),
@@ -195,7 +196,7 @@ impl Metadata {
             env: record.config.env.clone(),
             volumes: record.config.volumes.clone(),
         };
-        // Plain text and lists of it always serialize.
+        // Text and lists of text always serialize.
         let config = serde_json::to_string(&config).unwrap_or_default();
         let scope = scope(&record.summary.source);
         let mut connection = self.connection();
@@ -227,14 +228,14 @@ impl Metadata {
 
     /// Removes a tag. Returns whether there was one.
     pub(crate) fn remove(&self, tag: &str) -> Result<bool> {
-        // Local ones shadow those of a registry, so they go first.
+        // A local image hides a registry's of the same tag, so it is removed first.
         let row = "DELETE FROM images WHERE rowid IN
             (SELECT rowid FROM images WHERE tag = ?1 OR name = ?2 ORDER BY tag = ?1 DESC, scope LIMIT 1)";
         let removed = self.connection().execute(row, [tag, &normalized(tag)]);
         removed.map(|count| count > 0).map_err(|error| self.error(error))
     }
 
-    /// What is known of a layer's file.
+    /// The recorded conversion of a layer's file.
     pub(crate) fn blob(&self, layer: &Digest) -> Result<Option<Converted>> {
         let query = "SELECT size, opaque_root, gaps FROM blobs WHERE digest = ?1 AND conversion = ?2";
         let row = self.connection().query_row(query, params![layer.as_str(), CONVERSION], |row| {
@@ -245,7 +246,8 @@ impl Metadata {
         row.optional().map_err(|error| self.error(error))
     }
 
-    /// Records a layer's file, which waits for the rest of its image since then, or else is not kept without one.
+    /// Records a layer's file. With `pending_since` it is kept for the rest of its image from then on, else only with
+    /// an image.
     pub(crate) fn save_blob(
         &self,
         layer: &Digest,
@@ -262,7 +264,7 @@ impl Metadata {
                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
             change
                 .execute(row, params![layer.as_str(), len, opaque_root, CONVERSION, pending_since, gaps])?;
-            // One that was made anew may be longer than before.
+            // A file that was made anew may have another length.
             let row = "UPDATE image_layers SET size = ?2 WHERE digest = ?1";
             change.execute(row, params![layer.as_str(), len])?;
             change.commit()
@@ -270,15 +272,15 @@ impl Metadata {
         save(&mut connection).map_err(|error| self.error(error))
     }
 
-    /// Whether there is a layer file that no image has and that waits for none. While layers are written there may be.
+    /// Whether some layer file belongs to no image and waits for none. While layers are written, that is normal.
     pub(crate) fn has_orphans(&self, kept_since: u64) -> Result<bool> {
         let query = format!("SELECT EXISTS (SELECT 1 FROM blobs WHERE {ORPHANED})");
         let orphans = self.connection().query_row(&query, [seconds(kept_since)], |row| row.get(0));
         orphans.map_err(|error| self.error(error))
     }
 
-    /// Forgets the configurations and layer files that no image has, and returns the layers that are left: those that
-    /// wait for their image since `kept_since` or later are.
+    /// Deletes the rows of configurations and layer files that no image has, and returns the layers that are left,
+    /// which include those that have waited for their image since `kept_since` or later.
     pub(crate) fn collect(&self, kept_since: u64) -> Result<Vec<Digest>> {
         let connection = self.connection();
         let collect = || -> rusqlite::Result<Vec<Digest>> {
@@ -305,7 +307,7 @@ fn version(connection: &Connection) -> rusqlite::Result<u32> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
-/// Makes the tables what they are in this version, unless another process was first.
+/// Brings the tables to this version, unless another process was first.
 fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
     let changes: &[&str] = match version(connection)? {
         0 => &[TABLES],
@@ -323,8 +325,8 @@ fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// Takes all permissions from group and others. By name: closing a descriptor of a database would end the locks that
-/// SQLite holds on it (fcntl(2), "advisory record locking").
+/// Takes all permissions from group and others, by the file's name: opening and closing the database would end the
+/// locks that SQLite holds on it (fcntl(2), "advisory record locking").
 pub(crate) fn make_private(path: &Path) -> Result<()> {
     let mode = fs::metadata(path).map_err(Error::io(path))?.permissions().mode() & 0o7777;
     if mode & 0o077 == 0 {

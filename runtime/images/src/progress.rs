@@ -1,14 +1,14 @@
-//! What a caller can be told while an image is made ready.
+//! Progress of preparing an image, for a caller.
 
-/// Hears how far a long operation is. Called from the thread that does the work, so it must be quick.
+/// Receives the progress of a long operation, on the thread that does the work, so it must be quick.
 pub trait Progress: Sync {
-    /// A new step begins, such as `layer 2 of 5`. `total_bytes` is its length where that is known.
+    /// A new step begins, such as `layer 2 of 5`. `total_bytes` is its length if that is known.
     fn step(&self, name: &str, total_bytes: Option<u64>);
     /// This many more bytes of the step are done.
     fn advance(&self, bytes: u64);
 }
 
-/// Hears nothing.
+/// Ignores all progress.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Quiet;
 

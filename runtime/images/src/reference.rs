@@ -1,11 +1,12 @@
-//! Image references: which texts are ones, and which mean the same.
+//! Image references: their syntax, and their normal form.
 
 use crate::{Error, Result};
 
 /// Longest reference: a registry name, a repository, a tag and a digest fit.
 const MAX_LEN: usize = 512;
 
-/// Takes a reference from outside: names, tags and digests have no other characters, and do not start like an option.
+/// Checks a reference from outside: names, tags and digests have no other characters, and do not begin like an
+/// option.
 pub fn check(reference: &str) -> Result<()> {
     let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:@+".contains(&byte);
     let first = reference.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
@@ -16,8 +17,8 @@ pub fn check(reference: &str) -> Result<()> {
     }
 }
 
-/// The short form of a reference with its tag: `docker.io/library/busybox` is `busybox:latest`. What would mean another
-/// registry or repository without its front keeps it.
+/// The short form of a reference with its tag: `docker.io/library/busybox` is `busybox:latest`. A prefix without
+/// which the reference would mean another registry or repository stays.
 pub(crate) fn normalized(reference: &str) -> String {
     let below = reference.strip_prefix("docker.io/").or_else(|| reference.strip_prefix("index.docker.io/"));
     let named = |rest: &&str| rest.starts_with(|first: char| first.is_ascii_alphanumeric());
@@ -53,7 +54,7 @@ mod tests {
             ("localhost:5000/x", "localhost:5000/x:latest"),
             ("localhost:5000/x:1", "localhost:5000/x:1"),
             ("x@sha256:00", "x@sha256:00"),
-            // Not what these are called elsewhere.
+            // The short forms of these mean something else.
             ("docker.io/ghcr.io/x", "docker.io/ghcr.io/x:latest"),
             ("index.docker.io/index.docker.io/x", "docker.io/index.docker.io/x:latest"),
             ("docker.io/localhost/x:1", "docker.io/localhost/x:1"),

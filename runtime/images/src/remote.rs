@@ -1,7 +1,7 @@
 //! Images from elsewhere, document by document and layer by layer, straight into the store.
 //!
-//! What a remote says is never believed: documents and layers are held to their digests, and to named lengths while they
-//! are read. Not here: how a remote is spoken to (the `registry` crate).
+//! A remote is never believed: documents and layers must have their digests, and the lengths that were announced for
+//! them. Not here: talking to a remote (the `registry` crate).
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -20,9 +20,10 @@ use crate::{Digest, Error, Imported, Progress, Result, Store};
 /// Layers that are fetched at the same time.
 const PARALLEL_LAYERS: usize = 3;
 
-/// What an image can be fetched from. **Seam**: a registry is one.
+/// A place that an image can be fetched from. **Seam**: a registry is one.
 pub trait Remote: Sync {
-    /// The manifest or index of the image's name, of at most this many bytes, and its media type as the remote says.
+    /// The manifest or index of the image's name, of at most this many bytes, and the media type that the remote
+    /// gives it.
     fn manifest(&self, max_bytes: u64) -> Result<(Vec<u8>, Option<String>)>;
     /// A document of at most this many bytes.
     fn document(&self, kind: Document, digest: &Digest, max_bytes: u64) -> Result<Vec<u8>>;
@@ -31,8 +32,7 @@ pub trait Remote: Sync {
 }
 
 impl Store {
-    /// Stores the image that `remote` has, under the tag `reference`. If it must be a certain one, `wanted` is its
-    /// digest.
+    /// Stores the remote's image under the tag `reference`. If `wanted` is given, the image must have that digest.
     pub fn fetch(
         &self,
         reference: &str,
@@ -42,7 +42,7 @@ impl Store {
     ) -> Result<Imported> {
         check(reference)?;
         let fetched = self.fetch_image(reference, remote, wanted, progress);
-        // What the tag stood for before may not be needed any more, and what a failed pull brought is not.
+        // The tag's former image may not be needed any more, and the layers of a failed pull are not.
         let collected = self.collect();
         let fetched = fetched?;
         collected?;
@@ -63,13 +63,13 @@ impl Store {
         if let Some(wanted) = wanted.filter(|wanted| **wanted != digest) {
             return Err(wrong(reference, format!("what came for {wanted} has the digest {digest}")));
         }
-        // The document's own word is under its digest, the remote's is not.
+        // The document's own media type is covered by its digest, the remote's is not.
         let media_type = manifest::media_type(&root).or(media_type);
         let size = root.len() as u64;
         let source = Fetched { reference, remote, root: (digest.clone(), root), lengths: Mutex::default() };
         let mut plan =
             manifest::named_image(&source, media_type, &digest, size).map_err(|error| match error {
-                // Documents know themselves by their digests only.
+                // Inside the documents an image is known by its digest only.
                 Error::Architecture { found, wanted, .. } => {
                     Error::Architecture { reference: reference.to_owned(), found, wanted }
                 }
@@ -83,14 +83,14 @@ impl Store {
         let total = lengths.values().fold(0, |sum: u64, len| sum.saturating_add(*len));
         check_space(&self.tmp(), self.missing(&plan, &lengths)?, format!("image {reference}"))?;
         progress.step(&format!("{} layers of {reference}", plan.layers.len()), Some(total));
-        // Each of the layers that are under way together may have all the room that is left.
+        // Each of the layers that are fetched together may use all the room that is left.
         let room = Mutex::new(self.room());
         let layers = self.fetch_layers(reference, remote, &plan, &lengths, &room, progress)?;
         let mut room = room.into_inner().unwrap_or_else(PoisonError::into_inner);
         self.save(plan, "registry".to_owned(), &layers, &mut room)
     }
 
-    /// Bytes of the layers that are not here. They take hardly less when they are unpacked.
+    /// Bytes of the layers that are not here yet. Unpacked they hardly need less.
     fn missing(&self, plan: &Plan, lengths: &HashMap<Digest, u64>) -> Result<u64> {
         let mut bytes = 0_u64;
         for layer in &plan.layers {
@@ -110,7 +110,7 @@ impl Store {
         Ok(Fetching { path, _lock: lock })
     }
 
-    /// Several layers at a time. After an error no more are begun; those that are under way end first.
+    /// Fetches several layers at a time. After an error no more are begun, and those under way end first.
     fn fetch_layers(
         &self,
         reference: &str,
@@ -135,7 +135,7 @@ impl Store {
                 progress.advance(len);
                 return Ok(known);
             }
-            // Not more than was agreed on, whatever comes.
+            // The announced length is the most that is read.
             let bytes = remote.layer(&blob).map_err(|error| of_layer(reference, layer, error))?.take(len);
             let mut allowed = locked(room).clone();
             let converted = self.new_layer(reference, layer, bytes, &mut allowed, Some(now()), progress)?;
@@ -172,19 +172,19 @@ struct Fetching {
 }
 
 impl Fetching {
-    /// The layer is there, and whoever waits will see that; so does whoever comes later and finds no lock.
+    /// Ends the fetching of a layer that is there now: waiting processes see it, and later ones find no lock.
     fn end(self) {
-        // Otherwise it is removed with the rest of what is left.
+        // A file that stays is removed with other garbage.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// A remote's documents, its root among them.
+/// A remote's documents, including its root.
 struct Fetched<'a> {
     reference: &'a str,
     remote: &'a dyn Remote,
     root: (Digest, Vec<u8>),
-    /// Of the layers that were named.
+    /// The lengths of the layers that the documents name.
     lengths: Mutex<HashMap<Digest, u64>>,
 }
 
@@ -206,7 +206,7 @@ impl Source for Fetched<'_> {
     }
 }
 
-/// A layer is named in what goes wrong with it, whether it never comes or breaks off later.
+/// Adds the layer to an error, whether the layer never came or broke off.
 fn of_layer(reference: &str, layer: &PlannedLayer, error: Error) -> Error {
     match error {
         Error::Pull { source, .. } => Error::Layer {

@@ -1,6 +1,6 @@
-//! Some blocks kept back, so that what makes room on a full disk has the room to begin with.
+//! Some blocks kept in reserve, so that commands that make room on a full disk have room to begin with.
 //!
-//! SQLite cannot even read without room for its log. Not here: what makes room.
+//! SQLite cannot even read without room for its log. Not here: the commands.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,13 +11,13 @@ use rustix::fs::{FallocateFlags, fallocate};
 /// The log of a few transactions, and its index.
 const BYTES: u64 = 512 << 10;
 
-/// Does this. If it fails, the blocks that `directory` has in reserve are given back, and it is done once more; they are
-/// kept back again the next time that it succeeds.
+/// Runs `act`. If it fails, the reserve in `directory` is given up and `act` runs once more; the next success makes a
+/// new reserve.
 pub fn with_reserve<T, E>(directory: &Path, act: impl Fn() -> Result<T, E>) -> Result<T, E> {
     let reserve = directory.join("reserve");
     match act() {
         Ok(done) => {
-            // A disk that has no room for this has none to keep back.
+            // A disk without room for the reserve does not keep one.
             let _ = keep_back(&reserve);
             Ok(done)
         }

@@ -1,7 +1,7 @@
-//! An image of a root file system: one layer of whatever is in a tar or a directory, and a configuration of our own.
+//! An image of a root file system: one layer with everything in a tar or a directory, and a configuration of our own.
 //!
-//! The layer's digest is known when all of it has gone by, so its file gets its name last. Not here: how a directory
-//! becomes a tar (`walk`), how a layer is converted (`layer`), what tells the forms apart (`manifest`).
+//! The layer's digest is known when its last byte has been read, so its file gets its name last. Not here: reading a
+//! directory as a tar (`walk`), converting a layer (`layer`), telling the forms apart (`manifest`).
 
 use std::fmt;
 use std::io::Read;
@@ -13,10 +13,10 @@ use crate::manifest::{Plan, fits, host_architecture};
 use crate::space::check_space;
 use crate::{Digest, Error, ImageConfig, Imported, Progress, Result, Store, stream};
 
-/// What an import's source was taken for.
+/// The form of an import's source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// What `docker save` writes.
+    /// An archive of `docker save`.
     DockerArchive,
     /// An OCI layout, as a directory or in an archive.
     OciLayout,
@@ -66,7 +66,7 @@ impl Store {
         self.save(plan, "import".to_owned(), &[(diff_id, converted)], &mut room)
     }
 
-    /// Makes the file of a layer whose digest is not known before.
+    /// Makes the file of a layer whose digest is not known beforehand.
     fn unnamed_layer(
         &self,
         reference: &str,
@@ -76,7 +76,7 @@ impl Store {
     ) -> Result<(Digest, Converted)> {
         let (file, output) = self.begin_layer()?;
         let limits = Limits { bytes: self.limits.bytes.min(self.limits.import_bytes), ..self.limits };
-        // Nobody looks for a layer by the UUID in it, which is written before the digest is known.
+        // Nobody looks up a layer by the UUID in its file, which is written before the digest is known.
         let uuid = [0; 16];
         let streamed =
             stream::run(tar, limits.bytes, progress, |tar| layer::convert(tar, output, uuid, limits));
@@ -91,7 +91,7 @@ impl Store {
     }
 }
 
-/// The digest of the configuration that such an image would have in an archive.
+/// The digest of the configuration that the image would have in an archive.
 fn digest(config: &ImageConfig, diff_id: &Digest) -> Digest {
     let config = serde_json::json!({
         "architecture": host_architecture(),

@@ -1,17 +1,17 @@
 //! For tests: a disk that is full soon.
 //!
-//! It panics instead of failing. Not here: what is done on it.
+//! A failure panics. Not here: the tests on the disk.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Where it is, for the test that runs on it.
+/// The variable that names the disk for the test that runs on it.
 const DISK: &str = "MATCHLOCK_TEST_SMALL_DISK";
 
-/// The directory of a disk of `mib` MiB, for a test that is called `test`. The first time there is none: the test is run
-/// again, in a mount namespace that has one, and `None` says that this is done.
+/// The directory of a disk of `mib` MiB, for a test that is called `test`. The first call runs that test again in a
+/// mount namespace that has such a disk, and returns `None`.
 #[must_use]
 pub fn small_disk(test: &str, mib: u32) -> Option<PathBuf> {
     if let Some(disk) = std::env::var_os(DISK) {
@@ -28,7 +28,7 @@ pub fn small_disk(test: &str, mib: u32) -> Option<PathBuf> {
         .output()
         .expect("unshare");
     let said = String::from_utf8_lossy(&done.stdout);
-    // A name that no test has is no error of the program.
+    // A run in which no test has this name succeeds too.
     let ran = done.status.success() && said.contains("1 passed");
     assert!(ran, "{test}, on a small disk: {said}{}", String::from_utf8_lossy(&done.stderr));
     None

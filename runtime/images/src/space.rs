@@ -1,6 +1,6 @@
-//! Room on the disk: whether there is enough to begin, and that an import never takes the last of it.
+//! Room on the disk: enough to begin an import, and some left at its end.
 //!
-//! The length of a layer is known once it is unpacked, so packed sizes say only that it cannot succeed. Not here: the
+//! The length of a layer is known once it is unpacked, so a packed size only tells that it cannot fit. Not here: the
 //! limits that hold on any disk (`layer`).
 
 use std::fs::File;
@@ -13,13 +13,13 @@ use rustix::fs::StatVfs;
 
 use crate::{Error, Result};
 
-/// What is left free for others of a large disk, in bytes.
+/// Bytes that are left free for others on a large disk.
 const KEPT_FREE: u64 = 64 << 20;
 
-/// And of a small one, as a part of all.
+/// The part of a small disk that is left free.
 const KEPT_PART: u64 = 50;
 
-/// What is written without a look at the disk: small layers are had on a disk that is almost full.
+/// Bytes that are written without checking the disk, so that small layers fit on a disk that is almost full.
 const UNSEEN: u64 = 1 << 20;
 
 /// Whether the file system of `directory` has room for `needed` bytes of `what`.
@@ -36,10 +36,10 @@ fn free(space: &StatVfs) -> u64 {
     space.f_bavail.saturating_mul(space.f_frsize)
 }
 
-/// Bytes on their way to a disk, which ends them before it is full.
+/// The room for bytes on their way to a disk, which runs out before the disk is full.
 #[derive(Debug)]
 pub(crate) struct Space {
-    /// What may be written before the disk is looked at again.
+    /// Bytes that may be written before the disk is checked again.
     left: u64,
 }
 
@@ -50,7 +50,7 @@ impl Default for Space {
 }
 
 impl Space {
-    /// So many bytes are about to be written to this file.
+    /// Takes room for bytes that are about to be written to this file.
     pub(crate) fn take(&mut self, file: impl AsFd, bytes: u64) -> io::Result<()> {
         if let Some(left) = self.left.checked_sub(bytes) {
             self.left = left;
@@ -63,7 +63,7 @@ impl Space {
             let why = format!("No space left on device but the {kept} bytes that are kept free");
             return Err(io::Error::new(io::ErrorKind::StorageFull, why));
         }
-        // Others write meanwhile.
+        // Other processes write meanwhile.
         self.left = (room - bytes).min(kept / 4);
         Ok(())
     }

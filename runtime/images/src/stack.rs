@@ -1,7 +1,8 @@
-//! The layers of one image, one upon the other: which files they are, each with what the layers below it have a say in.
+//! The layers of one image, each completed by those below it.
 //!
-//! A layer without gaps is the same in every image, and so is one whose gaps come to nothing: its file has the name of its diff
-//! id. Any other has a file for each chain of layers that ends with it. Not here: how gaps are closed (`complete`).
+//! A layer without gaps is the same in every image, as is one whose gaps make no difference: its file is named by its
+//! diff id. Any other layer has a file for each chain of layers that ends with it. Not here: closing the gaps
+//! (`complete`).
 
 use std::fs::File;
 
@@ -57,7 +58,7 @@ impl Store {
                     layer = StoredLayer { file, len: completed.len, ..layer };
                 }
             }
-            // Layers above the last one with gaps are not looked into.
+            // Layers above the last one with gaps are not read.
             if last.is_some_and(|last| index < last) {
                 below.push(self.open_layer(&layer.file, layer.len).map_err(|error| failed(error.into()))?);
             }
@@ -70,7 +71,7 @@ impl Store {
         Image::open(File::open(self.blob_path(file))?, len)
     }
 
-    /// Makes a layer's file for its place. `None` = its own file serves.
+    /// Makes a layer's file for its place; `None` if its own file serves.
     fn completed(
         &self,
         diff_id: &Digest,
@@ -96,7 +97,7 @@ impl Store {
     }
 }
 
-/// Fails either for the layer's sake or for the store's.
+/// A failure because of the layer, or of the store.
 enum Failed {
     Layer(LayerError),
     Store(Error),
@@ -114,7 +115,7 @@ impl From<Error> for Failed {
     }
 }
 
-/// The name of the file of the last of these layers, in its place above the others.
+/// The name of the completed file of the last of these layers.
 fn chain<'a>(diff_ids: impl Iterator<Item = &'a Digest>) -> Digest {
     let mut text = String::from("layers, lowest first");
     for diff_id in diff_ids {

@@ -1,16 +1,16 @@
 //! The image store: `<cache>/images`.
 //!
 //! ```text
-//! metadata.db                     what there is
+//! metadata.db                     records of images
 //! reserve                         blocks kept back for a full disk
 //! blobs/sha256_<hex>.erofs        layers, by diff id
 //! tmp/                            files being written
-//! lock                            shared by who writes blobs, exclusive for who deletes any
+//! lock                            held shared to write blobs, exclusively to delete any
 //! ```
 //!
-//! A layer's file appears by a rename, complete and synced; an image appears by one transaction. So whatever is in
-//! `tmp`, or in `blobs` and in no image, while nobody writes, is garbage of an interrupted import: the next one that
-//! finds the lock free deletes it. Not here: what archives hold (`manifest`), what becomes of a layer (`layer`).
+//! A layer's file appears by a rename, complete and synced; an image appears by one transaction. While nobody writes, a
+//! file in `tmp`, or one in `blobs` that no image has, is therefore garbage of an interrupted import, and the next import
+//! that finds the lock free deletes it. Not here: archives (`manifest`), the conversion of a layer (`layer`).
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -35,7 +35,7 @@ use crate::{
     Digest, Error, Form, Image, ImageConfig, ImageSummary, Layer, Progress, Result, builtin, stream,
 };
 
-/// Images kept on this host. Any number of processes may use one store at the same time.
+/// The images kept on this host. Any number of processes may use one store at the same time.
 pub struct Store {
     pub(crate) root: PathBuf,
     pub(crate) metadata: Metadata,
@@ -44,21 +44,21 @@ pub struct Store {
     pub(crate) limits: Limits,
 }
 
-/// Brings an image that the store does not have. **Seam**: registry pulls are one implementation.
+/// A way to get an image that the store does not have. **Seam**: registry pulls are one implementation.
 pub trait Puller: Send + Sync {
     /// Stores the image of `reference` under that tag.
     fn pull(&self, store: &Store, reference: &str, progress: &dyn Progress) -> Result<Imported>;
 }
 
-/// When the registry is asked.
+/// The condition for asking a registry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Pull {
-    /// For an image that the store does not have.
+    /// The registry is asked for an image that the store does not have.
     #[default]
     Missing,
-    /// Whatever the store has; what has not changed is not fetched again.
+    /// The registry is asked in any case; parts that have not changed are not fetched again.
     Always,
-    /// Not at all.
+    /// The registry is never asked.
     Never,
 }
 
@@ -75,10 +75,10 @@ impl FromStr for Pull {
     }
 }
 
-/// Where an image archive is read from.
+/// The source of an image archive.
 pub enum ImportSource<'a> {
-    /// A docker-archive, an OCI archive or the tar of a root file system; or the directory of an OCI layout or of a root
-    /// file system.
+    /// A docker-archive, an OCI archive or the tar of a root file system; or the directory of an OCI layout or of a
+    /// root file system.
     Path(&'a Path),
     /// An open archive, such as standard input; read in place when it can seek, else through a temporary file.
     File(File),
@@ -86,10 +86,10 @@ pub enum ImportSource<'a> {
     Reader(&'a mut dyn Read),
 }
 
-/// What an import stored.
+/// The result of an import.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Imported {
-    /// What every tag that was stored is from now on.
+    /// The summary of every tag that was stored.
     pub stored: Vec<ImageSummary>,
     /// The image; the first one of an archive that holds several.
     pub image: Image,
@@ -109,22 +109,23 @@ impl Imported {
 }
 
 impl Store {
-    /// Opens the store below the cache directory `cache`, making it where there is none.
+    /// Opens the store below the cache directory `cache`, and makes it if there is none.
     pub fn open(cache: &Path) -> Result<Self> {
         Self::open_until(cache, CancellationToken::new())
     }
 
-    /// The same; waits for others and for packages, here and later, end at once when they are given up.
+    /// Opens the store as [`Store::open`] does. Waits for other processes and for packages, here and later, end at
+    /// once when `given_up` is cancelled.
     pub fn open_until(cache: &Path, given_up: CancellationToken) -> Result<Self> {
         make_cache(cache).map_err(Error::io(cache))?;
         let root = cache.join("images");
         make_directory(&root).map_err(Error::io(&root))?;
-        // What is in an image is its owner's business.
+        // The content of images is private.
         make_private(&root)?;
         for dir in ["blobs", "tmp"] {
             let dir = root.join(dir);
             fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
-            // What is not the store's is deleted there, so a link to elsewhere must not be followed.
+            // The store deletes unknown files there, so a link to another place must not be followed.
             if !fs::symlink_metadata(&dir).map_err(Error::io(&dir))?.is_dir() {
                 return Err(Error::io(&dir)(io::ErrorKind::NotADirectory.into()));
             }
@@ -135,14 +136,14 @@ impl Store {
         Ok(store)
     }
 
-    /// The same store, with a way to get what it does not have.
+    /// The same store, with a way to get images that it does not have.
     #[must_use]
     pub fn with_puller(mut self, puller: Box<dyn Puller>) -> Self {
         self.puller = Some(puller);
         self
     }
 
-    /// The image stored under `reference`, by its exact text or else normalised (`busybox` is `busybox:latest`).
+    /// The image stored under `reference`: by its exact text, or else in normal form (`busybox` is `busybox:latest`).
     pub fn get(&self, reference: &str) -> Result<Option<Image>> {
         check(reference)?;
         let Some(record) = self.metadata.image(reference)? else { return Ok(None) };
@@ -155,13 +156,13 @@ impl Store {
         Ok(Some(image))
     }
 
-    /// What is recorded of `reference`, read as [`Store::get`] reads it.
+    /// The summary of `reference`, looked up as by [`Store::get`].
     pub fn summary(&self, reference: &str) -> Result<Option<ImageSummary>> {
         check(reference)?;
         Ok(self.metadata.image(reference)?.map(|record| record.summary))
     }
 
-    /// The image of `reference`, by the puller whatever the store has.
+    /// Gets the image of `reference` with the puller, even if the store has it.
     pub fn pull(&self, reference: &str, progress: &dyn Progress) -> Result<Image> {
         check(reference)?;
         match &self.puller {
@@ -173,7 +174,7 @@ impl Store {
     /// The image of `reference`: from the store, or a built-in one, or from the puller.
     pub fn resolve(&self, reference: &str, progress: &dyn Progress) -> Result<Image> {
         let stored = match self.get(reference) {
-            // What can be made again is.
+            // A built-in image can be made again.
             Err(Error::LayerLost { .. }) if builtin::is_one(&normalized(reference)) => None,
             other => other?,
         };
@@ -191,7 +192,7 @@ impl Store {
         self.metadata.images()
     }
 
-    /// Gives an image one more tag, in place of what that stood for.
+    /// Gives an image one more tag, which may have stood for another image.
     pub fn tag(&self, reference: &str, tag: &str) -> Result<ImageSummary> {
         check(reference)?;
         check(tag)?;
@@ -212,7 +213,7 @@ impl Store {
         self.collect()
     }
 
-    /// Stores the image of an archive under `tag`, or else every image of it under the names the archive gives.
+    /// Stores the image of an archive under `tag`, or else every image of it under the names in the archive.
     pub fn import(
         &self,
         source: ImportSource<'_>,
@@ -222,8 +223,8 @@ impl Store {
         self.import_as(source, tag, None, progress).map(|(imported, _)| imported)
     }
 
-    /// The same, and tells what the source was taken for. A root file system needs a tag; `config` is how its programs
-    /// are run, which an image says itself.
+    /// Imports as [`Store::import`] does, and returns the form that the source was taken for. A root file system
+    /// needs a tag; `config` is its programs' configuration, which an image brings along.
     pub fn import_as(
         &self,
         source: ImportSource<'_>,
@@ -233,7 +234,7 @@ impl Store {
     ) -> Result<(Imported, Form)> {
         tag.map_or(Ok(()), check)?;
         let imported = self.import_source(source, tag, config, progress);
-        // Tags that were in use before may have left layers behind, and so has an import that failed half-way.
+        // Tags that were in use before may have left layers behind, and so may an import that failed halfway.
         let collected = self.collect();
         let imported = imported?;
         collected?;
@@ -283,7 +284,7 @@ impl Store {
         imported.ok_or_else(|| archive.error("it holds no image"))
     }
 
-    /// Takes one image of an archive.
+    /// Stores one image of an archive.
     fn take(
         &self,
         archive: &Archive,
@@ -298,7 +299,7 @@ impl Store {
             progress.step(&format!("layer {} of {}", index + 1, plan.layers.len()), Some(member.len()));
             if self.known_layer(&layer.diff_id)?.is_none() {
                 let what = format!("image {reference}, layer {}", layer.diff_id);
-                // What it unpacks to is not known yet, but hardly less than this.
+                // The unpacked size is not known yet, but hardly less than the packed one.
                 check_space(&self.tmp(), member.len(), what)?;
             }
             layers.push((layer.diff_id.clone(), self.layer(&reference, layer, member, room, progress)?));
@@ -307,7 +308,7 @@ impl Store {
         self.save(plan, source, &layers, room)
     }
 
-    /// Records an image whose layers are all there.
+    /// Records an image whose layers are all stored.
     pub(crate) fn save(
         &self,
         plan: Plan,
@@ -315,7 +316,7 @@ impl Store {
         layers: &[(Digest, Converted)],
         room: &mut Room,
     ) -> Result<Imported> {
-        // Nothing below an opaque root is ever seen.
+        // No layer below an opaque root is ever seen.
         let lowest = layers.iter().rposition(|(_, converted)| converted.opaque_root).unwrap_or(0);
         let tag = plan.names.first().cloned().unwrap_or_default();
         let layers = self.stacked(&tag, layers.get(lowest..).unwrap_or_default(), room)?;
@@ -328,19 +329,19 @@ impl Store {
         Ok(Imported { stored, image: self.image(record) })
     }
 
-    /// What one import, or whatever else brings images, may write.
+    /// The bytes that one import or pull may write.
     pub(crate) fn room(&self) -> Room {
         Room { left: self.limits.import_bytes, limit: self.limits.import_bytes }
     }
 
-    /// A layer whose file is there.
+    /// Finds a layer whose file is stored.
     pub(crate) fn known_layer(&self, diff_id: &Digest) -> Result<Option<Converted>> {
         let known = self.metadata.blob(diff_id)?;
         let path = self.blob_path(diff_id);
         Ok(known.filter(|known| fs::metadata(&path).is_ok_and(|file| file.len() == known.len)))
     }
 
-    /// Makes sure that a layer's file is there. The caller holds the lock, shared.
+    /// Makes sure that a layer's file is stored. The caller holds the lock, shared.
     pub(crate) fn layer(
         &self,
         reference: &str,
@@ -377,7 +378,7 @@ impl Store {
         Ok(converted)
     }
 
-    /// A layer's file that nobody knows yet, and its way in.
+    /// An unfinished layer's file, and its writer.
     pub(crate) fn begin_layer(&self) -> Result<(NamedTempFile, LayerFile)> {
         let tmp = self.tmp();
         let file = tempfile::Builder::new().prefix("layer-").tempfile_in(&tmp).map_err(Error::io(&tmp))?;
@@ -385,7 +386,7 @@ impl Store {
         Ok((file, output))
     }
 
-    /// Gives a layer's file, which is whole, its name.
+    /// Names the finished file of a layer.
     pub(crate) fn keep_layer(
         &self,
         file: NamedTempFile,
@@ -400,7 +401,7 @@ impl Store {
         self.metadata.save_blob(name, converted, pending_since)
     }
 
-    /// Holds off deletions while blobs are written that no image has yet.
+    /// Holds off deletions while layer files are written that no image has yet.
     pub(crate) fn lock_shared(&self) -> Result<File> {
         let lock = waiting::lock_shared(self.lock_file("lock")?, &self.given_up);
         lock.map_err(Error::io(self.root.join("lock")))
@@ -418,12 +419,12 @@ impl Store {
             .map_err(Error::io(path))
     }
 
-    /// Where files are made before they get their place.
+    /// The directory for unfinished files.
     pub(crate) fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
     }
 
-    /// Where the lists of the host's package sources are read to: the kernel store has them there too.
+    /// The directory of the host's package lists, which the kernel store uses too.
     pub(crate) fn package_lists(&self) -> PathBuf {
         self.root.with_file_name("apt")
     }
@@ -446,7 +447,7 @@ impl Store {
     }
 }
 
-/// Bytes that may still be written.
+/// The bytes that may still be written.
 #[derive(Clone)]
 pub(crate) struct Room {
     left: u64,
@@ -458,12 +459,12 @@ impl Room {
         self.left = self.left.saturating_sub(bytes);
     }
 
-    /// How long one file may be.
+    /// The most bytes of one file.
     pub(crate) fn limit(&self, bytes: u64) -> u64 {
         bytes.min(self.left)
     }
 
-    /// The error of a layer that had no more than what was left.
+    /// The error to report for a layer that reached the limit of what was left.
     pub(crate) fn named(&self, error: LayerError) -> LayerError {
         match error {
             LayerError::Limit { what: "bytes in a layer", .. }
@@ -475,7 +476,7 @@ impl Room {
     }
 }
 
-/// The images to take, each with the tags it is to have.
+/// The images to store, each with its tags.
 fn named(archive: &Archive, mut plans: Vec<Plan>, tag: Option<&str>) -> Result<Vec<Plan>> {
     let Some(tag) = tag else {
         for plan in &plans {
@@ -501,7 +502,7 @@ fn named(archive: &Archive, mut plans: Vec<Plan>, tag: Option<&str>) -> Result<V
     Ok(plans)
 }
 
-/// Converts a layer, and verifies that it is the one that was asked for.
+/// Converts a layer, and verifies its digest.
 fn convert(
     layer: &PlannedLayer,
     blob: impl Read + Send,
@@ -519,7 +520,7 @@ fn convert(
     };
     match stream::run(blob, limits.bytes, progress, |tar| layer::convert(tar, output, uuid, limits)) {
         Ok(((_, converted), digests)) => other(&digests).map_or(Ok(converted), Err),
-        // What is wrong with other bytes is that they are others.
+        // Wrong bytes are reported as such, whatever else is wrong with them.
         Err(Broken { error, digests }) => Err(digests.as_ref().and_then(other).unwrap_or(error)),
     }
 }
@@ -548,7 +549,7 @@ pub(crate) fn blob_name(digest: &Digest) -> String {
     format!("{}.erofs", digest.as_str().replace(':', "_"))
 }
 
-/// Temporary files start out private; layers are for whoever may use the store.
+/// Temporary files start out private; layers are for everyone who may use the store.
 fn readable(file: &File) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     file.set_permissions(fs::Permissions::from_mode(0o444))
@@ -592,7 +593,7 @@ mod tests {
         }
         store.limits.import_bytes = 500_000;
         let imported = import(&store).unwrap();
-        // What is there already is not written.
+        // A layer that is stored already is not written.
         store.limits.import_bytes = 0;
         assert_eq!(import(&store).unwrap(), imported);
     }

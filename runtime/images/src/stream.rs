@@ -1,6 +1,6 @@
 //! A layer's bytes on their way: read, hashed, decompressed and hashed again on one thread, consumed on another.
 //!
-//! Not here: what the bytes mean.
+//! Not here: the bytes' meaning.
 
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -17,33 +17,33 @@ use crate::{Digest, Progress};
 const CHUNK_SIZE: usize = 256 << 10;
 const CHUNKS: usize = 8;
 
-/// Largest window a zstd frame may ask for: 128 MiB, what the format's own tools allow.
+/// Largest window that a zstd frame may ask for: 128 MiB, the limit of the format's own tools.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
-/// Most memory that unpacking an .xz may take; the highest level of its own tool takes 65 MiB.
+/// Most memory for unpacking an .xz; the highest level of its own tool takes 65 MiB.
 const MAX_XZ_BYTES: u64 = 128 << 20;
 
-/// First bytes by which a compression is known.
+/// Length of the first bytes by which a compression is recognized.
 pub(crate) const MAGIC_LEN: usize = 10;
 
-/// What is known of a layer's bytes when all of them have gone by.
+/// The digests of a layer that was read to its end.
 pub(crate) struct Digests {
-    /// Of the bytes as they came.
+    /// The digest of the bytes as they came.
     pub(crate) blob: Digest,
-    /// Of the tar.
+    /// The digest of the tar.
     pub(crate) diff_id: Digest,
 }
 
-/// Why a layer's bytes came to nothing.
+/// The failure to read a layer.
 pub(crate) struct Broken {
     pub(crate) error: LayerError,
-    /// Of all the bytes, if all have gone by.
+    /// The digests of all bytes, if the end was reached.
     pub(crate) digests: Option<Digests>,
 }
 
-/// Runs `consume` on the uncompressed bytes of `blob`, at most `max_bytes` of them, and returns their digests as well.
-/// What `consume` leaves unread is read to the end, also where it was no tar: by their digests it is known whether these
-/// are other bytes altogether.
+/// Runs `consume` on the uncompressed bytes of `blob`, at most `max_bytes` of them, and returns their digests as
+/// well. The bytes that `consume` leaves are read to the end even if they are no tar, so that the digests tell wrong
+/// bytes from a wrong layer.
 pub(crate) fn run<T>(
     blob: impl Read + Send,
     max_bytes: u64,
@@ -58,7 +58,7 @@ pub(crate) fn run<T>(
     thread::scope(|scope| {
         let producer = scope.spawn(move || {
             let result = produce(blob, max_bytes, progress, &full_sender, &empty_receiver);
-            // After an error the consumer sees the stream end; the error is what gets reported.
+            // After an error the consumer sees the stream end; only the error is reported.
             drop(full_sender);
             result
         });
@@ -79,7 +79,7 @@ pub(crate) fn run<T>(
     })
 }
 
-/// Returns `None` if the consumer hung up.
+/// Reads, hashes and unpacks; `None` if the consumer hung up.
 fn produce(
     mut blob: impl Read,
     max_bytes: u64,
@@ -90,7 +90,7 @@ fn produce(
     let mut magic = [0; MAGIC_LEN];
     let len = fill(&mut blob, &mut magic).map_err(read_error)?;
     let start = magic.get(..len).unwrap_or_default();
-    // What is not compressed is the tar itself, and one digest is enough for both.
+    // Bytes that are not compressed are the tar itself, so both digests are the same.
     let hash = is_compressed(start).then(Sha256::new);
     let mut blob = Hashed { inner: start.chain(blob), hash, progress };
     let mut diff = Sha256::new();
@@ -120,7 +120,7 @@ fn produce(
     Ok(None)
 }
 
-/// Undoes the compression that the first bytes show.
+/// Undoes the compression that the first bytes announce.
 pub(crate) fn decompressed<'a>(mut blob: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut magic = [0; MAGIC_LEN];
     let len = fill(&mut blob, &mut magic)?;
@@ -150,11 +150,11 @@ enum Compression {
     Gzip,
     Zstd,
     Xz,
-    /// One that is known by its name only.
+    /// A compression that is recognized but not supported.
     Other(&'static str),
 }
 
-/// What these first bytes of a stream say; none of them starts a tar.
+/// The compression that these first bytes announce; no tar begins like any of them.
 fn compression(start: &[u8]) -> Option<Compression> {
     Some(match start {
         // RFC 1952 §2.3.1: "ID1 = 31, ID2 = 139"
@@ -163,7 +163,8 @@ fn compression(start: &[u8]) -> Option<Compression> {
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
         // The .xz file format §2.1.1.1: "0xFD, '7', 'z', 'X', 'Z', 0x00"
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Compression::Xz,
-        // The number of blocks of 100 kB, and pi: a file's name in a tar could be as the rest.
+        // The digit is the number of blocks of 100 kB, and pi follows: `BZh` alone could begin a file's name in a
+        // tar.
         [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59, ..] => {
             Compression::Other("bzip2")
         }
@@ -216,7 +217,7 @@ struct Chunks {
 }
 
 impl Chunks {
-    /// What is left of the chunk, or of the next one. Empty at the end.
+    /// The rest of the chunk, or of the next one. Empty at the end.
     fn rest(&mut self) -> &[u8] {
         if self.at == self.chunk.len() {
             let next = self.full.recv().unwrap_or_default();

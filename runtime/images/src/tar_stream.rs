@@ -1,8 +1,8 @@
 //! A tar stream as typed entries, with a limit on everything that is held in memory.
 //!
-//! The fields of a header are the `tar` crate's business; what spans headers is done here, because layers are hostile:
-//! PAX records (with binary values), GNU long names, the four ways to store a sparse file. Not here: what an entry does
-//! to a tree (`layer`).
+//! The `tar` crate parses the fields of a header. Data that spans headers is parsed here, because layers are hostile:
+//! PAX records (with binary values), GNU long names, the four ways to store a sparse file. Not here: the effect of an
+//! entry (`layer`).
 
 use std::io::{self, Read};
 
@@ -39,7 +39,7 @@ pub(crate) struct TarEntry {
     pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// What an entry is.
+/// The type of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TarKind {
     /// A regular file of this size; its data follows.
@@ -54,12 +54,12 @@ pub(crate) enum TarKind {
     Fifo,
 }
 
-/// A stream that can pass over bytes.
+/// A stream that can skip bytes.
 pub(crate) trait Source: Read {
-    /// Passes over `len` bytes.
+    /// Skips `len` bytes.
     fn skip(&mut self, len: u64) -> io::Result<()>;
 
-    /// How many bytes have been read or passed over, where that is of interest.
+    /// Bytes that have been read or skipped, for sources that count them.
     fn position(&self) -> u64 {
         0
     }
@@ -83,16 +83,16 @@ impl Source for &[u8] {
     }
 }
 
-/// Reads entries; after each, its data by [`Read`].
+/// Reads entries; the data of each is read from the stream ([`Read`]) after it.
 pub(crate) struct TarStream<S> {
     source: S,
-    /// Data of the entry that has not been read.
+    /// Bytes of the entry's data that are left.
     data: u64,
-    /// What follows it up to the next block.
+    /// Bytes from the end of the data to the next block.
     padding: u64,
 }
 
-/// What extended headers said about the entry after them.
+/// Extended headers, which are about the entry after them.
 #[derive(Default)]
 struct Extended {
     /// Bytes of all the headers.
@@ -119,7 +119,7 @@ impl<S: Source> TarStream<S> {
         Self { source, data: 0, padding: 0 }
     }
 
-    /// Where the data of the entry starts in the source.
+    /// The offset of the entry's data in the source.
     pub(crate) fn position(&self) -> u64 {
         self.source.position()
     }
@@ -142,7 +142,7 @@ impl<S: Source> TarStream<S> {
                 b'x' => parse_pax(&self.extended(size, &mut extended)?, &mut extended.records)?,
                 b'L' => extended.long_name = Some(until_nul(self.extended(size, &mut extended)?)),
                 b'K' => extended.long_link = Some(until_nul(self.extended(size, &mut extended)?)),
-                // Global records and volume labels say nothing about files, as the image tools have it.
+                // Global records and volume labels are not about files; image tools skip them too.
                 b'g' | b'V' => self.set_data(size)?,
                 kind => return self.entry(&header, kind, size, &extended).map(Some),
             }
@@ -151,12 +151,13 @@ impl<S: Source> TarStream<S> {
 
     fn header(&mut self) -> Result<Option<tar::Header>, LayerError> {
         let mut block = [0; BLOCK];
-        // The end marker is often missing; the end between two entries is one as well.
+        // The end marker is often missing; the stream may also end between two entries.
         if !self.fill(&mut block)? || block.iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
         let header = tar::Header::from_byte_slice(&block).clone();
-        // POSIX.1-2017 pax, ustar: "the sum of the unsigned values of all the bytes in the header", its own as spaces.
+        // POSIX.1-2017 pax, ustar: "the sum of the unsigned values of all the bytes in the header", with its own
+        // field read as spaces.
         let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
         let own: u32 = header.as_old().cksum.iter().map(|byte| u32::from(*byte)).sum();
         let stored = header.cksum().map_err(|_| LayerError::Tar("the checksum of a header"))?;
@@ -166,7 +167,7 @@ impl<S: Source> TarStream<S> {
         Ok(Some(header))
     }
 
-    /// Fills `block`. Returns whether there was anything left to read.
+    /// Fills `block`; returns whether the stream had not ended before.
     fn fill(&mut self, block: &mut [u8]) -> Result<bool, LayerError> {
         let mut filled = 0;
         while filled < block.len() {
@@ -182,7 +183,7 @@ impl<S: Source> TarStream<S> {
     }
 
     fn set_data(&mut self, size: u64) -> Result<(), LayerError> {
-        // Sizes near 2^64 would wrap.
+        // Larger sizes could overflow.
         if size > 1 << 62 {
             return Err(LayerError::Tar("the size of an entry"));
         }
@@ -191,7 +192,7 @@ impl<S: Source> TarStream<S> {
         Ok(())
     }
 
-    /// The whole data of an extended header, which counts with those before it.
+    /// The whole data of an extended header, which counts together with those before it.
     fn extended(&mut self, size: u64, before: &mut Extended) -> Result<Vec<u8>, LayerError> {
         before.bytes = before.bytes.saturating_add(size);
         if before.bytes > MAX_EXTENDED_BYTES {
@@ -273,7 +274,7 @@ impl<S: Source> TarStream<S> {
         })
     }
 
-    /// A regular file, in whichever way its holes are told.
+    /// A regular file, in any of the forms that store holes.
     fn file(
         &mut self,
         header: &tar::Header,
@@ -319,7 +320,7 @@ impl<S: Source> TarStream<S> {
         gnu.sparse.iter().try_for_each(&mut push)?;
         let mut more = gnu.is_extended();
         while more {
-            // These blocks are before the data and not part of its size.
+            // These blocks precede the data and are not counted in its size.
             let mut next = tar::GnuExtSparseHeader::new();
             self.source.read_exact(next.as_mut_bytes()).map_err(read_error)?;
             next.sparse().iter().try_for_each(&mut push)?;
@@ -376,7 +377,7 @@ impl<S: Source> Read for TarStream<S> {
     }
 }
 
-/// A number of a header; a field left blank is 0, as everywhere.
+/// A number in a header; a blank field is 0, as for other readers.
 fn or_blank(value: io::Result<u64>, field: &[u8]) -> Option<u64> {
     let blank = field.iter().all(|byte| matches!(byte, 0 | b' '));
     if blank { Some(0) } else { value.ok() }
@@ -416,7 +417,8 @@ fn push_extent(extents: &mut Vec<Extent>, extent: Extent) -> Result<(), LayerErr
     Ok(())
 }
 
-/// Appends PAX records. POSIX.1-2017 pax: `"%d %s=%s\n", <length>, <keyword>, <value>`, the length being the record's.
+/// Appends PAX records. POSIX.1-2017 pax: `"%d %s=%s\n", <length>, <keyword>, <value>`; the length is the whole
+/// record's.
 fn parse_pax(mut bytes: &[u8], records: &mut Vec<(Vec<u8>, Vec<u8>)>) -> Result<(), LayerError> {
     let bad = || LayerError::Tar("a PAX record");
     while !bytes.is_empty() {

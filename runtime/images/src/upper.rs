@@ -1,7 +1,7 @@
-//! The writable disk of one sandbox: an ext4 as sparse as it gets.
+//! The writable disk of one sandbox: an ext4 image with as many holes as possible.
 //!
-//! Formatting is `mke2fs`' business, and done once for each size; a sandbox gets a copy of that template. What is
-//! written to the template is a few hundred KiB whatever the size, so the copy takes a millisecond.
+//! `mke2fs` formats one template for each size, and a sandbox gets a copy of it. A template has a few hundred KiB of
+//! data whatever its size, so the copy takes a millisecond.
 
 use std::fs::{self, File};
 use std::io;
@@ -15,17 +15,17 @@ use waiting::CancellationToken;
 use crate::cache::{make_cache, make_directory};
 use crate::{Error, Result};
 
-/// Raised when templates come out differently.
+/// Raised when templates are made differently.
 const VERSION: u32 = 1;
 
-/// How the names of templates start that are not finished.
+/// Prefix of unfinished templates.
 const UNFINISHED: &str = "new-";
 
-/// The features, all of them named, so that the host's mke2fs.conf has no say.
+/// The features, all of them named, so that the host's mke2fs.conf has no effect.
 ///
-/// No journal: the disk never outlives its sandbox, so nobody would replay it, and every change would be written twice.
-/// No checksums of metadata: the file it is in is as safe as the host's own file system makes it. `uninit_bg` has the
-/// groups say that their inode tables are zero already, else the guest's kernel would write them all.
+/// No journal: the disk never outlives its sandbox, so nobody would replay it, and every change would be written
+/// twice. No checksums of metadata: the host's own file system keeps the file safe. `uninit_bg` marks the groups'
+/// inode tables as zero, or the guest's kernel would write them all.
 const FEATURES: &str = "none,dir_index,dir_nlink,ext_attr,extent,extra_isize,filetype,flex_bg,huge_file,large_file,sparse_super,uninit_bg,64bit";
 
 /// Makes `<dest_dir>/upper.ext4`, an empty ext4 of `size_mb` MiB, sparse, opened for reading and writing.
@@ -103,7 +103,7 @@ pub(crate) fn format(
                 "-e",
                 "remount-ro",
             ])
-            // Discarding tells it that what it has not written is zero.
+            // Discarding tells mke2fs that every unwritten block is zero.
             .args(["-E", "discard,lazy_itable_init=1,lazy_journal_init=1"])
             .arg(path)
             .env("MKE2FS_CONFIG", "/dev/null")
@@ -111,7 +111,7 @@ pub(crate) fn format(
             .stdin(Stdio::null());
         waiting::output(&mut command, given_up)
     };
-    // Not everybody has the administrator's programs in their path.
+    // The administrator's programs are not in everyone's PATH.
     let output =
         ["mke2fs", "/usr/sbin/mke2fs", "/sbin/mke2fs"].into_iter().map(command).find_map(|run| match run {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -134,7 +134,7 @@ fn upper_error(size_mb: u64, why: &str) -> Error {
     Error::UpperDisk { size_mb, why: why.to_owned() }
 }
 
-/// Makes `to` the same as `from`, holes and all.
+/// Makes `to` a copy of `from`, including holes.
 pub(crate) fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
     to.set_len(from.metadata()?.len())?;
     let mut buffer = vec![0; 256 << 10];
@@ -182,7 +182,7 @@ mod tests {
         let checked =
             Command::new("/sbin/e2fsck").args(["-fn"]).arg(cache.path().join("two/upper.ext4")).output();
         assert!(checked.unwrap().status.success());
-        // Nothing but the template stays in the cache.
+        // Only the template stays in the cache.
         assert_eq!(fs::read_dir(cache.path().join("uppers")).unwrap().count(), 1);
     }
 

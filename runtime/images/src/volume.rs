@@ -1,7 +1,7 @@
 //! Named volumes: ext4 images that outlive sandboxes.
 //!
-//! A volume is one sparse file in the cache, `<name>.ext4`, and nothing else; what is being made has a name no volume can
-//! have. One that a sandbox has is left alone (`disk_image`). Not here: what a sandbox does with it.
+//! A volume is one sparse file in the cache, `<name>.ext4`; an unfinished file has a name that no volume can have. A
+//! volume in use is left alone (`disk_image`). Not here: mounting.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,26 +17,26 @@ use crate::disk_image;
 use crate::upper::{self, copy_sparse};
 use crate::{DiskImage, DiskImageError, Error, Result};
 
-/// How the names of files start that are no volumes yet.
+/// Prefix of the names of unfinished files.
 const UNFINISHED: &str = ".new-";
 
 const EXTENSION: &str = "ext4";
 
-/// What a file name may have, less the extension.
+/// Longest file name without its extension.
 const MAX_NAME_BYTES: usize = 255 - ".ext4".len();
 
-/// The features, all of them named, so that the host's mke2fs.conf has no say. With a journal and checksums, unlike a
-/// sandbox's own disk: a volume is there to stay.
+/// The features, all of them named, so that the host's mke2fs.conf has no effect. Unlike a sandbox's own disk, a
+/// volume is kept, so it has a journal and checksums.
 const FEATURES: &str = "none,has_journal,dir_index,dir_nlink,ext_attr,extent,extra_isize,filetype,flex_bg,huge_file,large_file,metadata_csum,sparse_super,64bit";
 
 /// A named volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
-    /// Its name.
+    /// The volume's name.
     pub name: String,
-    /// Its size in bytes, most of which the host may not have given yet.
+    /// The image's size in bytes; the host may not have allocated most of them.
     pub size: u64,
-    /// The image.
+    /// The image's path.
     pub path: PathBuf,
 }
 
@@ -47,7 +47,7 @@ pub struct Volumes {
 }
 
 impl Volumes {
-    /// Those below `cache`.
+    /// Opens the volumes below `cache`.
     pub fn open(cache: &Path) -> Result<Self> {
         make_cache(cache).map_err(Error::io(cache))?;
         let directory = cache.join("volumes");
@@ -82,7 +82,7 @@ impl Volumes {
         })
     }
 
-    /// All of them, by name.
+    /// All volumes, by name.
     pub fn list(&self) -> Result<Vec<Volume>> {
         let mut volumes = Vec::new();
         for entry in fs::read_dir(&self.directory).map_err(Error::io(&self.directory))? {
@@ -95,9 +95,9 @@ impl Volumes {
                 Ok(metadata) if metadata.is_file() => {
                     volumes.push(Volume { name, size: metadata.len(), path });
                 }
-                // Whatever it is, it cannot be attached.
+                // A file of any other type cannot be attached.
                 Ok(_) => {}
-                // It was removed meanwhile.
+                // The volume was removed meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(Error::Io { path, source: error }),
             }
@@ -106,10 +106,10 @@ impl Volumes {
         Ok(volumes)
     }
 
-    /// Removes a volume and all in it.
+    /// Removes a volume and its content.
     pub fn remove(&self, name: &str) -> Result<()> {
         let path = self.path(name)?;
-        // Held to the end: whoever opens the volume meanwhile finds it in use, or gone.
+        // Held to the end, so that another process finds the volume in use, or gone.
         let _unused = open_unused(name, &path, true)?;
         fs::remove_file(&path).map_err(|error| missing(error, name, path))
     }
@@ -125,14 +125,14 @@ impl Volumes {
         }
     }
 
-    /// Puts a file that `fill` has filled in place, unless there is one.
+    /// Lets `fill` write a file, and makes it a volume unless there is one of its name.
     fn add(
         &self,
         name: &str,
         path: &Path,
         fill: impl FnOnce(&NamedTempFile) -> Result<()>,
     ) -> Result<Volume> {
-        // One process makes volumes, the others wait; what it finds unfinished is of the dead.
+        // One process makes volumes, the others wait; unfinished files that it finds belong to dead processes.
         let lock = File::open(&self.directory).map_err(Error::io(&self.directory))?;
         lock.lock().map_err(Error::io(&self.directory))?;
         for entry in fs::read_dir(&self.directory).map_err(Error::io(&self.directory))? {
@@ -171,7 +171,7 @@ pub(crate) fn valid(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
 }
 
-/// Opens a volume that nobody writes, or nobody uses at all.
+/// Opens a volume that nobody writes, or that nobody uses at all.
 fn open_unused(name: &str, path: &Path, exclusive: bool) -> Result<File> {
     let file = disk_image::open(path, false, OFlags::NOFOLLOW)
         .map_err(|error| missing(error, name, path.to_owned()))?;

@@ -1,10 +1,10 @@
-//! A directory of the host as a tar stream, so that a root file system has one way into the store.
+//! A directory of the host as a tar stream, so that every root file system is stored in the same way.
 //!
-//! Every file is reached from its directory's descriptor; no symbolic link is followed. Names are in byte order, so the
-//! same tree gives the same bytes. A directory that another file system is mounted on comes as an empty one; sockets are
-//! left out, since one without its process means nothing. Owners, modes, times, hard links, devices, holes, and the
-//! extended attributes of files and directories are as they are found, but for those that belong to the host's security
-//! labels. Not here: what becomes of the tar (`layer`).
+//! Every file is reached from its directory's descriptor; no symbolic link is followed. Names are in byte order, so
+//! the same tree gives the same bytes. A directory that is a mount point is read as an empty one; sockets are left
+//! out, since a socket is nothing without its process. Owners, modes, times, hard links, devices, holes, and extended
+//! attributes of files and directories are kept, but for the host's security labels. Not here: the use of the tar
+//! (`layer`).
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -19,28 +19,28 @@ use crate::tar_stream::{MAX_SPARSE_EXTENTS, show};
 const BLOCK: u64 = 512;
 const BLOCK_LEN: usize = 512;
 
-/// Most directories on the way to a file: each is a descriptor.
+/// Most directories on the way to a file: each takes a descriptor.
 const MAX_DEPTH: usize = 256;
 
-/// Most bytes of names that are held at once: of the listings of the directories on the way, and of files with more
-/// names than one.
+/// Most bytes of names that are held at once: in the listings of the directories on the way, and of files with
+/// several names.
 const MAX_NAME_BYTES: usize = 64 << 20;
 
-/// What a name that is held takes besides its own bytes.
+/// Bytes of memory for a name beside its own.
 const NAME_COST: usize = 48;
 
 /// Longest list of names, and longest value, of a file's extended attributes (Linux `XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
 const MAX_XATTR_LEN: usize = 64 << 10;
 
-/// A host's security labels, which say nothing in a guest.
+/// A host's security labels, which mean nothing in a guest.
 const LABELS: [&str; 3] = ["security.selinux", "security.ima", "security.evm"];
 
-/// The tar of a directory, while it is read.
+/// The tar of a directory, as it is read.
 pub(crate) struct Walk {
     root: Option<OwnedFd>,
     device: Dev,
     way: Vec<Level>,
-    /// Names by which files were seen that have more of them.
+    /// The first name of each file that has several.
     links: HashMap<(Dev, u64), Vec<u8>>,
     held_bytes: usize,
     headers: Vec<u8>,
@@ -49,7 +49,7 @@ pub(crate) struct Walk {
     ended: bool,
 }
 
-/// A directory whose entries come one after the other.
+/// A directory whose entries are being read.
 struct Level {
     directory: OwnedFd,
     path: Vec<u8>,
@@ -57,17 +57,17 @@ struct Level {
     names: Vec<Box<[u8]>>,
 }
 
-/// Contents of the file whose header was last.
+/// The contents of the file whose header was last.
 struct Data {
     file: File,
     path: Vec<u8>,
-    /// Start and length of what is still to come, last piece first.
+    /// Start and length of the pieces that are left, last piece first.
     pieces: Vec<(u64, u64)>,
     padding: u64,
 }
 
 impl Walk {
-    /// The tar of what is below this directory, with the directory itself as the root.
+    /// The tar of this directory, with the directory itself as the root.
     pub(crate) fn new(root: OwnedFd) -> io::Result<Self> {
         let device = rustix::fs::fstat(&root)?.st_dev;
         Ok(Self {
@@ -83,7 +83,7 @@ impl Walk {
         })
     }
 
-    /// Makes the headers of the next entry. Returns whether there is one.
+    /// Makes the headers of the next entry; returns whether there is one.
     fn advance(&mut self) -> io::Result<bool> {
         if let Some(root) = self.root.take() {
             self.directory(root, Vec::new())?;
@@ -113,7 +113,7 @@ impl Walk {
         Ok(true)
     }
 
-    /// Returns whether the entry is one of the tar.
+    /// Makes an entry's headers; returns whether the entry belongs into the tar.
     fn entry(&mut self, name: &[u8], path: &[u8]) -> io::Result<bool> {
         let Some(level) = self.way.last() else { return Ok(false) };
         let stat = rustix::fs::statat(&level.directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -135,7 +135,7 @@ impl Walk {
         let Some(level) = self.way.last() else { return Ok(false) };
         match kind {
             FileType::RegularFile => {
-                // Something else may be there by now; a pipe must not hold us up.
+                // The entry may have been replaced since; opening a pipe must not wait.
                 let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
                 let file = rustix::fs::openat(&level.directory, name, flags, Mode::empty())?;
                 self.file(file, path)?;
@@ -162,7 +162,7 @@ impl Walk {
         Ok(true)
     }
 
-    /// Whether this is one more name of a file that was there before; then it is that.
+    /// Whether the file was there before under another name, to which this one then becomes a link.
     fn is_linked(&mut self, stat: &Stat, path: &[u8]) -> io::Result<bool> {
         if stat.st_nlink < 2 {
             return Ok(false);
@@ -185,7 +185,7 @@ impl Walk {
         entry.xattrs(&directory)?;
         let headers = entry.finish(0)?;
         self.queue(headers);
-        // Of files the device says nothing: those of an overlay have that of their layer.
+        // Only directories are compared: a file of an overlay has the device of its layer.
         if stat.st_dev != self.device {
             return Ok(());
         }
@@ -275,7 +275,7 @@ impl Read for Walk {
 }
 
 impl Data {
-    /// Nothing at the end.
+    /// Returns 0 at the end.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while let Some((at, left)) = self.pieces.last_mut() {
             let want = buffer.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
@@ -298,7 +298,7 @@ impl Data {
     }
 }
 
-/// The headers of one entry, while they are made.
+/// The headers of one entry.
 struct Headers {
     header: tar::Header,
     records: Vec<(String, Vec<u8>)>,
@@ -315,7 +315,7 @@ impl Headers {
         header.set_mtime(stat.st_mtime.cast_unsigned());
         let mut headers = Self { header, records: Vec::new() };
         headers.name(path);
-        // Before 1970 fractions count backwards; whole seconds do there.
+        // Before 1970 fractions would count backwards, so those times are whole seconds.
         if stat.st_mtime >= 0 && stat.st_mtime_nsec != 0 {
             let time = format!("{}.{:09}", stat.st_mtime, stat.st_mtime_nsec);
             headers.records.push(("mtime".to_owned(), time.into_bytes()));
@@ -350,7 +350,7 @@ impl Headers {
 
     fn xattrs(&mut self, file: &OwnedFd) -> io::Result<()> {
         match rustix::fs::flistxattr_query(file) {
-            // A file system without them.
+            // The file system has none.
             Ok(0) | Err(rustix::io::Errno::NOTSUP) => return Ok(()),
             other => drop(other?),
         }
@@ -375,7 +375,7 @@ impl Headers {
         Ok(())
     }
 
-    /// The header of an entry with so many bytes of data, and what is before it.
+    /// The header of an entry with this many bytes of data, after its extended headers.
     fn finish(mut self, size: u64) -> io::Result<Vec<u8>> {
         self.header.set_size(size);
         self.header.set_cksum();
@@ -391,7 +391,7 @@ impl Headers {
     }
 }
 
-/// Where a file has data, if it has holes, and not too many for a tar.
+/// The extents of a file's data, unless it has no holes, or too many for a tar.
 fn extents(file: &File, size: u64) -> io::Result<Option<Vec<(u64, u64)>>> {
     let mut pieces = Vec::new();
     let mut at = 0;
@@ -400,7 +400,7 @@ fn extents(file: &File, size: u64) -> io::Result<Option<Vec<(u64, u64)>>> {
             Ok(start) => start.min(size),
             // lseek(2): "ENXIO … there are no more data"
             Err(rustix::io::Errno::NXIO) => size,
-            // A file system that does not know.
+            // The file system cannot tell.
             Err(rustix::io::Errno::INVAL) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         };
@@ -416,14 +416,14 @@ fn extents(file: &File, size: u64) -> io::Result<Option<Vec<(u64, u64)>>> {
         }
     }
     let whole = matches!(pieces.as_slice(), [(0, len)] if *len == size);
-    // The size is told by an empty piece at the end.
+    // An empty piece at the end tells the size.
     if pieces.last().is_none_or(|(start, len)| start + len < size) {
         pieces.push((size, 0));
     }
     Ok((!whole).then_some(pieces))
 }
 
-/// The map of PAX sparse format 1.0, and how many bytes its pieces have.
+/// The map of PAX sparse format 1.0, and the length of all pieces.
 fn sparse_map(pieces: &[(u64, u64)]) -> (Vec<u8>, u64) {
     let mut map = format!("{}\n", pieces.len());
     for (start, len) in pieces {
@@ -434,7 +434,7 @@ fn sparse_map(pieces: &[(u64, u64)]) -> (Vec<u8>, u64) {
     (map, pieces.iter().map(|(_, len)| len).sum())
 }
 
-/// The same error, with the file's name in front.
+/// The error with the file's name in front.
 fn named(path: &[u8], error: &io::Error) -> io::Error {
     io::Error::other(format!("{}: {error}", show(path)))
 }

@@ -18,7 +18,7 @@ fn busybox_needs_no_import() {
     let layer = std::fs::read(&image.layers[0].path).unwrap();
     let files = erofs::reader::read(&layer);
     assert!(files[&b"bin/busybox"[..]].data.starts_with(b"\x7fELF"));
-    // The second time it is there, and a damaged one is made again.
+    // A second lookup finds the image, and a damaged one is made again.
     assert_eq!(store.resolve("busybox", &Quiet).unwrap(), image);
     let path = &image.layers[0].path;
     std::fs::remove_file(path).unwrap();

@@ -1,4 +1,5 @@
-//! A disk without one free block: what is on it can be listed and removed, which makes room. And no import makes one so.
+//! A disk without one free block: its content can be listed and removed, which makes room. And no import fills a
+//! disk.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 use images::fixtures::{ImageFixture, LayerBuilder};
@@ -27,7 +28,7 @@ fn images_can_be_removed_from_a_full_disk() {
     }
 }
 
-/// The length of a layer is seen when it is unpacked: a little is left for others then, and all of it once the import is over.
+/// The length of a layer is known when it is unpacked: an import leaves a little room, and all of it after a failure.
 #[test]
 fn an_import_leaves_some_of_the_disk() {
     let Some(disk) = small_disk("an_import_leaves_some_of_the_disk", 64) else { return };

@@ -1,4 +1,4 @@
-//! Each lock of the store that another process holds while an image or a disk is made ready, and given up.
+//! Preparing an image or a disk is given up at each lock of the store that another process may hold.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use waiting::testing::{given_up_at_once, is_waited_for};
 /// Gives `act` up as soon as it waits for the lock at `path`.
 #[track_caller]
 fn given_up<T: Send>(path: &Path, act: impl FnOnce(CancellationToken) -> images::Result<T> + Send) -> Error {
-    // As good as another process: locks are between open files.
+    // As good as another process, since locks are between open files.
     let held = File::open(path).unwrap();
     held.lock().unwrap();
     given_up_at_once(|| is_waited_for(&held), |token| act(token.clone()))
@@ -63,7 +63,7 @@ fn a_disk_of_which_another_makes_the_template() {
     disk(cache.path(), &CancellationToken::new()).unwrap();
 }
 
-/// Where the child works.
+/// The variable that names the child's directory.
 const DIRECTORY: &str = "MATCHLOCK_TEST_DIRECTORY";
 
 #[test]

@@ -1,4 +1,4 @@
-//! Small archives that are large inside, processes that are killed, and who may look into the store.
+//! Small archives that are large inside, processes that are killed, and access to the store's files.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 use std::fs::{self, File};
@@ -36,7 +36,8 @@ fn names_of_members_are_bounded() {
     let many = (0..5000).fold(LayerBuilder::default(), |archive, index| {
         archive.pax(&[("path", format!("{index}/{long}").as_bytes())]).file("x", 0o644, b"")
     });
-    // Without the mark of an image it would be a root file system, which may have any number; the mark may come last.
+    // Without an image's mark this is a root file system, which may have any number of members; the mark may come
+    // last.
     let marked = |archive: LayerBuilder| archive.file("manifest.json", 0o644, b"[]").build();
     let error = refusal(&marked(many));
     assert!(error.ends_with("more than 16777216 bytes of names"), "{error}");
@@ -60,7 +61,7 @@ fn a_configuration_is_stored_once_and_bounded() {
     let files = fs::read_dir(cache.path().join("images")).unwrap();
     let len: u64 = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();
     assert!(len < 4 << 20, "{} KiB for {} names", len >> 10, tags.len());
-    // And it goes with the last of its names.
+    // The image is removed with the last of its names.
     import(cache.path(), &self::image().docker_archive(&tags)).unwrap();
     let database = rusqlite::Connection::open(cache.path().join("images/metadata.db")).unwrap();
     let configs = database.query_row("SELECT count(*) FROM configs", [], |row| row.get::<_, u32>(0));
@@ -74,7 +75,7 @@ fn a_configuration_is_stored_once_and_bounded() {
     assert!(error.ends_with("image x has a configuration of more than 262144 bytes"), "{error}");
 }
 
-/// A document of an OCI layout: its descriptor, and it as a member.
+/// A document of an OCI layout: its descriptor, and its member.
 fn document(contents: &Value) -> (Value, (String, Vec<u8>)) {
     let bytes = contents.to_string().into_bytes();
     let hash = fixtures::sha256(&bytes);
@@ -88,7 +89,7 @@ fn document(contents: &Value) -> (Value, (String, Vec<u8>)) {
 
 #[test]
 fn documents_are_read_so_often_and_no_more() {
-    // Nothing for this machine, however often one looks.
+    // Nothing here is for this machine, however often the documents are read.
     let bomb = |leaf: Value, width: usize| {
         let (one, last) = document(&json!({ "manifests": [leaf] }));
         let (two, middle) = document(&json!({ "manifests": vec![one; width] }));
@@ -104,7 +105,7 @@ fn documents_are_read_so_often_and_no_more() {
     large["annotations"] = json!({ "a": "x".repeat(3 << 20) });
     let error = refusal(&bomb(large, 5));
     assert!(error.ends_with("more than 67108864 bytes of documents"), "{error}");
-    // Many images of one archive are well within that.
+    // Many images of one archive are well within the limit.
     let members = image().oci_members("x");
     let (_, index) = members.iter().find(|(name, _)| name == "index.json").unwrap();
     let index: Value = serde_json::from_slice(index).unwrap();
@@ -160,7 +161,7 @@ fn a_full_disk_is_said_before_it_is_full() {
     file.write_all(&archive).unwrap();
     file.set_len(archive.len() as u64 + len).unwrap();
     check(&plain, "image x, layer sha256:");
-    // Nothing is written of a layer that is here, however long the archive says it is.
+    // A stored layer is not written again, however long the archive says it is.
     let cache = tempfile::tempdir().unwrap();
     let store = Store::open(cache.path()).unwrap();
     store.import(ImportSource::Reader(&mut &*image().docker_archive(&["y"])), None, &Quiet).unwrap();
@@ -174,7 +175,7 @@ fn a_store_is_its_owners_alone() {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let store = Store::open(cache.path()).unwrap();
     let private = |store: Store| {
-        // Written to, so that all of SQLite's files are there.
+        // The import makes all of SQLite's files.
         store.import(ImportSource::Reader(&mut &*image().docker_archive(&["x"])), None, &Quiet).unwrap();
         assert_eq!(mode(&images), 0o700);
         for file in fs::read_dir(&images).unwrap().map(|file| file.unwrap().path()) {
@@ -184,7 +185,7 @@ fn a_store_is_its_owners_alone() {
         }
     };
     private(store);
-    // One of before.
+    // A store that an earlier release made readable.
     fs::set_permissions(&images, fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(images.join("metadata.db"), fs::Permissions::from_mode(0o644)).unwrap();
     private(Store::open(cache.path()).unwrap());
@@ -215,7 +216,7 @@ fn stores_of_earlier_versions_are_taken_over() {
     }
 }
 
-/// Where the child works.
+/// The variable that names the child's directory.
 const DIRECTORY: &str = "MATCHLOCK_TEST_DIRECTORY";
 
 #[test]

@@ -10,7 +10,7 @@ use images::fixtures::{self, ImageFixture, LayerBuilder};
 use images::{Error, Image, ImportSource, Imported, LayerError, Quiet, Store};
 use tempfile::TempDir;
 
-/// A store, and what can be seen of it from outside.
+/// A store, and its files as other processes see them.
 struct Cache(TempDir);
 
 impl Cache {
@@ -30,9 +30,9 @@ impl Cache {
         names
     }
 
-    /// Nothing is in the store, and nothing was left behind.
+    /// Checks that the store has no image and no other file.
     fn assert_empty(&self) {
-        // Opening is when leftovers go.
+        // Opening the store removes leftovers.
         assert_eq!(self.store().list().unwrap(), []);
         assert_eq!(self.files("tmp"), [""; 0]);
     }
@@ -81,7 +81,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// The same image with its layers compressed.
+/// The image with its layers compressed.
 fn compressed(image: &ImageFixture) -> ImageFixture {
     let plain = image.layers.clone();
     let layers = vec![gzip(&plain[0]), zstd::encode_all(plain[1].as_slice(), 3).unwrap()];
@@ -105,7 +105,7 @@ fn every_form_is_the_same_image() {
     let layout = files.path().join("layout");
     compressed(&image).write_oci_layout("example/app:1", &layout);
     let oci = fixtures::archive(&image.oci_members("example/app:1"));
-    // As newer versions of Docker save: both at once.
+    // Newer versions of Docker save both forms in one archive.
     let mut both = image.oci_members("ignored");
     let manifest = serde_json::json!([{
         "Config": format!("blobs/sha256/{}", fixtures::sha256(&image.config_json())),
@@ -134,7 +134,7 @@ fn every_form_is_the_same_image() {
         assert_eq!(cache.files("tmp"), [""; 0]);
     }
     assert!(layers.windows(2).all(|pair| pair[0] == pair[1]), "the same bytes from every form");
-    // A pipe, and a file that is read in place from where it stands.
+    // A pipe, and a file that is read in place from its current offset.
     let cache = Cache::new();
     assert_two_layers(&import(&cache.store(), &docker, Some("piped")).unwrap().image);
     let mut file = fs::File::open(path("offset.tar", &[b"header".as_slice(), &docker].concat())).unwrap();
@@ -167,7 +167,7 @@ fn tags_share_layers_and_take_them_along() {
     assert_eq!(cache.files("blobs").len(), 3);
     store.remove("b:1").unwrap();
     assert_eq!(cache.files("blobs").len(), 2);
-    // The same tag again stands for the new image only.
+    // The tag now stands for the new image only.
     import(&store, &ImageFixture::new(vec![other.layers[1].clone()]).docker_archive(&[]), Some("c")).unwrap();
     assert_eq!(cache.files("blobs").len(), 1);
     store.remove("docker.io/library/c:latest").unwrap();
@@ -195,7 +195,7 @@ fn archives_of_several_images() {
     let cache = Cache::new();
     assert!(import(&cache.store(), &archive, None).unwrap().tags().eq(["two", "one"]));
     assert_eq!(cache.store().get("one").unwrap().unwrap().layers.len(), 1);
-    // One of them by its name; a name that none has leaves open which.
+    // One image by its name; a name that none has does not choose one.
     let cache = Cache::new();
     assert_eq!(import(&cache.store(), &archive, Some("one:latest")).unwrap().image.layers.len(), 1);
     let error = import(&cache.store(), &archive, Some("three")).unwrap_err().to_string();
@@ -213,7 +213,7 @@ fn what_a_layer_hides_is_left_out() {
     let cache = Cache::new();
     let layers = import(&cache.store(), &image.docker_archive(&["x"]), None).unwrap().image.layers;
     assert_eq!(layers.len(), 1);
-    // The same when the layer was there before.
+    // The layer was stored before.
     assert_eq!(import(&cache.store(), &image.docker_archive(&["y"]), None).unwrap().image.layers, layers);
     assert_eq!(cache.files("blobs").len(), 1);
 }
@@ -236,7 +236,7 @@ fn a_hundred_layers() {
 fn refused(archive: &[u8]) -> Error {
     let cache = Cache::new();
     let error = import(&cache.store(), archive, Some("bad")).map(drop).unwrap_err();
-    // At once, not only when the store is next opened.
+    // At once, not only when the store is opened next.
     assert_eq!((cache.files("blobs"), cache.files("tmp")), (vec![], vec![]), "{error}");
     cache.assert_empty();
     error
@@ -252,7 +252,7 @@ fn wrong_contents_are_refused() {
         matches!(&error, Error::Layer { reference, source: LayerError::DiffId(_), .. } if reference == "bad"),
         "{error}"
     );
-    // An OCI layout names every blob by its digest: each of them changed by one byte.
+    // An OCI layout names every blob by its digest; each blob is changed by one byte.
     for (index, (path, _)) in image.oci_members("x").iter().enumerate() {
         let mut members = image.oci_members("x");
         let bytes = &mut members[index].1;
@@ -263,7 +263,7 @@ fn wrong_contents_are_refused() {
             assert!(!error.to_string().is_empty(), "{path}");
         }
     }
-    // A layer that is cut short where its length is not checked before.
+    // A layer that is cut short, where its length is not checked first.
     let compressed = compressed(&image);
     for layer in 0..2 {
         let mut cut = compressed.clone();
@@ -274,7 +274,7 @@ fn wrong_contents_are_refused() {
     }
 }
 
-/// As some writers leave them: without the end marker, and without the padding of the last file.
+/// Some writers omit the end marker, and the padding of the last file.
 #[test]
 fn a_layer_may_end_with_the_last_byte_of_its_last_file() {
     let layer = LayerBuilder::default().file("a", 0o644, b"one").file("b", 0o644, &[b'2'; 700]).build();
@@ -383,11 +383,11 @@ fn leftovers_go_and_the_living_stay() {
     let images = cache.0.path().join("images");
     let image = two_layers();
     import(&cache.store(), &image.docker_archive(&["kept"]), None).unwrap();
-    // What a killed import leaves: a file in the making, a layer of no image, a directory of a fetch.
+    // The leftovers of a killed import: an unfinished file, a layer of no image, a directory of a fetch.
     fs::write(images.join("tmp/layer-dead"), "x").unwrap();
     fs::create_dir_all(images.join("tmp/fetch/apt")).unwrap();
     fs::write(images.join("blobs/sha256_dead.erofs"), "x").unwrap();
-    // A live import, stopped in the middle by an archive that does not come.
+    // A live import, which waits for the rest of its archive.
     let (receiver, mut sender) = std::io::pipe().unwrap();
     let archive = ImageFixture::new(vec![LayerBuilder::default().file("a", 0o644, b"live").build()])
         .docker_archive(&[]);
@@ -401,7 +401,7 @@ fn leftovers_go_and_the_living_stay() {
             let mut receiver = receiver;
             store.import(ImportSource::Reader(&mut receiver), Some("live"), &Quiet)
         });
-        // The lock says when it has begun.
+        // The import has begun once it holds the lock.
         let lock = fs::File::open(images.join("lock")).unwrap();
         while lock.try_lock().is_ok() {
             lock.unlock().unwrap();
@@ -480,7 +480,7 @@ fn an_archive_may_be_compressed_and_what_is_not_read_is_named() {
     let archive = two_layers().docker_archive(&["x"]);
     let mut xz = Vec::new();
     liblzma::read::XzEncoder::new(archive.as_slice(), 1).read_to_end(&mut xz).unwrap();
-    // As parallel writers do.
+    // Parallel writers make such files.
     let mut parts = Vec::new();
     for part in archive.chunks(archive.len() / 2) {
         liblzma::read::XzEncoder::new(part, 1).read_to_end(&mut parts).unwrap();

@@ -1,4 +1,4 @@
-//! Random images, mounted as a guest mounts them, against what the OCI image specification says they hold.
+//! Random images, mounted as a guest mounts them, compared with a model of the OCI image specification.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,14 +14,14 @@ use images::{Image, ImportSource, Quiet, Store};
 const ROUNDS: u64 = 24;
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
-/// What a directory is that nobody has described.
+/// The mode of a directory without an entry.
 const IMPLIED: u32 = 0o755;
 
-/// What a path is.
+/// The object at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Thing {
     File(String),
-    /// With its mode.
+    /// A directory with its mode.
     Directory(u32),
 }
 
@@ -49,7 +49,7 @@ impl Random {
     }
 }
 
-/// A random layer on top of `state`, which becomes what is seen with it.
+/// Adds a random layer on top of `state`, which becomes the view with that layer.
 fn layer(random: &mut Random, index: usize, state: &mut State) -> Vec<u8> {
     let mut builder = LayerBuilder::default();
     let (mut own, mut hidden): (State, Vec<String>) = (State::new(), Vec::new());
@@ -58,12 +58,12 @@ fn layer(random: &mut Random, index: usize, state: &mut State) -> Vec<u8> {
     for step in 0..12 {
         let path = random.path();
         let parents: Vec<String> = path.match_indices('/').map(|(at, _)| path[..at].to_owned()).collect();
-        // In a layer a name is one thing; replacing within a layer has tests of its own.
+        // A layer uses a name once; replacing within a layer has tests of its own.
         if parents.iter().any(|parent| matches!(own.get(parent), Some(File(_)))) {
             continue;
         }
         for parent in &parents {
-            // Half of them are only implied.
+            // Half of the parents are only implied.
             if !own.contains_key(parent) {
                 let mut mode = IMPLIED;
                 if random.below(2) == 0 {
@@ -109,7 +109,7 @@ fn layer(random: &mut Random, index: usize, state: &mut State) -> Vec<u8> {
         if matches!(thing, File(_)) || matches!(was, Some(File(_))) {
             remove(state, &path);
         }
-        // A directory that the layer does not describe stays as it was.
+        // A directory that the layer does not describe keeps its mode.
         let thing = match was {
             Some(Directory(mode)) if matches!(thing, Directory(_)) && !described.contains(&path) => {
                 Directory(mode)
@@ -134,7 +134,7 @@ fn read(dir: &Path, prefix: &str, found: &mut State) {
     }
 }
 
-/// What is seen of an image, mounted in a mount namespace of its own.
+/// The view of an image that is mounted in a mount namespace of its own.
 fn mounted(image: &Image, dir: &Path) -> State {
     let script = r#"
         mount -t tmpfs none "$0" && mkdir "$0/empty" "$0/root" || exit 1

@@ -1,4 +1,5 @@
-//! Root file systems into the store: tars and directories, what they keep, and what they are not mistaken for.
+//! Root file systems into the store: tars and directories, the attributes that they keep, and the forms that they are
+//! told from.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 use std::collections::BTreeMap;
@@ -30,7 +31,7 @@ fn files(imported: &Imported) -> BTreeMap<Vec<u8>, erofs::reader::Inode> {
     erofs::reader::read(&fs::read(&layer.path).unwrap()).into_iter().collect()
 }
 
-/// Small, with one of everything.
+/// A small tree with one of each kind of file.
 fn tree(root: &Path) {
     fs::create_dir_all(root.join("usr/bin")).unwrap();
     fs::create_dir(root.join("tmp")).unwrap();
@@ -73,7 +74,7 @@ fn a_directory_is_taken_as_it_is() {
     assert_eq!(file("usr/bin/tool").links, 2);
     assert_eq!(file("tmp").attributes.mode, 0o1777);
     assert_eq!(file("bin").data, b"usr/bin");
-    // A link is what it says, not what it leads to.
+    // A link is kept as such, not followed.
     assert_eq!(file("passwd").data, b"/etc/passwd");
     assert_eq!(file("far").data, "t".repeat(300).as_bytes());
     assert_eq!(file(&long).data, b"long");
@@ -192,7 +193,7 @@ fn names_of_image_documents_may_be_files_of_a_root() {
         fs::write(root.path().join(name), text).unwrap();
         assert_eq!(import(&store, ImportSource::Path(root.path())).unwrap().1, Form::RootDirectory);
     }
-    // What is an image stays one, whatever is beside it.
+    // An image's archive stays one, whatever other files are in it.
     let image = ImageFixture::new(vec![LayerBuilder::default().file("a", 0o644, b"").build()]);
     let mut members = image.oci_members("y");
     members.push(("usr/share/x".to_owned(), Vec::new()));

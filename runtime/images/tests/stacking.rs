@@ -1,4 +1,4 @@
-//! Layers in their places: what a layer leaves open is what the layers below it have.
+//! Layers in their places: gaps of a layer are filled from the layers below it.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 use std::collections::BTreeMap;
@@ -87,7 +87,7 @@ fn a_directory_that_a_layer_does_not_name_stays_what_it_was() {
     let xattrs = &top[&b"gone"[..]].attributes.xattrs;
     assert!(xattrs.keys().eq([&b"trusted.overlay.opaque"[..]]), "{xattrs:?}");
     assert_eq!(top[&b"home/app/.cfg"[..]].data, b"x");
-    // The layer that it is made from, and all else in it, are the same.
+    // The layer that the file was made from, and every other entry in it, stay the same.
     assert_eq!(top[&b"home/app/deep/old"[..]].st_mode >> 12, 0o02);
 }
 
@@ -95,14 +95,14 @@ fn a_directory_that_a_layer_does_not_name_stays_what_it_was() {
 fn what_lies_between_counts() {
     let below = || layer().owned(1, 1).dir("a", 0o700).dir("a/b", 0o711).dir("c", 0o700);
     let use_all = || layer().file("a/b/x", 0o644, b"").file("c/x", 0o644, b"");
-    // Through a layer that implies it as well, and is completed itself.
+    // Through a layer that implies the directory as well, and is completed itself.
     let layers = files(vec![below(), use_all(), use_all()]);
     for top in &layers[1..] {
         described(top, "a", 0o700, (1, 1));
         described(top, "a/b", 0o711, (1, 1));
         described(top, "c", 0o700, (1, 1));
     }
-    // Named anew, taken away, hidden, in the place of a file.
+    // The directory described anew, removed, hidden, and in the place of a file.
     let layers = files(vec![below(), layer().owned(2, 2).dir("a", 0o750), use_all()]);
     described(&layers[2], "a", 0o750, (2, 2));
     described(&layers[2], "a/b", 0o711, (1, 1));
@@ -114,12 +114,12 @@ fn what_lies_between_counts() {
     let layers = files(vec![below(), opaque, use_all()]);
     described(&layers[2], "a", 0o700, (3, 3));
     described(&layers[2], "a/b", 0o755, (0, 0));
-    // Emptied by the layer itself: it stays what it was, and what is below it is new.
+    // A directory that the layer itself empties keeps its attributes, and the entries below it are new.
     let own = layer().file("a/.wh..wh..opq", 0o644, b"").file("a/b/x", 0o644, b"");
     let layers = files(vec![below(), own]);
     described(&layers[1], "a", 0o700, (1, 1));
     described(&layers[1], "a/b", 0o755, (0, 0));
-    // An entry of its own, before or after what is in it, says what it is.
+    // A directory's own entry describes it, before or after the entries inside.
     for first in [true, false] {
         let own = if first {
             layer().dir("a", 0o555).file("a/x", 0o644, b"")
@@ -196,7 +196,7 @@ fn a_completed_layer_is_one_of_its_chain() {
         files[&b"a"[..]].attributes.mode
     };
     assert_eq!([&first, &second, &third].map(mode), [0o700, 0o711, 0o755]);
-    // Three lower layers, and the upper one as it is and twice completed.
+    // Three lower layers, and the upper one as it is and completed twice.
     assert_eq!(names(cache.path()).len(), 6);
     let store = Store::open(cache.path()).unwrap();
     assert_eq!(store.get("1").unwrap().unwrap(), first);
@@ -204,7 +204,7 @@ fn a_completed_layer_is_one_of_its_chain() {
     store.remove("3").unwrap();
     store.remove("2").unwrap();
     assert_eq!(store.gc().unwrap().blobs, 0);
-    // The layer as it is stays: whoever asks for it again has it.
+    // The layer's own file stays for the next image with it.
     assert_eq!(names(cache.path()).len(), 3);
     assert_eq!(import("4", 0o700).layers, first.layers);
     store.remove("1").unwrap();

@@ -1,4 +1,4 @@
-//! For tests: what guests of `stand_in` say and hear, and an owner of one.
+//! For tests: messages as guests of `stand_in` read and write them, and an owner of such a guest.
 //!
 //! Not here: the guest itself.
 
@@ -22,13 +22,13 @@ use crate::guest::Guest;
 use crate::records::home::{Home, OwnedVm};
 use crate::stand_in;
 
-/// Runs a future, with a limit so that what hangs fails.
+/// Runs a future with a time limit, so that a hang fails the test.
 pub(crate) fn run<F: Future>(future: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), future).await.unwrap() })
 }
 
-/// For property tests: so many cases, the same ones each time.
+/// The configuration of property tests: this many cases, the same ones each time.
 pub(crate) fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..Default::default() }
 }
@@ -41,8 +41,8 @@ where
     stand_in::guest(move |stream| drop(tokio::spawn(serve(stream))))
 }
 
-/// A sandbox's directory, and an owner whose guest is `guest`, called with every service stream. The client gets a
-/// thread that may block, inside the runtime. Also tells whether the owner was asked to stop.
+/// Runs `client` on a blocking thread inside the runtime, beside an owner whose guest calls `guest` with every
+/// service stream. Also returns whether the owner was asked to stop.
 pub(crate) fn with_owner<T>(
     serve: impl Fn(UnixStream) + Send + 'static,
     client: impl FnOnce(&Home, &Id) -> T + Send + 'static,
@@ -70,7 +70,7 @@ where
             let _inside = handle.enter();
             client(&home, &id)
         });
-        // What an owner does when it is asked to stop, cut down to letting go of its lock.
+        // The least that an owner does when it is asked to stop: it lets go of its lock.
         let mut stop = shared.stop.subscribe();
         let stopping = tokio::spawn(async move {
             stop.wait_for(|stop| *stop).await.unwrap();
@@ -82,19 +82,19 @@ where
     })
 }
 
-/// A program to ask for.
+/// A request for a program.
 pub(crate) fn exec(argv: &[&str]) -> Exec {
     let program = Program::Argv(argv.iter().map(|arg| (*arg).to_owned()).collect());
     let env = vec![("B".to_owned(), "exec".to_owned())];
     Exec { program, env, working_dir: None, user: None, stdio: Stdio::Null, detached: false, first: false }
 }
 
-/// The request of a stream; `None` if it is a spare one that ends unused.
+/// Reads the request of a stream; `None` if the stream is a spare that ends unused.
 pub(crate) async fn request(stream: &mut UnixStream) -> Option<Request> {
     heard(stream).await
 }
 
-/// What the host says to a program; `None` at the stream's end.
+/// Reads a control message to a program; `None` at the stream's end.
 pub(crate) async fn control(stream: &mut UnixStream) -> Option<ProgramControl> {
     heard(stream).await
 }
@@ -106,12 +106,12 @@ async fn heard<T: DeserializeOwned>(stream: &mut UnixStream) -> Option<T> {
     }
 }
 
-/// Says something to the host.
+/// Sends an answer to the host.
 pub(crate) async fn say(stream: &mut UnixStream, answer: &impl Answer) {
     stream.write_all(&frame::encode_reply(answer).unwrap()).await.unwrap();
 }
 
-/// A file as a guest tells of it.
+/// A file as a guest describes it.
 pub(crate) fn entry(name: &str) -> FileEntry {
     FileEntry {
         name: name.into(),

@@ -56,7 +56,7 @@ fn is_tame_failure(failure: &ExecFailure) -> bool {
     is_tame(text)
 }
 
-/// What a guest is blamed for is said in words of ours, or in tame ones of its own.
+/// An error quotes the guest only in tamed words.
 fn check(error: impl Into<Error>) {
     let error = error.into();
     let tame = match &error {
@@ -68,7 +68,7 @@ fn check(error: impl Into<Error>) {
     assert!(tame, "{error:?}");
 }
 
-/// Bytes that come in pieces of one length.
+/// Bytes that arrive in pieces of one length.
 struct Pieces<'a>(&'a [u8], usize);
 
 impl AsyncRead for Pieces<'_> {
@@ -84,7 +84,7 @@ impl AsyncRead for Pieces<'_> {
     }
 }
 
-/// Frames are what the guest's side takes them for, however they are cut.
+/// Frames are read as the guest's side splits them, however the bytes are cut.
 async fn frames(bytes: &[u8], piece: usize) {
     let (mut ours, mut theirs) = (Frames::new(Pieces(bytes, piece)), Splitter::default());
     theirs.push(bytes);
@@ -101,7 +101,7 @@ async fn frames(bytes: &[u8], piece: usize) {
     }
 }
 
-/// What comes of a program: the first byte is the length of the pieces that the rest comes in.
+/// A program's events: the first byte is the length of the pieces that the rest arrives in.
 pub fn program(data: &[u8]) {
     let Some((&piece, bytes)) = data.split_first() else { return };
     run(async {
@@ -128,7 +128,7 @@ pub fn program(data: &[u8]) {
     });
 }
 
-/// What is answered to acts on files, of which the first byte names one.
+/// Answers to an act on files, of which the first byte names one.
 pub fn files(data: &[u8]) {
     let Some((&act, bytes)) = data.split_first() else { return };
     let answer = bytes.to_vec();
@@ -192,7 +192,7 @@ async fn file_act(files: &Files, act: u8) -> Result<(), GuestError> {
     }
 }
 
-/// What a guest's console says of its end: one line, without what moves a cursor.
+/// The last words of a guest's console: one line, without anything that moves a cursor.
 pub fn console(data: &[u8]) {
     let said = console::last_words(data);
     for text in [Some(printable(data)), said].into_iter().flatten() {
@@ -203,7 +203,8 @@ pub fn console(data: &[u8]) {
     assert!(!panic || console::last_words(data).is_some_and(|said| said.contains("Kernel panic")));
 }
 
-/// Messages of a device on the port channel, of 9 bytes each: one that opens a stream comes with it, whatever else does.
+/// Messages of a device on the port channel, of 9 bytes each. The message that opens a stream brings one; so may any
+/// other.
 pub fn ports(data: &[u8]) {
     run(async {
         let (Ok((ports, device)), Ok(null)) = (Ports::pair(), std::fs::File::open("/dev/null")) else {
@@ -214,7 +215,7 @@ pub fn ports(data: &[u8]) {
         for said in data.chunks(9).take(64) {
             let (odd, bytes) = said.split_first().map_or((0, said), |(odd, bytes)| (*odd, bytes));
             let sent = match PortMessage::decode(bytes) {
-                // No stream: an error, and the end of this device.
+                // A message without its stream is an error, and the end of this device.
                 Some(message) if odd == 0xff => channel::send(device.as_fd(), message, null.as_fd()),
                 Some(message) => channel::send(device.as_fd(), message, stream.as_fd()),
                 None => rustix::net::send(&device, said, SendFlags::DONTWAIT).map(drop).map_err(Into::into),
@@ -232,7 +233,7 @@ pub fn ports(data: &[u8]) {
     });
 }
 
-/// How a guest becomes ready.
+/// The messages by which a guest becomes ready.
 pub fn ready(data: &[u8]) {
     run(async {
         let Some((stream, _theirs)) = stream_of(data) else { return };
@@ -264,7 +265,7 @@ fn config() -> BootConfig {
     }
 }
 
-/// What another process asks of a sandbox's owner. What is understood means the same when it is said again.
+/// A request of another process. A request that is understood means the same when it is sent again.
 pub fn request(data: &[u8]) {
     run(async {
         let mut said = data.to_vec();

@@ -1,8 +1,8 @@
-//! One sandbox's life: what it is made of, how it starts, how programs run in it, how it ends, what is remembered.
+//! One sandbox's life: its parts, its start, the programs in it, its end, and the record that stays.
 //!
-//! A sandbox is owned by the process that started it ([`spawn`]), never by a daemon. The path of an exec enters here at
-//! [`Guest::exec`], leaves through `ports` to the guest, and comes back on the same stream. Not
-//! here: terminals and arguments (`matchlock`), what a machine does (`machine`), where images come from (`images`).
+//! A sandbox is owned by the process that started it ([`spawn`]), never by a daemon. An exec enters here at
+//! [`Guest::exec`], leaves through `ports` to the guest, and comes back on the same stream. Not here: terminals and
+//! arguments (`matchlock`), the machine itself (`machine`), and the store of images (`images`).
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests"))]
 

@@ -1,6 +1,6 @@
 //! For tests, of other crates too: a guest that is a closure behind the device's end of the port channel.
 //!
-//! Not here: what such a guest says.
+//! Not here: the guest's answers.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::guest::Guest;
 ///
 /// # Panics
 ///
-/// Where the system has no sockets to give.
+/// If the system has no more sockets.
 #[must_use]
 pub fn guest(serve: impl Fn(UnixStream) + Send + 'static) -> Guest {
     own(Log::new(|_| {}), serve).into()

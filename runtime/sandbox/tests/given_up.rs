@@ -1,4 +1,4 @@
-//! A sandbox that is given up while it is made ready ends at once, whatever it waits for.
+//! A sandbox that is given up while its parts are prepared ends at once, whatever it waits for.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
@@ -16,7 +16,7 @@ use served::http::{Answer, Server, ok};
 use tokio::sync::oneshot;
 use waiting::testing::{AT_ONCE, is_waited_for};
 
-/// Where the child has its home.
+/// The variable that names the child's home.
 const DIRECTORY: &str = "MATCHLOCK_TEST_DIRECTORY";
 
 fn spec() -> Spec {
@@ -62,26 +62,26 @@ async fn start_until_the_parent_says_so() {
     assert!(after < AT_ONCE, "{after:?}");
 }
 
-/// The child, as a process of its own because of its environment.
+/// The child is a process of its own because of its environment.
 fn start(home: &Path, mirror: &str) -> Child {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", "start_until_the_parent_says_so", "--ignored"]);
     child.env(DIRECTORY, home).env("MATCHLOCK_DEBIAN_MIRROR", mirror).env_remove("SUDO_USER");
-    // It only has to be there.
+    // The agent only has to exist.
     child.env("MATCHLOCK_GUEST_INIT", "/bin/sh");
     child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
 }
 
 #[track_caller]
 fn give_up(mut child: Child, home: &Path) {
-    // It may have ended by itself, which is told then.
+    // The child may have ended by itself, which is reported below.
     let _ = child.stdin.take().unwrap().write_all(b"\n");
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert_eq!(fs::read_dir(home.join(".matchlock/vms")).unwrap().count(), 0);
 }
 
-/// Whether a machine could be had here at all.
+/// Whether this host has a machine at all.
 fn has_machine() -> bool {
     let choice = policy::machine::choose(policy::machine::Request::Auto, &sandbox::host::facts());
     choice.inspect_err(|refusal| skip::skip("machine", refusal)).is_ok()

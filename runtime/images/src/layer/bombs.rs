@@ -1,6 +1,6 @@
 //! Layers that are small as archives and large in memory or in time.
 //!
-//! Memory is measured in a child process for each of them, which does nothing else.
+//! A child process for each layer converts it and measures its memory.
 
 use std::io::{self, Read};
 use std::process::{Command, Stdio};
@@ -10,18 +10,18 @@ use tar::EntryType;
 use super::*;
 use crate::fixtures::LayerBuilder;
 
-/// Which bomb the child is to measure.
+/// The variable that names the bomb for the child.
 const BOMB: &str = "MATCHLOCK_TEST_BOMB";
 
-/// The limit that it gets, and how much more than that is measured without its being over: buffers, and what the
-/// allocator keeps.
+/// The child's limit, and the bytes over it that a measurement may show: buffers, and memory that the allocator
+/// keeps.
 const METADATA_BYTES: u64 = 16 << 20;
 const TOLERANCE: u64 = 4 << 20;
 
-/// An entry by its number.
+/// Adds an entry by its number.
 type Entries = fn(LayerBuilder, u32) -> LayerBuilder;
 
-/// What the memory of a layer goes to.
+/// The bombs, by the use of memory that each drives up.
 const BOMBS: [(&str, Entries); 7] = [
     ("names", |layer, index| layer.entry(EntryType::Fifo, &format!("{index:x}"), 0o644, &[], None)),
     ("names in their own directories", |layer, index| {
@@ -42,7 +42,7 @@ const BOMBS: [(&str, Entries); 7] = [
     }),
 ];
 
-/// A tar of as many entries as are read.
+/// A tar with as many entries as are read of it.
 struct Stream {
     entries: Entries,
     next: u32,
@@ -61,7 +61,7 @@ impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.at == self.bytes.len() && self.next < self.end {
             self.bytes = (self.entries)(LayerBuilder::default(), self.next).build();
-            // Without the end marker.
+            // The end marker is cut off.
             self.bytes.truncate(self.bytes.len() - 1024);
             (self.next, self.at) = (self.next + 1, 0);
         }
@@ -78,7 +78,7 @@ impl Source for Stream {
     }
 }
 
-/// The most memory this process has had since the last call.
+/// The most memory that this process has had since the last call.
 pub(crate) fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -103,7 +103,7 @@ fn in_the_child() {
     let (result, refused) = convert(&mut stream);
     let error = result.unwrap_err().to_string();
     assert!(error.ends_with("bytes of memory for the names of a layer"), "{error}");
-    // As many as are taken: then the directories are written as well.
+    // As many entries as the limit allows, so that the directories are written as well.
     let (result, taken) = convert(&mut Stream::new(entries, stream.next - 1));
     result.unwrap();
     assert!(refused.max(taken) < METADATA_BYTES + TOLERANCE, "{} and {} KiB", refused >> 10, taken >> 10);
@@ -135,12 +135,12 @@ fn extended_headers_are_counted_together() {
     let records = |layer: LayerBuilder, _| layer.pax(&[("a", &b""[..]); 100]);
     let error = refusal(Stream::new(records, u32::MAX), Limits::default());
     assert_eq!(error, "more than 4096 extended records of an entry");
-    // For each entry anew.
+    // Read anew for each entry.
     let entries = |layer: LayerBuilder, _| layer.pax(&[("comment", &[b'x'; 1 << 19])]).dir("x", 0o755);
     convert(&mut Stream::new(entries, 4), Vec::new(), [0; 16], Limits::default()).unwrap();
 }
 
-/// Links of which each leads to the next one by as many steps as fit in it.
+/// A chain of links, each of which leads to the next one by as many steps as fit into it.
 fn chain(len: u32) -> LayerBuilder {
     (0..len).fold(LayerBuilder::default().dir("d", 0o755), |layer, index| {
         let last = if index + 1 == len { "d".to_owned() } else { format!("s{}", index + 1) };

@@ -1,4 +1,4 @@
-//! Layers made by hand, read back from the image they become.
+//! Layers made by hand, and read back from their images.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -53,7 +53,7 @@ fn whiteouts_become_devices() {
 
 #[test]
 fn opaque_directories_keep_their_own() {
-    // Whatever the order; what is below needs no whiteouts any more.
+    // The order does not matter; an opaque directory needs no whiteouts for entries below.
     let opaque = |first: bool| {
         let marked = |layer: LayerBuilder| layer.file("a/.wh..wh..opq", 0o600, b"");
         let start = if first { marked(layer()) } else { layer() };
@@ -172,7 +172,7 @@ fn hard_links() {
     );
     assert_eq!(linked[&b"b"[..]].nid, linked[&b"a/x"[..]].nid);
     assert_eq!(linked[&b"c"[..]].links, 3);
-    // The name that was linked to may go.
+    // The name that was linked to may be removed.
     let left = files(layer().file("a", 0o644, b"1").hard_link("b", "a").file("a", 0o644, b"2"));
     assert_eq!((left[&b"b"[..]].data.as_slice(), left[&b"b"[..]].links), (&b"1"[..], 1));
     for (target, why) in [("../a", "has a .."), ("d", "to a directory"), ("/", "to a directory")] {
@@ -181,7 +181,7 @@ fn hard_links() {
     }
 }
 
-/// No tar has that attribute, and no layer that leaves nothing open.
+/// No tar sets the mark, and a layer without gaps has none.
 #[test]
 fn what_is_left_open_is_marked() {
     let mark = |inode: &Inode| inode.attributes.xattrs.get(GAP_XATTR).cloned();
@@ -265,7 +265,7 @@ fn pax_records() {
         (b"user.empty".to_vec(), Vec::new()),
     ]);
     assert_eq!(at.xattrs, wanted);
-    // They are for one entry only.
+    // The records are for one entry only.
     assert!(files.contains_key(&b"plain"[..]));
     assert_eq!(files[&b"plain"[..]].attributes.uid, 0);
     let error = refusal(layer().pax(&[("path", b"a\0b")]).file("x", 0o644, b""));
@@ -307,7 +307,7 @@ fn limits_have_names() {
 
 #[test]
 fn a_deep_tree_needs_no_stack() {
-    // Each link leads from the end of the one before it: deeper than any path may be long.
+    // Each link leads on from the end of the one before it: deeper than any path may be long.
     let step = "/d".repeat(250);
     let mut builder = layer().dir("p0", 0o755);
     for round in 1..16 {
@@ -328,8 +328,8 @@ fn every_truncation_is_an_error_or_an_end() {
         .pax(&[("path", b"long")])
         .file("b", 0o644, b"")
         .build();
-    // The end marker is two blocks; without it the end of the last entry is one as well, and so is the
-    // end of its data.
+    // The end marker is two blocks. Without it the tar still ends between entries, and so it does at the end of the
+    // last entry's data.
     let whole = tar.len() - 1024;
     let data = [2 * 512 + 1500, 6 * 512 + b"13 path=long\n".len()];
     for len in 0..tar.len() {
@@ -363,7 +363,7 @@ fn changed_tars_never_panic() {
             let at = random.below(changed.len());
             changed[at] = [b'0', b'7', b'/', b'.', 0, 0xff, b'9', b'\n'][random.below(8)];
         }
-        // Half of them with headers that say they are right.
+        // Half of the headers get correct checksums.
         if random.below(2) == 0 {
             for block in changed.chunks_mut(512).filter(|block| block[257..262] == *b"ustar") {
                 let mut header = tar::Header::from_byte_slice(block).clone();
@@ -371,7 +371,7 @@ fn changed_tars_never_panic() {
                 block.copy_from_slice(header.as_bytes());
             }
         }
-        // What is taken can be read back: `convert_all` does.
+        // A layer that is converted can be read back: `convert_all` does so.
         match convert_all(&changed) {
             Ok(_) => taken += 1,
             Err(_) => refused += 1,

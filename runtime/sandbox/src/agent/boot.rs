@@ -1,6 +1,6 @@
-//! The control stream: how a guest becomes ready and how it is asked to end.
+//! The control stream: a guest becomes ready on it, and is asked on it to end.
 //!
-//! Not here: service streams, and what to do when the guest does not do its part in time.
+//! Not here: service streams, and the limits on how long a guest may take.
 
 use guest_protocol::{BootConfig, ControlFromGuest, ControlFromHost, Ready, VERSION, frame};
 use tokio::net::UnixStream;
@@ -17,7 +17,7 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Hears the agent's first words: microseconds since the kernel's start when the agent began.
+    /// Waits for the agent's hello, which says how many microseconds after the kernel's start the agent began.
     pub(crate) async fn hello(stream: UnixStream) -> Result<(Self, u64)> {
         let mut control = Self { stream, payload: Vec::new() };
         match control.receive().await? {
@@ -27,7 +27,7 @@ impl Control {
         }
     }
 
-    /// Tells the guest what it is, and waits until it is that.
+    /// Sends the guest its configuration, and waits until the guest is ready.
     pub(crate) async fn boot(&mut self, config: BootConfig) -> Result<Ready> {
         self.send(&ControlFromHost::Boot(Box::new(config))).await?;
         match self.receive().await? {
@@ -41,7 +41,7 @@ impl Control {
         }
     }
 
-    /// Asks the guest to end everything and power off.
+    /// Asks the guest to end every program and power off.
     pub(crate) async fn shut_down(&mut self, grace_ms: u32) -> Result<()> {
         self.send(&ControlFromHost::Shutdown { grace_ms }).await
     }

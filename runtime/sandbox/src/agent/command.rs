@@ -1,12 +1,13 @@
-//! What a guest program is started with: command, environment, directory and user from image, sandbox and request.
+//! The request that starts a guest program, merged from image, sandbox and call: command, environment, directory,
+//! user.
 //!
-//! Pure. Not here: checks of names (`policy`), and how the guest finds the program.
+//! Pure. Not here: checks of names (`policy`), and the guest's search for the program.
 
 use guest_protocol::{ExecRequest, Program, Stdio};
 use images::ImageConfig;
 use serde::{Deserialize, Serialize};
 
-/// Lowest layer of every environment: what the agent itself runs with.
+/// Lowest layer of every environment: the variables that the agent itself runs with.
 const BASE_ENV: [(&str, &str); 3] = [
     ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
     ("HOME", "/"),
@@ -16,9 +17,9 @@ const BASE_ENV: [(&str, &str); 3] = [
 /// A request to run a program in a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exec {
-    /// An argument vector, or a shell command.
+    /// The program: an argument vector, or a shell command.
     pub program: Program,
-    /// Variables for this program, over all others.
+    /// Variables for this program; they override all others.
     pub env: Vec<(String, String)>,
     /// Working directory; `None` = the image's.
     pub working_dir: Option<String>,
@@ -26,21 +27,21 @@ pub struct Exec {
     pub user: Option<String>,
     /// Standard streams.
     pub stdio: Stdio,
-    /// What it starts outlives it, until the stream is dropped.
+    /// Processes that the program starts may outlive it, until the stream is dropped.
     pub detached: bool,
-    /// It is PID 1 of its namespace: the sandbox's own command, unless that has an init above it.
+    /// The program is PID 1 of its namespace: the sandbox's own command, unless the sandbox has an init above it.
     #[serde(default)]
     pub first: bool,
 }
 
-/// What a sandbox has in place of what its image says.
+/// Values that a sandbox sets in place of its image's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImageOverrides {
     /// User; empty = the image's.
     pub user: String,
     /// Working directory; empty = the image's.
     pub working_dir: String,
-    /// Working directory if there is no other; empty = none.
+    /// Working directory if neither sandbox nor image has one; empty = none.
     pub workspace: String,
     /// Arguments to the entrypoint.
     pub cmd: Option<Vec<String>>,
@@ -49,7 +50,7 @@ pub struct ImageOverrides {
 }
 
 impl ImageOverrides {
-    /// The image's words, as this sandbox understands them.
+    /// The image's configuration with this sandbox's values in place.
     pub(crate) fn apply(&self, image: ImageConfig) -> ImageConfig {
         let first = |texts: [&String; 3]| texts.into_iter().find(|text| !text.is_empty()).cloned();
         let none = String::new();
@@ -64,7 +65,7 @@ impl ImageOverrides {
     }
 }
 
-/// What every program of a sandbox starts from.
+/// The part of a request that every program of a sandbox shares.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Defaults {
     pub(crate) image: ImageConfig,
@@ -73,7 +74,7 @@ pub(crate) struct Defaults {
 }
 
 impl Defaults {
-    /// The request as the agent understands it.
+    /// Merges a call with the defaults into the agent's request.
     pub(crate) fn request(&self, exec: Exec) -> ExecRequest {
         ExecRequest {
             program: exec.program,
@@ -88,7 +89,7 @@ impl Defaults {
     }
 }
 
-/// The environment, lowest to highest: base, image, sandbox, request. A variable keeps its first place.
+/// Merges environments, lowest to highest: base, image, sandbox, request. A variable keeps its first place.
 fn merge(
     image: &[String],
     sandbox: &[(String, String)],

@@ -1,6 +1,6 @@
 //! Descriptors in tokio's care, and messages that carry a descriptor over a Unix socket.
 //!
-//! One descriptor a message at most; surplus ones are closed. Not here: what the bytes mean.
+//! A message carries one descriptor at most; surplus ones are closed. Not here: the meaning of the bytes.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;

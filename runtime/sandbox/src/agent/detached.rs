@@ -1,13 +1,13 @@
-//! Detached programs: those whose stream the sandbox's owner holds, so that they outlive whoever asked for them.
+//! Detached programs: the sandbox's owner holds their streams, so that they outlive the process that asked for them.
 //!
 //! ```text
 //! Running ──▶ Exited ──▶ (stream's end: nothing of it is left)
 //!         └─▶ Lost   ──▶
 //! ```
 //!
-//! The owner drains their output, into the log and a bounded tail, so that no program waits for a reader. What a
-//! program started lives on after its end, as long as the stream does. Not here: how another process asks for any of
-//! this ([`crate::control::owner`]).
+//! The owner drains their output, into the log and a bounded tail, so that no program waits for a reader. A program's
+//! descendants live on after its end, until the stream ends. Not here: requests of other processes
+//! ([`crate::control::owner`]).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -27,13 +27,13 @@ use crate::agent::service::{Event, Input, Output};
 /// Most detached programs at once, those included that ended and left something behind. Each holds a stream.
 pub const MAX_DETACHED: usize = 128;
 
-/// How much of a program's last output is kept.
+/// Bytes of a program's last output that are kept.
 pub const DETACHED_TAIL: usize = 64 << 10;
 
 /// Longest description of a program.
 const MAX_COMMAND: usize = 200;
 
-/// How long a killed program, or one that is sent a signal, may take to show it.
+/// How long a program may take to end when it is killed, or to take a signal.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 const SIGKILL: i32 = 9;
@@ -49,7 +49,7 @@ impl Log {
         Self(Arc::new(take))
     }
 
-    /// Takes this.
+    /// Hands these bytes to the log.
     pub(crate) fn add(&self, bytes: &[u8]) {
         (self.0)(bytes);
     }
@@ -61,27 +61,27 @@ impl fmt::Debug for Log {
     }
 }
 
-/// What is known of a detached program.
+/// A detached program, for lists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DetachedInfo {
-    /// Its number in this sandbox, counted from 1.
+    /// The program's number in this sandbox, counted from 1.
     pub id: u32,
-    /// Its command, cut to a line's length.
+    /// The program's command, cut to a line's length.
     pub command: String,
-    /// When it was started.
+    /// The program's start.
     pub started: SystemTime,
-    /// What has become of it.
+    /// The program's state.
     pub state: DetachedState,
 }
 
-/// What has become of a detached program.
+/// The state of a detached program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DetachedState {
-    /// It runs.
+    /// The program runs.
     Running,
-    /// It ended; what it started may run on.
+    /// The program ended; processes that it started may run on.
     Exited(Exit),
-    /// The guest ended, or broke the protocol, before the program's end was told.
+    /// The guest ended, or broke the protocol, before it reported the program's end.
     Lost,
 }
 
@@ -98,12 +98,12 @@ struct Table {
     programs: BTreeMap<u32, Arc<Kept>>,
 }
 
-/// A program that is kept.
+/// A detached program and the host's ends of its stream.
 #[derive(Debug)]
 struct Kept {
     command: String,
     started: SystemTime,
-    /// Gone once the stream has ended, or is to end.
+    /// Gone once the stream has ended, or is about to.
     input: tokio::sync::Mutex<Option<Input>>,
     progress: watch::Sender<Progress>,
     tail: Mutex<VecDeque<u8>>,
@@ -112,7 +112,7 @@ struct Kept {
 #[derive(Debug, Clone, Copy)]
 struct Progress {
     state: DetachedState,
-    /// The stream has ended: nothing of the program is left.
+    /// The stream has ended, so nothing of the program is left.
     gone: bool,
 }
 
@@ -121,7 +121,7 @@ impl Detached {
         Self { log, table: Mutex::default() }
     }
 
-    /// Starts a program in this guest, and keeps it.
+    /// Starts a program in this guest, and keeps its stream.
     pub(crate) async fn start(&self, guest: &OwnGuest, exec: Exec) -> Result<u32> {
         self.table().make_room()?;
         let command = describe(&exec.program);
@@ -132,7 +132,7 @@ impl Detached {
             _ => return Err(Error::Guest("output of a program that has not started")),
         }
         let mut table = self.table();
-        // Others may have come first meanwhile; this program is then cancelled.
+        // Other calls may have taken the last place meanwhile; this program is then cancelled.
         table.make_room()?;
         table.last += 1;
         let id = table.last;
@@ -181,7 +181,7 @@ impl Detached {
     /// Kills the program and all it started.
     pub(crate) async fn kill(&self, id: u32) -> Result<()> {
         let kept = self.get(id)?;
-        // Once begun it goes on, whether or not somebody waits for it.
+        // The kill goes on even if the caller is gone.
         let killed = tokio::spawn(async move { kept.kill().await }).await;
         killed.unwrap_or(Err(Error::HangUp))
     }
@@ -221,7 +221,7 @@ impl Kept {
         match timeout(PATIENCE, open.signal(signal)).await {
             Ok(sent) => sent,
             Err(_) => {
-                // Half a message may be on its way: nothing can follow it.
+                // Half a message may have been sent: nothing can follow it.
                 *input = None;
                 Err(Error::Guest("signals are not taken"))
             }
@@ -231,11 +231,11 @@ impl Kept {
     async fn kill(&self) -> Result<()> {
         let mut progress = self.progress.subscribe();
         let killed = async {
-            // By signal first, so that its end is told.
+            // A signal first, so that the guest still reports the program's end.
             if progress.borrow().state == DetachedState::Running && self.signal(SIGKILL).await.is_ok() {
                 let _ = progress.wait_for(|progress| progress.state != DetachedState::Running).await;
             }
-            // The end of this direction ends the rest; the guest then ends the other direction.
+            // The end of this direction kills the program's descendants; the guest then ends the other direction.
             *self.input.lock().await = None;
             let _ = progress.wait_for(|progress| progress.gone).await;
         };
@@ -261,7 +261,7 @@ impl Kept {
     }
 }
 
-/// Takes all that comes from a program, until its stream ends.
+/// Takes all output of a program until its stream ends.
 async fn drain(mut output: Output, kept: Arc<Kept>, Log(log): Log) {
     loop {
         match output.next().await {
@@ -304,8 +304,9 @@ mod tests {
     use crate::fake::{control, data, exec, guest_with, request, run, say};
     use crate::{Guest, GuestError, stand_in};
 
-    /// A program that is not there (`nothing`), or one that says its name and then obeys signals: 15 ends it, 9 kills
-    /// it, 1 lets it end and leave something behind, 2 crashes the guest. What is left ends when the host hangs up.
+    /// Plays a program that does not exist (`nothing`), or one that prints its name and then obeys signals: 15 ends
+    /// it, 9 kills it, 1 lets it end and leave a child behind, 2 crashes the guest. The child ends when the host
+    /// hangs up.
     async fn program(mut stream: UnixStream) {
         let Some(Request::Exec(asked)) = request(&mut stream).await else { return };
         assert!(asked.detached && asked.stdio == Stdio::Null, "{asked:?}");
@@ -372,7 +373,7 @@ mod tests {
             assert_eq!(guest.wait(id).await.unwrap(), Exit::Code(0));
             assert_eq!(logged.recv().await.unwrap(), b" and its child", "after its end");
             assert_eq!(guest.detached_output(id).await.unwrap(), b"echo hi and its child");
-            // The program has ended, what it left has not.
+            // The program has ended, its child has not.
             guest.kill(id).await.unwrap();
             assert_eq!(state(&guest, id).await, DetachedState::Exited(Exit::Code(0)));
         });

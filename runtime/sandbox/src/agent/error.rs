@@ -50,7 +50,7 @@ pub enum Error {
     /// The detached program has ended.
     #[error("detached program {0} has ended")]
     ProgramEnded(u32),
-    /// As many detached programs run as may.
+    /// The limit on detached programs is reached.
     #[error("{0} detached programs are running")]
     TooManyPrograms(usize),
 }

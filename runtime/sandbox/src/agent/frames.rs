@@ -1,6 +1,6 @@
 //! Frames of `guest_protocol` on a stream: reading and writing them.
 //!
-//! Not here: what the frames say, and who opens streams.
+//! Not here: the meaning of a frame.
 
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -11,16 +11,16 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::agent::error::{Error, Result};
 
-/// Room for two frames of a well-behaved sender, so that one read can take a whole one and the start of the next. A
-/// longer frame makes the buffer as long as itself, at most [`frame::MAX_PAYLOAD`] and its head.
+/// Room for two frames of a well-behaved sender, so that one read can take a whole frame and the start of the next. A
+/// longer frame grows the buffer to that frame's length, at most [`frame::MAX_PAYLOAD`] and its head.
 const CAPACITY: usize = 2 * (HEAD + DATA_CHUNK);
 
-/// Reads frames. What has arrived is kept here, so [`Frames::next`] may be dropped at any time and called again.
+/// Reads frames. Partly read frames are kept here, so [`Frames::next`] may be dropped at any time and called again.
 #[derive(Debug)]
 pub(crate) struct Frames<R> {
     stream: R,
     buffer: Vec<u8>,
-    /// What has arrived and is not given out.
+    /// Bytes that have arrived and are not given out.
     arrived: Range<usize>,
     payload: Range<usize>,
 }
@@ -61,7 +61,7 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         }
     }
 
-    /// What the last frame held.
+    /// The content of the last frame.
     pub(crate) fn payload(&self) -> &[u8] {
         self.buffer.get(self.payload.clone()).unwrap_or_default()
     }
@@ -83,7 +83,7 @@ impl<R: AsyncRead + Unpin> Frames<R> {
     }
 }
 
-/// Writes one frame. Dropped half-way, it leaves a stream that is good for nothing but hanging up.
+/// Writes one frame. A call that is dropped half-way leaves a stream that is good for nothing but hanging up.
 pub(crate) async fn write_frame<W>(stream: &mut W, kind: Kind, payload: &[u8]) -> Result<()>
 where
     W: AsyncWrite + Unpin,
@@ -112,7 +112,7 @@ where
     stream.write_all(&bytes).await.map_err(hung_up)
 }
 
-/// Reads one frame into `payload`, and no byte behind it; `None` = the stream ended between frames.
+/// Reads one frame into `payload`, and no byte beyond it; `None` = the stream ended between frames.
 pub(crate) async fn read_frame<'a, R>(
     stream: &mut R,
     payload: &'a mut Vec<u8>,
@@ -134,7 +134,7 @@ where
     Ok(Some((head.kind, payload)))
 }
 
-/// The ways in which a stream shows that its other end is gone.
+/// Tells the errors by which a stream shows that its other end is gone from all others.
 pub(crate) fn hung_up(error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
@@ -157,7 +157,7 @@ mod tests {
 
     const MOST_ROOM: usize = HEAD + MAX_PAYLOAD;
 
-    /// Polls once, then drops the future, as a `select!` whose other arm was first.
+    /// Polls a future once, then drops it, as `select!` does when another arm is ready first.
     fn poll_once<F: Future>(future: F) -> Option<F::Output> {
         match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(output) => Some(output),

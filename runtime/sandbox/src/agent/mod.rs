@@ -1,6 +1,6 @@
-//! The host's end of `guest_protocol`: streams to the agent, and what is said on them.
+//! The host's end of `guest_protocol`: streams to the agent, and the messages on them.
 //!
-//! Not here: streams that another process's sandbox gives ([`crate::control`]), and a guest as its users see it
+//! Not here: streams that another process's sandbox passes on ([`crate::control`]), and the guest as its users see it
 //! ([`crate::guest`]).
 
 pub(crate) mod boot;

@@ -1,6 +1,7 @@
-//! The guest of a sandbox that this process owns: streams to its agent, one a request, and its detached programs.
+//! The guest of a sandbox that this process owns: streams to its agent, one for each request, and its detached
+//! programs.
 //!
-//! One stream is connected ahead of need, so that a request costs no connection set-up. Not here: guests of other
+//! One stream is connected in advance, so that a request does not wait for a connection. Not here: guests of other
 //! processes' sandboxes.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,17 +47,17 @@ impl OwnGuest {
         self.exec_stream(exec).await.map(Service::new)
     }
 
-    /// A stream on which this program has been asked for.
+    /// A stream on which this program has been requested.
     pub(crate) async fn exec_stream(&self, exec: Exec) -> Result<UnixStream> {
         let request = Request::Exec(Box::new(self.0.defaults.request(exec)));
-        // Before a stream is spent on it.
+        // Checked before a stream is spent on the request.
         let request = frame::encode(&request).map_err(|_| Error::TooLong)?;
         let mut stream = self.stream().await?;
         stream.write_all(&request).await.map_err(hung_up)?;
         Ok(stream)
     }
 
-    /// A stream on which nothing has been asked yet.
+    /// A stream without a request.
     pub(crate) async fn stream(&self) -> Result<UnixStream> {
         let spare = self.0.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
         match spare.filter(is_open) {
@@ -69,18 +70,18 @@ impl OwnGuest {
         }
     }
 
-    /// Starts a program that is kept.
+    /// Starts a detached program.
     pub(crate) async fn detach(&self, exec: Exec) -> Result<u32> {
         self.0.detached.start(self, exec).await
     }
 
-    /// The programs that are kept.
+    /// The detached programs.
     pub(crate) fn detached(&self) -> &Detached {
         &self.0.detached
     }
 }
 
-/// Nothing comes on an unused stream but its end.
+/// Whether an unused stream still has its other end: nothing but that end's hang-up arrives on it.
 fn is_open(stream: &UnixStream) -> bool {
     use rustix::net::RecvFlags;
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;

@@ -1,6 +1,7 @@
 //! The host's end of the vsock port channel: streams to and from the guest's ports.
 //!
-//! Not here: what the streams carry, and the device at the other end (`virtio::vsock`, where the channel is specified).
+//! Not here: the bytes of a stream, and the device at the other end (`virtio::vsock`, where the channel is
+//! specified).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,7 +29,7 @@ impl Ports {
         Ok((Self { channel: descriptors::watched(ours, Interest::READABLE | Interest::WRITABLE)? }, theirs))
     }
 
-    /// Opens a stream to a port of the guest. It may be written to at once; a refusal shows as its end.
+    /// Opens a stream to a port of the guest. The stream may be written to at once; a refusal shows as its end.
     pub(crate) async fn connect(&self, port: u32) -> io::Result<UnixStream> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
@@ -38,7 +39,7 @@ impl Ports {
         UnixStream::from_std(ours)
     }
 
-    /// The next stream that the guest opened, and to which port; `None` once the device is gone.
+    /// The next stream that the guest opened, with its port; `None` once the device is gone.
     pub(crate) async fn accept(&self) -> io::Result<Option<(u32, UnixStream)>> {
         loop {
             let receive = |channel: &OwnedFd| channel::receive(channel.as_fd());
@@ -49,7 +50,8 @@ impl Ports {
                     stream.set_nonblocking(true)?;
                     return Ok(Some((port, UnixStream::from_std(stream)?)));
                 }
-                // The device process is not trusted either: what is no message, or not one of its, is dropped.
+                // The device process is not trusted: bytes that are no message, and messages that only the host
+                // sends, are dropped.
                 Ok(Some((PortMessage::Connect { .. }, _))) => {}
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
                 Err(error) => return Err(error),

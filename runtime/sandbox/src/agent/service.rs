@@ -1,7 +1,7 @@
-//! Service streams: programs run in the guest, seen from the host.
+//! Service streams: programs in the guest, seen from the host.
 //!
-//! Whoever holds the stream talks to the agent directly; hanging up before the program's end cancels it. Not here: who
-//! opens streams ([`crate::life`]), and where output goes.
+//! The holder of a stream talks to the agent directly; hanging up before the program's end cancels it. Not here:
+//! opening a stream ([`crate::agent::own`]), and the destination of output.
 
 use guest_protocol::frame::{self, DATA_CHUNK, Kind};
 use guest_protocol::{
@@ -14,19 +14,19 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use crate::agent::error::{Error, Result};
 use crate::agent::frames::{Frames, write_frame, write_message};
 
-/// Most characters of a guest's words that are passed on.
+/// Most characters of the guest's own text in a message.
 const MAX_WORDS: usize = 1000;
 
-/// A stream on which a program was asked for. Dropping it cancels the program.
+/// A stream on which a program was requested. Dropping it cancels the program.
 #[derive(Debug)]
 pub struct Service {
-    /// What comes from the program.
+    /// The program's events and output.
     pub output: Output,
-    /// What goes to it.
+    /// The program's input and signals.
     pub input: Input,
 }
 
-/// What comes from a program.
+/// The receiving half of a program's stream.
 #[derive(Debug)]
 pub struct Output {
     frames: Frames<OwnedReadHalf>,
@@ -42,26 +42,26 @@ enum Stage {
     NeverRan,
 }
 
-/// What goes to a program. Dropping it cancels the program.
+/// The sending half of a program's stream. Dropping it cancels the program.
 ///
-/// A call that is dropped half-way may have sent half of something: then the stream is good for nothing but dropping.
+/// A call that is dropped half-way may have sent part of a message: then the stream is good for nothing but dropping.
 #[derive(Debug)]
 pub struct Input {
     stream: OwnedWriteHalf,
 }
 
-/// Something that happened to a program.
+/// An event of a program.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// It runs.
+    /// The program runs.
     Started,
-    /// Its output (of a terminal: all of it).
+    /// Standard output; of a program on a terminal, all output.
     Stdout(&'a [u8]),
-    /// Its error output.
+    /// Standard error.
     Stderr(&'a [u8]),
-    /// It ended, and all output came before this; of a detached one more may follow.
+    /// The program ended, after all of its output. A detached program's descendants may still write.
     Exited(Exit, Usage),
-    /// It never ran.
+    /// The program never ran.
     Failed(ExecFailure),
 }
 
@@ -74,24 +74,24 @@ impl Service {
         }
     }
 
-    /// Measures one empty round trip to the agent; the stream must not have been used for a program yet.
+    /// Waits for one empty round trip to the agent. No program may have been requested on the stream.
     pub async fn ping(&mut self) -> Result<()> {
         write_message(&mut self.input.stream, &Request::Ping).await?;
         let Pong = answer(&mut self.output.frames).await?;
         Ok(())
     }
 
-    /// Cancels the program and waits until it is gone: what it still says is lost.
+    /// Cancels the program and waits until it is gone; output on the way is dropped.
     pub async fn cancel(self) {
         let Self { mut output, input } = self;
-        // The guest hears the end of this direction, and ends the other when the program has ended.
+        // The guest sees the end of this direction, and ends the other one when the program has ended.
         drop(input);
         while let Ok(Some(_)) = output.frames.next().await {}
     }
 }
 
 impl Output {
-    /// The next event. May be dropped at any time and called again: nothing is lost.
+    /// The next event. The call may be dropped at any time and made again: nothing is lost.
     pub async fn next(&mut self) -> Result<Event<'_>> {
         let kind = self.frames.next().await?.ok_or(Error::HangUp)?;
         match kind {
@@ -123,7 +123,7 @@ impl Output {
 }
 
 impl Input {
-    /// Input for the program; an empty slice says nothing, see [`Input::end`].
+    /// Sends input to the program; an empty slice sends nothing, see [`Input::end`].
     pub async fn stdin(&mut self, bytes: &[u8]) -> Result<()> {
         for chunk in bytes.chunks(DATA_CHUNK) {
             write_frame(&mut self.stream, Kind::Stdin, chunk).await?;
@@ -131,12 +131,12 @@ impl Input {
         Ok(())
     }
 
-    /// End of input.
+    /// Ends the program's input.
     pub async fn end(&mut self) -> Result<()> {
         write_frame(&mut self.stream, Kind::Stdin, &[]).await
     }
 
-    /// The terminal has another size.
+    /// Tells the program's terminal its new size.
     pub async fn resize(&mut self, size: TerminalSize) -> Result<()> {
         self.control(&ProgramControl::Resize(size)).await
     }
@@ -151,7 +151,7 @@ impl Input {
     }
 }
 
-/// The next answer; what is said instead of one is an error.
+/// Waits for the next answer; anything else in its place is an error.
 pub(crate) async fn answer<A: Answer>(frames: &mut Frames<OwnedReadHalf>) -> Result<A> {
     match frames.next().await? {
         Some(Kind::Message) => answered(frames.payload()),
@@ -160,19 +160,20 @@ pub(crate) async fn answer<A: Answer>(frames: &mut Frames<OwnedReadHalf>) -> Res
     }
 }
 
-/// The answer in a message.
+/// Decodes the answer in a message.
 pub(crate) fn answered<A: Answer>(payload: &[u8]) -> Result<A> {
     frame::decode::<Reply<A>>(payload)?.map_err(|Refusal(why)| Error::Refused(tame(&why)))
 }
 
-/// A guest's words for a message: bounded, without control characters and those that turn the direction of what follows.
+/// Text from the guest, made safe for a message: bounded, without control characters and those that turn the
+/// direction of the text that follows.
 pub(crate) fn tame(text: &str) -> String {
     // UAX #9, section 2: the directional formatting characters.
     let turns = |c| matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars().filter(|c| !c.is_control() && !turns(*c)).take(MAX_WORDS).collect()
 }
 
-/// The same for a reason why a program never ran.
+/// Makes the guest's text in a failure safe for a message.
 pub(crate) fn tame_failure(failure: ExecFailure) -> ExecFailure {
     match failure {
         ExecFailure::NotFound(text) => ExecFailure::NotFound(tame(&text)),

@@ -1,7 +1,7 @@
-//! The other end of the control socket: asking a sandbox's owner for something.
+//! The client's end of the control socket: requests to a sandbox's owner.
 //!
-//! An owner answers the greeting at once whatever it is doing, so one that does not is stopped or hangs, and nobody
-//! waits for it longer than [`GREETING_LIMIT`]. Not here: what the owner does ([`crate::control::owner`]).
+//! An owner answers the greeting at once, whatever it is doing. An owner that does not is suspended or hangs, so a
+//! client waits for it for at most [`GREETING_LIMIT`]. Not here: the owner's end ([`crate::control::owner`]).
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -30,16 +30,16 @@ use crate::{Home, Id, agent, records, sys};
 /// How long an owner may take to greet.
 const GREETING_LIMIT: Duration = Duration::from_secs(10);
 
-/// How much longer than it said an owner may take to end.
+/// How much longer than it announced an owner may take to end.
 const STOP_MARGIN: Duration = Duration::from_secs(5);
 
-/// Bytes of an answer taken at once.
+/// Bytes of an answer read at once.
 const CHUNK: usize = 4 << 10;
 
 /// An answer, and the descriptor that came with it.
 type Answered<T> = (T, Option<OwnedFd>);
 
-/// Asks the owner of a sandbox. Once it has greeted, it may take its time: its guest may not be ready yet.
+/// Asks the owner of a sandbox. After its greeting an owner may take its time, as its guest may not be ready yet.
 pub(crate) async fn ask<Q: Question>(home: &Home, id: &Id, question: Q) -> Result<Q::Answer> {
     match ask_within(GREETING_LIMIT, home, id, question).await? {
         (answer, None) => Ok(answer),
@@ -47,7 +47,7 @@ pub(crate) async fn ask<Q: Question>(home: &Home, id: &Id, question: Q) -> Resul
     }
 }
 
-/// Asks for a stream.
+/// Asks the owner of a sandbox for a stream.
 pub(crate) async fn ask_for_stream(
     home: &Home,
     id: &Id,
@@ -79,8 +79,8 @@ async fn ask_within<Q: Question>(
     talk.hear_from(&owner, Talk::answer).await
 }
 
-/// Connects, without waiting, as the user whose sandboxes these are: whatever they put in the socket's place, nobody
-/// speaks to it with root's name.
+/// Connects without waiting, as the user whose home it is: that user may have put another socket in its place, which
+/// must not meet root.
 fn connect(home: &Home, path: &Path) -> Result<io::Result<UnixStream>, records::Error> {
     home.as_user(|| {
         Ok::<_, records::Error>(sys::SocketPath::new(path).and_then(|short| {
@@ -92,18 +92,18 @@ fn connect(home: &Home, path: &Path) -> Result<io::Result<UnixStream>, records::
     })
 }
 
-/// What is said to an owner.
+/// Encodes the greeting and a request.
 fn words(request: &Request) -> Result<Vec<u8>> {
     let mut words = frame::encode(&Hello { version: VERSION })?;
     words.extend(frame::encode(request).map_err(|_| agent::Error::TooLong)?);
     Ok(words)
 }
 
-/// What an owner has said so far.
+/// The bytes that an owner has sent so far.
 #[derive(Debug, Default)]
 struct Talk {
     splitter: Splitter,
-    /// Arrives with whichever bytes are read together with the message it belongs to.
+    /// Arrives with one of the reads that hold its message.
     descriptor: Option<OwnedFd>,
 }
 
@@ -158,8 +158,8 @@ impl Talk {
     }
 }
 
-/// A connection to a sandbox's owner. All of it blocks: it is for commands without a runtime. What is asked of the guest
-/// is asked through [`crate::Guest`].
+/// A blocking connection to a sandbox's owner, for commands without a runtime. [`crate::Guest`] makes the requests to
+/// the guest.
 #[derive(Debug)]
 pub struct Client {
     owner: UnixStream,
@@ -170,7 +170,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Reaches the owner of a sandbox.
+    /// Connects to the owner of a sandbox.
     pub fn connect(home: &Home, id: &Id) -> Result<Self> {
         let paths = home.vm(id);
         let path = paths.control();
@@ -186,7 +186,7 @@ impl Client {
         }
     }
 
-    /// Ends the sandbox, and waits until nothing is left of it: for as long as its owner says it takes, no longer.
+    /// Ends the sandbox, and waits until nothing is left of it, for as long as the owner announced.
     pub fn stop(self) -> Result<()> {
         self.stop_within(STOP_MARGIN)
     }
@@ -199,7 +199,7 @@ impl Client {
         let (Stopping { limit_ms }, None) = self.hear(Talk::answer)? else { return Err(FRAME_KIND) };
         let limit = Duration::from_millis(limit_ms).saturating_add(margin);
         let (ended, end) = mpsc::channel();
-        // A lock cannot be waited for with a limit. A thread that waits on after it costs nothing and does nothing.
+        // flock(2) has no time limit. A thread that goes on waiting costs nothing and does nothing.
         std::thread::spawn(move || ended.send(owner.wait()));
         match end.recv_timeout(limit) {
             Ok(waited) => Ok(waited.map_err(records::Error::io(self.paths.directory()))?),
@@ -232,7 +232,7 @@ impl Client {
     }
 }
 
-/// Why a sandbox cannot be reached: what its record says, once the records are true.
+/// Explains why a sandbox cannot be reached, from its record after a reconcile.
 fn why_not(home: &Home, id: &Id, path: &Path, error: io::Error) -> Error {
     let status = || -> Result<Option<Status>, records::Error> {
         let records = Records::open(home)?;
@@ -241,7 +241,7 @@ fn why_not(home: &Home, id: &Id, path: &Path, error: io::Error) -> Error {
     };
     match status() {
         Ok(None) => records::Error::UnknownVm(id.to_string()).into(),
-        // unix(7): its queue is full, as nobody takes anything from it; or somebody has removed it.
+        // unix(7): the socket's queue is full, as the owner accepts nothing; or the socket was removed.
         Ok(Some(Status::Running))
             if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotFound) =>
         {
@@ -267,7 +267,8 @@ mod tests {
     use crate::records::home::OwnedVm;
     use crate::{DetachedState, Guest, GuestError};
 
-    /// A program that ends with the number of the first signal it gets, a file system of one file, a port that echoes.
+    /// Plays three parts: a program that exits with the number of the first signal, a file system of one file, a port
+    /// that echoes.
     async fn guest(mut stream: tokio::net::UnixStream) {
         match request(&mut stream).await {
             Some(GuestRequest::Exec(_)) => {
@@ -321,7 +322,7 @@ mod tests {
                 let program = guest.detach(exec(&["x", "y"])).await.unwrap();
                 let list = guest.detached().await.unwrap();
                 assert_eq!((list[0].id, list[0].command.as_str()), (program, "x y"));
-                // Nobody hears the answer to this one.
+                // This wait is dropped before its answer.
                 let limit = Duration::from_millis(50);
                 assert!(timeout(limit, guest.wait(program)).await.is_err(), "it runs");
                 guest.signal(program, 7).await.unwrap();
@@ -342,7 +343,7 @@ mod tests {
         });
     }
 
-    /// A sandbox whose owner lives, and whose socket `listener` is.
+    /// A sandbox whose owner lives, and the listener of its socket.
     fn owned() -> (tempfile::TempDir, Home, OwnedVm, std::os::unix::net::UnixListener) {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::at(directory.path());

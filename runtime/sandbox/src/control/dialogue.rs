@@ -1,6 +1,6 @@
-//! What other processes and a sandbox's owner say to each other on the control socket.
+//! The messages on the control socket, between other processes and a sandbox's owner.
 //!
-//! One request a connection; each kind of request has a type of answer of its own. Not here: who says it.
+//! A connection carries one request; each kind of request has a type of answer of its own. Not here: either end.
 
 use guest_protocol::frame::FrameError;
 use guest_protocol::{ExecFailure, Exit};
@@ -12,13 +12,13 @@ use crate::agent::command::Exec;
 use crate::agent::detached::DetachedInfo;
 use crate::control::error::Error;
 
-/// Raised with every incompatible change of what is said here.
+/// Raised with every incompatible change of these messages.
 pub(crate) const VERSION: u16 = 4;
 
-/// What the other side says where a message of another kind belongs.
+/// A message of another kind came than the one that belongs here.
 pub(crate) const FRAME_KIND: Error = Error::Agent(agent::Error::Frame(FrameError::Message));
 
-/// Said first by both sides. It never changes, so that either side can say which version it misses.
+/// The first message of either side. It never changes, so that each side learns the other's version.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Hello {
     pub(crate) version: u16,
@@ -29,7 +29,7 @@ pub(crate) trait Question: Into<Request> {
     type Answer: Serialize + DeserializeOwned;
 }
 
-/// What an owner says to a question.
+/// An owner's reply to a question.
 pub(crate) type Reply<T> = Result<T, Refusal>;
 
 /// The reply to a question of this kind.
@@ -39,7 +39,7 @@ pub(crate) fn reply<Q: Question>(answer: Result<Q::Answer, agent::Error>) -> Rep
 
 macro_rules! questions {
     ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* } -> $answer:ty;)*) => {
-        /// Whatever may be asked.
+        /// Any question.
         #[derive(Debug, Serialize, Deserialize)]
         pub(crate) enum Request {
             $($(#[$doc])* $name($name),)*
@@ -86,18 +86,18 @@ questions! {
     Output { program: u32 } -> Vec<u8>;
 }
 
-/// A service stream comes with this message, as a descriptor.
+/// The answer that comes with a service stream, as a descriptor.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct StreamComes;
 
 /// The sandbox is being ended; it has ended when its owner's lock is free.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Stopping {
-    /// How long that takes at most.
+    /// How long the end takes at most.
     pub(crate) limit_ms: u64,
 }
 
-/// Why something cannot be done.
+/// The reason why a request was not carried out.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Refusal {
     /// The program never ran.

@@ -1,4 +1,4 @@
-//! The control socket: what other processes may ask a sandbox's owner for, from both ends.
+//! The control socket: requests of other processes to a sandbox's owner, seen from both ends.
 
 pub(crate) mod client;
 pub(crate) mod dialogue;

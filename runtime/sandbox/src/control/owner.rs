@@ -8,12 +8,11 @@
 //!                      ◀─────────  Reply (StreamComes: with a descriptor)
 //! ```
 //!
-//! Frames as in `guest_protocol`, one request a connection. For a program to run, the owner opens a service stream,
-//! writes the request with its own defaults merged in, and passes that very descriptor on: the program's data never
-//! goes through the owner, and when the client dies its end of the stream closes, which cancels the program. Only the
-//! sandbox's user can reach the socket: its directory is 0700. `Hello` never changes, so that either side can say
-//! which version it misses. Not here: what is said ([`crate::control::dialogue`]), and how a program is run
-//! ([`crate::agent::service`]).
+//! Frames are those of `guest_protocol`, and a connection carries one request. To run a program, the owner opens a
+//! service stream, writes the request with the sandbox's defaults merged in, and passes the stream's descriptor on: the
+//! program's data never goes through the owner, and a client's death closes the stream, which cancels the program. Only
+//! the sandbox's user can reach the socket, as its directory is 0700. Not here: the messages
+//! ([`crate::control::dialogue`]), and programs themselves ([`crate::agent::service`]).
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
@@ -38,22 +37,22 @@ use crate::control::error::{Error, Result};
 use crate::records::home::VmPaths;
 use crate::{agent, sys};
 
-/// Most connections at once; more wait in the socket's queue. Each is a descriptor, and one more while a stream is
+/// Most connections at once; more wait in the socket's queue. Each takes a descriptor, and another while a stream is
 /// handed over.
 const MAX_CONNECTIONS: usize = 256;
 
-/// How long a client may take to say what it wants, so that silent ones do not keep the others waiting.
+/// How long a client may take to send its request, so that silent clients do not keep the others waiting.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
-/// Out of descriptors, the next accept would say the same at once.
+/// Pause after a failed accept: without free descriptors the next one would fail at once.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
-/// What connections share with the owner.
+/// State that the connections share with the sandbox's driver.
 #[derive(Debug)]
 pub(crate) struct Shared {
     /// Set once the guest is ready.
     pub(crate) guest: watch::Sender<Option<OwnGuest>>,
-    /// Set once somebody wants the sandbox to end.
+    /// Set once a client asks for the sandbox's end.
     pub(crate) stop: watch::Sender<bool>,
     /// How long the sandbox may take to end.
     pub(crate) stop_limit: Duration,
@@ -68,7 +67,7 @@ pub(crate) fn bind(paths: &VmPaths) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// Answers connections until it is dropped; then all of them end.
+/// Serves connections until the future is dropped, and all connections with it.
 pub(crate) async fn serve(listener: tokio::net::UnixListener, shared: Arc<Shared>) {
     serve_within(REQUEST_LIMIT, listener, shared).await;
 }
@@ -135,7 +134,7 @@ async fn serve_one(limit: Duration, mut stream: tokio::net::UnixStream, shared: 
     }
 }
 
-/// Answers a question, unless the client that asked is gone before there is an answer.
+/// Answers a question, unless the client hangs up first.
 async fn answer<Q: Question>(
     mut stream: tokio::net::UnixStream,
     answer: impl Future<Output = Result<Q::Answer, agent::Error>>,
@@ -149,7 +148,7 @@ async fn answer<Q: Question>(
     Ok(write_message(&mut write, &reply::<Q>(answer)).await?)
 }
 
-/// Greets, and hears what is wanted.
+/// Exchanges greetings, and reads the request.
 pub(crate) async fn requested(stream: &mut tokio::net::UnixStream) -> Result<Request> {
     let mut payload = Vec::new();
     let hello: Hello = receive(stream, &mut payload).await?;
@@ -160,13 +159,13 @@ pub(crate) async fn requested(stream: &mut tokio::net::UnixStream) -> Result<Req
     receive(stream, &mut payload).await
 }
 
-/// What a client says to ask for this.
+/// A client's bytes for this request.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn greeted(request: &Request) -> Result<Vec<u8>> {
     Ok([frame::encode(&Hello { version: VERSION })?, frame::encode(request)?].concat())
 }
 
-/// Passes a service stream on, or says why there is none.
+/// Passes a service stream on, or replies with the reason why there is none.
 async fn hand_over<Q: Question<Answer = StreamComes>>(
     stream: &mut tokio::net::UnixStream,
     service: Result<tokio::net::UnixStream, agent::Error>,
@@ -176,7 +175,7 @@ async fn hand_over<Q: Question<Answer = StreamComes>>(
             let message = frame::encode(&reply::<Q>(Ok(StreamComes)))?;
             let pass = || descriptors::send(&*stream, &message, Some(service.as_fd()));
             stream.async_io(Interest::WRITABLE, pass).await.map_err(hung_up)?;
-            // From here on the client's is the only end on the host: its hang-up is the guest's to see.
+            // The client's copy is now the only one on the host, so the guest sees that client's hang-up.
             drop(service);
             Ok(())
         }
@@ -215,7 +214,7 @@ mod tests {
     use crate::records::home::OwnedVm;
     use crate::{Client, Guest, GuestError, Home, Id, records};
 
-    /// Answers a request with its own words on the program's output, then waits for the hang-up.
+    /// Plays a guest that prints each request as the program's output, then waits for the hang-up.
     fn echo(hung_up: std::sync::mpsc::Sender<()>) -> impl Fn(tokio::net::UnixStream) + Send + 'static {
         move |mut stream| {
             let hung_up = hung_up.clone();
@@ -299,7 +298,7 @@ mod tests {
             bytes.extend(frame::encode(&Request::from(Stop {})).unwrap());
             owner.write_all(&bytes).unwrap();
             let mut answer = Vec::new();
-            // It may end with a reset: the request was not read.
+            // The read may end with a reset, as the owner did not read the request.
             let _ = owner.read_to_end(&mut answer);
             let mut splitter = frame::Splitter::default();
             splitter.push(&answer);

@@ -1,4 +1,4 @@
-//! Errors of what is done in a guest: programs, files, connections.
+//! Errors of programs, files and connections in a guest.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,14 +10,14 @@ use crate::{agent, control};
 /// Result of this room's calls.
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error of what is done in a guest.
+/// An error of a program, a file or a connection in a guest.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The sandbox's owner, another process, could not be asked.
     #[error(transparent)]
     Control(control::Error),
-    /// The conversation with the agent, whoever owns the sandbox.
+    /// The conversation with the agent broke off, or the agent refused.
     #[error(transparent)]
     Agent(#[from] agent::Error),
     /// An act on files did not happen, or not all of it.

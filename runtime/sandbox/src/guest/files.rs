@@ -1,9 +1,8 @@
 //! Files of a guest: read, written, listed, changed and watched, each over a stream of its own.
 //!
-//! All of it happens as root in the guest's own root directory; paths are the guest's to resolve, none ever means a file
-//! of the host. What the guest answers is hostile: answers come in the one order that makes sense or are an error, and
-//! nothing here grows with what the guest says but a listing, which has a limit. Not here: what a request means
-//! (`guest_protocol`).
+//! Every act happens as root in the guest's own root directory; the guest resolves all paths, and none ever means a
+//! file of the host. The guest's answers are hostile: an answer out of order is an error, and nothing here grows with
+//! an answer but a listing, which has a limit. Not here: the requests' meaning (`guest_protocol`).
 
 use std::mem::size_of;
 
@@ -35,11 +34,11 @@ pub struct Files {
     guest: Guest,
 }
 
-/// A file that is being read. Dropping it is the end of it.
+/// A file that is being read. Dropping it ends the reading.
 #[derive(Debug)]
 pub struct Reader {
     answers: Answers,
-    /// What may still come.
+    /// Bytes that may still come.
     left: u64,
     done: bool,
 }
@@ -50,11 +49,11 @@ pub struct Writer {
     answers: Answers,
 }
 
-/// Changes as they happen. Dropping it is the end of it.
+/// Changes as they happen. Dropping it ends the watch.
 #[derive(Debug)]
 pub struct Watch {
     answers: Answers,
-    /// What is watched, without a slash at its end.
+    /// The watched path, without a slash at its end.
     root: String,
 }
 
@@ -62,7 +61,7 @@ pub struct Watch {
 #[derive(Debug)]
 struct Answers {
     frames: Frames<OwnedReadHalf>,
-    /// Kept open: its end would cancel.
+    /// Kept open, as its end would cancel the request.
     stream: OwnedWriteHalf,
 }
 
@@ -71,8 +70,9 @@ impl Files {
         Self { guest }
     }
 
-    /// Reads a regular file from byte `offset` on, at most `length` bytes; symbolic links are followed. A file that is
-    /// longer than `size_limit` is [`FileFailure::TooLarge`]. What is wrong with a path shows at [`Reader::next`].
+    /// Reads a regular file from byte `offset` on, at most `length` bytes; symbolic links are followed. A file that
+    /// is longer than `size_limit` is [`FileFailure::TooLarge`]. A path that cannot be read is an error of
+    /// [`Reader::next`].
     pub async fn read(
         &self,
         path: &str,
@@ -84,7 +84,7 @@ impl Files {
         Ok(Reader { answers: self.ask(request).await?, left: length, done: false })
     }
 
-    /// Writes a file. It is made, with these permission bits, if it is not there, and so are the directories above it.
+    /// Writes a file, which is made with these permission bits if it does not exist, as are the directories above it.
     pub async fn write(&self, path: &str, mode: u32, at: WriteAt) -> Result<Writer> {
         let request = FileRequest::Write { path: checked(path)?, mode, at };
         Ok(Writer { answers: self.ask(request).await? })
@@ -95,7 +95,7 @@ impl Files {
         self.list_within(path, |_| true).await
     }
 
-    /// The same, as long as there is `room` for so many bytes more.
+    /// Lists a directory as [`Files::list`] does, as long as there is `room` for this many more bytes.
     pub async fn list_within(
         &self,
         path: &str,
@@ -123,19 +123,20 @@ impl Files {
         }
     }
 
-    /// What stat(2) tells of a file, or with `follow` unset lstat(2); named as the path's last part.
+    /// A file's metadata, as by stat(2), or lstat(2) unless `follow`; its name is the path's last part.
     pub async fn stat(&self, path: &str, follow: bool) -> Result<FileEntry> {
         let mut answers = self.ask(FileRequest::Stat { path: checked(path)?, follow }).await?;
-        // The entry's name is the asker's own word, not the guest's.
+        // The entry's name is this side's own word, not the guest's.
         plausible(FileEntry { name: last_part(path).into(), ..answers.next().await? })
     }
 
-    /// Makes a directory; with `parents` those above it as well, and then it may be there already.
+    /// Makes a directory. With `parents`, the directories above it are made as well, and the directory may exist
+    /// already.
     pub async fn make_directory(&self, path: &str, mode: u32, parents: bool) -> Result<()> {
         self.act(FileRequest::MakeDirectory { path: checked(path)?, mode, parents }).await
     }
 
-    /// Removes a file, a link or a directory; one that is not empty only with `recursive`.
+    /// Removes a file, a link or a directory; a directory that is not empty only with `recursive`.
     pub async fn remove(&self, path: &str, recursive: bool) -> Result<()> {
         self.act(FileRequest::Remove { path: checked(path)?, recursive }).await
     }
@@ -145,7 +146,7 @@ impl Files {
         self.act(FileRequest::Rename { from: checked(from)?, to: checked(to)? }).await
     }
 
-    /// Watches a file, or what is in a directory, with `recursive` at any depth. Changes from now on are told.
+    /// Watches a file, or the entries of a directory, with `recursive` at any depth. Changes are told from now on.
     pub async fn watch(&self, path: &str, recursive: bool) -> Result<Watch> {
         let mut answers = self.ask(FileRequest::Watch { path: checked(path)?, recursive }).await?;
         match answers.next().await? {
@@ -170,7 +171,8 @@ impl Files {
 }
 
 impl Reader {
-    /// The next piece; `None` after the last one. May be dropped at any time and called again: nothing is lost.
+    /// The next piece; `None` after the last one. The call may be dropped at any time and made again: nothing is
+    /// lost.
     pub async fn next(&mut self) -> Result<Option<&[u8]>> {
         while !self.done {
             match self.answers.frames.next().await? {
@@ -195,8 +197,8 @@ impl Reader {
 }
 
 impl Writer {
-    /// The next piece. Waits while the guest is slow. After an error, or dropped half-way, all that is left to do is to
-    /// drop the writer.
+    /// Sends the next piece, at the guest's pace. After an error, or a call that is dropped half-way, the writer is
+    /// good for nothing but dropping.
     pub async fn data(&mut self, bytes: &[u8]) -> Result<()> {
         for chunk in bytes.chunks(DATA_CHUNK) {
             if let Err(error) = write_frame(&mut self.answers.stream, Kind::Stdin, chunk).await {
@@ -206,7 +208,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Returns when the guest has written everything.
+    /// Ends the file, and waits until the guest has written everything.
     pub async fn finish(mut self) -> Result<()> {
         if let Err(error) = write_frame(&mut self.answers.stream, Kind::Stdin, &[]).await {
             return Err(self.why(error).await);
@@ -214,7 +216,7 @@ impl Writer {
         self.answers.next().await
     }
 
-    /// A guest that cannot write on says why, then hangs up.
+    /// The reason why the guest stopped writing: it sends one before it hangs up.
     async fn why(&mut self, error: agent::Error) -> Error {
         match (error, self.answers.next().await) {
             (agent::Error::HangUp, Err(said)) => said,
@@ -225,7 +227,7 @@ impl Writer {
 }
 
 impl Watch {
-    /// The next change. May be dropped at any time and called again: nothing is lost.
+    /// The next change. The call may be dropped at any time and made again: nothing is lost.
     pub async fn next(&mut self) -> Result<Change> {
         match self.answers.next().await? {
             WatchEvent::Change(change) if self.is_below(&change.path) => Ok(change),
@@ -234,7 +236,7 @@ impl Watch {
         }
     }
 
-    /// Whether a path is what is watched, or leads to something below it and nowhere else.
+    /// Whether a path is the watched one, or leads to something below it and nowhere else.
     fn is_below(&self, path: &[u8]) -> bool {
         match path.strip_prefix(self.root.as_bytes()) {
             Some(b"/") if self.root.is_empty() => true,
@@ -252,7 +254,7 @@ impl Answers {
     }
 }
 
-/// The end of an act that gives nothing but its end.
+/// Decodes the end of an act that returns nothing.
 fn done(payload: &[u8]) -> Result<()> {
     succeeded(answered::<FileReply<()>>(payload)?)
 }
@@ -261,7 +263,7 @@ fn succeeded<T>(reply: FileReply<T>) -> Result<T> {
     reply.map_err(|failure| Error::File(tame_file_failure(failure)))
 }
 
-/// A path that a request can carry; what it means is the guest's to say.
+/// Checks that a request can carry a path; its meaning is the guest's.
 fn checked(path: &str) -> Result<String> {
     let refused = |errno, what: &str| {
         let text = format!("{}: {what}", tame(path));
@@ -279,7 +281,8 @@ fn last_part(path: &str) -> &str {
     path.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
 }
 
-/// Whether it can be a directory's entry. A client may make a path of it, so nothing may lead out of the directory.
+/// Whether a name can be a directory's entry. A client may make a path of it, so it must not lead out of the
+/// directory.
 fn is_name(name: &[u8]) -> bool {
     !matches!(name, b"" | b"." | b"..") && !name.iter().any(|byte| matches!(byte, 0 | b'/'))
 }
@@ -309,7 +312,7 @@ mod tests {
     use crate::agent::frames::read_frame;
     use crate::fake::{cases, data, entry, guest_with, request, run, say};
 
-    /// Files of a guest that says these bytes, whatever is asked, then hangs up.
+    /// Files of a guest that sends these bytes to any request, then hangs up.
     fn saying(bytes: Vec<u8>) -> Files {
         guest_with(move |mut stream| {
             let bytes = bytes.clone();
@@ -463,7 +466,8 @@ mod tests {
         });
     }
 
-    /// Takes what is written; fails at `limit` bytes if there is one. Tells what arrived and whether its end came.
+    /// Takes a file's content; fails at `limit` bytes if there is a limit. Returns the content, and whether its end
+    /// came.
     async fn take(mut stream: UnixStream, limit: usize) -> Option<(Vec<u8>, bool)> {
         let Request::File(FileRequest::Write { .. }) = request(&mut stream).await? else { return None };
         let (mut content, mut payload) = (Vec::new(), Vec::new());

@@ -1,8 +1,8 @@
-//! Port forwards: listeners on the host, each of whose connections goes to a port of the guest's loopback address.
+//! Port forwards: listeners on the host whose connections go to ports of the guest's loopback address.
 //!
-//! The end of either direction is passed on, the other goes on until it ends too. Whatever cuts a connection short reaches
-//! its client as a reset: a refused port, a reset in the guest, the end of sandbox or forward. Not here: how a connection
-//! into the guest is made ([`Guest::connect`]), and who may listen where.
+//! The end of one direction is passed on, and the other direction goes on until its own end. A connection that is cut
+//! short, by a refused port, a reset in the guest or the end of sandbox or forward, is reset for its client. Not
+//! here: the connection into the guest ([`Guest::connect`]), and the permission to listen.
 
 use std::collections::HashSet;
 use std::io;
@@ -26,25 +26,25 @@ use crate::agent::descriptors;
 use crate::guest::Guest;
 use crate::guest::error::{Error, Result};
 
-/// Most connections at once, all listeners together; more wait, one accepted for each listener and the others in its
-/// queue. Each is two descriptors here and a stream of the guest's.
+/// Most connections of all listeners together; each listener accepts one more, and the rest wait in its queue. A
+/// connection takes two descriptors here and a stream of the guest's.
 pub const MAX_CONNECTIONS: usize = 128;
 
 /// Buffer for one direction of a connection.
 const BUFFER: usize = 64 << 10;
 
-/// How a client is asked whether it is still there once nothing comes from it. One that closed its socket looks like one
-/// that only has nothing more to say; after a minute (tcp(7): tcp_fin_timeout) its kernel answers for the latter only.
+/// Probes a client from which nothing comes any more. A client that closed its socket looks like one that has merely
+/// nothing more to send; after a minute (tcp(7): tcp_fin_timeout) its kernel answers probes for the latter only.
 const KEEP_ALIVE: KeepAlive =
     KeepAlive { idle: Duration::from_secs(30), interval: Duration::from_secs(10), probes: 3 };
 
-/// Out of descriptors, the next accept would say the same at once.
+/// Pause after a failed accept: without free descriptors the next one would fail at once.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
-/// From which port to which.
+/// A forward: a port of the host that leads to a port of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Forward {
-    /// Where on the host, and nowhere else.
+    /// The only address to listen on; `None` = every address given to [`Forwards::bind`].
     pub address: Option<IpAddr>,
     /// Port on the host; 0 = any that is free.
     pub local_port: u16,
@@ -55,9 +55,9 @@ pub struct Forward {
 /// A listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Binding {
-    /// Where it listens.
+    /// The listener's address.
     pub address: IpAddr,
-    /// The port there.
+    /// The listener's port.
     pub local_port: u16,
     /// The port in the guest.
     pub remote_port: u16,
@@ -71,15 +71,16 @@ struct KeepAlive {
     probes: u32,
 }
 
-/// Listeners and their connections. Dropping it closes all of them soon, [`Forwards::close`] before it returns.
+/// Listeners and their connections. Dropping it closes all of them soon; [`Forwards::close`] waits until they are
+/// closed.
 #[derive(Debug)]
 pub struct Forwards {
     listeners: JoinSet<()>,
 }
 
 impl Forwards {
-    /// Listens for each forward on its address, or on each of these if it has none: all of them or none. Needs a tokio
-    /// runtime around it.
+    /// Listens for each forward on its own address, or else on each of `addresses`: all of them or none. Needs a
+    /// tokio runtime around it.
     pub fn bind(guest: &Guest, forwards: &[Forward], addresses: &[IpAddr]) -> Result<(Self, Vec<Binding>)> {
         Self::bind_at_most(guest, forwards, addresses, MAX_CONNECTIONS)
     }
@@ -112,7 +113,7 @@ impl Forwards {
         Ok((Self { listeners }, bindings))
     }
 
-    /// Closes the listeners, so that their ports are free when this returns, and the connections.
+    /// Closes the connections and the listeners; their ports are free when this returns.
     pub async fn close(mut self) {
         self.listeners.shutdown().await;
     }
@@ -135,7 +136,7 @@ async fn accept(listener: TcpListener, guest: Guest, port: u16, slots: Arc<Semap
         };
         match accepted {
             Ok((stream, _)) => {
-                // Only now: a listener that nobody connects to must not keep a slot from the others.
+                // Taken only now: a listener without clients must not keep a slot from the others.
                 let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
                 let guest = guest.clone();
                 connections.spawn(async move {
@@ -154,10 +155,10 @@ async fn accept(listener: TcpListener, guest: Guest, port: u16, slots: Arc<Semap
 }
 
 async fn relay(mut stream: TcpStream, guest: &Guest, port: u16) -> Result<()> {
-    // Until everything has been passed on, closing it is a reset.
+    // Until both ends have come, closing the socket resets the connection.
     linger(&stream, Some(Duration::ZERO))?;
     let mut inside = Inside { stream: guest.connect(port).await?, ended: false };
-    // Whoever wrote small pieces on one side wants them small on the other.
+    // Small pieces stay small on the other side.
     let _ = stream.set_nodelay(true);
     let client = KEEP_ALIVE.watch(&stream).map_err(Error::Connection)?;
     tokio::select! {
@@ -168,16 +169,16 @@ async fn relay(mut stream: TcpStream, guest: &Guest, port: u16) -> Result<()> {
     linger(&stream, None)
 }
 
-/// socket(7): `SO_LINGER`; of no length, closing it is a reset.
+/// socket(7): `SO_LINGER`; closing a socket with a zero limit resets the connection.
 fn linger(stream: &TcpStream, limit: Option<Duration>) -> Result<()> {
     sockopt::set_socket_linger(stream, limit).map_err(|errno| Error::Connection(errno.into()))
 }
 
-/// A connection into the guest. One that is closed without the end of what the guest says is an error.
+/// A connection into the guest. Its close is an error unless the guest's end of data came first.
 #[derive(Debug)]
 struct Inside {
     stream: UnixStream,
-    /// Whether this side has ended its direction. After that an end and none look the same.
+    /// Whether this side has ended its direction. Afterwards the guest's end of data and its hang-up look the same.
     ended: bool,
 }
 
@@ -186,7 +187,7 @@ impl Inside {
         let mut fds = [PollFd::new(&self.stream, PollFlags::empty())];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let _ = rustix::event::poll(&mut fds, Some(&now));
-        // unix(7), poll(2): hung up once both directions have ended.
+        // unix(7), poll(2): HUP is set once both directions have ended.
         !self.ended && fds[0].revents().contains(PollFlags::HUP)
     }
 }
@@ -226,7 +227,7 @@ impl AsyncWrite for Inside {
 }
 
 impl KeepAlive {
-    /// The same socket once more, for which an error is awaited: its client is gone then, both ways.
+    /// Another descriptor of the socket, to wait for its error: the client is then gone in both directions.
     fn watch(self, stream: &TcpStream) -> io::Result<AsyncFd<OwnedFd>> {
         sockopt::set_tcp_keepidle(stream, self.idle)?;
         sockopt::set_tcp_keepintvl(stream, self.interval)?;
@@ -250,7 +251,7 @@ mod tests {
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
     const ANY: Forward = Forward { address: None, local_port: 0, remote_port: 80 };
 
-    /// The connection that was asked for, made; `None` if it was refused or nothing was asked.
+    /// Accepts a connection to port 80; `None` if it was refused or nothing was asked.
     async fn connected(mut stream: UnixStream) -> Option<UnixStream> {
         match request(&mut stream).await? {
             Request::Connect { port: 80 } => {
@@ -266,7 +267,7 @@ mod tests {
         }
     }
 
-    /// A guest whose server takes all of a request, to its end, before it answers with it.
+    /// A guest whose server reads the whole request before it answers with it.
     fn patient_server() -> Guest {
         guest_with(|stream| async {
             let Some(mut stream) = connected(stream).await else { return };
@@ -391,7 +392,7 @@ mod tests {
             forwards.close().await;
             let error = Forwards::bind(&guest, &[taken, taken], &[HERE]).unwrap_err();
             assert!(error.to_string().ends_with(": given twice"), "{error}");
-            // At once, and after the failure too: its port is free again.
+            // The port is free at once, after the failure too.
             let (_forwards, again) = Forwards::bind(&guest, &[taken], &[HERE]).unwrap();
             assert_eq!(again, bindings[..1]);
         });
@@ -424,7 +425,7 @@ mod tests {
         });
     }
 
-    /// A guest that takes connections and never says a word, nor that it heard their end.
+    /// A guest that accepts connections, sends nothing, and does not react to their end.
     fn silent_server() -> Guest {
         guest_with(|stream| async {
             let stream = connected(stream).await;
@@ -433,7 +434,7 @@ mod tests {
         })
     }
 
-    /// Both ends of a connection.
+    /// The two ends of a connection.
     async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind((HERE, 0)).await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -447,8 +448,8 @@ mod tests {
             let (mut client, stream) = pair().await;
             client.shutdown().await.unwrap();
             let relayed = tokio::spawn(async move { relay(stream, &guest, 80).await });
-            // The kernel of a client that closed its socket waits for our end (tcp(7): tcp_fin_timeout, a minute); after
-            // that it answers like this.
+            // The kernel of a client that closed its socket waits for the other side's end for a minute (tcp(7):
+            // tcp_fin_timeout), and then answers with a reset.
             sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
             drop(client);
             relayed.await.unwrap().unwrap();

@@ -5,8 +5,8 @@
 //!       └─ of another one  ──▶ its owner's control socket ──▶ (the same stream, passed on)
 //! ```
 //!
-//! Every request has a stream of its own. Not here: the machine around the guest ([`crate::life`]), what a
-//! stream carries ([`crate::agent::service`], [`crate::guest::files`]), and the owner's end of the control socket.
+//! Every request has a stream of its own. Not here: the machine around the guest ([`crate::life`]), the content of a
+//! stream ([`crate::agent::service`], [`crate::guest::files`]), and the owner's end of the control socket.
 
 mod error;
 mod files;
@@ -32,7 +32,7 @@ use crate::control::dialogue::{self, Detach, Kill, Question, Run, Signal, Stream
 use crate::guest::error::Result;
 use crate::{Home, Id, agent};
 
-/// A running sandbox's guest. Clones are the same guest; nothing is kept running by one.
+/// A running sandbox's guest. Clones are the same guest; none keeps the sandbox running.
 #[derive(Debug, Clone)]
 pub struct Guest(Reach);
 
@@ -41,11 +41,11 @@ pub struct Guest(Reach);
 enum Reach {
     /// This process owns the sandbox.
     Own(OwnGuest),
-    /// Another process does.
+    /// Another process owns it.
     Other(Arc<Other>),
 }
 
-/// Whose owner is asked.
+/// A sandbox of another process.
 #[derive(Debug)]
 struct Other {
     home: Home,
@@ -59,13 +59,13 @@ impl From<OwnGuest> for Guest {
 }
 
 impl Guest {
-    /// The guest of a sandbox that another process owns. Nothing is asked yet, so nothing can fail.
+    /// The guest of a sandbox that another process owns. Nothing is sent yet, so nothing can fail.
     #[must_use]
     pub fn of(home: &Home, id: &Id) -> Self {
         Self(Reach::Other(Arc::new(Other { home: home.clone(), id: id.clone() })))
     }
 
-    /// Runs a program. It is asked for when this returns; its first event says whether it runs.
+    /// Requests a program, whose first event says whether it runs.
     pub async fn exec(&self, exec: Exec) -> Result<Service> {
         match &self.0 {
             Reach::Own(own) => Ok(own.exec(exec).await?),
@@ -73,12 +73,12 @@ impl Guest {
         }
     }
 
-    /// A service stream on which nothing is asked yet, for measurements.
+    /// A service stream without a request, for measurements.
     pub async fn service(&self) -> Result<Service> {
         self.stream().await.map(Service::new)
     }
 
-    /// A stream on which nothing has been asked yet.
+    /// A stream without a request.
     pub(crate) async fn stream(&self) -> Result<UnixStream> {
         match &self.0 {
             Reach::Own(own) => Ok(own.stream().await?),
@@ -86,14 +86,14 @@ impl Guest {
         }
     }
 
-    /// Its files.
+    /// The guest's files.
     #[must_use]
     pub fn files(&self) -> Files {
         Files::new(self.clone())
     }
 
-    /// Connects to a TCP port of the guest's loopback address. The stream is the connection: each direction ends by
-    /// itself (`shutdown`), dropping it ends both.
+    /// Connects to a TCP port of the guest's loopback address. The returned stream is the connection: `shutdown` ends
+    /// one direction, dropping it ends both.
     pub async fn connect(&self, port: u16) -> Result<UnixStream> {
         let mut stream = self.stream().await?;
         write_message(&mut stream, &Request::Connect { port }).await?;
@@ -108,9 +108,9 @@ impl Guest {
         }
     }
 
-    /// Runs a program that the sandbox's owner keeps: it outlives this call and this process, and so does what it
-    /// starts, until it is killed or the sandbox ends. Its standard input is empty, its output goes to the sandbox's
-    /// log and to [`Guest::detached_output`]. Returns its number once it runs; [`agent::Error::NotStarted`] if it never does.
+    /// Runs a program that the sandbox's owner keeps. The program and its descendants outlive this call and this
+    /// process, until they are killed or the sandbox ends. Standard input is empty, output goes to the sandbox's log
+    /// and to [`Guest::detached_output`]. Returns the program's number once it runs, or [`agent::Error::NotStarted`].
     pub async fn detach(&self, exec: Exec) -> Result<u32> {
         match &self.0 {
             Reach::Own(own) => Ok(own.detach(exec).await?),
@@ -118,7 +118,7 @@ impl Guest {
         }
     }
 
-    /// The detached programs, oldest first. Those whose end was seen long ago may be missing.
+    /// The detached programs, oldest first. Programs that ended long ago may be missing.
     pub async fn detached(&self) -> Result<Vec<DetachedInfo>> {
         match &self.0 {
             Reach::Own(own) => Ok(own.detached().list()),
@@ -126,8 +126,8 @@ impl Guest {
         }
     }
 
-    /// Waits for the end of a detached program (not of what it started), however often; [`agent::Error::HangUp`] if the guest
-    /// ended first.
+    /// Waits for the end of a detached program, not of its descendants; may be called any number of times.
+    /// [`agent::Error::HangUp`] if the guest ends first.
     pub async fn wait(&self, program: u32) -> Result<Exit> {
         match &self.0 {
             Reach::Own(own) => Ok(own.detached().wait(program).await?),
@@ -143,7 +143,8 @@ impl Guest {
         }
     }
 
-    /// Kills a detached program and all it started, and waits for their end. [`Guest::wait`] still tells of it.
+    /// Kills a detached program and its descendants, and waits for their end. [`Guest::wait`] still knows the program
+    /// afterwards.
     pub async fn kill(&self, program: u32) -> Result<()> {
         match &self.0 {
             Reach::Own(own) => Ok(own.detached().kill(program).await?),
@@ -151,7 +152,7 @@ impl Guest {
         }
     }
 
-    /// The last output of a detached program, both streams as they came.
+    /// The last output of a detached program, both streams in their order.
     pub async fn detached_output(&self, program: u32) -> Result<Vec<u8>> {
         match &self.0 {
             Reach::Own(own) => Ok(own.detached().output(program)?),

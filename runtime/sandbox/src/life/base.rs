@@ -1,4 +1,5 @@
-//! What a sandbox has in every stage of its life: its directory, its disks, its record, its log, its control socket.
+//! The part of a sandbox that exists in every stage: its directory, its disks, its record, its log, its control
+//! socket.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,17 +29,17 @@ use crate::records::store::{Record, Status};
 use crate::records::writer::Writer;
 use crate::{Id, records};
 
-/// How long ending a sandbox may take beyond the grace its processes get; the limits of all steps fit in it.
+/// How long ending a sandbox may take beyond its programs' grace; the limits of all steps fit in it.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
-/// What a sandbox has in every stage.
+/// The part of a sandbox that exists in every stage.
 #[derive(Debug)]
 pub(super) struct Base {
     pub(super) spec: Spec,
     pub(super) home: Home,
     pub(super) grant: Grant,
     pub(super) kind: Kind,
-    /// Started first of all: the longer it runs, the better it is.
+    /// Started first of all, as a longer calibration is a better one.
     pub(super) clock: Calibration,
     pub(super) vm: OwnedVm,
     pub(super) disks: Disks,
@@ -48,14 +49,14 @@ pub(super) struct Base {
     pub(super) timings: Timings,
     start: Start,
     socket: JoinHandle<()>,
-    /// When the end must have come.
+    /// When the sandbox must have ended.
     pub(super) end_by: Option<Instant>,
 }
 
-/// A sandbox of which nothing is prepared.
+/// A sandbox of which nothing is prepared yet.
 #[derive(Debug)]
 pub(super) struct Created {
-    /// Comes once its record is written.
+    /// Completes once the sandbox's record is written.
     pub(super) recorded: oneshot::Receiver<()>,
 }
 
@@ -69,7 +70,7 @@ impl Base {
         Self::create_on(home, spec, grant, start, choice.kind, clock)
     }
 
-    /// The directory, record and control socket of a sandbox on this kind of machine.
+    /// Makes the directory, record and control socket of a sandbox on this kind of machine.
     pub(super) fn create_on(
         home: &Home,
         spec: Spec,
@@ -80,7 +81,7 @@ impl Base {
     ) -> Result<(Self, Created)> {
         let disks = Disks::attach(home, &spec.disks)?;
         let vm = OwnedVm::create(home)?;
-        // Before the record, so that whatever is known has a log.
+        // Made before the record, so that every known sandbox has a log.
         let console = Arc::new(Console::create(home, &vm.paths.logs())?);
         let (journal, recorded) = Journal::begin(home, &vm.id, &spec, grant, kind);
         let listener = home.as_user(|| owner::bind(&vm.paths))?;
@@ -127,12 +128,12 @@ impl Base {
         Log::new(move |bytes| console.log(bytes))
     }
 
-    /// This limit, or what is left of the time to end in.
+    /// The limit, or the rest of the time to end in if that is shorter.
     pub(super) fn at_most(&self, limit: Duration) -> Duration {
         self.end_by.map_or(limit, |by| limit.min(by.saturating_duration_since(Instant::now())))
     }
 
-    /// Removes what is not to be kept; `steps` are those that were taken before.
+    /// Removes every file that is not to be kept; `steps` were taken before.
     pub(super) fn clean(mut self, steps: Vec<Step>) -> Result<Timings> {
         self.journal.to(Phase::Cleaning, None);
         self.socket.abort();
@@ -141,8 +142,8 @@ impl Base {
         Ok(self.timings)
     }
 
-    /// The record last: should this process end in between, the next command cleans up. Only then the lock goes, so
-    /// that nobody judges what has not ended.
+    /// Writes the record last, so that the next command cleans up if this process dies in between. The lock goes
+    /// after it, so that nobody judges a sandbox that is still ending.
     fn clean_and_keep(&mut self, mut steps: Vec<Step>) -> Result<(), records::Error> {
         let cleaned = self.remove(VmPaths::remove_own);
         let failure = cleaned.as_ref().err().map(ToString::to_string);
@@ -151,7 +152,7 @@ impl Base {
         cleaned.and(written).and_then(|()| self.remove(VmPaths::remove_lock))
     }
 
-    /// The record first: a directory without one is nobody's, should this process end in between.
+    /// Deletes the record first: the next command removes a directory without one, if this process dies in between.
     fn clean_and_forget(&mut self) -> Result<(), records::Error> {
         self.journal.forget();
         let cleaned = self.remove(VmPaths::remove);
@@ -160,14 +161,14 @@ impl Base {
     }
 
     fn remove(&self, remove: impl FnOnce(&VmPaths) -> std::io::Result<()>) -> Result<(), records::Error> {
-        // Whoever looks for orphans sees all of it or nothing.
+        // A search for orphans sees the whole directory or nothing.
         let _removing = self.home.lock_vms(FlockOperation::LockShared)?;
         let paths = &self.vm.paths;
         self.home.as_user(|| remove(paths).map_err(records::Error::io(paths.directory())))
     }
 }
 
-/// The record of a sandbox and where it is in its life; what is remembered follows from where it goes.
+/// A sandbox's record, and the sandbox's place in its lifecycle; each change of the latter is written to the former.
 #[derive(Debug)]
 pub(super) struct Journal {
     id: Id,
@@ -176,7 +177,8 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Starts the records' thread with the sandbox's own record and the reconcile that every command begins with.
+    /// Starts the thread that writes records, with the sandbox's own record and the reconcile that every command
+    /// begins with.
     fn begin(
         home: &Home,
         id: &Id,
@@ -198,7 +200,7 @@ impl Journal {
         let recorded = writer.write_and_tell(move |records| records.insert(&record));
         let home = home.clone();
         writer.alone(move |records| {
-            // Somebody else's leftovers are no reason not to start.
+            // The leftovers of other sandboxes must not keep this one from starting.
             if let Err(error) = reconcile(&home, records) {
                 tracing::warn!("cleaning up after earlier sandboxes: {error}");
             }
@@ -207,12 +209,12 @@ impl Journal {
         (Self { id: id.clone(), lifecycle: Lifecycle::new(), writer }, recorded)
     }
 
-    /// Where the sandbox is.
+    /// The sandbox's phase.
     pub(super) fn phase(&self) -> Phase {
         self.lifecycle.phase()
     }
 
-    /// Moves on, and remembers it with what has gone wrong.
+    /// Changes the phase, and writes it with the reason, if there is one.
     pub(super) fn to(&mut self, phase: Phase, because: Option<String>) {
         self.lifecycle.to(phase);
         tracing::debug!("{}: {phase}", self.id);
@@ -220,7 +222,7 @@ impl Journal {
         self.writer.write(move |records| records.advance(&id, &change));
     }
 
-    /// Writes the last of a record that is kept.
+    /// Writes the last version of a record that is kept.
     fn close(&mut self, failure: Option<String>, steps: Vec<Step>) -> Result<(), records::Error> {
         let phase = if failure.is_none() { Phase::Cleaned } else { Phase::CleanupFailed };
         self.lifecycle.to(phase);
@@ -240,7 +242,7 @@ impl Journal {
     }
 }
 
-/// What a spec that is acceptable is granted.
+/// Checks a spec, and returns the resources that it is granted.
 pub(super) fn check(spec: &Spec) -> Result<Grant> {
     let grant = resources::grant(&spec.resources, &host::resources())?;
     if let Some(hostname) = &spec.hostname {

@@ -1,7 +1,7 @@
 //! The user's disks of a sandbox: opened and locked before anything else of it is made, and held until it has ended.
 //!
-//! The machine's processes get the same open files, so that each lock is held until none of them can write any more. Not
-//! here: which disks are acceptable (`policy::disks`), and what a disk image has to be (`images::DiskImage`).
+//! The machine's processes get the same open files, so that each lock is held until none of them can write any more.
+//! Not here: the checks of a disk (`policy::disks`) and of its image (`images::DiskImage`).
 
 use std::io;
 use std::path::Path;
@@ -14,12 +14,12 @@ use policy::disks::{Disk, Source};
 use crate::Home;
 use crate::life::error::{Error, Result};
 
-/// Disks that nobody else writes, and writable ones that nobody else reads.
+/// Disks that nobody else writes; nobody else even reads the writable ones.
 #[derive(Debug)]
 pub(crate) struct Disks(Vec<(Disk, DiskImage)>);
 
 impl Disks {
-    /// Opens all of them, as the user they belong to.
+    /// Opens all disks, as the user they belong to.
     pub(crate) fn attach(home: &Home, disks: &[Disk]) -> Result<Self> {
         policy::disks::check(disks)?;
         let attach = |disk: &Disk| {
@@ -29,12 +29,12 @@ impl Disks {
         Ok(Self(disks.iter().map(attach).collect::<Result<_>>()?))
     }
 
-    /// Whether the guest has to write anything back before it ends.
+    /// Whether the guest has to write data back before it ends.
     pub(crate) fn any_writable(&self) -> bool {
         self.0.iter().any(|(disk, _)| disk.is_writable())
     }
 
-    /// Them as a machine has them.
+    /// The disks as devices of a machine.
     pub(crate) fn devices(&self) -> io::Result<Vec<machine::Disk>> {
         let device = |(disk, image): &(Disk, DiskImage)| {
             let file = image.file.try_clone()?.into();
@@ -44,7 +44,7 @@ impl Disks {
         self.0.iter().map(device).collect()
     }
 
-    /// Them as the guest is told of them, in the same order.
+    /// The disks as mounts of the guest, in the devices' order.
     pub(crate) fn mounts(&self) -> Vec<DiskMount> {
         let mount = |(disk, _): &(Disk, DiskImage)| DiskMount {
             path: disk.guest_path.clone(),
@@ -69,7 +69,7 @@ mod tests {
 
     use super::*;
 
-    /// Waits until the lock is free: a process that another test starts holds a copy of it for a moment.
+    /// Waits until the lock is free: a process that another test starts may hold a copy of it for a moment.
     fn settle(path: &Path) {
         let file = std::fs::File::open(path).unwrap();
         file.lock().unwrap();

@@ -1,6 +1,6 @@
 //! The task that owns a sandbox from its start to its end.
 //!
-//! Not here: what a stage is and how it is ended ([`super::stages`]).
+//! Not here: the stages ([`super::stages`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,14 +19,14 @@ use crate::life::timings::{Start, Timings};
 use crate::records::home::Home;
 use crate::records::lifecycle::Phase;
 
-/// How much of the time to end in is left for the machine and the files once the guest had its part.
+/// The share of the time to end in that is left for machine and files after the guest's part.
 const MACHINE_SHARE: u32 = 4;
 
-/// What the sandbox's log says when its machine is started once more.
+/// The line in the sandbox's log when its machine is started once more.
 const NO_TIMER: &[u8] = b"matchlock: the guest's kernel found no timer, and is started once more\n";
 
-/// Makes a sandbox and takes it through its life, in a task of its own. An error means that there is none. Needs a tokio
-/// runtime.
+/// Makes a sandbox, and takes it through its life in a task of its own. An error means that no sandbox was made.
+/// Needs a tokio runtime.
 pub fn spawn(
     home: &Home,
     spec: Spec,
@@ -48,7 +48,7 @@ pub fn spawn(
     Ok(handle)
 }
 
-/// What it takes to drive a sandbox.
+/// The driver's state beside the stage.
 struct Driver {
     base: Base,
     ends: Ends,
@@ -56,7 +56,7 @@ struct Driver {
     terms: Terms,
 }
 
-/// A stage that is to be ended, and why.
+/// A stage that is to be ended, and the reason.
 struct Halt {
     stage: Stage,
     why: Why,
@@ -81,7 +81,7 @@ impl Driver {
         stages.send_replace(handle::Stage::Gone(why, result.map_err(Arc::new)));
     }
 
-    /// Takes over what was said of its end.
+    /// Applies the wishes for how the sandbox is to end.
     fn heed_how_it_is_to_end(&mut self, failed_to_start: bool) {
         let stop = *self.calls.stop.borrow();
         let discard = stop.is_some_and(|stop| stop.discard);
@@ -94,7 +94,7 @@ impl Driver {
         self.base.end_by = end_by(stop, self.terms.patience);
     }
 
-    /// Takes the sandbox to its guest.
+    /// Takes the sandbox from nothing to a ready guest.
     async fn rise(
         &mut self,
         created: Created,
@@ -124,7 +124,7 @@ impl Driver {
         }
     }
 
-    /// Makes a machine and takes it to its guest.
+    /// Makes a machine and takes it to a ready guest.
     async fn start(&mut self, prepared: Prepared) -> Result<Up, Halt> {
         let Self { base, calls, .. } = self;
         let mut booting = match Booting::begin(base, prepared) {
@@ -139,7 +139,7 @@ impl Driver {
         self.greet(booting.start(booted)).await
     }
 
-    /// Takes a machine to its guest.
+    /// Takes a machine to a ready guest.
     async fn greet(&mut self, mut starting: Starting) -> Result<Up, Halt> {
         let Self { base, calls, .. } = self;
         let (control, agent_start_us) = match calls.unless_asked(starting.hello(base)).await {
@@ -185,7 +185,7 @@ impl Driver {
     }
 }
 
-/// A stage on the way up that is given up. A guest that hung up has a reason, which its machine's end shows.
+/// Gives up a stage on the way up. If the guest hung up, the end of its machine shows why.
 async fn halt(base: &Base, stage: Stage, why: Why) -> Halt {
     match &why {
         Why::Failed(error) if error.is_hang_up() => {
@@ -196,7 +196,7 @@ async fn halt(base: &Base, stage: Stage, why: Why) -> Halt {
     }
 }
 
-/// Ends a stage, and removes what is not to be kept.
+/// Ends a stage, and removes every file that is not to be kept.
 async fn end(mut base: Base, stage: Stage, why: &Why, failed_to_start: bool) -> Result<Timings> {
     let mut because = match why {
         Why::Failed(error) => Some(error.to_string()),
@@ -223,7 +223,7 @@ async fn end(mut base: Base, stage: Stage, why: &Why, failed_to_start: bool) -> 
     }
 }
 
-/// When the guest must have done its part.
+/// The time by which the guest must have done its part.
 fn end_by(stop: Option<Stop>, patience: Option<Duration>) -> Option<std::time::Instant> {
     let now = Instant::now();
     let asked = stop.and_then(|stop| stop.by).map(|by| by.saturating_duration_since(now));
@@ -231,7 +231,7 @@ fn end_by(stop: Option<Stop>, patience: Option<Duration>) -> Option<std::time::I
     now.into_std().checked_add(left - left / MACHINE_SHARE)
 }
 
-/// Those who may want the sandbox to end.
+/// The requests to end the sandbox that may come.
 struct Calls {
     stop: watch::Receiver<Option<Stop>>,
     killed: watch::Receiver<bool>,
@@ -246,25 +246,25 @@ struct Time {
 }
 
 impl Time {
-    /// A limit that counts from now; one that no clock can hold is none.
+    /// A limit that counts from now; `None` if no clock can hold it.
     fn from_now(limit: Duration) -> Option<Self> {
         Some(Self { limit, end: Instant::now().checked_add(limit)? })
     }
 }
 
 impl Calls {
-    /// Returns once the sandbox is to end.
+    /// Returns the reason once the sandbox is to end.
     async fn asked(&mut self) -> Why {
         tokio::select! {
             biased;
-            // An error means that nobody has a handle any more.
+            // An error means that the last handle is gone.
             _ = self.stop.wait_for(Option::is_some) => Why::Asked,
             Ok(_) = self.killed.wait_for(|killed| *killed) => Why::Killed,
             limit = reached(self.time) => Why::TimeLimit(limit),
         }
     }
 
-    /// The result of something, unless the sandbox is to end before.
+    /// The result of `work`, unless the sandbox is to end first.
     async fn unless_asked<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T, Why> {
         tokio::select! {
             biased;

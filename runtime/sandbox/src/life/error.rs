@@ -1,4 +1,4 @@
-//! Errors of a sandbox's life: what its parts are, its machine, its start and its end.
+//! Errors of a sandbox's life: its parts, its machine, its start and its end.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The sandbox's record or directory.
+    /// The record or directory of a sandbox.
     #[error(transparent)]
     Records(#[from] records::Error),
     /// The conversation with the guest's agent.
@@ -23,10 +23,10 @@ pub enum Error {
     /// The control socket.
     #[error(transparent)]
     Control(control::Error),
-    /// Something done in the guest.
+    /// A program, a file or a connection in the guest.
     #[error(transparent)]
     Guest(guest::Error),
-    /// An operation on a file that the machine is made of failed.
+    /// An operation on a file of the machine failed.
     #[error("{path}: {source}", path = path.display())]
     Io {
         /// The file.

@@ -1,4 +1,4 @@
-//! What everybody but the driver has of a sandbox: where it is, its guest, how it ended, and a way to ask for its end.
+//! A handle on a sandbox, for everyone but its driver: its stage, its guest, its end, and the request to end it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,71 +16,71 @@ use crate::life::error::Error;
 use crate::life::timings::Timings;
 use crate::{Id, agent};
 
-/// How long a guest that hung up may take to show why.
+/// How long the machine of a guest that hung up may take to end, which tells the reason.
 const REASON_LIMIT: Duration = Duration::from_secs(5);
 
-/// How its owner wants a sandbox to end when nobody says anything else.
+/// The terms on which a sandbox ends unless a request says otherwise.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Terms {
-    /// How long the end may take; without it each step has its own limit only.
+    /// How long the end may take; `None` leaves each step its own limit.
     pub patience: Option<Duration>,
-    /// Nothing is kept of a sandbox that fails to start, whatever its spec says.
+    /// A sandbox that fails to start leaves nothing, whatever its spec says.
     pub forget_failed_start: bool,
 }
 
-/// How a sandbox is to end.
+/// A request to end a sandbox.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Stop {
-    /// When the end must have come: what the guest has not written back by then is lost.
+    /// When the sandbox must have ended; data that the guest has not written back by then is lost.
     pub by: Option<Instant>,
-    /// Nothing is kept of the sandbox, whatever its spec says, and its programs get no time.
+    /// The sandbox leaves nothing, whatever its spec says, and its programs get no grace.
     pub discard: bool,
-    /// Its command has ended: what else runs in it gets no time.
+    /// The sandbox's command has ended, so its other programs get no grace.
     pub finished: bool,
 }
 
-/// Where a sandbox is, for those who watch.
+/// The stage of a sandbox, as a handle shows it.
 #[derive(Debug, Clone)]
 pub enum Stage {
-    /// On its way up.
+    /// The sandbox is starting.
     Rising,
-    /// Its guest answers.
+    /// The guest answers.
     Ready(Ready),
-    /// It is being ended.
+    /// The sandbox is being ended.
     Ending(Why),
-    /// Nothing is left but what is to be kept.
+    /// The sandbox has ended, and only the files that are kept are left.
     Gone(Why, Result<Timings, Arc<Error>>),
 }
 
-/// What is there once the guest answers.
+/// A sandbox whose guest answers.
 #[derive(Debug, Clone)]
 pub struct Ready {
-    /// The guest. It may outlive the sandbox: whatever is asked of it then fails.
+    /// The guest. It may outlive the sandbox: requests then fail.
     pub guest: Guest,
-    /// Since when.
+    /// When the guest became ready.
     pub since: Instant,
     pub(super) image: ImageConfig,
     pub(super) entrypoint: Option<Vec<String>>,
 }
 
 impl Ready {
-    /// The command of the sandbox with these arguments.
+    /// The sandbox's command with these arguments.
     #[must_use]
     pub fn command(&self, args: &[String]) -> Vec<String> {
         command::command(&self.image, self.entrypoint.as_deref(), args)
     }
 }
 
-/// Why a sandbox ended, or is about to.
+/// The reason why a sandbox ended, or is about to.
 #[derive(Debug, Clone)]
 pub enum Why {
-    /// Somebody with a handle asked for it, or nobody has one any more.
+    /// A holder of a handle asked for the end, or the last handle is gone.
     Asked,
-    /// Another process asked for it.
+    /// Another process asked for the end.
     Killed,
-    /// It reached its time limit.
+    /// The sandbox reached its time limit.
     TimeLimit(Duration),
-    /// It could not start, or its machine ended.
+    /// The sandbox could not start, or its machine ended.
     Failed(Arc<Error>),
 }
 
@@ -94,7 +94,7 @@ impl Why {
         matches!(self, Self::Failed(error) if matches!(**error, Error::Agent(agent::Error::NoTimer)))
     }
 
-    /// Whether the guest may still answer, but is not to.
+    /// Whether the sandbox is cut off while its guest may still answer.
     #[must_use]
     pub fn is_cut(&self) -> bool {
         !matches!(self, Self::Failed(_))
@@ -114,10 +114,10 @@ impl fmt::Display for Why {
     }
 }
 
-/// What is being done in a sandbox, for the error that says when its machine ended: "by itself", if nothing.
+/// The phrase that tells when a machine ended, for its error: "by itself" if nothing was being done.
 pub(super) type Activity = watch::Sender<&'static str>;
 
-/// A sandbox that its driver takes through its life. It ends when nobody has a handle any more.
+/// A handle on a sandbox that its driver takes through its life. The sandbox ends when the last handle is gone.
 #[derive(Debug, Clone)]
 pub struct Handle {
     id: Id,
@@ -128,7 +128,7 @@ pub struct Handle {
     log: Log,
 }
 
-/// The driver's ends of what a [`Handle`] has.
+/// The driver's ends of the channels of a [`Handle`].
 #[derive(Debug)]
 pub(super) struct Ends {
     pub(super) stage: watch::Sender<Stage>,
@@ -158,13 +158,13 @@ impl Handle {
         &self.id
     }
 
-    /// Where the sandbox is now.
+    /// The sandbox's current stage.
     #[must_use]
     pub fn stage(&self) -> Stage {
         self.stage.borrow().clone()
     }
 
-    /// Waits until the guest answers, or says why it never will.
+    /// Waits until the guest answers, or returns the reason why it never will.
     pub async fn ready(&self) -> Result<Ready, Why> {
         match self.reached(|stage| !matches!(stage, Stage::Rising)).await {
             Stage::Ready(ready) => Ok(ready),
@@ -173,7 +173,7 @@ impl Handle {
         }
     }
 
-    /// Returns when the sandbox is being ended, with the reason.
+    /// Returns the reason once the sandbox is being ended.
     pub async fn over(&self) -> Why {
         match self.reached(|stage| matches!(stage, Stage::Ending(_) | Stage::Gone(..))).await {
             Stage::Ending(why) | Stage::Gone(why, _) => why,
@@ -181,18 +181,18 @@ impl Handle {
         }
     }
 
-    /// Returns when the sandbox is ended for a reason of somebody's: what it still does is to be given up. Never returns
-    /// when it ends by itself.
+    /// Returns once somebody ends the sandbox, so that work in it is to be given up. Never returns for a sandbox that
+    /// ends by itself.
     pub async fn cut(&self) -> Why {
         let why = self.over().await;
         if why.is_cut() { why } else { std::future::pending().await }
     }
 
-    /// Waits until nothing is left but what is to be kept, and says if that went wrong.
+    /// Waits until the sandbox has ended; an error is one of its end.
     pub async fn gone(&self) -> Result<Timings, Arc<Error>> {
         match self.reached(|stage| matches!(stage, Stage::Gone(..))).await {
             Stage::Gone(_, result) => result,
-            // The driver's runtime is gone, and with it all that it watched.
+            // The driver's runtime is gone, and the driver with it.
             Stage::Rising | Stage::Ready(_) | Stage::Ending(_) => Err(Arc::new(agent::Error::HangUp.into())),
         }
     }
@@ -206,12 +206,12 @@ impl Handle {
         });
     }
 
-    /// Says what is being done in the sandbox, as in "while the command ran".
+    /// Names the current work in the sandbox, as in "while the command ran".
     pub fn set_activity(&self, activity: &'static str) {
         self.activity.send_replace(activity);
     }
 
-    /// What to say of an error of the guest's: why the guest ended, if that is what it comes from.
+    /// The error to show for an error of the guest's: the reason for the guest's end, if that is its cause.
     pub async fn explain(&self, error: impl Into<Error>) -> Arc<Error> {
         let error = error.into();
         if !error.is_hang_up() {
@@ -224,7 +224,7 @@ impl Handle {
         }
     }
 
-    /// The sandbox's forwarded ports; they are closed before it is ended.
+    /// The sandbox's forwarded ports, which are closed before the sandbox ends.
     #[must_use]
     pub fn forwards(&self) -> &Mutex<Option<Forwards>> {
         &self.forwards
@@ -235,7 +235,7 @@ impl Handle {
         self.log.add(bytes);
     }
 
-    /// The first stage from now on that is one of these, or the last one there is.
+    /// The first stage from now on that is `wanted`, or the last stage.
     async fn reached(&self, wanted: impl FnMut(&Stage) -> bool) -> Stage {
         let mut stage = self.stage.clone();
         let reached = stage.wait_for(wanted).await.map(|stage| stage.clone());
@@ -243,14 +243,15 @@ impl Handle {
     }
 }
 
-/// For tests, of other crates too: a sandbox that is nothing but a guest, whose driver the test plays.
+/// For tests, of other crates too: a sandbox that is nothing but a guest, and whose driver is played by the test.
 #[cfg(any(test, feature = "stand_in"))]
 #[derive(Debug)]
 pub struct StandIn(watch::Sender<Stage>);
 
 #[cfg(any(test, feature = "stand_in"))]
 impl StandIn {
-    /// A sandbox that is ready when `guest` comes, and gone soon after it is stopped or has ended. Needs a tokio runtime.
+    /// A sandbox that is ready when `guest` completes, and gone soon after it is stopped or ended. Needs a tokio
+    /// runtime.
     #[must_use]
     pub fn spawn(id: Id, guest: impl Future<Output = Guest> + Send + 'static) -> (Handle, Self) {
         let (handle, mut ends) = Handle::new(id, Log::new(|_| {}));
@@ -286,7 +287,7 @@ impl StandIn {
         (handle, stand_in)
     }
 
-    /// The sandbox ends.
+    /// Ends the sandbox.
     pub fn end(&self, why: Why) {
         self.0.send_replace(Stage::Ending(why));
     }

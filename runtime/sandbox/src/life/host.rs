@@ -1,4 +1,4 @@
-//! What this host can do: facts for `policy`, gathered.
+//! Facts about this host, gathered for `policy`.
 //!
 //! Not here: decisions.
 
@@ -17,16 +17,16 @@ const AGENT: &str = "matchlock-guest";
 /// The vCPU engine of the software machine.
 const QEMU: &str = "qemu-system-x86_64";
 
-/// Names another agent.
+/// The environment variable that names another agent.
 const AGENT_ENV: &str = "MATCHLOCK_GUEST_INIT";
 
-/// What a probe of the host finds; takes microseconds.
+/// Probes the host, in microseconds.
 #[must_use]
 pub fn facts() -> HostFacts {
     sys::facts(process::find_program(QEMU).map(|path| path.display().to_string()))
 }
 
-/// CPUs this process may use, RAM, and how long its files may be.
+/// The CPUs and the RAM that this process may use, and the longest file that it may write.
 #[must_use]
 pub fn resources() -> resources::Host {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -34,7 +34,7 @@ pub fn resources() -> resources::Host {
     resources::Host { cpus: u32::try_from(cpus).unwrap_or(u32::MAX), memory_mb: sys::memory_mb(), file_mb }
 }
 
-/// The guest agent's file.
+/// Finds the guest agent's file.
 pub fn agent() -> Result<PathBuf> {
     match std::env::var_os(AGENT_ENV) {
         Some(path) => {
@@ -46,8 +46,8 @@ pub fn agent() -> Result<PathBuf> {
     }
 }
 
-/// What keeps a QEMU that its guest has taken over from the files of its user on this host, an entry each; what is missing
-/// comes with the reason. `None` where a program of the software machine is missing.
+/// The walls between a QEMU that its guest has taken over and the user's files on this host, an entry each; an entry
+/// that is missing has the reason. `None` if a program of the software machine is missing.
 #[must_use]
 pub fn qemu_walls() -> Option<Result<Vec<Result<String, String>>, machine::MachineError>> {
     Some(machine::software::walls(&machine::software::Programs::find().ok()?))

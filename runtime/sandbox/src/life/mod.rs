@@ -6,11 +6,11 @@
 //!              └────────────┴──────────┴─────────────┴──────────┴─▶ end ─▶ gone
 //! ```
 //!
-//! Each stage is a value that holds what exists in it and nothing else ([`stages`]); a transition consumes one and gives the
-//! next. One task takes a sandbox through them ([`driver`]), and everybody else has a [`Handle`]. Waiting for a stage may be
-//! given up at any await; then the stage is ended, and with it whatever has come into being. If even that is not reached, the
-//! kernel closes this process's descriptors, the machine's processes end with them, and the next command's reconcile removes
-//! the files. Not here: terminals, and what another process may ask for (`control`).
+//! Each stage is a value that holds the parts that exist in it and nothing else ([`stages`]); a transition consumes one
+//! stage and returns the next. One task takes a sandbox through them ([`driver`]), and everyone else has a [`Handle`].
+//! Waiting in a stage may be given up at any await; the stage is then ended with all its parts. If this process dies
+//! first, the kernel closes its descriptors, the machine's processes end with them, and the next command's reconcile
+//! removes the files. Not here: terminals, and requests of other processes (`control`).
 
 mod base;
 mod disks;

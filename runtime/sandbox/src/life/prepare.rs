@@ -1,6 +1,6 @@
-//! Everything a machine is made of, opened: image, kernel, initramfs, writable disk.
+//! The parts of a machine, opened: image, kernel, initramfs, writable disk.
 //!
-//! Each function blocks and is meant for a thread of its own, where it ends at once when it is given up; none needs
+//! Each function blocks, ends at once when its work is given up, and is meant for a thread of its own; none needs
 //! another's result. Not here: the machine.
 
 use std::fs::File;
@@ -65,7 +65,7 @@ pub(crate) struct OpenKernel {
     pub(crate) initramfs: OwnedFd,
     /// All of its modules, if programs may load them, and its release.
     pub(crate) modules: Option<(OpenFile, String)>,
-    /// Keeps it in the store.
+    /// Keeps the kernel in its store.
     pub(crate) lease: Option<Arc<Lease>>,
 }
 
@@ -83,7 +83,7 @@ impl OpenKernel {
     }
 }
 
-/// Finds the image, pulls it if that is what it takes, and opens its layers.
+/// Finds the image, pulling it if need be, and opens its layers.
 pub(crate) fn image(
     home: &Home,
     reference: &str,
@@ -98,7 +98,7 @@ pub(crate) fn image(
         Pull::Always => store.with_puller(registries).pull(reference, progress)?,
         Pull::Never => store.resolve(reference, progress)?,
     };
-    // The store has just checked that they are there and whole.
+    // The store has just checked that the layers are there and whole.
     let layers = image.layers.iter().map(|layer| OpenFile::open(&layer.path)).collect::<Result<_>>()?;
     Ok(OpenImage { reference: image.reference, config: image.config, layers })
 }
@@ -144,8 +144,8 @@ pub(crate) fn kernel(
     Ok(OpenKernel { kernel: machine::Kernel { file, format: kernel.format }, initramfs, modules, lease })
 }
 
-/// Makes the writable disk. Its name is gone when this returns: only the machine's descriptor keeps it, so that
-/// nothing can be left behind.
+/// Makes the writable disk and removes its name: only the machine's descriptor keeps it, so that nothing can be left
+/// behind.
 pub(crate) fn upper(
     cache: &Path,
     directory: &Path,

@@ -1,7 +1,7 @@
-//! What is remembered of a [`Spec`]: everything but what could be a secret.
+//! The part of a [`Spec`] that is recorded: everything that cannot be a secret.
 //!
-//! Of variables only the names are kept. This is the one place where that is decided, so whatever is stored or shown of a
-//! [`Spec`] goes through it. Not here: the stored form ([`Config`]).
+//! Of variables only the names are kept. No other place decides this, so any part of a [`Spec`] that is stored or
+//! shown goes through here. Not here: the stored form ([`Config`]).
 
 use policy::disks::{Disk, Owner, Source};
 use policy::resources::Grant;
@@ -43,7 +43,7 @@ impl DiskConfig {
     fn new(disk: &Disk) -> Self {
         let source = match &disk.source {
             Source::Path(path) => {
-                // Without a working directory it stays as it is.
+                // Without a working directory the path stays relative.
                 std::path::absolute(path).map_or_else(|_| path.clone(), |path| path.display().to_string())
             }
             volume @ Source::Volume(_) => volume.to_string(),

@@ -1,4 +1,4 @@
-//! A machine that runs, and what watches it.
+//! A machine that runs, and the watch for its end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::agent::descriptors;
 use crate::life::error::{Error, Result};
 use crate::records::console::Console;
 
-/// How long an ended machine may take to show it, and its last console bytes to arrive.
+/// How long a machine that has ended may take to signal it, and its last console bytes to arrive.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
 
-/// Most bytes of the console that are taken at once: what a pipe holds.
+/// Most bytes of the console that are read at once: the capacity of a pipe.
 const CONSOLE_CHUNK: usize = 64 << 10;
 
 /// A machine that was just made.
@@ -45,7 +45,7 @@ impl Booted {
         Self::watched(machine)
     }
 
-    /// Watches a machine; one that cannot be watched is ended.
+    /// Watches a machine; one that cannot be watched is stopped.
     pub(super) fn watched(mut machine: Box<dyn Machine>) -> Result<Self> {
         let descriptor = machine.ended().try_clone_to_owned();
         match descriptor.and_then(|descriptor| descriptors::watched(descriptor, Interest::READABLE)) {
@@ -73,7 +73,7 @@ impl std::fmt::Debug for Running {
 }
 
 impl Running {
-    /// Watches for the end of a machine whose console is read by `console`.
+    /// Watches for the end of a machine whose console is read by the task `console`.
     pub(super) fn new(booted: Booted, console: JoinHandle<()>) -> Self {
         let (sender, ended) = watch::channel(false);
         let Booted { machine, ended: descriptor } = booted;
@@ -82,7 +82,7 @@ impl Running {
                 _ = descriptor.readable() => {
                     sender.send_replace(true);
                 }
-                // Nobody waits for it any more.
+                // No receiver is left.
                 () = sender.closed() => {}
             }
         });
@@ -99,7 +99,7 @@ impl Running {
         }
     }
 
-    /// The result of something that needs the machine; a machine that ends meanwhile hangs up.
+    /// The result of `work`, or [`agent::Error::HangUp`] if the machine ends first.
     pub(super) fn or_hang_up<T, F: Future<Output = Result<T>>>(
         &self,
         work: F,
@@ -114,7 +114,7 @@ impl Running {
         }
     }
 
-    /// Ends the machine.
+    /// Stops the machine and waits for its end.
     pub(super) async fn stop(mut self) {
         self.machine.stop();
         let ending = joined(
@@ -128,14 +128,14 @@ impl Running {
         tracing::debug!("machine ended: {ending:?}");
     }
 
-    /// Reaps a machine that has ended by itself, and gives the error that says how; `when` as in "before the sandbox was
-    /// ready". A machine that turns out to run on is given back.
+    /// Reaps a machine that has ended by itself, and returns the error that says how; `when` is a phrase such as
+    /// "before the sandbox was ready". A machine that still runs is given back.
     pub(super) async fn why(mut self, console: &Arc<Console>, when: &str) -> Result<Error, Self> {
         if timeout(LAST_WORDS_LIMIT, self.ended()).await.is_err() {
             return Err(self);
         }
         let ending = joined(spawn_blocking(move || self.machine.wait()).await);
-        // The console's last bytes are in the pipe, and its end is behind them.
+        // The pipe holds the console's last bytes and then its end.
         let _ = timeout(LAST_WORDS_LIMIT, &mut self.console).await;
         Ok(explained(ending, console.last_words(), when))
     }
@@ -152,8 +152,8 @@ fn explained(ending: Ending, last_words: Option<String>, when: &str) -> Error {
     Error::Ended { how, last_words }
 }
 
-/// Gives everything that comes out of a pipe to `take`, one piece at a time, on a thread that may wait for a disk: a guest that
-/// floods its console keeps nobody else waiting.
+/// Gives everything that comes out of a pipe to `take`, one piece at a time, on a thread that may wait for a disk, so
+/// that a guest that floods its console keeps nothing else waiting.
 pub(super) async fn read_pipe(pipe: std::io::PipeReader, take: impl Fn(&[u8]) + Send + Sync + 'static) {
     let Ok(mut pipe) = tokio::net::unix::pipe::Receiver::from_owned_fd(pipe.into()) else { return };
     let take = Arc::new(take);
@@ -177,10 +177,10 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A machine that is nothing but its end; no processor runs in it.
+    /// A machine without a processor, which can only end.
     #[derive(Debug)]
     pub(in super::super) struct Pretended {
-        /// Readable once it has ended.
+        /// Readable once the machine has ended.
         end: std::io::PipeReader,
         writer: Option<std::io::PipeWriter>,
         ending: Ending,
@@ -192,14 +192,14 @@ pub(super) mod tests {
             Self { end, writer: Some(writer), ending: Ending::PowerOff }
         }
 
-        /// It ends by itself once what is given beside it is dropped.
+        /// A machine that ends by itself once the returned switch is dropped.
         pub(in super::super) fn with_power_switch() -> (Self, std::io::PipeWriter) {
             let machine = Self::new();
             let power = machine.writer.as_ref().unwrap().try_clone().unwrap();
             (Self { writer: None, ..machine }, power)
         }
 
-        /// It has ended by itself.
+        /// A machine that has ended by itself.
         pub(in super::super) fn dead(ending: Ending) -> Self {
             Self { writer: None, ending, ..Self::new() }
         }
@@ -236,7 +236,7 @@ pub(super) mod tests {
         Running::new(Booted::watched(Box::new(machine)).unwrap(), tokio::spawn(std::future::ready(())))
     }
 
-    /// On the only thread of a run-time.
+    /// The runtime has only one thread.
     #[tokio::test]
     async fn a_console_that_waits_for_its_disk_keeps_nobody_else_waiting() {
         let (reader, mut writer) = std::io::pipe().unwrap();

@@ -1,4 +1,4 @@
-//! What a sandbox is to be.
+//! The specification of a sandbox.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,23 +10,24 @@ use policy::resources;
 
 use crate::agent::command::ImageOverrides;
 
-/// How long programs may take to end by themselves when nobody says: long enough for one that is told to end and does so.
+/// How long programs may take to end by themselves unless the user says otherwise: enough for a program that handles
+/// SIGTERM.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(2);
 
-/// What a sandbox is to be.
+/// The specification of a sandbox.
 #[derive(Debug, Clone)]
 pub struct Spec {
     /// Image reference.
     pub image: String,
-    /// When its registry is asked.
+    /// Whether and when the image's registry is asked.
     pub pull: Pull,
     /// Kernel reference; empty = the default kernel.
     pub kernel: String,
-    /// Which machine.
+    /// The machine, or the choice of one.
     pub machine: choice::Request,
     /// CPUs, memory, disk.
     pub resources: resources::Request,
-    /// Further disks.
+    /// The user's disks.
     pub disks: Vec<Disk>,
     /// Host name; `None` = the id.
     pub hostname: Option<String>,
@@ -36,26 +37,26 @@ pub struct Spec {
     pub env: Vec<(String, String)>,
     /// Lines for /etc/resolv.conf.
     pub nameservers: Vec<IpAddr>,
-    /// Instead of the image's entrypoint.
+    /// Entrypoint in place of the image's.
     pub entrypoint: Option<Vec<String>>,
-    /// Instead of the rest of what the image says.
+    /// Values in place of the rest of the image's configuration.
     pub image_config: ImageOverrides,
-    /// No restrictions inside the guest.
+    /// Lifts the restrictions inside the guest.
     pub privileged: bool,
-    /// Whether it was asked to have no network; remembered here, there is none yet.
+    /// Whether the user asked for no network. Recorded only, as no sandbox has a network yet.
     pub no_network: bool,
-    /// Whether its command starts with it; remembered here, done by whoever owns it.
+    /// Whether the command starts with the sandbox. Recorded here; the sandbox's owner starts the command.
     pub launch_entrypoint: bool,
-    /// Whether a small init is PID 1 above its command; remembered here, done by whoever starts the command.
+    /// Whether a small init is PID 1 above the command. Recorded here; the starter of the command applies it.
     pub init: bool,
-    /// What a client named as `timeout_seconds`; remembered, not enforced.
+    /// A client's `timeout_seconds`: recorded, not enforced.
     pub unenforced_timeout_seconds: Option<f64>,
     /// How long the sandbox may live.
     pub time_limit: Option<TimeLimit>,
-    /// Keep the record and the log afterwards.
+    /// Keeps the record and the log after the end.
     pub keep: bool,
-    /// How long the guest's programs may take to end by themselves, of the time there is to end in half at most; zero, not
-    /// kept and no writable disk = the machine is just stopped.
+    /// How long the guest's programs may take to end by themselves, at most half of the time to end in. If it is
+    /// zero, and neither the record is kept nor a disk writable, the machine is just stopped.
     pub grace: Duration,
 }
 
@@ -64,12 +65,12 @@ pub struct Spec {
 pub enum TimeLimit {
     /// Counted from its start, preparations included.
     FromStart(Duration),
-    /// Counted from when its guest is ready.
+    /// Counted from the moment when the guest is ready.
     FromReady(Duration),
 }
 
 impl TimeLimit {
-    /// Its length.
+    /// The limit's length.
     #[must_use]
     pub fn duration(self) -> Duration {
         match self {

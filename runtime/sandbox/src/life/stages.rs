@@ -1,7 +1,8 @@
-//! The stages of a sandbox: what exists in each, what it waits for, what comes next, and how it is ended.
+//! The stages of a sandbox: the parts that exist in each, the event it waits for, the stage that follows, and its
+//! end.
 //!
-//! What a stage waits for may be given up at any await: the stage still holds what there is then. Not here: who gives up,
-//! and what is remembered ([`super::driver`]).
+//! Waiting may be given up at any await: the stage still holds every part that exists then. Not here: the decision to
+//! give up, and the record ([`super::driver`]).
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -29,49 +30,49 @@ use crate::records::history::Step;
 /// How long a guest may take from its first instruction to ready. An emulated one on a busy host takes seconds.
 const START_LIMIT: Duration = Duration::from_secs(180);
 
-/// How long the end waits for an image or a kernel that is being made ready. They hear that they are given up wherever they
-/// wait for a server, a program or another process; this is for a disk that does not answer.
+/// How long the end waits for the threads that prepare an image or a kernel. They notice that they are given up
+/// wherever they wait for a server, a program or another process; this limit is for a disk that does not answer.
 const OPENING_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long the end waits for a machine that is being made; its processes end with this one in any case.
+/// How long the end waits for a machine that is being made. The machine's processes end with this one in any case.
 const BOOT_CALL_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a guest may take to sync and power off, beyond the grace its processes get.
+/// How long a guest may take to sync and power off, beyond its programs' grace.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
 
-/// The kernel's own parameters. After a panic it resets at once, which is seen as the machine's end.
+/// The kernel's own parameters. After a panic the kernel resets at once, which ends the machine.
 const COMMAND_LINE: &str = "quiet panic=-1";
 
-/// What there is of a sandbox besides its [`Base`].
+/// The parts of a sandbox beside its [`Base`].
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// Nothing.
+    /// No part.
     Bare,
-    /// Threads that open things.
+    /// Threads that open the machine's parts.
     Preparing(Preparing),
     /// A machine that is being made.
     Booting(Booting),
-    /// A machine whose agent has not been heard.
+    /// A machine whose agent has not said hello.
     Starting(Starting),
-    /// A machine whose agent makes the sandbox.
+    /// A machine whose agent is assembling the sandbox.
     Configuring(Configuring),
-    /// A guest.
+    /// A ready guest.
     Up(Up),
-    /// A machine that has ended by itself, and is reaped.
+    /// A machine that has ended by itself and was reaped.
     Reaped,
 }
 
-/// How a stage was ended.
+/// The way in which a stage ended.
 #[derive(Debug, Default)]
 pub(super) struct Ending {
-    /// What was done.
+    /// The steps that were taken.
     pub(super) steps: Vec<Step>,
-    /// How long was waited in vain for the guest to write back to the user's disks.
+    /// How long the guest had to write back to the user's disks, if it did not finish.
     pub(super) unwritten: Option<Duration>,
 }
 
 impl Stage {
-    /// Ends what there is.
+    /// Ends every part of the stage.
     pub(super) async fn end(self, base: &Base) -> Ending {
         match self {
             Self::Bare => Ending::default(),
@@ -92,8 +93,9 @@ impl Stage {
 }
 
 impl Stage {
-    /// Reaps a machine that has ended by itself, and gives the error that says how; `when` as in "before the sandbox was
-    /// ready". A stage whose machine runs on stays, and its guest has hung up.
+    /// Reaps a machine that has ended by itself, and returns the error that says how; `when` is a phrase such as
+    /// "before the sandbox was ready". If the machine still runs, the stage stays, and the error is that the guest
+    /// hung up.
     pub(super) async fn why(self, console: &Arc<Console>, when: &str) -> (Self, Error) {
         let (running, rest): (Running, Box<dyn FnOnce(Running) -> Self + Send>) = match self {
             Self::Starting(stage) => {
@@ -127,11 +129,11 @@ pub(super) struct Preparing {
     kernel: Job<Result<OpenKernel>>,
     upper: Job<Result<machine::Disk>>,
     recorded: oneshot::Receiver<()>,
-    /// As long as it is there, the threads are waited for; dropping it tells them that they are given up.
+    /// Dropping it tells the threads that they are given up.
     wanted: DropGuard,
 }
 
-/// All that a machine is made of.
+/// The parts of a machine.
 #[derive(Debug)]
 pub(super) struct Prepared {
     image: OpenImage,
@@ -140,7 +142,7 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// The same for another machine: the same open files.
+    /// The same open files, for another machine.
     pub(super) fn again(&self) -> Result<Self> {
         let Self { image, kernel, upper } = self;
         let clone = || -> std::io::Result<Self> {
@@ -151,7 +153,7 @@ impl Prepared {
 }
 
 impl Preparing {
-    /// Starts image, kernel and disk, all at once on threads of their own.
+    /// Starts to prepare image, kernel and disk, each on a thread of its own.
     pub(super) fn begin(base: &Base, created: Created, progress: Arc<dyn Progress + Send + Sync>) -> Self {
         let token = CancellationToken::new();
         let wanted = token.clone().drop_guard();
@@ -172,7 +174,7 @@ impl Preparing {
         Self { image, kernel, upper, recorded: created.recorded, wanted }
     }
 
-    /// Waits for all three, and for the record.
+    /// Waits for all three parts, and for the record.
     pub(super) async fn finished(&mut self, base: &mut Base) -> Result<Prepared> {
         let all = tokio::try_join!(self.image.result(), self.kernel.result(), self.upper.result());
         let (image, kernel, upper) = all?;
@@ -185,23 +187,23 @@ impl Preparing {
     async fn end(self, base: &Base) {
         let Self { image, kernel, upper, recorded: _, wanted } = self;
         drop(wanted);
-        // Its file must be gone before the directory is.
+        // The disk's file must be gone before the directory is.
         upper.ended().await;
         let opening = async {
             image.ended().await;
             kernel.ended().await;
         };
-        // What they leave if that takes longer is found by the next one.
+        // The next command removes the leftovers of a thread that takes longer.
         let _ = timeout(base.at_most(OPENING_LIMIT), opening).await;
     }
 }
 
-/// What the guest is told, and what its programs get.
+/// The guest's configuration, and its programs' defaults.
 #[derive(Debug)]
 struct Plan {
     config: BootConfig,
     defaults: Defaults,
-    /// As long as the sandbox lives, its kernel counts as in use.
+    /// The kernel counts as in use for as long as the sandbox lives.
     lease: Option<Arc<kernels::Lease>>,
 }
 
@@ -245,7 +247,7 @@ impl Booting {
             console: writer.into(),
             log: Some(log.into()),
         };
-        // Both end when the last process of the machine closes its end.
+        // Both tasks end when the last process of the machine closes its end.
         let log = base.log();
         tokio::spawn(read_pipe(log_reader, move |bytes| log.add(bytes)));
         let console = Arc::clone(&base.console);
@@ -260,7 +262,7 @@ impl Booting {
         self.call.result().await
     }
 
-    /// The machine is there.
+    /// Goes on with the machine that was made.
     pub(super) fn start(self, booted: Booted) -> Starting {
         let running = Running::new(booted, self.console);
         let by = Instant::now() + START_LIMIT;
@@ -275,18 +277,18 @@ impl Booting {
     }
 }
 
-/// A machine whose agent has not been heard.
+/// A machine whose agent has not said hello.
 #[derive(Debug)]
 pub(super) struct Starting {
     pub(super) running: Running,
     ports: Arc<Ports>,
     plan: Plan,
-    /// When the guest must be ready.
+    /// The time by which the guest must be ready.
     by: Instant,
 }
 
 impl Starting {
-    /// A machine that a test plays, with the device's end of its ports.
+    /// A machine that the test plays, with the device's end of its ports.
     #[cfg(test)]
     pub(super) fn played(base: &Base, running: Running) -> (Self, std::os::fd::OwnedFd) {
         let (ports, device) = Ports::pair().unwrap();
@@ -298,14 +300,14 @@ impl Starting {
         (Self { running, ports: Arc::new(ports), plan, by: Instant::now() + START_LIMIT }, device)
     }
 
-    /// Waits for the agent's first words: its control stream, and when it began.
+    /// Waits for the agent's control stream and its hello, which says when the agent began.
     pub(super) async fn hello(&mut self, base: &Base) -> Result<(Control, u64)> {
         let ports = Arc::clone(&self.ports);
         let hello = self.running.or_hang_up(async move {
             loop {
                 match ports.accept().await.map_err(Error::system("vsock port channel"))? {
                     Some((HOST_PORT, stream)) => return Ok(Control::hello(stream).await?),
-                    // Nothing else is listened on; dropping the stream resets it.
+                    // No other port is listened on; dropping the stream resets it.
                     Some(_) => {}
                     None => return Err(agent::Error::HangUp.into()),
                 }
@@ -314,14 +316,14 @@ impl Starting {
         in_time(self.by, base, hello).await
     }
 
-    /// The agent was heard.
+    /// Goes on with an agent that said hello.
     pub(super) fn configure(self, control: Control) -> Configuring {
         let Self { running, ports, plan, by } = self;
         Configuring { running, control, ports, plan, by }
     }
 }
 
-/// A machine whose agent makes the sandbox.
+/// A machine whose agent is assembling the sandbox.
 #[derive(Debug)]
 pub(super) struct Configuring {
     pub(super) running: Running,
@@ -332,12 +334,12 @@ pub(super) struct Configuring {
 }
 
 impl Configuring {
-    /// Ends the machine, whose guest has told that it cannot go on.
+    /// Ends the machine of a guest that reported that it cannot go on.
     pub(super) async fn give_up(self) {
         stopped(self.running).await;
     }
 
-    /// Tells the agent what the sandbox is to be, and waits until it is that.
+    /// Sends the agent the sandbox's configuration, and waits until the guest is ready.
     pub(super) async fn ready(&mut self, base: &Base) -> Result<(guest_protocol::Ready, OwnGuest)> {
         let Self { running, control, ports, plan, by } = self;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -352,31 +354,31 @@ impl Configuring {
         Ok((in_time(*by, base, ready).await?, guest))
     }
 
-    /// The guest is ready.
+    /// Goes on with a ready guest.
     pub(super) fn up(self, guest: OwnGuest) -> Up {
         let Self { running, control, ports, plan, .. } = self;
         let image = plan.defaults.image;
-        // Streams that the guest opens from now on have no taker; each is closed as it arrives.
+        // Nothing accepts the streams that the guest opens from now on; each is closed as it arrives.
         let refusing = tokio::spawn(async move { while let Ok(Some(_)) = ports.accept().await {} });
         Up { running, control, guest, image, refusing: AbortOnDrop(refusing), lease: plan.lease }
     }
 }
 
-/// A guest.
+/// A ready guest.
 #[derive(Debug)]
 pub(super) struct Up {
     pub(super) running: Running,
     control: Control,
     pub(super) guest: OwnGuest,
-    /// What the image says, with what was put in its place.
+    /// The image's configuration, with the sandbox's values in place.
     pub(super) image: images::ImageConfig,
-    /// Ends with the stage.
+    /// Dropped with the stage, which ends the task.
     refusing: AbortOnDrop,
     /// Keeps the kernel in its store.
     lease: Option<Arc<kernels::Lease>>,
 }
 
-/// A task that ends with what it belongs to.
+/// A task that ends when this is dropped.
 #[derive(Debug)]
 struct AbortOnDrop(JoinHandle<()>);
 
@@ -386,7 +388,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// The result, if it comes until then.
+/// The result of `work`, if it comes in time.
 async fn in_time<T>(by: Instant, base: &Base, work: impl Future<Output = Result<T>>) -> Result<T> {
     timeout_at(by, work).await.unwrap_or_else(|_| {
         let last_words = base.console.last_words();
@@ -400,12 +402,12 @@ async fn stopped(running: Running) -> Ending {
     Ending { steps: vec![Step::done("machine", None)], unwritten: None }
 }
 
-/// Asks the guest to end, where there is something to save or a program to wait for, and stops its machine.
+/// Asks the guest to end, if there is data to save or a program to wait for, and stops its machine.
 async fn shut_down(base: &Base, mut control: Control, running: Running, grace: Duration) -> Ending {
     let mut ending = Ending::default();
     if base.spec.keep || !grace.is_zero() || base.disks.any_writable() {
         let limit = base.at_most(grace.saturating_add(SHUTDOWN_LIMIT));
-        // The other half is for the guest to write everything back.
+        // The other half is left for the guest to write everything back.
         let grace_ms = u32::try_from(grace.min(limit / 2).as_millis()).unwrap_or(u32::MAX);
         let ended = running.ended();
         let shutdown = async {
@@ -423,7 +425,7 @@ async fn shut_down(base: &Base, mut control: Control, running: Running, grace: D
     ending
 }
 
-/// What the guest is told; the time is filled in when it is sent, as a guest takes its time to ask.
+/// The guest's configuration. The time is filled in when it is sent, which may be much later.
 fn boot_config(
     base: &Base,
     layers: u16,
@@ -463,7 +465,7 @@ impl<T: Send + 'static> Job<T> {
         Self::Running(spawn_blocking(work))
     }
 
-    /// Waits for the result. Given up half-way, it leaves the thread where it is; taken before, it never comes.
+    /// Waits for the result. A call that is dropped leaves the thread running; the result of a taken job never comes.
     async fn result(&mut self) -> T {
         let Self::Running(handle) = self else { return std::future::pending().await };
         let result = handle.await;
@@ -479,13 +481,13 @@ impl<T: Send + 'static> Job<T> {
         }
     }
 
-    /// Waits until the thread has ended, whatever it gives.
+    /// Waits until the thread has ended.
     async fn ended(self) {
         drop(self.outcome().await);
     }
 }
 
-/// The result of a thread; its panic goes on here.
+/// The result of a thread, whose panic is continued here.
 pub(super) fn joined<T>(result: Result<T, tokio::task::JoinError>) -> T {
     match result {
         Ok(value) => value,

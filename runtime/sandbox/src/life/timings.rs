@@ -1,4 +1,4 @@
-//! When a sandbox got where, for measurements.
+//! The times at which a sandbox reached each step, for measurements.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use guest_protocol::Ready;
 /// Microseconds from the program's start to each step; `None` = not reached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timings {
-    /// CLOCK_MONOTONIC nanoseconds at the program's start, to tie this to a clock outside.
+    /// CLOCK_MONOTONIC nanoseconds at the program's start, to relate the steps to a clock outside.
     pub start_monotonic_ns: u64,
     /// Arguments were understood and a directory made.
     pub created_us: Option<u64>,
@@ -19,11 +19,11 @@ pub struct Timings {
     pub hello_us: Option<u64>,
     /// The guest is ready.
     pub ready_us: Option<u64>,
-    /// The first program was asked for.
+    /// The first program was requested.
     pub exec_us: Option<u64>,
-    /// It runs.
+    /// The first program runs.
     pub started_us: Option<u64>,
-    /// It ended.
+    /// The first program ended.
     pub exited_us: Option<u64>,
     /// Every process of the machine has ended.
     pub stopped_us: Option<u64>,
@@ -41,7 +41,7 @@ pub struct Start {
 }
 
 impl Start {
-    /// Now.
+    /// The current moment.
     #[must_use]
     pub fn now() -> Self {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
@@ -54,7 +54,7 @@ impl Start {
         self.monotonic_ns
     }
 
-    /// Since then.
+    /// Microseconds since the start.
     #[must_use]
     pub fn elapsed_us(&self) -> u64 {
         u64::try_from(self.instant.elapsed().as_micros()).unwrap_or(u64::MAX)

@@ -1,13 +1,13 @@
-//! What a sandbox was asked to be, as far as anybody may read it later.
+//! The recorded specification of a sandbox, which anyone may read later.
 //!
-//! The serialized form is the state database's own; members are added, never changed. Not here: what of a specification is
-//! kept (`life::remembered`), and the JSON that users see (`wire`).
+//! The serialized form is the state database's own; members are added, never changed. Not here: leaving out secrets
+//! (`life::remembered`), and the JSON that users see (`wire`).
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// What was asked for, without what nobody may read.
+/// A specification without anything that could be secret.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
@@ -23,7 +23,7 @@ pub struct Config {
     pub disk_size_mb: u64,
     /// The user's disks.
     pub disks: Vec<DiskConfig>,
-    /// What a client named as `timeout_seconds`; not enforced.
+    /// A client's `timeout_seconds`: not enforced.
     pub timeout_seconds: Option<f64>,
     /// How long the sandbox may live.
     pub time_limit_seconds: Option<f64>,
@@ -33,27 +33,27 @@ pub struct Config {
     pub add_hosts: Vec<(String, IpAddr)>,
     /// Lines for /etc/resolv.conf.
     pub nameservers: Vec<IpAddr>,
-    /// Names of variables; their values are nobody's business.
+    /// Names of variables; their values are never stored.
     pub env: Vec<String>,
-    /// Names of variables instead of the image's.
+    /// Names of variables in place of the image's.
     pub image_env: Option<Vec<String>>,
-    /// Instead of the image's entrypoint.
+    /// Entrypoint in place of the image's.
     pub entrypoint: Option<Vec<String>>,
-    /// Instead of the image's arguments to it.
+    /// Arguments to the entrypoint in place of the image's.
     pub cmd: Option<Vec<String>>,
-    /// Instead of the image's user; empty = the image's.
+    /// User in place of the image's; empty = the image's.
     pub user: String,
-    /// Instead of the image's working directory; empty = the image's.
+    /// Working directory in place of the image's; empty = the image's.
     pub working_dir: String,
-    /// No restrictions inside the guest.
+    /// Whether programs run without the restrictions inside the guest.
     pub privileged: bool,
-    /// Directory of the sandbox's own; empty = none.
+    /// Working directory if neither sandbox nor image has one; empty = none.
     pub workspace: String,
-    /// No network.
+    /// Whether the user asked for no network.
     pub no_network: bool,
-    /// Whether its command started with it.
+    /// Whether the command started with the sandbox.
     pub launch_entrypoint: bool,
-    /// Whether a small init is PID 1 above its command.
+    /// Whether a small init is PID 1 above the command.
     pub init: bool,
 }
 
@@ -61,14 +61,14 @@ pub struct Config {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DiskConfig {
-    /// Its image: an absolute path, or `@` and the name of a volume.
+    /// The disk's image: an absolute path, or `@` and the name of a volume.
     pub source: String,
-    /// Where it is mounted.
+    /// The directory that the disk is mounted on.
     pub guest_path: String,
-    /// Whether the guest cannot write it.
+    /// Whether the guest cannot write to the disk.
     pub readonly: bool,
-    /// User its root directory was given to.
+    /// The user that owns the disk's root directory.
     pub uid: Option<u32>,
-    /// Group its root directory was given to.
+    /// The group that owns the disk's root directory.
     pub gid: Option<u32>,
 }

@@ -1,7 +1,7 @@
 //! A sandbox's log: the guest's console and the command's output in `logs/vm.log`, and the console's tail in memory.
 //!
-//! Everything here is made by the guest: the file has a limit, the tail has a limit, and [`Console::last_words`] gives
-//! out nothing that could move a terminal's cursor. Not here: who reads the console's pipe, and the log
+//! The guest makes every byte here: the file has a limit, the tail has a limit, and [`Console::last_words`] returns
+//! nothing that could move a terminal's cursor. Not here: reading the console's pipe, and reading the log
 //! ([`crate::records::log`]).
 
 use std::collections::VecDeque;
@@ -14,22 +14,22 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::records::error::{Error, Result};
 use crate::records::home::Home;
 
-/// Size at which the log becomes the older one, replacing that: 16 MiB in all.
+/// Size at which the log's file becomes the older file, in place of that: 16 MiB in all.
 const MAX_LOG: u64 = 8 << 20;
 
 /// The log's file.
 pub(crate) const LOG: &str = "vm.log";
 
-/// The file of what came before.
+/// The older file.
 pub(crate) const OLDER_LOG: &str = "vm.log.1";
 
-/// How much of the console's end is kept for messages.
+/// Bytes of the console's end that are kept for messages.
 const TAIL: usize = 4 << 10;
 
-/// How kernel lines start that are no reason for anything: on a machine without PCI, and at each end.
+/// Beginnings of kernel lines that explain nothing: one on a machine without PCI, one at each end.
 const NOISE: [&str; 2] = ["PCI: Fatal: No config space access function found", "reboot: "];
 
-/// Longest line given out.
+/// Longest line in a message.
 const MAX_LINE: usize = 200;
 
 /// The log of one sandbox.
@@ -45,7 +45,7 @@ struct Inner {
     file: File,
     written: u64,
     tail: VecDeque<u8>,
-    /// The console's unfinished line, for those who watch.
+    /// The console's unfinished line, for the debug log.
     line: Vec<u8>,
 }
 
@@ -62,12 +62,12 @@ impl Console {
         Ok(Self { inner: Mutex::new(inner) })
     }
 
-    /// Output of a command: to the file only.
+    /// Adds output of a command, to the file only.
     pub(crate) fn log(&self, bytes: &[u8]) {
         self.lock().write(bytes);
     }
 
-    /// Console output.
+    /// Adds console output.
     pub(crate) fn console(&self, bytes: &[u8]) {
         let mut inner = self.lock();
         inner.write(bytes);
@@ -80,7 +80,7 @@ impl Console {
         inner.tail.extend(bytes);
     }
 
-    /// The line that says most about why the guest ended.
+    /// The line that best explains the guest's end.
     pub(crate) fn last_words(&self) -> Option<String> {
         let tail: Vec<u8> = self.lock().tail.iter().copied().collect();
         last_words(&tail)
@@ -93,7 +93,7 @@ impl Console {
 }
 
 impl Inner {
-    /// Shows whole lines to whoever asked for every detail.
+    /// Shows whole lines in the debug log.
     fn tell(&mut self, bytes: &[u8]) {
         for part in bytes.split_inclusive(|b| *b == b'\n') {
             let room = MAX_LINE.saturating_sub(self.line.len());
@@ -105,7 +105,7 @@ impl Inner {
         }
     }
 
-    /// A log that cannot be written is no reason to end a sandbox.
+    /// A log that cannot be written is not worth ending a sandbox for.
     fn write(&mut self, bytes: &[u8]) {
         if self.written >= MAX_LOG {
             let rotated = self.home.as_user(|| {
@@ -127,8 +127,8 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)
 }
 
-/// The line that says most about why the guest ended: a panic's, else the agent's last, else the last that is not said on
-/// every start or end.
+/// The line that best explains the guest's end: a panic's, else the agent's last, else the last line that does not
+/// appear at every start or end.
 pub(crate) fn last_words(tail: &[u8]) -> Option<String> {
     let lines = || tail.split(|b| *b == b'\n').map(printable).filter(|line| !line.is_empty());
     let noise = |line: &String| NOISE.iter().any(|start| line.starts_with(start));

@@ -1,4 +1,4 @@
-//! Errors of records: the home directory, the state database, and taking back what dead owners left.
+//! Errors of the home directory, the state database, and the leftovers of dead owners.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,10 @@
-//! External resources: what the kernel keeps for a sandbox outside its directory, and beyond its owner's end.
+//! External resources: objects that the kernel keeps for a sandbox outside its directory, even after its owner's
+//! death.
 //!
-//! An owner records a resource before it makes it, and releases it once it has taken it back itself. Every resource that
-//! exists is therefore recorded, and [`reconcile`](mod@crate::records::reconcile) can take back what a killed owner left. The
-//! database belongs to the user while reconcile may run as root, so a row is obeyed only if its name is the one that this
-//! sandbox's resource of that kind has. Not here: the making of a resource.
+//! An owner records a resource before it makes it, and releases it after it has taken it back. Every resource that
+//! exists is therefore recorded, and [`reconcile`](mod@crate::records::reconcile) takes back those of a killed owner.
+//! The database belongs to the user while reconcile may run as root, so a row is obeyed only if it names the resource
+//! that a sandbox of this id would have made. Not here: making a resource.
 
 use std::fmt;
 use std::io;
@@ -80,14 +81,14 @@ impl fmt::Display for Resource {
     }
 }
 
-/// What became of the external resources of a sandbox without an owner.
+/// The result of taking back the external resources of a sandbox without an owner.
 #[derive(Debug, Default)]
 pub(crate) struct TakenBack {
     /// The resources that are gone.
     pub(crate) names: Vec<String>,
     /// One step for each resource that was recorded.
     pub(crate) steps: Vec<Step>,
-    /// The first failure. The resource it is about stays recorded.
+    /// The first failure, whose resource stays recorded.
     pub(crate) failure: Option<Error>,
 }
 
@@ -137,7 +138,8 @@ impl Records {
         })
     }
 
-    /// Takes back the resources of a sandbox without an owner, as the user that this process is.
+    /// Takes back the resources of a sandbox without an owner, with the rights of this process and not of the home's
+    /// user.
     pub(crate) fn take_back(&self, id: &Id) -> Result<TakenBack> {
         let mut taken = TakenBack::default();
         for resource in self.resources(id)? {
@@ -176,8 +178,7 @@ mod tests {
 
     const INSIDE: &str = "MATCHLOCK_TEST_NETWORK_NAMESPACE";
 
-    /// Whether this process is in a network namespace of its own, for a test that is called `test`. The first time it is not:
-    /// then the test is run again in one.
+    /// Runs the test called `test` again in a network namespace, and returns whether this process is the one inside.
     fn in_a_network(test: &str) -> bool {
         if std::env::var_os(INSIDE).is_some() {
             return true;
@@ -254,7 +255,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::at(directory.path());
         let (records, id) = recorded(&home, "vm-00000001");
-        // A sandbox whose record is gone, or was never written, has resources all the same.
+        // A sandbox whose record is gone, or was never written, may have resources all the same.
         let other: Id = "vm-00000002".parse().unwrap();
         make(&Resource::interface(&other));
         for id in [&id, &other] {
@@ -277,7 +278,7 @@ mod tests {
         let interface = Resource::interface(&id);
         records.claim(&id, &interface).unwrap();
         make(&interface);
-        // What this thread executes from now on has not the right to.
+        // Programs that this thread executes from now on lack the capability.
         let (of, told) = (home.clone(), id.clone());
         let judged = std::thread::spawn(move || {
             remove_capability_from_bounding_set(CapabilitySet::NET_ADMIN).unwrap();
@@ -299,7 +300,7 @@ mod tests {
         remove(&home, &records, &id).unwrap();
     }
 
-    /// A user may write anything into a database that root obeys.
+    /// The user can write any row into a database that root obeys.
     #[test]
     fn a_row_that_names_what_is_somebody_elses_is_not_obeyed() {
         if !in_a_network("records::external::tests::a_row_that_names_what_is_somebody_elses_is_not_obeyed") {

@@ -1,6 +1,6 @@
-//! What has become of a sandbox, step by step: every change of its phase is a row that is only ever added.
+//! The history of a sandbox: every change of its phase is a row, and rows are only ever added.
 //!
-//! A row says when, what had gone wrong by then, and what was done to clean up. Not here: which changes there may be
+//! A row holds the time, the error up to then, and the steps of cleaning up. Not here: the changes that are allowed
 //! ([`crate::records::lifecycle`]).
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,37 +18,37 @@ const MAX_ERROR: usize = 4 << 10;
 /// One version of a sandbox's lifecycle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
-    /// Counted from 1.
+    /// The version's number, counted from 1.
     pub version: u32,
-    /// The phase it came to.
+    /// The phase that the sandbox entered.
     pub phase: Phase,
-    /// When: milliseconds since 1970.
+    /// The time of the change, in milliseconds since 1970.
     pub at_ms: u64,
-    /// What had gone wrong.
+    /// The error that led to the change, or was found by then.
     pub last_error: Option<String>,
-    /// What was done to clean up.
+    /// The steps of cleaning up before the change.
     pub cleanup: Vec<Step>,
 }
 
 /// One step of cleaning up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// Its name: `guest`, `machine`, `files`.
+    /// The step's name: `guest`, `machine`, `files`, or that of an external resource.
     pub name: String,
-    /// What went wrong with it.
+    /// The step's error.
     pub error: Option<String>,
-    /// When: milliseconds since 1970.
+    /// The time of the step, in milliseconds since 1970.
     pub at_ms: u64,
 }
 
 impl Step {
-    /// A step that has just been done.
+    /// A step that was taken just now.
     pub(crate) fn done(name: &str, error: Option<String>) -> Self {
         Self { name: name.to_owned(), error: error.map(bounded), at_ms: now_ms() }
     }
 }
 
-/// A change that has just happened, to become a [`Version`].
+/// A change that happens now, to become a [`Version`].
 #[derive(Debug)]
 pub(crate) struct Change {
     pub(crate) phase: Phase,
@@ -58,24 +58,24 @@ pub(crate) struct Change {
 }
 
 impl Change {
-    /// To this phase, now.
+    /// A change to this phase, now.
     pub(crate) fn to(phase: Phase) -> Self {
         Self { phase, at_ms: now_ms(), error: None, cleanup: Vec::new() }
     }
 
-    /// With what has gone wrong.
+    /// Adds the error that led to the change.
     pub(crate) fn because(self, error: Option<String>) -> Self {
         Self { error: error.map(bounded), ..self }
     }
 
-    /// With what has been done.
+    /// Adds the steps of cleaning up.
     pub(crate) fn with(self, cleanup: Vec<Step>) -> Self {
         Self { cleanup, ..self }
     }
 }
 
 impl Records {
-    /// Everything that became of a sandbox, oldest first.
+    /// The history of a sandbox, oldest version first.
     pub fn history(&self, id: &Id) -> Result<Vec<Version>> {
         self.as_user(|db| {
             let mut steps = db.prepare(
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(history[1].last_error.as_deref(), Some("no luck"));
         let mut steps: Vec<_> =
             history[2].cleanup.iter().map(|step| (step.name.as_str(), &step.error)).collect();
-        // The first may have been done in an earlier millisecond.
+        // The steps may differ by a millisecond.
         steps.sort_unstable();
         assert_eq!(steps, [("files", &Some("x".repeat(MAX_ERROR))), ("machine", &None)]);
         assert_eq!(records.get(&record.id).unwrap().unwrap().phase, Phase::CleanupFailed);

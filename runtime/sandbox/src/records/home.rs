@@ -1,4 +1,4 @@
-//! Where a user's sandboxes live, and the lock that says whether a sandbox's owner lives.
+//! The home of a user's sandboxes, and the lock that tells whether a sandbox's owner lives.
 //!
 //! ```text
 //! ~/.matchlock/                0700
@@ -13,10 +13,10 @@
 //! ~/.cache/matchlock/          images and kernels
 //! ```
 //!
-//! Under sudo it is the home of the user who called it, and all files are that user's ([`Home::as_user`]). Where root's
-//! `HOME` is another user's, they are that one's.
+//! Under sudo this is the home of the user who called sudo, who owns all files ([`Home::as_user`]). If root's `HOME` is
+//! another user's, that user owns them.
 //!
-//! Not here: what is in the records.
+//! Not here: the content of records.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -31,13 +31,13 @@ use crate::Id;
 use crate::records::error::{Error, Result};
 use crate::records::user::{self, User};
 
-/// What outlives its owner.
+/// The directory that outlives its owner.
 const LOGS: &str = "logs";
 
-/// What the owner holds.
+/// The file that the owner holds a lock on.
 const LOCK: &str = "lock";
 
-/// How often a taken id is tried again with another one; ids have 32 random bits.
+/// How many ids are tried until one is free; an id has 32 random bits.
 const ID_ATTEMPTS: usize = 16;
 
 /// State and cache of one user.
@@ -45,13 +45,13 @@ const ID_ATTEMPTS: usize = 16;
 pub struct Home {
     state: PathBuf,
     cache: PathBuf,
-    /// Whose files are made here, if not this process's user's.
+    /// The user who owns the files here, unless it is this process's.
     user: Option<User>,
 }
 
 impl Home {
-    /// Below `$HOME`, or where that is not set below the home of the user database; for root under sudo, below the home
-    /// of the user who called it.
+    /// The home below `$HOME`, or below the user database's home directory if that is not set; for root under sudo,
+    /// below the home of the user who called it.
     pub fn from_env() -> Result<Self> {
         if let Some((user, home)) = User::behind_sudo(std::env::var_os("SUDO_USER").as_deref())? {
             return Ok(Self { user: Some(user), ..Self::at(&home) });
@@ -63,19 +63,19 @@ impl Home {
         }
     }
 
-    /// The same for somebody else.
+    /// The home of another user.
     #[cfg(test)]
     pub(crate) fn at_of(home: &Path, user: User) -> Self {
         Self { user: Some(user), ..Self::at(home) }
     }
 
-    /// Below this home directory.
+    /// The home below this directory.
     #[must_use]
     pub fn at(home: &Path) -> Self {
         Self { state: home.join(".matchlock"), cache: home.join(".cache/matchlock"), user: None }
     }
 
-    /// Does something with files of this home as the user they belong to; threads it starts stay that user's.
+    /// Runs `act` as the user who owns this home's files; threads that it starts stay that user's.
     pub fn as_user<T, E: From<Error>>(&self, act: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         match &self.user {
             Some(user) => user.run(act)?,
@@ -83,24 +83,24 @@ impl Home {
         }
     }
 
-    /// Whose files these are, if not this process's user's.
+    /// The user who owns the files here, unless it is this process's.
     pub(crate) fn user(&self) -> Option<&User> {
         self.user.as_ref()
     }
 
-    /// Where images and kernels are kept.
+    /// The directory of images and kernels.
     #[must_use]
     pub fn cache(&self) -> &Path {
         &self.cache
     }
 
-    /// Registries as this home's user knows them.
+    /// Registries with this user's logins and certificates.
     #[must_use]
     pub fn registries(&self) -> Registries {
         Registries::new(Trust::of_user(self.state.parent().unwrap_or(&self.state)))
     }
 
-    /// Where a sandbox's files are.
+    /// The directory of a sandbox.
     #[must_use]
     pub fn vm_directory(&self, id: &Id) -> PathBuf {
         self.vms().join(id.as_str())
@@ -124,7 +124,8 @@ impl Home {
         self.as_user(|| DirBuilder::new().recursive(true).mode(0o700).create(&vms).map_err(Error::io(&vms)))
     }
 
-    /// Takes the lock of `vms/`: shared to add a directory, exclusive to judge those that are there.
+    /// Takes the lock of `vms/`: shared to add or remove a directory, exclusive to judge the sandboxes that are
+    /// there.
     pub(crate) fn lock_vms(&self, operation: FlockOperation) -> Result<File> {
         let path = self.state.join("vms.lock");
         let file = self.as_user(|| lock_file(&path).map_err(Error::io(&path)))?;
@@ -160,7 +161,7 @@ impl VmPaths {
         self.directory.join(LOGS)
     }
 
-    /// Whether a living process owns it.
+    /// Whether a living process owns the sandbox.
     pub(crate) fn is_owned(&self) -> io::Result<bool> {
         let Some(file) = self.open_lock()? else { return Ok(false) };
         match flock(&file, FlockOperation::NonBlockingLockShared) {
@@ -170,34 +171,34 @@ impl VmPaths {
         }
     }
 
-    /// The lock's file, if it is there.
+    /// Opens the lock's file; `None` if there is none.
     pub(crate) fn open_lock(&self) -> io::Result<Option<File>> {
-        // NONBLOCK: in its place may be a FIFO, and nobody at its other end.
+        // NONBLOCK: the user may have put a FIFO there, which would wait for its other end.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match rustix::fs::open(self.lock(), flags, Mode::empty()) {
             Ok(file) => Ok(Some(file.into())),
-            // A link is nobody's lock, and what it leads to may be something that even opening does something to.
+            // A link is no owner's lock, and opening its target might have an effect.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
             Err(errno) => Err(errno.into()),
         }
     }
 
-    /// To wait on, until no process owns it.
+    /// The sandbox's owner, to wait for its end.
     pub(crate) fn owner(&self) -> io::Result<Owner> {
         self.open_lock().map(Owner)
     }
 
-    /// Removes what only a living owner needs, as far as possible; the log stays. Says what that was.
+    /// Removes the files that only a living owner needs, as many as possible, and returns their names; the log stays.
     pub(crate) fn remove_leftovers(&self) -> io::Result<Vec<String>> {
         self.remove_all_but(&[LOGS])
     }
 
-    /// The same for its owner, who says what it is before the lock goes.
+    /// Removes an owner's own files but its lock, so that it can write its record before the lock goes.
     pub(crate) fn remove_own(&self) -> io::Result<()> {
         self.remove_all_but(&[LOGS, LOCK]).map(drop)
     }
 
-    /// Removes the last sign of an owner.
+    /// Removes the lock's file.
     pub(crate) fn remove_lock(&self) -> io::Result<()> {
         fs::remove_file(self.lock())
     }
@@ -228,7 +229,7 @@ impl VmPaths {
         failed.map_or(Ok(removed), Err)
     }
 
-    /// Removes everything.
+    /// Removes the whole directory.
     pub(crate) fn remove(&self) -> io::Result<()> {
         match fs::remove_dir_all(&self.directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -237,18 +238,18 @@ impl VmPaths {
     }
 }
 
-/// The owner of a sandbox, if it has one; still the same when its directory is gone.
+/// The owner of a sandbox, if it has one. Still valid after its directory is gone.
 #[derive(Debug)]
 pub(crate) struct Owner(Option<File>);
 
 impl Owner {
-    /// Waits for its end.
+    /// Waits for the owner's end.
     pub(crate) fn wait(&self) -> io::Result<()> {
         self.0.as_ref().map_or(Ok(()), |file| wait_for(file, FlockOperation::LockShared))
     }
 }
 
-/// A sandbox's directory, owned by this process until it is dropped (or the process ends in whatever way).
+/// A sandbox's directory, owned by this process until it is dropped or the process ends in any way.
 #[derive(Debug)]
 pub(crate) struct OwnedVm {
     pub(crate) id: Id,

@@ -10,14 +10,14 @@ use crate::records::error::{Error, Result};
 pub struct Id(String);
 
 impl Id {
-    /// A new one.
+    /// A new, random id.
     pub(crate) fn random() -> Result<Self> {
         let mut bytes = [0; 4];
         getrandom::fill(&mut bytes).map_err(|_| Error::Entropy)?;
         Ok(Self(format!("vm-{:08x}", u32::from_be_bytes(bytes))))
     }
 
-    /// As text.
+    /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -32,7 +32,7 @@ impl FromStr for Id {
         let hex = |digit: u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit);
         match digits {
             Some(digits) if digits.bytes().all(hex) => Ok(Self(text.into())),
-            // Whatever it is, no sandbox has it: the same answer as for any other unknown id.
+            // No sandbox has a malformed id, so the answer is that of any other unknown id.
             _ => Err(Error::UnknownVm(text.into())),
         }
     }

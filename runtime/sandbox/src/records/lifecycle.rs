@@ -14,14 +14,14 @@
 
 use std::fmt;
 
-/// Where a sandbox is in its life.
+/// The phase of a sandbox's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// Its image, kernel and disks are being prepared.
+    /// Image, kernel and disks are being prepared.
     Creating,
-    /// Everything is prepared.
+    /// All parts of the machine are prepared.
     Created,
-    /// Its machine boots.
+    /// The machine boots.
     Starting,
     /// The guest answers.
     Running,
@@ -29,17 +29,17 @@ pub enum Phase {
     Stopping,
     /// No process is left.
     Stopped,
-    /// Its files are being removed.
+    /// The files are being removed.
     Cleaning,
-    /// Nothing is left.
+    /// Nothing is left but the record and the log.
     Cleaned,
-    /// Preparing ended in an error.
+    /// Preparing the parts ended in an error.
     CreateFailed,
     /// Booting ended in an error.
     StartFailed,
-    /// Ending ended in an error.
+    /// Ending guest and machine ended in an error.
     StopFailed,
-    /// Removing ended in an error.
+    /// Removing the files ended in an error.
     CleanupFailed,
 }
 
@@ -65,7 +65,7 @@ impl Phase {
         CleanupFailed,
     ];
 
-    /// Where it may go from here.
+    /// The phases that may follow.
     #[must_use]
     pub fn next(self) -> &'static [Self] {
         match self {
@@ -83,7 +83,7 @@ impl Phase {
         }
     }
 
-    /// Its name in records.
+    /// The phase's name in records.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -104,7 +104,7 @@ impl Phase {
 }
 
 impl Phase {
-    /// The phase of a name in records.
+    /// The phase with this name in records.
     pub(crate) fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|phase| phase.name() == name)
     }
@@ -116,30 +116,30 @@ impl fmt::Display for Phase {
     }
 }
 
-/// Holds the phase and lets it move along the table only.
+/// The phase of one sandbox, which moves along the table only.
 #[derive(Debug)]
 pub struct Lifecycle {
     phase: Phase,
 }
 
 impl Lifecycle {
-    /// A sandbox that has just been thought of.
+    /// The lifecycle of a new sandbox.
     #[must_use]
     pub fn new() -> Self {
         Self { phase: Creating }
     }
 
-    /// Where it is.
+    /// The current phase.
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// Moves on.
+    /// Moves to a phase.
     ///
     /// # Panics
     ///
-    /// When the table has no such transition: that is a mistake in this program, not in its input.
+    /// If the table has no such transition, which is a defect of this program and not of its input.
     pub fn to(&mut self, phase: Phase) {
         let from = self.phase;
         assert!(

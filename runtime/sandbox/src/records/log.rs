@@ -1,7 +1,7 @@
-//! A sandbox's log as others read it: what there is, and what is being added.
+//! A sandbox's log as other processes read it: the bytes that are there, and those that are added.
 //!
-//! The log is in `logs/` of the sandbox's directory and stays until the sandbox is removed. Its owner moves it aside when
-//! it is long (`vm.log.1`) and goes on in a new file. Not here: writing it (`console`).
+//! The log is in `logs/` of the sandbox's directory and stays until the sandbox is removed. The owner moves a long
+//! log aside (`vm.log.1`) and goes on in a new file. Not here: writing (`console`).
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,7 +17,7 @@ use crate::sys::DirectoryWatch;
 /// Most bytes of one chunk.
 pub const CHUNK: usize = 32 << 10;
 
-/// The whole log, as long as the sandbox is not removed. The guest's bytes, at most some 16 MiB.
+/// The whole log of a sandbox that is not removed: the guest's bytes, at most some 16 MiB.
 pub fn read(home: &Home, id: &Id) -> Result<Vec<u8>> {
     let directory = directory(home, id)?;
     let mut log = Vec::new();
@@ -27,11 +27,11 @@ pub fn read(home: &Home, id: &Id) -> Result<Vec<u8>> {
     Ok(log)
 }
 
-/// The log from its beginning, and then whatever is added to it. Needs a tokio runtime with I/O around it.
+/// The log from its beginning, and every byte that is added later. Needs a tokio runtime with I/O around it.
 pub fn follow(home: &Home, id: &Id) -> Result<Follow> {
     let directory = directory(home, id)?;
-    // First the watch, so that nothing is added unseen. A directory does not tell of its own end while a file in it is
-    // open, but the one above does.
+    // The watch comes first, so that nothing is added unseen. A directory does not report its own end while a file in
+    // it is open, but the directory above it does.
     let watch = home.as_user(|| {
         DirectoryWatch::new(&[&directory, home.vm(id).directory()]).map_err(Error::io(&directory))
     })?;
@@ -56,14 +56,14 @@ pub struct Follow {
     watch: DirectoryWatch,
     /// The file that is being read.
     current: Option<File>,
-    /// Those that come after it, as far as they are known, the next one last.
+    /// The files after it that are known, the next one last.
     next: Vec<File>,
     removed: bool,
     buffer: Vec<u8>,
 }
 
 impl Follow {
-    /// Waits for more; `None` = the sandbox was removed. May be dropped at its await.
+    /// Waits for more; `None` = the sandbox was removed. The call may be dropped at its await.
     pub async fn next(&mut self) -> Result<Option<&[u8]>> {
         loop {
             let length = self.read()?;
@@ -78,7 +78,7 @@ impl Follow {
         }
     }
 
-    /// What is there now; 0 = nothing.
+    /// Reads the bytes that are there now; 0 = none.
     fn read(&mut self) -> Result<usize> {
         loop {
             if let Some(file) = &mut self.current {
@@ -90,7 +90,7 @@ impl Follow {
             if self.next.is_empty() && !self.moved_on()? {
                 return Ok(0);
             }
-            // It was moved aside, so nobody adds to it any more; what came before that is read first.
+            // The file was moved aside, so nobody adds to it any more; the rest of it is read first.
             if let Some(file) = &mut self.current {
                 let length = file.read(&mut self.buffer).map_err(Error::io(&self.directory))?;
                 if length != 0 {
@@ -101,7 +101,7 @@ impl Follow {
         }
     }
 
-    /// Whether the log goes on in other files; if so, they are in `next`.
+    /// Whether the log goes on in other files, which are then in `next`.
     fn moved_on(&mut self) -> Result<bool> {
         let mut files = generations(&self.home, &self.directory)?;
         if let Some(current) = &self.current {
@@ -113,7 +113,8 @@ impl Follow {
                     position = Some(index);
                 }
             }
-            // Known: those after it are new. Not known: it has been moved aside twice, and all of them are.
+            // If the current file is among them, those after it are new; if not, it was moved aside twice, and all of
+            // them are.
             if let Some(position) = position {
                 files.drain(..=position);
             }
@@ -132,13 +133,13 @@ fn directory(home: &Home, id: &Id) -> Result<PathBuf> {
     }
 }
 
-/// Whether it is there, as far as the user it belongs to can see.
+/// Whether the sandbox's user sees the directory.
 fn exists(home: &Home, directory: &Path) -> Result<bool> {
     home.as_user(|| directory.try_exists().map_err(Error::io(directory)))
 }
 
-/// The files of a log, the oldest first. Opened as the user they belong to: a symbolic link in their place must not
-/// lead where they could not go.
+/// The files of a log, oldest first. They are opened as the sandbox's user: a symbolic link in their place must not
+/// lead where that user could not go.
 fn generations(home: &Home, directory: &Path) -> Result<Vec<File>> {
     home.as_user(|| open_generations(directory).map_err(Error::io(directory)))
 }
@@ -148,9 +149,9 @@ fn open_generations(directory: &Path) -> io::Result<Vec<File>> {
         let log = open(&directory.join(LOG))?;
         let older = open(&directory.join(OLDER_LOG))?;
         match (&log, &older) {
-            // Between the two, it was moved aside.
+            // The log was moved aside between the two opens.
             (Some(log), Some(older)) if inode(log)? == inode(older)? => {}
-            // Between the two file operations of moving it aside, there is only the older one.
+            // Halfway through moving the log aside, only the older file exists.
             _ => return Ok(older.into_iter().chain(log).collect()),
         }
     }
@@ -225,7 +226,7 @@ mod tests {
         assert!(timeout(Duration::from_millis(50), follow.next()).await.is_err(), "nothing was added");
         console.log(b"after");
         assert_eq!(until(&mut follow, 5).await, b"after");
-        // Moved aside once, while the follower has not read all of it.
+        // The log is moved aside once while the follower is still in it.
         let block = vec![b'x'; 1 << 20];
         for _ in 0..10 {
             console.log(&block);
@@ -235,7 +236,7 @@ mod tests {
         assert_eq!((seen.len(), &seen[seen.len() - 3..]), ((10 << 20) + 3, &b"end"[..]));
     }
 
-    /// A follower that is too slow misses what was dropped meanwhile, and nothing else.
+    /// A follower that is too slow misses the bytes that were dropped meanwhile, and no others.
     #[tokio::test]
     async fn a_slow_follower_goes_on_with_what_there_is() {
         let (_directory, home, owned, console) = sandbox();
@@ -244,7 +245,7 @@ mod tests {
             console.log(&vec![byte; 8 << 20]);
         }
         console.log(b"end");
-        // The first is still open, those of `b` and `c` are gone, `d` was overwritten by `e` when `end` came.
+        // The first file is still open, those of `b` and `c` are gone, `d` was overwritten by `e` when `end` came.
         let seen = until(&mut follow, (16 << 20) + 3).await;
         let mut letters = seen;
         letters.dedup();

@@ -1,6 +1,6 @@
-//! What is remembered of sandboxes: the home directory, the state database, histories, logs.
+//! The records of sandboxes: the home directory, the state database, histories, logs.
 //!
-//! SQLite and files; what a dead owner left is taken back here. Not here: machines, guests, and who asks.
+//! They are SQLite and files; the leftovers of dead owners are taken back here. Not here: machines and guests.
 
 mod config;
 pub(crate) mod console;

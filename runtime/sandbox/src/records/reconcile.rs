@@ -1,10 +1,10 @@
-//! Makes whole what dead owners left, so that nothing else has to clean up after a crash.
+//! Cleans up after dead owners, so that nothing else has to care about crashes.
 //!
-//! Every command that looks at records begins with it, `run` does it beside its own start, and an exec only when it
+//! Every command that reads records begins with it, `run` does it beside its own start, and an exec only when it
 //! cannot reach its sandbox.
 //!
-//! A sandbox is alive exactly as long as the lock in its directory is held. The kernel lets go of it with the owner's
-//! last breath, so neither a reused pid nor a stale row can fool anyone. Not here: processes; they end by themselves
+//! A sandbox is alive exactly as long as the lock in its directory is held. The kernel releases that lock when the
+//! owner dies, so neither a reused pid nor a stale row misleads anyone. Not here: processes, which end by themselves
 //! when their owner's descriptors close.
 
 use std::fs;
@@ -24,30 +24,30 @@ use crate::{Id, sys};
 /// How long a killed owner may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
-/// What was found of one sandbox.
+/// One sandbox that was looked at.
 #[derive(Debug)]
 pub struct Found {
-    /// Its id.
+    /// The sandbox's id.
     pub name: String,
-    /// What became of it.
+    /// The sandbox's judgement.
     pub judgement: Judgement,
 }
 
-/// What becomes of a sandbox whose owner is looked for.
+/// The judgement on a sandbox: whether it has an owner, and what was done if not.
 #[derive(Debug)]
 pub enum Judgement {
-    /// Its owner lives: nothing is touched.
+    /// The sandbox's owner lives, so nothing was touched.
     Running,
-    /// It has no owner. These leftovers are gone now; none = there were none.
+    /// The sandbox has no owner, and these leftovers of it were removed.
     Cleaned(Vec<String>),
-    /// It has no owner, and its leftovers cannot be removed.
+    /// The sandbox has no owner, and not all of its leftovers could be removed.
     Failed(Error),
 }
 
 /// Marks the records of dead owners as crashed and removes their leftovers. Logs stay until the record is removed.
 pub fn reconcile(home: &Home, records: &Records) -> Result<()> {
     for Found { name, judgement } in gc(home, records, None)? {
-        // What one sandbox has left must not keep anybody from the others.
+        // The leftovers of one sandbox must not keep anyone from the others.
         if let Judgement::Failed(error) = judgement {
             tracing::warn!("cleaning up after {name}: {error}");
         }
@@ -55,9 +55,9 @@ pub fn reconcile(home: &Home, records: &Records) -> Result<()> {
     Ok(())
 }
 
-/// The same, of one sandbox or all, and says what was found.
+/// Does the work of [`reconcile()`] for one sandbox or all, and returns a judgement on each.
 pub fn gc(home: &Home, records: &Records, only: Option<&Id>) -> Result<Vec<Found>> {
-    // Nobody adds a sandbox meanwhile, so a directory without a held lock is nobody's.
+    // No sandbox is added meanwhile, so a directory without a held lock has no owner.
     let _judging = home.lock_vms(FlockOperation::LockExclusive)?;
     let mut found = Vec::new();
     let mut seen = Vec::new();
@@ -82,7 +82,7 @@ pub fn gc(home: &Home, records: &Records, only: Option<&Id>) -> Result<Vec<Found
     }
 }
 
-/// Judges a sandbox that has a record. An error is the database's; that of the system is a judgement.
+/// Judges a sandbox that has a record. Errors of the database are returned; those of the system are judgements.
 fn judge(home: &Home, records: &Records, record: &Record) -> Result<Judgement> {
     let paths = home.vm(&record.id);
     let lives = || Ok(paths.is_owned()? || lives_without_its_lock(home, record));
@@ -97,7 +97,7 @@ fn judge(home: &Home, records: &Records, record: &Record) -> Result<Judgement> {
     if record.phase != Phase::Cleaned || record.status == Status::Running {
         records.together(|| {
             if record.status == Status::Running {
-                // One that had ended its machine was not cut short in anything that matters.
+                // An owner that had ended its machine was not cut short in anything that matters.
                 let ended = matches!(record.phase, Phase::Stopped | Phase::Cleaning | Phase::Cleaned);
                 records.set_ended(&record.id, if ended { Status::Stopped } else { Status::Crashed })?;
             }
@@ -107,7 +107,7 @@ fn judge(home: &Home, records: &Records, record: &Record) -> Result<Judgement> {
     Ok(removed.judgement())
 }
 
-/// What was removed of a sandbox without an owner.
+/// The leftovers of a sandbox without an owner.
 struct Removed {
     names: Vec<String>,
     steps: Vec<Step>,
@@ -133,15 +133,15 @@ impl Removed {
     }
 }
 
-/// Whether it runs although somebody has removed its files, which its owner goes on to hold. One whose processes may not
-/// be looked at does not.
+/// Whether the sandbox's owner lives although somebody has removed its files, which that owner still holds. An owner
+/// whose process may not be inspected counts as dead.
 fn lives_without_its_lock(home: &Home, record: &Record) -> bool {
     let running = record.status == Status::Running;
     let owner = running.then(|| sys::ProcessHandle::open(record.pid).ok().flatten()).flatten();
     owner.is_some_and(|owner| owner.holds_removed(&removed_lock(home, &record.id)).unwrap_or(false))
 }
 
-/// Where a lock was, as the kernel calls it.
+/// The path of a removed lock in the kernel's words.
 fn removed_lock(home: &Home, id: &Id) -> PathBuf {
     let vms = fs::canonicalize(home.vms()).unwrap_or_else(|_| home.vms());
     VmPaths::at(vms.join(id.as_str())).lock()
@@ -154,7 +154,7 @@ fn finish_lifecycle(records: &Records, record: &Record, removed: &Removed) -> Re
     let failure = removed.failure.as_ref().map(ToString::to_string);
     match (record.phase, &failure) {
         (Phase::Cleaned, _) => return Ok(()),
-        // It fails as it did before, and nobody needs that twice.
+        // A cleaning that fails as it did before is not recorded twice.
         (Phase::CleanupFailed, Some(_)) => return Ok(()),
         (Phase::Cleaning, _) => {}
         _ => {
@@ -166,7 +166,7 @@ fn finish_lifecycle(records: &Records, record: &Record, removed: &Removed) -> Re
     records.advance(id, &Change::to(phase).because(failure).with(removed.steps.clone()))
 }
 
-/// The sandboxes that have a directory in `vms/`. What else is there belongs to somebody else.
+/// The sandboxes that have a directory in `vms/`. Any other entry belongs to somebody else.
 fn directories(vms: &Path) -> Result<Vec<Id>> {
     let mut ids = Vec::new();
     for entry in fs::read_dir(vms).map_err(Error::io(vms))? {
@@ -200,7 +200,7 @@ pub fn remove(home: &Home, records: &Records, id: &Id) -> Result<()> {
     let record = records.get(id)?.ok_or_else(|| Error::UnknownVm(id.to_string()))?;
     let paths = home.vm(id);
     home.as_user(|| {
-        // An owner that is about to end has written so, but is not done with its files.
+        // An owner that is about to end has recorded its end but still has files.
         if record.status == Status::Running || paths.is_owned().map_err(Error::io(paths.directory()))? {
             return Err(Error::StillRunning(record.id));
         }
@@ -213,22 +213,22 @@ pub fn remove(home: &Home, records: &Records, id: &Id) -> Result<()> {
     records.delete(id)
 }
 
-/// Waits, without end, until a sandbox has no owner. Blocks.
+/// Waits until a sandbox has no owner, without a limit. Blocks.
 pub fn wait_for_end(home: &Home, id: &Id) -> Result<()> {
     let paths = home.vm(id);
     let owner = home.as_user(|| paths.owner().map_err(Error::io(paths.directory())))?;
     owner.wait().map_err(Error::io(paths.directory()))
 }
 
-/// Kills the owner of a sandbox, however busy it is, and waits until it is gone. Its processes end with it; its files
-/// are for [`gc`].
+/// Kills the owner of a sandbox, however busy it is, and waits until it is gone. Its processes end with it; [`gc`]
+/// removes its files.
 pub fn end_by_force(home: &Home, records: &Records, id: &Id) -> Result<()> {
     let record = records.get(id)?.ok_or_else(|| Error::UnknownVm(id.to_string()))?;
     let paths = home.vm(id);
     let Some(owner) = sys::ProcessHandle::open(record.pid).map_err(Error::system("owner process"))? else {
         return Ok(());
     };
-    // The row may be stale, or whoever wrote it may wish somebody else dead: only an owner holds the lock.
+    // The row may be stale, or written to have some other process killed: only an owner holds the lock.
     let opened = home.as_user(|| paths.open_lock().map_err(Error::io(&paths.lock())))?;
     let holds = match opened {
         Some(lock) => owner.holds(&lock),
@@ -258,7 +258,7 @@ pub(super) mod tests {
         records.insert(&Record { pid: std::process::id(), ..record(id.as_str()) }).unwrap();
     }
 
-    /// Not a test of its own: the body of the process that the next tests kill.
+    /// The body of the process that the next tests kill, and no test of its own.
     #[test]
     fn owner_process() {
         let Some(home) = std::env::var_os(OWNER_HOME) else { return };
@@ -267,7 +267,7 @@ pub(super) mod tests {
         fs::write(owned.paths.control(), "").unwrap();
         fs::create_dir(owned.paths.logs()).unwrap();
         insert(&Records::open(&home).unwrap(), &owned.id);
-        // A second one is killed before its record is written.
+        // The process is killed before it records this second sandbox.
         let _unrecorded = OwnedVm::create(&home).unwrap();
         fs::write(home.vms().join("ready"), owned.id.as_str()).unwrap();
         println!("\nready");
@@ -391,13 +391,13 @@ pub(super) mod tests {
         records.insert(&Record { pid: stranger.id(), ..record(id.as_str()) }).unwrap();
         fs::create_dir(home.vm(&id).directory()).unwrap();
         fs::write(home.vm(&id).lock(), "").unwrap();
-        // Even if somebody holds the lock.
+        // A third process holds the lock.
         let lock = fs::File::open(home.vm(&id).lock()).unwrap();
         lock.lock().unwrap();
 
         end_by_force(&home, &records, &id).unwrap();
         assert!(stranger.try_wait().unwrap().is_none(), "a stranger was killed");
-        // Nor if it is led to a file that the stranger holds.
+        // The lock is a link to a file that the stranger holds.
         let theirs = directory.path().join("theirs");
         fs::rename(home.vm(&id).lock(), &theirs).unwrap();
         std::os::unix::fs::symlink(&theirs, home.vm(&id).lock()).unwrap();
@@ -416,7 +416,7 @@ pub(super) mod tests {
         stranger.wait().unwrap();
     }
 
-    /// Nothing that is put in a lock's place is waited for, or followed.
+    /// Objects in a lock's place are neither waited for nor followed.
     #[test]
     fn a_lock_that_is_none_is_nobodys() {
         let directory = tempfile::tempdir().unwrap();
@@ -441,7 +441,7 @@ pub(super) mod tests {
         assert!(directory.path().join("theirs").exists());
     }
 
-    /// Killed between any two writes: the next command takes it to the same end.
+    /// After a kill between any two writes, the next command reaches the same end.
     #[test]
     fn every_phase_is_taken_to_its_end() {
         let directory = tempfile::tempdir().unwrap();

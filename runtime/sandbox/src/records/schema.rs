@@ -1,6 +1,6 @@
-//! The state database's tables, and how those of earlier releases become them.
+//! The state database's tables, and the steps that bring the tables of earlier releases up to date.
 //!
-//! Not here: what the rows mean ([`crate::records::store`], [`crate::records::history`]).
+//! Not here: the rows' meaning ([`crate::records::store`], [`crate::records::history`]).
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -19,9 +19,10 @@ const SCHEMA: u32 = 3;
 /// How long one command waits for another's write.
 const BUSY: Duration = Duration::from_secs(60);
 
-/// What each version adds to the one before it.
+/// The step from each version to the next.
 ///
-/// Columns that an owner of an earlier release writes (`pid`, `status`, `phase`, `updated_at`) stay: it may still run.
+/// Columns that an owner of an earlier release writes (`pid`, `status`, `phase`, `updated_at`) stay, as such an owner
+/// may still run.
 const STEPS: [&str; SCHEMA as usize] = [
     "CREATE TABLE vms (
          id TEXT PRIMARY KEY,
@@ -72,7 +73,7 @@ const STEPS: [&str; SCHEMA as usize] = [
      ) WITHOUT ROWID;",
 ];
 
-/// Opens the database of a home, and makes or migrates it where that is needed.
+/// Opens the database of a home, making or migrating it if need be.
 pub(crate) fn open(home: &Home) -> Result<Connection> {
     home.make()?;
     let path = home.database();
@@ -86,7 +87,7 @@ fn open_once(path: &Path) -> Result<Connection> {
     let db = Connection::open(path)?;
     db.busy_timeout(BUSY)?;
     if version(&db)? < SCHEMA {
-        // SQLite does not wait for others while it changes the journal mode, so whoever is first holds this.
+        // SQLite does not wait for other processes while it changes the journal mode; this lock does.
         let _lock = lock(path)?;
         migrate(&db)?;
     }
@@ -99,8 +100,8 @@ fn open_once(path: &Path) -> Result<Connection> {
     Ok(db)
 }
 
-/// Makes the file; SQLite would make it by the umask. Should one have been removed while a sandbox ran, its owner has the
-/// log of that one open, in which nobody else can read: without the name it is the owner's alone.
+/// Makes the file private, as SQLite would not. If the database was removed while a sandbox ran, that sandbox's owner
+/// still uses the old log; without its name the old log cannot be taken for the new database's.
 fn begin(path: &Path) -> Result<()> {
     let _lock = lock(path)?;
     if path.exists() {
@@ -115,7 +116,7 @@ fn begin(path: &Path) -> Result<()> {
     create(path).map(drop)
 }
 
-/// Held while the database is made.
+/// Takes the lock that is held while the database is made.
 fn lock(path: &Path) -> Result<File> {
     let path = path.with_extension("lock");
     let lock = create(&path)?;
@@ -123,7 +124,7 @@ fn lock(path: &Path) -> Result<File> {
     Ok(lock)
 }
 
-/// Opens a file that is its user's only, and makes it if there is none.
+/// Opens a file that only its user can read, and makes it if there is none.
 fn create(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).write(true).mode(0o600).open(path).map_err(Error::io(path))
@@ -133,7 +134,7 @@ fn version(db: &Connection) -> Result<u32> {
     Ok(db.query_row("PRAGMA user_version", [], |row| row.get(0))?)
 }
 
-/// Brings it to this release's schema, whole or not at all.
+/// Brings the database to this release's schema, whole or not at all.
 fn migrate(db: &Connection) -> Result<()> {
     db.pragma_update(None, "journal_mode", "WAL")?;
     let missing = STEPS.get(version(db)? as usize..).unwrap_or_default().concat();
@@ -153,7 +154,7 @@ mod tests {
     use crate::records::store::tests::record;
     use crate::records::store::{Records, Status};
 
-    /// What release 0.1.0 left: the rows stay, with a history that begins where they are.
+    /// Rows of release 0.1.0 stay, with a history that begins at their phase.
     #[test]
     fn rows_of_version_1_are_kept() {
         let directory = tempfile::tempdir().unwrap();
@@ -183,7 +184,7 @@ mod tests {
         assert_eq!(history.len(), 1);
         assert_eq!((history[0].version, history[0].at_ms), (1, 1_767_323_046_000));
 
-        // Its owner still runs, and writes what that release wrote.
+        // The row's owner still runs, and writes as its release did.
         old.execute(
             "UPDATE vms SET phase = 'running', updated_at = datetime('now') WHERE id = ?1",
             [id.as_str()],
@@ -237,7 +238,7 @@ mod tests {
         let home = Home::at(directory.path());
         home.make().unwrap();
         let old = Connection::open(home.database()).unwrap();
-        // In the way of the second step's last table.
+        // A table in the way of the second step's last table.
         old.execute_batch(&format!("{} CREATE TABLE cleanup (x); PRAGMA user_version = 1;", STEPS[0]))
             .unwrap();
         assert!(matches!(open(&home), Err(Error::Database(_))));

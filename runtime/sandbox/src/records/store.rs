@@ -1,7 +1,7 @@
-//! What is remembered of every sandbox: one row each in SQLite, in WAL mode so that readers never wait for a writer.
+//! The records of sandboxes: one row each in SQLite, in WAL mode so that readers never wait for a writer.
 //!
-//! A row says what its owner last wrote. Whether that owner still lives is not the row's to say but the lock's in the
-//! sandbox's directory, see [`reconcile`](mod@crate::records::reconcile). No secret and no environment value is ever in a row, see
+//! A row holds its owner's last words. Only the lock in the sandbox's directory tells whether that owner still lives,
+//! see [`reconcile`](mod@crate::records::reconcile). No secret and no environment value is ever in a row, see
 //! [`crate::records::config`]. Not here: the tables ([`crate::records::schema`]), the directory's files.
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
@@ -15,14 +15,14 @@ use crate::records::lifecycle::Phase;
 use crate::records::schema;
 use crate::records::user::{Root, User};
 
-/// What a user is told about a sandbox's state.
+/// A sandbox's state, as users see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// Its owner lives.
+    /// The sandbox's owner lives.
     Running,
-    /// It was ended.
+    /// The sandbox was ended.
     Stopped,
-    /// Its owner died without ending it.
+    /// The owner died without ending the sandbox.
     Crashed,
 }
 
@@ -42,29 +42,29 @@ impl Status {
     }
 }
 
-/// What is remembered of a sandbox.
+/// The record of a sandbox.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
-    /// Its id.
+    /// The sandbox's id.
     pub id: Id,
-    /// Its owner's process id; 0 once it has ended.
+    /// The owner's process id; 0 once it has ended.
     pub pid: u32,
-    /// Its state.
+    /// The sandbox's state.
     pub status: Status,
-    /// The latest phase of its lifecycle.
+    /// The latest phase of the sandbox's lifecycle.
     pub phase: Phase,
-    /// The kind of machine it runs on; empty for those of the first release.
+    /// The kind of the sandbox's machine; empty in records of the first release.
     pub backend: String,
-    /// Its image, as asked for.
+    /// The sandbox's image, as the user named it.
     pub image: String,
     /// `YYYY-MM-DD HH:MM:SS`, UTC; filled in by the database.
     pub created_at: String,
-    /// What it was asked to be.
+    /// The specification.
     pub config: Config,
 }
 
-/// The database. Whatever is done with it, its end included, is done as the user whose home it is in: SQLite makes and
-/// removes files beside it.
+/// The state database. SQLite makes and removes files beside it, so every use of it, closing included, happens as the
+/// user who owns the home.
 #[derive(Debug)]
 pub struct Records {
     db: Connection,
@@ -74,7 +74,7 @@ pub struct Records {
 }
 
 impl Records {
-    /// Opens it, and makes it if there is none.
+    /// Opens the database, and makes it if there is none.
     pub fn open(home: &Home) -> Result<Self> {
         Ok(Self { db: schema::open(home)?, home: home.clone(), back: None })
     }
@@ -83,13 +83,13 @@ impl Records {
         self.home.as_user(|| act(&self.db))
     }
 
-    /// Makes one transaction of what `act` does, also within another.
+    /// Makes one transaction of the calls in `act`, also inside another transaction.
     pub(crate) fn together<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
         self.as_user(|db| {
             if !db.is_autocommit() {
                 return act();
             }
-            // Taken at once: one that first reads could not become a writer behind another's back.
+            // IMMEDIATE: a transaction that begins by reading cannot become a writer after another writer.
             let transaction = Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
             let result = act()?;
             transaction.commit()?;
@@ -106,7 +106,7 @@ impl Records {
         })
     }
 
-    /// One record.
+    /// The record of one sandbox.
     pub fn get(&self, id: &Id) -> Result<Option<Record>> {
         self.as_user(|db| {
             let row = db.query_row(&format!("{SELECT} WHERE id = ?1"), [id.as_str()], from_row);
@@ -114,7 +114,7 @@ impl Records {
         })
     }
 
-    /// Adds a sandbox, and its history with the phase it is in.
+    /// Adds a sandbox, and begins its history with its phase.
     pub(crate) fn insert(&self, record: &Record) -> Result<()> {
         let config = serde_json::to_string(&record.config).map_err(|_| BadRow::new(record.id.as_str()))?;
         self.together(|| {
@@ -162,12 +162,12 @@ impl Records {
 }
 
 impl Drop for Records {
-    /// From here on the thread is that user's, until the fields are dropped too, in their order.
+    /// The thread becomes the user's, until all fields are dropped in their order.
     fn drop(&mut self) {
         let taken = self.home.user().map(User::take_on).transpose();
         match taken {
             Ok(back) => self.back = back.flatten(),
-            // A root that may not become others could not have opened it.
+            // A process that cannot become the user could not have opened the database.
             Err(error) => tracing::error!("{error}"),
         }
     }
@@ -195,7 +195,7 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Result<Record, BadRow>> {
     }))
 }
 
-/// A row nobody of this version wrote.
+/// A row that no release up to this one wrote.
 #[derive(Debug, thiserror::Error)]
 #[error("row {0:?} of the state database is not understood")]
 pub struct BadRow(String);
@@ -242,7 +242,7 @@ pub(crate) mod tests {
         assert_eq!(reopened.get(&expected.id).unwrap(), None);
     }
 
-    /// What the user may not do is not done: the directory is root's when the database is used and closed.
+    /// The directory is root's while the database is used and closed, so root's rights would show.
     #[test]
     fn it_is_used_and_closed_as_the_user() {
         if !rustix::process::geteuid().is_root() {

@@ -1,9 +1,9 @@
-//! Whose files these are: under sudo everything in a home directory is made and removed as the user who called sudo; and
-//! without it, where root's `HOME` is somebody else's, as whoever owns that.
+//! The user who owns a home's files, if root acts for that user: under sudo the user who called sudo, else the owner
+//! of root's `HOME` if that is another user's.
 //!
-//! A thread takes on that user for the length of one call, so that nothing is ever root's, not even for a moment, and
-//! so that no symbolic link in the user's directories makes root touch what the user could not. The rest of the
-//! program stays root: `/dev/kvm` and the network need it. Not here: what is done with the files.
+//! A thread takes on the user for the length of one call, so that no file is ever root's, even for a moment, and no
+//! symbolic link in the user's directories makes root touch a file that the user could not. The rest of the program
+//! stays root, which `/dev/kvm` and the network need. Not here: the files.
 
 use std::ffi::{CString, OsStr};
 use std::os::unix::fs::MetadataExt;
@@ -15,7 +15,7 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::records::error::{Error, Result};
 
-/// What fails where this process may not become another user's.
+/// Names the failed act if this process may not become another user.
 const TAKING_ON: &str = "taking on the user whose home this is";
 
 /// The user on whose behalf this process is root.
@@ -23,19 +23,19 @@ const TAKING_ON: &str = "taking on the user whose home this is";
 pub(crate) struct User {
     uid: Uid,
     gid: Gid,
-    /// All their groups.
+    /// All groups of the user.
     groups: Arc<[Gid]>,
 }
 
 impl User {
-    /// Somebody without a name.
+    /// A user without a name.
     #[cfg(test)]
     pub(crate) fn nobodys(uid: u32) -> Self {
         let gid = Gid::from_raw(uid);
         Self { uid: Uid::from_raw(uid), gid, groups: Arc::new([gid]) }
     }
 
-    /// The user called `name` and their home directory, if this process is root on somebody else's behalf.
+    /// The user called `name` and their home directory, if this process is root on a user's behalf.
     pub(crate) fn behind_sudo(name: Option<&OsStr>) -> Result<Option<(Self, PathBuf)>> {
         let name = match name.map(|name| name.to_string_lossy()) {
             Some(name) if !name.is_empty() && getuid().is_root() && geteuid().is_root() => name,
@@ -53,8 +53,8 @@ impl User {
         }
     }
 
-    /// The owner of this home directory, if this process is root and they are not. One that is not there yet is made by
-    /// whoever owns the directory around it.
+    /// The owner of this home directory, if this process is root and the owner is not. A home that does not exist yet
+    /// will be owned as the directory around it is.
     pub(crate) fn of_home(home: &Path) -> Result<Option<Self>> {
         if !geteuid().is_root() {
             return Ok(None);
@@ -72,7 +72,7 @@ impl User {
         named.map_or_else(|| Ok(Self { uid, gid, groups: Arc::new([gid]) }), Self::of).map(Some)
     }
 
-    /// One of the user database.
+    /// A user of the user database.
     fn of(user: nix::unistd::User) -> Result<Self> {
         let (uid, gid) = (Uid::from_raw(user.uid.as_raw()), Gid::from_raw(user.gid.as_raw()));
         let groups = CString::new(user.name)
@@ -89,13 +89,13 @@ impl User {
         Ok(act())
     }
 
-    /// Makes this thread this user's until what is given back is dropped; nothing is, if it is theirs already.
+    /// Makes this thread the user's until the returned value is dropped; `None` if it is the user's already.
     pub(crate) fn take_on(&self) -> Result<Option<Root>> {
         if geteuid() == self.uid {
             return Ok(None);
         }
         let failed = |errno: rustix::io::Errno| Error::system(TAKING_ON)(errno.into());
-        // Made first: whatever of this has been done is undone.
+        // Made first, so that a failure halfway is undone.
         let root = Root { gid: getgid(), egid: getegid(), groups: getgroups().map_err(failed)? };
         // Root's own groups may read and write what the user may not.
         set_thread_groups(&self.groups).map_err(failed)?;
@@ -114,13 +114,13 @@ impl User {
     }
 }
 
-/// The home directory of whoever this process is, as the user database has it.
+/// The home directory of this process's user, from the user database.
 pub(crate) fn home_of_this_user() -> Option<PathBuf> {
     let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
     user.map(|user| user.dir)
 }
 
-/// What a thread goes back to when this is dropped.
+/// The identity that a thread returns to when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Root {
     gid: Gid,
@@ -134,7 +134,7 @@ impl Drop for Root {
             .and_then(|()| set_thread_res_gid(self.gid, self.egid, None))
             .and_then(|()| set_thread_groups(&self.groups));
         if let Err(errno) = back {
-            // The saved ids allow it always; a thread that stays the user's can do less, never more.
+            // The saved ids always allow the return; a thread that stays the user's can do less, never more.
             tracing::error!("going back to root: {errno}");
         }
     }
@@ -174,7 +174,7 @@ mod tests {
         for home in [directory.path().to_owned(), directory.path().join("not/there/yet")] {
             assert_eq!(User::of_home(&home).unwrap().as_ref(), Some(&expected), "{home:?}");
         }
-        // One with a name has all their groups.
+        // A user with a name has all their groups.
         let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
         std::os::unix::fs::chown(directory.path(), Some(nobody.uid.as_raw()), None).unwrap();
         let user = User::of_home(directory.path()).unwrap().unwrap();
@@ -206,7 +206,7 @@ mod tests {
         let of_root = directory.path().join("root's");
         fs::write(&of_root, "for root's group").unwrap();
         fs::set_permissions(&of_root, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
-        // As root is after sudo, whatever the groups of this test are.
+        // Root's groups after sudo, whatever the groups of this test are.
         set_thread_groups(&[Gid::ROOT]).unwrap();
         let (groups, read) = user.run(|| (getgroups().unwrap(), fs::read(&of_root))).unwrap();
         assert_eq!((&groups[..], read.is_err()), (&user.groups[..], true));

@@ -1,8 +1,8 @@
-//! The state database on a thread of its own, so that no start waits for it.
+//! Writes of the state database, on a thread of its own so that no start waits for it.
 //!
-//! What is submitted while a write is under way is written together, in one transaction. What finds no room on the disk is
-//! written with what comes after it, once more at the end: the sandbox itself may have filled the disk, and its files go
-//! before that. Not here: what is written.
+//! Writes that are submitted while another is under way become one transaction. A write that finds no room on the
+//! disk is repeated with the next one, and at the end: the sandbox itself may have filled the disk, and its files are
+//! removed before that. Not here: the writes themselves.
 
 use std::sync::mpsc;
 use std::thread;
@@ -20,13 +20,13 @@ type Once = Box<dyn FnOnce(&Records) -> Result<()> + Send>;
 enum Job {
     /// Part of a transaction; the sender fires once it is committed.
     Write(Act, Option<oneshot::Sender<()>>),
-    /// Waits for others, so it must not hold the database meanwhile.
+    /// Waits for other processes, so it must not hold the database meanwhile.
     Alone(Once),
-    /// Drops this once it is reached.
+    /// Dropped when its turn comes.
     Pass(mpsc::Sender<()>),
 }
 
-/// The thread.
+/// The thread that writes, and its queue.
 #[derive(Debug)]
 pub(crate) struct Writer {
     jobs: Option<mpsc::Sender<Job>>,
@@ -34,7 +34,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Opens the database on the new thread; an error comes out at [`Writer::finish`].
+    /// Opens the database on the new thread; [`Writer::finish`] returns the errors.
     pub(crate) fn start(home: Home) -> Self {
         let (jobs, queue) = mpsc::channel();
         let thread = thread::spawn(move || {
@@ -46,12 +46,12 @@ impl Writer {
         Self { jobs: Some(jobs), thread: Some(thread) }
     }
 
-    /// Writes this after all that came before. Lost if the database is unusable, which `finish` then says.
+    /// Queues a write. If the database is unusable, the write is lost and [`Writer::finish`] says so.
     pub(crate) fn write(&self, act: impl Fn(&Records) -> Result<()> + Send + 'static) {
         self.submit(Job::Write(Box::new(act), None));
     }
 
-    /// The same; the answer comes once it is committed, and never if that fails.
+    /// Queues a write; the receiver gets a value once the write is committed, and never if that fails.
     pub(crate) fn write_and_tell(
         &self,
         act: impl Fn(&Records) -> Result<()> + Send + 'static,
@@ -61,12 +61,12 @@ impl Writer {
         answer
     }
 
-    /// Does this after all that came before, outside of any transaction.
+    /// Queues an act that runs outside of any transaction.
     pub(crate) fn alone(&self, act: impl FnOnce(&Records) -> Result<()> + Send + 'static) {
         self.submit(Job::Alone(Box::new(act)));
     }
 
-    /// Waits until all that came before has been tried.
+    /// Waits until every write so far has been tried.
     pub(crate) fn flush(&self) {
         let (passed, wait) = mpsc::channel();
         self.submit(Job::Pass(passed));
@@ -79,7 +79,7 @@ impl Writer {
         }
     }
 
-    /// Waits until everything is done.
+    /// Waits until everything is written.
     pub(crate) fn finish(&mut self) -> Result<()> {
         self.jobs = None;
         match self.thread.take().map(thread::JoinHandle::join) {
@@ -170,7 +170,7 @@ mod tests {
         assert!(matches!(again.finish(), Err(Error::Database(_))));
     }
 
-    /// All that waits while the thread is busy is one transaction, and what is to be alone is in none.
+    /// Writes that wait while the thread is busy become one transaction; an act that runs alone is in none.
     #[test]
     fn what_waits_is_written_together() {
         let directory = tempfile::tempdir().unwrap();
@@ -211,7 +211,7 @@ mod tests {
         let id = record("vm-00000001").id;
         let advance = |phase| {
             let id = id.clone();
-            // More than what is left of the log's last page.
+            // Longer than the rest of the log's last page.
             let change = Change::to(phase).because(Some("x".repeat(4096)));
             writer.write(move |records| records.advance(&id, &change));
             writer.flush();

@@ -28,7 +28,7 @@ fn kvm() -> KvmDevice {
             match error.kind() {
                 io::ErrorKind::NotFound => KvmDevice::Absent,
                 io::ErrorKind::PermissionDenied => KvmDevice::Denied,
-                // The node is there but no driver behind it.
+                // The node exists without a driver behind it.
                 _ if matches!(error.raw_os_error(), Some(ENXIO | ENODEV)) => KvmDevice::Absent,
                 _ => KvmDevice::Broken(error.to_string()),
             }
@@ -48,7 +48,7 @@ fn hardware_virtualization() -> Option<bool> {
     Some(vmx || svm)
 }
 
-/// On arm64 a /dev/kvm is only there when the kernel runs at EL2.
+/// On arm64, /dev/kvm exists only if the kernel runs at EL2.
 #[cfg(not(target_arch = "x86_64"))]
 fn hardware_virtualization() -> Option<bool> {
     None

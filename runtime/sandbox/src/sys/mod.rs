@@ -1,5 +1,5 @@
-//! What differs between operating systems: the host's facts, long socket paths, network interfaces, processes, changes in
-//! directories.
+//! Differences between operating systems: the host's facts, long socket paths, network interfaces, processes, changes
+//! in directories.
 
 #[cfg(target_os = "linux")]
 mod linux;

@@ -1,4 +1,4 @@
-//! A process held by a descriptor, so that its number cannot come to mean another one.
+//! A process held by a descriptor, so that its number cannot come to mean another process.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-/// The process.
+/// A held process.
 #[derive(Debug)]
 pub(crate) struct ProcessHandle {
     pid: Pid,
@@ -20,7 +20,7 @@ pub(crate) struct ProcessHandle {
 }
 
 impl ProcessHandle {
-    /// The process that has this number now, if there is one.
+    /// Opens the process that has this number now, if there is one.
     pub(crate) fn open(pid: u32) -> io::Result<Option<Self>> {
         let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
         match pidfd_open(pid, PidfdFlags::empty()) {
@@ -30,8 +30,8 @@ impl ProcessHandle {
         }
     }
 
-    /// Whether it holds the lock (flock) on this file. Should its number have come to mean another process meanwhile, that one is asked;
-    /// the handle then holds a process that has ended.
+    /// Whether the process holds the lock (flock) on this file. If its number has come to mean another process
+    /// meanwhile, the answer is about that one, and the handle holds a process that has ended.
     pub(crate) fn holds(&self, file: &File) -> io::Result<bool> {
         let wanted = file.metadata()?;
         self.locks(|descriptor| {
@@ -40,7 +40,7 @@ impl ProcessHandle {
         })
     }
 
-    /// The same of a file that had this absolute path and was removed.
+    /// Whether the process holds the lock on a removed file that had this absolute path.
     pub(crate) fn holds_removed(&self, path: &Path) -> io::Result<bool> {
         // proc_pid_fd(5): "the string ' (deleted)' is appended".
         let mut wanted = path.as_os_str().to_owned();
@@ -48,7 +48,7 @@ impl ProcessHandle {
         self.locks(|descriptor| Ok(fs::read_link(descriptor)?.as_os_str() == wanted))
     }
 
-    /// Whether it holds a lock on any of the files that are wanted, each given as its descriptor's path.
+    /// Whether the process holds a lock on any wanted file; each is given as its descriptor's path.
     fn locks(&self, wanted: impl Fn(&Path) -> io::Result<bool>) -> io::Result<bool> {
         let process = format!("/proc/{}", self.pid.as_raw_nonzero());
         let holds = |descriptor: &OsStr| -> io::Result<bool> {
@@ -65,7 +65,7 @@ impl ProcessHandle {
                     match holds(&entry?.file_name()) {
                         Ok(true) => return Ok(true),
                         Ok(false) => {}
-                        // Closed meanwhile.
+                        // The descriptor was closed meanwhile.
                         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                         Err(error) => return Err(error),
                     }
@@ -77,7 +77,7 @@ impl ProcessHandle {
         }
     }
 
-    /// Kills it; whether it was gone within the limit.
+    /// Kills the process, and returns whether it was gone within the limit.
     pub(crate) fn kill(&self, limit: Duration) -> io::Result<bool> {
         match pidfd_send_signal(&self.descriptor, Signal::KILL) {
             Ok(()) | Err(Errno::SRCH) => {}

@@ -12,7 +12,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::agent::descriptors;
 
-/// Room for some events; what they say does not matter, only that there were any.
+/// Room for some events, whose content does not matter.
 const BUFFER: usize = 4 << 10;
 
 /// Directories in which files are written, added, moved and removed.
@@ -30,7 +30,7 @@ impl DirectoryWatch {
         Ok(Self(descriptors::watched(descriptor, Interest::READABLE)?))
     }
 
-    /// Waits for changes since the last call. May be dropped at its await.
+    /// Waits for changes since the last call. The call may be dropped at its await.
     pub(crate) async fn changed(&mut self) -> io::Result<()> {
         loop {
             let mut ready = self.0.readable().await?;

@@ -1,4 +1,4 @@
-//! The driver with a machine and an agent that are played; records, files, sockets and disks are real.
+//! The driver with a machine and an agent that the tests play; records, files, sockets and disks are real.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -73,7 +73,7 @@ impl Played {
         }
     }
 
-    /// Takes a machine up whose agent `agent` plays.
+    /// Takes a machine up whose agent is played by `agent`.
     async fn rise<F>(&mut self, machine: Pretended, agent: impl FnOnce(UnixStream) -> F) -> Result<Up, Halt>
     where
         F: Future<Output = ()> + Send + 'static,
@@ -89,7 +89,7 @@ impl Played {
         up
     }
 
-    /// Ends it, and gives what is remembered: the phases, the steps of the end, and the last error.
+    /// Ends the sandbox, and returns its record: the phases, the steps of the end, and the last error.
     async fn end(self, halt: Halt, failed_to_start: bool) -> Remembered {
         let Halt { stage, why } = halt;
         end(self.driver.base, stage, &why, failed_to_start).await.unwrap();
@@ -168,7 +168,7 @@ async fn a_guest_is_told_what_it_is_and_asked_to_end() {
     );
 }
 
-/// An agent that gives this grace away when it is told to shut down.
+/// An agent that sends the grace on when it is told to shut down.
 async fn agent_with_grace(mut stream: UnixStream, told: tokio::sync::oneshot::Sender<u32>) {
     say(&mut stream, &ControlFromGuest::Hello { version: VERSION, agent_start_us: 7 }).await;
     hear(&mut stream).await;
@@ -177,7 +177,7 @@ async fn agent_with_grace(mut stream: UnixStream, told: tokio::sync::oneshot::Se
     told.send(grace_ms).unwrap();
 }
 
-/// How long the programs of a guest get when it is ended like this.
+/// The grace that a guest's programs get when the sandbox is ended like this.
 async fn grace_of(stop: Stop) -> u32 {
     let mut played = Played::new(Spec { grace: Duration::from_secs(3), ..spec(true) });
     let (machine, power) = Pretended::with_power_switch();
@@ -198,7 +198,7 @@ async fn grace_of(stop: Stop) -> u32 {
 async fn programs_get_time_unless_the_command_has_ended() {
     assert_eq!(grace_of(Stop::default()).await, 3000);
     assert_eq!(grace_of(Stop { finished: true, ..Stop::default() }).await, 0);
-    // Three quarters of the time there is are the guest's, and half of these its programs'.
+    // Three quarters of the given time are the guest's, and half of these its programs'.
     let by = Some(Instant::now() + Duration::from_secs(4));
     let grace = grace_of(Stop { by, ..Stop::default() }).await;
     assert!(grace <= 1500 && grace > 500, "{grace}");
@@ -227,7 +227,7 @@ async fn an_agent_that_cannot_start_says_why_and_its_machine_is_ended() {
     let Err(halt) = played.rise(Pretended::new(), failing).await else { panic!("up") };
     assert_eq!(halt.why.to_string(), "the guest cannot start: mount: no");
     assert!(matches!(halt.stage, Stage::Configuring(_)));
-    // The stand-in's power is cut by `stop` alone, so this would hang if the machine were not stopped.
+    // Only `stop` cuts the stand-in's power, so a machine that is not stopped would hang the test.
     tokio::time::pause();
     assert_eq!(played.end(halt, true).await.steps, ["files", "guest", "machine"]);
 }
@@ -253,7 +253,7 @@ async fn a_start_is_given_up_at_any_stage() {
             (played, risen)
         };
         let ask = async {
-            // The driver is polled first, and has heard what there is to hear by then.
+            // The driver is polled first, so by then it has heard of the end.
             tokio::task::yield_now().await;
             handle.stop(Stop::default());
         };
