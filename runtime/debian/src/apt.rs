@@ -1,6 +1,6 @@
-//! The host's package sources, asked through apt with private lists.
+//! The host's package sources, read through apt into private lists.
 //!
-//! Not here: who shares the lists, and hosts without apt (`archive`).
+//! Not here: sharing the lists, and hosts without apt (`archive`).
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -13,7 +13,7 @@ use waiting::{CancellationToken, Wanted};
 use crate::record::Record;
 use crate::{Error, MAX_PACKAGE_BYTES, Package, Result};
 
-/// How long a mirror may say nothing before apt gives it up.
+/// How long a mirror may send nothing before apt gives it up.
 const SILENCE_LIMIT: &str = "20";
 
 /// How often apt asks again after that.
@@ -23,7 +23,7 @@ const RETRIES: &str = "1";
 #[derive(Debug)]
 pub(crate) struct Apt {
     directory: PathBuf,
-    /// What apt said of sources that it could not read.
+    /// The message of apt about sources that it could not read.
     complaint: Option<String>,
 }
 
@@ -35,12 +35,12 @@ impl Apt {
             fs::create_dir_all(&dir).map_err(Error::io(dir))?;
         }
         let output = run(directory, Command::new("apt-get").arg("update"), "update", given_up)?;
-        // apt takes what it gets, and warns of the rest: first why, then that it did.
+        // With partial lists apt succeeds and warns: first of the reason, then of the result.
         let complaint = lines(&output.stderr).next();
         Ok(Self { directory: directory.to_owned(), complaint })
     }
 
-    /// What its verified lists say of a package.
+    /// The record of a package in the verified lists.
     pub(crate) fn record(&self, name: &str, given_up: &CancellationToken) -> Result<Record> {
         let mut command = Command::new("apt-cache");
         let command = command.args(["show", "--no-all-versions", name]);
@@ -69,14 +69,14 @@ impl Apt {
         let path = downloaded(directory, name)?;
         let actual = sha256(&path, given_up)?;
         if actual != record.sha256 {
-            // Never left where a later run could take it for good.
+            // A later run must not take a bad file for a good one.
             let _ = fs::remove_file(&path);
             return Err(Error::Digest { name: name.to_owned(), expected: record.sha256.clone(), actual });
         }
         Ok(Package { name: name.to_owned(), version: record.version.clone(), sha256: actual, path })
     }
 
-    /// That there is no such package.
+    /// The error for a package that is in no list.
     pub(crate) fn unknown(&self, name: String) -> Error {
         match &self.complaint {
             None => Error::Unknown(name),
@@ -99,7 +99,7 @@ fn run(
         .args(silence.iter().flat_map(|option| ["-o", option]))
         .args(["-o", &format!("Acquire::Retries={RETRIES}")])
         .args(["-q", "-o", &option("Dir::State::lists", "lists"), "-o", &option("Dir::Cache", "cache")])
-        // As root apt would fetch as user _apt, which cannot write to a private directory.
+        // As root, apt would fetch as the user _apt, who cannot write to a private directory.
         .args([
             "-o",
             "APT::Sandbox::User=root",
@@ -110,7 +110,7 @@ fn run(
         ])
         .args(["-o", "Debug::NoLocking=1"])
         .env("LC_ALL", "C")
-        // A killed apt leaves its temporary files: here they go with the rest.
+        // A killed apt leaves temporary files: they are removed with this directory.
         .env("TMPDIR", state)
         .stdin(Stdio::null());
     let output = waiting::output(command, given_up).map_err(|source| match source.kind() {
@@ -124,7 +124,7 @@ fn run(
     Err(Error::Apt { action, message })
 }
 
-/// What apt said, without its letters of severity.
+/// The lines of apt's output, without their letters of severity.
 fn lines(said: &[u8]) -> impl Iterator<Item = String> {
     let lines = said.split(|byte| *byte == b'\n').map(String::from_utf8_lossy);
     lines
@@ -132,7 +132,7 @@ fn lines(said: &[u8]) -> impl Iterator<Item = String> {
         .filter(|line| !line.is_empty())
 }
 
-/// The one file apt just put there for `name`.
+/// The one file that apt has just downloaded for `name`.
 fn downloaded(directory: &Path, name: &str) -> Result<PathBuf> {
     let prefix = format!("{name}_");
     for entry in fs::read_dir(directory).map_err(Error::io(directory))? {

@@ -1,7 +1,7 @@
-//! Where packages come from: the host's own sources if it has apt, else a mirror of Debian's.
+//! The archive of packages: the host's own sources if it has apt, else a mirror of Debian's.
 //!
-//! The mirror also has what a host's complete sources do not know, such as Debian's kernel on another distribution. Not
-//! here: how either is asked (`apt`, `mirror`).
+//! The mirror also has packages that a host's complete sources lack, such as Debian's kernel on another distribution.
+//! Not here: reading either (`apt`, `mirror`).
 
 use std::fs::{self, File};
 use std::io;
@@ -16,26 +16,26 @@ use crate::mirror::{Index, Indexes, Mirror};
 use crate::record::Record;
 use crate::{Error, Result};
 
-/// The lists that are in use in this process. Who wants them while they are read waits, and then has the same.
+/// The lists that are in use in this process. A caller that wants them while they are read waits, and shares them.
 static IN_USE: Mutex<Weak<Lists>> = Mutex::const_new(Weak::new());
 
-/// Every package there is, as of now.
+/// All packages, as of now.
 #[derive(Debug)]
 pub struct Archive {
     lists: Arc<Lists>,
     given_up: CancellationToken,
 }
 
-/// What is kept of the sources, in a directory of ours that is nobody else's while this lives.
+/// The lists in a directory of ours, which no other process uses while this lives.
 #[derive(Debug)]
 struct Lists {
     directory: PathBuf,
     /// The host's own sources, which are asked first.
     apt: Option<Apt>,
     mirror: Mirror,
-    /// Fetched when it is needed.
+    /// The mirror's indexes, fetched when they are needed.
     indexes: OnceLock<Indexes>,
-    /// Held by who fetches them.
+    /// Held while they are fetched.
     fetching: Mutex<()>,
     _lock: File,
 }
@@ -43,30 +43,30 @@ struct Lists {
 /// A verified package file.
 #[derive(Debug, Clone)]
 pub struct Package {
-    /// Package name.
+    /// The package's name.
     pub name: String,
-    /// Its version.
+    /// The package's version.
     pub version: String,
-    /// Hex SHA-256 of the file, as its signed record says.
+    /// The file's SHA-256 in hex, from its signed record.
     pub sha256: String,
-    /// The file.
+    /// The file's path.
     pub path: PathBuf,
 }
 
-/// Who told of a package.
+/// The source that has a package.
 enum Source<'a> {
     Apt(&'a Apt),
     Mirror(&'a Indexes, &'a Index),
 }
 
 impl Archive {
-    /// Reads the signed lists of the host's package sources, or of a mirror of Debian's, into `directory`, which is kept
-    /// for that alone: it is empty before and after.
+    /// Reads the signed lists of the host's package sources, or of a mirror of Debian's, into `directory`, which must
+    /// serve no other purpose: it is empty before and after.
     ///
-    /// Other processes that do the same wait. In this process, the lists that another one of these has there are shared.
-    /// This and everything asked of it later ends at once when it is given up.
+    /// Other processes wait until the directory is free; callers in this process share its lists. This call, and
+    /// every later one on the result, ends at once when `given_up` is cancelled.
     pub fn update(directory: &Path, given_up: &CancellationToken) -> Result<Self> {
-        // Whoever names a mirror wants that one.
+        // A mirror that the user names is used even on a host with apt.
         let chosen = Mirror::chosen()?;
         Self::shared(directory, given_up, |directory, lock| {
             let apt = match chosen {
@@ -82,7 +82,7 @@ impl Archive {
         })
     }
 
-    /// The same of one mirror and nothing else.
+    /// Reads the indexes of one mirror only.
     pub fn of_mirror(directory: &Path, mirror: Mirror, given_up: &CancellationToken) -> Result<Self> {
         Self::shared(directory, given_up, |directory, lock| {
             Lists::new(directory, None, mirror, lock, given_up)
@@ -102,14 +102,14 @@ impl Archive {
         fs::create_dir_all(directory).map_err(Error::io(directory))?;
         let lock = File::open(directory).and_then(|lock| waiting::lock(lock, &given_up));
         let lock = lock.map_err(Error::io(directory))?;
-        // Whatever a killed process left.
+        // Leftovers of a killed process.
         empty(directory).map_err(Error::io(directory))?;
         let lists = Arc::new(make(directory, lock)?);
         *in_use = Arc::downgrade(&lists);
         Ok(Self { lists, given_up })
     }
 
-    /// The first dependency of `meta` whose name starts with `prefix`: what a meta-package stands for.
+    /// The first dependency of `meta` whose name starts with `prefix`: the package that a meta-package stands for.
     pub fn dependency(&self, meta: &str, prefix: &str) -> Result<String> {
         let (record, source) = self.record(meta)?;
         let names = record.depends.split([',', '|']).filter_map(|item| item.split_whitespace().next());
@@ -180,7 +180,7 @@ impl Lists {
 
 impl Drop for Lists {
     fn drop(&mut self) {
-        // Else the next one does.
+        // If this fails, the next use empties the directory.
         let _ = empty(&self.directory);
     }
 }
@@ -194,7 +194,7 @@ pub(crate) fn check(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Removes all that is in a directory.
+/// Removes the content of a directory.
 fn empty(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;

@@ -8,25 +8,25 @@ use waiting::{CancellationToken, Wanted};
 
 use crate::{Error, MAX_FILE_BYTES, Package, Result};
 
-/// ar(5): what an archive begins with, and the length of a member's header.
+/// ar(5): the magic number of an archive, and the length of a member's header.
 const MAGIC: &[u8; 8] = b"!<arch>\n";
 const HEADER_LEN: u64 = 60;
 
 /// One file of a package.
 pub struct Entry<'a> {
-    /// Its path, relative, without `.` or `..`.
+    /// The relative path, without `.` or `..`.
     pub path: PathBuf,
     /// Permission bits.
     pub mode: u32,
-    /// What it is.
+    /// The type of the file.
     pub kind: EntryKind,
-    /// Its size in bytes, at most [`MAX_FILE_BYTES`].
+    /// The size in bytes, at most [`MAX_FILE_BYTES`].
     pub len: u64,
-    /// Its contents.
+    /// The content.
     pub data: &'a mut dyn Read,
 }
 
-/// What a file of a package is.
+/// The type of a file in a package.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryKind {
     /// A regular file.
@@ -37,8 +37,8 @@ pub enum EntryKind {
     Symlink(PathBuf),
 }
 
-/// Shows every file of `package` to `visit`, in archive order, until nobody wants them any more. Kinds other than those of
-/// [`EntryKind`] are passed over.
+/// Gives every file of `package` to `visit`, in archive order, until the work is given up. Files of types other than
+/// [`EntryKind`] are skipped.
 pub fn unpack(
     package: &Package,
     given_up: &CancellationToken,
@@ -48,7 +48,7 @@ pub fn unpack(
     members(Wanted::new(BufReader::new(file), given_up), &package.path, &mut visit)
 }
 
-/// The same of a package that is read from `path`.
+/// Gives the files of an open package to `visit`; `path` is for errors.
 pub(crate) fn members(
     mut file: impl Read,
     path: &Path,
@@ -61,7 +61,7 @@ pub(crate) fn members(
     }
     while let Some((name, size)) = next_member(&mut file).map_err(Error::io(path))? {
         let Some(suffix) = name.strip_prefix(b"data.tar") else {
-            // ar(5): members begin at even places.
+            // ar(5): members begin at even offsets.
             let mut member = Read::by_ref(&mut file).take(size.next_multiple_of(2));
             io::copy(&mut member, &mut io::sink()).map_err(Error::io(path))?;
             continue;
@@ -122,7 +122,7 @@ fn walk(tar: impl Read, visit: &mut impl FnMut(Entry<'_>) -> io::Result<()>) -> 
     Ok(())
 }
 
-/// The path inside the package; anything that could leave it is an error.
+/// The path inside the package; a path that could leave it is an error.
 fn relative(path: &Path) -> io::Result<PathBuf> {
     use std::path::Component;
     let mut clean = PathBuf::new();
@@ -183,7 +183,8 @@ mod tests {
         assert!(matches!(unpack(&unknown), Err(Error::Format(_))));
         let none = package(dir.path(), "debian-binary", b"2.0\n");
         assert!(matches!(unpack(&none), Err(Error::Format("no data.tar"))));
-        // Names of other kinds of archives, which are longer than they say: read as what they look like.
+        // Names of other variants of the format, whose headers announce more bytes than there are: read as they
+        // stand.
         for name in ["/6000", "#1/999999999999"] {
             let other = package(dir.path(), "x", b"");
             let mut bytes = std::fs::read(&other.path).unwrap();

@@ -1,7 +1,7 @@
-//! Fuzz bodies: packages, and what a mirror says of them. Each takes any bytes, and panics only on a defect.
+//! Fuzz bodies: packages, and a mirror's files about them. Each takes any bytes, and panics only on a defect.
 //!
-//! `cargo test` runs them a fixed number of times with fixed seeds; `fuzz/` has the targets for libFuzzer. Not here: HTTP,
-//! and what apt says, which is the host's own.
+//! `cargo test` runs them a fixed number of times with fixed seeds; `fuzz/` has the targets for libFuzzer. Not here:
+//! HTTP, and the output of apt, which is the host's own.
 
 use std::cmp::Ordering;
 use std::io::{self, Read};
@@ -15,10 +15,10 @@ use crate::mirror;
 use crate::release::{Release, is_sha256};
 use crate::version::compare;
 
-/// Most bytes that are read of a package's files: a few bytes of it can stand for many.
+/// Most bytes that are read of a package's files, since a few packed bytes may unpack to many.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// A package file. What is in it stays in it.
+/// Unpacks a package. Every path stays inside it.
 pub fn package(data: &[u8]) {
     let mut total = 0;
     let _ = deb::members(data, Path::new("fuzz"), &mut |entry| {
@@ -31,7 +31,7 @@ pub fn package(data: &[u8]) {
     });
 }
 
-/// An index of packages: what is found is a file below the mirror, with a digest.
+/// Searches an index of packages: a result is a file below the mirror, with a digest.
 pub fn index(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let name = text.lines().find_map(|line| line.strip_prefix("Package: ")).unwrap_or("a");
@@ -47,7 +47,7 @@ pub fn index(data: &[u8]) {
     }
 }
 
-/// Versions, parted by line breaks, are in one order.
+/// Compares versions, separated by line breaks: they have one order.
 pub fn versions(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let versions: Vec<&str> = text.lines().take(6).collect();
@@ -63,7 +63,7 @@ pub fn versions(data: &[u8]) {
     }
 }
 
-/// What comes as a signed release, which nobody can sign who has not the key; and its text as if it were signed.
+/// Reads a signed release, which fuzzing cannot sign; and its text as if it were signed.
 pub fn release(data: &[u8]) {
     static KEYS: OnceLock<Option<Keys>> = OnceLock::new();
     let Some(keys) = KEYS.get_or_init(|| Keys::debian().ok()) else { return };
@@ -80,7 +80,7 @@ pub fn release(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    /// An archive of one member, packed in each way.
+    /// Archives of one member, compressed in each way.
     fn packages() -> Vec<Vec<u8>> {
         let mut tar = tar::Builder::new(Vec::new());
         for (path, kind, data) in [

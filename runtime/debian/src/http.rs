@@ -1,6 +1,6 @@
-//! Files of one web server: bounded, and where a connection breaks, the next one goes on from there.
+//! Files of one web server: bounded, and resumed after a broken connection.
 //!
-//! Nothing that comes is believed here; it is given to whoever checks it. Not here: what the files are.
+//! The caller verifies every byte. Not here: the files' meaning.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use web::{Client, Connections, Download, StatusCode, Url};
 
 use crate::{Error, Result};
 
-/// Where files are.
+/// A server of files.
 #[derive(Debug)]
 pub(crate) struct Server {
     client: Client,
@@ -18,18 +18,18 @@ pub(crate) struct Server {
     host: String,
 }
 
-/// How one try ended.
+/// The result of one try.
 enum Try {
     Whole,
-    /// It may go better the next time.
+    /// Another try may succeed.
     Broken(Error),
 }
 
 impl Server {
-    /// What is below this URL. Nothing is asked yet.
+    /// The server of the files below this URL. Nothing is requested yet.
     pub(crate) fn new(url: &str, silence: Duration) -> Result<Self> {
         let wrong = || Error::Url(url.to_owned());
-        // Without the slash its last part would be replaced.
+        // Without the slash, joining would replace the URL's last part.
         let base = Url::parse(&format!("{}/", url.trim_end_matches('/'))).map_err(|_| wrong())?;
         let host = base.host_str().filter(|_| matches!(base.scheme(), "http" | "https")).ok_or_else(wrong)?;
         let host = base.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
@@ -39,12 +39,12 @@ impl Server {
         Ok(Self { client, connections, base, host })
     }
 
-    /// The server's name, and its port where that is its own.
+    /// The server's name, with its port unless it is the usual one.
     pub(crate) fn host(&self) -> &str {
         &self.host
     }
 
-    /// A whole file of at most this many bytes.
+    /// Downloads a file of at most this many bytes.
     pub(crate) fn bytes(&self, path: &str, max_bytes: u64, given_up: &CancellationToken) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.read(path, max_bytes, given_up, &mut |chunk| {
@@ -54,7 +54,7 @@ impl Server {
         Ok(bytes)
     }
 
-    /// Gives a file of at most this many bytes to `take`, each byte once.
+    /// Downloads a file of at most this many bytes, and gives each byte to `take` once.
     pub(crate) fn read(
         &self,
         path: &str,

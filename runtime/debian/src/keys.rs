@@ -1,6 +1,7 @@
-//! Who may sign a release: Debian's keys, built in, and what OpenPGP says of a key's use.
+//! Keys that may sign a release: Debian's, built in, and OpenPGP's rules on a key's use.
 //!
-//! `keys/` has what the package debian-archive-keyring has, without third parties' signatures. Not here: what was signed.
+//! `keys/` has the keys of the package debian-archive-keyring, without third parties' signatures. Not here: the
+//! signed text.
 
 use pgp::composed::{Deserializable as _, SignedPublicKey};
 use pgp::crypto::hash::HashAlgorithm;
@@ -9,7 +10,7 @@ use pgp::types::{KeyDetails, VerifyingKey};
 
 use crate::release::MAX_AHEAD_SECONDS;
 
-/// The keys that Debian 12 and its security updates are signed with.
+/// The keys that sign Debian 12 and its security updates.
 const DEBIAN: [&str; 5] = [
     include_str!("keys/bookworm-automatic.asc"),
     include_str!("keys/bookworm-stable.asc"),
@@ -18,22 +19,22 @@ const DEBIAN: [&str; 5] = [
     include_str!("keys/trixie-security-automatic.asc"),
 ];
 
-/// Keys whose signatures are believed.
+/// Keys whose signatures are trusted.
 #[derive(Debug, Clone)]
 pub struct Keys(Vec<SignedPublicKey>);
 
-/// Why a text is no key.
+/// The reason why a text is no key.
 #[derive(Debug, thiserror::Error)]
 #[error("not an OpenPGP key: {0}")]
 pub struct KeyError(String);
 
 impl Keys {
-    /// Debian's own.
+    /// Debian's keys.
     pub fn debian() -> Result<Self, KeyError> {
         Self::parse(DEBIAN)
     }
 
-    /// Armored keys.
+    /// Parses armored keys.
     pub fn parse<'a>(armored: impl IntoIterator<Item = &'a str>) -> Result<Self, KeyError> {
         let wrong = |error: pgp::errors::Error| KeyError(error.to_string());
         let one = |armored: &str| {
@@ -84,7 +85,7 @@ fn newest<'a>(signatures: &[&'a Signature]) -> Option<&'a Signature> {
     signatures.iter().max_by_key(|signature| signature.created().map(|time| time.as_secs())).copied()
 }
 
-/// Whether the key may be used: its own signatures on it are there, none revokes it, and it has not expired.
+/// Whether the key may be used: its own signatures on it exist, none revokes it, and it has not expired.
 fn is_valid(key: &impl KeyDetails, own: &[&Signature], now: u64) -> bool {
     let revokes = |signature: &&Signature| {
         use SignatureType::{CertRevocation, KeyRevocation, SubkeyRevocation};
@@ -97,7 +98,7 @@ fn is_valid(key: &impl KeyDetails, own: &[&Signature], now: u64) -> bool {
     lifetime == 0 || now < u64::from(key.created_at().as_secs()) + u64::from(lifetime)
 }
 
-/// Whether the signature itself is one to look at: of a document, with a hash that holds, and in its time.
+/// Whether the signature itself is acceptable: over a document, with a safe hash, and in its period.
 fn is_acceptable(signature: &Signature, now: u64) -> bool {
     let of_document = matches!(signature.typ(), Some(SignatureType::Text | SignatureType::Binary));
     let strong = matches!(
@@ -154,7 +155,7 @@ mod tests {
         {
             assert!(Keys::parse([text]).is_err(), "{text:?}");
         }
-        // One byte of the key differs, so that its own signatures do not fit.
+        // One byte of the key is changed, so its own signatures do not match.
         let mut other = DEBIAN[1].to_owned();
         let at = other.find("\n\n").unwrap() + 2 + 30;
         let swapped = if other.as_bytes()[at] == b'A' { "B" } else { "A" };

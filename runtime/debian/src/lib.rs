@@ -1,9 +1,9 @@
 //! Debian packages: fetched through the host's apt with lists of our own or, without it, from a mirror; verified,
 //! unpacked.
 //!
-//! Trust is a signed `InRelease`, `Packages`, SHA-256: apt's, with the digest checked once more here, or the same chain
-//! of our own with Debian's keys built in. Nothing of the host's package state is read or changed; no root is needed.
-//! Not here: what a package is for (kernel store, built-in image).
+//! Trust comes from a signed `InRelease`, `Packages`, SHA-256: verified by apt, and the digest once more here, or by
+//! a chain of our own with Debian's keys built in. The host's package state is neither read nor changed; no root is
+//! needed. Not here: the packages' use (kernel store, built-in image).
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
@@ -30,105 +30,105 @@ use std::path::PathBuf;
 
 use waiting::GivenUp;
 
-/// Largest package taken, in bytes. A Debian kernel is 26 MB for clouds and 70 MB in full.
+/// Largest package, in bytes. A Debian kernel is 26 MB for clouds and 70 MB in full.
 pub const MAX_PACKAGE_BYTES: u64 = 512 << 20;
 
-/// Largest single file taken out of a package.
+/// Largest single file of a package.
 pub const MAX_FILE_BYTES: u64 = 512 << 20;
 
 /// Result of a package operation.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a package could not be had.
+/// An error of packages.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// This host has no apt.
+    /// The host has no apt.
     #[error("apt-get not found")]
     NoApt,
-    /// Not a mirror's address.
+    /// The text is no address of a mirror.
     #[error("{0:?} is no URL of a Debian mirror, such as https://deb.debian.org/debian")]
     Url(String),
-    /// A mirror did not give what it was asked for.
+    /// The mirror failed.
     #[error("Debian mirror {host}: {why}")]
     Mirror {
-        /// Which one.
+        /// The mirror's host.
         host: String,
         /// The innermost cause.
         why: String,
     },
-    /// What a mirror has is not believed.
+    /// The mirror's release is not trusted.
     #[error("Debian mirror {host}: its signed release: {source}")]
     Release {
-        /// Which one.
+        /// The mirror's host.
         host: String,
-        /// Why not.
+        /// The reason.
         source: ReleaseError,
     },
-    /// A key is none.
+    /// The text is no key.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// A name that no Debian package has.
+    /// No Debian package can have this name.
     #[error("{0:?} is not a package name")]
     Name(String),
     /// apt does not know the package.
     #[error("package {0} is not in the host's package sources")]
     Unknown(String),
-    /// Nor does a mirror.
+    /// The mirror does not know the package either.
     #[error("package {name} is not on the Debian mirror {host}")]
     UnknownOn {
-        /// Package name.
+        /// The package's name.
         name: String,
-        /// Which mirror.
+        /// The mirror's host.
         host: String,
     },
-    /// apt does not know the package, but it could not read all there is.
+    /// apt does not know the package, but it could not read all sources.
     #[error("package {name} is not in the host's package sources, as far as they can be read: {complaint}")]
     UnknownIn {
-        /// Package name.
+        /// The package's name.
         name: String,
         /// apt's own first warning.
         complaint: String,
     },
-    /// apt said no.
+    /// apt failed.
     #[error("apt-get {action}: {message}")]
     Apt {
-        /// What it was asked.
+        /// The action.
         action: &'static str,
-        /// Its own last error line.
+        /// The last error line of apt.
         message: String,
     },
-    /// The downloaded file is not the one that was signed for.
+    /// The downloaded file has another digest than the signed one.
     #[error("{name} has digest sha256:{actual}, its signed record says sha256:{expected}")]
     Digest {
-        /// Package name.
+        /// The package's name.
         name: String,
-        /// What the record says.
+        /// The digest in the record.
         expected: String,
-        /// What the file has.
+        /// The file's digest.
         actual: String,
     },
-    /// The downloaded file is shorter or longer than the one that was signed for.
+    /// The downloaded file has another length than the signed one.
     #[error("{name} has {actual} bytes, its signed record says {expected}")]
     Size {
-        /// Package name.
+        /// The package's name.
         name: String,
-        /// What the record says.
+        /// The length in the record.
         expected: u64,
-        /// What came.
+        /// The file's length.
         actual: u64,
     },
-    /// The file is no package, or breaks a limit.
+    /// The file is no package, or exceeds a limit.
     #[error("package file: {0}")]
     Format(&'static str),
-    /// Whoever wanted it does not any more.
+    /// The work was given up.
     #[error("the package was given up")]
     GivenUp,
-    /// The system refused.
+    /// The system refused an operation on a file.
     #[error("{path}: {source}", path = path.display())]
     Io {
-        /// Where.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
 }

@@ -1,8 +1,8 @@
-//! Debian's archive, read by ourselves from a mirror: for hosts without apt.
+//! Debian's archive, read from a mirror without apt.
 //!
-//! A chain of three: `InRelease`, signed by a key of [`Keys`], has the digest of `Packages.xz`, which has that of every
-//! package file. Nothing of a link is read before the link above has vouched for all of it. Not here: what a package is
-//! for, and who asks apt first (`archive`).
+//! The chain has three links: `InRelease`, signed by one of [`Keys`], has the digest of `Packages.xz`, which has the
+//! digest of every package file. No byte of a link is parsed before the link above has vouched for all of it. Not
+//! here: the packages' use, and the precedence of apt (`archive`).
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -21,63 +21,63 @@ use crate::record::Record;
 use crate::release::{Expected, MAX_RELEASE_BYTES, Release, ReleaseError};
 use crate::{Error, MAX_PACKAGE_BYTES, Package, Result, version};
 
-/// The mirror that everybody has.
+/// The default mirror.
 const DEFAULT_URL: &str = "https://deb.debian.org/debian";
 
-/// The variable that names another one.
+/// The variable that names another mirror.
 const URL_VARIABLE: &str = "MATCHLOCK_DEBIAN_MIRROR";
 
-/// The release whose packages are taken: what its kernel can do is known.
+/// The release whose packages are used, whose kernel's features are known.
 const SUITE: &str = "bookworm";
 
-/// Its security updates, and what a mirror calls the place where they are.
+/// The release's security updates, and their place on a mirror.
 const SECURITY_SUITE: &str = "bookworm-security";
 const SECURITY_SUFFIX: &str = "-security";
 
-/// The date of the Debian 12 release that was there when this was written, and of no updates before it. A mirror that has an
-/// older one would take a host back to kernels whose faults are known, and signatures do not tell.
+/// The date of the newest Debian 12 release, without updates, at the time of writing. A mirror with an older one
+/// would take a host back to kernels with known faults, and signatures would not tell.
 const NOT_BEFORE: u64 = 1_783_764_997; // Sat, 11 Jul 2026 10:16:37 UTC
 
-/// How long a mirror may say nothing.
+/// How long a mirror may send nothing.
 const SILENCE_LIMIT: Duration = Duration::from_secs(20);
 
-/// Largest index, as it comes and unpacked. Debian 12 has 9 MB and 46 MB.
+/// Largest index, packed and unpacked. Debian 12 has 9 MB and 46 MB.
 const MAX_PACKED_INDEX_BYTES: u64 = 64 << 20;
 const MAX_INDEX_BYTES: u64 = 512 << 20;
 
-/// Most memory that unpacking an index may take.
+/// Most memory for unpacking an index.
 const MAX_UNPACKING_BYTES: u64 = 128 << 20;
 
 /// Longest paragraph of an index.
 const MAX_RECORD_BYTES: usize = 1 << 20;
 
-/// A mirror, and whose signatures on it are believed.
+/// A mirror, and the keys that its releases are signed with.
 #[derive(Debug, Clone)]
 pub struct Mirror {
-    /// The suites that make up the release.
+    /// The suites of the release.
     pub suites: Vec<Suite>,
-    /// Who signs them.
+    /// The keys that sign the suites.
     pub keys: Keys,
-    /// How long it may say nothing.
+    /// How long the mirror may send nothing.
     pub silence: Duration,
 }
 
 /// One suite of a mirror.
 #[derive(Debug, Clone)]
 pub struct Suite {
-    /// `https://host/path`, above `dists` and `pool`.
+    /// The URL above `dists` and `pool`: `https://host/path`.
     pub url: String,
-    /// Code name.
+    /// The suite's code name.
     pub name: String,
-    /// Whether there is nothing to be had without it. Otherwise one that is not there, is no signed file or has expired is warned of;
-    /// any other is believed, or nothing is had of the mirror.
+    /// Whether the mirror is useless without this suite. An optional suite that is missing, not signed or expired
+    /// only causes a warning; any other fault of it is an error.
     pub required: bool,
-    /// The date of the oldest release that is taken, in seconds since 1970.
+    /// The date of the oldest acceptable release, in seconds since 1970.
     pub not_before: u64,
 }
 
 impl Mirror {
-    /// Debian's own at this URL. Security updates are beside it, if it has them.
+    /// Debian's suites at this URL. Security updates are looked for beside it.
     pub fn of_debian(url: &str) -> Result<Self> {
         let url = url.trim_end_matches('/');
         let suite = |url, name: &str, required| {
@@ -89,13 +89,13 @@ impl Mirror {
         Ok(Self { suites: vec![main, security], keys: Keys::debian()?, silence: SILENCE_LIMIT })
     }
 
-    /// The one that this process's user has chosen, if any: `MATCHLOCK_DEBIAN_MIRROR`.
+    /// The mirror that the user has chosen with `MATCHLOCK_DEBIAN_MIRROR`, if any.
     pub(crate) fn chosen() -> Result<Option<Self>> {
         let url = std::env::var(URL_VARIABLE).ok().filter(|url| !url.is_empty());
         url.map(|url| Self::of_debian(&url)).transpose()
     }
 
-    /// The one for everybody, which has security updates.
+    /// The default mirror, which has security updates.
     pub(crate) fn usual() -> Result<Self> {
         let mut mirror = Self::of_debian(DEFAULT_URL)?;
         mirror.suites.iter_mut().for_each(|suite| suite.required = true);
@@ -103,12 +103,12 @@ impl Mirror {
     }
 }
 
-/// The indexes of a mirror that were verified, in a directory of their own.
+/// The verified indexes of a mirror, in a directory of their own.
 #[derive(Debug)]
 pub(crate) struct Indexes(Vec<Index>);
 
 impl Indexes {
-    /// Fetches them into `directory`. Beside it, `directory.<suite>.seen` remembers the newest release that was there.
+    /// Fetches the indexes into `directory`. Beside it, `directory.<suite>.seen` remembers the newest release so far.
     pub(crate) fn fetch(mirror: &Mirror, directory: &Path, given_up: &CancellationToken) -> Result<Self> {
         let mut indexes = Vec::new();
         for suite in &mirror.suites {
@@ -123,7 +123,7 @@ impl Indexes {
         Ok(Self(indexes))
     }
 
-    /// What is known of the newest package of this name, and where that is; `None` = nothing.
+    /// The record of the newest package of this name, and its suite; `None` = there is no such package.
     pub(crate) fn record(
         &self,
         name: &str,
@@ -140,15 +140,15 @@ impl Indexes {
         Ok(newest)
     }
 
-    /// That there is no such package.
+    /// The error for a package that no suite has.
     pub(crate) fn unknown(&self, name: String) -> Error {
         let host = self.0.first().map(|index| index.server.host().to_owned()).unwrap_or_default();
         Error::UnknownOn { name, host }
     }
 }
 
-/// Whether there are no updates, or nobody answers, or they are no longer kept up. One who is on the way can bring that about;
-/// but nobody goes on without those that are there with a broken signature.
+/// Whether the updates are missing, unreachable or expired. An attacker on the network can cause that too, but not
+/// that updates with a broken signature are ignored.
 fn is_absent(error: &Error) -> bool {
     use ReleaseError::{Expired, Malformed};
     matches!(error, Error::Mirror { .. } | Error::Release { source: Expired(_) | Malformed, .. })
@@ -159,7 +159,7 @@ fn is_absent(error: &Error) -> bool {
 pub(crate) struct Index {
     server: Server,
     path: PathBuf,
-    /// One lookup at a time: two would only unpack the same side by side.
+    /// Allows one lookup at a time: two would only unpack the same index side by side.
     looking: Mutex<()>,
 }
 
@@ -174,7 +174,7 @@ impl Index {
         if expected.len > MAX_PACKED_INDEX_BYTES {
             return Err(Error::Format("the mirror's index is over the size limit"));
         }
-        // By its digest it is there even while the mirror takes in the next release.
+        // A file stays available under its digest while the mirror takes in the next release.
         let (folder, file) = name.rsplit_once('/').unwrap_or_default();
         let place = match release.by_hash {
             true => format!("{folder}/by-hash/SHA256/{}", expected.sha256),
@@ -187,7 +187,7 @@ impl Index {
         Ok(Self { server, path, looking: Mutex::const_new(()) })
     }
 
-    /// What it says of a package; `None` = nothing.
+    /// The record of a package; `None` = there is none.
     fn record(&self, name: &str, given_up: &CancellationToken) -> Result<Option<Record>> {
         let looking = waiting::wait_for(given_up, self.looking.lock());
         let _looking = looking.map_err(Error::io(&self.path))?;
@@ -219,7 +219,7 @@ impl Index {
     }
 }
 
-/// Debian's name of this host's architecture, which is its guests' as well.
+/// Debian's name of this host's architecture, which is also its guests'.
 fn architecture() -> &'static str {
     if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" }
 }
@@ -240,11 +240,11 @@ fn release(
     release.map_err(|source| Error::Release { host: server.host().to_owned(), source })
 }
 
-/// The date of the newest release that was here; 0 = there was none.
+/// The date of the newest release that was seen; 0 = none was.
 fn last_seen(path: &Path) -> Result<u64> {
     let mut text = String::new();
     match File::open(path).and_then(|file| file.take(32).read_to_string(&mut text)) {
-        // Cut off by a power failure, it says no more than if it were not there.
+        // A file that was cut off by a power failure counts as missing.
         Ok(_) => Ok(text.trim().parse().unwrap_or(0)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
         Err(error) => Err(Error::io(path)(error)),
@@ -259,7 +259,7 @@ fn remember(path: &Path, date: u64) -> Result<()> {
     written.map_err(Error::io(path))
 }
 
-/// Fetches a file that is what it must be, or none.
+/// Fetches a file and verifies it; a bad file is removed.
 fn download(
     server: &Server,
     place: &str,
@@ -277,13 +277,13 @@ fn download(
         }
     });
     if result.is_err() {
-        // Never left where a later run could take it for good.
+        // A later run must not take a bad file for a good one.
         let _ = fs::remove_file(path);
     }
     result
 }
 
-/// Digest and length of what came.
+/// Fetches a file; returns its digest and length.
 fn download_unchecked(
     server: &Server,
     place: &str,
@@ -301,7 +301,7 @@ fn download_unchecked(
     Ok((hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect(), len))
 }
 
-/// The paragraph of this package.
+/// The paragraph about this package.
 pub(crate) fn find(mut text: impl BufRead, name: &str, path: &Path) -> Result<Option<Record>> {
     let wanted = format!("Package: {name}\n");
     let mut paragraph = Vec::new();
@@ -341,7 +341,7 @@ mod tests {
             |name: &str| find(text.as_bytes(), name, Path::new("x")).unwrap().map(|record| record.version);
         assert_eq!(version("a").as_deref(), Some("2"));
         assert_eq!(version("ab").as_deref(), Some("1"));
-        // Without a digest it is none.
+        // A record without a digest counts for nothing.
         assert_eq!(version("c"), None);
         assert_eq!(version("b"), None);
     }

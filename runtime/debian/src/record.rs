@@ -2,20 +2,20 @@
 
 use crate::release::{Expected, is_sha256};
 
-/// What a signed index says of one package.
+/// The record of one package in a signed index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) version: String,
     pub(crate) sha256: String,
     pub(crate) depends: String,
-    /// Below the mirror's root; empty where apt knows it.
+    /// The file's path below the mirror's root; empty if apt knows it.
     filename: String,
     /// Length of the package file.
     size: Option<u64>,
 }
 
 impl Record {
-    /// The first paragraph of a text.
+    /// Parses the first paragraph of a text.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let record = text.split("\n\n").next()?;
         let field = |name: &str| {
@@ -31,9 +31,9 @@ impl Record {
         })
     }
 
-    /// Where a mirror has the package file, and what it must be.
+    /// The package file's path on a mirror, and its digest and length.
     pub(crate) fn file(&self) -> Option<(&str, Expected)> {
-        // It becomes a part of a URL.
+        // The path becomes part of a URL.
         let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"+-._~/".contains(&byte);
         let inside = self.filename.split('/').all(|part| !matches!(part, "" | "." | ".."));
         let good = inside && self.filename.bytes().all(valid);

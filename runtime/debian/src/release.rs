@@ -1,7 +1,7 @@
-//! A suite's `InRelease`: who signed it, when it holds, and which digests it vouches for.
+//! A suite's `InRelease`: its signatures, its period, and the digests that it vouches for.
 //!
-//! Debian's repository format: <https://wiki.debian.org/DebianRepository/Format>. Only what stands in the signed text
-//! is ever looked at. Not here: where the file comes from.
+//! Debian's repository format: <https://wiki.debian.org/DebianRepository/Format>. Only the signed text is ever read.
+//! Not here: fetching the file.
 
 use jiff::civil::DateTime;
 use pgp::composed::CleartextSignedMessage;
@@ -11,26 +11,26 @@ use crate::keys::Keys;
 /// Largest `InRelease`. Debian 12 has 151 kB in 1,600 lines.
 pub(crate) const MAX_RELEASE_BYTES: u64 = 512 << 10;
 
-/// Most lines of one: finding the signature in hostile text takes time by their square.
+/// Most lines of an `InRelease`: the time for finding the signature in hostile text grows with their square.
 const MAX_LINES: usize = 8192;
 
-/// Most signatures that are looked at; each costs a public-key operation for every key.
+/// Most signatures that are checked; each costs a public-key operation for every key.
 const MAX_SIGNATURES: usize = 8;
 
 /// How far this host's clock may be behind the signer's.
 pub(crate) const MAX_AHEAD_SECONDS: u64 = 24 * 3600;
 
-/// A release that a known key has signed.
+/// A release that a trusted key has signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Release {
-    /// When it was made, in seconds since 1970.
+    /// The release's date, in seconds since 1970.
     pub(crate) date: u64,
-    /// Whether files can be asked for by their digest.
+    /// Whether files can be requested by their digest.
     pub(crate) by_hash: bool,
     text: String,
 }
 
-/// What a file must be.
+/// The digest and length that a file must have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Expected {
     /// SHA-256 in hex.
@@ -39,41 +39,41 @@ pub(crate) struct Expected {
     pub(crate) len: u64,
 }
 
-/// Why a release is not believed.
+/// The reason why a release is not trusted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReleaseError {
-    /// Not a signed text.
+    /// The file is no signed text.
     #[error("not a signed release")]
     Malformed,
-    /// No signature by a known key that is valid now.
+    /// No signature is by a trusted key that is valid now.
     #[error("no valid signature of a known key")]
     Signature,
-    /// Something signed, but not what was asked for.
+    /// The signed text is about another suite.
     #[error("it is of {0:?}, not of {1}")]
     Suite(String, String),
     /// A field is missing or not understood.
     #[error("its field {0} is missing or broken")]
     Field(&'static str),
-    /// Past its time.
+    /// The release has expired.
     #[error("it was valid until {0} only")]
     Expired(String),
-    /// From the future.
+    /// The release is from the future.
     #[error("it is of {0}, which has not come yet by this host's clock")]
     Future(String),
-    /// An older one than was seen before.
+    /// The release is older than one that was seen before.
     #[error("it is older than one that was here before: {0}")]
     Older(String),
-    /// An older one than there has been for long.
+    /// The release is older than the oldest acceptable one.
     #[error("it is of {0}, and newer ones are known to this program")]
     Outdated(String),
-    /// It does not vouch for what is needed.
+    /// The release does not list a needed file.
     #[error("it has no digest for {0}")]
     NotListed(String),
 }
 
 impl Release {
-    /// Reads what came as `InRelease` of `suite`.
+    /// Reads and verifies an `InRelease` of `suite`.
     pub(crate) fn open(bytes: &[u8], suite: &str, keys: &Keys, now: u64) -> Result<Self, ReleaseError> {
         let text = std::str::from_utf8(bytes).map_err(|_| ReleaseError::Malformed)?;
         if bytes.len() as u64 > MAX_RELEASE_BYTES || text.lines().count() > MAX_LINES {
@@ -88,9 +88,9 @@ impl Release {
         Self::read(&text, suite, now)
     }
 
-    /// Reads what was signed.
+    /// Reads the signed text.
     pub(crate) fn read(text: &str, suite: &str, now: u64) -> Result<Self, ReleaseError> {
-        // The signature is over CRLF; names and digests end before it.
+        // The signature is over CRLF, which belongs to no name or digest.
         let text = text.replace("\r\n", "\n");
         let codename = field(&text, "Codename").unwrap_or_default();
         if codename != suite {
@@ -111,7 +111,7 @@ impl Release {
         Ok(Self { date, by_hash, text })
     }
 
-    /// Refuses this one where a newer one is known, of `seen` or of `floor`: nobody takes Debian back behind its own fixes.
+    /// Refuses a release that is older than `seen` or `floor`, so that nobody takes Debian back behind its own fixes.
     pub(crate) fn not_before(self, seen: u64, floor: u64) -> Result<Self, ReleaseError> {
         let said = || field(&self.text, "Date").unwrap_or_default().to_owned();
         if self.date < floor {
@@ -123,7 +123,7 @@ impl Release {
         Ok(self)
     }
 
-    /// What the file of this path must be.
+    /// The digest and length of the file at this path.
     pub(crate) fn expected(&self, path: &str) -> Result<Expected, ReleaseError> {
         let lines = self.text.lines().skip_while(|line| *line != "SHA256:").skip(1);
         let lines = lines.take_while(|line| line.starts_with(' '));
@@ -147,12 +147,12 @@ pub(crate) fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// A field of the first paragraph, on one line.
+/// A one-line field of the first paragraph.
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
-/// Debian policy's date: RFC 5322, and always UTC.
+/// Parses a date as in Debian policy: RFC 5322, always UTC.
 fn seconds(date: &str) -> Option<u64> {
     let time = DateTime::strptime("%a, %d %b %Y %H:%M:%S UTC", date).ok()?;
     let time = time.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(release.expected("c"), Err(ReleaseError::NotListed("c".into())));
     }
 
-    /// GnuPG wrote key and text; Debian's are made the same way.
+    /// GnuPG wrote key and text, as it does Debian's.
     #[test]
     fn what_gnupg_signs_is_believed_while_it_holds() {
         let keys = Keys::parse([include_str!("../tests/gpg/key.asc")]).unwrap();
@@ -235,7 +235,7 @@ mod tests {
                 check(&changed)
             })
             .sum();
-        // The last line break, and what of the armor and of the unhashed part says nothing.
+        // Only the last line break, and parts of the armor and of the unhashed area, may change without effect.
         assert!(cut <= 1 && changed < good.len() / 10, "{cut} {changed}");
     }
 

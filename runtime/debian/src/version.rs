@@ -1,4 +1,4 @@
-//! Which of two versions is the newer one: Debian policy §5.6.12.
+//! The order of versions: Debian policy §5.6.12.
 
 use std::cmp::Ordering;
 
@@ -22,7 +22,7 @@ fn revision(version: &str) -> (&str, &str) {
     version.rsplit_once('-').unwrap_or((version, "0"))
 }
 
-/// What is no number and what is, by turns.
+/// Compares parts that are not numbers and parts that are, by turns.
 fn part(mut a: &[u8], mut b: &[u8]) -> Ordering {
     while !a.is_empty() || !b.is_empty() {
         let (text_a, rest_a) = split(a, |byte| byte.is_ascii_digit());
@@ -55,7 +55,7 @@ fn text(a: &[u8], b: &[u8]) -> Ordering {
     positions.fold(Ordering::Equal, |order, at| order.then_with(|| rank(a.get(at)).cmp(&rank(b.get(at)))))
 }
 
-/// Of any length; "an empty string […] counts as zero".
+/// Numbers of any length; "an empty string […] counts as zero".
 fn number(a: &[u8], b: &[u8]) -> Ordering {
     let (_, a) = split(a, |byte| *byte != b'0');
     let (_, b) = split(b, |byte| *byte != b'0');

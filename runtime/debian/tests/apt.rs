@@ -1,4 +1,4 @@
-//! How apt is asked: with a stand-in for it, which a child process of this one finds in its path.
+//! The calls of apt, which go to a stand-in that a child process of the test finds in its PATH.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
@@ -15,10 +15,10 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use waiting::CancellationToken;
 use waiting::testing::given_up_at_once;
 
-/// Where the child works.
+/// The variable that names the child's directory.
 const DIRECTORY: &str = "MATCHLOCK_TEST_DIRECTORY";
 
-/// This program again, as one test, which finds programs of these names and scripts and no others.
+/// Runs one test of this program again, with programs of these names and scripts, and no others, in its PATH.
 fn child(test: &str, directory: &Path, programs: &[(&str, &str)]) -> Command {
     let path = directory.join("bin");
     fs::create_dir_all(&path).unwrap();
@@ -33,7 +33,7 @@ fn child(test: &str, directory: &Path, programs: &[(&str, &str)]) -> Command {
     child
 }
 
-/// In the child.
+/// The lists' directory, in the child.
 fn lists() -> PathBuf {
     Path::new(&std::env::var(DIRECTORY).unwrap()).join("lists")
 }
@@ -111,7 +111,7 @@ fn which_mirror_is_asked() {
     fs::write(lists().with_file_name("host"), host).unwrap();
 }
 
-/// Nothing is reached in any case: what looks like the way there leads nowhere.
+/// No server is reached: the mirror's URL leads nowhere.
 #[test]
 fn a_mirror_is_asked_where_apt_is_not_or_knows_nothing() {
     let knows_nothing = [("apt-get", "exit 0"), ("apt-cache", "exit 100")];

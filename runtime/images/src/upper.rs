@@ -39,7 +39,7 @@ pub fn upper_disk(cache: &Path, dest_dir: &Path, size_mb: u64, given_up: &Cancel
     let disk =
         File::options().read(true).write(true).create_new(true).open(&path).map_err(Error::io(&path))?;
     if let Err(error) = copy_sparse(&template, &disk) {
-        // A disk that is half made is no disk.
+        // A half-made disk is of no use.
         let _ = fs::remove_file(&path);
         return Err(Error::Io { path, source: error });
     }
@@ -55,7 +55,7 @@ fn template(cache: &Path, size_mb: u64, given_up: &CancellationToken) -> Result<
         other => return other.map_err(Error::io(path)),
     }
     make_directory(&dir).map_err(Error::io(&dir))?;
-    // One process makes templates, the others wait; what it finds of others' are those of the dead.
+    // One process makes templates, the others wait; unfinished files that it finds belong to dead processes.
     let lock = File::open(&dir).and_then(|lock| waiting::lock(lock, given_up));
     let _lock = lock.map_err(Error::io(&dir))?;
     match File::open(&path) {
@@ -76,8 +76,8 @@ fn template(cache: &Path, size_mb: u64, given_up: &CancellationToken) -> Result<
     file.persist(&path).map_err(|error| Error::Io { path: path.clone(), source: error.error })
 }
 
-/// Makes an ext4 with these features and no others of a file as long as it is to be. `wrong` makes an error of what mke2fs
-/// said.
+/// Formats a file of the final length as an ext4 with exactly these features. `wrong` makes an error of the message
+/// of mke2fs.
 pub(crate) fn format(
     path: &Path,
     features: &str,

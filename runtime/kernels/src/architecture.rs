@@ -1,4 +1,4 @@
-//! What a guest's processor is, and what follows from that: names, nothing else.
+//! The architecture of a guest, and the names that follow from it.
 
 /// The architecture of a guest, which is its host's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,16 +10,16 @@ pub enum Architecture {
 }
 
 impl Architecture {
-    /// Every one there is.
+    /// Every architecture.
     pub(crate) const ALL: [Self; 2] = [Self::Amd64, Self::Arm64];
 
-    /// That of guests on this host.
+    /// The architecture of guests on this host.
     #[must_use]
     pub fn host() -> Self {
         if std::env::consts::ARCH == "aarch64" { Self::Arm64 } else { Self::Amd64 }
     }
 
-    /// Its name, which Debian and OCI share.
+    /// The name that Debian and OCI share.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -28,7 +28,7 @@ impl Architecture {
         }
     }
 
-    /// The directory of the store that has Debian's kernels for it.
+    /// The store's directory for Debian's kernels of this architecture.
     pub(crate) const fn directory(self) -> &'static str {
         match self {
             Self::Amd64 => "debian-amd64",
@@ -36,7 +36,7 @@ impl Architecture {
         }
     }
 
-    /// Debian's name of its kernel for clouds: small, with everything virtio as modules.
+    /// Debian's name of its kernel for clouds: small, with all virtio drivers as modules.
     pub(crate) const fn meta_package(self) -> &'static str {
         match self {
             Self::Amd64 => "linux-image-cloud-amd64",

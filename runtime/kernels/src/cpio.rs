@@ -2,18 +2,18 @@
 
 use std::io::{self, Write};
 
-/// Name of the entry behind the last.
+/// Name of the entry after the last.
 const TRAILER: &str = "TRAILER!!!";
 
-/// That entry's name with its NUL and padding.
+/// Length of that name with its NUL and padding.
 pub(crate) const TRAILER_BYTES: u64 = 14;
 
-/// Whether an archive of which these are the last [`TRAILER_BYTES`] has its end.
+/// Whether an archive that ends with these [`TRAILER_BYTES`] is whole.
 pub(crate) fn ends(bytes: &[u8]) -> bool {
     bytes.starts_with(TRAILER.as_bytes()) && bytes.len() as u64 == TRAILER_BYTES
 }
 
-/// Writes an archive; entries appear in the order of the calls, so a directory must precede what is in it.
+/// Writes an archive. Entries appear in the order of the calls, so a directory must precede its entries.
 pub(crate) struct Writer<W> {
     out: W,
     inode: u32,
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
     use std::process::{Command, Stdio};
 
-    /// GNU cpio reads back what was written.
+    /// GNU cpio reads the archive back.
     #[test]
     fn cpio_reads_it() {
         let mut writer = Writer::new(Vec::new());

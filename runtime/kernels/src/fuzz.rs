@@ -1,5 +1,5 @@
-//! Fuzz bodies: what a kernel's file, its modules and its layer in a registry can be. Each takes any bytes, and panics
-//! only on a defect.
+//! Fuzz bodies: a kernel's file, its modules, and its layer in a registry. Each takes any bytes, and panics only on a
+//! defect.
 //!
 //! `cargo test` runs them a fixed number of times with fixed seeds; `fuzz/` has the targets for libFuzzer. Not here:
 //! loading a kernel into a guest (`vmm`).
@@ -11,7 +11,7 @@ use machine::KernelFormat;
 use crate::modules::{Module, unsigned_len};
 use crate::{Architecture, MAX_IMAGE_BYTES, image, module_tree, oci};
 
-/// A kernel's file, and what is packed in it.
+/// Reads a kernel's file, and the image packed in it.
 pub fn image(data: &[u8]) {
     let found = image::detect(data);
     assert_eq!(
@@ -31,7 +31,7 @@ pub fn image(data: &[u8]) {
     }
 }
 
-/// What is whole stays whole if more follows.
+/// Reads an ELF file; one that is whole stays whole with more bytes after it.
 fn elf(data: &[u8]) {
     let check = |more: &[u8]| {
         let mut file = tempfile::tempfile().ok()?;
@@ -41,7 +41,7 @@ fn elf(data: &[u8]) {
     assert!(check(b"") != Some(true) || check(b"more") == Some(true));
 }
 
-/// A kernel's module.
+/// Reads a kernel's module.
 pub fn module(data: &[u8]) {
     let len = unsigned_len(data);
     assert!(len <= data.len(), "{len} of {}", data.len());
@@ -52,7 +52,7 @@ pub fn module(data: &[u8]) {
     module_tree::index(&module);
 }
 
-/// The layer that a registry has a kernel in.
+/// Unpacks the layer that holds a registry's kernel.
 pub fn layer(data: &[u8]) {
     for architecture in [Architecture::Amd64, Architecture::Arm64] {
         let mut out = Counted(0);
@@ -62,7 +62,7 @@ pub fn layer(data: &[u8]) {
     }
 }
 
-/// A kernel that nobody keeps.
+/// A writer that only counts.
 struct Counted(u64);
 
 impl Write for Counted {
@@ -130,7 +130,7 @@ mod tests {
         fuzzed::run("kernels_image", 2000, &images(), &words, super::image);
     }
 
-    /// An ELF file of two sections, `.modinfo` and their names.
+    /// An ELF file of two sections: `.modinfo`, and the sections' names.
     fn elf_module() -> Vec<u8> {
         let (names, info) = (b"\0.modinfo\0.names\0", b"license=GPL\0depends=virtio,virtio-ring\0");
         let mut file = vec![0u8; 64];

@@ -1,4 +1,4 @@
-//! Kernel image files: what is in one, and the ELF image inside a bzImage.
+//! Kernel image files: their formats, and the ELF image inside a bzImage.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,7 +10,7 @@ use object::read::elf::{FileHeader, ProgramHeader};
 
 use crate::{Architecture, MAX_IMAGE_BYTES};
 
-/// Bytes of a file that are enough for [`detect`].
+/// Bytes at the start of a file that [`detect`] needs.
 pub(crate) const HEAD_BYTES: usize = 0x250;
 
 /// The format of the kernel whose first bytes are `head`.
@@ -63,11 +63,11 @@ pub(crate) fn check_elf(file: File) -> Result<(), &'static str> {
     if entry { Ok(()) } else { Err("an ELF file without a PVH entry point (CONFIG_PVH)") }
 }
 
-/// What machines boot of the kernel file of a Debian package.
+/// The image that machines boot, from the kernel file of a Debian package.
 pub(crate) fn of_package(file: Vec<u8>, architecture: Architecture) -> Result<Vec<u8>, &'static str> {
     match (architecture, detect(&file)?) {
         (Architecture::Amd64, KernelFormat::BzImage) => unpack(&file),
-        // Debian does not pack it.
+        // Debian does not compress it.
         (Architecture::Arm64, KernelFormat::Image) => Ok(file),
         _ => Err("a kernel for another architecture"),
     }
@@ -233,7 +233,7 @@ pub(crate) mod tests {
         check_elf(file)
     }
 
-    /// Headers, one segment of notes with the entry point, one to load.
+    /// An ELF kernel: headers, one segment of notes with the entry point, one to load.
     pub(crate) fn kernel_elf() -> Vec<u8> {
         let mut elf = vec![0u8; 0x400];
         let mut put = |at: usize, bytes: &[u8]| elf[at..at + bytes.len()].copy_from_slice(bytes);

@@ -1,4 +1,4 @@
-//! The initial RAM file system: the agent as `/init` and just the modules this kernel needs.
+//! The initial RAM file system: the agent as `/init`, and only the modules that this kernel needs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,20 +12,20 @@ use waiting::CancellationToken;
 use crate::modules::{Tree, WANTED};
 use crate::{Error, Kernel, Result, cpio, made_once};
 
-/// Raised when the archive's layout changes, so that cached ones are made anew.
+/// Raised when the archive's layout changes, so that cached archives are made anew.
 const LAYOUT: u32 = 2;
 
-/// What goes into an archive.
+/// The content of an archive.
 pub struct Archive<'a> {
-    /// Modules to put in, with what they depend on.
+    /// Modules to include, with their dependencies.
     pub modules: &'a [&'a str],
-    /// Files, with directories made for them. `init` is what the kernel starts.
+    /// Files; their directories are made. The kernel starts `init`.
     pub files: &'a [File<'a>],
 }
 
 /// A file of an archive.
 pub struct File<'a> {
-    /// Path, relative.
+    /// The relative path.
     pub name: &'a str,
     /// Permission bits.
     pub mode: u32,
@@ -33,8 +33,9 @@ pub struct File<'a> {
     pub data: &'a [u8],
 }
 
-/// The guest's archive for `kernel` with `agent` as `/init`, made once and kept: with the kernel if modules of it are in
-/// there, else below the cache directory `cache`. Waiting for others that make one ends at once when it is given up.
+/// The guest's archive for `kernel` with `agent` as `/init`, made once and kept: with the kernel if the kernel has
+/// modules, else below the cache directory `cache`. Waiting for another process that makes it ends at once when it is
+/// given up.
 pub fn initramfs(
     cache: &Path,
     kernel: &Kernel,
@@ -55,7 +56,7 @@ pub fn initramfs(
     Ok(path)
 }
 
-/// Whether the archive is there and has its end: one that somebody has cut off is made anew.
+/// Whether the archive exists with its end; one that was cut off is made anew.
 fn is_whole(path: &Path) -> bool {
     let mut end = Vec::new();
     let read = |mut file: fs::File| {
@@ -67,7 +68,7 @@ fn is_whole(path: &Path) -> bool {
 }
 
 impl Archive<'_> {
-    /// Writes the archive to `path`. Modules lie in `/lib/modules-min/NNN-name.ko`; `/modules` lists them, one path a
+    /// Writes the archive to `path`. Modules are `/lib/modules-min/NNN-name.ko`; `/modules` lists them, one path a
     /// line, in load order.
     pub fn write(&self, kernel: &Kernel, path: &Path) -> Result<()> {
         let modules = match &kernel.modules {
@@ -87,7 +88,7 @@ impl Archive<'_> {
         directories.extend(self.files.iter().filter_map(|file| Path::new(file.name).parent()));
         let ancestors: BTreeSet<&Path> =
             directories.iter().flat_map(|directory| directory.ancestors()).collect();
-        // Sorted: a directory comes before what is in it.
+        // Sorted, so that a directory comes before its entries.
         for directory in
             ancestors.iter().filter_map(|directory| directory.to_str()).filter(|name| !name.is_empty())
         {
@@ -111,8 +112,8 @@ impl Archive<'_> {
     }
 }
 
-/// Names the inputs. Files by identity and time of change: hashing their content on every start would cost more than
-/// the rest of the look-up.
+/// A name made of the inputs. Files count by identity and time of change: hashing their content on every start would
+/// cost more than the rest of the lookup.
 fn key(kernel: &Kernel, agent: &Path) -> Result<String> {
     let mut hasher = Sha256::new();
     hasher.update(LAYOUT.to_le_bytes());
@@ -140,7 +141,7 @@ mod tests {
     use super::*;
     use machine::KernelFormat;
 
-    /// One without modules, of which nothing is read.
+    /// A kernel without modules, whose image is never read.
     fn kernel() -> Kernel {
         Kernel {
             release: "1".into(),
@@ -175,7 +176,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let archives = dir.path().join("kernels/initramfs");
         fs::create_dir_all(&archives).unwrap();
-        // Of this version, and of the one before.
+        // Leftovers of this version, and of the one before.
         for left in ["0123.tmp", "4711.tmp"] {
             fs::write(archives.join(left), "half").unwrap();
         }

@@ -1,7 +1,7 @@
-//! Who uses a kernel of the store: as long as somebody does, it is not removed.
+//! Leases of kernels in the store: a leased kernel is not removed.
 //!
-//! The lock is on the kernel's directory itself, so that it moves with it, and it ends with its holder, however that
-//! happens. Not here: what is in the directory.
+//! The lock is on the kernel's directory itself, so that it moves with it, and it ends with its holder, in whatever
+//! way that ends. Not here: the directory's content.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,7 +12,7 @@ use waiting::CancellationToken;
 
 use crate::{Error, Result};
 
-/// The right to find a kernel where it is, as long as this lives.
+/// A lease of a kernel: its directory stays where it is, as long as this lives.
 #[derive(Debug)]
 pub struct Lease {
     directory: PathBuf,
@@ -20,7 +20,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Waits while somebody removes it; `None` = it is not there.
+    /// Takes a lease, waiting for a removal under way to end; `None` = there is no such kernel.
     pub(crate) fn take(directory: &Path, given_up: &CancellationToken) -> Result<Option<Self>> {
         loop {
             let lock = match File::open(directory) {
@@ -29,14 +29,14 @@ impl Lease {
                 Err(error) => return Err(Error::io(directory)(error)),
             };
             let lock = waiting::lock_shared(lock, given_up).map_err(Error::io(directory))?;
-            // What was opened may have been removed before it was locked, and another put in its place.
+            // The opened directory may have been removed before it was locked, and replaced by another.
             if is_at(&lock, directory).map_err(Error::io(directory))? {
                 return Ok(Some(Self { directory: directory.to_owned(), _lock: lock }));
             }
         }
     }
 
-    /// The same, after the directory was renamed.
+    /// The lease, after the directory was renamed.
     pub(crate) fn renamed(self, directory: &Path) -> Self {
         Self { directory: directory.to_owned(), ..self }
     }
@@ -47,7 +47,7 @@ impl Lease {
     }
 }
 
-/// The lock of a kernel's directory that nobody uses; `None` = somebody does.
+/// Locks a kernel's directory that has no lease; `None` = it has one.
 pub(crate) fn unused(directory: &Path) -> Result<Option<File>> {
     let lock = File::open(directory).map_err(Error::io(directory))?;
     match lock.try_lock() {
@@ -88,7 +88,7 @@ mod tests {
         assert!(unused(&new).unwrap().is_some());
     }
 
-    /// The start that has opened a kernel's directory and waits for its lock, while it is replaced.
+    /// A start has opened a kernel's directory and waits for its lock, while the kernel is replaced.
     #[test]
     fn whoever_waited_gets_what_is_there_now() {
         let parent = tempfile::tempdir().unwrap();
@@ -109,7 +109,7 @@ mod tests {
         });
     }
 
-    /// proc_locks(5): a lock that somebody waits for has lines with "->" below its own.
+    /// proc_locks(5): a lock with waiters has lines with "->" below its own.
     fn is_waited_for(lock: &File) -> bool {
         let inode = format!(":{} ", lock.metadata().unwrap().ino());
         let locks = fs::read_to_string("/proc/locks").unwrap();

@@ -1,9 +1,9 @@
-//! Guest kernels: where they come from, how they are kept, and the initramfs that goes with each.
+//! Guest kernels: their origins, their store, and the initramfs that goes with each.
 //!
-//! The default is Debian's stock cloud kernel, fetched as a signed package, unpacked once to an ELF image (PVH) with its
-//! modules beside it. A path or `file:///…` names a kernel of the user's own with everything built in, any other reference
-//! one in a registry. Not here: loading a kernel into a guest (`vmm`), and what the initramfs' one program does
-//! (`guest_agent`).
+//! The default is Debian's stock cloud kernel, fetched as a signed package, unpacked once to an ELF image (PVH) with
+//! its modules beside it. A path or `file:///…` names a kernel of the user's own with everything built in; any other
+//! reference names one in a registry. Not here: loading a kernel into a guest (`vmm`), and the program in the
+//! initramfs (`guest_agent`).
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests"))]
 
@@ -33,54 +33,54 @@ pub use store::{Kernel, Store};
 use std::io;
 use std::path::PathBuf;
 
-/// Largest kernel image taken, packed or unpacked.
+/// Largest kernel image, packed or unpacked.
 pub const MAX_IMAGE_BYTES: u64 = 256 << 20;
 
 /// Result of a kernel operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why there is no kernel.
+/// An error of kernels.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The reference is of a form not known here.
+    /// The reference has no known form.
     #[error("kernel reference {0:?} is neither an absolute path, file:///path nor an image reference")]
     Reference(String),
-    /// A registry did not give the kernel.
+    /// The registry failed.
     #[error("kernel {reference}: {source}")]
     Registry {
-        /// What was asked for.
+        /// The reference.
         reference: String,
-        /// Why not.
+        /// The reason.
         source: registry::Error,
     },
-    /// What a registry has under this name is no kernel.
+    /// The registry's artifact of this name is no kernel.
     #[error("kernel {reference}: {why}")]
     Artifact {
-        /// What was asked for.
+        /// The reference.
         reference: String,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
-    /// The file is no kernel that a machine here can boot.
+    /// No machine here can boot the file.
     #[error("{path} is not a bootable kernel: {why}", path = path.display())]
     NotAKernel {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         why: &'static str,
     },
     /// The file cannot be read.
     #[error("kernel {path}: {source}", path = path.display())]
     Unreadable {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
-    /// No kernel of this name is in the store.
+    /// The store has no kernel of this name.
     #[error("kernel not found: {0}")]
     Unknown(String),
-    /// It cannot be removed now.
+    /// The kernel is in use, and cannot be removed now.
     #[error("kernel {0} is in use")]
     InUse(String),
     /// A kernel module that the guest needs is missing.
@@ -94,15 +94,15 @@ pub enum Error {
     /// The default kernel's package could not be had.
     #[error(transparent)]
     Package(#[from] debian::Error),
-    /// Whoever wanted it does not any more.
+    /// The work was given up.
     #[error("the kernel was given up")]
     GivenUp,
-    /// The system refused.
+    /// The system refused an operation on a file.
     #[error("{path}: {source}", path = path.display())]
     Io {
-        /// Where.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
 }

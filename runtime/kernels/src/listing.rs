@@ -1,6 +1,6 @@
-//! What is in the store, and its removal.
+//! The list of kernels in the store, and their removal.
 //!
-//! Not here: how anything comes into it.
+//! Not here: adding kernels.
 
 use std::fs;
 use std::io;
@@ -14,34 +14,34 @@ use crate::stock::{CURRENT, ORIGIN};
 use crate::store::{Store, remove};
 use crate::{Architecture, Error, Result};
 
-/// Where kernels go that are being removed: whatever lies there is nobody's.
+/// Directory for kernels that are being removed; nobody uses its content.
 const REMOVED: &str = "removed";
 
 /// One line of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredKernel {
-    /// What it is called: its release, or the reference that it was asked for by.
+    /// The kernel's release, or the reference that it was requested by.
     pub identifier: String,
-    /// What processors it is for.
+    /// The architecture of its processors.
     pub architecture: Architecture,
-    /// Package, version and digest it came from; of a registry's, the digests of manifest and layer.
+    /// Package, version and digest; for a registry's kernel, the digests of manifest and layer.
     pub origin: String,
-    /// Bytes of its files.
+    /// Bytes of the kernel's files.
     pub size: u64,
     /// Whether new sandboxes get it by default.
     pub current: bool,
-    /// Whether a sandbox runs on it, or is being started on it.
+    /// Whether a sandbox runs on the kernel, or is starting on it.
     pub in_use: bool,
 }
 
 impl Store {
     /// Every kernel in the store.
     pub fn list(&self) -> Result<Vec<StoredKernel>> {
-        // Who looks whether a kernel is used, seems to use it.
+        // Checking whether a kernel is in use makes it look used to others.
         let _looking = self.lock("list.lock")?;
         let mut kernels = Vec::new();
         for place in self.places()? {
-            // What has no origin was never finished.
+            // A kernel without an origin was never finished.
             let Ok(origin) = fs::read_to_string(place.directory.join(ORIGIN)) else { continue };
             let size = size(&place.directory).map_err(Error::io(&place.directory))?;
             let in_use = unused(&place.directory)?.is_none();
@@ -53,13 +53,13 @@ impl Store {
         Ok(kernels)
     }
 
-    /// Removes a kernel with all that was made for it. Returns the bytes of its files.
+    /// Removes a kernel and every file made for it; returns the bytes of its files.
     pub fn remove(&self, identifier: &str) -> Result<u64> {
         let _looking = self.lock("list.lock")?;
         let removed = self.root().join(REMOVED);
-        // Whatever an interrupted removal left.
+        // Leftovers of an interrupted removal.
         remove(&removed)?;
-        // A reference may be written in more than one way.
+        // A reference has several spellings.
         let whole = Name::parse(identifier).ok().map(|name| name.to_string());
         let is_it = |place: &Place| {
             place.identifier == identifier
@@ -69,7 +69,7 @@ impl Store {
         let place = places.iter().find(|place| is_it(place));
         let place = place.ok_or_else(|| Error::Unknown(identifier.to_owned()))?;
         if places.iter().filter(|other| other.directory == place.directory).count() > 1 {
-            // It goes with the last of its names.
+            // The kernel is removed with its last name.
             place.forget_name()?;
             return Ok(0);
         }
@@ -78,13 +78,13 @@ impl Store {
         let size = size(&place.directory).map_err(Error::io(&place.directory))?;
         place.forget_name()?;
         fs::rename(&place.directory, &removed).map_err(Error::io(&place.directory))?;
-        // Who waited for it finds another there, or none.
+        // A start that waits for the lock finds another kernel there, or none.
         drop(lock);
         remove(&removed)?;
         Ok(size)
     }
 
-    /// Removes the kernels of registries that have no name: those of killed processes. Nobody may be fetching one.
+    /// Removes kernels of registries without a name: leftovers of killed processes. No fetch may be under way.
     pub(crate) fn sweep_oci(&self) -> Result<()> {
         let _looking = self.lock("list.lock")?;
         let removed = self.root().join(REMOVED);
@@ -124,19 +124,19 @@ impl Store {
             let directory = self.root().join(OCI).join(digest);
             places.push(Place { identifier, architecture, directory, current: false, name });
         }
-        // Of one that is being removed, only the name may be left.
+        // Of a kernel that is being removed, only the name may be left.
         places.retain(|place| place.directory.is_dir());
         Ok(places)
     }
 }
 
-/// Where a kernel lies.
+/// The place of a kernel.
 struct Place {
     identifier: String,
     architecture: Architecture,
     directory: PathBuf,
     current: bool,
-    /// The file that leads to it, which goes first.
+    /// The file with its name, which is removed first.
     name: Option<PathBuf>,
 }
 
@@ -146,7 +146,7 @@ impl Place {
     }
 }
 
-/// What is in a directory; nothing if it is not there.
+/// The entries of a directory; none if it does not exist.
 fn entries(directory: &Path) -> Result<Vec<fs::DirEntry>> {
     match fs::read_dir(directory) {
         Ok(entries) => entries.collect::<io::Result<_>>().map_err(Error::io(directory)),
@@ -163,7 +163,7 @@ fn size(directory: &Path) -> io::Result<u64> {
         bytes += match entry.metadata() {
             Ok(metadata) if metadata.is_dir() => size(&entry.path())?,
             Ok(metadata) => metadata.len(),
-            // A start beside this one has just given it its name.
+            // A start has just renamed the file.
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             Err(error) => return Err(error),
         };
@@ -177,7 +177,7 @@ mod tests {
     use crate::lease::Lease;
     use waiting::CancellationToken;
 
-    /// Two kernels of Debian's, the newer of them in use by default.
+    /// Two of Debian's kernels, of which the newer is the default.
     fn stored(cache: &Path) -> Store {
         let store = Store::open(cache).unwrap();
         let directory = store.root().join("debian-amd64");
@@ -217,7 +217,7 @@ mod tests {
         assert!(!store.root().join("removed").exists());
     }
 
-    /// Two names of one kernel, and a kernel without a name.
+    /// A kernel with two names, and one without a name.
     #[test]
     fn a_kernel_of_a_registry_goes_with_its_last_name() {
         let dir = tempfile::tempdir().unwrap();
@@ -261,7 +261,7 @@ mod tests {
         assert!(!directory.exists());
     }
 
-    /// Each of two looks at whether the other's kernel is used, again and again.
+    /// Two listings check whether each other's kernel is in use, again and again.
     #[test]
     fn looking_is_not_using() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Which kernel modules a guest needs, in an order in which they load.
+//! The kernel modules that a guest needs, in an order in which they load.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,8 @@ use object::{Object, ObjectSection};
 
 use crate::{Error, MAX_IMAGE_BYTES, Result};
 
-/// Needed before the root can be assembled, in the order of first need: the control stream opens earliest.
+/// Modules that are needed before the root can be assembled, in the order of first need: the control stream opens
+/// earliest.
 pub(crate) const WANTED: &[&str] = &[
     "virtio_mmio",
     "vmw_vsock_virtio_transport",
@@ -69,7 +70,7 @@ impl Tree {
         seen: &mut BTreeSet<String>,
         order: &mut Vec<(String, Vec<u8>)>,
     ) -> Result<()> {
-        // Names differ between file and dependency lists in `-` and `_` only.
+        // File names and dependency lists differ in `-` and `_` only.
         let name = name.replace('-', "_");
         if self.builtin.contains(&name) || !seen.insert(name.clone()) {
             return Ok(());
@@ -96,7 +97,7 @@ impl Tree {
     }
 }
 
-/// The module in a file `virtio-rng.ko` or `virtio-rng.ko.xz`: `virtio_rng`.
+/// The module's name: `virtio_rng` for `virtio-rng.ko` or `virtio-rng.ko.xz`.
 fn name_of(path: &Path) -> Option<String> {
     let file = path.file_name()?.to_str()?;
     let (stem, suffix) = file.split_once(".ko")?;
@@ -159,8 +160,8 @@ impl Module {
 
 /// The length of a module without its appended signature.
 ///
-/// The package that the module came from was verified on the host; checking an RSA signature a module again in the
-/// guest costs a slow machine more than the loading does. Stock kernels take unsigned modules.
+/// The host has verified the module's package. On a slow machine, checking an RSA signature again for each module
+/// takes longer than loading them, and stock kernels take unsigned modules.
 pub(crate) fn unsigned_len(module: &[u8]) -> usize {
     const MARKER: &[u8] = b"~Module signature appended~\n";
     // Linux struct module_signature: 8 bytes, then sig_len, big-endian u32, right before the marker
@@ -228,7 +229,7 @@ mod tests {
             [&b"module"[..], b"sig", &[0; 8], &len.to_be_bytes(), b"~Module signature appended~\n"].concat()
         };
         assert_eq!(unsigned_len(&signed(3)), 6);
-        // A length that reaches before the file's start: left as it is, for the kernel to judge.
+        // A length that reaches before the file's start is left to the kernel.
         assert_eq!(unsigned_len(&signed(100)), signed(100).len());
         assert_eq!(unsigned_len(b"plain"), 5);
     }

@@ -1,12 +1,12 @@
 //! Kernels from registries: `<store>/oci`.
 //!
-//! An image or artifact whose first layer is the kernel: the file itself, or a tar that has it as `kernel` (for arm64:
-//! `kernel-arm64`), packed with gzip or zstd or not at all. It has everything built in, since nothing there could hold
-//! modules. A reference is asked for once; what its registry puts under its tag later is another matter.
+//! Such a kernel is the first layer of an image or artifact: the file itself, or a tar with it as `kernel` (for arm64:
+//! `kernel-arm64`), packed with gzip or zstd or not at all. It has everything built in, since the layer has no place for
+//! modules. A reference is looked up once; a later change of its tag is not noticed.
 //!
 //! ```text
 //! oci.lock                    held while a kernel is fetched
-//! oci/refs/<key>              a reference that was asked for, and the digest of its manifest
+//! oci/refs/<key>              a reference that was requested, and the digest of its manifest
 //! oci/<digest>/kernel         the kernel of that manifest
 //! oci/<digest>/origin         digests of manifest and layer
 //! ```
@@ -29,25 +29,25 @@ use crate::stock::ORIGIN;
 use crate::store::{Kernel, Store, detect_file, remove, sync, write};
 use crate::{Architecture, Error, MAX_IMAGE_BYTES, Result};
 
-/// Directory of the store that has these kernels.
+/// The store's directory for these kernels.
 pub(crate) const OCI: &str = "oci";
 
-/// Directory in it that has the references.
+/// Its directory for references.
 pub(crate) const REFS: &str = "refs";
 
-/// Directory of the store for what is being fetched.
+/// The store's directory for fetches under way.
 const FETCHING: &str = "fetching-oci";
 
 /// Longest manifest or index.
 const MAX_DOCUMENT_BYTES: u64 = 1 << 20;
 
-/// Most bytes that a layer may have, packed and unpacked.
+/// Most bytes of a layer, packed and unpacked.
 const MAX_LAYER_BYTES: u64 = 512 << 20;
 
-/// Largest file of the store's own that says what a reference stands for.
+/// Largest file of the store's own that records a reference.
 const MAX_REFERENCE_BYTES: u64 = 4096;
 
-/// A reference that was asked for, and which manifest it stands for.
+/// A reference that was requested, and its manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Known {
     pub(crate) reference: String,
@@ -56,7 +56,7 @@ pub(crate) struct Known {
 }
 
 impl Store {
-    /// The kernel that `name` stands for: from the store, or fetched once.
+    /// The kernel of `name`: from the store, or fetched once.
     pub(crate) fn oci_kernel(
         &self,
         name: &Name,
@@ -72,7 +72,7 @@ impl Store {
             Some(kernel) => Ok(kernel),
             None => {
                 let fetched = self.fetch_oci(name, registries, progress);
-                // Of a fetch that failed, too: half a kernel is large, and nobody knows when the next one comes.
+                // A failed fetch is removed as well: half a kernel is large, and the next fetch may never come.
                 let removed = remove(&self.root().join(FETCHING));
                 let kernel = fetched?;
                 removed.map(|()| kernel)
@@ -98,7 +98,7 @@ impl Store {
                 let (release, lease) = (known.reference.clone(), Some(Arc::new(lease)));
                 Ok(Some(Kernel { release, path, format, modules: None, lease }))
             }
-            // Somebody has been at it: it is fetched again.
+            // The store's files were changed, so the kernel is fetched again.
             Err(error) => {
                 tracing::warn!("{error}");
                 Ok(None)
@@ -111,7 +111,7 @@ impl Store {
         self.root().join(OCI).join(REFS).join(key)
     }
 
-    /// Every reference that was asked for.
+    /// Every reference that was requested.
     pub(crate) fn references(&self) -> Result<Vec<(PathBuf, Known)>> {
         let directory = self.root().join(OCI).join(REFS);
         let entries = match fs::read_dir(&directory) {
@@ -127,11 +127,11 @@ impl Store {
         Ok(references)
     }
 
-    /// Called with the lock held.
+    /// Fetches a kernel. The caller holds the lock.
     fn fetch_oci(&self, name: &Name, registries: &Registries, progress: &dyn Fn(&str)) -> Result<Kernel> {
         let reference = name.to_string();
         let scratch = self.root().join(FETCHING);
-        // Whatever an interrupted fetch left: the lock says that nobody uses it.
+        // Leftovers of an interrupted fetch, which nobody uses while the lock is held.
         remove(&scratch)?;
         self.sweep_oci()?;
         let staged = scratch.join("staged");
@@ -149,7 +149,7 @@ impl Store {
         unpacked.map_err(|source| fetch.unpacking(source, &path))?;
         image.sync_data().map_err(Error::io(&path))?;
         detect_file(&path).map_err(|error| match error {
-            // Where it lay for a moment says nothing to anybody.
+            // The temporary path would mean nothing to the user.
             Error::NotAKernel { why, .. } => fetch.wrong(format!("it is not a bootable kernel: {why}")),
             other => other,
         })?;
@@ -161,11 +161,11 @@ impl Store {
 
     fn publish_oci(&self, staged: &Path, known: &Known) -> Result<Kernel> {
         let gone = || Error::NotAKernel { path: staged.to_owned(), why: "vanished from the store" };
-        // The same manifest may be there already, under another reference.
+        // Another reference may have brought the same manifest.
         let kernel = match self.kernel_of(known)? {
             Some(kernel) => kernel,
             None => {
-                // Taken before anybody could see and remove it.
+                // Taken before any other process could see and remove the kernel.
                 let lease = Lease::take(staged, &self.given_up)?.ok_or_else(gone)?;
                 let place = self.root().join(OCI).join(&known.digest);
                 fs::create_dir_all(self.root().join(OCI)).map_err(Error::io(&place))?;
@@ -199,7 +199,7 @@ fn read_known(path: &Path) -> Result<Option<Known>> {
     }
     let mut lines = text.lines().map(str::to_owned);
     let (Some(reference), Some(digest)) = (lines.next(), lines.next()) else { return Ok(None) };
-    // It becomes a path.
+    // The digest becomes a path.
     let valid = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
     Ok(valid.then_some(Known { reference, digest }))
 }
@@ -208,7 +208,7 @@ fn hex(hash: &[u8]) -> String {
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// OCI image specification, image index and image manifest: what is looked at of either.
+/// OCI image specification, image index and image manifest: the members that are read.
 #[derive(Deserialize)]
 struct Document {
     manifests: Option<Vec<Descriptor>>,
@@ -228,13 +228,13 @@ struct Platform {
     os: String,
 }
 
-/// A layer as a manifest names it.
+/// A layer's descriptor in a manifest.
 struct LayerBlob {
     digest: Digest,
     size: u64,
 }
 
-/// One fetch under way.
+/// A fetch under way.
 struct Fetch<'a> {
     reference: &'a str,
     from: Artifact,
@@ -249,7 +249,7 @@ impl Fetch<'_> {
         Error::Registry { reference: self.reference.to_owned(), source }
     }
 
-    /// Digest and content of a manifest, which has this digest if that is known.
+    /// The digest and content of a manifest, which must have the digest `wanted` if that is given.
     fn read(&self, bytes: &[u8], wanted: Option<&Digest>) -> Result<(Digest, Document)> {
         let digest = Digest::of_content(bytes);
         if let Some(wanted) = wanted.filter(|wanted| **wanted != digest) {
@@ -281,7 +281,7 @@ impl Fetch<'_> {
         Ok((manifest, LayerBlob { digest, size: first.size }))
     }
 
-    /// Fetches a layer into a file, which is what its digest says.
+    /// Fetches a layer into a file, and checks its digest.
     fn blob(&self, layer: &LayerBlob, path: &Path) -> Result<File> {
         let mut from = self.from.blob(&layer.digest).map_err(|error| self.registry(error))?.take(layer.size);
         let mut file =
@@ -304,7 +304,7 @@ impl Fetch<'_> {
         Ok(file)
     }
 
-    /// A body's errors are the registry's.
+    /// Turns an error of the body into one of the registry.
     fn broken(&self, error: io::Error) -> Error {
         match error.downcast::<registry::Error>() {
             Ok(error) => self.registry(error),
@@ -324,7 +324,7 @@ fn digest(text: &str) -> Option<Digest> {
     Digest::parse(text).ok()
 }
 
-/// The manifest of an index that is for this architecture; one that says nothing of that is for every one.
+/// The manifest of an index for this architecture. A descriptor without an architecture is for every one.
 fn choose(manifests: &[Descriptor], architecture: Architecture) -> Option<&Descriptor> {
     let fits = |manifest: &&Descriptor| {
         let platform = manifest.platform.as_ref();
@@ -335,10 +335,10 @@ fn choose(manifests: &[Descriptor], architecture: Architecture) -> Option<&Descr
     manifests.iter().find(fits).or_else(|| manifests.iter().find(silent))
 }
 
-/// Why no kernel came out of a layer.
+/// The reason why a layer yielded no kernel.
 #[derive(Debug)]
 pub(crate) enum Unpack {
-    /// It is the layer's fault.
+    /// The layer is wrong.
     Wrong(&'static str),
     /// The kernel cannot be written.
     Io(io::Error),
@@ -346,7 +346,7 @@ pub(crate) enum Unpack {
 
 const BROKEN: Unpack = Unpack::Wrong("its layer is broken");
 
-/// Writes the kernel in a layer to `out`.
+/// Writes the kernel of a layer to `out`.
 pub(crate) fn unpack(
     layer: &mut (impl Read + Seek),
     out: &mut impl Write,
@@ -361,7 +361,7 @@ pub(crate) fn unpack(
         Some([0x28, 0xb5, 0x2f, 0xfd]) => Box::new(zstd::Decoder::new(layer).map_err(|_| BROKEN)?),
         _ => Box::new(BufReader::new(layer)),
     };
-    // Not more than was agreed on, whatever it unpacks to.
+    // The most that a layer may unpack to.
     let mut plain = plain.take(MAX_LAYER_BYTES);
     let mut head = [0; 512];
     let known = read_up_to(&mut plain, &mut head).map_err(|_| BROKEN)?;
@@ -376,21 +376,21 @@ pub(crate) fn unpack(
         Architecture::Arm64 => &[b"kernel-arm64", b"kernel"],
     };
     let mut archive = tar::Archive::new(whole);
-    // Raw: long names, which would be held in memory, are not ours.
+    // Raw: long names would be held in memory, and the kernel's is short.
     for entry in archive.entries().map_err(|_| BROKEN)?.raw(true) {
         let entry = entry.map_err(|_| BROKEN)?;
         let name = entry.path_bytes();
         let name = name.strip_prefix(b"./").unwrap_or(&name);
         if names.contains(&name) && entry.header().entry_type().is_file() {
             let len = entry.size();
-            // The reader of a tar takes its end for that of a file.
+            // A tar's reader ends early if the tar does.
             return if copy(entry, out)? == len { Ok(()) } else { Err(BROKEN) };
         }
     }
     Err(Unpack::Wrong("its layer has no file named kernel"))
 }
 
-/// Bytes that were copied.
+/// Copies; returns the number of bytes.
 fn copy(mut from: impl Read, out: &mut impl Write) -> Result<u64, Unpack> {
     let mut buffer = vec![0; 64 << 10];
     let mut total = 0;
@@ -463,7 +463,7 @@ mod tests {
         }
     }
 
-    /// Starts that look for a kernel and open it, while it is removed and published again and again.
+    /// Starts look up a kernel and open it, while it is removed and published again and again.
     #[test]
     fn a_start_that_has_found_a_kernel_can_open_it() {
         const ROUNDS: usize = 50;
@@ -529,7 +529,7 @@ mod tests {
         let mut cut = tar_of(&[("kernel", &[7; 4096])]);
         cut.truncate(1024);
         assert_eq!(unpacked(&cut, Architecture::Amd64), Err("its layer is broken"));
-        // A few thousand bytes that unpack to more than there may be.
+        // A few thousand bytes that unpack to more than the limit.
         let bomb = zstd::encode_all(io::repeat(0).take(MAX_IMAGE_BYTES + 1), 1).unwrap();
         assert_eq!(unpacked(&bomb, Architecture::Amd64), Err("its kernel is over the size limit"));
     }

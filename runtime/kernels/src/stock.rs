@@ -1,6 +1,6 @@
 //! Debian's stock kernels: `<store>/debian-<architecture>`.
 //!
-//! Not here: how a package is had and verified (`debian`), and the rest of the store.
+//! Not here: getting and verifying a package (`debian`), and the rest of the store.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -16,13 +16,13 @@ use crate::{Architecture, Error, MAX_IMAGE_BYTES, Result, image};
 
 const PACKAGE_PREFIX: &str = "linux-image-";
 
-/// Directory of the store for what is being fetched.
+/// The store's directory for fetches under way.
 const FETCHING: &str = "fetching";
 
 /// The link to the release in use.
 pub(crate) const CURRENT: &str = "current";
 
-/// The file that says where a kernel came from.
+/// The file that records a kernel's origin.
 pub(crate) const ORIGIN: &str = "origin";
 
 impl Store {
@@ -38,7 +38,7 @@ impl Store {
             None => {
                 let scratch = self.root().join(FETCHING);
                 let fetched = self.fetch(&scratch, progress);
-                // Of a fetch that failed, too: half a kernel is large, and nobody knows when the next one comes.
+                // A failed fetch is removed as well: half a kernel is large, and the next fetch may never come.
                 let removed = remove(&scratch);
                 let kernel = fetched?;
                 removed.map(|()| kernel)
@@ -56,7 +56,7 @@ impl Store {
         let Some(lease) = Lease::take(&directory.join(&release), &self.given_up)? else { return Ok(None) };
         match kernel(release.to_string_lossy().into_owned(), lease) {
             Ok(kernel) => Ok(Some(kernel)),
-            // Somebody has been at it: it is fetched again.
+            // The store's files were changed, so the kernel is fetched again.
             Err(error) => {
                 tracing::warn!("{error}");
                 Ok(None)
@@ -64,12 +64,12 @@ impl Store {
         }
     }
 
-    /// Called with the lock held.
+    /// Fetches a kernel. The caller holds the lock.
     fn fetch(&self, scratch: &Path, progress: &dyn Fn(&str)) -> Result<Kernel> {
-        // Whatever an interrupted fetch left: the lock says that nobody uses it.
+        // Leftovers of an interrupted fetch, which nobody uses while the lock is held.
         remove(scratch)?;
         progress("reading the package sources");
-        // The built-in image has its lists there too.
+        // The built-in image uses the same lists.
         let archive = Archive::update(&self.root().with_file_name("apt"), &self.given_up)?;
         let name = archive.dependency(Architecture::host().meta_package(), PACKAGE_PREFIX)?;
         progress(&format!("fetching {name}"));
@@ -81,14 +81,14 @@ impl Store {
         self.publish(&staged, &package, release)
     }
 
-    /// Makes what lies in `staged` the kernel in use.
+    /// Makes the kernel in `staged` the default one.
     fn publish(&self, staged: &Path, package: &debian::Package, release: &str) -> Result<Kernel> {
         let origin = format!("{} {} sha256:{}\n", package.name, package.version, package.sha256);
         write(&staged.join(ORIGIN), origin.as_bytes())?;
-        // Everything in it is on disk already; now its names are.
+        // The content is on disk already; now the names are.
         sync(staged)?;
         let gone = || Error::NotAKernel { path: staged.to_owned(), why: "vanished from the store" };
-        // Taken before anybody could see and remove it.
+        // Taken before any other process could see and remove the kernel.
         let lease = Lease::take(staged, &self.given_up)?.ok_or_else(gone)?;
         let directory = self.root().join(Architecture::host().directory());
         fs::create_dir_all(&directory).map_err(Error::io(&directory))?;
@@ -111,7 +111,7 @@ fn kernel(release: String, lease: Lease) -> Result<Kernel> {
     Ok(Kernel { release, path, format, modules, lease: Some(Arc::new(lease)) })
 }
 
-/// Image and modules of a kernel package, into `directory`, and onto the disk.
+/// Unpacks image and modules of a kernel package into `directory`, durably.
 fn unpack(package: &debian::Package, directory: &Path, given_up: &CancellationToken) -> Result<()> {
     let modules = directory.join("modules");
     fs::create_dir_all(&modules).map_err(Error::io(&modules))?;
@@ -133,7 +133,7 @@ fn unpack(package: &debian::Package, directory: &Path, given_up: &CancellationTo
     let image = image::of_package(packed, Architecture::host())
         .map_err(|why| Error::NotAKernel { path: path.clone(), why })?;
     write(&path, &image)?;
-    // A module that is empty after a power cut would be believed for good.
+    // An empty module left by a power cut would never be noticed.
     for entry in fs::read_dir(&modules).map_err(Error::io(&modules))? {
         waiting::check(given_up)?;
         sync(&entry.map_err(Error::io(&modules))?.path())?;

@@ -2,19 +2,19 @@
 //!
 //! ```text
 //! lock                                 held while a kernel is fetched
-//! list.lock                            held while somebody looks which kernels are used
+//! list.lock                            held while a process looks which kernels are in use
 //! removed/                             a kernel that is being removed
 //! debian-amd64/<release>/vmlinux       the stock kernel's ELF image, unpacked once
 //! debian-amd64/<release>/modules/      its modules, flat, and modules.builtin
 //! debian-amd64/<release>/initramfs/    see `initramfs`; goes with its kernel
 //! debian-amd64/<release>/tree/         see `module_tree`; goes with its kernel
-//! debian-amd64/<release>/origin        package, version and SHA-256 it came from
+//! debian-amd64/<release>/origin        its package's name, version and SHA-256
 //! debian-amd64/current                 symlink to the release in use
 //! oci/                                 see `oci`
 //! initramfs/<key>.cpio                 of kernels without modules
 //! ```
 //!
-//! A kernel's directory is locked, shared, by whoever uses it (`lease`).
+//! A process that uses a kernel holds a shared lock on its directory (`lease`).
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -31,15 +31,15 @@ use crate::{Error, Result, image};
 /// A kernel ready to boot.
 #[derive(Debug, Clone)]
 pub struct Kernel {
-    /// Its release (`uname -r`), or the file's name for a kernel of the user's own.
+    /// The kernel's release (`uname -r`); for a kernel of the user's own, the file's name.
     pub release: String,
-    /// The image.
+    /// The image's path.
     pub path: PathBuf,
-    /// What is in the image.
+    /// The image's format.
     pub format: KernelFormat,
-    /// Its modules; `None` = everything needed is built in.
+    /// The directory of its modules; `None` = everything needed is built in.
     pub modules: Option<PathBuf>,
-    /// As long as this lives, a kernel of the store stays where it is, and counts as in use.
+    /// Keeps a kernel of the store in its place, and in use, as long as this lives.
     pub lease: Option<Arc<Lease>>,
 }
 
@@ -51,12 +51,13 @@ pub struct Store {
 }
 
 impl Store {
-    /// The store below the cache directory `cache`.
+    /// Opens the store below the cache directory `cache`.
     pub fn open(cache: &Path) -> Result<Self> {
         Self::open_until(cache, CancellationToken::new())
     }
 
-    /// The same; waits for others and for packages end at once when they are given up.
+    /// Opens the store as [`Store::open`] does; waits for other processes and for packages end at once when
+    /// `given_up` is cancelled.
     pub fn open_until(cache: &Path, given_up: CancellationToken) -> Result<Self> {
         images::make_cache(cache).map_err(Error::io(cache))?;
         let root = cache.join("kernels");
@@ -64,8 +65,8 @@ impl Store {
         Ok(Self { root, given_up })
     }
 
-    /// The kernel of a reference: empty = the default, `file:///…` or an absolute path = a file, any other is asked for
-    /// in its registry.
+    /// The kernel of a reference: empty = the default, `file:///…` or an absolute path = a file, anything else is
+    /// looked up in its registry.
     pub fn get(&self, reference: &str, registries: &Registries, progress: &dyn Fn(&str)) -> Result<Kernel> {
         if reference.is_empty() {
             return self.default_kernel(progress);
@@ -75,7 +76,7 @@ impl Store {
             return file(path);
         }
         let wrong = || Error::Reference(reference.to_owned());
-        // As an image it would be a tag of "file".
+        // For an image this would be a tag of "file".
         let name = reference.strip_prefix("file:").is_none().then(|| Name::parse(reference).ok()).flatten();
         let name = name.ok_or_else(wrong)?;
         self.oci_kernel(&name, registries, progress)
@@ -86,7 +87,7 @@ impl Store {
         &self.root
     }
 
-    /// Waits for the lock of this name, which is held as long as the file lives.
+    /// Takes the lock of this name, for as long as the file lives.
     pub(crate) fn lock(&self, name: &str) -> Result<File> {
         let path = self.root.join(name);
         let lock = File::create(&path).and_then(|lock| waiting::lock(lock, &self.given_up));
@@ -96,7 +97,7 @@ impl Store {
 
 /// A kernel of the user's own.
 fn file(path: &Path) -> Result<Kernel> {
-    // Opening a pipe would wait for whoever writes to it.
+    // Opening a pipe would wait for its writer.
     if !fs::metadata(path).map_err(Error::unreadable(path))?.is_file() {
         return Err(Error::NotAKernel { path: path.to_owned(), why: "not a regular file" });
     }
@@ -119,18 +120,18 @@ pub(crate) fn detect_file(path: &Path) -> Result<KernelFormat> {
     Ok(format)
 }
 
-/// Writes a file and makes it durable: the rename that publishes it must not come first on disk.
+/// Writes a file durably: on disk, the rename that publishes it must not come first.
 pub(crate) fn write(path: &Path, data: &[u8]) -> Result<()> {
     let mut file = File::create(path).map_err(Error::io(path))?;
     file.write_all(data).and_then(|()| file.sync_data()).map_err(Error::io(path))
 }
 
-/// Makes durable what a file holds, or which names a directory has.
+/// Makes a file's content or a directory's names durable.
 pub(crate) fn sync(path: &Path) -> Result<()> {
     File::open(path).and_then(|file| file.sync_all()).map_err(Error::io(path))
 }
 
-/// Removes a directory with all that is in it, if it is there.
+/// Removes a directory with its content, if it exists.
 pub(crate) fn remove(directory: &Path) -> Result<()> {
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(directory)(error)),
@@ -162,7 +163,7 @@ mod tests {
             let error = get(wrong).unwrap_err();
             assert!(matches!(&error, Error::Reference(_)), "{wrong}: {error}");
         }
-        // Nobody listens there.
+        // Nothing listens on this port.
         let error = get("127.0.0.1:1/a/b:1").unwrap_err();
         assert!(
             matches!(&error, Error::Registry { reference, .. } if reference == "127.0.0.1:1/a/b:1"),

@@ -1,4 +1,4 @@
-//! Each lock of the store that another process holds while a kernel is made ready, and given up.
+//! Getting a kernel is given up at each lock of the store that another process may hold.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
@@ -18,7 +18,7 @@ use waiting::testing::{given_up_at_once, is_waited_for};
 /// Gives `act` up as soon as it waits for the lock at `path`.
 #[track_caller]
 fn given_up<T: Send>(path: &Path, act: impl FnOnce(&CancellationToken) -> Result<T, Error> + Send) {
-    // As good as another process: locks are between open files.
+    // As good as another process, since locks are between open files.
     let held = File::open(path).unwrap();
     held.lock().unwrap();
     let error = given_up_at_once(|| is_waited_for(&held), act);
@@ -43,7 +43,7 @@ fn a_kernel_that_another_fetches_or_removes() {
     let kernels = cache.path().join("kernels");
     fs::create_dir(&kernels).unwrap();
     fs::create_dir(cache.path().join("apt")).unwrap();
-    // Nobody listens there.
+    // Nothing listens on this port.
     let elsewhere = "127.0.0.1:1/a/b:1";
     for (lock, reference) in [("lock", ""), ("../apt", ""), ("oci.lock", elsewhere), ("list.lock", elsewhere)]
     {
@@ -77,7 +77,7 @@ fn an_initramfs_that_another_makes() {
     assert!(make(&CancellationToken::new()).unwrap().exists());
 }
 
-/// Where the child works.
+/// The variable that names the child's directory.
 const DIRECTORY: &str = "MATCHLOCK_TEST_DIRECTORY";
 
 #[test]

@@ -1,4 +1,4 @@
-//! Kernels from a real registry, Debian's `docker-registry`, into which a few requests push them.
+//! Kernels from a real registry, Debian's `docker-registry`; a few requests push them there.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
@@ -27,7 +27,7 @@ struct Running {
 }
 
 impl Running {
-    /// Starts one, or says why it cannot be.
+    /// Starts a registry, or skips the test.
     fn start() -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         match Registry::start(&directory.path().join("data"), "") {
@@ -43,7 +43,7 @@ impl Running {
         }
     }
 
-    /// Status line and headers of the answer.
+    /// Sends a request; returns status line and headers of the answer.
     fn request(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> String {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         let head = format!(
@@ -59,7 +59,7 @@ impl Running {
         answer
     }
 
-    /// OCI distribution specification, pushing a blob: POST, then PUT. Gives its digest.
+    /// OCI distribution specification, pushing a blob: POST, then PUT. Returns the digest.
     fn push_blob(&self, blob: &[u8]) -> String {
         let answer = self.request("POST", "/v2/kernels/linux/blobs/uploads/", "text/plain", b"");
         let location = answer.lines().find_map(|line| line.strip_prefix("Location: ")).unwrap();
@@ -70,7 +70,7 @@ impl Running {
         digest
     }
 
-    /// Gives its digest.
+    /// Pushes a manifest; returns its digest.
     fn push_manifest(&self, tag: &str, kind: &str, manifest: &serde_json::Value) -> String {
         let text = manifest.to_string();
         let tag = if tag.is_empty() { digest(text.as_bytes()) } else { tag.to_owned() };
@@ -78,7 +78,7 @@ impl Running {
         digest(text.as_bytes())
     }
 
-    /// Pushes an artifact whose first layer this is; gives the manifest's digest.
+    /// Pushes an artifact with this first layer; returns the manifest's digest.
     fn push(&self, tag: &str, layer: &[u8]) -> String {
         let config = self.push_blob(b"{}");
         let digest = self.push_blob(layer);
@@ -125,7 +125,7 @@ fn get(store: &Store, reference: &str) -> Result<Kernel, Error> {
     get_under(None, store, reference)
 }
 
-/// The same with this policy.
+/// Gets a kernel under this policy.
 fn get_under(policy: Option<PathBuf>, store: &Store, reference: &str) -> Result<Kernel, Error> {
     let trust = Trust {
         certificates: Vec::new(),
@@ -190,7 +190,7 @@ fn by_tag_by_digest_and_by_index_each_kernel_once() {
     drop(kernel);
     let reference = registry.reference(":index");
     let tag = registry.reference(":tar");
-    // What is here needs no registry any more.
+    // A stored kernel needs no registry any more.
     drop(registry);
     let kernel = get(&store, &reference).unwrap();
     assert!(fs::read(&kernel.path).unwrap() == raw);
@@ -238,7 +238,7 @@ fn what_is_no_kernel_is_told_and_not_kept() {
     assert!(told(":huge").ends_with("its layer has more than 536870912 bytes"));
     registry.push_manifest("short", MANIFEST, &layers(wrong(1000)));
     assert!(told(":short").contains(&format!("what came for layer {blob} has the digest sha256:")));
-    // What holds for images holds for kernels.
+    // The policy on images is one on kernels too.
     registry.push("good", &bzimage(1));
     let policy = cache.path().join("policy.json");
     fs::write(&policy, r#"{"default": [{"type": "reject"}]}"#).unwrap();

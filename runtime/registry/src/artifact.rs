@@ -1,7 +1,7 @@
-//! What a registry has under a name: where it is, and whether this host's policy lets it be used.
+//! An image or other artifact in a registry: the place that has it, and the check against this host's policy.
 //!
-//! For images it is the seam's other side (`pull`); others read it as it is. Everything is bounded here; whether documents
-//! and blobs are what their digests say is for the reader to check. Not here: what they mean.
+//! For images this is the far side of the seam (`pull`); others read it directly. Everything is bounded here, but
+//! digests are checked by the reader. Not here: the meaning of documents and blobs.
 
 use std::io::Read;
 use std::sync::{Arc, OnceLock};
@@ -15,19 +15,19 @@ use crate::client::Repository;
 use crate::signatures::{Demands, MAX_LIST_BYTES, MAX_PAYLOAD_BYTES, Signature};
 use crate::{Error, Name, Trust, mirrors, signatures};
 
-/// Something in a registry.
+/// An artifact in a registry.
 pub struct Artifact {
     name: Name,
-    /// Its signatures.
+    /// The signatures that the policy demands.
     demands: Demands,
-    /// Mirrors, and then the registry itself.
+    /// The mirrors, and then the registry itself.
     places: Vec<Arc<Repository>>,
-    /// The one that has it.
+    /// The place that has the artifact.
     chosen: OnceLock<Arc<Repository>>,
 }
 
 impl Artifact {
-    /// What `name` stands for. Nothing is asked yet.
+    /// The artifact of `name`. Nothing is requested yet.
     pub(crate) fn new(name: Name, trust: &Trust, given_up: &CancellationToken) -> Result<Self, Error> {
         let connections = Connections::new().map_err(|error| Error::Host(error.to_string()))?;
         let connections = Arc::new(connections);
@@ -41,8 +41,8 @@ impl Artifact {
         Ok(Self { name, demands, places, chosen: OnceLock::new() })
     }
 
-    /// The manifest or index of the name, of at most this many bytes, and its media type as the registry says. The first
-    /// place that has it is where the rest comes from.
+    /// The manifest or index of the name, of at most this many bytes, and the media type that the registry gives it.
+    /// Later requests go to the first place that has it.
     pub fn root(&self, max_bytes: u64) -> Result<(Vec<u8>, Option<String>), Error> {
         let mut errors = Vec::new();
         for place in &self.places {
@@ -60,7 +60,7 @@ impl Artifact {
         Err(if errors.len() == 1 { errors.remove(0) } else { Error::Everywhere(errors) })
     }
 
-    /// Another manifest of at most this many bytes.
+    /// Another manifest, of at most this many bytes.
     pub fn manifest(&self, digest: &Digest, max_bytes: u64) -> Result<Vec<u8>, Error> {
         self.repository()?.manifest(digest.as_str(), max_bytes).map(|(document, _)| document)
     }
@@ -70,12 +70,12 @@ impl Artifact {
         self.repository()?.blob(digest.as_str(), "configuration", max_bytes)
     }
 
-    /// The bytes of a blob, as long as this lives. Where its connection breaks, the next one goes on from there.
+    /// The bytes of a blob, readable while this lives. After a broken connection the next one goes on from there.
     pub fn blob(&self, digest: &Digest) -> Result<Box<dyn Read + Send>, Error> {
         Ok(Box::new(Body::open(Arc::clone(self.repository()?), digest.to_string())?))
     }
 
-    /// Whether it has the signatures that this host's policy demands.
+    /// Checks that the artifact has the signatures that this host's policy demands.
     fn check(&self, place: &Repository, manifest: &[u8]) -> Result<(), Error> {
         if !self.demands.any() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Who we are to a registry: credentials of Docker's configuration, and tokens that a registry's own service gives.
+//! Logging in to a registry: credentials of Docker's configuration, and tokens of a registry's token service.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -15,17 +15,17 @@ use crate::{Error, Trust};
 /// Longest answer of a token service.
 pub(crate) const MAX_TOKEN_BYTES: u64 = 64 << 10;
 
-/// What Docker's configuration has for Docker Hub.
+/// The key of Docker Hub in Docker's configuration.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
 
-/// What a helper of Docker's says, with a status that is not 0, of a registry it has nothing for. Docker then goes
-/// without; where one helper is set for every registry, that is how most of them are asked.
+/// The message of Docker's helpers, along with a status other than 0, for a registry without credentials. Docker then
+/// goes on without; with one helper for every registry, most registries have none.
 const UNKNOWN_TO_HELPER: &str = "credentials not found in native keychain";
 
-/// Most of what a helper says that is repeated.
+/// Longest part of a helper's message that is repeated.
 const MAX_SAID: usize = 200;
 
-/// A way to log in that a registry has named.
+/// A way to log in that a registry names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Challenge {
     /// RFC 7617.
@@ -34,7 +34,7 @@ pub(crate) enum Challenge {
     Bearer { realm: String, service: Option<String>, scope: Option<String> },
 }
 
-/// The first challenge of these headers that is understood.
+/// The first challenge in these headers that is understood.
 pub(crate) fn challenge<'a>(headers: impl Iterator<Item = &'a HeaderValue>) -> Option<Challenge> {
     let mut basic = None;
     for header in headers.filter_map(|value| value.to_str().ok()) {
@@ -55,12 +55,12 @@ pub(crate) fn challenge<'a>(headers: impl Iterator<Item = &'a HeaderValue>) -> O
     basic
 }
 
-/// User and password for a registry. Debug does not show them.
+/// User and password for a registry. Debug output hides them.
 #[derive(Clone)]
 pub(crate) struct Credentials {
     user: String,
     password: String,
-    /// An identity token instead (OAuth 2 refresh token).
+    /// The password is an identity token (OAuth 2 refresh token).
     identity: bool,
 }
 
@@ -70,17 +70,18 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
-/// What a host has for a registry.
+/// The credentials that a host has for a registry.
 #[derive(Debug)]
 pub(crate) enum Found {
     Credentials(Credentials),
     Nothing,
-    /// Nothing, because something on the host does not work. What needs no login goes on without, as in Docker.
+    /// None, because of a fault on the host. Requests that need no login go on without, as in Docker.
     Trouble(String),
 }
 
 impl Credentials {
-    /// What Docker's configuration has for this registry, by its helpers too. One that asks a person may take for ever.
+    /// The credentials for this registry, from Docker's configuration or its helpers. A helper that asks a person may
+    /// take for ever.
     pub(crate) fn of_host(
         trust: &Trust,
         registry: &str,
@@ -91,7 +92,7 @@ impl Credentials {
             Ok(None) => return Ok(Found::Nothing),
             Err(error) => return Ok(trouble(error.to_string())),
         };
-        // Editors of Windows put a mark before the text; Docker itself writes none.
+        // Windows editors put a mark before the text.
         let config = config.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&config).trim_ascii().to_owned();
         if config.is_empty() {
             return Ok(Found::Nothing);
@@ -137,7 +138,7 @@ impl Credentials {
         trouble(format!("{file}:{by} {why}"))
     }
 
-    /// An identity token is for token services that speak OAuth 2 only.
+    /// Whether the password is an identity token, which only token services with OAuth 2 take.
     pub(crate) fn is_identity(&self) -> bool {
         self.identity
     }
@@ -147,14 +148,14 @@ impl Credentials {
         &self.password
     }
 
-    /// RFC 7617 §2: "user-id and password MUST NOT contain any control characters"; a header cannot have them.
+    /// RFC 7617 §2: "user-id and password MUST NOT contain any control characters"; nor may a header.
     pub(crate) fn basic(&self) -> Option<HeaderValue> {
         let text = format!("Basic {}", STANDARD.encode(format!("{}:{}", self.user, self.password)));
         secret(&text)
     }
 }
 
-/// The helper that Docker's configuration names for a registry, as Docker finds it.
+/// The helper that Docker's configuration names for a registry, chosen as Docker does.
 fn helper(config: &[u8], key: &str) -> Option<String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -182,7 +183,7 @@ fn secret(text: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// What a token service answers.
+/// The answer of a token service.
 #[derive(Deserialize)]
 struct Answer {
     token: Option<String>,
@@ -220,7 +221,7 @@ mod tests {
         }
     }
 
-    /// What is found with this configuration: what needs no login goes on without it.
+    /// Looks up a registry's credentials in this configuration.
     fn found(directory: &Path, config: &[u8]) -> Found {
         std::fs::write(directory.join("config.json"), config).unwrap();
         let mut trust = Trust::of_user(directory);

@@ -1,4 +1,4 @@
-//! A blob's bytes as they come. Where a connection breaks, the next one goes on from there.
+//! A blob's bytes. After a broken connection the next one goes on from there.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ impl Body {
         Ok(Self { repository, digest, answer, download, chunk: Vec::new(), at: 0 })
     }
 
-    /// Gets more bytes. Returns whether there are any.
+    /// Gets more bytes; returns whether there are any.
     fn more(&mut self) -> Result<bool, Error> {
         loop {
             let mut answer = match self.answer.take() {

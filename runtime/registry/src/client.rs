@@ -1,4 +1,4 @@
-//! Requests to one registry for one repository: logging in, trying again, and what an answer's status means.
+//! Requests to one registry for one repository: logging in, trying again, and telling errors by an answer's status.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,13 +11,13 @@ use crate::auth::{self, Challenge, Credentials, Found, MAX_TOKEN_BYTES};
 use crate::mirrors::Place;
 use crate::{Error, Name, Trust};
 
-/// How often a request is made again after an answer that may be another one later.
+/// How often a request is repeated after an answer that may be temporary.
 const MAX_RETRIES: u32 = 3;
 
 /// Longest wait that a registry may ask for before the next try.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 
-/// What is waited before the first of the next tries; each waits twice as long as the one before.
+/// The wait before the first repetition; each later wait is twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
@@ -33,9 +33,9 @@ pub(crate) struct Repository {
     host: String,
     name: Name,
     credentials: Option<Credentials>,
-    /// Why there are none, where the host has been asked for some.
+    /// The reason why there are no credentials, once the host was searched for them.
     no_credentials: Option<String>,
-    /// What was accepted last.
+    /// The header that was accepted last.
     authorization: Mutex<Option<HeaderValue>>,
 }
 
@@ -49,7 +49,7 @@ impl Repository {
     ) -> Result<Self, Error> {
         let Place { name, insecure } = place;
         let authorities = trust.authorities(name.registry())?;
-        // As dockerd does: a registry on this host may speak plain HTTP, unless its authority is known.
+        // As in dockerd: a registry on this host may speak plain HTTP, unless its authority is known.
         let plain = (name.is_loopback() || insecure) && authorities.is_empty();
         let host = name.host().to_owned();
         let scheme = if plain { "http" } else { "https" };
@@ -76,12 +76,12 @@ impl Repository {
         })
     }
 
-    /// The host that is asked.
+    /// The registry's host.
     pub(crate) fn host(&self) -> &str {
         &self.host
     }
 
-    /// Waits for this, unless the pull is given up first.
+    /// Waits for `what`, unless the pull is given up first.
     pub(crate) fn wait_for<T>(&self, what: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         self.connections.wait_for(&self.given_up, what)?
     }
@@ -106,7 +106,7 @@ impl Repository {
         })
     }
 
-    /// What has not come yet of a blob; the answer may still be the whole of it.
+    /// Requests the rest of a blob; the answer may still be the whole of it.
     pub(crate) fn open(&self, digest: &str, download: &Download) -> Result<Answer, Error> {
         let url = self.url(&format!("blobs/{digest}"))?;
         self.wait_for(self.get(&url, |request| download.rest(request)))
@@ -116,7 +116,7 @@ impl Repository {
         self.base.join(rest).map_err(|error| Error::Host(format!("{}{rest}: {error}", self.base)))
     }
 
-    /// The answer to a request that succeeds, logging in once if that is what it takes.
+    /// The answer to a request that succeeds, after one login if need be.
     async fn get(&self, url: &Url, with: impl Fn(RequestBuilder) -> RequestBuilder) -> Result<Answer, Error> {
         let mut logged_in = false;
         let mut tries = 0;
@@ -153,7 +153,8 @@ impl Repository {
         }
     }
 
-    /// Does what the answer 401 says, if it is the registry's own: whoever it redirects to is given no credentials.
+    /// Logs in as the answer 401 demands. Only the registry's own demand counts: a server that it redirects to is
+    /// given no credentials.
     async fn log_in(&self, refused: &Answer) -> Result<(), Error> {
         if refused.url().origin() != self.base.origin() {
             let to = refused.url().host_str().unwrap_or_default().to_owned();
@@ -211,7 +212,7 @@ impl Repository {
         let response = self.client.send(request).await.map_err(|error| self.connection(&error))?;
         match response.status() {
             StatusCode::OK => {}
-            // Not the image is missing.
+            // The login server is missing, not the image.
             StatusCode::NOT_FOUND => return Err(self.login("nothing gives tokens there (404)")),
             other => return Err(self.status(other)),
         }
@@ -219,7 +220,7 @@ impl Repository {
         auth::token(&answer).ok_or_else(|| self.login("an answer without a token"))
     }
 
-    /// All of a short answer.
+    /// The whole body of a short answer.
     async fn whole(&self, mut response: Answer, what: &'static str, limit: u64) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.connection(&error))? {
@@ -251,7 +252,7 @@ impl Repository {
     }
 }
 
-/// RFC 9110 §10.2.3: a number of seconds. As a date it is not looked at.
+/// RFC 9110 §10.2.3: a number of seconds. A date is ignored.
 fn retry_after(response: &Answer) -> Option<Duration> {
     let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))

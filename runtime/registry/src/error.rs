@@ -1,97 +1,97 @@
-//! Why a registry did not give what it was asked for.
+//! Errors of registries.
 
 use waiting::GivenUp;
 
 use crate::NameError;
 
-/// Why a registry did not give what it was asked for.
+/// An error of a registry.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Not a name of an image.
+    /// The text is no name of an image.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// No answer.
+    /// The registry did not answer.
     #[error("{host}: {why}")]
     Connection {
-        /// Which host.
+        /// The registry's host.
         host: String,
         /// The innermost cause.
         why: String,
     },
-    /// 401: no credentials, or wrong ones.
+    /// 401: there are no credentials, or wrong ones.
     #[error(
         "{host} wants a login, or does not have it (401): docker login {host}{}",
         why.as_ref().map(|why| format!("; there are no credentials now: {why}")).unwrap_or_default()
     )]
     Unauthorized {
-        /// Which host.
+        /// The registry's host.
         host: String,
-        /// Why this host has no credentials for it, where it should have some.
+        /// The reason why the credentials that this host should have are missing.
         why: Option<String>,
     },
-    /// 401, of a server that the registry redirects to.
+    /// 401 from a server that the registry redirects to.
     #[error("{host} redirects to {to}, which wants a login (401): credentials are for {host} only")]
     Elsewhere {
-        /// Which host.
+        /// The registry's host.
         host: String,
-        /// The other one.
+        /// The other server.
         to: String,
     },
     /// 403.
     #[error("{host} does not allow it (403)")]
     Forbidden {
-        /// Which host.
+        /// The registry's host.
         host: String,
     },
     /// 404.
     #[error("{host} does not have it (404)")]
     NotFound {
-        /// Which host.
+        /// The registry's host.
         host: String,
     },
-    /// 429, after waiting as often as is allowed.
+    /// 429, after the allowed number of waits.
     #[error("{host} has had too many requests (429); try again later")]
     TooManyRequests {
-        /// Which host.
+        /// The registry's host.
         host: String,
     },
     /// Any other status.
     #[error("{host} answered with status {status}")]
     Status {
-        /// Which host.
+        /// The registry's host.
         host: String,
-        /// What it said.
+        /// The status.
         status: u16,
     },
-    /// More than there may be.
+    /// The answer is longer than allowed.
     #[error("{host} sent more than {limit} bytes for a {what}")]
     TooLong {
-        /// Which host.
+        /// The registry's host.
         host: String,
-        /// What was asked for.
+        /// The requested document.
         what: &'static str,
-        /// Its limit.
+        /// The limit.
         limit: u64,
     },
-    /// The way to a token makes no sense, or is not safe.
+    /// The token service is missing, or not safe to use.
     #[error("{host}: its way to log in: {why}")]
     Login {
-        /// Which host.
+        /// The registry's host.
         host: String,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
-    /// No place that it may come from has it: mirrors first, then the registry.
+    /// No place has the image; mirrors come first, then the registry.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Everywhere(Vec<Error>),
-    /// The host's policy demands a signature that is not there.
+    /// The host's policy demands a signature that does not exist.
     #[error("{0}")]
     Unsigned(String),
-    /// Whoever wanted it does not any more.
+    /// The work was given up.
     #[error("the pull was given up")]
     GivenUp,
-    /// Certificates or credentials on this host.
+    /// Certificates, credentials or rules on this host are wrong.
     #[error("{0}")]
     Host(String),
 }

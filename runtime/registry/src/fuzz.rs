@@ -1,8 +1,8 @@
-//! Fuzz bodies: names of images, what registries answer, and what a host says of them. Each takes any bytes, and panics
-//! only on a defect.
+//! Fuzz bodies: names of images, answers of registries, and a host's configuration of registries. Each takes any
+//! bytes, and panics only on a defect.
 //!
-//! `cargo test` runs them a fixed number of times with fixed seeds; `fuzz/` has the targets for libFuzzer. Not here: HTTP;
-//! manifests (`images`); Docker's configuration, which names programs that are run.
+//! `cargo test` runs them a fixed number of times with fixed seeds; `fuzz/` has the targets for libFuzzer. Not here:
+//! HTTP; manifests (`images`); Docker's configuration, which names programs to run.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::auth::{self, Challenge};
 use crate::mirrors::{self, MAX_MIRRORS, Place};
 use crate::signatures::{self, Identity};
 
-/// A name: it stands in a URL as it is, and means the same when it is read again.
+/// Parses a name: it fits into a URL unchanged, and is the same name when it is parsed again.
 pub fn name(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(name) = Name::parse(text) else { return };
@@ -37,7 +37,8 @@ pub fn name(data: &[u8]) {
     assert_eq!((url.path(), url.username(), url.query(), url.fragment()), (path.as_str(), "", None, None));
 }
 
-/// What a registry answers: challenges, a line each, then the answer of a token service, or a list of signatures.
+/// Parses answers of a registry: challenges, a line each, then the answer of a token service, or a list of
+/// signatures.
 pub fn answers(data: &[u8]) {
     let headers: Vec<_> =
         data.split(|byte| *byte == b'\n').filter_map(|line| HeaderValue::from_bytes(line).ok()).collect();
@@ -59,7 +60,7 @@ pub fn answers(data: &[u8]) {
     }
 }
 
-/// A policy or a configuration of registries. What is not understood refuses; where a name leads is a name.
+/// Parses a policy, or a configuration of registries. Rules that are not understood refuse; a place is always a name.
 pub fn rules(data: &[u8]) {
     let path = Path::new("fuzz");
     for name in names() {

@@ -1,9 +1,8 @@
-//! Images from OCI registries, and what else they have: what a reference means, how its registry is spoken to, and the
-//! pull itself.
+//! Images and other artifacts from OCI registries: names, requests, and the pull itself.
 //!
-//! The protocol is the OCI distribution specification 1.1, of which only pulling is here. Everything that comes from a
-//! registry is bounded before it is held, and believed only under its digest, which the store checks. Not here: the store
-//! and the conversion of layers (`images`).
+//! The protocol is the OCI distribution specification 1.1, of which only pulling is here. Data from a registry is
+//! bounded before it is held, and believed only if it has its digest, which the store checks. Not here: the store and
+//! the conversion of layers (`images`).
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 

@@ -1,4 +1,4 @@
-//! Where images are really asked for: `containers-registries.conf(5)`, of which locations, mirrors and blocks are read.
+//! The places to request images from: locations, mirrors and blocks of `containers-registries.conf(5)`.
 //!
 //! ```text
 //! [[registry]]                  of the tables whose prefix the name has, the longest counts
@@ -18,14 +18,14 @@ use serde::Deserialize;
 use crate::trust::{bounded, is_there};
 use crate::{Error, Name};
 
-/// Most mirrors that are asked.
+/// Most mirrors of one image.
 pub(crate) const MAX_MIRRORS: usize = 16;
 
-/// Where an image may be asked for.
+/// A place to request an image from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) name: Name,
-    /// Plain HTTP is allowed.
+    /// Whether plain HTTP is allowed.
     pub(crate) insecure: bool,
 }
 
@@ -56,7 +56,7 @@ struct Mirror {
     pull_from_mirror: Which,
 }
 
-/// Which names a mirror is asked for.
+/// The names that a mirror is for.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Which {
@@ -66,19 +66,19 @@ enum Which {
     TagOnly,
 }
 
-/// The user's own file or else the system's, and where both have what they add to it.
+/// The user's own file or else the system's, and the files that either adds.
 pub(crate) fn files(home: &Path) -> (Option<PathBuf>, Vec<PathBuf>) {
     let places = [PathBuf::from("/etc/containers"), home.join(".config/containers")];
     let file = places.iter().rev().map(|place| place.join("registries.conf")).find(|path| is_there(path));
     (file, places.map(|place| place.join("registries.conf.d")).into())
 }
 
-/// Where `name` is to be asked for, in this order. Later files win.
+/// The places to request `name` from, in order. Later files win.
 pub(crate) fn places(files: &[PathBuf], name: &Name) -> Result<Vec<Place>, Error> {
     places_in(files.iter().map(|path| Ok((path.as_path(), bounded(path)?))), name)
 }
 
-/// The same of files with their contents.
+/// The places, from the contents of the files.
 pub(crate) fn places_in<'a>(
     files: impl Iterator<Item = Result<(&'a Path, Vec<u8>), Error>>,
     name: &Name,
@@ -131,11 +131,11 @@ impl Table {
     }
 }
 
-/// What follows `prefix` in the whole name, if it begins with it.
+/// The rest of the whole name after `prefix`, if the name begins with it.
 fn matched(prefix: &str, name: &Name) -> Option<String> {
     let whole = name.to_string();
     if let Some(domain) = prefix.strip_prefix("*.") {
-        // Of a host only, which the location then stands for.
+        // The prefix is a host, which the location replaces.
         let host = name.registry();
         let below = host.strip_suffix(domain).is_some_and(|label| label.ends_with('.'));
         return below.then(|| whole.get(host.len()..).unwrap_or_default().to_owned());

@@ -1,13 +1,13 @@
 //! Names of images: `[host[:port]/]repository[:tag][@digest]`, read as Docker reads them.
 //!
-//! Valid by construction, so that a part may stand in a URL as it is. Not here: mirrors, and any request.
+//! A name is valid by construction, so that its parts fit into a URL unchanged. Not here: mirrors, and requests.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use images::Digest;
 
-/// Longest name of a registry and repository together, as Docker's own registry has it.
+/// Longest name of a registry and repository together; Docker's own registry has the same limit.
 const MAX_REPOSITORY_LEN: usize = 255;
 
 /// Longest tag. OCI distribution specification, pulling manifests: a tag is "at most 128 characters in length".
@@ -17,7 +17,7 @@ const MAX_TAG_LEN: usize = 128;
 const DOCKER_HUB: &str = "docker.io";
 const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 
-/// A registry, a repository in it, and which of its images.
+/// A registry, a repository in it, and a tag or digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name {
     registry: String,
@@ -26,23 +26,23 @@ pub struct Name {
     digest: Option<Digest>,
 }
 
-/// Why a text is no name.
+/// The reason why a text is no name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not an image reference: {why}")]
 pub struct NameError {
-    /// What was given, shortened.
+    /// The text, shortened.
     text: String,
-    /// What is wrong with it.
+    /// The reason.
     why: &'static str,
 }
 
 impl Name {
-    /// Reads a name from outside.
+    /// Parses a name.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         read(text).map_err(|why| NameError { text: text.chars().take(MAX_REPOSITORY_LEN).collect(), why })
     }
 
-    /// The registry as it is called, `docker.io` where none was named.
+    /// The registry's name; `docker.io` if none was given.
     #[must_use]
     pub fn registry(&self) -> &str {
         &self.registry
@@ -60,7 +60,7 @@ impl Name {
         &self.repository
     }
 
-    /// What a manifest is asked for by: the digest if there is one, else the tag.
+    /// The digest if there is one, else the tag: the part of a request for the manifest.
     #[must_use]
     pub fn version(&self) -> &str {
         match (&self.digest, &self.tag) {
@@ -76,7 +76,7 @@ impl Name {
         self.digest.as_ref()
     }
 
-    /// Whether the registry is on this host, where plain HTTP is allowed without being told.
+    /// Whether the registry is on this host, and may use plain HTTP without further configuration.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
         let (host, _) = host_and_port(&self.registry);

@@ -1,4 +1,4 @@
-//! The pull: a registry as what the store fetches from.
+//! The pull: a registry as a remote of the image store.
 
 use std::io::Read;
 
@@ -15,19 +15,19 @@ pub struct Registries {
 }
 
 impl Registries {
-    /// Registries as this host knows them. Nothing is read or asked before a pull.
+    /// Registries as this host knows them. Nothing is read or requested before a pull.
     #[must_use]
     pub fn new(trust: Trust) -> Self {
         Self { trust, given_up: CancellationToken::new() }
     }
 
-    /// The same, whose pulls end at once when they are given up.
+    /// The same registries, with pulls that end at once when `given_up` is cancelled.
     #[must_use]
     pub fn until(self, given_up: CancellationToken) -> Self {
         Self { given_up, ..self }
     }
 
-    /// What a registry has under this name. Nothing is asked yet.
+    /// The artifact of this name. Nothing is requested yet.
     pub fn artifact(&self, name: &Name) -> Result<Artifact, Error> {
         Artifact::new(name.clone(), &self.trust, &self.given_up)
     }

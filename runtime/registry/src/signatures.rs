@@ -1,12 +1,12 @@
-//! Which images may be used at all: `containers-policy.json(5)`, with signatures as cosign makes them.
+//! The policy on images: `containers-policy.json(5)`, with signatures as cosign makes them.
 //!
-//! Of the policy the requirements for the name count whose scope is the narrowest: image, repository, each namespace
-//! above it, registry, `*.domain`, every registry, everything. All of them have to be met. What is not understood is not
-//! met: signatures of other kinds (`signedBy`, Fulcio) refuse the image.
+//! The requirements of the narrowest scope that contains a name apply to it: image, repository, each namespace above
+//! it, registry, `*.domain`, every registry, everything. All of them must be met, and a requirement that is not
+//! understood is not met: signatures of other kinds (`signedBy`, Fulcio) refuse the image.
 //!
-//! A signature (`sigstoreSigned`) is a blob that names the manifest's digest, and the ECDSA P-256 signature of that blob in
-//! an annotation; both are in the repository under the tag `sha256-<digest>.sig`. Of an index the index itself is signed,
-//! which has every digest below it. Not here: how a registry is asked.
+//! A signature (`sigstoreSigned`) is a blob that names the manifest's digest, and the ECDSA P-256 signature of that
+//! blob in an annotation; both are in the repository under the tag `sha256-<digest>.sig`. For an index the index
+//! itself is signed, which has every digest below it. Not here: requests to the registry.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use serde_json::Value;
 use crate::trust::{bounded, is_there};
 use crate::{Error, Name};
 
-/// Most signatures of one image that are looked at.
+/// Most signatures of one image that are checked.
 pub(crate) const MAX_SIGNATURES: usize = 16;
 
 /// Longest list of signatures.
@@ -32,12 +32,12 @@ pub(crate) const MAX_LIST_BYTES: u64 = 1 << 20;
 /// Longest blob of a signature.
 pub(crate) const MAX_PAYLOAD_BYTES: u64 = 64 << 10;
 
-/// cosign's specification of signatures: the media type of what is signed, and the annotation with its signature.
+/// cosign's specification of signatures: the media type of the signed payload, and the annotation with its signature.
 const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 const ANNOTATION: &str = "dev.cosignproject.cosign/signature";
 const TYPE: &str = "cosign container image signature";
 
-/// RFC 5480 §2: a `SubjectPublicKeyInfo` of the algorithm id-ecPublicKey on the curve secp256r1 starts with this; an
+/// RFC 5480 §2: a `SubjectPublicKeyInfo` of the algorithm id-ecPublicKey on the curve secp256r1 begins with this; an
 /// uncompressed point follows.
 const P256_HEADER: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
@@ -67,11 +67,11 @@ enum Requirement {
     },
 }
 
-/// Which name a signature may be for.
+/// The names that a signature may be for.
 #[derive(Debug, Default, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) enum Identity {
-    /// The same; by digest, any of the same repository.
+    /// The same name; for a name by digest, any name in the same repository.
     #[default]
     MatchRepoDigestOrExact,
     MatchExact,
@@ -86,14 +86,14 @@ pub(crate) enum Identity {
     },
 }
 
-/// What a host demands of one image.
+/// The demands of a host on one image.
 #[derive(Debug, Default)]
 pub(crate) struct Demands {
     path: PathBuf,
     keys: Vec<(Vec<u8>, Identity)>,
 }
 
-/// A signature as a repository has it.
+/// A signature in a repository.
 pub(crate) struct Signature {
     pub(crate) payload: Vec<u8>,
     pub(crate) signature: String,
@@ -106,7 +106,7 @@ pub(crate) fn file(home: &Path) -> Option<PathBuf> {
     files.iter_mut().find(|path| is_there(path)).map(std::mem::take)
 }
 
-/// What is demanded of `name`; an error if it is refused whatever it is.
+/// The demands on `name`; an error if it is refused in any case.
 pub(crate) fn demands(file: Option<&Path>, name: &Name) -> Result<Demands, Error> {
     match file {
         None => Ok(Demands::default()),
@@ -114,7 +114,7 @@ pub(crate) fn demands(file: Option<&Path>, name: &Name) -> Result<Demands, Error
     }
 }
 
-/// The same of the policy that was read from `path`.
+/// The demands of the policy that was read from `path`.
 pub(crate) fn demands_of(policy: &[u8], path: &Path, name: &Name) -> Result<Demands, Error> {
     let wrong = |why: String| Error::Host(format!("{}: {why}", path.display()));
     let mut file: File = serde_json::from_slice(policy).map_err(|error| wrong(error.to_string()))?;
@@ -167,19 +167,19 @@ fn scopes(name: &Name) -> Vec<String> {
     scopes
 }
 
-/// A P-256 public key's point, of its PEM.
+/// A P-256 public key's point, from its PEM.
 fn point(pem: &[u8]) -> Result<Vec<u8>, String> {
     let key = SubjectPublicKeyInfoDer::from_pem_slice(pem).map_err(|error| format!("{error:?}"))?;
     let point = key.strip_prefix(&P256_HEADER).filter(|point| point.len() == 65);
     point.map(<[u8]>::to_vec).ok_or_else(|| "only ECDSA P-256 keys are understood".to_owned())
 }
 
-/// The tag under which a manifest's signatures are.
+/// The tag of a manifest's signatures.
 pub(crate) fn tag(manifest: &Digest) -> String {
     format!("sha256-{}.sig", manifest.hex())
 }
 
-/// The signatures of a manifest of them: each blob's digest, and what it is signed with.
+/// The signatures that such a tag's manifest lists: each blob's digest, and the signature of that blob.
 pub(crate) fn listed(manifest: &[u8]) -> Vec<(Digest, String)> {
     #[derive(Deserialize)]
     struct Manifest {
@@ -207,7 +207,7 @@ impl Demands {
         !self.keys.is_empty()
     }
 
-    /// Whether every demand is met by one of these signatures; otherwise the error.
+    /// Checks that every demand is met by one of these signatures.
     pub(crate) fn met(&self, name: &Name, manifest: &Digest, signatures: &[Signature]) -> Result<(), Error> {
         let unmet = self.keys.iter().find(|(key, identity)| {
             let good = |signature: &Signature| {
@@ -232,7 +232,7 @@ impl Demands {
     }
 }
 
-/// Whether a payload, which is signed, is about this manifest under this name.
+/// Whether a signed payload is about this manifest under this name.
 pub(crate) fn says(payload: &[u8], name: &Name, manifest: &Digest, identity: &Identity) -> bool {
     let Ok(payload) = serde_json::from_slice::<Value>(payload) else { return false };
     let text = |pointer: &str| payload.pointer(pointer).and_then(Value::as_str);

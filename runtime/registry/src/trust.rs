@@ -1,4 +1,4 @@
-//! What this host knows of registries: authorities for their certificates, and credentials.
+//! A host's knowledge of registries: authorities for their certificates, credentials, mirrors, and its policy.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
@@ -9,32 +9,32 @@ use web::Certificate;
 
 use crate::{Error, mirrors, signatures};
 
-/// How long a registry may say nothing.
+/// How long a registry may send nothing.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Longest file of certificates, and longest configuration of Docker's.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Where a host keeps what it knows of registries.
+/// The places of a host's configuration of registries.
 #[derive(Debug, Clone)]
 pub struct Trust {
-    /// Directories that have `<host[:port]>/*.crt`: authorities for that registry besides the system's.
+    /// Directories with `<host[:port]>/*.crt`: authorities for that registry beside the system's.
     pub certificates: Vec<PathBuf>,
     /// Docker's `config.json`, with credentials or their helpers.
     pub docker_config: Option<PathBuf>,
     /// The file of containers-registries.conf(5), if there is one.
     pub registries_conf: Option<PathBuf>,
-    /// Directories that have `*.conf`: files that add to it, later ones winning.
+    /// Directories with `*.conf`: files that add to it, later ones winning.
     pub registries_conf_d: Vec<PathBuf>,
     /// The file of containers-policy.json(5), if there is one.
     pub policy: Option<PathBuf>,
-    /// How long a registry may say nothing.
+    /// How long a registry may send nothing.
     pub silence: Duration,
 }
 
 impl Trust {
-    /// The places that dockerd and containers-certs.d(5) name, and Docker's configuration: `DOCKER_CONFIG`, or else
-    /// that of the user whose home this is.
+    /// The places that dockerd and containers-certs.d(5) name, and Docker's configuration: in `DOCKER_CONFIG`, or in
+    /// this home.
     #[must_use]
     pub fn of_user(home: &Path) -> Self {
         let certificates = vec![
@@ -55,12 +55,13 @@ impl Trust {
         }
     }
 
-    /// The authorities for a registry besides the system's. Its name was checked: no path hides in it.
+    /// The authorities for a registry beside the system's. Its name was checked, so no path hides in it.
     pub(crate) fn authorities(&self, registry: &str) -> Result<Vec<Certificate>, Error> {
         let mut all = Vec::new();
         for directory in &self.certificates {
             let directory = directory.join(registry);
-            // dockerd once made /etc/docker for root alone. What is closed to the user only adds to what they trust.
+            // Some dockerd made /etc/docker for root alone. Certificates closed to the user could only add
+            // authorities.
             match fs::read_dir(&directory) {
                 Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                     tracing::info!("{}: {error}", directory.display());
@@ -71,7 +72,7 @@ impl Trust {
         Ok(all)
     }
 
-    /// What is said of registries, later files winning.
+    /// The files of registries' configuration, later ones winning.
     pub(crate) fn registries(&self) -> Result<Vec<PathBuf>, Error> {
         let mut files = Vec::from_iter(self.registries_conf.clone());
         for directory in &self.registries_conf_d {
@@ -102,7 +103,8 @@ fn read(directory: &Path) -> Result<Vec<Certificate>, Error> {
     Ok(certificates)
 }
 
-/// What is in a directory with this extension, by name. One that is not there is empty; one that cannot be read is not.
+/// The entries of a directory with this extension, sorted by name. A missing directory is empty; an unreadable one is
+/// an error.
 pub(crate) fn entries(directory: &Path, extension: &str) -> Result<Vec<PathBuf>, Error> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -115,9 +117,9 @@ pub(crate) fn entries(directory: &Path, extension: &str) -> Result<Vec<PathBuf>,
     Ok(paths)
 }
 
-/// All of a file that is at most so long.
+/// The content of a file of at most this length.
 pub(crate) fn bounded(path: &Path) -> Result<Vec<u8>, Error> {
-    // Opening a pipe would wait for whoever writes to it, and a device may have no end.
+    // Opening a pipe would wait for its writer, and a device may have no end.
     if !fs::metadata(path).map_err(|error| wrong(path, &error))?.is_file() {
         return Err(wrong(path, &"not a regular file"));
     }
@@ -130,7 +132,7 @@ pub(crate) fn bounded(path: &Path) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// Whether there is anything at `path`, readable or not: a host's rules must not vanish because they cannot be read.
+/// Whether `path` exists, readable or not: rules must not vanish because they cannot be read.
 pub(crate) fn is_there(path: &Path) -> bool {
     match fs::symlink_metadata(path) {
         Ok(_) => true,
@@ -148,7 +150,7 @@ mod tests {
 
     use super::*;
 
-    /// Where a host's rules could be, of every kind that is no file.
+    /// Places for a host's rules, each with an object that is no file.
     fn strange(directory: &Path) -> Vec<(PathBuf, &'static str)> {
         let at = |name: &str| directory.join(name);
         let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
@@ -184,8 +186,8 @@ mod tests {
         }
     }
 
-    /// The user's own files win over the system's, also where they are not to be read: an image that its host would
-    /// refuse is not taken because of a link that leads nowhere.
+    /// The user's own files win over the system's even if they cannot be read: a dangling link must not let in an
+    /// image that the host would refuse.
     #[test]
     fn rules_that_cannot_be_read_are_an_error() {
         let name = crate::Name::parse("x.example/y").unwrap();
@@ -208,8 +210,7 @@ mod tests {
         }
     }
 
-    /// A directory that cannot be read may have what would refuse an image; certificates that are closed to the user refuse
-    /// nothing.
+    /// An unreadable directory may hold rules that refuse an image; certificates closed to the user refuse nothing.
     #[test]
     fn directories_that_cannot_be_read_are_an_error() {
         let home = tempfile::tempdir().unwrap();
@@ -249,7 +250,7 @@ mod tests {
             fs::create_dir_all(closed.join(path)).unwrap();
             fs::set_permissions(closed.join(path), fs::Permissions::from_mode(0o000)).unwrap();
         }
-        // Nothing is closed to root.
+        // Root can read everything.
         if fs::read_dir(closed.join("registries.conf.d")).is_err() {
             let error = trust(&closed).registries().unwrap_err().to_string();
             assert!(error.ends_with("registries.conf.d: Permission denied (os error 13)"), "{error}");

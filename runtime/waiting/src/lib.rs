@@ -1,8 +1,9 @@
-//! Waits that end at once when nobody wants any more what is waited for.
+//! Waits that end at once when their work is given up.
 //!
-//! One token tells all of them. Who only blocks, on a lock of a file or on a program, does so on a thread that is left
-//! behind or ended; so nothing here looks again and again. A wait that was given up is an [`io::Error`] with [`GivenUp`] in
-//! it: so it passes through whatever reads and copies, and [`is_given_up`] knows it again. Not here: who gives up, and when.
+//! One token ends all waits of some work. A wait for a file's lock or for a program blocks a thread of its own, which
+//! is left behind or ended, so nothing here polls. A wait that was given up returns an [`io::Error`] with [`GivenUp`]
+//! inside, which passes through any code that reads and copies; [`is_given_up`] recognizes it. Not here: the decision
+//! to give up.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
@@ -20,7 +21,7 @@ use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 pub use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// Whoever wanted it does not any more.
+/// The work was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it was given up")]
 pub struct GivenUp;
@@ -31,7 +32,7 @@ impl From<GivenUp> for io::Error {
     }
 }
 
-/// Whether this is [`GivenUp`], whatever has been said of it on the way.
+/// Whether an error is [`GivenUp`], inside any other errors.
 #[must_use]
 pub fn is_given_up(error: &io::Error) -> bool {
     let mut next: Option<&(dyn Error + 'static)> = Some(error);
@@ -40,7 +41,7 @@ pub fn is_given_up(error: &io::Error) -> bool {
             return true;
         }
         next = match error.downcast_ref::<io::Error>() {
-            // Its source would be that of the error in it.
+            // The source of an `io::Error` would be that of the error inside.
             Some(outer) => outer.get_ref().map(|inner| inner as &(dyn Error + 'static)),
             None => error.source(),
         };
@@ -48,18 +49,19 @@ pub fn is_given_up(error: &io::Error) -> bool {
     false
 }
 
-/// For work of many steps: whether there is to be another one.
+/// Checks between two steps of work whether it was given up.
 pub fn check(given_up: &CancellationToken) -> Result<(), GivenUp> {
     if given_up.is_cancelled() { Err(GivenUp) } else { Ok(()) }
 }
 
-/// Waits for the outcome of `what`. It may wait for other threads, not for time or descriptors: nothing here watches them.
+/// Waits for the outcome of `what`, which may wait for other threads, but not for time or descriptors: the runtime
+/// here drives neither.
 pub fn wait_for<T>(given_up: &CancellationToken, what: impl Future<Output = T>) -> io::Result<T> {
     let runtime = Builder::new_current_thread().build()?;
     runtime.block_on(given_up.run_until_cancelled(what)).ok_or_else(|| GivenUp.into())
 }
 
-/// Waits for the lock of a file (flock(2)), held alone for as long as the file is open.
+/// Takes the exclusive lock of a file (flock(2)), for as long as the file is open.
 pub fn lock(file: File, given_up: &CancellationToken) -> io::Result<File> {
     check(given_up)?;
     match file.try_lock() {
@@ -68,7 +70,7 @@ pub fn lock(file: File, given_up: &CancellationToken) -> io::Result<File> {
     }
 }
 
-/// The same, held together with others.
+/// Takes the shared lock of a file.
 pub fn lock_shared(file: File, given_up: &CancellationToken) -> io::Result<File> {
     check(given_up)?;
     match file.try_lock_shared() {
@@ -82,11 +84,11 @@ fn wait_for_lock(
     lock: fn(&File) -> io::Result<()>,
     given_up: &CancellationToken,
 ) -> io::Result<File> {
-    // Given up meanwhile, nobody takes the file: then it is closed, which unlocks it.
+    // If the wait is given up, the thread's result is dropped, which closes and so unlocks the file.
     on_thread(given_up, move || lock(&file).map(|()| file))?
 }
 
-/// Does what blocks on a thread of its own, which is left behind when it is given up.
+/// Runs `act`, which blocks, on a thread of its own, which is left behind if the wait is given up.
 pub fn on_thread<T: Send + 'static>(
     given_up: &CancellationToken,
     act: impl FnOnce() -> T + Send + 'static,
@@ -96,8 +98,8 @@ pub fn on_thread<T: Send + 'static>(
     wait_for(given_up, outcome)?.map_err(io::Error::other)
 }
 
-/// Runs a program to its end, as [`Command::output`] does. Then, or when it is given up, or when this process ends, nothing of
-/// it is left.
+/// Runs a program to its end, as [`Command::output`] does. No process of it is left afterwards, nor when the wait is
+/// given up or this process ends.
 pub fn output(command: &mut Command, given_up: &CancellationToken) -> io::Result<Output> {
     check(given_up)?;
     let group = Group::start()?;
@@ -105,16 +107,16 @@ pub fn output(command: &mut Command, given_up: &CancellationToken) -> io::Result
     let (sender, output) = oneshot::channel();
     let wait = move || drop(sender.send(child.wait_with_output()));
     thread::scope(|scope| {
-        // An error of the spawning drops the group as well.
+        // If the thread cannot be spawned, the group is dropped as well.
         thread::Builder::new().name("program".to_owned()).spawn_scoped(scope, wait)?;
         let output = wait_for(given_up, output);
-        // Ends what there is of it, and so the thread, for which the scope waits.
+        // Ends the program's processes, and so the thread that the scope waits for.
         drop(group);
         output?.map_err(io::Error::other)?
     })
 }
 
-/// What can be read as long as somebody wants it.
+/// A reader that fails once the work is given up.
 #[derive(Debug)]
 pub struct Wanted<'a, R> {
     inner: R,
@@ -122,7 +124,7 @@ pub struct Wanted<'a, R> {
 }
 
 impl<'a, R> Wanted<'a, R> {
-    /// Looks at the token before each read.
+    /// Checks the token before each read.
     pub fn new(inner: R, given_up: &'a CancellationToken) -> Self {
         Self { inner, given_up }
     }

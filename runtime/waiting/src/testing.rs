@@ -1,4 +1,4 @@
-//! For tests of what waits: that it ends at once when it is given up.
+//! For tests: checks that a wait ends at once when it is given up.
 
 use std::fmt::Display;
 use std::fs::{self, File};
@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use crate::CancellationToken;
 
-/// Far below every limit that is counted in seconds, far above what a busy host takes to wake a thread.
+/// Far below any limit counted in seconds, far above the time that a busy host takes to wake a thread.
 pub const AT_ONCE: Duration = Duration::from_millis(500);
 
-/// Lets `act` go until `begun`, then gives it up.
+/// Runs `act` until `begun`, then gives it up, and returns its error.
 ///
 /// # Panics
 ///
-/// If it then takes its time, or comes to a good end. The error is for the caller to look at.
+/// If `act` then takes its time, or succeeds.
 #[track_caller]
 pub fn given_up_at_once<T: Send, E: Display + Send>(
     begun: impl Fn() -> bool,
@@ -38,7 +38,7 @@ pub fn given_up_at_once<T: Send, E: Display + Send>(
     error
 }
 
-/// Whether somebody waits for the lock of this file, as the kernel tells it.
+/// Whether another process or thread waits for the lock of this file, according to the kernel.
 #[must_use]
 pub fn is_waited_for(file: &File) -> bool {
     let inode = file.metadata().map(|metadata| format!(":{} ", metadata.ino())).unwrap_or_default();

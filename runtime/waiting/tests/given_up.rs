@@ -1,4 +1,4 @@
-//! Each kind of wait, given up while there is nothing to end it otherwise.
+//! Each kind of wait, given up while nothing else would end it.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
@@ -26,12 +26,12 @@ fn a_lock_that_another_holds() {
     for wait in kinds {
         let file = open();
         assert!(is_given_up(&given_up_at_once(|| is_waited_for(&held), |token| wait(file, token))));
-        // Whoever has given up does not begin.
+        // A wait that was given up before does not begin.
         let token = CancellationToken::new();
         token.cancel();
         assert!(is_given_up(&wait(open(), &token).unwrap_err()));
     }
-    // Those who were given up let it go as soon as they have it.
+    // Threads that were left behind unlock the file as soon as they have the lock.
     drop(held);
     let token = CancellationToken::new();
     let held = waiting::lock(open(), &token).unwrap();

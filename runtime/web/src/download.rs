@@ -1,53 +1,53 @@
-//! How far a download is: where a connection breaks, the next one goes on from there.
+//! The progress of a download over several connections: after a break, the next connection goes on from there.
 //!
-//! Not here: the requests, and what becomes of the bytes.
+//! Not here: the requests, and the use of the bytes.
 
 use crate::header::RANGE;
 use crate::{Answer, LEAST_BYTES, RequestBuilder, StatusCode};
 
-/// How often in a row a connection may bring next to nothing.
+/// How many connections in a row may bring next to nothing.
 const MAX_BREAKS: u32 = 3;
 
 /// How many connections one download may take.
 const MAX_CONNECTIONS: u32 = 100;
 
-/// A download of one body, over one connection after the other.
+/// A download of one body, over one connection after another.
 #[derive(Debug, Default)]
 pub struct Download {
     /// Bytes that have come.
     offset: u64,
-    /// Bytes to pass over, of an answer that starts from the beginning again.
+    /// Bytes to skip of an answer that starts from the beginning again.
     repeated: u64,
-    /// Bytes of this connection.
+    /// Bytes that came over this connection.
     came: u64,
     breaks: u32,
     connections: u32,
 }
 
 impl Download {
-    /// How many bytes have come.
+    /// The number of bytes so far.
     #[must_use]
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Has a request ask for what has not come yet.
+    /// Adds a header to a request that asks for the rest.
     pub fn rest(&self, request: RequestBuilder) -> RequestBuilder {
         match self.offset {
             0 => request,
-            // RFC 9110 §14.1.2: "bytes=9500-" is what follows from there on.
+            // RFC 9110 §14.1.2: "bytes=9500-" asks for every byte from there on.
             offset => request.header(RANGE, format!("bytes={offset}-")),
         }
     }
 
-    /// The answer to such a request has come, and is a good one.
+    /// Begins with the successful answer to such a request.
     pub fn begin(&mut self, answer: &Answer) {
         // RFC 9110 §14.2: "A server MAY ignore the Range header field."
         let partial = answer.status() == StatusCode::PARTIAL_CONTENT;
         self.repeated = if partial { 0 } else { self.offset };
     }
 
-    /// What is new of its bytes.
+    /// The new part of a chunk.
     pub fn take<'a>(&mut self, chunk: &'a [u8]) -> &'a [u8] {
         let passed = usize::try_from(self.repeated).unwrap_or(usize::MAX).min(chunk.len());
         self.repeated -= passed as u64;
@@ -57,7 +57,7 @@ impl Download {
         new
     }
 
-    /// The connection broke, or there was none. Returns whether the next one may go on.
+    /// The connection broke, or there was none; returns whether another one is worth trying.
     #[must_use]
     pub fn goes_on(&mut self) -> bool {
         let enough = self.came >= LEAST_BYTES;

@@ -1,8 +1,8 @@
-//! How web servers are asked: with TLS that no redirect leaves, with a limit on every wait, and with downloads that go on
-//! where their connection broke.
+//! Requests to web servers: with TLS that no redirect leaves, with a limit on every wait, and with downloads that are
+//! resumed.
 //!
-//! Nothing that comes is believed here; it is given to whoever checks it. No error names a URL: that may hold a password or a
-//! token. Not here: what is asked for, and how one logs in.
+//! The caller verifies every byte. No error names a URL, which may hold a password or a token. Not here: the
+//! documents, and logging in.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
@@ -26,34 +26,34 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 /// Redirects on the way to one answer.
 const MAX_REDIRECTS: usize = 5;
 
-/// What must come in as long as a server may say nothing; less counts as nothing. In 20 seconds it is 800 bytes a second, which
-/// any line has that an image was ever fetched over.
+/// Bytes that must arrive in the time for which a server may send nothing; fewer count as nothing. Over 20 seconds
+/// that is 800 bytes a second, which any line that fetches images can carry.
 pub const LEAST_BYTES: u64 = 16 << 10;
 
-/// Why there is no answer, or no more of it.
+/// The reason why there is no answer, or no more of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The server cannot be reached in time.
+    /// The server was not reached in time.
     #[error("no connection within {} s", CONNECT_LIMIT.as_secs())]
     NoConnection,
-    /// The server says nothing.
+    /// The server sent nothing.
     #[error("nothing came for {} s", .0.as_secs())]
     Silent(Duration),
-    /// The server says next to nothing.
+    /// The server sent next to nothing.
     #[error("no more than {bytes} bytes came in {} s", .time.as_secs())]
     Slow {
-        /// How much it was.
+        /// The number of bytes.
         bytes: u64,
-        /// In which time.
+        /// The time in which they came.
         time: Duration,
     },
-    /// Anything else, by its innermost cause.
+    /// Any other error, by its innermost cause.
     #[error("{0}")]
     Other(String),
 }
 
-/// Asks one server, and those that it names instead.
+/// A client for one server, and for those that it redirects to.
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: reqwest::Client,
@@ -63,10 +63,11 @@ pub struct Client {
 }
 
 impl Client {
-    /// For the server of this URL. Only where that says `http` may anything go without TLS. Servers show certificates of the
-    /// host's authorities or of these, and each may say nothing for as long as `silence`. Nothing is asked yet.
+    /// A client for the server of this URL; without TLS only if the URL says `http`. Certificates must be of the
+    /// host's authorities or of these, and each server may send nothing for as long as `silence`. Nothing is
+    /// requested yet.
     pub fn new(server: &Url, silence: Duration, authorities: Vec<Certificate>) -> Result<Self, Error> {
-        // The one implementation there is: an error says that it is installed already.
+        // The only implementation; an error says that it is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let plain = server.scheme() == "http";
         let client = |policy| {
@@ -75,10 +76,10 @@ impl Client {
                 .connect_timeout(CONNECT_LIMIT)
                 .redirect(policy)
                 .https_only(!plain);
-            // What is on this host is not reached by way of another.
+            // A server on this host is reached without a proxy.
             if is_loopback(server) { client.no_proxy() } else { client }
         };
-        // A host without authorities of its own makes no client, even where none is needed, or others are given.
+        // A client with the host's authorities cannot be made on a host without any, even if it would not need them.
         let others = plain || !authorities.is_empty();
         let build = |policy: fn(bool) -> Policy| {
             let built = match client(policy(plain)).tls_certs_merge(authorities.clone()).build() {
@@ -90,17 +91,17 @@ impl Client {
         Ok(Self { inner: build(redirects)?, posting: build(redirects_within)?, silence })
     }
 
-    /// A request for what is there.
+    /// A request to GET this URL.
     pub fn get(&self, url: Url) -> RequestBuilder {
         self.inner.get(url)
     }
 
-    /// A request with a body. Another server is not given it, whatever redirect says so.
+    /// A request with a body, which no redirect takes to another server.
     pub fn post(&self, url: Url) -> RequestBuilder {
         self.posting.post(url)
     }
 
-    /// The answer to a request of this client's, whatever its status.
+    /// Sends a request of this client's; any status is an answer.
     pub async fn send(&self, request: RequestBuilder) -> Result<Answer, Error> {
         let silence = self.silence;
         let Ok(response) = timeout(silence, request.send()).await else { return Err(Error::Silent(silence)) };
@@ -109,37 +110,37 @@ impl Client {
     }
 }
 
-/// An answer, of which the beginning is here.
+/// An answer whose head has arrived.
 #[derive(Debug)]
 pub struct Answer {
     response: reqwest::Response,
     silence: Duration,
-    /// How long was waited for these bytes. What is done between two waits takes as long as it takes; reqwest's own limit
-    /// would count that, too.
+    /// How long was waited for these bytes. The caller's own work between two waits does not count, as it would for a
+    /// limit of reqwest's.
     waited: Duration,
     bytes: u64,
 }
 
 impl Answer {
-    /// Its status.
+    /// The answer's status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.response.status()
     }
 
-    /// Where it came from, which redirects may have made another server than was asked.
+    /// The answer's URL, whose server may differ from the request's after redirects.
     #[must_use]
     pub fn url(&self) -> &Url {
         self.response.url()
     }
 
-    /// Its headers.
+    /// The answer's headers.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         self.response.headers()
     }
 
-    /// More of its body; `None` = that was all.
+    /// The next part of the body; `None` at its end.
     pub async fn chunk(&mut self) -> Result<Option<impl Deref<Target = [u8]> + use<>>, Error> {
         let begun = Instant::now();
         let left = self.silence.saturating_sub(self.waited);
@@ -172,7 +173,7 @@ fn redirects(plain: bool) -> Policy {
     })
 }
 
-/// The same, to the server that was asked only.
+/// Follows redirects as the client for GET does, but only within the same server.
 fn redirects_within(plain: bool) -> Policy {
     let elsewhere = redirects(plain);
     Policy::custom(move |attempt| {
@@ -198,7 +199,7 @@ fn broken(error: &reqwest::Error, silence: Duration) -> Error {
     }
 }
 
-/// The innermost cause, which is what happened.
+/// The innermost cause, which says what happened.
 fn cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {

@@ -1,24 +1,24 @@
-//! Where requests run, and who waits for them.
+//! The thread of connections, and waiting for requests.
 //!
-//! Not here: what is asked.
+//! Not here: the requests.
 
 use std::io;
 
 use tokio::runtime::{Builder, Runtime};
 use waiting::{CancellationToken, GivenUp};
 
-/// Connections live on a thread of their own, so that several of those who wait for them may block.
+/// Connections live on a thread of their own, so that callers on several threads may block on them.
 #[derive(Debug)]
 pub struct Connections(Option<Runtime>);
 
 impl Connections {
-    /// There are none yet.
+    /// Makes the thread, without connections.
     pub fn new() -> io::Result<Self> {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         Ok(Self(Some(runtime)))
     }
 
-    /// Waits for the outcome of requests, unless it is given up first.
+    /// Waits for the outcome of requests, unless the work is given up first.
     pub fn wait_for<T>(
         &self,
         given_up: &CancellationToken,
@@ -32,7 +32,7 @@ impl Connections {
 impl Drop for Connections {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
-            // Otherwise it would wait for names that are being looked up, which nothing can interrupt.
+            // A normal shutdown would wait for names that are being looked up, which nothing can interrupt.
             runtime.shutdown_background();
         }
     }
@@ -44,7 +44,7 @@ mod tests {
     use std::sync::mpsc::channel;
     use waiting::testing::given_up_at_once;
 
-    /// The system looks up names like this: on a thread that blocks.
+    /// The system looks up names on a thread that blocks.
     #[test]
     fn a_name_that_is_being_looked_up_is_not_waited_for() {
         let (begun, wait) = channel();

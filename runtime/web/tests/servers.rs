@@ -1,4 +1,4 @@
-//! Servers that say too little, or send elsewhere.
+//! Servers that send too little, or redirect elsewhere.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
@@ -10,7 +10,7 @@ use web::{Client, Connections, Download, Error, LEAST_BYTES, Url};
 
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// What one drop a tenth of a second is far from.
+/// A body that takes far too long at a byte every tenth of a second.
 fn body() -> Vec<u8> {
     vec![7; 4 * usize::try_from(LEAST_BYTES).unwrap()]
 }
@@ -23,7 +23,7 @@ fn url(server: &Server) -> Url {
     Url::parse(&format!("http://{}/x", server.address)).unwrap()
 }
 
-/// How many bytes come, and how it ends.
+/// Reads a body; returns the number of bytes and the result.
 async fn get(server: &Server) -> (usize, Result<(), Error>) {
     let url = url(server);
     let client = Client::new(&url, SILENCE, Vec::new()).unwrap();
@@ -55,12 +55,12 @@ fn next_to_nothing_is_silence() {
     }
     let server = Server::start(|_| Answer { stall: Some(0), ..ok(&body()) }).unwrap();
     assert_eq!(wait_for(get(&server)), (0, Err(Error::Silent(SILENCE))));
-    // What is short may come slowly, if not too slowly.
+    // A short body may come slowly, if not too slowly.
     let server = Server::start(move |_| Answer { stall: Some(0), drip, ..ok(b"short") }).unwrap();
     assert_eq!(wait_for(get(&server)), (5, Ok(())));
 }
 
-/// Whoever takes a body may be as slow as it likes.
+/// A consumer of a body may be as slow as it likes.
 #[test]
 fn only_waiting_counts() {
     let server = Server::start(|_| ok(&body())).unwrap();
@@ -70,7 +70,7 @@ fn only_waiting_counts() {
         let mut answer = client.send(client.get(url)).await.unwrap();
         let mut chunks = 0;
         while let Some(chunk) = answer.chunk().await.unwrap() {
-            // Once is enough: as a converter of layers does, this blocks the thread.
+            // Blocking the thread once is enough; a converter of layers does so too.
             if chunks == 0 {
                 let (_sender, nothing) = std::sync::mpsc::channel::<()>();
                 assert!(!chunk.is_empty() && nothing.recv_timeout(SILENCE * 3 / 2).is_err());
@@ -82,7 +82,7 @@ fn only_waiting_counts() {
     assert!(chunks > 1, "{chunks}");
 }
 
-/// Connections of which each brings a few bytes would otherwise go on for hours.
+/// Connections that bring a few bytes each could otherwise go on for hours.
 #[test]
 fn a_download_from_a_dripping_server_ends() {
     let answer = |asked: &Asked| {
@@ -130,12 +130,12 @@ fn nobody_there_is_told_without_the_url() {
     assert!(error.contains("onnection refused") && !error.contains("secret"), "{error}");
 }
 
-/// Where TLS is asked for, nothing goes without it.
+/// With https, nothing is sent without TLS.
 #[test]
 fn tls_is_not_left() {
     let server = Server::start(|_| ok(b"plain")).unwrap();
     let secure = Url::parse("https://server.example/").unwrap();
-    // The authorities of the host may be none; then there is no client, and nothing to test.
+    // On a host without authorities there is no client, and nothing to test.
     let Ok(client) = Client::new(&secure, SILENCE, Vec::new()) else { return };
     assert!(wait_for(client.send(client.get(url(&server)))).is_err());
     assert!(server.asked("").is_empty());

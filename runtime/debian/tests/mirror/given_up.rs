@@ -1,4 +1,4 @@
-//! What is given up while its mirror says nothing, or while others have the lists.
+//! Lookups that are given up while the mirror sends nothing, or while another caller has the lists.
 
 use std::fs::{self, File};
 use std::thread;
@@ -10,7 +10,7 @@ use waiting::testing::{given_up_at_once, is_waited_for};
 
 use crate::{PACKAGE, RELEASE, Says, World, names};
 
-/// As good as for ever.
+/// Longer than any test runs.
 const SILENCE: Duration = Duration::from_secs(600);
 
 fn fetch(world: &World, token: &CancellationToken) -> Result<Archive, Error> {
@@ -44,7 +44,7 @@ fn lists_that_do_not_come_and_those_who_wait_for_them() {
         while world.asked(RELEASE).is_empty() {
             thread::yield_now();
         }
-        // In this process only one reads lists at a time.
+        // In this process only one caller reads lists at a time.
         let error = given_up_at_once(|| true, |token| world.update_until(token));
         assert!(matches!(error, Error::GivenUp), "{error}");
         assert!(!first.is_finished());

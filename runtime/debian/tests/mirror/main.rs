@@ -1,4 +1,4 @@
-//! A mirror that is signed with a key of the test's own, and tampered with at each step.
+//! A mirror that is signed with a key of the test's own, and falsified at each step.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
@@ -47,10 +47,10 @@ fn date(seconds: u64) -> String {
     time.strftime("%a, %d %b %Y %H:%M:%S UTC").to_string()
 }
 
-/// What a mirror says; each field may be a lie.
+/// The content of a mirror; each field may be false.
 #[derive(Clone)]
 struct Says {
-    /// Where it says it.
+    /// The suite that is falsified.
     suite: &'static str,
     codename: &'static str,
     version: &'static str,
@@ -87,9 +87,9 @@ struct World {
     server: Server,
     directory: TempDir,
     index: String,
-    /// Whether there is a suite with updates, or should be.
+    /// Whether the mirror has a suite of updates, or should have one.
     has_updates: bool,
-    /// How long its mirror may say nothing.
+    /// How long the mirror may send nothing.
     silence: Duration,
 }
 
@@ -168,7 +168,7 @@ impl World {
         self.update()?.fetch("image-1", &self.downloads())
     }
 
-    /// What is told instead of a package, of which nothing is left.
+    /// The error that comes in place of a package, of which no file is left.
     #[track_caller]
     fn refused(&self) -> Error {
         let error = self.fetch().unwrap_err();
@@ -290,7 +290,7 @@ fn a_release_must_be_the_one_asked_for_and_of_now() {
     assert_eq!(world.not_believed(), ReleaseError::Older(date(before)));
 }
 
-/// Signed once, it stays so: a host that has seen no release yet would be taken back by an old one.
+/// An old release stays signed, so a host that has seen no release yet could be taken back by it.
 #[test]
 fn an_old_release_is_not_taken_at_first_either() {
     let before = now() - 7 * DAY;
@@ -344,7 +344,7 @@ fn the_newest_of_a_release_and_its_updates_is_taken() {
     };
     let mut world = World::new(&says("6.1.9-1", 1));
     world.has_updates = true;
-    // A mirror need not have them.
+    // A mirror may lack updates.
     assert_eq!(fetched(&world), ("6.1.9-1".into(), vec![1; 1000]));
     world.publish(&updates("6.1.10-1", 2));
     assert_eq!(fetched(&world), ("6.1.10-1".into(), vec![2; 1000]));
@@ -352,7 +352,7 @@ fn the_newest_of_a_release_and_its_updates_is_taken() {
     world.publish(&says("6.1.11-1", 3));
     assert_eq!(fetched(&world), ("6.1.11-1".into(), vec![3; 1000]));
 
-    // Updates that are not believed are not passed over: that would be a way to keep them from a host.
+    // Updates that are not trusted are an error: ignoring them would be a way to keep them from a host.
     world.publish(&says("6.1.9-1", 1));
     world.server.http.forget();
     fs::remove_dir_all(world.downloads()).unwrap();
@@ -363,12 +363,12 @@ fn the_newest_of_a_release_and_its_updates_is_taken() {
     world.publish(&Says { codename: "test", ..updates("6.1.12-1", 4) });
     assert!(matches!(world.not_believed(), ReleaseError::Suite(..)));
     assert_eq!(world.asked(&index), [] as [usize; 0]);
-    // One that is wrong behind a good signature is an attack or a fault, and told.
+    // A wrong file behind a good signature is an attack or a fault, and reported.
     world.publish(&updates("6.1.12-1", 4));
     world.server.change(&world.index, |file| *file.body.last_mut().unwrap() ^= 1);
     assert!(matches!(world.refused(), Error::Digest { .. }));
 
-    // A file that is not signed is as good as none, and so are updates that nobody keeps up.
+    // A file that is not signed counts as missing, and so do expired updates.
     let without = |world: &World| assert_eq!(fetched(world), ("6.1.9-1".into(), vec![1; 1000]));
     world.put(UPDATES, b"<html>no such page</html>".to_vec());
     without(&world);

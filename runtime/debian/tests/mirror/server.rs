@@ -1,19 +1,19 @@
-//! A mirror's files, served by a web server that misbehaves where it is told to.
+//! A mirror's files, served by a web server that misbehaves on request.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use served::http::{self, Answer, Asked, ok, status};
 
-/// How a file is served.
+/// A file, and the way in which it is served.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct File {
     pub(crate) body: Vec<u8>,
-    /// Connections end after so many bytes, this often.
+    /// Connections end after this many bytes, this many times.
     pub(crate) cuts: (usize, u32),
-    /// After so many bytes nothing more comes.
+    /// No byte comes after this many.
     pub(crate) stall: Option<usize>,
-    /// Whoever asks for a part gets all of it.
+    /// A request for a part gets the whole.
     pub(crate) no_ranges: bool,
 }
 
@@ -32,7 +32,7 @@ impl File {
 
 type Files = Arc<Mutex<HashMap<String, File>>>;
 
-/// A running server. Ends when dropped.
+/// A running server, which ends when it is dropped.
 pub(crate) struct Server {
     pub(crate) url: String,
     pub(crate) files: Files,

@@ -1,4 +1,4 @@
-//! A pull that is given up while it waits for somebody on this host.
+//! Pulls that are given up while they wait for another process on this host.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -12,7 +12,7 @@ use waiting::testing::given_up_at_once;
 
 use crate::trust;
 
-/// Where the child works.
+/// The variable that names the child's directory.
 const DIRECTORY: &str = "MATCHLOCK_TEST_DIRECTORY";
 
 #[test]
@@ -26,7 +26,7 @@ fn pull_until_the_helper_has_begun() {
         registries.pull_as(&store, "127.0.0.1:1/x", "x", &Quiet)
     });
     assert!(error.to_string().ends_with("the pull was given up"), "{error}");
-    // So that nothing is left of this test.
+    // The write ends the process that waits for the pipe.
     fs::write(directory.join("pipe"), "go").unwrap();
 }
 

@@ -1,4 +1,4 @@
-//! What registries do that break off, lie, want a token, or are busy.
+//! Registries that break off, lie, want a token, or are busy.
 
 use std::fs::File;
 use std::path::Path;
@@ -41,7 +41,7 @@ impl Content {
         Arc::new(Self { blobs, manifest })
     }
 
-    /// What a registry that does as it should would answer.
+    /// The answer of an honest registry.
     fn answer(&self, asked: &Asked) -> Answer {
         let last = asked.path.rsplit('/').next().unwrap();
         let manifest =
@@ -54,7 +54,7 @@ impl Content {
         }
     }
 
-    /// The longest blob's digest, and itself.
+    /// The longest blob and its digest.
     fn large(&self) -> (String, Vec<u8>) {
         self.blobs.iter().max_by_key(|(_, bytes)| bytes.len()).cloned().unwrap()
     }
@@ -89,7 +89,7 @@ impl Bed {
         layers
     }
 
-    /// Pulls, and gives what the error says after the image's name.
+    /// Pulls, and returns the error after the image's name.
     fn error(&self) -> String {
         let error = self.pull().unwrap_err();
         error
@@ -113,7 +113,7 @@ fn a_broken_layer_goes_on_from_where_it_broke() {
                 return answer;
             }
             let answer = if ranges && asked.from() > 0 { answer.part(asked.from()) } else { answer };
-            // Further each time.
+            // Each connection gets further.
             let times = breaks.fetch_add(1, Ordering::Relaxed);
             let cut = (times < 4).then(|| (times as usize + 1) * if ranges { 100_000 } else { 300_000 });
             Answer { cut, ..answer }
@@ -154,7 +154,7 @@ fn what_has_another_digest_or_length_is_refused() {
         answer
     });
     assert!(bed.error().contains("digest"));
-    // As long, but something else altogether.
+    // As long as it should be, with other content.
     let bed = Bed::new(|content, asked| {
         let mut answer = content.answer(asked);
         if is_large(content, asked) {
@@ -165,7 +165,7 @@ fn what_has_another_digest_or_length_is_refused() {
     let (large, bytes) = Content::new().large();
     let other = sha256(&vec![b'x'; bytes.len()]);
     assert_eq!(bed.error(), format!(", layer {large}: its blob {large} has digest sha256:{other}"));
-    // Longer than was said, without end as far as anybody knows.
+    // Longer than announced, and perhaps endless.
     let bed = Bed::new(|content, asked| {
         let mut answer = content.answer(asked);
         if is_large(content, asked) {
@@ -209,7 +209,7 @@ fn what_is_no_image_for_this_host_says_so() {
     }
 }
 
-/// What is wrong is told with the image's name, and with the layer's where it is a layer.
+/// An error names the image, and the layer if it is about one.
 #[test]
 fn errors_name_the_image_and_the_layer() {
     for (code, wanted) in [(404, "does not have it (404)"), (403, "does not allow it (403)")] {
@@ -244,7 +244,7 @@ fn errors_name_the_image_and_the_layer() {
         answer
     });
     assert!(bed.error().contains(": 18446744073709551615 bytes are needed, "));
-    // What is here needs no room.
+    // A layer that is stored needs no room.
     honest.store(1, Ordering::Relaxed);
     assert_eq!(bed.pull(), Ok(3));
     honest.store(0, Ordering::Relaxed);
@@ -286,7 +286,7 @@ fn statuses() {
     let bed = Bed::new(|_, _| status(500));
     assert!(bed.error().ends_with(" answered with status 500"));
     assert_eq!(bed.server.asked("").len(), 4);
-    // A wait that is too long is not waited.
+    // A wait that is too long is refused.
     let bed = Bed::new(|_, _| Answer { headers: vec![("Retry-After", "3600".into())], ..status(429) });
     assert!(bed.error().ends_with(" has had too many requests (429); try again later"));
     assert_eq!(bed.server.asked("").len(), 1);
@@ -299,7 +299,7 @@ fn statuses() {
     assert_eq!(bed.pull(), Ok(3));
 }
 
-/// The token is for the registry alone: what a blob is redirected to does not get it.
+/// The token is for the registry alone: the server that a blob is redirected to does not get it.
 #[test]
 fn tokens_and_redirects() {
     let content = Content::new();
@@ -335,7 +335,7 @@ fn tokens_and_redirects() {
     assert!(bed.error().contains("too many redirects"));
 }
 
-/// Pulls with what Docker's configuration says of the registry.
+/// Pulls with these credentials for the registry in Docker's configuration.
 fn pull_with(bed: &Bed, credentials: &serde_json::Value) -> String {
     let directory = tempfile::tempdir().unwrap();
     let config = serde_json::json!({"auths": {bed.server.address.as_str(): credentials}});
@@ -343,8 +343,8 @@ fn pull_with(bed: &Bed, credentials: &serde_json::Value) -> String {
     pull(&bed.store, directory.path(), &bed.reference()).unwrap_err().to_string()
 }
 
-/// Credentials are for the registry, and for whom it names to give tokens: not for those that it redirects to, nor for
-/// whom they name.
+/// Credentials are for the registry and its token service: not for a server that it redirects to, nor for the token
+/// service that such a server names.
 #[test]
 fn credentials_do_not_follow_redirects() {
     let secret = base64::engine::general_purpose::STANDARD.encode("me:secret");
@@ -377,7 +377,7 @@ fn redirect(to: &str, asked: &Asked) -> Answer {
     Answer { headers: vec![("Location", format!("http://{to}{}", asked.path))], ..status(307) }
 }
 
-/// With the status 307 a request is made again as it was, with the token in its body.
+/// After the status 307 a request is repeated with its body, which has the token.
 #[test]
 fn a_refresh_token_is_not_redirected() {
     let third = Server::start(|_| ok(br#"{"token":"t0k3n"}"#)).unwrap();
@@ -391,7 +391,7 @@ fn a_refresh_token_is_not_redirected() {
     assert_eq!((service.asked("").len(), third.asked("").len()), (1, 0));
 }
 
-/// As Docker does: what needs no login needs no helper.
+/// As in Docker, an image that needs no login needs no helper.
 #[test]
 fn a_public_image_needs_no_login() {
     let directory = tempfile::tempdir().unwrap();
@@ -433,7 +433,7 @@ fn a_failed_pull_can_be_tried_again_and_what_came_of_it_is_kept_a_day() {
         }
     });
     assert!(bed.error().contains("does not have it (404)"));
-    // The small layers: another pull need not fetch them again.
+    // The small layers stay, so that another pull need not fetch them again.
     assert_eq!(files(bed.cache.path(), "blobs"), 2);
     let records = rusqlite::Connection::open(bed.cache.path().join("images/metadata.db")).unwrap();
     let day = "UPDATE blobs SET pending_since = pending_since - 86401 WHERE digest = (SELECT min(digest) FROM blobs)";
@@ -452,7 +452,7 @@ fn a_failed_pull_can_be_tried_again_and_what_came_of_it_is_kept_a_day() {
     assert_eq!(files(bed.cache.path(), "blobs"), 0);
 }
 
-/// As [`pull`], until it is given up.
+/// Pulls as [`pull`] does, until `token` is cancelled.
 fn pull_until(bed: &Bed, token: &CancellationToken) -> images::Result<()> {
     let trust = Trust { silence: Duration::from_secs(600), ..trust(Path::new("/nowhere")) };
     let store = Store::open_until(bed.cache.path(), token.clone())?;
@@ -462,7 +462,7 @@ fn pull_until(bed: &Bed, token: &CancellationToken) -> images::Result<()> {
 
 #[test]
 fn a_pull_that_is_given_up_ends_at_once() {
-    // In the middle of a layer, and before its first byte.
+    // The pull is in the middle of a layer, or before its first byte.
     for stall in [300_000, 0] {
         let silent = Arc::new(AtomicBool::new(true));
         let switch = Arc::clone(&silent);
@@ -483,25 +483,25 @@ fn a_pull_that_is_given_up_ends_at_once() {
 #[test]
 fn a_layer_that_another_process_fetches_is_not_waited_for_once_given_up() {
     let bed = Bed::new(|content, asked| content.answer(asked));
-    // Not compressed, it has the same name in the store.
+    // The layer is not compressed, so the store knows it by the same digest.
     let name = Content::new().large().0.replace("sha256:", "images/tmp/fetching-");
     let held = File::create(bed.cache.path().join(name)).unwrap();
     held.lock().unwrap();
-    // As the one that fetches it would.
+    // The process that fetches would hold this lock.
     let writing = File::create(bed.cache.path().join("images/lock")).unwrap();
     writing.lock_shared().unwrap();
-    // Another layer may be on its way yet.
+    // Another layer may still be on its way.
     let error = given_up_at_once(|| is_waited_for(&held), |token| pull_until(&bed, token)).to_string();
     assert!(error.ends_with("was given up"), "{error}");
     drop((held, writing));
     assert_eq!(bed.pull(), Ok(3));
 }
 
-/// Both want the same image at the same time: each layer is fetched once, and both have it.
+/// Two pulls want the same image at the same time: each layer is fetched once, and both succeed.
 #[test]
 fn two_at_once_share_the_work() {
     let bed = Bed::new(|content, asked| content.answer(asked));
-    // As good as two processes: locks are between open files.
+    // As good as two processes, since locks are between open files.
     let other = Store::open(bed.cache.path()).unwrap();
     let reference = format!("{}/x:2", bed.server.address);
     std::thread::scope(|scope| {
@@ -519,7 +519,7 @@ fn two_at_once_share_the_work() {
     assert_eq!(files(bed.cache.path(), "blobs"), 3);
 }
 
-/// While one pulls, nothing is collected: not by another's pull, and not when asked for.
+/// While one pulls, nothing is collected: not by another's pull, and not on request.
 #[test]
 fn who_is_writing_is_left_alone() {
     let (reached, wait) = std::sync::mpsc::channel();
@@ -537,7 +537,7 @@ fn who_is_writing_is_left_alone() {
     std::thread::scope(|scope| {
         let pulling = scope.spawn(|| {
             let outcome = bed.pull();
-            // A pull that ends before it comes to the layer is not waited for.
+            // A pull that ends before this layer is not waited for.
             let _ = ended.send(outcome.clone());
             outcome
         });

@@ -13,7 +13,7 @@ use images::fixtures::{ImageFixture, LayerBuilder};
 use images::{Imported, Quiet, Store};
 use registry::{Registries, Trust};
 
-/// Trusts what is below this directory, and has little patience.
+/// Trust in the files below this directory, and little patience.
 fn trust(directory: &Path) -> Trust {
     Trust {
         certificates: vec![directory.join("certs.d")],
@@ -29,7 +29,7 @@ fn pull(store: &Store, directory: &Path, reference: &str) -> images::Result<Impo
     Registries::new(trust(directory)).pull_as(store, reference, reference, &Quiet)
 }
 
-/// An image of three layers, the last of which is large enough to come in pieces.
+/// An image of three layers, the last of which is large enough to arrive in pieces.
 fn image() -> ImageFixture {
     let large: Vec<u8> =
         (0..3_000_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
@@ -38,7 +38,7 @@ fn image() -> ImageFixture {
     ImageFixture::new(layers.into())
 }
 
-/// How many files a store has in one of its directories.
+/// The number of files in one of a store's directories.
 fn files(cache: &Path, directory: &str) -> usize {
     std::fs::read_dir(cache.join("images").join(directory)).unwrap().count()
 }

@@ -12,17 +12,17 @@ use tempfile::TempDir;
 
 use crate::{files, image, pull};
 
-/// bcrypt, which is all that the registry takes, of "secret".
+/// The bcrypt hash of "secret", the only kind that the registry takes.
 const PASSWORD: &str = "tester:$2b$04$EBlGtm35FMk7k4mKC32RduRo9rmy2EWoh7a.4yBiPZ6IOySHdkVSC\n";
 
-/// A running registry, and what it has and is made of.
+/// A running registry, and its directory.
 struct Running {
     registry: Registry,
     directory: TempDir,
 }
 
 impl Running {
-    /// Starts one, or says why it cannot be.
+    /// Starts a registry, or skips the test.
     fn start(more: &str, directory: TempDir) -> Option<Self> {
         for program in ["docker-registry", "skopeo", "openssl"] {
             if Command::new(program).arg("--version").output().is_err() {
@@ -85,7 +85,7 @@ fn by_tag_and_by_digest_and_again() {
     assert_eq!(store.get(&reference).unwrap().unwrap(), stored, "what is there stays");
 }
 
-/// The name stays what was asked for; what it is pulled from is the host's configuration's business.
+/// The image keeps the requested name, wherever the host's configuration has it pulled from.
 #[test]
 fn by_way_of_mirrors() {
     let Some(registry) = Running::start("", tempfile::tempdir().unwrap()) else { return };
@@ -113,7 +113,7 @@ fn by_way_of_mirrors() {
     assert!(configured(&[&good], true).unwrap_err().ends_with("images.example is blocked"));
 }
 
-/// Signs what cosign would sign, as cosign would, and puts it where cosign would.
+/// Signs the payload that cosign would sign, and pushes it to the tag that cosign would use.
 fn sign(registry: &Running, image: &str, digest: &str, signed_name: &str) {
     let work = tempfile::tempdir_in(registry.directory.path()).unwrap();
     let at = |name: &str| work.path().join(name);
@@ -198,10 +198,10 @@ fn with_signatures_where_the_policy_demands_them() {
     };
     demand("cosign", "");
     assert_eq!(pull(&reference), Err(refused(0)));
-    // Of another name: somebody moved it here.
+    // The signature is for another name: somebody moved it here.
     sign(&registry, "image", &digest, "elsewhere.example/image:1");
     assert_eq!(pull(&reference), Err(refused(1)));
-    // Of another image under this name.
+    // The signature is for another image under this name.
     sign(&registry, "image", &digest.replace(['0', '1'], "2"), &reference);
     sign(&registry, "image", &digest, &reference);
     assert_eq!(pull(&reference), Ok(()));
@@ -210,7 +210,7 @@ fn with_signatures_where_the_policy_demands_them() {
     assert_eq!(pull(&reference), Err(refused(1)));
     demand("large", "");
     assert!(pull(&reference).unwrap_err().ends_with("only ECDSA P-256 keys are understood"));
-    // As cosign signs by default: without a tag.
+    // By default cosign signs without a tag.
     sign(&registry, "image", &digest, &format!("{}/image", registry.address()));
     demand("cosign", "");
     assert_eq!(pull(&reference), Err(refused(1)));
@@ -219,7 +219,7 @@ fn with_signatures_where_the_policy_demands_them() {
     assert_eq!(store.list().unwrap().len(), 2);
 }
 
-/// An authority `ca.crt`, and `leaf.crt` of it for the loopback.
+/// An authority `ca.crt`, and its certificate `leaf.crt` for the loopback address.
 fn certificates(directory: &Path) -> bool {
     let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
     let openssl = |args: &[&str]| {
@@ -254,7 +254,7 @@ fn with_tls_of_an_authority_of_its_own_and_a_login() {
     let reference = format!("{}/image:1", registry.address());
     let pull = || pull(&store, registry.directory.path(), &reference).map_err(|error| error.to_string());
 
-    // Without its authority it is taken for a registry without TLS, which its server refuses.
+    // Without the authority the registry is taken for one without TLS, which the server refuses.
     assert!(pull().is_err());
     let trusted = at("certs.d").join(registry.address());
     fs::create_dir_all(&trusted).unwrap();
