@@ -1,8 +1,8 @@
 //! The command line's grammar.
 //!
 //! It is Cobra's, which scripts written for the 0.2 releases rely on. Flags may stand before and after positional
-//! arguments, until `--`; of a flag given twice the last counts; a switch may have a value (`--rm=false`). Not here: what the
-//! values mean.
+//! arguments, until `--`; of a flag that is given twice the last counts; a switch may have a value (`--rm=false`).
+//! Not here: the meaning of values.
 
 mod image;
 mod kernel;
@@ -129,7 +129,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// The variables for a guest, some of them with their values.
+    /// The options with variables for a guest, some of them with values.
     pub(crate) fn variables(&self) -> &[String] {
         match self {
             Self::Run(args) => &args.env,
@@ -146,7 +146,7 @@ pub(crate) struct JsonArgs {
     pub(crate) json: bool,
 }
 
-/// Whatever comes behind a command that only says something.
+/// Arguments of a command that only prints a message.
 #[derive(Debug, Args)]
 pub(crate) struct RestArgs {
     /// Anything
@@ -154,12 +154,12 @@ pub(crate) struct RestArgs {
     rest: Vec<OsString>,
 }
 
-/// Why no command came out of the arguments.
+/// The reason why the arguments made no command.
 #[derive(Debug)]
 pub(crate) enum Refusal {
-    /// Help or version was asked for.
+    /// The arguments ask for help or version, which is the text.
     Asked(String),
-    /// They are wrong.
+    /// The arguments are wrong.
     Wrong { message: String, hint: Option<String> },
 }
 
@@ -178,7 +178,7 @@ impl Refusal {
     }
 }
 
-/// Understands the arguments.
+/// Parses the arguments.
 pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Refusal> {
     let args: Vec<_> = args.into_iter().collect();
     let mut grammar = with_valued_switches(Cli::command().args_override_self(true));
@@ -187,7 +187,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Ref
     parsed.map_err(|error| refusal(&error.format(&mut grammar), &args))
 }
 
-/// The same grammar with a value behind each switch that is given one.
+/// The same grammar, in which a switch may have a value.
 fn with_valued_switches(command: clap::Command) -> clap::Command {
     let command = command.mut_args(|arg| match arg.get_action() {
         ArgAction::SetTrue => arg
@@ -203,7 +203,7 @@ fn with_valued_switches(command: clap::Command) -> clap::Command {
     command.mut_subcommands(with_valued_switches)
 }
 
-/// A truth value as Go reads it.
+/// Parses a truth value as Go does.
 pub(crate) fn boolean(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
@@ -212,12 +212,12 @@ pub(crate) fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// The help of the command that the arguments name. The parser's own would show a value behind each switch.
+/// The help of the command that the arguments name. The parser's own would show a value after each switch.
 fn help(args: &[OsString]) -> String {
     let mut root = Cli::command();
     root.build();
     let mut command = &root;
-    // `help` has the names of all commands below it, with no options of theirs.
+    // `help` lists all commands below it, without options.
     let words = args.iter().skip(1).take_while(|word| *word != "--").filter(|word| *word != "help");
     for word in words {
         command = command.find_subcommand(word).unwrap_or(command);
@@ -225,14 +225,14 @@ fn help(args: &[OsString]) -> String {
     command.clone().render_help().to_string()
 }
 
-/// A script that makes a shell complete our arguments.
+/// A script with which a shell completes the arguments.
 pub(crate) fn completion(shell: clap_complete::Shell) -> Vec<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "matchlock", &mut script);
     script
 }
 
-/// clap's error as one line of ours.
+/// Turns clap's error into one line.
 fn refusal(error: &clap::Error, args: &[OsString]) -> Refusal {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.clone(),

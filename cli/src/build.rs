@@ -1,6 +1,6 @@
 //! `matchlock build`: an image of a Dockerfile, made by a builder of this host (ADR 8).
 //!
-//! The builder runs the Dockerfile's steps, unconfined, which therefore has to be asked for. What it makes comes through a
+//! The builder runs the Dockerfile's steps unconfined, so the user has to ask for that. The image comes through a
 //! pipe into the store, as any archive does. Not here: reading a Dockerfile.
 
 use std::fs;
@@ -20,13 +20,13 @@ use crate::image::{megabytes, wire_image};
 use crate::progress::Bar;
 use crate::say::{self, say};
 
-/// A builder, and how it gives what it has built to standard output.
+/// A builder, and the command that writes an image to standard output.
 struct Builder {
     program: &'static str,
     save: &'static [&'static str],
 }
 
-/// The first of these that is installed is used.
+/// The builders, of which the first that is installed is used.
 const BUILDERS: &[Builder] = &[
     Builder { program: "buildah", save: &["push", "--quiet", "{}", "docker-archive:/dev/stdout"] },
     Builder { program: "podman", save: &["save", "--quiet", "{}"] },
@@ -42,7 +42,7 @@ pub(crate) fn build(args: &BuildArgs) -> anyhow::Result<u8> {
         let hint = "matchlock build --unconfined-build … allows that; or build elsewhere, and: matchlock image import";
         return Err(advice("the steps of a Dockerfile would run on this host, outside any sandbox", hint));
     }
-    // Not only when all is built.
+    // Checked now and not only after the build.
     images::check_reference(&args.tag)?;
     let file = args.file.clone().unwrap_or_else(|| args.context.join("Dockerfile"));
     for path in [&args.context, &file] {
@@ -52,7 +52,7 @@ pub(crate) fn build(args: &BuildArgs) -> anyhow::Result<u8> {
     let builder = builder.ok_or_else(|| {
         advice("no builder is installed: buildah, podman or docker", "apt-get install buildah")
     })?;
-    // Whatever ends this process ends the builder.
+    // The builder ends with this process, in whatever way that ends.
     let group = Group::start()?;
     let image = builder.run(args, &file, &group)?;
     let imported = builder.store(&image, &args.tag, &group)?;
@@ -73,7 +73,7 @@ impl Builder {
         command
     }
 
-    /// Builds, with the builder's own words on standard error, and gives the image's id.
+    /// Builds, with the builder's own messages on standard error, and returns the image's id.
     fn run(&self, args: &BuildArgs, file: &Path, group: &Group) -> anyhow::Result<String> {
         let scratch = tempfile::tempdir()?;
         let id = scratch.path().join("id");
@@ -82,7 +82,7 @@ impl Builder {
         if args.no_cache {
             command.arg("--no-cache");
         }
-        // A name that begins with a hyphen is a name.
+        // A name may begin with a hyphen.
         command.arg("--").arg(&args.context).stdout(io::stderr().as_fd().try_clone_to_owned()?);
         let status = group.place(&mut command)?.status().context(self.program)?;
         if !status.success() {
@@ -91,7 +91,7 @@ impl Builder {
         Ok(fs::read_to_string(&id).with_context(|| id.display().to_string())?.trim().to_owned())
     }
 
-    /// Takes over what was built.
+    /// Stores the image that was built.
     fn store(&self, image: &str, tag: &str, group: &Group) -> anyhow::Result<Imported> {
         let mut command = self.command();
         command.args(self.save.iter().map(|word| if *word == "{}" { image } else { word }));
@@ -104,10 +104,10 @@ impl Builder {
             Ok(store.import(ImportSource::Reader(&mut output), Some(tag), &bar)?)
         });
         bar.clear();
-        // One that still has something to say must not wait for somebody to hear it.
+        // A builder that still writes must not wait for a reader.
         drop(output);
         let status = child.wait()?;
-        // What cannot be read may be so for what the builder said.
+        // If the image cannot be read, the builder's messages may tell why.
         let imported = imported.with_context(|| format!("{} gave no image ({status})", self.program))?;
         if !status.success() {
             bail!("{} ended with {status} while it gave its image", self.program);

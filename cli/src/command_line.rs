@@ -1,8 +1,9 @@
-//! What other users see of this process's arguments.
+//! This process's arguments, as other users see them.
 //!
-//! `/proc/PID/cmdline` is everybody's to read for as long as the process lives, and `-e TOKEN=…` has a value in it. The
-//! kernel shows the memory in which the arguments are, so the values are overwritten there. Where that is not possible they
-//! stay; `-e TOKEN` and `--env-file` never show any. Not here: what a program that started this one shows, such as sudo.
+//! Everyone can read `/proc/PID/cmdline` for as long as the process lives, and `-e TOKEN=…` has a value in it. The
+//! kernel shows the memory of the arguments, so the values are overwritten there. If that is not possible they stay;
+//! `-e TOKEN` and `--env-file` never show any. Not here: the arguments of a program that started this one, such as
+//! sudo.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -10,13 +11,13 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 
-/// What stands for a value.
+/// Replaces a value.
 const MASK: &[u8] = b"***";
 
-/// proc_pid_stat(5): the fields `arg_start` and `arg_end`, counted from the one behind the program's name.
+/// proc_pid_stat(5): the fields `arg_start` and `arg_end`, counted from the one after the program's name.
 const ARG_START: usize = 45;
 
-/// Overwrites the values of these `NAME=VALUE` in the arguments that others see. The arguments must have been read before.
+/// Overwrites the values of these `NAME=VALUE` in the visible arguments. The arguments must have been read before.
 pub(crate) fn hide(arguments: &[OsString], variables: &[String]) {
     if variables.iter().any(|variable| variable.contains('='))
         && let Err(error) = overwrite(arguments, variables)
@@ -28,7 +29,7 @@ pub(crate) fn hide(arguments: &[OsString], variables: &[String]) {
 fn overwrite(arguments: &[OsString], variables: &[String]) -> io::Result<()> {
     let (start, end) = shown_at(&fs::read("/proc/self/stat")?).ok_or(io::ErrorKind::InvalidData)?;
     let length: usize = arguments.iter().map(|argument| argument.len() + 1).sum();
-    // Anything else is not the memory that these arguments came from.
+    // The memory would not be that of these arguments.
     if start == 0 || end.checked_sub(start) != Some(length as u64) {
         return Err(io::ErrorKind::InvalidData.into());
     }
@@ -37,12 +38,13 @@ fn overwrite(arguments: &[OsString], variables: &[String]) -> io::Result<()> {
         shown.extend_from_slice(masked(argument, variables).as_bytes());
         shown.push(0);
     }
-    // No mask is longer than what it stands for. The rest of the place says nothing of how long the value was.
+    // No mask is longer than its value, and the padding hides the value's length.
     shown.resize(length, 0);
     File::options().write(true).open("/proc/self/mem")?.write_all_at(&shown, start)
 }
 
-/// Where the arguments are, by `/proc/PID/stat`. The program's name in it is cut off anywhere, and so need not be text.
+/// The place of the arguments, from `/proc/PID/stat`. The program's name in it may be cut off anywhere, so it need
+/// not be text.
 fn shown_at(stat: &[u8]) -> Option<(u64, u64)> {
     let fields = str::from_utf8(stat.rsplit(|byte| *byte == b')').next()?).ok()?;
     let mut fields = fields.split_whitespace().skip(ARG_START);
@@ -55,7 +57,7 @@ fn masked(argument: &OsStr, variables: &[String]) -> OsString {
     let bytes = argument.as_bytes();
     for variable in variables {
         let Some((name, value)) = variable.split_once('=') else { continue };
-        // The variable by itself, or behind `--env=`, `-e` and switches such as `-ite`.
+        // The variable by itself, or after `--env=`, `-e` and switches such as `-ite`.
         let behind =
             bytes.strip_suffix(variable.as_bytes()).filter(|flag| flag.is_empty() || flag.starts_with(b"-"));
         if let Some(flag) = behind {

@@ -1,7 +1,7 @@
 //! `matchlock run --detach`: the same program again, in a session of its own.
 //!
-//! The child reports over its standard output once its sandbox is ready, so the id that is printed is one that works,
-//! and over its standard error why there is none. Not here: what the child does otherwise (`run`).
+//! The child prints its id to standard output once its sandbox is ready, so that the id works, and any error to
+//! standard error. Not here: the child's other work (`run`).
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -13,7 +13,7 @@ use crate::say;
 use crate::streams::{Stderr, Stdout};
 use sandbox::Id;
 
-/// Tells the child that it is one.
+/// Marks the child.
 const CHILD_ENV: &str = "MATCHLOCK_DETACHED";
 
 /// Longer than any id.
@@ -42,7 +42,7 @@ pub(crate) fn launch(arguments: &[OsString]) -> anyhow::Result<u8> {
     if let Some(stdout) = child.stdout.take() {
         stdout.take(MAX_REPORT).read_to_string(&mut report)?;
     }
-    // It ends with the child, or when the child has reported.
+    // The thread ends when the child ends, or has reported.
     if let Some(Err(panic)) = errors.map(std::thread::JoinHandle::join) {
         std::panic::resume_unwind(panic);
     }
@@ -54,11 +54,11 @@ pub(crate) fn launch(arguments: &[OsString]) -> anyhow::Result<u8> {
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1).max(1))
 }
 
-/// In the child: the sandbox is ready. From here on nobody listens.
+/// In the child: reports that the sandbox is ready. Nobody listens after that.
 pub(crate) fn report(id: &Id) -> anyhow::Result<()> {
-    // Only now, so that ^C still ended parent and child together.
+    // Only now, so that ^C could end parent and child together.
     rustix::process::setsid()?;
-    // Without a listener the parent is gone, and the sandbox must not outlive its start.
+    // If the parent is gone, the sandbox must not outlive its start.
     Stdout.write_all(format!("{id}\n").as_bytes())?;
     let null = File::options().write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdout(null.as_fd())?;

@@ -1,6 +1,6 @@
-//! `matchlock diagnose`: what this host can run, and what to do about the rest.
+//! `matchlock diagnose`: the parts of this host that sandboxes need, and remedies for the missing ones.
 //!
-//! Checks only look; nothing is changed. Not here: the decision which machine is taken (`policy`).
+//! Checks change nothing. Not here: the choice of a machine (`policy`).
 
 use policy::machine::{HostFacts, Kind, KvmDevice, Request, choose};
 use sandbox::{Error, Home, host};
@@ -14,10 +14,10 @@ use crate::say::{self, say};
 /// This project's programs beside the command line.
 const PROGRAMS: [&str; 3] = ["matchlock-vmm", "matchlock-devices", "matchlock-launcher"];
 
-/// Less than this and the default sandbox does not fit.
+/// Memory below which the default sandbox does not fit.
 const ENOUGH_MEMORY_MB: u64 = 1024;
 
-/// Less than this and images and kernels hardly fit.
+/// Disk space below which images and kernels hardly fit.
 const ENOUGH_DISK_MB: u64 = 2048;
 
 /// Prints every check; status 1 if one failed.
@@ -66,7 +66,7 @@ fn machine(facts: &HostFacts) -> Check {
     }
 }
 
-/// What is missing for KVM is no failure as long as another machine works: `machine` says whether one does.
+/// A fault of KVM is no failure as long as another machine works, which `machine` tells.
 fn kvm(facts: &HostFacts) -> Vec<Check> {
     let device = match &facts.kvm {
         KvmDevice::Absent => {
@@ -112,7 +112,7 @@ fn qemu(facts: &HostFacts) -> Check {
     }
 }
 
-/// What keeps QEMU from its user's files. Nothing to say where its programs are missing: other checks do.
+/// The walls between QEMU and its user's files. `None` if its programs are missing, which other checks report.
 fn qemu_walls() -> Option<Check> {
     let walls = match host::qemu_walls()? {
         Ok(walls) => walls,
@@ -168,7 +168,7 @@ fn memory() -> Check {
 }
 
 fn disk(home: &Home) -> Check {
-    // The cache itself may not be there yet; an ancestor is.
+    // The cache itself may not exist yet, but an ancestor does.
     let free = home.as_user(|| {
         let path = home.cache().ancestors().find(|path| path.exists());
         Ok::<_, Error>(path.and_then(|path| rustix::fs::statvfs(path).ok()))

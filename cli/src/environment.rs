@@ -1,12 +1,12 @@
 //! Variables for a guest, from `-e` and `--env-file`.
 //!
-//! Files first, then `-e`; later ones win, which the sandbox sees to. Not here: the image's.
+//! Files come first, then `-e`; the sandbox lets later ones win. Not here: the image's variables.
 
 use std::path::{Path, PathBuf};
 
 use sandbox::Home;
 
-/// What the options say. Files are read with the rights of whoever called sudo.
+/// The variables of the options. Files are read with the rights of the user who called sudo.
 pub(crate) fn collect(
     home: &Home,
     files: &[PathBuf],

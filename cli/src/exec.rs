@@ -12,7 +12,7 @@ use crate::signals::Signals;
 use crate::stdio::Unwatched;
 use crate::{block_on, environment, run, stdio};
 
-/// Runs it; the command's exit status.
+/// Runs a command, and returns its exit status.
 pub(crate) fn exec(args: ExecArgs) -> anyhow::Result<u8> {
     let home = Home::from_env()?;
     let mode = stdio::mode(args.interactive, args.tty)?;

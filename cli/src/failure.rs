@@ -1,6 +1,6 @@
-//! How an error is told: one line that says what, one that says what to do, and an exit status.
+//! The report of an error: one line that says what happened, one that says what to do, and an exit status.
 //!
-//! Not here: what can go wrong.
+//! Not here: the advice on known errors (`hint`).
 
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ pub(crate) fn not_found(error: impl Into<Error>) -> anyhow::Error {
     }
 }
 
-/// Tells it.
+/// Prints an error and its hint.
 pub(crate) fn show(error: &anyhow::Error) {
     if error.is::<Interrupted>() {
         return;
@@ -81,7 +81,7 @@ pub(crate) fn status(error: &anyhow::Error) -> u8 {
     error.downcast_ref().map_or(FAILED, |NotRun { status, .. }| *status)
 }
 
-/// The two lines.
+/// Prints the two lines.
 pub(crate) fn print(message: &str, hint: Option<&str>) {
     tell!("matchlock: {}", one_line(message));
     if let Some(hint) = hint {
@@ -89,7 +89,7 @@ pub(crate) fn print(message: &str, hint: Option<&str>) {
     }
 }
 
-/// Without line breaks and without anything that could move a terminal's cursor.
+/// A message on one line, without characters that a terminal would act on.
 fn one_line(message: &str) -> String {
     let lines: Vec<_> = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines.join("; ").chars().filter(|c| is_tame(*c)).collect()

@@ -1,6 +1,6 @@
 //! Port forwards on the command line: `matchlock port-forward`, and `--publish` of `run`.
 //!
-//! Not here: the listeners and their connections (`sandbox`), and what a specification may say (`policy`).
+//! Not here: the listeners and their connections (`sandbox`), and the syntax of a specification (`policy`).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,7 +13,7 @@ use crate::failure::{Interrupted, not_found};
 use crate::say::tell;
 use crate::signals::{SIGINT, SIGTERM, Signals};
 
-/// What is to be forwarded.
+/// The requested forwards.
 #[derive(Debug)]
 pub(crate) struct Wanted {
     forwards: Vec<Forward>,
@@ -21,7 +21,7 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// Understands the options.
+    /// Parses the options.
     pub(crate) fn new(specs: &[String], addresses: &[String]) -> anyhow::Result<Self> {
         let pairs = policy::ports::specs(specs)?.into_iter();
         let forward = |pair: policy::ports::PortPair| Forward {
@@ -32,7 +32,7 @@ impl Wanted {
         Ok(Self { forwards: pairs.map(forward).collect(), addresses: policy::ports::addresses(addresses)? })
     }
 
-    /// Listens, and says where. Needs a tokio runtime around it.
+    /// Listens, and prints the addresses. Needs a tokio runtime around it.
     pub(crate) fn bind(&self, guest: &Guest) -> Result<Forwards, GuestError> {
         let (forwards, bindings) = Forwards::bind(guest, &self.forwards, &self.addresses)?;
         for Binding { address, local_port, remote_port } in bindings {
@@ -49,7 +49,7 @@ pub(crate) fn port_forward(args: &PortForwardArgs) -> anyhow::Result<u8> {
     let id: Id = args.id.parse().map_err(not_found)?;
     block_on(async {
         let mut signals = Signals::catch()?;
-        // Says why not, if the sandbox cannot be reached.
+        // If the sandbox cannot be reached, this says why.
         drop(Client::connect(&home, &id).map_err(not_found)?);
         let forwards = wanted.bind(&Guest::of(&home, &id))?;
         let (owned, of) = (home.clone(), id.clone());

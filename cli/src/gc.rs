@@ -1,6 +1,6 @@
-//! `matchlock gc`: what dead owners left, removed and told.
+//! `matchlock gc`: removes and reports the leftovers of dead owners.
 //!
-//! Every other command removes it too, but in silence. Not here: how it is found (`sandbox`).
+//! Every other command removes them too, but silently. Not here: finding them (`sandbox`).
 
 use sandbox::{Found, Home, Id, Judgement, Records, RecordsError};
 
@@ -9,7 +9,7 @@ use crate::failure::{self, FAILED};
 use crate::hint::Hint;
 use crate::say::say;
 
-/// Looks at one sandbox or all.
+/// Cleans up after one sandbox, several or all.
 pub(crate) fn gc(args: &GcArgs) -> anyhow::Result<u8> {
     let home = Home::from_env()?;
     let records = Records::open(&home)?;
@@ -43,7 +43,7 @@ pub(crate) fn gc(args: &GcArgs) -> anyhow::Result<u8> {
             }
             Judgement::Running => {
                 say!("{name}: skipped (VM is running)");
-                // Who asks for one wants that one.
+                // A sandbox that was named should have been cleaned.
                 status = if only.is_empty() { status } else { FAILED };
             }
             Judgement::Failed(error) => {
@@ -61,6 +61,6 @@ fn by_force(home: &Home, records: &Records, name: &str) -> Result<Judgement, Rec
     let id: Id = name.parse()?;
     sandbox::end_by_force(home, records, &id)?;
     let found = sandbox::gc(home, records, Some(&id))?;
-    // A sandbox that is not kept takes its record with it when it ends by itself meanwhile.
+    // A sandbox that is not kept takes its record with it if it ends by itself meanwhile.
     Ok(found.into_iter().next().map_or(Judgement::Cleaned(Vec::new()), |found| found.judgement))
 }

@@ -1,12 +1,12 @@
-//! What the user can do about an error, in words of the command line.
+//! Advice on errors, in words of the command line.
 //!
-//! Not here: how an error is printed (`failure`).
+//! Not here: printing it (`failure`).
 
 use sandbox::{AgentError, ControlError, Error, GuestError, RecordsError};
 
-/// An error about which there may be something to do.
+/// An error about which the user may do something.
 pub(crate) trait Hint {
-    /// What to do, where that is known.
+    /// The advice, if there is any.
     fn hint(&self) -> Option<&str>;
 }
 

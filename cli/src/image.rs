@@ -1,4 +1,4 @@
-//! `matchlock image`: what is in the image store.
+//! `matchlock image`: the content of the image store.
 //!
 //! Not here: the store (`images`).
 
@@ -68,7 +68,7 @@ pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<u8> {
     let config = config(&args.config)?;
     let mut reader = Stdin;
     let source = if args.path.as_os_str() == "-" {
-        // What looks like an archive and is there was hardly meant as a name.
+        // A name that looks like an archive and exists as a file was hardly meant as a name.
         if let Some(path) = args.tag.as_deref().filter(|tag| tag.contains(".t") && Path::new(tag).is_file()) {
             let hint = "matchlock image import TAG PATH, or: matchlock image import TAG < PATH";
             return Err(advice(format!("{path} is a file, not a tag"), hint));
@@ -80,7 +80,7 @@ pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<u8> {
         }
         let file = File::from(stdin.as_fd().try_clone_to_owned()?);
         match file.metadata()?.is_file() {
-            // Read in place, without a copy.
+            // The store reads the file in place, without a copy.
             true => ImportSource::File(file),
             false => ImportSource::Reader(&mut reader),
         }
@@ -95,7 +95,7 @@ pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<u8> {
         say::json(&stored)?;
         return Ok(0);
     }
-    // Anything can be a root file system, so whoever meant an image hears of it.
+    // Any archive can be a root file system, so a user who meant an image is told.
     if matches!(form, Form::RootTar | Form::RootDirectory) {
         tell!("taken as {form}");
     }
@@ -107,7 +107,7 @@ pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// How a root file system is said to be run, if at all.
+/// The configuration for a root file system, if one was given.
 fn config(args: &ConfigArgs) -> anyhow::Result<Option<ImageConfig>> {
     let ConfigArgs { entrypoint, cmd, env, workdir, user } = args;
     if let Some(wrong) = env.iter().find(|variable| !variable.contains('=') || variable.starts_with('=')) {
@@ -124,7 +124,7 @@ fn config(args: &ConfigArgs) -> anyhow::Result<Option<ImageConfig>> {
     Ok((config != ImageConfig::default()).then_some(config))
 }
 
-/// Removes tags; what fails for one is told, and leaves the others theirs.
+/// Removes tags; a failure for one does not affect the others.
 pub(crate) fn rm(args: &ImageRmArgs) -> anyhow::Result<u8> {
     let mut all = wire::ImagesRemoved::default();
     let mut status = 0;
@@ -187,7 +187,7 @@ pub(crate) fn prune(args: &ImagePruneArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// Removes what no image needs.
+/// Removes files that no image needs.
 pub(crate) fn gc(args: &JsonArgs) -> anyhow::Result<u8> {
     let Collected { blobs, bytes } = with_store(|store| Ok(store.gc()?))?;
     if args.json {
@@ -207,7 +207,7 @@ fn with_store<T>(act: impl FnOnce(Store) -> anyhow::Result<T>) -> anyhow::Result
     home.as_user(|| act(Store::open(home.cache())?))
 }
 
-/// One decimal of a megabyte.
+/// Megabytes with one decimal.
 pub(crate) fn megabytes(bytes: u64) -> String {
     let tenths = bytes.saturating_mul(10) / (1 << 20);
     format!("{}.{} MB", tenths / 10, tenths % 10)

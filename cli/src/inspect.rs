@@ -1,4 +1,4 @@
-//! `matchlock get` and `matchlock inspect`: all that is remembered of one sandbox, as JSON.
+//! `matchlock get` and `matchlock inspect`: the record of one sandbox, as JSON.
 //!
 //! Not here: the records themselves (`sandbox`).
 
@@ -13,7 +13,7 @@ use wire::state::{
 use crate::args::IdsArgs;
 use crate::{say, state, table};
 
-/// In place of a value.
+/// Replaces a value.
 const MASK: &str = "***";
 
 /// Prints a sandbox's record.
@@ -84,7 +84,7 @@ fn config(config: &Config) -> VmConfig {
     }
 }
 
-/// Each variable with what stands for its value, which nobody remembers.
+/// Each variable with a mask in place of its value, which is not recorded.
 fn masked(names: &[String]) -> BTreeMap<String, &'static str> {
     names.iter().map(|name| (name.clone(), MASK)).collect()
 }
@@ -99,7 +99,7 @@ fn disk(disk: &DiskConfig) -> VmDisk {
     }
 }
 
-/// Each version with what the earlier ones knew already.
+/// The versions, each with the facts that earlier ones recorded.
 fn history(home: &Home, record: &Record, versions: Vec<Version>) -> Vec<Lifecycle> {
     let mut last_error = None;
     let mut cleanup = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! `matchlock kernel`: what is in the kernel store.
+//! `matchlock kernel`: the content of the kernel store.
 //!
 //! Not here: the store (`kernels`).
 
@@ -62,7 +62,7 @@ pub(crate) fn rm(args: &KernelRmArgs) -> anyhow::Result<u8> {
                 }
                 all.removed.push(kernel);
             }
-            // Another process was faster.
+            // Another process has just removed it.
             Err(Error::Kernel(kernels::Error::Unknown(_))) if args.all => {}
             Err(error) => {
                 failure::print(&error.to_string(), error.hint());

@@ -1,7 +1,7 @@
 //! `matchlock log`: a sandbox's log, as it is or as it grows.
 //!
-//! The log is a guest's. A terminal would act on some of what may be in it, so that is shown there instead, unless it is
-//! asked for. Not here: where the log is and how it is followed (`sandbox`).
+//! A guest writes the log, and a terminal would act on some of its bytes, so these are made visible there unless
+//! `--raw` is given. Not here: reading the log (`sandbox`).
 
 use std::io::{self, IsTerminal};
 
@@ -14,7 +14,7 @@ use crate::signals::{SIGINT, Signals};
 use crate::tame::Tamer;
 use crate::{block_on, say};
 
-/// Prints it; with `--follow` until ^C, or until the sandbox is removed.
+/// Prints the log; with `--follow` until ^C, or until the sandbox is removed.
 pub(crate) fn log(args: &LogArgs) -> anyhow::Result<u8> {
     let home = Home::from_env()?;
     let id: Id = args.id.parse()?;
@@ -36,7 +36,7 @@ async fn follow(home: &Home, id: &Id, mut tamer: Option<Tamer>) -> anyhow::Resul
     let print = async {
         while let Some(more) = log.next().await? {
             let more = tamer.as_mut().map_or_else(|| more.to_vec(), |tamer| tamer.piece(more).into_bytes());
-            // On a thread of its own: a reader that does not read must not keep ^C from us.
+            // On a thread of its own: an output that blocks must not keep ^C waiting.
             spawn_blocking(move || say::bytes(&more)).await?;
         }
         anyhow::Ok(())

@@ -1,7 +1,7 @@
 //! The `matchlock` program: arguments in, exit status out.
 //!
-//! Standard output is the guest's, or the answer that was asked for; everything else goes to standard error. Not here:
-//! what a sandbox is (`sandbox`).
+//! Standard output is for the guest's output, or for a command's answer; everything else goes to standard error. Not
+//! here: sandboxes (`sandbox`).
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
@@ -135,10 +135,10 @@ fn log_to_stderr(level: args::LogLevel) {
         .init();
 }
 
-/// Fewest open files with which a sandbox can be had and driven.
+/// Fewest open files with which a sandbox can be started and driven.
 const LEAST_OPEN_FILES: u64 = 256;
 
-/// Runs a future on this thread; what blocks forever on other threads does not keep the program.
+/// Runs a future on this thread; threads that block forever do not keep the program from ending.
 fn block_on<F: Future>(future: F) -> anyhow::Result<F::Output> {
     raise_open_files()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -147,19 +147,19 @@ fn block_on<F: Future>(future: F) -> anyhow::Result<F::Output> {
     Ok(output)
 }
 
-/// Files as long as this process may make them; past that a write fails, instead of ending the process without a word.
+/// Turns writes past the limit on file sizes into errors, instead of a signal that ends the process without a word.
 fn heed_file_limits() {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGXFSZ);
     let limit = getrlimit(Resource::Fsize);
     let raised = setrlimit(Resource::Fsize, Rlimit { current: limit.maximum, ..limit });
-    // Before there are other threads, which begin with the signals of this one.
+    // Threads that start later inherit the blocked signal.
     if let Err(error) = signals.thread_block().map_err(std::io::Error::from).and(raised.map_err(Into::into)) {
         tracing::debug!("limits on files: {error}");
     }
 }
 
-/// As many open files as this process may have: the soft limit is for programs that use select(2).
+/// Raises the limit on open files: the soft limit is for programs that use select(2).
 fn raise_open_files() -> anyhow::Result<()> {
     let limit = getrlimit(Resource::Nofile);
     if limit.maximum.is_some_and(|most| most < LEAST_OPEN_FILES) {

@@ -1,4 +1,4 @@
-//! Progress on standard error, when somebody is there to see it.
+//! Progress on standard error, if it is a terminal.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -6,14 +6,14 @@ use std::time::Duration;
 use images::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Draws nothing until the first step, so that a start with nothing to do shows nothing.
+/// A bar that draws nothing until the first step, so that a start with nothing to do shows nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Bar {
     bar: Mutex<Option<ProgressBar>>,
 }
 
 impl Bar {
-    /// Takes it off the screen.
+    /// Clears the bar from the screen.
     pub(crate) fn clear(&self) {
         if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).take() {
             bar.finish_and_clear();
@@ -23,7 +23,7 @@ impl Bar {
 
 impl Progress for Bar {
     fn step(&self, name: &str, total_bytes: Option<u64>) {
-        // indicatif draws to standard error, and not at all where that is no terminal.
+        // indicatif draws to standard error, and only to a terminal.
         let bar = match total_bytes {
             Some(total) => ProgressBar::new(total),
             None => ProgressBar::new_spinner(),

@@ -10,7 +10,7 @@ use crate::image::{megabytes, wire_image};
 use crate::progress::Bar;
 use crate::say::{self, say, tell};
 
-/// Fetches an image. What has not changed is not fetched again.
+/// Fetches an image. Parts that have not changed are not fetched again.
 pub(crate) fn pull(args: &PullArgs) -> anyhow::Result<u8> {
     let home = Home::from_env()?;
     let bar = Bar::default();

@@ -32,7 +32,7 @@ pub(crate) fn rpc(args: &RpcArgs) -> anyhow::Result<u8> {
     })?
 }
 
-/// Returns once a client can send nothing more, whether or not all of it has been read.
+/// Returns once a client can send nothing more, even if not all of its input has been read.
 #[allow(
     deprecated,
     reason = "its objection is to types whose descriptor may change; an `OwnedFd` keeps its own"
@@ -46,6 +46,6 @@ async fn hang_up(input: OwnedFd) {
             ready.clear_ready();
         }
     }
-    // A file, for one, cannot be watched; it ends when it has been read.
+    // A file cannot be watched; it ends when it has been read.
     std::future::pending().await
 }

@@ -1,7 +1,7 @@
 //! `matchlock run`: a sandbox, a command in it, and the end of both.
 //!
-//! Whatever ends the command - itself, a signal, a time limit, another process - the sandbox is ended before this
-//! returns. Not here: how any of it is done (`sandbox`).
+//! However the command ends (by itself, by a signal, a time limit or another process), the sandbox is ended before
+//! this returns. Not here: the sandbox itself (`sandbox`).
 
 use std::cell::Cell;
 use std::ffi::OsString;
@@ -28,10 +28,10 @@ use crate::{block_on, detach, environment};
 /// How long the last output of a machine that has ended may take to arrive.
 const LAST_OUTPUT_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long what a command said when it was cut short may take to be written.
+/// How long the output of a command that was cut short may take to be written.
 const LAST_WORDS_LIMIT: Duration = Duration::from_millis(200);
 
-/// Runs it; the command's exit status.
+/// Runs the command, and returns its exit status.
 pub(crate) fn run(args: RunArgs, arguments: &[OsString], start: Start) -> anyhow::Result<u8> {
     if let Some((option, part)) = args.later.given() {
         anyhow::bail!("{option} is not built yet ({part})");
@@ -116,7 +116,7 @@ impl Run {
         let bar = Arc::new(Bar::default());
         let (spec, terms) = (self.spec.clone(), Terms::default());
         let sandbox = sandbox::spawn(home, spec, self.start, terms, Arc::clone(&bar) as _)?;
-        // Set once there is no command any more, and the end is nothing but the end.
+        // Set once there is no command any more, so that only the sandbox's end is left.
         let idle = Cell::new(false);
         let interrupted = |signal| if idle.get() { Ok(0) } else { Err(Interrupted(signal).into()) };
         let own_timings = Cell::new(Timings::default());
@@ -128,7 +128,7 @@ impl Run {
                 Why::TimeLimit(limit) => {
                     (Err(anyhow::anyhow!("timed out after {} s", limit.as_secs())), false)
                 }
-                // What `matchlock kill` amounts to.
+                // Reported as the signal that `matchlock kill` stands for.
                 _ => (interrupted(SIGTERM), false),
             },
             outcome = &mut driven => (outcome, true),
@@ -196,7 +196,7 @@ impl Run {
         Ok(status)
     }
 
-    /// One that nobody asked to be without would seem to have a broken one.
+    /// Without this line a sandbox would seem to have a broken network.
     fn tell_of_no_network(&self) {
         let quiet = self.args.timings || !tracing::enabled!(tracing::Level::WARN);
         if !self.args.no_network && !quiet {
@@ -245,7 +245,7 @@ impl Run {
     }
 }
 
-/// Why there is no sandbox any more, as an error.
+/// The reason why the sandbox ended, as an error.
 fn failed(why: Why) -> anyhow::Error {
     match why {
         Why::Failed(error) => error.into(),
@@ -253,7 +253,7 @@ fn failed(why: Why) -> anyhow::Error {
     }
 }
 
-/// Waits until nothing is left of a sandbox whose command was cut short, and passes on what that still says.
+/// Waits until nothing is left of a sandbox whose command was cut short, while the rest of its output is passed on.
 async fn after_the_last_words(
     sandbox: &Handle,
     mut driven: Pin<&mut impl Future<Output = anyhow::Result<u8>>>,
@@ -268,7 +268,7 @@ async fn after_the_last_words(
     }
 }
 
-/// Carries the command's bytes until it ends; those of a machine that has ended have a limit.
+/// Carries the command's bytes until it ends; after the machine's end the last output has a time limit.
 async fn relay(
     sandbox: &Handle,
     service: Service,
@@ -284,7 +284,7 @@ async fn relay(
     timeout(LAST_OUTPUT_LIMIT, relay).await.unwrap_or_else(|_| Err(AgentError::HangUp.into()))
 }
 
-/// Returns when the command cannot say anything any more: one that is told to end has its time until the machine ends.
+/// Returns when no more output can come: a command that is told to end may write until the machine ends.
 async fn no_more_output(sandbox: &Handle) {
     if sandbox.over().await.is_cut() {
         let _ = sandbox.gone().await;

@@ -1,7 +1,7 @@
-//! What this program says, to those who still listen.
+//! The program's own output, which may have no reader.
 //!
-//! The standard macros panic when nobody does; a sandbox must be ended all the same. Names come from archives, guests and
-//! arguments: no word of this program carries anything that a terminal would act on. Not here: a guest's output.
+//! The standard macros panic without a reader; a sandbox must be ended all the same. Names come from archives, guests
+//! and arguments, so nothing printed here holds characters that a terminal would act on. Not here: a guest's output.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -24,24 +24,24 @@ macro_rules! tell {
 
 pub(crate) use {say, tell};
 
-/// The answer is what a command is for: without a reader there is nothing more to do.
+/// Prints the answer. Without a reader the command has nothing more to do.
 pub(crate) fn text(text: &str) {
     bytes(tame(text).as_bytes());
 }
 
-/// JSON over many lines, and pure ASCII: some of what is beyond it turns a terminal's text around.
+/// JSON over many lines, in pure ASCII: some other characters turn a terminal's text around.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     bytes(ascii(serde_json::to_string_pretty(value)?).as_bytes());
     Ok(())
 }
 
-/// The same in one line.
+/// JSON on one line.
 pub(crate) fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
     bytes(ascii(serde_json::to_string(value)?).as_bytes());
     Ok(())
 }
 
-/// JSON in which all that is beyond ASCII is escaped, and a line's end. Such characters stand in strings only.
+/// JSON with everything beyond ASCII escaped, and a line break. Such characters occur in strings only.
 fn ascii(json: String) -> String {
     let mut escaped = String::with_capacity(json.len() + 1);
     for character in json.chars() {
@@ -64,7 +64,7 @@ fn tame(text: &str) -> String {
     text.chars().filter(|c| is_tame(*c) || matches!(c, '\n' | '\t')).collect()
 }
 
-/// The same, of whatever it is made.
+/// Prints bytes of the answer, of any kind.
 pub(crate) fn bytes(bytes: &[u8]) {
     if let Err(error) = Stdout.write_all(bytes) {
         const SIGPIPE: i32 = 13;
@@ -76,12 +76,12 @@ pub(crate) fn bytes(bytes: &[u8]) {
     }
 }
 
-/// Nobody has to listen.
+/// Prints to standard error, with or without a reader.
 pub(crate) fn note(text: &str) {
     let _ = Stderr.write_all(tame(text).as_bytes());
 }
 
-/// Where lines of the log go. Their control characters are escaped, except those that colour them.
+/// The output of the log. Control characters are escaped, except for colours.
 #[derive(Debug)]
 pub(crate) struct Log;
 

@@ -1,9 +1,8 @@
-//! Where this program and all that it starts look for programs.
+//! The `PATH` in which this program, and every program that it starts, looks for programs.
 //!
-//! A service may have no `PATH` at all, and one with relative entries leads to whatever lies in the working directory, which
-//! may be a checkout that nobody has reviewed. Programs are started in many places, some of them in libraries, so `PATH` is
-//! put right once, and for all of them: by starting this program again with the right one. Not here: which programs are
-//! started.
+//! A service may have no `PATH` at all, and one with relative entries leads to the working directory, which may be a
+//! checkout that nobody has reviewed. Programs are started in many places, some of them in libraries, so `PATH` is
+//! corrected once for all of them: by starting this program again with the right one. Not here: the programs.
 
 use std::convert::Infallible;
 use std::env;
@@ -13,10 +12,10 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-/// What a shell without a `PATH` would look in, and the directories of administrators' programs.
+/// The default of a shell without a `PATH`, and the directories of administrators' programs.
 const DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Returns where `PATH` is as it should be, and starts this program again where it is not.
+/// Returns if `PATH` is right, and else starts this program again.
 pub(crate) fn put_right() -> io::Result<()> {
     match right(env::var_os("PATH").as_deref()) {
         None => Ok(()),
@@ -33,14 +32,14 @@ fn again(path: &OsStr) -> io::Result<Infallible> {
     Err(command.args(args).env("PATH", path).exec())
 }
 
-/// The `PATH` to have in place of this one, if it is not right.
+/// The right `PATH`; `None` if this one is.
 fn right(path: Option<&OsStr>) -> Option<OsString> {
     let entries: Vec<_> = path.map(|path| env::split_paths(path).collect()).unwrap_or_default();
     let absolute: Vec<_> = entries.iter().filter(|entry| entry.is_absolute()).map(|e| e.as_path()).collect();
     if absolute.is_empty() {
         return Some(DEFAULT.into());
     }
-    // Entries that came out of a list go into one.
+    // Entries that were split from a list can be joined again.
     let joined = |entries: &[&Path]| env::join_paths(entries).unwrap_or_else(|_| DEFAULT.into());
     (absolute.len() != entries.len()).then(|| joined(&absolute))
 }

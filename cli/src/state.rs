@@ -1,4 +1,4 @@
-//! `matchlock list`, `kill`, `rm` and `prune`: what is remembered of sandboxes.
+//! `matchlock list`, `kill`, `rm` and `prune`: the records of sandboxes.
 //!
 //! Each begins with a reconcile, so that the records are true. Not here: the records themselves (`sandbox`).
 
@@ -42,7 +42,7 @@ fn wire_vm(record: &Record) -> wire::Vm {
     }
 }
 
-/// Ends sandboxes, and waits until nothing is left of each.
+/// Ends sandboxes, and waits until they have ended.
 pub(crate) fn kill(args: &KillArgs) -> anyhow::Result<u8> {
     let (home, records) = open()?;
     if args.all {
@@ -64,7 +64,7 @@ pub(crate) fn rm(args: &RmArgs) -> anyhow::Result<u8> {
     let (home, records) = open()?;
     if args.stopped {
         let ended = records.list()?.into_iter().filter(|record| record.status != Status::Running);
-        // Failures are told, but the command did what it could.
+        // Failures are printed but do not change the status: the command did as much as it could.
         for_each(ended, "Removed", |id| Ok(sandbox::remove(&home, &records, id)?));
         return Ok(0);
     }
@@ -101,7 +101,7 @@ fn for_each(
                 say!("{verb} {id}");
                 done += 1;
             }
-            // It ended by itself meanwhile.
+            // The sandbox ended by itself meanwhile.
             Err(
                 Error::Control(ControlError::NotRunning { .. }) | Error::Records(RecordsError::UnknownVm(_)),
             ) => {}
@@ -114,7 +114,7 @@ fn for_each(
     Counted { done, status }
 }
 
-/// Does something with each sandbox that is named; what fails for one is told, and leaves the others theirs.
+/// Runs `act` for each named sandbox; a failure for one does not affect the others.
 pub(crate) fn each(
     ids: &[String],
     missing: &'static str,

@@ -1,7 +1,7 @@
-//! Between a guest program and this program's standard streams.
+//! The relay between a guest program and this program's standard streams.
 //!
-//! Standard streams may block for as long as whoever is at their other end likes, so each direction has a thread of
-//! its own, and signals are heard all the same. Not here: how a program is asked for.
+//! Standard streams may block for as long as their other ends like, so each direction has a thread of its own, and
+//! signals are handled all the same. Not here: starting the program.
 
 use std::io::{self, Read, Write};
 
@@ -20,7 +20,7 @@ const CHUNK: usize = 32 << 10;
 /// Pieces on their way between a thread and the loop.
 const IN_FLIGHT: usize = 4;
 
-/// What the flags ask for.
+/// The program's streams, from the flags.
 pub(crate) fn mode(interactive: bool, tty: bool) -> anyhow::Result<Stdio> {
     match (interactive, tty) {
         (true, true) if !terminal::is_interactive() => anyhow::bail!("-it requires a TTY"),
@@ -30,23 +30,23 @@ pub(crate) fn mode(interactive: bool, tty: bool) -> anyhow::Result<Stdio> {
     }
 }
 
-/// What happens while a program runs.
+/// Observes a program while it runs.
 pub(crate) trait Watch {
-    /// It runs.
+    /// The program runs.
     fn started(&mut self) {}
-    /// It wrote this.
+    /// The program wrote these bytes.
     fn output(&mut self, bytes: &[u8]) {
         let _ = bytes;
     }
 }
 
-/// Nobody watches.
+/// Observes nothing.
 #[derive(Debug)]
 pub(crate) struct Unwatched;
 
 impl Watch for Unwatched {}
 
-/// Connects the program with the standard streams until it ends; its exit status.
+/// Connects the program with the standard streams until it ends, and returns its exit status.
 pub(crate) async fn relay(service: Service, mode: Stdio, watch: &mut impl Watch) -> anyhow::Result<u8> {
     let Service { mut output, mut input } = service;
     let raw = matches!(mode, Stdio::Terminal(_)).then(terminal::Raw::enter).transpose()?;
@@ -111,7 +111,7 @@ async fn drain(output: &mut Output, watch: &mut impl Watch) -> anyhow::Result<u8
     }
 }
 
-/// Nobody wants the output any more: the status is that of a program that wrote to a closed pipe.
+/// The status of a program that wrote to a closed pipe, as nobody reads the output any more.
 fn closed(error: io::Error) -> anyhow::Result<u8> {
     const SIGPIPE: u8 = 13;
     match error.kind() {
@@ -121,7 +121,7 @@ fn closed(error: io::Error) -> anyhow::Result<u8> {
 }
 
 fn write_all(mut queue: mpsc::Receiver<Piece>) -> io::Result<()> {
-    // One thread for both, so that what was written first appears first.
+    // One thread for both streams, so that output appears in its order.
     while let Some(piece) = queue.blocking_recv() {
         match piece {
             Piece::Stdout(bytes) => Stdout.write_all(&bytes)?,
@@ -153,7 +153,7 @@ async fn feed(input: &mut Input) -> Result<(), AgentError> {
 async fn feed_terminal(input: &mut Input) -> Result<(), AgentError> {
     let mut pieces = read_stdin();
     let mut resized = signal(SignalKind::window_change()).ok();
-    // The window may have changed since the size was asked for.
+    // The window may have changed since the program was requested.
     input.resize(terminal::size()).await?;
     loop {
         let window_change = async {
@@ -181,7 +181,7 @@ fn read_stdin() -> mpsc::Receiver<Vec<u8>> {
             match Stdin.read(&mut buffer) {
                 Ok(0) => return,
                 Err(error) => {
-                    // A terminal that has hung up says so by an error, and needs no word.
+                    // A terminal reports its hang-up as an error, which needs no message.
                     if !terminal::is_interactive() {
                         tracing::warn!("standard input: {error}");
                     }

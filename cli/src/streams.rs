@@ -1,8 +1,8 @@
-//! This program's standard streams, whoever opened them and however.
+//! This program's standard streams, which may be shared and non-blocking.
 //!
-//! The open file behind a stream is shared with other processes, and one of them may have made it non-blocking: a run-time
-//! such as node's does, and so may curl or ssh. Reads and writes wait for it all the same, and leave its flags alone, which
-//! are those processes' too. Not here: what is read and written.
+//! Other processes share the open file behind a stream, and may have made it non-blocking, as node's runtime, curl
+//! and ssh do. Reads and writes wait for it all the same, and leave the file's flags, which are shared too, alone.
+//! Not here: the bytes.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -33,7 +33,7 @@ impl Write for Stdout {
         write(io::stdout().as_fd(), bytes)
     }
 
-    /// All of it, or none of another thread's in between.
+    /// Writes all bytes, with none of another thread's in between.
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         let lock = io::stdout().lock();
         write_all(lock.as_fd(), bytes)
@@ -49,7 +49,7 @@ impl Write for Stderr {
         write(io::stderr().as_fd(), bytes)
     }
 
-    /// All of it, or none of another thread's in between.
+    /// Writes all bytes, with none of another thread's in between.
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         let lock = io::stderr().lock();
         write_all(lock.as_fd(), bytes)
@@ -78,7 +78,7 @@ fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     waiting(fd, PollFlags::OUT, || rustix::io::write(fd, bytes))
 }
 
-/// What a system call gives once it neither would block nor is interrupted.
+/// The result of a system call that is repeated while it would block or is interrupted.
 fn waiting(
     fd: BorrowedFd<'_>,
     until: PollFlags,
@@ -86,7 +86,7 @@ fn waiting(
 ) -> io::Result<usize> {
     loop {
         match call() {
-            // Also where another process is faster in taking what there was: then there is more to wait for.
+            // Another process may have been faster; then there is more to wait for.
             Err(Errno::AGAIN) => match poll(&mut [PollFd::from_borrowed_fd(fd, until)], None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),

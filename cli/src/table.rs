@@ -1,8 +1,8 @@
-//! Lists for people: columns without lines.
+//! Lists for people: columns without rules.
 
 use crate::tame::is_tame;
 
-/// Between columns.
+/// Spaces between columns.
 const GAP: usize = 3;
 
 /// Prints rows below their headings.
@@ -11,7 +11,7 @@ pub(crate) fn print<const N: usize>(headings: [&str; N], rows: impl IntoIterator
 }
 
 fn format<const N: usize>(headings: [String; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
-    // Names come from archives and arguments; whatever could move a terminal's cursor is left out.
+    // Names come from archives and arguments; characters that a terminal would act on are left out.
     let tame = |cell: String| cell.chars().filter(|c| is_tame(*c)).collect::<String>();
     let rows: Vec<_> = std::iter::once(headings).chain(rows).map(|row| row.map(tame)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0) + GAP;
@@ -29,18 +29,18 @@ pub(crate) fn timestamp(seconds: u64) -> String {
     time.unwrap_or(jiff::Timestamp::MAX).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// The same as RFC 3339 has it, for programs.
+/// Seconds since 1970 in the form of RFC 3339, for programs.
 pub(crate) fn rfc3339(seconds: u64) -> String {
     from_record(&timestamp(seconds))
 }
 
-/// The same of milliseconds, with three digits more.
+/// Milliseconds since 1970 in the form of RFC 3339.
 pub(crate) fn rfc3339_ms(milliseconds: u64) -> String {
     let seconds = timestamp(milliseconds / 1000).replace(' ', "T");
     format!("{seconds}.{:03}Z", milliseconds % 1000)
 }
 
-/// The time in a record, `YYYY-MM-DD HH:MM:SS` in UTC, as RFC 3339 has it.
+/// The time in a record, `YYYY-MM-DD HH:MM:SS` in UTC, in the form of RFC 3339.
 pub(crate) fn from_record(time: &str) -> String {
     format!("{}Z", time.replace(' ', "T"))
 }

@@ -1,7 +1,7 @@
-//! Text that others wrote, made harmless to the terminal that shows it.
+//! Text of foreign origin, made harmless to the terminal that shows it.
 //!
-//! Control characters move a cursor, rename a window or answer a question of their own; bidirectional controls make a
-//! line look like another one. Not here: JSON, which escapes them (`say`).
+//! Control characters move a cursor, rename a window or make a terminal answer; bidirectional controls disguise a
+//! line. Not here: JSON, which escapes them (`say`).
 
 use std::fmt::Write;
 
@@ -14,11 +14,11 @@ pub(crate) fn is_tame(character: char) -> bool {
     !character.is_control() && !bidirectional
 }
 
-/// A stream of bytes as text in which everything that is not tame can be seen: `^[` for an escape, `<U+202E>` for others.
-/// Lines end as they did.
+/// Turns a stream of bytes into text in which every character that is not tame is visible: `^[` for an escape,
+/// `<U+202E>` for others. Lines end as they did.
 #[derive(Debug, Default)]
 pub(crate) struct Tamer {
-    /// The beginning of a character, or a carriage return of which is not known yet what follows.
+    /// The beginning of a character, or a carriage return whose next byte has not come.
     held: Vec<u8>,
 }
 
@@ -32,19 +32,19 @@ impl Tamer {
         tamed(now)
     }
 
-    /// What is left at the end.
+    /// The rest at the end.
     pub(crate) fn end(self) -> String {
         tamed(&self.held)
     }
 }
 
-/// How many bytes at the end want more bytes behind them.
+/// The number of bytes at the end that need more bytes after them.
 fn unfinished(bytes: &[u8]) -> usize {
     if bytes.last() == Some(&b'\r') {
         return 1;
     }
     match bytes.utf8_chunks().last() {
-        // The longest beginning of a character is three bytes; whether this is one is seen when more has come.
+        // A character's beginning has at most three bytes; the next piece shows whether this is one.
         Some(chunk) if bytes.ends_with(chunk.invalid()) && is_beginning(chunk.invalid()) => {
             chunk.invalid().len()
         }
@@ -52,7 +52,7 @@ fn unfinished(bytes: &[u8]) -> usize {
     }
 }
 
-/// Whether these are the first bytes of a character, and not all of it.
+/// Whether these are the first bytes of a character, but not all of it.
 fn is_beginning(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
 }
@@ -66,7 +66,7 @@ fn tamed(bytes: &[u8]) -> String {
             '\n' | '\t' => tame.push(character),
             '\r' if characters.peek() == Some(&'\n') => tame.push(character),
             character if is_tame(character) => tame.push(character),
-            // As cat -v shows them; what is written to a string is written.
+            // As cat -v shows control characters; writing to a string does not fail.
             control if control.is_ascii() => {
                 tame.extend(['^', char::from(control as u8 ^ 0x40)]);
             }

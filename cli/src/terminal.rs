@@ -1,11 +1,11 @@
-//! The local terminal: raw while a session runs, as it was afterwards.
+//! The local terminal: raw while a session runs, and restored afterwards.
 
 use std::io::{self, IsTerminal};
 
 use guest_protocol::TerminalSize;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
-/// A terminal in raw mode; restored when dropped.
+/// A terminal in raw mode, which is restored when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Raw {
     before: Termios,
@@ -17,10 +17,10 @@ impl Raw {
         let before = tcgetattr(io::stdin())?;
         let mut raw = before.clone();
         raw.make_raw();
-        // Input that was typed ahead is kept: it was meant for the session.
+        // Input that was typed ahead is kept for the session.
         tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
         let raw = Self { before: before.clone() };
-        // A release build aborts on panic and drops nothing.
+        // A release build aborts on a panic and drops nothing.
         let default = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, &before);
@@ -32,17 +32,17 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // The terminal may be gone; there is nobody left to tell.
+        // The terminal may be gone, and nobody left to tell.
         let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &self.before);
     }
 }
 
-/// Whether somebody can type.
+/// Whether standard input and output are a terminal.
 pub(crate) fn is_interactive() -> bool {
     io::stdin().is_terminal()
 }
 
-/// Its size; 24 by 80 where it has none.
+/// The terminal's size; 24 by 80 if it has none.
 pub(crate) fn size() -> TerminalSize {
     match tcgetwinsize(io::stdin()) {
         Ok(size) if size.ws_row > 0 && size.ws_col > 0 => {

@@ -34,7 +34,7 @@ pub(crate) fn ls(args: &JsonArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// Removes volumes; what fails for one is told, and leaves the others theirs.
+/// Removes volumes; a failure for one does not affect the others.
 pub(crate) fn rm(args: &VolumeRmArgs) -> anyhow::Result<u8> {
     let mut status = 0;
     for name in &args.names {

@@ -1,15 +1,15 @@
-//! Which disk images a guest gets, and where it sees them.
+//! The disk images that a guest gets, and their places in the guest.
 //!
 //! ```text
 //! SRC:GUEST[:OPTIONS]      SRC = path of the host, or @volume
 //! ```
 //!
-//! Read from its end, so that a path of the host may have colons: a guest path begins with a slash, and no option does.
-//! Not here: what is in the images, opening and mounting them.
+//! A specification is read from its end, so that a path of the host may have colons: a guest path begins with a slash,
+//! and no option does. Not here: opening and mounting images.
 
 use std::fmt;
 
-/// Most disks of a sandbox, besides its own two. Both machines have 16 virtio devices; a sandbox's own are root, upper,
+/// Most disks of a sandbox beside its own two. Both machines have 16 virtio devices; a sandbox's own are root, upper,
 /// socket, entropy, console and balloon, and two are left for a network and for shared directories.
 pub const MAX_DISKS: usize = 8;
 
@@ -22,33 +22,33 @@ const RESERVED: [&str; 3] = ["dev", "proc", "sys"];
 /// A disk image and its place in the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
-    /// Where it is on the host.
+    /// The image.
     pub source: Source,
-    /// Where it is mounted: absolute, without `.`, `..` and needless slashes.
+    /// The directory that it is mounted on: absolute, without `.`, `..` and needless slashes.
     pub guest_path: String,
-    /// What the guest may do with it.
+    /// The guest's access.
     pub access: Access,
 }
 
-/// Where an image is.
+/// The place of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// At this path of the host; not empty.
+    /// A path of the host; not empty.
     Path(String),
-    /// It is the named volume; not empty.
+    /// A named volume; not empty.
     Volume(String),
 }
 
-/// What a guest may do with a disk.
+/// A guest's access to a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Read.
+    /// The guest may read.
     ReadOnly,
-    /// Write too.
+    /// The guest may read and write.
     ReadWrite(Owner),
 }
 
-/// Whom the root directory of a disk's file system is given to; what is `None` stays.
+/// The new owner of a file system's root directory; `None` leaves the old one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Owner {
     /// User.
@@ -61,54 +61,54 @@ pub struct Owner {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid disk mount {disk:?}: {why}")]
 pub struct DiskError {
-    /// Which, as it was given.
+    /// The disk, as it was given.
     pub disk: String,
-    /// What is wrong with it.
+    /// The fault.
     pub why: Wrong,
 }
 
-/// What may be wrong with a disk.
+/// The fault of a disk.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Wrong {
-    /// Not `SRC:GUEST[:OPTIONS]`.
+    /// The text is not `SRC:GUEST[:OPTIONS]`.
     #[error("expected SRC:GUEST or SRC:GUEST:OPTIONS, GUEST an absolute path")]
     Shape,
-    /// No source.
+    /// The source is missing.
     #[error("no image is named")]
     NoSource,
-    /// Not a path a disk can be mounted at.
+    /// No disk can be mounted at the path.
     #[error(
         "{0:?} is no place for a disk: an absolute path of letters, digits and _ . -, without . and .. as names"
     )]
     GuestPath(String),
-    /// A directory of the kernel's.
+    /// The directory is the kernel's.
     #[error("{0} is the kernel's own")]
     Reserved(String),
-    /// Not an option.
+    /// The option is unknown.
     #[error("unknown option {0:?}; there are ro, readonly, uid=N, gid=N")]
     UnknownOption(String),
-    /// Not a user or group id.
+    /// The text is no user or group id.
     #[error("{0:?} is no id: a number from 0 to 4294967294")]
     Id(String),
-    /// An option that was given already.
+    /// The option was given before.
     #[error("option {0:?} comes twice")]
     Twice(String),
-    /// A read-only disk cannot be given to anybody.
+    /// A read-only disk cannot change its owner.
     #[error("uid and gid need a writable disk")]
     ReadOnlyOwner,
-    /// Two disks at one path.
+    /// Another disk has the path.
     #[error("{0} has another disk already")]
     Taken(String),
-    /// One image twice, and not just to read.
+    /// Another disk has the image, and one of them can write.
     #[error("{0} is attached already, and two disks can share an image only if both are read-only")]
     Shared(Source),
-    /// More than a machine has devices for.
+    /// The machine has no devices for more disks.
     #[error("it is one too many: a sandbox has at most {MAX_DISKS} disks")]
     TooMany,
 }
 
 impl Disk {
-    /// Checks the parts of one; `source` is a path or `@volume`.
+    /// Checks the parts of a disk; `source` is a path or `@volume`.
     pub fn new(
         source: &str,
         guest_path: &str,
@@ -129,7 +129,7 @@ impl Disk {
             None => Source::Path(source.to_owned()),
         };
         let guest_path = place(guest_path)?;
-        // chown(2) takes this one for "do not change".
+        // chown(2) takes this id for "do not change".
         if owner.uid == Some(u32::MAX) || owner.gid == Some(u32::MAX) {
             return Err(Wrong::Id(u32::MAX.to_string()));
         }
@@ -141,13 +141,13 @@ impl Disk {
         Ok(Self { source, guest_path, access })
     }
 
-    /// Whether the guest may write it.
+    /// Whether the guest may write to the disk.
     #[must_use]
     pub fn is_writable(&self) -> bool {
         matches!(self.access, Access::ReadWrite(_))
     }
 
-    /// Whom its root directory is given to.
+    /// The new owner of the disk's root directory.
     #[must_use]
     pub fn owner(&self) -> Owner {
         match self.access {
@@ -157,7 +157,7 @@ impl Disk {
     }
 }
 
-/// As [`spec`] reads it.
+/// The form that [`spec`] reads.
 impl fmt::Display for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.source, self.guest_path)?;
@@ -181,12 +181,12 @@ impl fmt::Display for Source {
     }
 }
 
-/// Understands `SRC:GUEST[:OPTIONS]`.
+/// Parses `SRC:GUEST[:OPTIONS]`.
 pub fn spec(text: &str) -> Result<Disk, DiskError> {
     parse(text).map_err(|why| DiskError { disk: text.to_owned(), why })
 }
 
-/// Understands several, which go together.
+/// Parses several disks, and checks that they go together.
 pub fn specs<S: AsRef<str>>(texts: &[S]) -> Result<Vec<Disk>, DiskError> {
     let apart = texts.iter().flat_map(|text| apart(text.as_ref()));
     let disks = apart.map(|text| spec(&text)).collect::<Result<Vec<_>, _>>()?;
@@ -194,8 +194,8 @@ pub fn specs<S: AsRef<str>>(texts: &[S]) -> Result<Vec<Disk>, DiskError> {
     Ok(disks)
 }
 
-/// Takes several with commas between them apart. Options have commas too, but none of what a source has (`/`, `@`) or has
-/// behind it (`:`); and a source with commas has no guest path yet.
+/// Splits several disks at the commas between them. Options have commas too, but no character of a source (`/`, `@`)
+/// or of its end (`:`); and a source with commas has no guest path yet.
 fn apart(text: &str) -> Vec<String> {
     let mut specs: Vec<String> = Vec::new();
     for piece in text.split(',') {
@@ -239,7 +239,7 @@ fn parse(text: &str) -> Result<Disk, Wrong> {
     Disk::checked(source, guest_path, readonly, owner)
 }
 
-/// Whether it is read-only, and whose it is.
+/// Parses the options: whether the disk is read-only, and its new owner.
 fn options(text: &str) -> Result<(bool, Owner), Wrong> {
     let (mut readonly, mut owner) = (false, Owner::default());
     for option in text.split(',') {
@@ -264,7 +264,7 @@ fn id(digits: &str) -> Result<u32, Wrong> {
     digits.parse().ok().filter(|id| plain && *id != u32::MAX).ok_or_else(|| Wrong::Id(digits.to_owned()))
 }
 
-/// `^/[a-zA-Z0-9/_.-]+$`, less what leads elsewhere or says the same in another way.
+/// Checks a guest path: `^/[a-zA-Z0-9/_.-]+$`, without parts that lead elsewhere; needless parts are removed.
 fn place(path: &str) -> Result<String, Wrong> {
     let bad = || Wrong::GuestPath(path.to_owned());
     let rest = path.strip_prefix('/').filter(|_| path.len() <= MAX_GUEST_PATH).ok_or_else(bad)?;

@@ -1,8 +1,8 @@
-//! Decisions, as pure functions: which machine, which resources, which names, ports, disks,
-//! networks and mounts are valid.
+//! Decisions, as pure functions: the machine, and the validity of resources, names, ports, disks, networks and
+//! mounts.
 //!
 //! No I/O, no clock, no async, nothing imported: facts about the host come in as plain values, so that every decision
-//! can be tested on any laptop and explained in one line. Not here: how the facts are found out.
+//! can be tested on any laptop and explained in one line. Not here: gathering the facts.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 

@@ -1,17 +1,17 @@
-//! Which kind of machine a sandbox runs on, and why.
+//! The choice of the machine that a sandbox runs on, with its reason.
 //!
-//! Not here: how the host is probed; [`HostFacts`] is what a probe found.
+//! Not here: probing the host; [`HostFacts`] is a probe's result.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The only KVM API version there is (Linux Documentation/virt/kvm/api.rst §4.1: "12 is the only supported version").
+/// The only KVM API version (Linux Documentation/virt/kvm/api.rst §4.1: "12 is the only supported version").
 pub const KVM_API_VERSION: i32 = 12;
 
-/// What the user asked for.
+/// The user's request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Request {
-    /// The best that works.
+    /// The best kind that works.
     #[default]
     Auto,
     /// Exactly this kind.
@@ -29,32 +29,32 @@ pub enum Kind {
     Software,
 }
 
-/// What a probe of the host found.
+/// The result of probing the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFacts {
     /// The KVM device.
     pub kvm: KvmDevice,
-    /// The CPU's hardware virtualization as the host sees it; `None` = the architecture has no flag for it and a
+    /// The CPU's hardware virtualization as the host sees it; `None` = the architecture has no flag for it, and a
     /// working device is proof enough.
     pub hardware_virtualization: Option<bool>,
-    /// Hypervisor.framework is there and allowed.
+    /// Whether Hypervisor.framework exists and is allowed.
     pub hvf: bool,
-    /// Where QEMU is, if it is installed.
+    /// The path of QEMU, if it is installed.
     pub qemu: Option<String>,
 }
 
-/// What became of opening the KVM device.
+/// The result of opening the KVM device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KvmDevice {
-    /// This host has none (or is no Linux).
+    /// The host has no such device, or is no Linux.
     Absent,
-    /// There is one, but it cannot be opened.
+    /// The device exists but cannot be opened.
     Denied,
-    /// Opening or asking it gave another error, in the system's words.
+    /// Opening or querying the device gave another error, in the system's words.
     Broken(String),
-    /// It answers, with this API version.
+    /// The device answers.
     Open {
-        /// KVM_GET_API_VERSION.
+        /// The answer to KVM_GET_API_VERSION.
         api_version: i32,
     },
 }
@@ -64,7 +64,7 @@ pub enum KvmDevice {
 pub struct Choice {
     /// The machine.
     pub kind: Kind,
-    /// Why, as one line for people.
+    /// The reason, as one line for people.
     pub why: String,
 }
 
@@ -72,17 +72,17 @@ pub struct Choice {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Refusal {
-    /// What is wrong.
+    /// The reason.
     pub reason: String,
-    /// What to do about it.
+    /// The remedy.
     pub hint: String,
 }
 
 /// Chooses a machine.
 ///
 /// KVM counts as usable only with hardware behind it: a KVM that emulates (PVM, or a nested host that hides vmx and
-/// svm) opens and answers like any other, but runs stock kernels at a few MIPS or kills them in an instruction it does
-/// not know. So it is refused by name when asked for, and passed over by `auto`.
+/// svm) opens and answers like any other, but runs stock kernels at a few MIPS, or kills them in an instruction that
+/// it does not know. An explicit request for such a KVM is refused with the reason, and `auto` skips it.
 pub fn choose(request: Request, facts: &HostFacts) -> Result<Choice, Refusal> {
     match request {
         Request::Exactly(Kind::Kvm) => match kvm_trouble(facts) {
@@ -160,7 +160,7 @@ fn kvm_trouble(facts: &HostFacts) -> Option<KvmTrouble> {
 }
 
 impl Kind {
-    /// The name users type.
+    /// The name that users type.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -211,7 +211,7 @@ mod tests {
 
     const OPEN: KvmDevice = KvmDevice::Open { api_version: 12 };
 
-    /// Every combination a Linux host can show, and what each request gets: `kind` or `!reason`.
+    /// Every combination that a Linux host can show, and the result of each request: `kind` or `!reason`.
     #[test]
     fn decision_table() {
         let hosts = [

@@ -1,80 +1,80 @@
-//! Which folders a guest may have mounted, and where.
+//! The folders that a guest may have mounted, and their places.
 //!
 //! A front end fills a [`Request`] from its own words. Not here: the folders themselves.
 
-/// Where mounts live when nothing is said.
+/// The place of mounts unless the user says otherwise.
 pub const DEFAULT_WORKSPACE: &str = "/workspace";
 
-/// Mounts as they are asked for.
+/// The requested mounts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// The folder that programs start in; empty = [`DEFAULT_WORKSPACE`] where there are mounts, else none.
+    /// The folder that programs start in; empty = [`DEFAULT_WORKSPACE`] if there are mounts, else none.
     pub workspace: &'a str,
     /// The mounts.
     pub mounts: Vec<Mount<'a>>,
-    /// There are rules for files, or events are wanted.
+    /// Whether there are rules for files, or events are wanted.
     pub rules: bool,
 }
 
-/// One mount as it is asked for.
+/// One requested mount.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mount<'a> {
-    /// Its place in the guest.
+    /// The mount's place in the guest.
     pub guest_path: &'a str,
     /// `memory`, `host_fs` (also called `real_fs`) or `overlay`; empty = `memory`.
     pub kind: &'a str,
-    /// Every file shall have an owner of the caller's choice.
+    /// Whether every file is to have an owner of the caller's choice.
     pub owned: bool,
 }
 
-/// What a mount shows.
+/// The content of a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// An empty folder in memory.
     Memory,
     /// A folder of the host.
     Host,
-    /// A folder of the host, whose changes stay in the sandbox.
+    /// A folder of the host; changes stay in the sandbox.
     Overlay,
 }
 
 /// Mounts that are not acceptable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MountError {
-    /// Rules for files without files.
+    /// There are rules for files, but no mounts.
     #[error("rules need at least one mount")]
     RulesWithoutMounts,
-    /// The workspace is no place for it.
+    /// Nothing can be mounted at the workspace.
     #[error("workspace: {0}")]
     Workspace(PathError),
-    /// A mount's place is none.
+    /// Nothing can be mounted at the place.
     #[error(transparent)]
     Path(PathError),
-    /// No such kind of mount.
+    /// There is no such kind of mount.
     #[error("{path}: unknown mount type {kind:?}")]
     Kind {
-        /// Where it was wanted.
+        /// The mount's place.
         path: String,
-        /// What was asked for.
+        /// The requested kind.
         kind: String,
     },
-    /// An owner for what is not the host's.
+    /// The mount is not the host's, so its files have no owner to choose.
     #[error("{0}: owner_uid/owner_gid are only supported for host_fs mounts")]
     Owner(String),
 }
 
-/// A path of the guest that nothing can be mounted at.
+/// The reason why nothing can be mounted at a path of the guest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
-    /// It does not begin with a slash.
+    /// The path does not begin with a slash.
     #[error("guest path must be absolute: {0:?}")]
     Relative(String),
-    /// Not `^/[a-zA-Z0-9/_.-]+$`, or with `..`.
+    /// The path is not `^/[a-zA-Z0-9/_.-]+$`, or has a `..`.
     #[error("invalid guest mount path {0:?}")]
     Shape(String),
 }
 
-/// Decides whether mounts are acceptable; gives the workspace, if there is to be one.
+/// Checks the requested mounts; returns the workspace, if there is to be one.
 pub fn check<'a>(request: &Request<'a>) -> Result<Option<&'a str>, MountError> {
     if request.rules && request.mounts.is_empty() {
         return Err(MountError::RulesWithoutMounts);

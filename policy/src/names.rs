@@ -1,10 +1,10 @@
-//! Which names and addresses from the user may reach a guest.
+//! Checks of names and addresses that the user gives a guest.
 //!
-//! Not here: what they are used for.
+//! Not here: their use.
 
 use std::net::IpAddr;
 
-/// Longest host name Linux takes (`__NEW_UTS_LEN`).
+/// Longest host name that Linux takes (`__NEW_UTS_LEN`).
 pub const MAX_HOSTNAME: usize = 64;
 
 /// Longest label of a host name (RFC 1035 §2.3.4).
@@ -13,18 +13,18 @@ const MAX_LABEL: usize = 63;
 /// A name that is not acceptable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Empty, or with a character that no environment variable's name can have.
+    /// The name is empty, or has a character that no variable's name can have.
     #[error("invalid environment variable {0:?}")]
     Env(String),
-    /// A value with a NUL byte.
+    /// The value has a NUL byte.
     #[error("invalid environment variable {0:?}: its value has a NUL character")]
     EnvValue(String),
-    /// Not a host name by RFC 1123.
+    /// The text is no host name by RFC 1123.
     #[error(
         "invalid hostname {0:?}: letters, digits and hyphens in labels of 1 to 63, {MAX_HOSTNAME} in all"
     )]
     Hostname(String),
-    /// Not `host:ip`.
+    /// The text is not `host:ip`.
     #[error("invalid add-host mapping {0:?}: expected host:ip")]
     AddHost(String),
 }
@@ -61,7 +61,7 @@ pub fn hostname(name: &str) -> Result<(), NameError> {
 pub fn add_host(mapping: &str) -> Result<(&str, IpAddr), NameError> {
     let error = || NameError::AddHost(mapping.into());
     let (host, ip) = mapping.split_once(':').ok_or_else(error)?;
-    // What /etc/hosts would take apart: blanks and comments.
+    // /etc/hosts would split the line at blanks and comments.
     let plain =
         !host.is_empty() && host.len() <= 253 && host.chars().all(|c| c.is_ascii_graphic() && c != '#');
     let ip = ip.parse().map_err(|_| error())?;

@@ -1,26 +1,26 @@
-//! Which networks a sandbox may ask for.
+//! Checks of the network that a sandbox asks for.
 //!
-//! A front end fills a [`Request`] from its own words and puts its own name of the member into what it says of an error.
-//! Not here: what is done with a network.
+//! A front end fills a [`Request`] from its own words, and names the member in its own words in an error. Not here:
+//! the network itself.
 
 use std::net::IpAddr;
 
 use crate::names::{self, NameError};
 
-/// A network as it is asked for.
+/// The requested network.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Request {
-    /// No network device.
+    /// Whether there is no network device.
     pub no_network: bool,
     /// Hosts that may be reached.
     pub allowed_hosts: Vec<String>,
     /// Placeholders of secrets, by the name of the secret; an empty placeholder stands for a random one.
     pub placeholders: Vec<(String, String)>,
-    /// Every connection is looked into.
+    /// Whether every connection is inspected.
     pub intercept: bool,
-    /// There are rules for requests, or a callback.
+    /// Whether there are rules for requests, or a callback.
     pub rules: bool,
-    /// Lines of /etc/hosts, each `host:ip`.
+    /// Lines for /etc/hosts, each `host:ip`.
     pub add_hosts: Vec<String>,
     /// Resolvers.
     pub dns_servers: Vec<String>,
@@ -30,10 +30,10 @@ pub struct Request {
     pub mtu: i64,
 }
 
-/// A network that was found acceptable.
+/// An acceptable network.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Network {
-    /// No network device.
+    /// Whether there is no network device.
     pub no_network: bool,
     /// Host name; `None` = the sandbox's id.
     pub hostname: Option<String>,
@@ -57,19 +57,19 @@ pub enum Member {
     Mtu,
 }
 
-/// What is wrong with a member.
+/// The fault of a member.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Wrong {
-    /// It needs a network, and none is wanted.
+    /// The member needs a network, and none is wanted.
     #[error("a sandbox without a network cannot have it")]
     NoNetwork,
-    /// A name or a mapping that is not acceptable.
+    /// A name or mapping is not acceptable.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// Not an IP address.
+    /// The text is no IP address.
     #[error("{0:?} is no IP address")]
     Address(String),
-    /// No packet has that size.
+    /// No packet has this size.
     #[error("must be in 1..65535")]
     Size,
     /// Replacing one placeholder would break the other.
@@ -81,9 +81,9 @@ pub enum Wrong {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("network: {member:?}: {wrong}")]
 pub struct NetworkError {
-    /// Which member.
+    /// The member.
     pub member: Member,
-    /// What is wrong with it.
+    /// The fault.
     pub wrong: Wrong,
 }
 
@@ -91,7 +91,7 @@ fn wrong(member: Member) -> impl Fn(Wrong) -> NetworkError {
     move |wrong| NetworkError { member, wrong }
 }
 
-/// Decides whether a network is acceptable; the first member that is not makes the error.
+/// Checks the requested network; the error is about the first faulty member.
 pub fn check(request: &Request) -> Result<Network, NetworkError> {
     let needs_network = [
         (Member::AllowedHosts, !request.allowed_hosts.is_empty()),
@@ -121,7 +121,7 @@ pub fn check(request: &Request) -> Result<Network, NetworkError> {
     Ok(Network { no_network: request.no_network, hostname: request.hostname.clone(), add_hosts, nameservers })
 }
 
-/// No placeholder may be part of another one.
+/// Checks that no placeholder is part of another one.
 fn overlap(placeholders: &[(String, String)]) -> Result<(), Wrong> {
     let given: Vec<_> = placeholders.iter().filter(|(_, placeholder)| !placeholder.is_empty()).collect();
     for (index, (name, placeholder)) in given.iter().enumerate() {

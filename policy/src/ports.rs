@@ -1,10 +1,10 @@
-//! Which ports are forwarded, and where they are listened on.
+//! The ports that are forwarded, and the addresses of their listeners.
 //!
 //! Not here: the listeners.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Where forwards listen when nothing is said.
+/// The address of listeners unless the user says otherwise.
 pub const DEFAULT_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// Most ports that are forwarded together; each is a listener.
@@ -13,41 +13,42 @@ pub const MAX_PORTS: usize = 256;
 /// A port of the host and the guest's port that it leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PortPair {
-    /// Where it is listened on, if not where all are.
+    /// The listener's own address; `None` = the common ones.
     pub address: Option<IpAddr>,
-    /// On the host.
+    /// The host's port.
     pub local_port: u16,
-    /// In the guest.
+    /// The guest's port.
     pub remote_port: u16,
 }
 
 /// A forward that is not acceptable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PortError {
-    /// Not `[[ADDRESS:]LOCAL:]REMOTE[/tcp]`.
+    /// The text is not `[[ADDRESS:]LOCAL:]REMOTE[/tcp]`.
     #[error(
         "invalid port-forward specification {0:?}: expected [[ADDRESS:]LOCAL:]REMOTE with ports from 1 to 65535 or ranges"
     )]
     Spec(String),
-    /// A protocol that is not forwarded.
+    /// The protocol is not forwarded.
     #[error("invalid port-forward specification {0:?}: {1} is not forwarded, only tcp is")]
     Protocol(String, String),
-    /// Ranges that do not fit each other.
+    /// The ranges have different lengths.
     #[error("invalid port-forward specification {0:?}: the ranges differ in length")]
     Ranges(String),
     /// Two forwards would listen on one port.
     #[error("invalid port-forward specification {0:?}: local port {1} is taken by another one")]
     Duplicate(String, u16),
-    /// More than are forwarded together.
+    /// There are more ports than may be forwarded together.
     #[error("invalid port-forward specification {0:?}: more than {MAX_PORTS} ports")]
     TooMany(String),
-    /// Neither an address nor `localhost`.
+    /// The text is neither an address nor `localhost`.
     #[error("invalid port-forward bind address {0:?}: expected an IP address or localhost")]
     Address(String),
 }
 
-/// Understands `8080` (the same port on both sides), `18080:8080`, ranges of the same length in place of both
-/// (`8080-8082:80-82`), an address of the host before them (`127.0.0.1:8080:80`, `[::1]:8080:80`), and `/tcp` behind.
+/// Parses `8080` (the same port on both sides), `18080:8080`, ranges of the same length in place of both
+/// (`8080-8082:80-82`), an address of the host before them (`127.0.0.1:8080:80`, `[::1]:8080:80`), and `/tcp` at the
+/// end.
 pub fn spec(text: &str) -> Result<Vec<PortPair>, PortError> {
     let bad = || PortError::Spec(text.into());
     let (rest, protocol) = text.rsplit_once('/').unwrap_or((text, "tcp"));
@@ -74,7 +75,7 @@ pub fn spec(text: &str) -> Result<Vec<PortPair>, PortError> {
     Ok(local.zip(remote).map(pair).collect())
 }
 
-/// An IPv6 address is in brackets, since it has colons of its own.
+/// The address before the ports, if there is one. An IPv6 address is in brackets, since it has colons of its own.
 fn address_before_ports(text: &str) -> Option<IpAddr> {
     match text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
         Some(inner) => inner.parse().ok().map(IpAddr::V6),
@@ -95,7 +96,7 @@ fn range(text: &str) -> Option<std::ops::RangeInclusive<u16>> {
     (first <= last).then_some(first..=last)
 }
 
-/// Understands several, no two of which may listen on one port.
+/// Parses several forwards, no two of which may listen on one port.
 pub fn specs<S: AsRef<str>>(texts: &[S]) -> Result<Vec<PortPair>, PortError> {
     let mut pairs: Vec<PortPair> = Vec::with_capacity(texts.len());
     for text in texts.iter().map(AsRef::as_ref) {
@@ -114,7 +115,7 @@ pub fn specs<S: AsRef<str>>(texts: &[S]) -> Result<Vec<PortPair>, PortError> {
     Ok(pairs)
 }
 
-/// Understands addresses to listen on: IP addresses or `localhost`, each once; none = [`DEFAULT_ADDRESS`].
+/// Parses addresses to listen on: IP addresses or `localhost`, each once; none = [`DEFAULT_ADDRESS`].
 pub fn addresses<S: AsRef<str>>(texts: &[S]) -> Result<Vec<IpAddr>, PortError> {
     let mut addresses = Vec::with_capacity(texts.len());
     for text in texts.iter().map(|text| text.as_ref().trim()) {

@@ -1,8 +1,8 @@
-//! How much of the host a sandbox may have.
+//! Checks of the resources that a sandbox asks for.
 //!
-//! Not here: how it is enforced.
+//! Not here: enforcing them.
 
-/// Least guest RAM a stock kernel with its initramfs comes up in, with a little to spare: 72 is the least seen.
+/// Least guest RAM in which a stock kernel with its initramfs boots, with a little to spare: 72 is the least seen.
 pub const MIN_MEMORY_MB: u64 = 96;
 
 /// Least size of the writable disk: ext4 with a journal needs a few megabytes for itself.
@@ -14,7 +14,7 @@ pub const MAX_DISK_MB: u64 = 16 << 20;
 /// Most vCPUs of a machine.
 pub const MAX_VCPUS: u32 = 64;
 
-/// What the user asked for.
+/// The user's request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Request {
     /// CPUs, fractions allowed.
@@ -25,7 +25,7 @@ pub struct Request {
     pub disk_size_mb: u64,
 }
 
-/// What the host has.
+/// The host's resources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Host {
     /// CPUs this process may use.
@@ -36,10 +36,10 @@ pub struct Host {
     pub file_mb: Option<u64>,
 }
 
-/// What a sandbox gets.
+/// The resources that a sandbox gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grant {
-    /// vCPUs: the CPUs asked for, rounded up.
+    /// vCPUs: the requested CPUs, rounded up.
     pub vcpus: u8,
     /// Quota in thousandths of a CPU; 0 = the vCPUs are the limit.
     pub cpu_quota_milli: u32,
@@ -49,45 +49,45 @@ pub struct Grant {
     pub disk_size_mb: u64,
 }
 
-/// Why a request cannot be met.
+/// The reason why a request cannot be met.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ResourceError {
-    /// Not a number of CPUs.
+    /// The value is no number of CPUs.
     #[error("{} is no number of CPUs: it must be finite and greater than 0", brief(*.0))]
     Cpus(f64),
-    /// More than there are.
+    /// The host has fewer CPUs.
     #[error("{} CPUs asked for, but at most {most} are available", brief(*asked))]
     TooManyCpus {
-        /// Asked for.
+        /// The requested CPUs.
         asked: f64,
-        /// Available.
+        /// The available CPUs.
         most: u32,
     },
-    /// Too little to boot in.
+    /// The memory is too little to boot in.
     #[error("{0} MB of memory is less than the {MIN_MEMORY_MB} MB a guest needs")]
     TooLittleMemory(u64),
-    /// More than there is.
+    /// The host has less memory.
     #[error("{asked} MB of memory asked for, but the host has {host} MB")]
     TooMuchMemory {
-        /// Asked for.
+        /// The requested memory.
         asked: u64,
-        /// Present.
+        /// The host's memory.
         host: u64,
     },
-    /// Outside the bounds.
+    /// The size is outside the bounds.
     #[error("a disk of {0} MB is outside {MIN_DISK_MB}..{MAX_DISK_MB} MB")]
     Disk(u64),
-    /// Longer than files may be.
+    /// The disk is longer than files may be.
     #[error("a disk of {asked} MB asked for, but no file may be longer than {most} MB here (ulimit -f)")]
     LongFile {
-        /// Asked for.
+        /// The requested size.
         asked: u64,
-        /// Allowed.
+        /// The allowed size.
         most: u64,
     },
 }
 
-/// A number that may have hundreds of digits.
+/// A number in few characters, even if it has hundreds of digits.
 fn brief(number: f64) -> String {
     if number.abs() < 1e9 || !number.is_finite() { number.to_string() } else { format!("{number:e}") }
 }
@@ -125,7 +125,7 @@ fn cpus(asked: f64, host: u32) -> Result<(u8, u32), ResourceError> {
     let vcpus = whole as u8;
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 < asked <= MAX_VCPUS")]
     let milli = (asked * 1000.0) as u32;
-    // Below a hundredth of a CPU nothing ends in sensible time (cgroup quotas start at 1 ms of 100 ms).
+    // With less than a hundredth of a CPU nothing ends in sensible time (cgroup quotas start at 1 ms of 100 ms).
     Ok((vcpus, if whole > asked { milli.max(10) } else { 0 }))
 }
 

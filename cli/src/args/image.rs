@@ -1,6 +1,6 @@
-//! `image`, `pull` and `build`: what is in the image store, and how it comes there.
+//! `image`, `pull` and `build`: the content of the image store, and ways to add to it.
 //!
-//! Not here: what the values mean.
+//! Not here: the meaning of values.
 
 use std::path::PathBuf;
 
@@ -43,7 +43,7 @@ pub(crate) struct ImportArgs {
     pub(crate) json: bool,
 }
 
-/// How the programs of a root file system are run, which an image says itself.
+/// The configuration of a root file system's programs, which other images bring along.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "For a root file system")]
 pub(crate) struct ConfigArgs {
@@ -147,7 +147,7 @@ pub(crate) struct BuildArgs {
     pub(crate) json: bool,
 }
 
-/// Options of builds in a sandbox, which there are none of yet. Taken in to be refused by name.
+/// Options for builds in a sandbox, which do not exist yet. They are parsed to be refused by name.
 #[derive(Debug, Args)]
 pub(crate) struct BuildLater {
     #[arg(long, hide = true)]
@@ -163,7 +163,7 @@ pub(crate) struct BuildLater {
 }
 
 impl BuildLater {
-    /// The first of them that was given.
+    /// The first of the options that was given.
     pub(crate) fn given(&self) -> Option<&'static str> {
         let options = [
             ("--build-cpus", &self.build_cpus),

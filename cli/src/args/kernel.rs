@@ -1,6 +1,6 @@
 //! `kernel`: guest kernels.
 //!
-//! Not here: what the values mean.
+//! Not here: the meaning of values.
 
 use clap::{Args, Subcommand};
 

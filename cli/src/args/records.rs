@@ -1,6 +1,6 @@
-//! `list`, `kill`, `rm`, `gc`, `get`, `inspect`, `log` and `port-forward`: sandboxes that are known.
+//! `list`, `kill`, `rm`, `gc`, `get`, `inspect`, `log` and `port-forward`: recorded sandboxes.
 //!
-//! Not here: what the values mean.
+//! Not here: the meaning of values.
 
 use clap::Args;
 

@@ -1,6 +1,6 @@
-//! `run`, `exec` and `rpc`: what starts a sandbox, and what runs in one.
+//! `run`, `exec` and `rpc`: starting a sandbox, and running commands in one.
 //!
-//! Not here: what the values mean.
+//! Not here: the meaning of values.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -131,7 +131,7 @@ pub(crate) struct RunArgs {
     pub(crate) command: Vec<String>,
 }
 
-/// Options that belong to parts which do not exist yet. Taken in to be refused by name.
+/// Options for parts that do not exist yet. They are parsed to be refused by name.
 #[derive(Debug, Args)]
 pub(crate) struct Later {
     #[arg(long, hide = true)]
@@ -155,7 +155,7 @@ pub(crate) struct Later {
 }
 
 impl Later {
-    /// The first of them that was given, and the part it belongs to.
+    /// The first of the options that was given, and its part.
     pub(crate) fn given(&self) -> Option<(&'static str, &'static str)> {
         const MOUNTS: &str = "mounts";
         const NETWORK: &str = "the network";
@@ -217,7 +217,7 @@ pub(crate) struct RpcArgs {
     pub(crate) kernel: String,
 }
 
-/// A duration as Go writes it: `90`, `5s`, `1m30s`, `500ms`; a bare number is seconds.
+/// Parses a duration as Go writes it: `90`, `5s`, `1m30s`, `500ms`; a bare number is seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("{text:?} is no duration such as 5s or 1m30s");
     if let Ok(seconds) = text.parse() {

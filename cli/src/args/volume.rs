@@ -1,6 +1,6 @@
 //! `volume`: named volumes.
 //!
-//! Not here: what the values mean.
+//! Not here: the meaning of values.
 
 use clap::{Args, Subcommand};
 

@@ -1,7 +1,7 @@
-//! Which requests are at work, which wait, and which are refused.
+//! Admission of requests: each begins, waits or is refused.
 //!
-//! `create` and `close` work alone: what comes meanwhile waits behind them, in its order. Pure; what is at work goes by its
-//! number. Not here: the work, and what is answered.
+//! `create` and `close` work alone: requests that come meanwhile wait behind them, in their order. Pure; work goes by
+//! its number. Not here: the work, and the answers.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -15,7 +15,7 @@ use crate::request::Request;
 /// The requests of one client. `N` is the number of a piece of work.
 pub(crate) struct Admission<N> {
     most: usize,
-    /// Of which a request's parameters take their part, until the request is answered.
+    /// The budget that a request's parameters count against until the request is answered.
     budget: Budget,
     /// Ids in use: by a piece of work, or by a request that waits.
     ids: HashMap<u64, Option<N>>,
@@ -24,28 +24,28 @@ pub(crate) struct Admission<N> {
     alone: Option<(N, Alone)>,
 }
 
-/// What works alone.
+/// A request that works alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Alone {
     Create,
     Close,
 }
 
-/// A request that may begin, and what it holds of the budget.
+/// A request that may begin, and its part of the budget.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub(crate) request: Request,
     pub(crate) held: Held,
 }
 
-/// Whom an id belongs to.
+/// The owner of an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target<N> {
     /// A piece of work.
     AtWork(N),
-    /// A request that waited, and does not any more.
+    /// A request that waited, and was given up.
     Waited,
-    /// Nobody.
+    /// Neither.
     Unknown,
 }
 
@@ -54,7 +54,7 @@ impl<N: Copy + Eq + Hash> Admission<N> {
         Self { most, budget, ids: HashMap::new(), at_work: 0, waiting: VecDeque::new(), alone: None }
     }
 
-    /// Judges a request that has come: it may begin, or it waits (`None`).
+    /// Judges a new request: it may begin, or it waits (`None`).
     pub(crate) fn admit(&mut self, request: Request) -> Result<Option<Admitted>, (Option<u64>, Failure)> {
         let refused =
             |request: &Request, why: String| Err((request.id, Failure::new(ErrorCode::InvalidRequest, why)));
@@ -62,7 +62,7 @@ impl<N: Copy + Eq + Hash> Admission<N> {
             return refused(&request, format!("request id {id} is in use"));
         }
         let closing = matches!(self.alone, Some((_, Alone::Close)));
-        // `close` waits for nothing but another one, and makes room for itself.
+        // `close` waits only for another one, and makes room for itself.
         let at_once = request.method == "close" && !closing;
         let mut held = self.budget.hold();
         let many = self.at_work + self.waiting.len() >= self.most;
@@ -79,7 +79,7 @@ impl<N: Copy + Eq + Hash> Admission<N> {
         Ok(None)
     }
 
-    /// The request with this id has become a piece of work.
+    /// Notes that the request with this id has become a piece of work.
     pub(crate) fn begun(&mut self, number: N, id: Option<u64>, alone: Option<Alone>) {
         self.at_work += 1;
         if let Some(id) = id {
@@ -90,7 +90,7 @@ impl<N: Copy + Eq + Hash> Admission<N> {
         }
     }
 
-    /// A piece of work has ended, and its request is answered.
+    /// Notes that a piece of work has ended, and its request is answered.
     pub(crate) fn ended(&mut self, number: N, id: Option<u64>) {
         self.at_work -= 1;
         if let Some(id) = id {
@@ -99,7 +99,7 @@ impl<N: Copy + Eq + Hash> Admission<N> {
         self.alone = self.alone.filter(|(alone, _)| *alone != number);
     }
 
-    /// The next request that waited, once nothing works alone.
+    /// The next waiting request, once nothing works alone.
     pub(crate) fn next(&mut self) -> Option<Admitted> {
         if self.alone.is_some() {
             return None;
@@ -111,7 +111,7 @@ impl<N: Copy + Eq + Hash> Admission<N> {
         Some(admitted)
     }
 
-    /// Gives up all that waits; gives their ids.
+    /// Gives up all waiting requests, and returns their ids.
     pub(crate) fn give_up_waiting(&mut self) -> Vec<Option<u64>> {
         let given_up: Vec<_> =
             std::mem::take(&mut self.waiting).into_iter().map(|admitted| admitted.request.id).collect();
@@ -121,7 +121,7 @@ impl<N: Copy + Eq + Hash> Admission<N> {
         given_up
     }
 
-    /// Finds whom a request to cancel means; a request that waits is given up.
+    /// Finds the owner of an id to cancel; a request that waits is given up.
     pub(crate) fn cancel(&mut self, id: u64) -> Target<N> {
         match self.ids.get(&id) {
             Some(Some(number)) => Target::AtWork(*number),
@@ -134,7 +134,7 @@ impl<N: Copy + Eq + Hash> Admission<N> {
         }
     }
 
-    /// The piece of work with this id.
+    /// The number of the piece of work with this id.
     pub(crate) fn at_work(&self, id: u64) -> Option<N> {
         self.ids.get(&id).copied().flatten()
     }

@@ -1,6 +1,6 @@
 //! Memory that requests share: input that programs have not taken, output that is kept for one answer.
 //!
-//! Not here: how much one request may have of it.
+//! Not here: the share of one request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[derive(Debug, Clone)]
 pub(crate) struct Budget(Arc<AtomicUsize>);
 
-/// Bytes taken; given back when it is dropped.
+/// Bytes taken, which are given back when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Held {
     budget: Budget,
@@ -21,7 +21,7 @@ impl Budget {
         Self(Arc::new(AtomicUsize::new(bytes)))
     }
 
-    /// Nothing yet.
+    /// Begins with no bytes.
     pub(crate) fn hold(&self) -> Held {
         Held { budget: self.clone(), bytes: 0 }
     }
@@ -32,7 +32,7 @@ impl Held {
         self.bytes
     }
 
-    /// Takes more; `false` = there is not as much.
+    /// Takes more bytes; `false` = there are not enough.
     #[must_use]
     pub(crate) fn grow(&mut self, more: usize) -> bool {
         let take = |left: usize| left.checked_sub(more);
@@ -41,7 +41,7 @@ impl Held {
         taken
     }
 
-    /// Gives some back.
+    /// Gives bytes back.
     pub(crate) fn shrink(&mut self, less: usize) {
         let less = less.min(self.bytes);
         self.bytes -= less;

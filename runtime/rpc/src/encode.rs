@@ -1,7 +1,7 @@
 //! Lines to the client.
 //!
-//! Pure ASCII: clients decode by their locale, and one that cannot decode a line may never read another. Not here: when
-//! a line is sent.
+//! Lines are pure ASCII: clients decode by their locale, and a client that cannot decode a line may never read
+//! another. Not here: sending.
 
 use std::io;
 
@@ -13,12 +13,12 @@ use wire::rpc::{JSONRPC, Notification, Response};
 
 use crate::failure::Failure;
 
-/// An answer.
+/// A result.
 pub(crate) fn result<T: Serialize>(id: Option<u64>, result: &T) -> Vec<u8> {
     line(&Response { jsonrpc: JSONRPC, id, result: Some(result), error: None })
 }
 
-/// A refusal.
+/// An error.
 pub(crate) fn error(id: Option<u64>, failure: &Failure) -> Vec<u8> {
     line(&Response::<()> { jsonrpc: JSONRPC, id, result: None, error: Some(failure.object()) })
 }
@@ -28,7 +28,7 @@ pub(crate) fn notification<T: Serialize>(method: &'static str, params: &T) -> Ve
     line(&Notification { jsonrpc: JSONRPC, method, params })
 }
 
-/// A notification with bytes; the same as [`notification`] with `DataParams`, without going through the bytes twice.
+/// A notification with bytes: as [`notification`] with `DataParams`, but the bytes are read only once.
 pub(crate) fn data(method: &'static str, id: u64, bytes: &[u8]) -> Vec<u8> {
     let mut text = format!(r#"{{"jsonrpc":"{JSONRPC}","method":"{method}","params":{{"id":{id},"data":""#);
     text.reserve(bytes.len().div_ceil(3) * 4 + 4);
@@ -40,7 +40,7 @@ pub(crate) fn data(method: &'static str, id: u64, bytes: &[u8]) -> Vec<u8> {
 fn line(value: &impl Serialize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(128);
     let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, Ascii);
-    // Plain data with text keys, into memory.
+    // Data with text keys serializes into memory without errors.
     if value.serialize(&mut serializer).is_err() {
         bytes.clear();
     }

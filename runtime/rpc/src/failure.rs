@@ -1,10 +1,10 @@
-//! Why a request was not carried out: a code and a bounded text.
+//! The reason why a request was not carried out: a code and a bounded text.
 //!
-//! Not here: which error of the sandbox has which code, which is each method's to say.
+//! Not here: the codes of the sandbox's errors, which each method chooses.
 
 use wire::rpc::{ErrorCode, ErrorObject};
 
-/// Longest text, in bytes. The guest or an image may have had a hand in it.
+/// Longest text, in bytes. Parts of it may come from the guest or an image.
 const MAX_MESSAGE: usize = 4 << 10;
 
 /// An error for the client.

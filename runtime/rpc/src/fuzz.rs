@@ -1,7 +1,7 @@
-//! The fuzz body of what a client sends: any bytes, cut anywhere, become lines, and lines requests or refusals.
+//! The fuzz body for a client's input: any bytes, cut anywhere, become lines, and lines become requests or refusals.
 //!
-//! `cargo test` runs it a fixed number of times with fixed seeds; `fuzz/` has the target for cargo-fuzz. Not here: what
-//! a session does with a request.
+//! `cargo test` runs it a fixed number of times with fixed seeds; `fuzz/` has the target for cargo-fuzz. Not here:
+//! sessions.
 
 use serde::de::DeserializeOwned;
 use wire::rpc;
@@ -9,10 +9,10 @@ use wire::rpc;
 use crate::line::{Line, Lines};
 use crate::request;
 
-/// Lines are cut at a limit that a script can reach, and that is, like the real one, over what is kept of a longer line.
+/// A limit on lines that fuzzing reaches; like the real one, it is over the kept length of a line that is too long.
 const LIMIT: usize = 1100;
 
-/// The first byte is the length of the pieces that the rest comes in. Panics only on a defect.
+/// Reads the bytes after the first in pieces of that first byte's length. Panics only on a defect.
 pub fn lines(data: &[u8]) {
     let Some((&piece, bytes)) = data.split_first() else { return };
     let whole = cut(bytes.chunks(bytes.len().max(1)));
@@ -25,7 +25,7 @@ pub fn lines(data: &[u8]) {
         }
         read(line);
     }
-    // Longer than those can be: whatever has no end is one line.
+    // A longer input: without an end it is one line.
     read(&Line::Whole(bytes.to_vec()));
     read(&Line::TooLong(bytes.to_vec()));
 }
@@ -63,7 +63,7 @@ mod tests {
     use proptest::prop_oneof;
     use proptest::test_runner::{Config, RngSeed, TestRunner};
 
-    /// Bytes, or words that requests are made of.
+    /// Random bytes, or words that requests are made of.
     fn script() -> impl Strategy<Value = Vec<u8>> {
         const WORDS: [&str; 16] = [
             "{",

@@ -1,8 +1,8 @@
 //! `matchlock rpc`: JSON-RPC over standard input and output, for the SDKs. One sandbox at a time.
 //!
-//! What is said is specified in `docs/rpc.md`. The path of a request: `line` cuts it out of the input, `request` reads
-//! its envelope, `session` gives it a task, `methods` understand and do it, `encode` words the answer, `outbox` sends
-//! it. Not here: the JSON types (`wire`), and what a sandbox does (`sandbox`).
+//! `docs/rpc.md` specifies the messages. A request's path: `line` cuts it out of the input, `request` reads its
+//! envelope, `session` gives it a task, `methods` carry it out, `encode` words the answer, `outbox` sends it. Not
+//! here: the JSON types (`wire`), and sandboxes (`sandbox`).
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
@@ -31,25 +31,25 @@ use crate::outbox::Outbox;
 use crate::request::{Refused, Request};
 use crate::session::Session;
 
-/// Bytes taken from the client at once.
+/// Bytes read from the client at once.
 const CHUNK: usize = 64 << 10;
 
-/// What a session works with.
+/// The surroundings of a session.
 #[derive(Debug)]
 pub struct Setup {
-    /// Where sandboxes, images and kernels are.
+    /// The home of sandboxes, images and kernels.
     pub home: Home,
-    /// Which machine sandboxes get.
+    /// The machine for sandboxes.
     pub machine: policy::machine::Request,
-    /// Which kernel those get that name none; empty = the default one.
+    /// The kernel for sandboxes that name none; empty = the default one.
     pub kernel: String,
 }
 
-/// Serves one client. Returns once it is gone, or `end` has come, and nothing is left of its sandbox. `hang_up` comes when
-/// the client has sent its last; what it has sent before is still read.
+/// Serves one client, and returns once the client is gone or `end` completes, and nothing is left of its sandbox.
+/// `hang_up` completes when the client can send nothing more; input that it sent before is still read.
 ///
-/// Needs a tokio runtime with time and I/O around it, and this process's own reader and writer threads; the reader's may
-/// stay in a read that never returns.
+/// Needs a tokio runtime with time and I/O around it, and starts a reader and a writer thread; the reader's may stay
+/// in a read that never returns.
 pub async fn serve(
     setup: Setup,
     input: impl Read + Send + 'static,
@@ -57,13 +57,13 @@ pub async fn serve(
     hang_up: impl Future<Output = ()>,
     end: impl Future<Output = ()>,
 ) {
-    // One line waits here, one is being read, one is at work: more would only be memory.
+    // One line waits here, one is being read, one is at work: more would only take memory.
     let (sender, requests) = mpsc::channel(1);
     std::thread::spawn(move || read(input, &sender));
     Session::new(setup, Outbox::start(output)).run(requests, hang_up, end).await;
 }
 
-/// Reads requests until the client's input ends, or nobody wants them.
+/// Reads requests until the client's input ends or the session does.
 fn read(mut input: impl Read, requests: &mpsc::Sender<Result<Request, Refused>>) {
     let mut lines = Lines::new(MAX_LINE);
     let mut buffer = vec![0; CHUNK];

@@ -1,25 +1,25 @@
 //! Bytes from the client, cut into lines.
 //!
-//! Memory never grows over one line of the limit: what is longer is told once, by its beginning, and skipped to its
-//! end. Not here: what a line says.
+//! Memory never grows beyond one line of the limit: of a longer line only the beginning is kept, and the rest is
+//! skipped. Not here: the content of a line.
 
 use memchr::memchr;
 
 /// Longest line. A file of 48 MB fits into one `write_file`.
 pub(crate) const MAX_LINE: usize = 64 << 20;
 
-/// How much of a line that is too long is kept, to find out who sent it.
+/// Kept length of a line that is too long, to find its id.
 const HEAD: usize = 1 << 10;
 
-/// Room that is kept from one line to the next.
+/// Capacity that is kept from one line to the next.
 const KEPT: usize = 64 << 10;
 
 /// A line without its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Line {
-    /// All of it; never blank.
+    /// The whole line; never blank.
     Whole(Vec<u8>),
-    /// Over the limit: its beginning.
+    /// The beginning of a line over the limit.
     TooLong(Vec<u8>),
 }
 
@@ -36,7 +36,8 @@ impl Lines {
         Self { limit, line: Vec::new(), skipping: false }
     }
 
-    /// The next line that ends, or grows too long, in `bytes`, which then start behind it; `None` once they are used up.
+    /// The next line that ends, or grows too long, in `bytes`, which then start after it; `None` once they are used
+    /// up.
     pub(crate) fn next(&mut self, bytes: &mut &[u8]) -> Option<Line> {
         while !bytes.is_empty() {
             let end = memchr(b'\n', bytes);
@@ -66,7 +67,7 @@ impl Lines {
         None
     }
 
-    /// What came after the last line's end.
+    /// The bytes after the last line's end.
     pub(crate) fn end(&mut self) -> Option<Line> {
         self.take()
     }
@@ -139,7 +140,7 @@ mod tests {
     }
 
     proptest! {
-        /// However the bytes arrive, the lines are those of the whole, and nothing is kept beyond the limit.
+        /// However the bytes arrive, the lines are the same, and no more than the limit is kept.
         #[test]
         fn pieces_do_not_matter(
             text in "[ab \\n]{0,200}",

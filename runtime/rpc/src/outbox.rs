@@ -1,8 +1,8 @@
-//! Everything that goes to the client, line after line, by one thread.
+//! All output to the client, line after line, from one thread.
 //!
-//! A client may be slow to read. Notifications then wait, and so do the programs they come from; answers never wait,
-//! they are in memory already. So the thread that reads the client's requests waits for nobody. Not here: what is in a
-//! line.
+//! A client may be slow to read. Notifications then wait, and with them the programs that they come from; answers do
+//! not wait, as they are in memory already. The reader of the client's requests is therefore never held up. Not here:
+//! the content of a line.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use tokio::time::timeout;
 
 use crate::budget::Held;
 
-/// Notifications that wait to be written, in bytes.
+/// Bytes of notifications that may wait to be written.
 const NOTIFICATIONS: usize = 4 << 20;
 
-/// Answers that wait to be written and hold none of the requests' memory, in bytes, beyond which no further request is
-/// taken. They are small; that many are of a client that only ever sends.
+/// Bytes of waiting answers, not counting those that hold part of the budget, beyond which no more requests are
+/// taken. Such answers are small; that many belong to a client that only ever sends.
 const CROWDED: usize = 16 << 20;
 
-/// The way to the client.
+/// The sender of lines to the client.
 #[derive(Debug, Clone)]
 pub(crate) struct Outbox {
     queue: mpsc::UnboundedSender<Item>,
@@ -30,7 +30,7 @@ pub(crate) struct Outbox {
     broken: watch::Receiver<bool>,
 }
 
-/// Answers that wait.
+/// Answers that wait to be written.
 #[derive(Debug, Default)]
 struct Answers {
     bytes: AtomicUsize,
@@ -39,11 +39,11 @@ struct Answers {
 
 #[derive(Debug)]
 enum Item {
-    /// Its room comes free once it is written.
+    /// A notification, whose room becomes free once it is written.
     Notification { line: Vec<u8>, _room: OwnedSemaphorePermit },
-    /// So does what it held.
+    /// An answer, whose part of the budget becomes free once it is written.
     Answer { line: Vec<u8>, counted: usize, _held: Option<Held> },
-    /// The last of all.
+    /// The end, after every other line.
     End(oneshot::Sender<()>),
 }
 
@@ -60,7 +60,7 @@ impl Outbox {
 
     /// Sends an answer.
     pub(crate) fn answer(&self, line: Vec<u8>, held: Option<Held>) {
-        // What the budget bounds must not keep a client from sending that will read only later.
+        // Answers within the budget must not keep a client from sending that reads only later.
         let counted = if held.is_some() { 0 } else { line.len() };
         self.answers.bytes.fetch_add(counted, Ordering::Relaxed);
         let _ = self.queue.send(Item::Answer { line, counted, _held: held });
@@ -93,7 +93,7 @@ impl Outbox {
         }
     }
 
-    /// Waits until everything sent before is written, but not for ever.
+    /// Waits until every earlier line is written, for at most `limit`.
     pub(crate) async fn end(self, limit: Duration) {
         let (written, wait) = oneshot::channel();
         if self.queue.send(Item::End(written)).is_ok() {

@@ -1,7 +1,7 @@
 //! A line from the client as a request.
 //!
-//! The envelope is read here, where it costs the session nothing; parameters stay text until the method that knows
-//! their type is called. Not here: which methods there are.
+//! The reader thread parses the envelope, which costs the session nothing; parameters stay text until their method is
+//! called. Not here: the methods.
 
 use std::cell::Cell;
 use std::fmt;
@@ -14,7 +14,7 @@ use wire::rpc::ErrorCode;
 use crate::failure::Failure;
 use crate::line::{Line, MAX_LINE};
 
-/// A request as it arrived.
+/// A request, not yet admitted.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) id: Option<u64>,
@@ -22,18 +22,18 @@ pub(crate) struct Request {
     pub(crate) params: Params,
 }
 
-/// A line that is no request, and the id it seems to have.
+/// A line that is no request, and its presumed id.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Refused {
     pub(crate) id: Option<u64>,
     pub(crate) failure: Failure,
 }
 
-/// Parameters that nobody has looked at yet.
+/// Parameters that are not parsed yet.
 #[derive(Debug, Default)]
 pub(crate) struct Params(Option<Box<RawValue>>);
 
-/// Reads a line.
+/// Parses a line.
 pub(crate) fn read(line: &Line) -> Result<Request, Refused> {
     match line {
         Line::Whole(bytes) => whole(bytes)
@@ -46,7 +46,7 @@ pub(crate) fn read(line: &Line) -> Result<Request, Refused> {
 }
 
 fn whole(bytes: &[u8]) -> Option<Request> {
-    // An array could pass for the members of a request in their order.
+    // serde would take an array for the members of a request in their order.
     if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
         return None;
     }
@@ -59,7 +59,7 @@ fn whole(bytes: &[u8]) -> Option<Request> {
 }
 
 impl Params {
-    /// Bytes they take.
+    /// Bytes of the parameters' text.
     pub(crate) fn len(&self) -> usize {
         self.0.as_ref().map_or(0, |params| params.get().len())
     }
@@ -68,7 +68,7 @@ impl Params {
         self.0.is_none()
     }
 
-    /// Understands them as a method's own type.
+    /// Parses the parameters as a method's own type.
     pub(crate) fn parse<T: DeserializeOwned>(self) -> Result<T, Failure> {
         let text = self.0.as_ref().map_or("{}", |params| params.get());
         if !text.starts_with('{') {
@@ -82,7 +82,7 @@ impl Params {
     }
 }
 
-/// What was expected. The words of serde also repeat what was found, which may be large, or a secret.
+/// The expected type. The rest of serde's message repeats the input, which may be large, or a secret.
 fn expectation(error: &str) -> String {
     let error = error.rsplit_once(" at line ").map_or(error, |(error, _)| error);
     match error.rsplit_once(", expected ") {
@@ -105,7 +105,7 @@ fn id_in(head: &[u8]) -> Option<u64> {
         fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
             let mut id = None;
             while let Some(name) = members.next_key::<String>()? {
-                // Only now: the cut may have been in the middle of the number.
+                // Set only now, as the cut may have been within the number.
                 self.0.set(id);
                 match name.as_str() {
                     "id" => id = members.next_value::<Option<u64>>()?,
@@ -118,7 +118,7 @@ fn id_in(head: &[u8]) -> Option<u64> {
 
     let id = Cell::new(None);
     let mut json = serde_json::Deserializer::from_slice(head);
-    // It ends in an error where it was cut off.
+    // Parsing ends in an error at the cut.
     let _ = (&mut json).deserialize_map(Members(&id));
     id.get()
 }
@@ -238,7 +238,7 @@ mod tests {
             let _ = read(&Line::TooLong(bytes));
         }
 
-        /// Text that is nearly a request.
+        /// Text that resembles a request.
         #[test]
         fn any_json_like_text(text in r#"\{("(id|method|params|jsonrpc)":(-?[0-9]{1,21}|"[a-z\\u0-9]{0,8}"|null|\{.{0,20}\}|\[.{0,9}\]),?){0,4}\}?"#) {
             if let Ok(request) = read(&Line::Whole(text.clone().into())) {

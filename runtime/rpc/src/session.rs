@@ -7,10 +7,10 @@
 //!                             └─ cancel, input for programs: at once
 //! ```
 //!
-//! Only the session answers, so that a request is answered once: by its task, or by what cut it short. Cutting it short
-//! drops the task and with it its streams, which is what makes the guest end the program. Nothing here waits for the
-//! client or for the guest, but for one thing: input for a program that is far behind holds up what comes after it, as
-//! long as the program takes any. Not here: what the methods do.
+//! Only the session answers, so that a request is answered once: by its task, or when it is cut short. Cutting it short
+//! drops the task and its streams, which makes the guest end the program. Nothing here waits for the client or for the
+//! guest, with one exception: input for a program that is far behind holds up the requests after it, as long as the
+//! program takes any. Not here: the methods.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,47 +35,47 @@ use crate::stdin::{Input, Stdin};
 use crate::vm::Vm;
 use crate::{Setup, encode};
 
-/// Most requests in flight, those included that wait for `create` or `close`.
+/// Most requests in flight, including those that wait for `create` or `close`.
 const MAX_IN_FLIGHT: usize = 4096;
 
-/// Memory that all requests together may take for their parameters, their buffered output and their input.
+/// Memory for the parameters, the buffered output and the input of all requests together.
 const BUDGET: usize = 1 << 30;
 
-/// How long `close` may take if the client does not say.
+/// How long `close` may take unless the client says.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long the last answers may take to be read.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(1);
 
-/// How far a client may be ahead of a program with its input, in bytes, before nothing more is read.
+/// Bytes of input that a client may be ahead of a program before nothing more is read.
 const MAX_AHEAD: usize = 64 << 20;
 
 /// How long a program that is so far behind may take none of its input.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
 
-/// How a sandbox is made.
+/// Makes a sandbox.
 pub(crate) type Make = Box<dyn Fn(&Plan) -> Result<Arc<Vm>, Failure> + Send>;
 
-/// What belongs to one client.
+/// The state of one client's session.
 pub(crate) struct Session {
     home: Home,
     machine: Machine,
-    /// Of a sandbox that names none.
+    /// The kernel of a sandbox that names none.
     kernel: String,
     make: Make,
     outbox: Outbox,
     budget: Budget,
     vm: Option<Arc<Vm>>,
-    /// It was cut short, and its requests have been told.
+    /// The sandbox was cut short, and its requests have been answered.
     is_cut: bool,
-    /// The sandbox whose log is asked for, which may be gone.
+    /// The sandbox whose log may be read, even if it is gone.
     logged: Option<Id>,
     /// Sandboxes that are being ended.
     retiring: Vec<Arc<Vm>>,
     tasks: JoinSet<Result<Answer, Failure>>,
     admission: Admission<task::Id>,
     flights: HashMap<task::Id, Flight>,
-    /// Input without room. Until it has some, nothing is read.
+    /// Input without room. Nothing is read until it has some.
     ahead: Option<Ahead>,
     max_ahead: usize,
     stall_limit: Duration,
@@ -86,25 +86,25 @@ struct Ahead {
     id: u64,
     stdin: Arc<Stdin>,
     input: Input,
-    /// When its program has been given up.
+    /// The time at which its program is given up.
     by: Instant,
 }
 
 /// A request in flight.
 struct Flight {
     id: Option<u64>,
-    /// It is `create` or `close`.
+    /// Set for `create` and `close`.
     alone: Option<Alone>,
-    /// The sandbox it needs.
+    /// The sandbox that the request needs.
     vm: Option<Arc<Vm>>,
-    /// Code of its failures.
+    /// The code of its failures.
     code: ErrorCode,
     stdin: Option<Arc<Stdin>>,
     abort: AbortHandle,
     _params: Held,
 }
 
-/// Why the session goes to its end.
+/// The reason for requests that are cut short at the session's end.
 const AT_THE_END: &str = "cancelled: the session ends";
 
 impl Session {
@@ -139,8 +139,8 @@ impl Session {
         }
     }
 
-    /// Serves until the client is gone, or `end` comes; then ends everything. `hang_up` comes when the client has sent its
-    /// last, for the time in which nothing is read.
+    /// Serves until the client is gone or `end` completes; then ends everything. `hang_up` completes when the client
+    /// can send nothing more, for the time in which nothing is read.
     pub(crate) async fn run(
         mut self,
         mut requests: mpsc::Receiver<Result<Request, Refused>>,
@@ -174,7 +174,7 @@ impl Session {
         self.outbox.answer(encode::error(id, failure), None);
     }
 
-    /// A request has come.
+    /// Handles a new request.
     fn take(&mut self, request: Request) {
         match request.method.as_str() {
             "cancel" => self.cancel(request.id, request.params),
@@ -185,7 +185,7 @@ impl Session {
         }
     }
 
-    /// Gives a request its place, now or behind what works alone.
+    /// Begins a request now, or queues it behind one that works alone.
     fn admit(&mut self, request: Request) {
         match self.admission.admit(request) {
             Ok(Some(admitted)) => self.start(admitted),
@@ -252,7 +252,7 @@ impl Session {
         methods::LogOf { home: self.home.clone(), id: id.clone(), vm: self.vm.clone() }
     }
 
-    /// Begins a task.
+    /// Begins a request's task.
     fn fly(
         &mut self,
         task: impl Future<Output = Result<Answer, Failure>> + Send + 'static,
@@ -285,7 +285,7 @@ impl Session {
         Ok(())
     }
 
-    /// Cuts everything short, and answers when the sandbox has ended or the time is up.
+    /// Cuts all other requests short, and answers when the sandbox has ended or the time is up.
     fn close(&mut self, request: Request, held: Held) -> Result<(), Failure> {
         let params: CloseParams = request.params.parse()?;
         let seconds = params.timeout_seconds.filter(|seconds| *seconds > 0.0);
@@ -308,7 +308,7 @@ impl Session {
         Ok(())
     }
 
-    /// Begins the end of the sandbox, for which somebody may have set a limit; gives all that are being ended.
+    /// Begins the end of the sandbox, within `limit` if there is one; returns all sandboxes that are being ended.
     fn retire(&mut self, limit: Option<Duration>) -> Vec<Arc<Vm>> {
         if let Some(vm) = self.vm.take() {
             vm.stop(Instant::now() + limit.unwrap_or(vm.patience), false);
@@ -317,12 +317,12 @@ impl Session {
         self.retiring.clone()
     }
 
-    /// A task has come to its end.
+    /// Handles the end of a task.
     fn done(&mut self, done: Result<(task::Id, Result<Answer, Failure>), JoinError>) {
         let (number, result) = match done {
             Ok((number, result)) => (number, result),
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // It was cut short, and has been answered.
+            // The request was cut short, and has been answered.
             Err(_) => return,
         };
         let Some(flight) = self.land(number) else { return };
@@ -338,7 +338,7 @@ impl Session {
         self.go_on();
     }
 
-    /// The new sandbox is there; one that was there before ends.
+    /// Takes a new sandbox; an earlier one ends.
     fn replace(&mut self, vm: Option<Arc<Vm>>) {
         if self.vm.is_some() {
             self.cut_where("cancelled: create has replaced the sandbox", |flight| flight.alone.is_none());
@@ -349,7 +349,7 @@ impl Session {
         (self.vm, self.is_cut) = (vm, false);
     }
 
-    /// What waited goes on, if it may.
+    /// Begins waiting requests that may begin.
     fn go_on(&mut self) {
         while let Some(admitted) = self.admission.next() {
             self.start(admitted);
@@ -362,7 +362,7 @@ impl Session {
         Some(flight)
     }
 
-    /// Ends a flight and answers for it.
+    /// Ends a flight, and answers its request.
     fn cut_short(&mut self, number: task::Id, failure: &Failure) {
         let Some(flight) = self.land(number) else { return };
         flight.abort.abort();
@@ -380,7 +380,7 @@ impl Session {
         }
     }
 
-    /// Everything but `close`, and all that waits.
+    /// Cuts every request short but `close`, waiting ones included.
     fn cut_all(&mut self, why: &str) {
         self.cut_where(why, |flight| flight.alone != Some(Alone::Close));
         for id in self.admission.give_up_waiting() {
@@ -388,7 +388,7 @@ impl Session {
         }
     }
 
-    /// The sandbox has reached its time limit, or somebody else ended it.
+    /// Handles the end of a sandbox by its time limit or by somebody else.
     fn cut_vm(&mut self, why: &str) {
         let Some(vm) = self.vm.clone() else { return };
         self.is_cut = true;
@@ -402,7 +402,7 @@ impl Session {
         for (number, code) in cut {
             self.cut_short(number, &Failure::new(code, why));
         }
-        // It stays the one that later calls are told of.
+        // Later calls are still told of this sandbox.
         self.retiring.push(vm);
     }
 
@@ -422,7 +422,7 @@ impl Session {
         let failure = Failure::cancelled("cancelled");
         match self.admission.cancel(target) {
             Target::AtWork(number) => {
-                // What `close` has begun cannot be taken back.
+                // The work of `close` cannot be taken back.
                 let flight = self.flights.get(&number);
                 let ended = flight.is_some_and(|flight| flight.alone != Some(Alone::Close));
                 if ended {
@@ -460,7 +460,7 @@ impl Session {
         let Ok(ResizeParams { id: Some(id), rows: Some(rows), cols: Some(cols) }) = params.parse() else {
             return;
         };
-        // Out of range is dropped as well.
+        // Sizes out of range are dropped as well.
         let (Ok(rows), Ok(cols)) = (rows.try_into(), cols.try_into()) else { return };
         self.push(id, Input::Resize(TerminalSize { rows, cols }));
     }
@@ -480,7 +480,7 @@ impl Session {
         }
     }
 
-    /// A program that was far behind has taken some of its input, or does not.
+    /// A program that was far behind has taken some of its input, or is given up.
     fn go_ahead(&mut self, taken: bool) {
         let Some(Ahead { id, input, .. }) = self.ahead.take() else { return };
         if taken {
@@ -494,10 +494,10 @@ impl Session {
         }
     }
 
-    /// The client is gone, or has to go: everything ends, in order.
+    /// Ends everything in order, as the client is gone or has to go.
     async fn end(mut self) {
         self.cut_all(AT_THE_END);
-        // A `close` that is at work has a limit of its own, and its client may be waiting for the answer.
+        // A `close` at work has a limit of its own, and its client may be waiting for the answer.
         while !self.flights.is_empty()
             && let Some(done) = self.tasks.join_next_with_id().await
         {
@@ -511,7 +511,7 @@ impl Session {
     }
 }
 
-/// Does something that needs a stream of the guest's once there is one to be had.
+/// Lets a task wait for its turn to have a stream of the guest's.
 fn in_turn(vm: Arc<Vm>, task: methods::Task) -> methods::Task {
     Box::pin(async move {
         let _turn = vm.streams.acquire().await;
@@ -519,7 +519,7 @@ fn in_turn(vm: Arc<Vm>, task: methods::Task) -> methods::Task {
     })
 }
 
-/// Whether the program took something before it was given up; never returns if nothing waits.
+/// Whether the program took some input before it was given up; never returns if no input waits.
 async fn taken(ahead: Option<&Ahead>) -> bool {
     match ahead {
         Some(ahead) => timeout_at(ahead.by, ahead.stdin.taken()).await.is_ok(),
@@ -527,7 +527,7 @@ async fn taken(ahead: Option<&Ahead>) -> bool {
     }
 }
 
-/// The next line, once answers do not pile up.
+/// The next request, unless answers pile up.
 async fn next(
     outbox: &Outbox,
     requests: &mut mpsc::Receiver<Result<Request, Refused>>,

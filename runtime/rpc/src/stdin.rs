@@ -1,7 +1,7 @@
-//! Input on its way to a program: sent by the client whenever it likes, taken by the program whenever it likes.
+//! Input on its way to a program: the client sends and the program takes at its own pace.
 //!
-//! What a program does not take is kept up to a limit; what comes beyond that is given back, since nothing may be lost
-//! silently. Not here: who waits then, and the guest's stream.
+//! Input is kept up to a limit; input beyond that is given back, so that none is lost silently. Not here: waiting for
+//! room, and the guest's stream.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,21 +11,21 @@ use tokio::sync::Notify;
 
 use crate::budget::{Budget, Held};
 
-/// What keeping a piece costs besides its bytes.
+/// Bytes that a kept piece costs beside its own.
 const PIECE: usize = 64;
 
-/// Something for a program.
+/// A piece of input.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Input {
     /// Bytes.
     Data(Vec<u8>),
-    /// No more of them.
+    /// The end of input.
     End,
-    /// Its terminal has another size.
+    /// The terminal's new size.
     Resize(TerminalSize),
 }
 
-/// Input of one program.
+/// The input of one program.
 #[derive(Debug)]
 pub(crate) struct Stdin {
     queue: Mutex<Queue>,
@@ -42,19 +42,19 @@ struct Queue {
 }
 
 impl Stdin {
-    /// No more than `max_ahead` bytes are kept.
+    /// Keeps at most `max_ahead` bytes.
     pub(crate) fn new(budget: &Budget, max_ahead: usize) -> Self {
         let queue = Queue { pieces: VecDeque::new(), held: budget.hold(), ended: false };
         Self { queue: Mutex::new(queue), more: Notify::new(), fewer: Notify::new(), max_ahead }
     }
 
-    /// Puts something behind all that waits, or gives it back if there is no room. Data after the end is nothing.
+    /// Queues input, or gives it back if there is no room. Data after the end is dropped.
     pub(crate) fn push(&self, input: Input) -> Result<(), Input> {
         let mut queue = self.queue();
         let ended = queue.ended;
         match (&input, queue.pieces.back_mut()) {
             (Input::Data(_) | Input::End, _) if ended => return Ok(()),
-            // Only the last of many sizes matters.
+            // Only the last of several sizes matters.
             (Input::Resize(size), Some(Input::Resize(last))) => *last = *size,
             _ => {
                 let cost = input.cost();
@@ -70,7 +70,7 @@ impl Stdin {
         Ok(())
     }
 
-    /// What comes first; waits for it. May be dropped and called again: nothing is lost.
+    /// Waits for the next input. The call may be dropped and made again: nothing is lost.
     pub(crate) async fn next(&self) -> Input {
         loop {
             let more = self.more.notified();
@@ -86,7 +86,7 @@ impl Stdin {
         }
     }
 
-    /// Returns once the program has taken something, since this was asked last.
+    /// Returns once the program has taken some input since the last call.
     pub(crate) async fn taken(&self) {
         self.fewer.notified().await;
     }
@@ -145,7 +145,7 @@ mod tests {
         assert!(taken < max_ahead && taken + 2 * piece.len() > max_ahead, "{taken}");
         stdin.next().await;
         stdin.push(data(&piece)).unwrap();
-        // Empty pieces cost as well.
+        // Empty pieces count as well.
         while stdin.push(data(b"")).is_ok() {}
         drop(stdin);
         assert!(budget.hold().grow(1 << 30));

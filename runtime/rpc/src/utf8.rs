@@ -1,6 +1,6 @@
-//! Output in pieces that cut no UTF-8 character.
+//! Output in pieces that split no UTF-8 character.
 //!
-//! Clients decode piece by piece. Bytes that are no UTF-8 pass as they are. Not here: where the pieces come from.
+//! Clients decode piece by piece. Bytes that are no UTF-8 pass unchanged. Not here: the source of the pieces.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ pub(crate) struct Whole {
 }
 
 impl Whole {
-    /// What can be passed on of this piece and what was held; maybe nothing.
+    /// The part of this piece and the held bytes that can be passed on; may be empty.
     pub(crate) fn next<'a>(&mut self, piece: &'a [u8]) -> Cow<'a, [u8]> {
         if self.held.is_empty() {
             let (whole, rest) = piece.split_at(piece.len() - unfinished(piece));
@@ -24,13 +24,13 @@ impl Whole {
         Cow::Owned(bytes)
     }
 
-    /// What is still held when nothing more comes.
+    /// The bytes that are still held at the end.
     pub(crate) fn end(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.held)
     }
 }
 
-/// How many bytes at the end begin a character that goes on.
+/// The number of bytes at the end that begin a character.
 fn unfinished(bytes: &[u8]) -> usize {
     let tail = bytes.len().saturating_sub(3)..bytes.len();
     let lead = tail.rev().find(|at| bytes.get(*at).is_some_and(|byte| byte & 0xc0 != 0x80));

@@ -1,6 +1,6 @@
-//! A sandbox as its requests see it: its guest as long as it runs, and what to tell them when it does not.
+//! A sandbox as requests see it: its guest while it runs, and the reason once it does not.
 //!
-//! Not here: how a sandbox is taken through its life (`sandbox`), and what a client is told of it.
+//! Not here: the life of a sandbox (`sandbox`), and the wording for clients.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,24 +11,24 @@ use tokio::time::Instant;
 
 use crate::failure::Failure;
 
-/// How long a sandbox that ended by itself, or is thrown away, may take to be cleaned up.
+/// How long the clean-up of a sandbox may take that ended by itself or is discarded.
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(2);
 
-/// The same for a sandbox that has something to write back to the user's disks.
+/// The same limit for a sandbox with data to write back to the user's disks.
 const WRITE_BACK_LIMIT: Duration = Duration::from_secs(10);
 
-/// Most requests that have a stream of the guest's at once; more wait. The guest has 512 streams: what is left is for
-/// detached programs and forwarded connections, 128 each, and for other processes.
+/// Most requests with a stream of the guest's at once; more wait. The guest has 512 streams: the rest is for detached
+/// programs and forwarded connections, 128 each, and for other processes.
 pub(crate) const MAX_STREAMS: usize = 240;
 
-/// A sandbox, and whose turn it is.
+/// A sandbox, and the queue for its streams.
 #[derive(Debug)]
 pub(crate) struct Vm {
     pub(crate) id: Id,
-    /// How long its end may take if nobody says.
+    /// How long the end may take unless a request says.
     pub(crate) patience: Duration,
     pub(crate) sandbox: Handle,
-    /// Whose turn it is to have a stream of the guest's.
+    /// The turns to have a stream of the guest's.
     pub(crate) streams: Semaphore,
 }
 
@@ -47,12 +47,12 @@ impl Vm {
         Arc::new(Self { id, patience, sandbox, streams })
     }
 
-    /// Waits until the guest answers, or says why it never will.
+    /// Waits until the guest answers, or returns the reason why it never will.
     pub(crate) async fn ready(&self) -> Result<Ready, Failure> {
         self.sandbox.ready().await.map_err(|why| Failure::vm(why.to_string()))
     }
 
-    /// Its guest, as long as it runs.
+    /// The guest of a sandbox that runs.
     pub(crate) fn running(&self) -> Result<Ready, Failure> {
         match self.sandbox.stage() {
             Stage::Ready(ready) => Ok(ready),
@@ -63,17 +63,17 @@ impl Vm {
         }
     }
 
-    /// What to say of an error of the guest's: why the guest ended, if that is what it comes from.
+    /// The message for an error of the guest's: the reason for the guest's end, if that is its cause.
     pub(crate) async fn explain(&self, error: impl Into<Error>) -> String {
         self.sandbox.explain(error).await.to_string()
     }
 
-    /// Asks for its end by then. The first request counts.
+    /// Asks for the end of the sandbox by this time. The first request counts.
     pub(crate) fn stop(&self, by: Instant, discard: bool) {
         self.sandbox.stop(Stop { by: Some(by), discard, finished: false });
     }
 
-    /// Throws it away, and waits until that is done.
+    /// Discards the sandbox, and waits until that is done.
     pub(crate) async fn discard(&self) {
         self.stop(Instant::now() + CLEAN_UP_LIMIT, true);
         let _ = self.gone().await;
@@ -83,13 +83,13 @@ impl Vm {
         matches!(self.sandbox.stage(), Stage::Gone(..))
     }
 
-    /// Waits until nothing is left of it, and says if that went wrong.
+    /// Waits until nothing is left of the sandbox; an error is one of its end.
     pub(crate) async fn gone(&self) -> Result<(), String> {
         self.sandbox.gone().await.map(drop).map_err(|error| error.to_string())
     }
 }
 
-/// Says what is being prepared, to whoever reads the log.
+/// Logs the steps of preparations.
 struct Progress;
 
 impl images::Progress for Progress {
@@ -109,14 +109,14 @@ pub(crate) struct Fake {
 
 #[cfg(test)]
 impl Fake {
-    /// It is ready when `guest` comes, and gone soon after it is stopped or has ended.
+    /// A sandbox that is ready when `guest` completes, and gone soon after it is stopped or ended.
     pub(crate) fn new(number: u32, guest: impl Future<Output = sandbox::Guest> + Send + 'static) -> Self {
         let id = format!("vm-{number:08x}").parse().unwrap();
         let (sandbox, driver) = sandbox::StandIn::spawn(id, guest);
         Self { vm: Vm::new(sandbox, CLEAN_UP_LIMIT), driver }
     }
 
-    /// It ends.
+    /// Ends the sandbox.
     pub(crate) fn end(&self, why: sandbox::Why) {
         self.driver.end(why);
     }

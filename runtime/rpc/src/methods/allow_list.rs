@@ -1,4 +1,4 @@
-//! `allow_list_add` and `allow_list_delete`: refused, as long as there is no network whose list they could change.
+//! `allow_list_add` and `allow_list_delete`: refused until there is a network with a list to change.
 
 use wire::rpc::AllowListParams;
 

@@ -1,7 +1,7 @@
 //! `close`: the end of the sandbox.
 //!
-//! The session has cut everything else short by now and asked the sandbox to end in time; this waits. Not here: how a
-//! sandbox ends.
+//! The session has cut all other requests short by now, and asked for the sandbox's end; this waits for it. Not here:
+//! ending a sandbox.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::encode;
 use crate::failure::Failure;
 use crate::vm::Vm;
 
-/// Longest time that may be asked for.
+/// Longest time that a client may ask for.
 pub(crate) const MAX_LIMIT: Duration = Duration::from_secs(3600);
 
 pub(crate) async fn run(id: Option<u64>, vms: Vec<Arc<Vm>>, limit: Duration) -> Result<Answer> {

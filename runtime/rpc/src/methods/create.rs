@@ -1,6 +1,6 @@
-//! `create`: a sandbox, and maybe its entrypoint.
+//! `create`: a sandbox, and its entrypoint if the client asks for it.
 //!
-//! Not here: what the parameters mean (`plan`).
+//! Not here: the parameters (`plan`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::vm::Vm;
 
 pub(crate) use super::plan::{Plan, plan};
 
-/// How long after the guest is ready an entrypoint's early failure is waited for, if the guest is fast.
+/// How long after the guest is ready an early failure of the entrypoint is waited for, if the guest is fast.
 const EARLY_EXIT: Duration = Duration::from_millis(15);
 
-/// How often as long as its start took the same is waited for, if the guest is slow: the end of a PID 1 is that of its
+/// The same wait for a slow guest, as a multiple of the entrypoint's start: the end of a PID 1 is that of its
 /// namespace, and takes longer than its start.
 const EARLY_EXIT_STARTS: u32 = 3;
 
@@ -51,7 +51,7 @@ async fn bring_up(plan: &Plan, vm: &Vm) -> Result<()> {
     Ok(())
 }
 
-/// Starts the entrypoint, and looks for a short time whether it fails.
+/// Starts the entrypoint, and waits a short time for it to fail.
 async fn launch(vm: &Vm, ready: Ready, entrypoint: Vec<String>, init: bool) -> Result<()> {
     let asked = Instant::now();
     let exec = Exec {

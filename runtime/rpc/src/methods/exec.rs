@@ -51,7 +51,7 @@ struct Collected {
 
 impl Collected {
     async fn all(&mut self, service: Service, inside: &Inside) -> Result<Ended> {
-        // Its input stays open: the end of it would be the end of the program.
+        // The input stays open: its end would cancel the program.
         let Service { mut output, input: _input } = service;
         loop {
             match output.next().await {

@@ -1,12 +1,12 @@
-//! A file of the guest as clients know it.
+//! A file of the guest, in the form that clients get.
 
 use guest_protocol::FileEntry;
 use wire::rpc::FileInfo;
 
-/// Time of a file whose time no calendar can hold.
+/// Stands for a time that no calendar can hold.
 const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
 
-// Linux's file types and special bits, whatever the host is, and what they are for Go (io/fs).
+// Linux's file types and special bits, whatever the host is, and their bits in Go (io/fs).
 const S_IFMT: u32 = 0o170_000;
 const TYPES: [(u32, u32); 7] = [
     (0o100_000, 0),

@@ -1,4 +1,4 @@
-//! `hello`: what this server is.
+//! `hello`: the server's name and version.
 
 use wire::rpc::{Empty, HelloResult, METHODS, PROTOCOL};
 

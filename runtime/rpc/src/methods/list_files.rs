@@ -1,4 +1,4 @@
-//! `list_files`: what is in a directory.
+//! `list_files`: the entries of a directory.
 
 use wire::rpc::{ErrorCode, ListFilesResult, PathParams};
 

@@ -1,4 +1,4 @@
-//! `log`: all that a sandbox's log holds, also when the sandbox is closed.
+//! `log`: the whole log of a sandbox, even if the sandbox is closed.
 
 use tokio::task::spawn_blocking;
 use wire::rpc::{Empty, ErrorCode, LogResult};

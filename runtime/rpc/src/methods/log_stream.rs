@@ -30,7 +30,7 @@ pub(super) async fn run(mut call: Call, log: LogOf) -> Result<Answer> {
         };
         let bytes = whole.next(more);
         if !bytes.is_empty() {
-            // The session has seen to it that there is an id.
+            // The session refuses this method without an id.
             let line = encode::data("log_stream.data", call.id.unwrap_or_default(), &bytes);
             call.outbox.notify(line).await;
         }

@@ -1,7 +1,7 @@
-//! The methods: one file each, and what they share.
+//! The methods, one file each, and their common parts.
 //!
-//! A method gets its [`Call`], and, if it needs one, the sandbox; it gives the line that answers it. `cancel` and input
-//! for programs are not here: the session does them itself, at once.
+//! A method gets its [`Call`], and the sandbox if it needs one; it returns the line that answers it. `cancel` and
+//! input for programs are not here: the session handles them itself, at once.
 
 pub(crate) mod bytes;
 pub(crate) mod close;
@@ -46,31 +46,31 @@ use crate::request::Params;
 use crate::stdin::Stdin;
 use crate::vm::Vm;
 
-/// What a method works with.
+/// A call of a method.
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) id: Option<u64>,
     pub(crate) params: Params,
     pub(crate) outbox: Outbox,
     pub(crate) budget: Budget,
-    /// Input for the program it runs.
+    /// Input for the call's program.
     pub(crate) stdin: Option<Arc<Stdin>>,
     pub(crate) arrived: Instant,
 }
 
-/// The sandbox a method works in.
+/// The sandbox that a method works in.
 #[derive(Debug)]
 pub(crate) struct Inside {
     pub(crate) vm: Arc<Vm>,
     pub(crate) guest: Guest,
 }
 
-/// The log a method reads.
+/// The log that a method reads.
 #[derive(Debug)]
 pub(crate) struct LogOf {
     pub(crate) home: Home,
     pub(crate) id: Id,
-    /// The sandbox, until it is closed.
+    /// The sandbox, unless it is closed.
     pub(crate) vm: Option<Arc<Vm>>,
 }
 
@@ -81,20 +81,20 @@ pub(crate) struct Answer {
     pub(crate) held: Option<Held>,
 }
 
-/// What comes of a method.
+/// The result of a method.
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
 /// A method at work.
 pub(crate) type Task = Pin<Box<dyn Future<Output = Result<Answer>> + Send>>;
 
-/// How a method is called.
+/// The way a method is called.
 #[derive(Clone, Copy)]
 pub(crate) enum Run {
-    /// It needs no sandbox.
+    /// The method needs no sandbox.
     Alone(fn(Call) -> Task),
-    /// It needs one that runs.
+    /// The method needs a sandbox that runs.
     Inside(fn(Call, Inside) -> Task),
-    /// It needs one that ran.
+    /// The method needs a sandbox that runs or ran.
     Log(fn(Call, LogOf) -> Task),
 }
 
@@ -102,18 +102,18 @@ pub(crate) enum Run {
 #[derive(Clone, Copy)]
 pub(crate) struct Method {
     pub(crate) run: Run,
-    /// Code of its failures, unless it says otherwise.
+    /// The code of failures without one of their own.
     pub(crate) code: ErrorCode,
-    /// Its notifications say which request they belong to.
+    /// The method's notifications name its request, which therefore needs an id.
     pub(crate) needs_id: bool,
-    /// The client may send it input.
+    /// The client may send input to the method.
     pub(crate) stdin: bool,
-    /// It keeps a stream of the guest's while it is at work.
+    /// The method occupies a stream of the guest's while it is at work.
     pub(crate) stream: bool,
 }
 
 impl Method {
-    /// One for which a stream of the guest's is opened.
+    /// A method for which a stream of the guest's is opened.
     fn in_guest(code: ErrorCode, run: fn(Call, Inside) -> Task) -> Self {
         Self { stream: true, ..Self::inside(code, run) }
     }
@@ -131,7 +131,7 @@ impl Method {
     }
 }
 
-/// The method of this name, but for those that the session does itself.
+/// The method of this name, unless the session handles it itself.
 pub(crate) fn find(name: &str) -> Option<Method> {
     use ErrorCode::{Cancelled, Exec, File};
     let method = match name {
@@ -182,12 +182,12 @@ pub(crate) fn find(name: &str) -> Option<Method> {
 }
 
 impl Call {
-    /// The line that answers it.
+    /// The line that answers the call.
     pub(crate) fn answer<T: Serialize>(&self, result: &T) -> Answer {
         Answer { line: encode::result(self.id, result), held: None }
     }
 
-    /// Milliseconds it has taken so far.
+    /// Milliseconds since the call arrived.
     pub(crate) fn millis(&self) -> u64 {
         u64::try_from(self.arrived.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -205,7 +205,7 @@ impl Inside {
     }
 }
 
-/// The path a request is about. An empty one is the guest's to refuse.
+/// The path in a request. An empty one is left to the guest.
 pub(crate) fn path(path: Option<String>) -> Result<String> {
     path.ok_or_else(|| Failure::params("path is required"))
 }

@@ -1,7 +1,7 @@
-//! What `create` was asked for, checked, as the sandbox understands it.
+//! The parameters of `create`, checked and turned into the sandbox's own terms.
 //!
-//! Checks come in the order image, id, network, vfs; what is right but not built yet is refused by name, after all of
-//! them. Pure. Not here: what only the host can tell, such as how many CPUs there are.
+//! Checks come in the order image, id, network, vfs; valid parameters for parts that are not built yet are refused by
+//! name after that. Pure. Not here: facts about the host, such as its number of CPUs.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,15 +27,15 @@ const MEMORY_MB: u64 = 512;
 /// Default of `resources.disk_size_mb`.
 const DISK_SIZE_MB: u64 = 5120;
 
-/// What is to be made.
+/// The sandbox to make.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) spec: Spec,
-    /// A directory to make.
+    /// The directory to make.
     pub(crate) workspace: Option<String>,
 }
 
-/// Understands the parameters.
+/// Checks the parameters, and turns them into a plan.
 pub(crate) fn plan(params: CreateParams, machine: Machine) -> Result<Plan> {
     let image = params.image.filter(|image| !image.is_empty());
     let image = image.ok_or_else(|| Failure::params("image is required (e.g., alpine:latest)"))?;
@@ -110,7 +110,7 @@ fn check_network(network: &Network) -> Result<Checked> {
     let placeholder = |secret: &Option<wire::rpc::Secret>| {
         secret.as_ref().and_then(|secret| secret.placeholder.clone()).unwrap_or_default()
     };
-    // A host with a colon could move the border between the two.
+    // A host with a colon could shift the border between the two.
     let mapping = |mapping: &HostMapping| format!("{}:{}", text(&mapping.host), text(&mapping.ip));
     let request = policy::network::Request {
         no_network: network.no_network == Some(true),
@@ -170,7 +170,7 @@ fn check_vfs(vfs: Option<&Vfs>) -> Result<Option<String>> {
     Ok(workspace.map(ToOwned::to_owned))
 }
 
-/// Disks of the host. What is wrong with them is found late, so it is no matter of wrong parameters.
+/// Disks of the host. A fault of theirs counts as one of the sandbox, not of the parameters.
 fn disks(extra: Vec<ExtraDisk>) -> Result<Vec<Disk>> {
     let disk = |disk: ExtraDisk| {
         let (source, path) = (disk.host_path.unwrap_or_default(), disk.guest_mount.unwrap_or_default());
@@ -182,7 +182,7 @@ fn disks(extra: Vec<ExtraDisk>) -> Result<Vec<Disk>> {
         .map_err(|error| Failure::vm(error.to_string()))
 }
 
-/// What is asked for and not there; never passed over in silence.
+/// Refuses parameters for parts that are not built yet, by name.
 fn not_built_yet(network: &Network, vfs: Option<&Vfs>) -> Result<()> {
     fn any<T>(list: Option<&Vec<T>>) -> bool {
         list.is_some_and(|list| !list.is_empty())
@@ -208,7 +208,7 @@ fn not_built_yet(network: &Network, vfs: Option<&Vfs>) -> Result<()> {
     }
 }
 
-/// Variables for programs; those that are null are absent.
+/// Variables for programs; those that are null are left out.
 pub(super) fn variables(env: Option<BTreeMap<String, Option<String>>>) -> Result<Vec<(String, String)>> {
     let given = env.into_iter().flatten().filter_map(|(name, value)| Some((name, value?)));
     given

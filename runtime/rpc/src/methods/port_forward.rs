@@ -8,7 +8,7 @@ use wire::rpc::{Binding, PortForwardParams, PortForwardResult};
 use super::{Answer, Call, Inside, Result};
 use crate::failure::Failure;
 
-/// Where listeners are if nothing is said.
+/// The address of listeners if the client names none.
 const LOCALHOST: &str = "127.0.0.1";
 
 /// Most listeners.
@@ -35,13 +35,13 @@ pub(super) async fn run(mut call: Call, inside: Inside) -> Result<Answer> {
     if forwards.len().saturating_mul(addresses.len()) > MAX_LISTENERS {
         return Err(Failure::params(format!("more than {MAX_LISTENERS} listeners")));
     }
-    // One call at a time. The old ones go first, whether or not the new ones come.
+    // One call at a time. The old listeners are closed first, whether or not the new ones can be opened.
     let mut current = inside.vm.sandbox.forwards().lock().await;
     if let Some(old) = current.take() {
         old.close().await;
     }
     let (forwards, addresses) = ports(&forwards, &addresses)?;
-    // Nobody would close those of a sandbox that has ended meanwhile.
+    // Nobody would close listeners of a sandbox that has ended meanwhile.
     inside.vm.running()?;
     match Forwards::bind(&inside.guest, &forwards, &addresses) {
         Ok((new, bindings)) => {
@@ -58,7 +58,7 @@ pub(super) async fn run(mut call: Call, inside: Inside) -> Result<Answer> {
     }
 }
 
-/// What cannot be listened on is no wrong parameter but a listener that fails.
+/// An address or port that cannot be listened on fails like a listener, not like a wrong parameter.
 fn ports(forwards: &[(i64, u16)], addresses: &[String]) -> Result<(Vec<Forward>, Vec<IpAddr>)> {
     let failed = |what: String| Failure::vm(format!("bind local port-forward listener {what}"));
     let forward = |&(local, remote_port): &(i64, u16)| match u16::try_from(local) {

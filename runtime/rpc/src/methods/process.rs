@@ -9,7 +9,7 @@ use wire::rpc::{
 use super::{Answer, Call, Inside, Result, bytes};
 use crate::failure::Failure;
 
-/// What `process_signal` sends if it is not told.
+/// The signal of `process_signal` unless the client names one.
 const SIGTERM: i64 = 15;
 
 /// Linux's last signal.

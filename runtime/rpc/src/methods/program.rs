@@ -1,4 +1,4 @@
-//! What the exec methods ask the guest for.
+//! The programs that the exec methods request from the guest.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::Result;
 use super::plan::variables;
 use crate::failure::Failure;
 
-/// Status of a program that was to run as somebody unknown.
+/// Status of a program whose user is unknown.
 pub(super) const NO_USER: u8 = 127;
 
 /// Status of a piped program that could not be started.
@@ -19,9 +19,9 @@ pub(super) const NOT_STARTED: u8 = 1;
 /// How a program ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// It ran.
+    /// The program ran.
     Exited(Exit),
-    /// It did not.
+    /// The program did not run.
     Failed(ExecFailure),
 }
 
@@ -69,7 +69,7 @@ fn build(
     })
 }
 
-/// Why a program did not run, for people.
+/// The reason why a program did not run, as a message.
 pub(super) fn words(failure: ExecFailure) -> String {
     AgentError::NotStarted(failure).to_string()
 }

@@ -1,5 +1,5 @@
-//! A program whose output goes to the client as it comes, and whose input comes from there: what `exec_stream`,
-//! `exec_pipe` and `exec_tty` share.
+//! A program whose output goes to the client as it comes, and whose input the client sends: the common part of
+//! `exec_stream`, `exec_pipe` and `exec_tty`.
 
 use std::convert::Infallible;
 
@@ -14,14 +14,14 @@ use crate::outbox::Outbox;
 use crate::stdin::{Input, Stdin};
 use crate::utf8::Whole;
 
-/// Names of a method's notifications.
+/// The names of a method's notifications.
 pub(super) struct Names {
-    /// Input is taken from now on.
+    /// Announces that input is taken from now on.
     pub(super) ready: Option<&'static str>,
-    /// How much of the input has gone to the program; if the client wants to know.
+    /// Reports how much of the input has gone to the program, if the client wants to know.
     pub(super) ack: Option<&'static str>,
     pub(super) stdout: &'static str,
-    /// A terminal has none.
+    /// Carries standard error, which a terminal does not have.
     pub(super) stderr: Option<&'static str>,
 }
 
@@ -37,7 +37,7 @@ impl Sink {
     pub(super) fn new(call: &Call, names: &Names) -> Self {
         Self {
             outbox: call.outbox.clone(),
-            // The session has seen to it that there is one.
+            // The session refuses these methods without an id.
             id: call.id.unwrap_or_default(),
             stdout: (names.stdout, Whole::default()),
             stderr: names.stderr.map(|name| (name, Whole::default())),
@@ -56,7 +56,7 @@ impl Sink {
         }
     }
 
-    /// Nothing more comes.
+    /// Sends the rest once no more output comes.
     pub(super) async fn end(&mut self) {
         let rest = self.stdout.1.end();
         Self::send(&self.outbox, self.stdout.0, self.id, &rest).await;
@@ -73,7 +73,7 @@ impl Sink {
     }
 }
 
-/// Runs it.
+/// Runs the program.
 pub(super) async fn run(
     call: &Call,
     inside: &Inside,
@@ -94,7 +94,7 @@ pub(super) async fn run(
             let ack = names.ack.map(|name| Ack { outbox: &call.outbox, name, id: call.id, bytes: 0 });
             feed(&mut input, stdin, terminal, ack).await;
         }
-        // Its stream stays open: the end of it would be the end of the program.
+        // The stream stays open: its end would cancel the program.
         std::future::pending::<Infallible>().await
     };
     let relay = async {
@@ -159,7 +159,7 @@ async fn feed(input: &mut sandbox::Input, stdin: &Stdin, terminal: bool, mut ack
     }
 }
 
-/// The answer once it has ended.
+/// The answer once the program has ended.
 pub(super) fn answer(call: &Call, exit_code: u8) -> Answer {
     call.answer(&StreamResult { exit_code, duration_ms: call.millis() })
 }

@@ -1,4 +1,4 @@
-//! `remove`: a file, a link or a directory less.
+//! `remove`: removes a file, a link or a directory.
 
 use wire::rpc::{Empty, RemoveParams};
 

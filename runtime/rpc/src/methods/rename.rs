@@ -1,4 +1,4 @@
-//! `rename`: another name for a file.
+//! `rename`: gives a file another name.
 
 use wire::rpc::{Empty, RenameParams};
 

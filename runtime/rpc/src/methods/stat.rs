@@ -1,4 +1,4 @@
-//! `stat`: one file.
+//! `stat`: describes one file.
 
 use wire::rpc::StatParams;
 

@@ -1,4 +1,4 @@
-//! `watch`: what changes below a directory, until it is cancelled.
+//! `watch`: changes below a directory, until the request is cancelled.
 
 use guest_protocol::ChangeKind as Guest;
 use wire::rpc::{ChangeKind, ChangeParams, IdParams, WatchParams};
@@ -26,7 +26,7 @@ pub(super) async fn run(mut call: Call, inside: Inside) -> Result<Answer> {
             Guest::Overflow => ChangeKind::Overflow,
         };
         let path = String::from_utf8_lossy(&change.path).into_owned();
-        // The session has seen to it that there is an id.
+        // The session refuses this method without an id.
         let params = ChangeParams { id: call.id.unwrap_or_default(), kind, path };
         call.outbox.notify(encode::notification("watch.change", &params)).await;
     }

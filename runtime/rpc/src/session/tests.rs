@@ -1,4 +1,4 @@
-//! Sessions with a guest that is played: what is answered, how often, and in which order.
+//! Sessions with a guest that is played: the answers, their number and their order.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -25,25 +25,25 @@ use crate::vm::{Fake, MAX_STREAMS};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// What the played guest and the test tell each other.
+/// The state that the played guest and the test share.
 #[derive(Default)]
 struct Stage {
     /// Programs whose stream the host has dropped.
     hung_up: Mutex<Vec<String>>,
     changed: Notify,
-    /// Sandboxes become ready only when this is notified, if it is there.
+    /// Delays every sandbox until it is notified, if it is set.
     ready: Option<Notify>,
     fakes: Mutex<Vec<Fake>>,
-    /// The client reads.
+    /// Whether the client reads.
     reads: (Mutex<bool>, Condvar),
-    /// The client has sent its last.
+    /// The client can send nothing more.
     hang_up: Notify,
     stall_limit: Option<Duration>,
-    /// The program `late` begins to read.
+    /// Lets the program `late` begin to read.
     go: Notify,
 }
 
-/// Gives lines to the test, while the client reads.
+/// Gives lines to the test while the client reads.
 struct Output {
     lines: mpsc::UnboundedSender<Value>,
     stage: Arc<Stage>,
@@ -114,7 +114,7 @@ impl Client {
         timeout(LIMIT, self.lines.recv()).await.expect("nothing came").expect("the session ended")
     }
 
-    /// The next line, which must be the answer to this.
+    /// The next line, which must be the answer to this request.
     async fn answer(&mut self, id: u64) -> Result<Value, i64> {
         let mut line = self.line().await;
         assert_eq!(line["id"], id, "{line}");
@@ -152,7 +152,7 @@ impl Client {
         self.stage.reads.1.notify_all();
     }
 
-    /// Hangs up; what still comes.
+    /// Hangs up; returns the lines that still come.
     async fn end(mut self) -> Vec<Value> {
         drop(self.requests.take());
         let mut rest = Vec::new();
@@ -260,7 +260,7 @@ async fn play(stream: &mut UnixStream, command: &str) -> io::Result<()> {
         other => panic!("{other}"),
     }
     say(stream, &ProgramEvent::Exited(Exit::Code(7), Usage::default())).await?;
-    // The host hangs up once it has heard that.
+    // The host hangs up once it has the answer.
     frame(stream).await.map(drop)
 }
 
@@ -319,7 +319,7 @@ async fn output_comes_first_and_whole() {
     for expected in ["a", "ü", "😀"] {
         assert_eq!(text(&client.line().await["params"]["data"]), expected);
     }
-    // What never becomes a character comes at the end all the same.
+    // Bytes that never become a character are sent at the end.
     assert_eq!(client.line().await["params"]["data"], "8J8=");
     client.answer(id).await.unwrap();
     assert!(client.end().await.is_empty());
@@ -334,7 +334,7 @@ async fn requests_wait_for_a_stream_and_can_be_cancelled_meanwhile() {
     }
     let waits = client.send("exec", json!({"command": "echo waits"})).await;
     let cancelled = client.send("exec", json!({"command": "echo cancelled"})).await;
-    // What needs no stream does not wait; by now the others would have been answered.
+    // Calls without a stream do not wait; by now the other calls would have been answered.
     assert_eq!(client.call("process_list", json!({})).await.unwrap()["processes"], json!([]));
     client.send("cancel", json!({"id": cancelled})).await;
     assert_eq!(client.answer(cancelled).await, Err(CANCELLED));
@@ -396,7 +396,7 @@ async fn input_arrives_in_order_until_its_end() {
     client.answer(id).await.unwrap();
 }
 
-/// A client that has sent more to a program, which takes nothing yet, than is kept for it; how many bytes that was.
+/// A client that has sent a program, which takes nothing yet, more than is kept for it; returns the number of bytes.
 async fn far_ahead(stage: Stage) -> (Client, u64, usize) {
     let mut client = Client::new(stage);
     client.call("create", json!({"image": "any"})).await.unwrap();
@@ -404,7 +404,7 @@ async fn far_ahead(stage: Stage) -> (Client, u64, usize) {
     assert_eq!(client.line().await["method"], "exec_pipe.ready");
     let piece = bytes::encode(&vec![b'x'; 128 << 10]);
     let mut sent = 0;
-    // Until nothing is read any more.
+    // Sends until nothing is read any more.
     while timeout(
         Duration::from_millis(300),
         client.send("exec_pipe.stdin", json!({"id": id, "data": piece})),
@@ -459,7 +459,7 @@ async fn cancelling_drops_the_stream_and_answers_once() {
         assert_eq!(client.answer(cancel).await, Ok(json!({"cancelled": true})));
         assert_eq!(client.call("cancel", json!({"id": id})).await, Ok(json!({"cancelled": false})));
     }
-    // Whichever had reached the guest.
+    // One of the two had reached the guest.
     let id = client.send("exec", json!({"command": "hang at last"})).await;
     assert!(client.run("echo").await.is_ok());
     client.send("cancel", json!({"id": id})).await;
@@ -517,7 +517,7 @@ async fn a_sandbox_that_is_being_made_can_be_cancelled() {
     let again = client.send("create", json!({"image": "any"})).await;
     let cancel = client.send("cancel", json!({"id": create})).await;
     assert_eq!(client.answer(create).await, Err(CANCELLED));
-    // What waited for it goes on.
+    // The requests that waited for it go on.
     assert_eq!(client.answer(exec).await, Err(VM));
     assert_eq!(client.answer(cancel).await, Ok(json!({"cancelled": true})));
     client.stage.ready.as_ref().unwrap().notify_one();
@@ -528,7 +528,7 @@ async fn a_sandbox_that_is_being_made_can_be_cancelled() {
 
 #[tokio::test]
 async fn close_cuts_everything_short_and_may_come_twice() {
-    // While it is made.
+    // Hangs up while the sandbox is made.
     let mut client = Client::new(Stage { ready: Some(Notify::new()), ..Stage::default() });
     let create = client.send("create", json!({"image": "any"})).await;
     let exec = client.send("exec", json!({"command": "echo"})).await;
@@ -538,7 +538,7 @@ async fn close_cuts_everything_short_and_may_come_twice() {
     assert_eq!((client.answer(close).await, client.answer(again).await), (Ok(json!({})), Ok(json!({}))));
     assert_eq!(client.run("echo").await, Err(VM));
     assert!(client.end().await.is_empty());
-    // While it works.
+    // Hangs up while a request is at work.
     let mut client = Client::with_vm().await;
     let hang = client.send("exec", json!({"command": "hang"})).await;
     let close = client.send("close", json!({"timeout_seconds": 5})).await;
@@ -546,7 +546,7 @@ async fn close_cuts_everything_short_and_may_come_twice() {
     assert_eq!(client.answer(close).await, Ok(json!({})));
     assert_eq!(client.call("create", json!({"image": "any"})).await.unwrap()["id"], "vm-00000001");
     client.run("echo").await.unwrap();
-    // The answer to a `close` behind which the client hangs up is not lost.
+    // The answer to a `close` before the hang-up is not lost.
     let close = client.send("close", json!({})).await;
     let rest = client.end().await;
     assert_eq!((rest.len(), &rest[0]["id"], &rest[0]["result"]), (1, &json!(close), &json!({})));
@@ -566,7 +566,7 @@ async fn another_sandbox_takes_the_place_of_the_first() {
 #[tokio::test]
 async fn the_end_of_a_sandbox_is_told_with_its_reason() {
     let mut client = Client::with_vm().await;
-    // It dies: streams end, and what is said is why.
+    // The sandbox dies: streams end, and the answers give the reason.
     let dying = client.send("exec", json!({"command": "die"})).await;
     client.run("echo").await.unwrap();
     client.stage.fakes.lock().unwrap()[0].end(Why::Failed(Arc::new(sandbox::Error::Ended {
@@ -581,7 +581,7 @@ async fn the_end_of_a_sandbox_is_told_with_its_reason() {
     client.send("exec", json!({"command": "echo"})).await;
     let message = "VM vm-00000000 is not running: the guest panicked";
     assert_eq!(client.line().await["error"], json!({"code": VM, "message": message}));
-    // It is ended: whatever its programs do, they are told at once.
+    // The sandbox is ended: its requests are answered at once, whatever their programs do.
     client.call("create", json!({"image": "any"})).await.unwrap();
     let hang = client.send("exec", json!({"command": "hang"})).await;
     client.run("echo").await.unwrap();
@@ -614,14 +614,14 @@ async fn there_is_an_end_to_requests_in_flight() {
         client.send("hello", json!({})).await;
     }
     assert_eq!(client.call("hello", json!({})).await, Err(-32600));
-    // It makes room for itself.
+    // `close` makes room for itself.
     let close = client.send("close", json!({})).await;
     let rest = client.end().await;
     assert_eq!(rest.len(), MAX_IN_FLIGHT + 1);
     assert!(rest.iter().any(|line| line["id"] == close && line["result"] == json!({})));
 }
 
-/// A client that says anything at any time.
+/// A client that sends anything at any time.
 #[test]
 fn every_request_is_answered_once() {
     let program = prop_oneof![
