@@ -32,7 +32,7 @@ pub(crate) fn diagnose(args: &JsonArgs) -> anyhow::Result<u8> {
     checks.push(kernel(&home));
     checks.push(memory());
     checks.push(disk(&home));
-    checks.extend(shared_memory_huge_pages());
+    checks.push(shared_memory_huge_pages());
     let ok = checks.iter().all(|check| check.status != Fail);
     let diagnosis = Diagnosis { ok, checks };
     if args.json {
@@ -184,17 +184,21 @@ fn disk(home: &Home) -> Check {
 }
 
 /// Shared guest memory without huge pages nearly doubles the time to start.
-fn shared_memory_huge_pages() -> Option<Check> {
-    const PATH: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
-    let text = std::fs::read_to_string(PATH).ok()?;
-    let value = text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(value, _)| value)?;
-    Some(match value {
-        "never" | "deny" => check(
-            "shmem-huge-pages",
-            Warn,
-            format!("shmem_enabled is {value}: sandboxes with shared memory start slower"),
-            Some("echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled"),
-        ),
-        value => check("shmem-huge-pages", Pass, format!("shmem_enabled is {value}"), None),
-    })
+fn shared_memory_huge_pages() -> Check {
+    const NAME: &str = "shmem-huge-pages";
+    const FIX: &str = "echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled";
+    let slower = |why: &dyn std::fmt::Display| {
+        let message = format!("none for shared memory: sandboxes that need it start slower ({why})");
+        check(NAME, Warn, message, Some(FIX))
+    };
+    match host::shared_memory() {
+        Ok(file) => match file.pages() {
+            host::Pages::Huge => check(NAME, Pass, "shmem_enabled allows them for shared memory", None),
+            host::Pages::HugeByOwnMount => {
+                check(NAME, Pass, "shared memory has them from a tmpfs of its own", None)
+            }
+            host::Pages::Small(why) => slower(why),
+        },
+        Err(error) => slower(&error),
+    }
 }

@@ -276,9 +276,7 @@ impl Emulated<'_> {
     }
 
     fn start(&self, options: &Options) -> Result<()> {
-        // Debian's default leaves shared memory without huge pages; `diagnose` says so to users.
-        let mut script =
-            String::from("set -e\necho advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled\n");
+        let mut script = String::from("set -e\n");
         for extra in ["", "--shared", "--devices", "--devices --shared"] {
             let common = format!(
                 "--kernel /opt/matchlock/vmlinux-slim --initramfs /opt/matchlock/marker.cpio --runs {} {extra}",
@@ -292,9 +290,7 @@ impl Emulated<'_> {
             }
         }
         let rows = self.rows(script, Clock::Instructions)?;
-        println!(
-            "start to /init: emulated host, instruction clock, 1 vCPU, 256 MiB, slim kernel, quiet, shmem_enabled=advise"
-        );
+        println!("start to /init: emulated host, instruction clock, 1 vCPU, 256 MiB, slim kernel, quiet");
         for devices in [false, true] {
             let of = |vmm: &str, shared: bool| {
                 rows.iter()

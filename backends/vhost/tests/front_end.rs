@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use guest_memory::{Backing, GuestRam, allocate};
+use guest_memory::{Backing, GuestRam, SharedFile, allocate};
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
@@ -112,7 +112,8 @@ impl Driver {
             Witness { tell, host: host.try_clone().unwrap(), kick: None, config: b"config".to_vec() };
         let (listener, stream) = process::accept_pair().unwrap();
         let served = Some(start("witness", Box::new(witness), listener).unwrap());
-        let ram = allocate(&[(GuestAddress(0), 1 << 20)], Backing::Shared).unwrap();
+        let ram =
+            allocate(&[(GuestAddress(0), 1 << 20)], Backing::Shared(SharedFile::new().unwrap())).unwrap();
         let mut front_end = Frontend::from_stream(stream, 2);
         front_end.set_owner().unwrap();
         let offered = front_end.get_features().unwrap();

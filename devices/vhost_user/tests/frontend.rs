@@ -12,7 +12,7 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use guest_memory::{Backing, GuestRam};
+use guest_memory::{Backing, GuestRam, SharedFile};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vhost_user::{Error, Frontend};
 use virtio::{ActivateError, Activation, Device, DeviceKind, Event, Identity, Interrupt, Io, Link, LinkLost};
@@ -88,7 +88,7 @@ fn front_end() -> Frontend {
 
 fn shared_ram() -> GuestRam {
     let size = usize::try_from(RAM).unwrap();
-    guest_memory::allocate(&[(GuestAddress(0), size)], Backing::Shared).unwrap()
+    guest_memory::allocate(&[(GuestAddress(0), size)], Backing::Shared(SharedFile::new().unwrap())).unwrap()
 }
 
 /// A driver of one machine: memory, queues, kicks.

@@ -3,17 +3,15 @@
 //! A guest page and the host page under it can only be one 2 MiB page if both addresses agree modulo 2 MiB; a guest
 //! whose RAM is not so aligned takes a quarter more instructions to reach its init. Not here: hugetlbfs pools.
 
-use std::fs::File;
 use std::io;
 use std::ptr;
 use std::sync::Arc;
 
-use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{FileOffset, GuestAddress, GuestRegionCollectionError, GuestRegionMmap};
 
-use crate::GuestRam;
+use crate::{GuestRam, SharedFile};
 
 /// Size of the huge page that guest and host addresses are aligned for.
 const HUGE_PAGE: u64 = 2 << 20;
@@ -21,16 +19,12 @@ const HUGE_PAGE: u64 = 2 << 20;
 const PAGE: usize = 4096;
 
 /// What guest RAM is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Backing {
     /// Private memory of this process.
     Anonymous,
-    /// One memfd that other processes (vhost-user back ends) can map; each region carries its [`FileOffset`].
-    ///
-    /// Slow where `/sys/kernel/mm/transparent_hugepage/shmem_enabled` is `never` (the default of many
-    /// distributions): then `MADV_HUGEPAGE` does nothing for a memfd, every guest page is a fault of its own, and the
-    /// start takes nearly twice as long. With `advise` it is as fast as [`Backing::Anonymous`].
-    Shared,
+    /// One file that other processes (vhost-user back ends) can map; each region carries its [`FileOffset`].
+    Shared(SharedFile),
 }
 
 /// Why RAM could not be allocated.
@@ -79,7 +73,14 @@ pub fn allocate(ranges: &[(GuestAddress, usize)], backing: Backing) -> Result<Gu
     }
     let file = match backing {
         Backing::Anonymous => None,
-        Backing::Shared => Some(Arc::new(memfd(offset)?)),
+        Backing::Shared(file) => {
+            let host = |(operation, errno): (_, rustix::io::Errno)| Error::Host {
+                operation,
+                size: offset,
+                source: errno.into(),
+            };
+            Some(Arc::new(file.with_len(offset).map_err(host)?))
+        }
     };
     let regions = placed.into_iter().map(|(start, size, offset)| {
         let file = file.as_ref().map(|file| FileOffset::from_arc(Arc::clone(file), offset));
@@ -93,18 +94,6 @@ fn check(start: GuestAddress, size: usize) -> Result<(), Error> {
     // Guest-physical addresses have at most 52 bits: bounds every sum below.
     let fits = start.0.checked_add(size as u64).is_some_and(|end| end <= 1 << 52);
     if size > 0 && whole_pages && fits { Ok(()) } else { Err(Error::Range { start: start.0, size }) }
-}
-
-/// A memfd that nobody can shrink: a back end that maps it never takes SIGBUS because of us, nor we because of it.
-fn memfd(size: u64) -> Result<File, Error> {
-    let host =
-        |operation| move |errno: rustix::io::Errno| Error::Host { operation, size, source: errno.into() };
-    let fd = rustix::fs::memfd_create("guest-ram", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
-        .map_err(host("memfd_create"))?;
-    rustix::fs::ftruncate(&fd, size).map_err(host("ftruncate"))?;
-    rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
-        .map_err(host("sealing"))?;
-    Ok(fd.into())
 }
 
 fn region(start: GuestAddress, size: usize, file: Option<FileOffset>) -> Result<GuestRegionMmap<()>, Error> {
@@ -182,7 +171,8 @@ mod tests {
     const HIGH: GuestAddress = GuestAddress(4 << 30);
 
     fn both(ranges: &[(GuestAddress, usize)]) -> [GuestRam; 2] {
-        [Backing::Anonymous, Backing::Shared].map(|backing| allocate(ranges, backing).unwrap())
+        [Backing::Anonymous, Backing::Shared(SharedFile::new().unwrap())]
+            .map(|backing| allocate(ranges, backing).unwrap())
     }
 
     #[test]
@@ -214,7 +204,11 @@ mod tests {
 
     #[test]
     fn shared_memory_is_seen_through_its_one_sealed_file() {
-        let ram = allocate(&[(GuestAddress(0), 1 << 20), (HIGH, PAGE)], Backing::Shared).unwrap();
+        let ram = allocate(
+            &[(GuestAddress(0), 1 << 20), (HIGH, PAGE)],
+            Backing::Shared(SharedFile::sealed().unwrap()),
+        )
+        .unwrap();
         let mut inodes = Vec::new();
         for (value, region) in (1u64..).zip(ram.iter()) {
             ram.write_obj(value, region.start_addr()).unwrap();

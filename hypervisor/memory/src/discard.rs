@@ -30,11 +30,16 @@ mod tests {
     use vm_memory::Bytes;
 
     use super::*;
-    use crate::{Backing, allocate};
+    use crate::{Backing, SharedFile, allocate};
 
     #[test]
     fn what_is_discarded_reads_as_zeroes_and_the_rest_stays() {
-        for backing in [Backing::Anonymous, Backing::Shared] {
+        for backing in [
+            Backing::Anonymous,
+            Backing::Shared(SharedFile::sealed().unwrap()),
+            Backing::Shared(SharedFile::new().unwrap()),
+        ] {
+            let kind = format!("{backing:?}");
             let ram = allocate(&[(GuestAddress(0x10_0000), 0x4000)], backing).unwrap();
             let page = |index: u64| GuestAddress(0x10_0000 + index * 0x1000);
             for index in 0..4 {
@@ -42,7 +47,7 @@ mod tests {
             }
             discard(&ram, page(1), 0x2000).unwrap();
             let values: Vec<u32> = (0..4).map(|index| ram.read_obj(page(index)).unwrap()).collect();
-            assert_eq!(values, [0x5a5a_5a5a, 0, 0, 0x5a5a_5a5a], "{backing:?}");
+            assert_eq!(values, [0x5a5a_5a5a, 0, 0, 0x5a5a_5a5a], "{kind}");
             ram.write_obj(1u32, page(1)).unwrap();
             assert_eq!(ram.read_obj::<u32>(page(1)).unwrap(), 1);
             assert!(discard(&ram, page(3), 0x2000).is_err());

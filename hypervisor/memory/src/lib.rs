@@ -9,11 +9,13 @@ mod allocate;
 mod discard;
 mod file;
 mod socket;
+mod sys;
 
 pub use allocate::{Backing, Error, allocate};
 pub use discard::discard;
 pub use file::{read_exact_at, write_all_at};
 pub use socket::{receive, send};
+pub use sys::{NoOwnMount, Pages, SharedFile};
 
 /// The guest's physical memory. Cheap to clone: clones share the mappings.
 pub type GuestRam = vm_memory::GuestMemoryMmap<()>;

@@ -46,6 +46,7 @@ pub fn attempts(victim: u32) -> Vec<Attempt> {
         ("open, the old way", calls::OPEN, &[]),
         ("stat", calls::NEWFSTATAT, &[libc::AT_FDCWD]),
         ("unlink", calls::UNLINKAT, &[libc::AT_FDCWD]),
+        ("shorten a file", calls::FTRUNCATE, &[3]),
         ("permissions", calls::FCHMOD, &[3, 0o666]),
         ("working directory", calls::FCHDIR, &[3]),
         ("internet socket", calls::SOCKET, &[libc::AF_INET, libc::SOCK_STREAM]),

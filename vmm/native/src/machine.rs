@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  spec, descriptors
+//!    │ make the file of the guest's memory, if that is shared
 //!    │ confine the process: from here on it could not open anything if it tried
 //!    ├──────────────▶ lifeline thread: ends the process when the supervisor is gone
 //!    ├──────────────▶ loader thread: kernel and initramfs into RAM
@@ -19,7 +20,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use guest_memory::{Backing, GuestRam};
+use guest_memory::{Backing, GuestRam, Pages, SharedFile};
 use hypervisor::{Hypervisor, VmConfig};
 use machine::descriptors::{Incoming, MissingDescriptor};
 use machine::native::protocol::{Report, Spec, Timeline, exit};
@@ -87,10 +88,12 @@ pub fn run<H: Hypervisor>(
 ) -> Result<Outcome, RunError> {
     let mut descriptors = Incoming::new(descriptors);
     check(&spec)?;
+    // Such a file is made by what is out of reach afterwards.
+    let backing = backing(&spec)?;
     sys::confine_process()?;
     // The event thread sees a hang-up as well, but it may be waiting for a disk.
     process::exit_on_hang_up(channel, exit::POWER_OFF).map_err(system("thread"))?;
-    let ram = allocate(&spec)?;
+    let ram = allocate(&spec, backing)?;
     let loading = start_loading(&spec, &ram, &mut descriptors)?;
 
     let hypervisor = open(descriptors.take(spec.hypervisor)?)?;
@@ -138,8 +141,18 @@ fn check(spec: &Spec) -> Result<(), RunError> {
     Ok(())
 }
 
-fn allocate(spec: &Spec) -> Result<GuestRam, RunError> {
-    let backing = if spec.shared_memory { Backing::Shared } else { Backing::Anonymous };
+fn backing(spec: &Spec) -> Result<Backing, RunError> {
+    if !spec.shared_memory {
+        return Ok(Backing::Anonymous);
+    }
+    let file = SharedFile::new().map_err(system("file for the guest's memory"))?;
+    if let Pages::Small(why) = file.pages() {
+        tracing::info!(%why, "the guest's memory has small pages, and starts slower");
+    }
+    Ok(Backing::Shared(file))
+}
+
+fn allocate(spec: &Spec, backing: Backing) -> Result<GuestRam, RunError> {
     let ranges: Result<Vec<_>, _> = layout::ram(spec.memory_mib)
         .into_iter()
         .map(|(start, size)| Ok((start, usize::try_from(size)?)))

@@ -196,7 +196,8 @@ mod tests {
             "execve",            // how it begins
             "executable memory", // what TCG makes of the guest's instructions
             "memory made executable",
-            "memfd", // the guest's memory
+            "memfd",          // the guest's memory
+            "shorten a file", // how the guest's memory gets its length
         ];
         try_everything("qemu::tests::confined", &allowed.map(|name| (name, Fate::Could)), &Fate::Absent);
     }

@@ -58,6 +58,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
         "runtime/sandbox",
         &[
             "disk",
+            "guest_memory",
             "guest_protocol",
             "images",
             "kernels",

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+pub use guest_memory::{Pages, SharedFile};
 use policy::machine::HostFacts;
 use policy::resources;
 use rustix::process::{Resource, getrlimit};
@@ -32,6 +33,11 @@ pub fn resources() -> resources::Host {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let file_mb = getrlimit(Resource::Fsize).current.map(|bytes| bytes >> 20);
     resources::Host { cpus: u32::try_from(cpus).unwrap_or(u32::MAX), memory_mb: sys::memory_mb(), file_mb }
+}
+
+/// The file that a machine's memory would be if other processes are to map it, to look at.
+pub fn shared_memory() -> std::io::Result<SharedFile> {
+    SharedFile::new()
 }
 
 /// Finds the guest agent's file.

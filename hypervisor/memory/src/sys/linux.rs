@@ -1,0 +1,304 @@
+//! The file behind shared guest memory: one that the host backs with huge pages, where it has such a file for this process.
+//!
+//! Linux has one switch for all memfds (`shmem_enabled`, which many distributions leave at `never`), but one for each tmpfs
+//! (`huge=`), and lets a process without privilege mount a tmpfs in namespaces of its own. So a short-lived child of this
+//! process does that, leaves a file without a name behind, and the mount goes with the file. Not here: mapping it.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+use rustix::process::{Pid, WaitOptions, getgid, getuid, waitpid};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+/// Linux's switch for memfds.
+const SWITCH: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+
+/// A file that several processes can map as guest memory. It has no length yet.
+///
+/// None of them may find it shorter than what it mapped, or it is ended by SIGBUS. A memfd is sealed against that. A file on
+/// a tmpfs cannot be sealed: there it is that ftruncate(2), the one call that shortens a file which has no name, is in the
+/// profile of no process that is given this one (the VMM, the device process; the list of forbidden calls has it), so one
+/// whose guest has taken it over cannot make the others end in its stead. fallocate(2) cannot shorten a file of a tmpfs.
+#[derive(Debug)]
+pub struct SharedFile {
+    file: File,
+    pages: Pages,
+}
+
+/// In which pages the host keeps a [`SharedFile`].
+#[derive(Debug)]
+pub enum Pages {
+    /// Huge ones, as for every memfd that asks for them.
+    Huge,
+    /// Huge ones, by a tmpfs of its own.
+    HugeByOwnMount,
+    /// Small ones.
+    Small(NoOwnMount),
+}
+
+/// Why there is no tmpfs with huge pages for this process.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {source}")]
+pub struct NoOwnMount {
+    /// What was tried.
+    pub step: &'static str,
+    /// What the host said.
+    pub source: io::Error,
+}
+
+impl SharedFile {
+    /// The best file that this host has. To be made before this process is confined.
+    pub fn new() -> io::Result<Self> {
+        if memfds_are_huge() {
+            return Ok(Self { file: memfd()?, pages: Pages::Huge });
+        }
+        match on_own_mount() {
+            Ok(file) => Ok(Self { file, pages: Pages::HugeByOwnMount }),
+            Err(why) => Ok(Self { file: memfd()?, pages: Pages::Small(why) }),
+        }
+    }
+
+    /// A memfd, whatever pages it has.
+    #[cfg(test)]
+    pub(crate) fn sealed() -> io::Result<Self> {
+        Ok(Self { file: memfd()?, pages: Pages::Huge })
+    }
+
+    /// In which pages the host keeps it.
+    #[must_use]
+    pub fn pages(&self) -> &Pages {
+        &self.pages
+    }
+
+    /// The file with its length, which stays.
+    pub(crate) fn with_len(self, len: u64) -> Result<File, (&'static str, Errno)> {
+        rustix::fs::ftruncate(&self.file, len).map_err(|errno| ("ftruncate", errno))?;
+        if !matches!(self.pages, Pages::HugeByOwnMount) {
+            let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+            rustix::fs::fcntl_add_seals(&self.file, seals).map_err(|errno| ("sealing", errno))?;
+        }
+        Ok(self.file)
+    }
+}
+
+fn memfd() -> io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    Ok(rustix::fs::memfd_create("guest-ram", flags)?.into())
+}
+
+/// Whether the host gives memfds huge pages, at least those that ask for them.
+fn memfds_are_huge() -> bool {
+    let switch = std::fs::read_to_string(SWITCH).unwrap_or_default();
+    ["[always]", "[within_size]", "[advise]", "[force]"].iter().any(|on| switch.contains(on))
+}
+
+/// What the child does, in order.
+#[derive(Debug, Clone, Copy)]
+#[repr(u8)]
+enum Step {
+    Namespace,
+    Users,
+    Mount,
+    File,
+}
+
+/// What the child says instead when it has the file.
+const DONE: u8 = u8::MAX;
+
+impl Step {
+    const ALL: [Self; 4] = [Self::Namespace, Self::Users, Self::Mount, Self::File];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Namespace => "namespaces of its own",
+            Self::Users => "users in them",
+            Self::Mount => "tmpfs with huge pages",
+            Self::File => "file on it",
+        }
+    }
+}
+
+/// A file without a name on a tmpfs with huge pages.
+///
+/// A child makes it, because only a process with one thread may enter a user namespace, and because this one is to stay where
+/// it is. They share their descriptors, so that what the child opens is here.
+fn on_own_mount() -> Result<File, NoOwnMount> {
+    let failed = |step: &'static str| move |errno: Errno| NoOwnMount { step, source: errno.into() };
+    let (mut says, tells) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK)
+            .map(|(says, tells)| (File::from(says), tells))
+            .map_err(failed("pipe"))?;
+    let users = [(c"/proc/self/uid_map", getuid().as_raw()), (c"/proc/self/gid_map", getgid().as_raw())]
+        .map(|(path, id)| (path, format!("0 {id} 1")));
+    let flags = libc::CLONE_FILES | libc::SIGCHLD;
+    // SAFETY: as fork(2): without CLONE_VM the child has a copy of this process's memory, and of its threads only the
+    // calling one. It makes system calls on what was made ready above, takes no lock, allocates nothing, and ends.
+    let child = unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(flags), 0, 0, 0, 0) };
+    if child == 0 {
+        let (step, value) = match in_child(&users) {
+            Ok(file) => (DONE, file.into_raw_fd()),
+            Err((step, errno)) => (step as u8, errno.raw_os_error()),
+        };
+        let [v0, v1, v2, v3] = value.to_le_bytes();
+        let report = [step, v0, v1, v2, v3];
+        // Without a report the parent does without the file.
+        let _ = rustix::io::write(&tells, &report);
+        // SAFETY: ends the child, and runs nothing of the parent's.
+        unsafe { libc::_exit(0) }
+    }
+    let child = i32::try_from(child).ok().and_then(Pid::from_raw);
+    let child = child.ok_or_else(|| NoOwnMount { step: "child", source: io::Error::last_os_error() })?;
+    while matches!(waitpid(Some(child), WaitOptions::empty()), Err(Errno::INTR)) {}
+    let mut report = [0; 5];
+    says.read_exact(&mut report).map_err(|source| NoOwnMount { step: "child", source })?;
+    let [step, v0, v1, v2, v3] = report;
+    let value = RawFd::from_le_bytes([v0, v1, v2, v3]);
+    match Step::ALL.get(usize::from(step)) {
+        Some(step) => Err(failed(step.name())(Errno::from_raw_os_error(value))),
+        // SAFETY: the child has opened it in the table of descriptors that both share, and has ended: nobody else owns it.
+        None => Ok(unsafe { OwnedFd::from_raw_fd(value) }.into()),
+    }
+}
+
+/// Makes system calls only.
+fn in_child(users: &[(&CStr, String)]) -> Result<OwnedFd, (Step, Errno)> {
+    let at = |step| move |errno| (step, errno);
+    let tmpfs = || rustix::mount::fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC);
+    let context = match tmpfs() {
+        Err(Errno::PERM) => {
+            // SAFETY: descriptors stay shared (no CLONE_FILES), and nothing here depends on the namespaces of before.
+            unsafe { unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }
+                .map_err(at(Step::Namespace))?;
+            // user_namespaces(7): a group cannot be mapped before setgroups(2) is given up. The file needs an owner who
+            // exists in there.
+            write(c"/proc/self/setgroups", b"deny").map_err(at(Step::Users))?;
+            for (path, map) in users {
+                write(path, map.as_bytes()).map_err(at(Step::Users))?;
+            }
+            tmpfs()
+        }
+        context => context,
+    };
+    let mount = context.and_then(|context| {
+        // tmpfs(5): without a size it ends at half of the host's memory; 0 is no end, as for a memfd.
+        for (key, value) in [(c"huge", c"advise"), (c"mode", c"0700"), (c"size", c"0")] {
+            rustix::mount::fsconfig_set_string(context.as_fd(), key, value)?;
+        }
+        rustix::mount::fsconfig_create(context.as_fd())?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_NODEV
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+    });
+    let mount = mount.map_err(at(Step::Mount))?;
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    rustix::fs::openat(&mount, c".", flags, Mode::RUSR | Mode::WUSR).map_err(at(Step::File))
+}
+
+fn write(path: &CStr, bytes: &[u8]) -> Result<(), Errno> {
+    let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, bytes).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+    use super::*;
+    use crate::{Backing, allocate};
+
+    const SIZE: usize = 32 << 20;
+
+    /// How much of such memory, all of it touched, is huge pages, in kB.
+    fn huge_kib(backing: Backing) -> u64 {
+        let field = if matches!(backing, Backing::Anonymous) { "AnonHugePages:" } else { "ShmemPmdMapped:" };
+        let ram = allocate(&[(GuestAddress(0), SIZE)], backing).unwrap();
+        for page in (0..SIZE as u64).step_by(4096) {
+            ram.write_obj(page + 1, GuestAddress(page)).unwrap();
+        }
+        let address = ram.get_host_address(GuestAddress(0)).unwrap().addr();
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = maps.lines().skip_while(|line| !line.starts_with(&format!("{address:x}-")));
+        let line = lines.find(|line| line.starts_with(field)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// A host whose memory is in small pieces has few huge pages for anybody, or none.
+    fn assert_as_huge_as_private(file: SharedFile) {
+        let (shared, private) = (huge_kib(Backing::Shared(file)), huge_kib(Backing::Anonymous));
+        assert!(shared <= SIZE as u64 >> 10);
+        if private == 0 {
+            return skip::skip("huge-pages", "this host has none left, or gives none");
+        }
+        assert!(shared > 0, "no huge page of shared memory, {private} kB of private");
+    }
+
+    #[test]
+    fn shared_memory_is_huge_pages_where_the_host_has_them() {
+        let file = SharedFile::new().unwrap();
+        if let Pages::Small(why) = file.pages() {
+            return skip::skip("huge-pages", format!("this host has none for shared memory: {why}"));
+        }
+        assert_as_huge_as_private(file);
+    }
+
+    #[test]
+    fn a_mount_of_its_own_has_huge_pages_whatever_the_switch_says() {
+        let file = match on_own_mount() {
+            Ok(file) => file,
+            Err(why) => return skip::skip("user-namespaces", why.to_string()),
+        };
+        assert!(rustix::io::fcntl_getfd(&file).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+        let metadata = file.metadata().unwrap();
+        assert_eq!((metadata.uid(), metadata.nlink(), metadata.len()), (getuid().as_raw(), 0, 0));
+        if std::fs::read_to_string(SWITCH).is_ok_and(|switch| switch.contains("[deny]")) {
+            return skip::skip("huge-pages", "this host denies them to every shared memory");
+        }
+        assert_as_huge_as_private(SharedFile { file, pages: Pages::HugeByOwnMount });
+    }
+
+    #[test]
+    fn so_it_is_for_a_user_without_privilege_and_its_process_stays_where_it_is() {
+        // Where anybody finds it.
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let program = directory.path().join("tests");
+        std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        let mut alone = Command::new(program);
+        alone.args(["--exact", "sys::linux::tests::alone", "--ignored", "--nocapture"]);
+        if getuid().is_root() {
+            alone.uid(65534).gid(65534);
+        }
+        let output = alone.output().unwrap();
+        let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+        assert!(output.status.success() && said[0].contains("1 passed"), "{said:?}");
+        // What it skipped.
+        eprint!("{}", said[1]);
+    }
+
+    #[test]
+    #[ignore = "the process that another test starts"]
+    fn alone() {
+        let namespaces =
+            || ["user", "mnt"].map(|name| std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap());
+        let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let before = (namespaces(), mounts(), open());
+        let file = on_own_mount();
+        let left = usize::from(file.is_ok());
+        assert_eq!((namespaces(), mounts(), open() - left), before);
+        drop(file);
+        a_mount_of_its_own_has_huge_pages_whatever_the_switch_says();
+    }
+}
