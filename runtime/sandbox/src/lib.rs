@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests"))]
 
 mod agent;
+mod arch;
 mod control;
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::Source;
 struct Condition {
     /// As it stands in the source.
     name: &'static str,
-    /// Folders that are there for it: their files may name it.
+    /// Folders that are there for it: the file that picks of theirs, `mod.rs`, may name it.
     folders: &'static [&'static str],
     /// Files besides.
     files: &'static [&'static str],
@@ -59,13 +59,12 @@ impl Condition {
     }
 
     fn has_place(&self, path: &Path) -> bool {
-        let in_folder =
-            path.components().any(|part| self.folders.iter().any(|folder| part.as_os_str() == *folder));
-        in_folder || self.files.iter().any(|file| path == Path::new(file))
+        let picks = self.folders.iter().any(|folder| path.ends_with(Path::new(folder).join("mod.rs")));
+        picks || self.files.iter().any(|file| path == Path::new(file))
     }
 
     fn places(&self) -> String {
-        self.folders.iter().map(|folder| format!("{folder}/")).collect::<Vec<_>>().join(" and ")
+        self.folders.iter().map(|folder| format!("{folder}/mod.rs")).collect::<Vec<_>>().join(" and ")
     }
 }
 
@@ -86,6 +85,7 @@ mod tests {
         assert_eq!(findings("a/src/lib.rs", "#![cfg(target_os = \"linux\")]\n//! A.\n"), 0);
         assert_eq!(findings("a/src/lib.rs", line), 1);
         assert_eq!(findings("a/src/sys/mod.rs", line), 0);
+        assert_eq!(findings("a/src/sys/linux.rs", line), 1);
     }
 
     #[test]

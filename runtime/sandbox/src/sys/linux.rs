@@ -12,6 +12,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 
+use crate::arch::hardware_virtualization;
+
 /// Longest path in a Unix socket's address (unix(7): 108 bytes with the NUL).
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -38,21 +40,6 @@ fn kvm() -> KvmDevice {
 
 const ENXIO: i32 = Errno::NXIO.raw_os_error();
 const ENODEV: i32 = Errno::NODEV.raw_os_error();
-
-/// VMX (Intel SDM vol. 2A, CPUID leaf 1: ECX bit 5) or SVM (AMD APM vol. 3, leaf 8000_0001h: ECX bit 2).
-#[cfg(target_arch = "x86_64")]
-fn hardware_virtualization() -> Option<bool> {
-    use std::arch::x86_64::__cpuid;
-    let vmx = __cpuid(1).ecx & 1 << 5 != 0;
-    let svm = __cpuid(0x8000_0000).eax > 0x8000_0000 && __cpuid(0x8000_0001).ecx & 1 << 2 != 0;
-    Some(vmx || svm)
-}
-
-/// On arm64, /dev/kvm exists only if the kernel runs at EL2.
-#[cfg(not(target_arch = "x86_64"))]
-fn hardware_virtualization() -> Option<bool> {
-    None
-}
 
 /// The host's RAM.
 pub(crate) fn memory_mb() -> u64 {
