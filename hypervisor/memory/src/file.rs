@@ -13,73 +13,153 @@ pub(crate) const MAX_BUFFERS: usize = 1024;
 
 /// Fills `buffers`, in order, from `offset` of `file` on. The file must have that many bytes.
 pub fn read_exact_at(file: BorrowedFd<'_>, buffers: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
-    let guards: Vec<_> = buffers.iter().map(VolatileSlice::ptr_guard_mut).collect();
+    let (wanted, moved) = read(file, buffers.iter().copied(), offset);
+    moved.all(wanted, io::ErrorKind::UnexpectedEof)
+}
+
+/// Stores `buffers`, in order, from `offset` of `file` on.
+pub fn write_all_at(file: BorrowedFd<'_>, buffers: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
+    let (wanted, moved) = write(file, buffers.iter().copied(), offset);
+    moved.all(wanted, io::ErrorKind::WriteZero)
+}
+
+/// Fills `buffers`, in order, from `offset` of `file` on, up to the file's end. Returns how many bytes; an error only
+/// before the first of them.
+pub fn read_at<'a>(
+    file: BorrowedFd<'_>,
+    buffers: impl Iterator<Item = VolatileSlice<'a>>,
+    offset: u64,
+) -> io::Result<usize> {
+    read(file, buffers, offset).1.some()
+}
+
+/// Stores `buffers`, in order, from `offset` of `file` on, as far as the host takes them. Returns how many bytes; an
+/// error only before the first of them.
+pub fn write_at<'a>(
+    file: BorrowedFd<'_>,
+    buffers: impl Iterator<Item = VolatileSlice<'a>>,
+    offset: u64,
+) -> io::Result<usize> {
+    write(file, buffers, offset).1.some()
+}
+
+/// Bytes that were to be read, and what became of it.
+fn read<'a>(
+    file: BorrowedFd<'_>,
+    buffers: impl Iterator<Item = VolatileSlice<'a>>,
+    offset: u64,
+) -> (usize, Moved) {
+    let guards: Vec<_> = buffers.map(|buffer| buffer.ptr_guard_mut()).collect();
     let vectors = guards.iter().map(|guard| vector(guard.as_ptr(), guard.len())).collect();
-    transfer(vectors, offset, io::ErrorKind::UnexpectedEof, |vectors, count, offset| {
+    transfer(vectors, offset, |vectors, count, offset| {
         // SAFETY: the first `count` elements of `vectors` are valid for reads, and each names memory that `buffers`
         // keeps mapped and writable for the length of this call; nothing else in Rust refers to that memory.
         unsafe { libc::preadv(file.as_raw_fd(), vectors, count, offset) }
     })
 }
 
-/// Stores `buffers`, in order, from `offset` of `file` on.
-pub fn write_all_at(file: BorrowedFd<'_>, buffers: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
-    let guards: Vec<_> = buffers.iter().map(VolatileSlice::ptr_guard).collect();
+/// Bytes that were to be written, and what became of it.
+fn write<'a>(
+    file: BorrowedFd<'_>,
+    buffers: impl Iterator<Item = VolatileSlice<'a>>,
+    offset: u64,
+) -> (usize, Moved) {
+    let guards: Vec<_> = buffers.map(|buffer| buffer.ptr_guard()).collect();
     let vectors = guards.iter().map(|guard| vector(guard.as_ptr().cast_mut(), guard.len())).collect();
-    transfer(vectors, offset, io::ErrorKind::WriteZero, |vectors, count, offset| {
+    transfer(vectors, offset, |vectors, count, offset| {
         // SAFETY: the first `count` elements of `vectors` are valid for reads, and each names memory that `buffers`
         // keeps mapped for the length of this call; the system only reads it.
         unsafe { libc::pwritev(file.as_raw_fd(), vectors, count, offset) }
     })
 }
 
+/// How far a transfer came.
+#[derive(Default)]
+struct Moved {
+    count: usize,
+    /// Why it came no farther, unless that is the file's end.
+    error: Option<io::Error>,
+}
+
+impl Moved {
+    fn all(self, wanted: usize, stuck: io::ErrorKind) -> io::Result<()> {
+        match self.error {
+            Some(error) => Err(error),
+            None if self.count < wanted => Err(stuck.into()),
+            None => Ok(()),
+        }
+    }
+
+    fn some(self) -> io::Result<usize> {
+        match self.error {
+            Some(error) if self.count == 0 => Err(error),
+            _ => Ok(self.count),
+        }
+    }
+}
+
 pub(crate) fn vector(start: *mut u8, len: usize) -> libc::iovec {
     libc::iovec { iov_base: start.cast(), iov_len: len }
 }
 
-/// Calls `step` until every vector is used up. A step that moves nothing is an error of kind `stuck`.
+/// Calls `step` until every vector is used up, or it moves nothing.
 fn transfer(
     mut vectors: Vec<libc::iovec>,
     offset: u64,
-    stuck: io::ErrorKind,
     step: impl Fn(*const libc::iovec, libc::c_int, libc::off_t) -> libc::ssize_t,
-) -> io::Result<()> {
-    let mut offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+) -> (usize, Moved) {
     vectors.retain(|vector| vector.iov_len != 0);
+    let wanted = vectors.iter().map(|vector| vector.iov_len).sum();
+    let mut moved = Moved::default();
     let mut rest = vectors.as_mut_slice();
     while !rest.is_empty() {
-        let count =
-            libc::c_int::try_from(rest.len().min(MAX_BUFFERS)).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let moved = step(rest.as_ptr(), count, offset);
-        let mut moved = match usize::try_from(moved) {
-            Ok(0) => return Err(stuck.into()),
-            Ok(moved) => moved,
-            Err(_) => match io::Error::last_os_error() {
-                error if error.kind() == io::ErrorKind::Interrupted => continue,
-                error => return Err(error),
-            },
-        };
-        offset = libc::off_t::try_from(moved)
-            .ok()
-            .and_then(|moved| offset.checked_add(moved))
-            .ok_or(io::ErrorKind::InvalidInput)?;
-        let done = rest
-            .iter()
-            .position(|vector| {
-                let part = moved < vector.iov_len;
-                if !part {
-                    moved -= vector.iov_len;
-                }
-                part
-            })
-            .unwrap_or(rest.len());
-        rest = &mut rest[done..];
-        if let Some(first) = rest.first_mut() {
-            first.iov_base = first.iov_base.wrapping_byte_add(moved);
-            first.iov_len -= moved;
+        match once(rest, offset, moved.count, &step) {
+            Ok(0) => break,
+            Ok(count) => {
+                moved.count += count;
+                rest = advance(rest, count);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                moved.error = Some(error);
+                break;
+            }
         }
     }
-    Ok(())
+    (wanted, moved)
+}
+
+/// Calls `step` for as many vectors as go at once, `done` bytes behind `offset`.
+fn once(
+    vectors: &[libc::iovec],
+    offset: u64,
+    done: usize,
+    step: impl Fn(*const libc::iovec, libc::c_int, libc::off_t) -> libc::ssize_t,
+) -> io::Result<usize> {
+    let at = u64::try_from(done).ok().and_then(|done| libc::off_t::try_from(offset.checked_add(done)?).ok());
+    let count = libc::c_int::try_from(vectors.len().min(MAX_BUFFERS)).ok();
+    let (Some(at), Some(count)) = (at, count) else { return Err(io::ErrorKind::InvalidInput.into()) };
+    usize::try_from(step(vectors.as_ptr(), count, at)).map_err(|_| io::Error::last_os_error())
+}
+
+/// The vectors without their first `moved` bytes.
+fn advance(vectors: &mut [libc::iovec], mut moved: usize) -> &mut [libc::iovec] {
+    let whole = vectors
+        .iter()
+        .position(|vector| {
+            let part = moved < vector.iov_len;
+            if !part {
+                moved -= vector.iov_len;
+            }
+            part
+        })
+        .unwrap_or(vectors.len());
+    let rest = &mut vectors[whole..];
+    if let Some(first) = rest.first_mut() {
+        first.iov_base = first.iov_base.wrapping_byte_add(moved);
+        first.iov_len -= moved;
+    }
+    rest
 }
 
 #[cfg(test)]
@@ -115,6 +195,24 @@ mod tests {
         let error = read_exact_at(file(b"seven b").as_fd(), &slices, 0).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         assert!(read_exact_at(file(b"x").as_fd(), &slices, u64::MAX).is_err());
+    }
+
+    #[test]
+    fn what_is_there_is_read_and_an_error_before_it_is_told() {
+        let mut memory = [0u8; 8];
+        {
+            let slices: Vec<_> = memory.chunks_mut(3).map(VolatileSlice::from).collect();
+            let slices = || slices.iter().copied();
+            assert_eq!(read_at(file(b"..seven b").as_fd(), slices(), 2).unwrap(), 7);
+            assert_eq!(read_at(file(b"x").as_fd(), slices(), 1).unwrap(), 0);
+            assert!(read_at(file(b"x").as_fd(), slices(), u64::MAX).is_err());
+            let target = file(b"");
+            assert_eq!(write_at(target.as_fd(), slices(), 1).unwrap(), 8);
+            let readonly = std::fs::File::open("/proc/self/exe").unwrap();
+            assert!(write_at(readonly.as_fd(), slices(), 0).is_err());
+            assert_eq!(read_at(target.as_fd(), slices(), 0).unwrap(), 8);
+        }
+        assert_eq!(memory, *b"\0seven b");
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod sys;
 
 pub use allocate::{Backing, Error, allocate};
 pub use discard::discard;
-pub use file::{read_exact_at, write_all_at};
+pub use file::{read_at, read_exact_at, write_all_at, write_at};
 pub use socket::{receive, send};
 pub use sys::{NoOwnMount, Pages, SharedFile};
 
