@@ -4,6 +4,7 @@
 
 mod bench;
 mod build;
+mod conformance;
 mod cross;
 mod demo;
 mod emulated;
@@ -60,6 +61,11 @@ enum Task {
     },
     /// Measure: each figure beside its peer, as a ratio
     Bench(bench::Options),
+    /// Suites of others, held against what is ours
+    Conformance {
+        /// What of it
+        subject: conformance::Subject,
+    },
     /// Build the slim guest kernel from the distribution's source
     Kernel,
     /// Check what no compiler checks: layers, dependencies, where platforms are named, module docs, file length
@@ -97,6 +103,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test { no_vm } => test::all(!no_vm),
         Task::TestVm { cell, list, filter } => vm::run(cell.as_deref(), list, &filter),
         Task::Bench(options) => bench::run(&options),
+        Task::Conformance { subject } => conformance::run(subject),
         Task::Kernel => kernel::run().map(|path| println!("{}", path.display())),
         Task::Tidy => tidy::run(),
         Task::Check { target } => cross::run(target.as_deref()),

@@ -34,6 +34,9 @@ pub struct Extensions<'a> {
 }
 
 impl<'a> Extensions<'a> {
+    /// None at all.
+    pub const NONE: Self = Self { labels: None, groups: None };
+
     /// Splits the arguments of a request, of which the extensions are the last `units`.
     pub(crate) fn split(args: &'a [u8], units: u16) -> Result<(&'a [u8], Self)> {
         let len = usize::from(units) * UNIT;

@@ -41,6 +41,16 @@ impl<'a> Listing<'a> {
         self.nodes
     }
 
+    /// Whether nothing was added.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Bytes that the list may still get.
+    pub fn room(&self) -> usize {
+        self.room.saturating_sub(self.bytes.len())
+    }
+
     /// Whether an entry with a name of `len` bytes fits: to be asked before it is looked up for the list, which gives
     /// the kernel a reference.
     pub fn has_room(&self, len: usize) -> bool {

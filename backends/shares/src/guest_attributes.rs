@@ -1,0 +1,199 @@
+//! What the guest made of files and the host does not have: owners, special bits, exact permissions, extended attributes.
+//!
+//! The host's file keeps permissions with which this process can go on working with it. Where the host's user changes
+//! them afterwards, theirs count again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use fuse::{Attributes, Errno, MAX_XATTR_LEN, Result, Time, XattrSet};
+
+use crate::nodes::{alone, shared};
+use crate::sys::Identity;
+
+/// Most files with attributes of their own; each takes some 150 bytes.
+const MAX_FILES: usize = 1 << 20;
+
+/// Most bytes of extended attributes.
+const MAX_XATTR_BYTES: usize = 64 << 20;
+
+/// Special bits and permissions.
+pub(crate) const MODE_BITS: u32 = 0o7777;
+
+/// Bytes that an attribute takes besides its name and value.
+const XATTR_OVERHEAD: usize = 64;
+
+/// Attributes of a file that the guest sees instead of the host's.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct GuestAttributes {
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
+    /// Special bits and permissions as the guest set them, and as the host has them since.
+    pub(crate) mode: Option<(u32, u32)>,
+    /// When any of these was last changed.
+    pub(crate) ctime: Option<Time>,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl GuestAttributes {
+    /// Puts these over the host's.
+    fn over(&self, host: &mut Attributes) {
+        host.uid = self.uid.unwrap_or(host.uid);
+        host.gid = self.gid.unwrap_or(host.gid);
+        if let Some((guest, then)) = self.mode
+            && host.mode & MODE_BITS == then
+        {
+            host.mode = host.mode & !MODE_BITS | guest;
+        }
+        host.ctime = self.ctime.map_or(host.ctime, |ctime| ctime.max(host.ctime));
+    }
+}
+
+/// The attributes of all files.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    files: RwLock<HashMap<Identity, GuestAttributes>>,
+    xattr_bytes: AtomicUsize,
+}
+
+impl Table {
+    /// How many files have some.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        shared(&self.files).len()
+    }
+
+    /// Puts a file's attributes over the host's.
+    pub(crate) fn over(&self, identity: Identity, host: &mut Attributes) {
+        if let Some(guest) = shared(&self.files).get(&identity) {
+            guest.over(host);
+        }
+    }
+
+    /// Changes a file's attributes.
+    pub(crate) fn change(&self, identity: Identity, change: impl FnOnce(&mut GuestAttributes)) -> Result<()> {
+        let mut files = alone(&self.files);
+        if files.len() >= MAX_FILES && !files.contains_key(&identity) {
+            return Err(Errno::ENOSPC);
+        }
+        change(files.entry(identity).or_default());
+        Ok(())
+    }
+
+    /// The file is no more.
+    pub(crate) fn remove(&self, identity: Identity) {
+        if let Some(gone) = alone(&self.files).remove(&identity) {
+            let bytes = gone.xattrs.iter().map(|(name, value)| cost(name, value)).sum();
+            self.xattr_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn xattr(&self, identity: Identity, name: &[u8]) -> Result<Vec<u8>> {
+        let files = shared(&self.files);
+        files.get(&identity).and_then(|file| file.xattrs.get(name)).cloned().ok_or(Errno::ENODATA)
+    }
+
+    /// The names of a file's attributes, each with a NUL.
+    pub(crate) fn xattr_names(&self, identity: Identity) -> Vec<u8> {
+        let files = shared(&self.files);
+        let names = files.get(&identity).map(|file| file.xattrs.keys()).into_iter().flatten();
+        names.flat_map(|name| name.iter().copied().chain([0])).collect()
+    }
+
+    pub(crate) fn set_xattr(
+        &self,
+        identity: Identity,
+        name: &[u8],
+        value: &[u8],
+        how: XattrSet,
+        now: Time,
+    ) -> Result<()> {
+        let mut files = alone(&self.files);
+        let full = files.len() >= MAX_FILES && !files.contains_key(&identity);
+        let file = files.entry(identity).or_default();
+        let old = file.xattrs.get(name);
+        match how {
+            XattrSet::Create if old.is_some() => return Err(Errno::EEXIST),
+            XattrSet::Replace if old.is_none() => return Err(Errno::ENODATA),
+            _ => {}
+        }
+        // A list of names has a limit, too.
+        let names: usize = file.xattrs.keys().map(|name| name.len() + 1).sum();
+        let old = old.map_or(0, |old| cost(name, old));
+        let bytes = self.xattr_bytes.load(Ordering::Relaxed) - old + cost(name, value);
+        if full || bytes > MAX_XATTR_BYTES || names + name.len() + 1 > MAX_XATTR_LEN {
+            return Err(Errno::ENOSPC);
+        }
+        self.xattr_bytes.store(bytes, Ordering::Relaxed);
+        file.xattrs.insert(name.to_vec(), value.to_vec());
+        file.ctime = Some(now);
+        Ok(())
+    }
+
+    pub(crate) fn remove_xattr(&self, identity: Identity, name: &[u8], now: Time) -> Result<()> {
+        let mut files = alone(&self.files);
+        let file = files.get_mut(&identity).ok_or(Errno::ENODATA)?;
+        let value = file.xattrs.remove(name).ok_or(Errno::ENODATA)?;
+        self.xattr_bytes.fetch_sub(cost(name, &value), Ordering::Relaxed);
+        file.ctime = Some(now);
+        Ok(())
+    }
+}
+
+fn cost(name: &[u8], value: &[u8]) -> usize {
+    name.len() + value.len() + XATTR_OVERHEAD
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: Identity = Identity { device: 1, ino: 2, btime: (3, 4) };
+    const NOW: Time = Time { seconds: 5, nanoseconds: 6 };
+
+    #[test]
+    fn the_hosts_mode_counts_again_when_the_host_changes_it() {
+        let table = Table::default();
+        table.change(FILE, |file| file.mode = Some((0o4000, 0o600))).unwrap();
+        let mode = |mode| {
+            let mut host = Attributes { mode, ..Attributes::default() };
+            table.over(FILE, &mut host);
+            host.mode
+        };
+        assert_eq!(mode(0o100_600), 0o104_000);
+        assert_eq!(mode(0o100_644), 0o100_644);
+    }
+
+    #[test]
+    fn extended_attributes_are_counted() {
+        let table = Table::default();
+        let set = |name: &[u8], len, how| table.set_xattr(FILE, name, &vec![7; len], how, NOW);
+        assert_eq!(set(b"user.a", 3, XattrSet::Replace), Err(Errno::ENODATA));
+        set(b"user.a", 3, XattrSet::Create).unwrap();
+        assert_eq!(set(b"user.a", 3, XattrSet::Create), Err(Errno::EEXIST));
+        set(b"user.a", 5, XattrSet::Replace).unwrap();
+        set(b"user.b", 0, XattrSet::Any).unwrap();
+        assert_eq!(table.xattr(FILE, b"user.a").unwrap(), [7; 5]);
+        assert_eq!(table.xattr_names(FILE), b"user.a\0user.b\0");
+        assert_eq!(table.xattr_bytes.load(Ordering::Relaxed), 2 * (6 + 64) + 5);
+        table.remove_xattr(FILE, b"user.b", NOW).unwrap();
+        assert_eq!(table.remove_xattr(FILE, b"user.b", NOW), Err(Errno::ENODATA));
+        table.remove(FILE);
+        assert_eq!(table.xattr_bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(table.xattr(FILE, b"user.a"), Err(Errno::ENODATA));
+    }
+
+    #[test]
+    fn names_and_values_have_limits() {
+        let table = Table::default();
+        let name = |number: u32| format!("user.{number:0250}").into_bytes();
+        let fits = (0..300)
+            .take_while(|number| table.set_xattr(FILE, &name(*number), b"", XattrSet::Any, NOW).is_ok());
+        assert_eq!(fits.count(), MAX_XATTR_LEN / 256);
+        let large = vec![0; MAX_XATTR_LEN];
+        let file = |ino| Identity { ino, ..FILE };
+        let full = (10..).find(|ino| table.set_xattr(file(*ino), b"a", &large, XattrSet::Any, NOW).is_err());
+        assert!((1000..1034).contains(&full.unwrap()), "{full:?}");
+    }
+}

@@ -1,0 +1,150 @@
+//! Files that are opened, and what is done with their contents.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+
+use fuse::{
+    Access, Context, Creation, Data, Entry, Errno, FileSystem, Gone, Handle, Name, NodeId, OpenFlags, Opened,
+    Opening, Result, WriteHow,
+};
+
+use super::names::host_mode;
+use super::{HostFs, OpenKind};
+use crate::guest_attributes::MODE_BITS;
+use crate::nodes::Node;
+use crate::sys::{self, Directory, Kind};
+
+/// Answers with the number of an error of the system.
+fn told(result: std::io::Result<usize>) -> Result<u64> {
+    let count = result.map_err(|error| error.raw_os_error().map_or(Errno::EINVAL, Errno::from_number))?;
+    u64::try_from(count).map_err(|_| Errno::EIO)
+}
+
+impl HostFs {
+    /// Opens what is a file or a directory; everything else would do something.
+    pub(super) fn open_node(&self, node: &Arc<Node>, opening: Opening) -> Result<Opened> {
+        let what = match (opening, node.kind) {
+            (Opening::Directory, Kind::Directory) => {
+                let named = self.nodes.descriptor(node)?;
+                let directory = Directory::new(self.proc.open_directory(named.as_fd())?);
+                OpenKind::Directory(Mutex::new(directory))
+            }
+            (Opening::File { access, flags }, Kind::File) => {
+                OpenKind::File(Arc::new(self.open_file(node, access, flags)?))
+            }
+            (Opening::Directory, _) => return Err(Errno::ENOTDIR),
+            (Opening::File { .. }, Kind::Directory) => return Err(Errno::EISDIR),
+            (Opening::File { .. }, Kind::SymbolicLink | Kind::Special) => return Err(Errno::ENXIO),
+        };
+        self.keep(node.clone(), what)
+    }
+
+    fn open_file(&self, node: &Arc<Node>, access: Access, flags: OpenFlags) -> Result<OwnedFd> {
+        if access != Access::Read || flags.contains(OpenFlags::TRUNCATE) {
+            self.writable()?;
+        }
+        self.room_for_handle()?;
+        // The descriptor is of this very file, so that what is opened is no device put in its place.
+        let named = self.nodes.descriptor(node)?;
+        let file = self.proc.open(named.as_fd(), access, flags)?;
+        if flags.contains(OpenFlags::KILL_PRIVILEGES) {
+            self.kill_privileges(node)?;
+        }
+        Ok(file)
+    }
+
+    pub(super) fn create_file(
+        &self,
+        context: &Context<'_>,
+        parent: &Arc<Node>,
+        directory: BorrowedFd<'_>,
+        name: Option<Name<'_>>,
+        creation: Creation,
+    ) -> Result<(Entry, Opened)> {
+        self.room_for_handle()?;
+        let Creation { mode, access, flags, exclusive } = creation;
+        let host = host_mode(mode, Kind::File);
+        let Some(name) = name else {
+            return self.create_nameless(context, parent, directory, creation);
+        };
+        self.is_free(parent, name)?;
+        let file = match sys::create(directory, name.as_c_str(), host, access, flags) {
+            Ok(file) => file,
+            // The kernel did not know of it.
+            Err(Errno::EEXIST) if !exclusive => {
+                let entry = self.look_up(parent, directory, name)?;
+                let opened = match Kind::of_mode(entry.stat.attributes.mode) {
+                    // The kernel looks again, and follows it.
+                    Kind::SymbolicLink => Err(Errno::ESTALE),
+                    _ => self.open_node(&self.nodes.get(entry.node)?, Opening::File { access, flags }),
+                };
+                return self.told_or_forgotten(entry, opened);
+            }
+            Err(errno) => return Err(errno),
+        };
+        let found = self.made(context, parent, &sys::stat(file.as_fd())?, Some(mode & MODE_BITS))?;
+        let entry = self.learn(parent, name.as_c_str(), &found)?;
+        let opened = self.keep(self.nodes.get(entry.node)?, OpenKind::File(Arc::new(file)));
+        self.told_or_forgotten(entry, opened)
+    }
+
+    /// The kernel hears of an entry only together with what it opened.
+    fn told_or_forgotten(&self, entry: Entry, opened: Result<Opened>) -> Result<(Entry, Opened)> {
+        if opened.is_err() {
+            self.let_go(entry.node, Gone::Lookups(1));
+        }
+        Ok((entry, opened?))
+    }
+
+    fn create_nameless(
+        &self,
+        context: &Context<'_>,
+        parent: &Arc<Node>,
+        directory: BorrowedFd<'_>,
+        creation: Creation,
+    ) -> Result<(Entry, Opened)> {
+        let Creation { mode, access, flags, .. } = creation;
+        let file = sys::create_nameless(directory, host_mode(mode, Kind::File), access, flags)?;
+        let found = self.made(context, parent, &sys::stat(file.as_fd())?, Some(mode & MODE_BITS))?;
+        let node = self.nodes.learn(None, found.identity, Kind::File)?;
+        let named = self.proc.open_name(file.as_fd());
+        if let Err(errno) = named.and_then(|named| self.nodes.pin_by(&node, named)) {
+            self.let_go(node.id, Gone::Lookups(1));
+            return Err(errno);
+        }
+        let entry = self.entry_of(&node, self.seen(&node, &found));
+        let opened = self.keep(node, OpenKind::File(Arc::new(file)));
+        self.told_or_forgotten(entry, opened)
+    }
+
+    pub(super) fn act(&self, node: NodeId, handle: Handle, act: Data<'_>) -> Result<u64> {
+        let file = self.file(node, handle)?;
+        let fd = file.as_fd();
+        match act {
+            Data::Read { offset, into } => told(guest_memory::read_at(fd, into.pieces(), offset)),
+            Data::Write { offset, from, how } => {
+                if how.contains(WriteHow::KILL_PRIVILEGES) {
+                    self.kill_privileges(&self.nodes.get(node)?)?;
+                }
+                if how.contains(WriteHow::APPEND) {
+                    u64::try_from(sys::append(fd, &from)?).map_err(|_| Errno::EIO)
+                } else {
+                    told(guest_memory::write_at(fd, from.pieces(), offset))
+                }
+            }
+            Data::Allocate { offset, len, how } => sys::reserve(fd, offset, len, how).map(|()| 0),
+            Data::Seek { offset, what } => sys::seek(fd, offset, what),
+            Data::Copy { offset, to_node, to, to_offset, len } => {
+                let to = self.file(to_node, to)?;
+                sys::copy((fd, offset), (to.as_fd(), to_offset), len)
+            }
+        }
+    }
+
+    pub(super) fn sync_directory(&self, node: NodeId, handle: Handle) -> Result<()> {
+        match &self.handle(node, handle)?.what {
+            OpenKind::Directory(directory) => crate::nodes::lock(directory).sync(),
+            OpenKind::File(_) => Err(Errno::EBADF),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Directories that are listed: what the host has in them, then what only the guest has.
+
+use fuse::{Attributes, Errno, Handle, Listed, Listing, NodeId, Result};
+
+use super::{HostFs, OpenKind};
+use crate::nodes::{Node, lock, shared};
+use crate::specials::Specials;
+use crate::sys;
+
+use std::sync::Arc;
+
+/// Marks a cookie behind everything that the host has.
+const SPECIAL: u64 = 1 << 63;
+
+/// The kernel takes some four times as many bytes for an entry with its node as for one in the host's list.
+const NODE_FACTOR: usize = 4;
+
+impl HostFs {
+    pub(super) fn list_directory(
+        &self,
+        node: NodeId,
+        handle: Handle,
+        cookie: u64,
+        listing: &mut Listing<'_>,
+    ) -> Result<()> {
+        let open = self.handle(node, handle)?;
+        let OpenKind::Directory(directory) = &open.what else { return Err(Errno::EBADF) };
+        if cookie & SPECIAL == 0 {
+            let mut directory = lock(directory);
+            let room = listing.room() / if listing.wants_nodes() { NODE_FACTOR } else { 1 };
+            let ended = sys::list(&mut directory, cookie, room, |file, ino, cookie, kind, name| {
+                let bytes = name.to_bytes();
+                if !listing.has_room(bytes.len()) {
+                    return false;
+                }
+                // An entry that cannot be looked up is listed all the same.
+                let wants_node = listing.wants_nodes() && !matches!(bytes, b"." | b"..");
+                let found = if wants_node { sys::stat_at(file, name).ok() } else { None };
+                let entry = found.and_then(|found| self.learn(&open.node, name, &found).ok());
+                let ino = entry.map_or(ino, |entry| entry.stat.attributes.ino);
+                listing.add(&Listed { ino, cookie, kind, name: bytes }, entry.as_ref())
+            });
+            match ended {
+                Ok(true) => {}
+                // What is listed has been counted as told: the error comes next time.
+                Ok(false) => return Ok(()),
+                Err(_) if !listing.is_empty() => return Ok(()),
+                Err(errno) => return Err(errno),
+            }
+        }
+        self.list_specials(&open.node, cookie, listing);
+        Ok(())
+    }
+
+    fn list_specials(&self, node: &Arc<Node>, cookie: u64, listing: &mut Listing<'_>) {
+        let behind = if cookie & SPECIAL == 0 { 0 } else { cookie & !SPECIAL };
+        let specials = shared(&self.specials);
+        if specials.is_empty() {
+            return;
+        }
+        for (named, name) in specials.list(node.identity, behind) {
+            let kind =
+                specials.attributes(Specials::identity(named.ino)).as_ref().map_or(0, Attributes::kind);
+            let listed = Listed { ino: named.ino, cookie: named.serial | SPECIAL, kind, name: &name };
+            // Without its node: the kernel looks it up when somebody asks.
+            if !listing.add(&listed, None) {
+                return;
+            }
+        }
+    }
+}

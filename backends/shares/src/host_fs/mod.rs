@@ -1,0 +1,381 @@
+//! A directory of the host, as a guest sees it.
+//!
+//! Names are walked one by one below the directory, and no symbolic link is followed, nor any device, FIFO or socket opened.
+//! What the host's user must not get (owners, set-user-ID bits, device nodes, attributes with meaning) stays here; contents,
+//! names, times and permissions go to the host. The guest's kernel has checked what its programs may do.
+
+mod attributes;
+mod files;
+mod list;
+mod names;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use fuse::{
+    Attributes, Context, Creation, Data, Entry, Errno, FileSystem, Gone, Handle, How, Listing, Name,
+    NameChange, NodeId, Opened, Opening, Result, SetAttributes, Stat, Statistics, Sync, Xattr,
+};
+
+use crate::guest_attributes::Table;
+use crate::nodes::{Node, Nodes, Place, alone, shared};
+use crate::specials::{Specials, is_special};
+use crate::sys::{self, Directory, Found, Kind, ProcFiles};
+
+/// How a directory is shared.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Nothing is changed, whoever asks.
+    pub readonly: bool,
+    /// Owner that the guest sees of what it did not give an owner itself.
+    pub owner_uid: Option<u32>,
+    /// Group of the same.
+    pub owner_gid: Option<u32>,
+    /// How long the guest's kernel may believe what it was told.
+    pub valid: Duration,
+    /// Descriptors of this process that the directory may take.
+    pub budget: Budget,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            readonly: false,
+            owner_uid: None,
+            owner_gid: None,
+            valid: Duration::from_secs(1),
+            budget: Budget::default(),
+        }
+    }
+}
+
+/// How many descriptors are open at most.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    /// Those that are kept to be quick, and as many again of files that have no name any more.
+    pub nodes: usize,
+    /// Those that programs of the guest have open.
+    pub handles: usize,
+}
+
+impl Default for Budget {
+    /// A quarter of the process' limit for each kind, and a quarter for all else.
+    fn default() -> Self {
+        const MOST: usize = 64 << 10;
+        let quarter = usize::try_from(sys::descriptor_limit() / 4).map_or(MOST, |quarter| quarter.min(MOST));
+        Self { nodes: quarter, handles: quarter }
+    }
+}
+
+/// Why a directory cannot be shared.
+#[derive(Debug, thiserror::Error)]
+pub enum RootError {
+    /// It could not be opened.
+    #[error("cannot open the directory (error {})", .0.number())]
+    Open(Errno),
+    /// It is no directory.
+    #[error("not a directory")]
+    NotADirectory,
+    /// Its process cannot reach its own descriptors.
+    #[error("cannot open /proc/self/fd (error {})", .0.number())]
+    Proc(Errno),
+}
+
+/// A directory of the host.
+#[derive(Debug)]
+pub struct HostFs {
+    nodes: Nodes,
+    handles: RwLock<HashMap<Handle, Arc<OpenFile>>>,
+    next_handle: AtomicU64,
+    table: Table,
+    specials: RwLock<Specials>,
+    proc: ProcFiles,
+    /// The file system of the root, whose files keep their numbers.
+    device: u64,
+    options: Options,
+}
+
+/// Something that the guest has open.
+#[derive(Debug)]
+struct OpenFile {
+    node: Arc<Node>,
+    what: OpenKind,
+}
+
+#[derive(Debug)]
+enum OpenKind {
+    File(Arc<OwnedFd>),
+    Directory(Mutex<Directory>),
+}
+
+impl HostFs {
+    /// The directory at `path`, which is followed if it is a link.
+    pub fn new(path: &Path, options: Options) -> std::result::Result<Self, RootError> {
+        let root = match sys::open_root(path) {
+            Ok(root) => root,
+            Err(Errno::ENOTDIR) => return Err(RootError::NotADirectory),
+            Err(errno) => return Err(RootError::Open(errno)),
+        };
+        let identity = sys::stat(root.as_fd()).map_err(RootError::Open)?.identity;
+        Ok(Self {
+            nodes: Nodes::new(root, identity, options.budget.nodes),
+            handles: RwLock::default(),
+            next_handle: AtomicU64::new(1),
+            table: Table::default(),
+            specials: RwLock::default(),
+            proc: ProcFiles::new().map_err(RootError::Proc)?,
+            device: identity.device,
+            options,
+        })
+    }
+
+    fn writable(&self) -> Result<()> {
+        if self.options.readonly { Err(Errno::EROFS) } else { Ok(()) }
+    }
+
+    /// A directory that names are looked for in.
+    fn directory(&self, id: NodeId) -> Result<(Arc<Node>, Arc<OwnedFd>)> {
+        let node = self.nodes.get(id)?;
+        if node.kind != Kind::Directory {
+            return Err(Errno::ENOTDIR);
+        }
+        let file = self.nodes.descriptor(&node)?;
+        Ok((node, file))
+    }
+
+    /// What the host tells of a node that it has.
+    fn found(&self, node: &Arc<Node>) -> Result<Found> {
+        let place = node.place();
+        let found = match place.filter(|_| !node.has_descriptor()) {
+            Some(Place { parent, name }) => {
+                let found = sys::stat_at(self.nodes.descriptor(&parent)?.as_fd(), &name);
+                found.map_err(|errno| if errno == Errno::ENOENT { Errno::ESTALE } else { errno })?
+            }
+            None => sys::stat(self.nodes.descriptor(node)?.as_fd())?,
+        };
+        if found.identity == node.identity && found.kind() == node.kind {
+            Ok(found)
+        } else {
+            Err(Errno::ESTALE)
+        }
+    }
+
+    /// What the guest is told of a node.
+    fn attributes_of(&self, node: &Arc<Node>) -> Result<Attributes> {
+        if is_special(node.identity) {
+            return shared(&self.specials).attributes(node.identity);
+        }
+        Ok(self.seen(node, &self.found(node)?))
+    }
+
+    /// What the guest is told of something that the host has.
+    fn seen(&self, node: &Node, found: &Found) -> Attributes {
+        let mut attributes = found.attributes;
+        attributes.uid = self.options.owner_uid.unwrap_or(attributes.uid);
+        attributes.gid = self.options.owner_gid.unwrap_or(attributes.gid);
+        self.table.over(found.identity, &mut attributes);
+        if found.identity.device != self.device {
+            // Numbers of another file system may be those of files of this one.
+            attributes.ino ^= found.identity.device.rotate_left(40);
+        }
+        attributes.submount = found.is_mount && node.id != NodeId::ROOT;
+        node.tell(attributes.mode, attributes.gid);
+        attributes
+    }
+
+    fn stat(&self, attributes: Attributes) -> Stat {
+        Stat { attributes, valid: self.options.valid }
+    }
+
+    /// Tells the kernel of what was found under a name.
+    fn learn(&self, parent: &Arc<Node>, name: &CStr, found: &Found) -> Result<Entry> {
+        let place = Place { parent: parent.clone(), name: name.to_owned() };
+        let node = self.nodes.learn(Some(place), found.identity, found.kind())?;
+        Ok(self.entry_of(&node, self.seen(&node, found)))
+    }
+
+    fn entry_of(&self, node: &Node, attributes: Attributes) -> Entry {
+        Entry { node: node.id, generation: 0, valid: self.options.valid, stat: self.stat(attributes) }
+    }
+
+    /// Keeps what was opened for the guest.
+    fn keep(&self, node: Arc<Node>, what: OpenKind) -> Result<Opened> {
+        let handle = Handle(self.next_handle.fetch_add(1, Ordering::Relaxed));
+        let mut handles = alone(&self.handles);
+        if handles.len() >= self.options.budget.handles {
+            return Err(Errno::EMFILE);
+        }
+        if let OpenKind::File(file) = &what {
+            node.opened(file);
+        }
+        handles.insert(handle, Arc::new(OpenFile { node, what }));
+        Ok(Opened { handle, cache: fuse::Cache::empty() })
+    }
+
+    /// Refuses to open one more before it is done, so that nothing is made that cannot be told.
+    fn room_for_handle(&self) -> Result<()> {
+        if shared(&self.handles).len() >= self.options.budget.handles { Err(Errno::EMFILE) } else { Ok(()) }
+    }
+
+    /// The kernel no longer has a node: what was kept for it goes, if nobody can find it again.
+    fn forgotten(&self, node: &Node) {
+        let gone = if is_special(node.identity) {
+            alone(&self.specials).forget(node.identity)
+        } else {
+            node.is_gone()
+        };
+        if gone {
+            self.table.remove(node.identity);
+        }
+    }
+
+    fn handle(&self, node: NodeId, handle: Handle) -> Result<Arc<OpenFile>> {
+        let open = shared(&self.handles).get(&handle).cloned();
+        open.filter(|open| open.node.id == node).ok_or(Errno::EBADF)
+    }
+
+    fn file(&self, node: NodeId, handle: Handle) -> Result<Arc<OwnedFd>> {
+        match &self.handle(node, handle)?.what {
+            OpenKind::File(file) => Ok(file.clone()),
+            OpenKind::Directory(_) => Err(Errno::EBADF),
+        }
+    }
+}
+
+impl FileSystem for HostFs {
+    fn entry(&self, context: &Context<'_>, parent: NodeId, name: Name<'_>, how: How<'_>) -> Result<Entry> {
+        let (parent, directory) = self.directory(parent)?;
+        match how {
+            How::Existing => self.look_up(&parent, directory.as_fd(), name),
+            _ => {
+                self.writable()?;
+                self.make(context, &parent, directory.as_fd(), name, how)
+            }
+        }
+    }
+
+    fn names(&self, _: &Context<'_>, parent: NodeId, change: NameChange<'_>) -> Result<()> {
+        self.writable()?;
+        let (parent, directory) = self.directory(parent)?;
+        match change {
+            NameChange::Unlink(name) => self.remove(&parent, directory.as_fd(), name, false),
+            NameChange::RemoveDirectory(name) => self.remove(&parent, directory.as_fd(), name, true),
+            NameChange::Rename { from, to_parent, to, how } => {
+                let (to_parent, to_directory) = self.directory(to_parent)?;
+                self.rename(
+                    &Spot { node: &parent, directory: directory.as_fd(), name: from },
+                    &Spot { node: &to_parent, directory: to_directory.as_fd(), name: to },
+                    how,
+                )
+            }
+        }
+    }
+
+    fn attributes(
+        &self,
+        _: &Context<'_>,
+        node: NodeId,
+        handle: Option<Handle>,
+        change: Option<&SetAttributes>,
+    ) -> Result<Stat> {
+        let node = self.nodes.get(node)?;
+        let Some(change) = change else { return Ok(self.stat(self.attributes_of(&node)?)) };
+        self.writable()?;
+        self.set_attributes(&node, handle, change)?;
+        Ok(self.stat(self.attributes_of(&node)?))
+    }
+
+    fn open(&self, _: &Context<'_>, node: NodeId, opening: Opening) -> Result<Opened> {
+        self.open_node(&self.nodes.get(node)?, opening)
+    }
+
+    fn create(
+        &self,
+        context: &Context<'_>,
+        parent: NodeId,
+        name: Option<Name<'_>>,
+        creation: Creation,
+    ) -> Result<(Entry, Opened)> {
+        self.writable()?;
+        let (parent, directory) = self.directory(parent)?;
+        self.create_file(context, &parent, directory.as_fd(), name, creation)
+    }
+
+    fn data(&self, _: &Context<'_>, node: NodeId, handle: Handle, act: Data<'_>) -> Result<u64> {
+        self.act(node, handle, act)
+    }
+
+    fn list(
+        &self,
+        _: &Context<'_>,
+        node: NodeId,
+        handle: Handle,
+        cookie: u64,
+        listing: &mut Listing<'_>,
+    ) -> Result<()> {
+        self.list_directory(node, handle, cookie, listing)
+    }
+
+    fn read_link(&self, _: &Context<'_>, node: NodeId) -> Result<Vec<u8>> {
+        let node = self.nodes.get(node)?;
+        if node.kind != Kind::SymbolicLink {
+            return Err(Errno::EINVAL);
+        }
+        sys::read_link(self.nodes.descriptor(&node)?.as_fd())
+    }
+
+    fn xattr(&self, _: &Context<'_>, node: NodeId, act: Xattr<'_>) -> Result<Vec<u8>> {
+        self.extended_attribute(&self.nodes.get(node)?, act)
+    }
+
+    fn statistics(&self, _: &Context<'_>, node: NodeId) -> Result<Statistics> {
+        let node = self.nodes.get(node)?;
+        // What only the guest has is on no file system of the host's.
+        let node = if is_special(node.identity) { self.nodes.root() } else { &node };
+        sys::statistics(self.nodes.descriptor(node)?.as_fd())
+    }
+
+    fn sync(&self, _: &Context<'_>, node: NodeId, what: Sync) -> Result<()> {
+        match what {
+            Sync::File { handle, data_only } => sys::sync(self.file(node, handle)?.as_fd(), data_only),
+            Sync::Directory { handle } => self.sync_directory(node, handle),
+            Sync::All => {
+                let (_, root) = self.directory(NodeId::ROOT)?;
+                sys::sync_all(self.proc.open_directory(root.as_fd())?.as_fd())
+            }
+        }
+    }
+
+    fn let_go(&self, node: NodeId, gone: Gone) {
+        match gone {
+            Gone::Lookups(count) => {
+                if let Some(node) = self.nodes.forget(node, count) {
+                    self.forgotten(&node);
+                }
+            }
+            Gone::File(handle) | Gone::Directory(handle) => {
+                let open = alone(&self.handles).remove(&handle);
+                drop(open);
+            }
+            Gone::Everything => {
+                self.nodes.forget_all();
+                let handles = std::mem::take(&mut *alone(&self.handles));
+                drop(handles);
+            }
+        }
+    }
+}
+
+/// A name in a directory.
+struct Spot<'a> {
+    node: &'a Arc<Node>,
+    directory: BorrowedFd<'a>,
+    name: Name<'a>,
+}

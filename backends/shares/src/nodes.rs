@@ -1,0 +1,396 @@
+//! The files that the guest's kernel has been told of.
+//!
+//! A node is a place (parent and name) and the identity of the file found there. Its descriptor is opened when it is
+//! first needed, closed when others need theirs, and opened again by the place, where the identity must be the same.
+//! A file that loses its place while the kernel still has it keeps its descriptor.
+
+use std::collections::{HashMap, VecDeque};
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+
+use fuse::{Errno, NodeId, Result};
+
+use crate::sys::{self, Identity, Kind};
+
+/// Most nodes that the kernel can be told of; each takes some 350 bytes.
+const MAX_NODES: usize = 1 << 20;
+
+/// Most directories, one in the other, that are walked to open a file again.
+const MAX_DEPTH: usize = 4096;
+
+/// Takes a lock, whatever happened to a thread that had it.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes a lock with others.
+pub(crate) fn shared<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes a lock alone.
+pub(crate) fn alone<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where a file is.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) parent: Arc<Node>,
+    pub(crate) name: CString,
+}
+
+/// A node's own descriptor.
+#[derive(Debug, Default)]
+enum Slot {
+    #[default]
+    Closed,
+    /// It can be opened again.
+    Cached(Arc<OwnedFd>),
+    /// It cannot.
+    Pinned(Arc<OwnedFd>),
+}
+
+/// A file.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) identity: Identity,
+    pub(crate) kind: Kind,
+    /// Nothing for the root and for a file without a name.
+    place: Mutex<Option<Place>>,
+    slot: Mutex<Slot>,
+    /// Descriptors of the file that the guest has open.
+    open: Mutex<Vec<Weak<OwnedFd>>>,
+    /// References that the kernel has.
+    lookups: AtomicU64,
+    /// It has no name, and never will again.
+    gone: AtomicBool,
+    /// The descriptor was used since the cache last looked.
+    used: AtomicBool,
+    /// Special bits, permissions and group as the kernel was last told: what is made in a directory depends on them.
+    told: Mutex<(u32, u32)>,
+}
+
+impl Node {
+    pub(crate) fn place(&self) -> Option<Place> {
+        lock(&self.place).clone()
+    }
+
+    /// Notes that the last name is taken.
+    pub(crate) fn lost_name(&self) {
+        self.gone.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the file is no more once the kernel has forgotten it.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    /// Notes attributes that the kernel is told.
+    pub(crate) fn tell(&self, mode: u32, gid: u32) {
+        *lock(&self.told) = (mode, gid);
+    }
+
+    /// Mode and group that the kernel was last told.
+    pub(crate) fn told(&self) -> (u32, u32) {
+        *lock(&self.told)
+    }
+
+    /// Notes a descriptor that the guest has open.
+    pub(crate) fn opened(&self, file: &Arc<OwnedFd>) {
+        let mut open = lock(&self.open);
+        open.retain(|other| other.strong_count() > 0);
+        open.push(Arc::downgrade(file));
+    }
+
+    /// Whether the host can be asked without its name.
+    pub(crate) fn has_descriptor(&self) -> bool {
+        self.at_hand().is_some()
+    }
+
+    /// A descriptor that is open already.
+    fn at_hand(&self) -> Option<Arc<OwnedFd>> {
+        self.used.store(true, Ordering::Relaxed);
+        match &*lock(&self.slot) {
+            Slot::Cached(file) | Slot::Pinned(file) => return Some(file.clone()),
+            Slot::Closed => {}
+        }
+        lock(&self.open).iter().find_map(Weak::upgrade)
+    }
+}
+
+impl Drop for Node {
+    /// A node may be the last to refer to its parent, and that to its own, deeper than a stack is.
+    fn drop(&mut self) {
+        let mut next = self.place.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        while let Some(mut parent) = next.and_then(|place| Arc::into_inner(place.parent)) {
+            next = parent.place.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        }
+    }
+}
+
+/// All nodes.
+#[derive(Debug)]
+pub(crate) struct Nodes {
+    root: Arc<Node>,
+    tables: RwLock<Tables>,
+    next: AtomicU64,
+    cached: Mutex<VecDeque<Weak<Node>>>,
+    pinned: AtomicUsize,
+    /// Most descriptors that are kept because they may be of use again, and most that have to be kept.
+    budget: usize,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    by_id: HashMap<NodeId, Arc<Node>>,
+    by_identity: HashMap<Identity, Arc<Node>>,
+}
+
+impl Nodes {
+    /// Just the root.
+    pub(crate) fn new(root: OwnedFd, identity: Identity, budget: usize) -> Self {
+        let root = Arc::new(Node {
+            id: NodeId::ROOT,
+            identity,
+            kind: Kind::Directory,
+            place: Mutex::default(),
+            slot: Mutex::new(Slot::Pinned(Arc::new(root))),
+            open: Mutex::default(),
+            lookups: AtomicU64::new(1),
+            gone: AtomicBool::new(false),
+            used: AtomicBool::new(true),
+            told: Mutex::default(),
+        });
+        let nodes = Self {
+            root: root.clone(),
+            tables: RwLock::default(),
+            next: AtomicU64::new(NodeId::ROOT.0 + 1),
+            cached: Mutex::default(),
+            pinned: AtomicUsize::new(0),
+            budget,
+        };
+        nodes.forget_all();
+        nodes
+    }
+
+    /// How many descriptors have to be kept.
+    #[cfg(test)]
+    pub(crate) fn pinned(&self) -> usize {
+        self.pinned.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn root(&self) -> &Arc<Node> {
+        &self.root
+    }
+
+    pub(crate) fn get(&self, id: NodeId) -> Result<Arc<Node>> {
+        shared(&self.tables).by_id.get(&id).cloned().ok_or(Errno::ESTALE)
+    }
+
+    /// The node of a file that the kernel has been told of.
+    pub(crate) fn known(&self, identity: Identity) -> Option<Arc<Node>> {
+        shared(&self.tables).by_identity.get(&identity).cloned()
+    }
+
+    /// The node of what was found at a place, with one reference more for the kernel.
+    pub(crate) fn learn(&self, place: Option<Place>, identity: Identity, kind: Kind) -> Result<Arc<Node>> {
+        // The reference is counted under the lock, so that nobody forgets the node meanwhile.
+        let count = |tables: &Tables| {
+            let node = tables.by_identity.get(&identity).filter(|node| node.kind == kind)?;
+            node.lookups.fetch_add(1, Ordering::Relaxed);
+            Some(node.clone())
+        };
+        let known = count(&shared(&self.tables));
+        if let Some(node) = known {
+            self.found_at(&node, place);
+            return Ok(node);
+        }
+        let mut tables = alone(&self.tables);
+        if let Some(node) = count(&tables) {
+            drop(tables);
+            self.found_at(&node, place);
+            return Ok(node);
+        }
+        if tables.by_id.len() >= MAX_NODES {
+            return Err(Errno::ENOSPC);
+        }
+        let node = Arc::new(Node {
+            id: NodeId(self.next.fetch_add(1, Ordering::Relaxed)),
+            identity,
+            kind,
+            gone: AtomicBool::new(place.is_none()),
+            place: Mutex::new(place),
+            slot: Mutex::default(),
+            open: Mutex::default(),
+            lookups: AtomicU64::new(1),
+            used: AtomicBool::new(false),
+            told: Mutex::default(),
+        });
+        tables.by_id.insert(node.id, node.clone());
+        tables.by_identity.insert(identity, node.clone());
+        Ok(node)
+    }
+
+    /// Takes references back; what the kernel never had is not missed. Returns a node that it no longer has.
+    pub(crate) fn forget(&self, id: NodeId, count: u64) -> Option<Arc<Node>> {
+        let node = self.get(id).ok()?;
+        let less = |lookups: u64| Some(lookups.saturating_sub(count));
+        let before = node.lookups.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).unwrap_or_default();
+        if before > count || id == NodeId::ROOT {
+            return None;
+        }
+        let mut tables = alone(&self.tables);
+        // It may have been found again meanwhile, and forgotten by another thread.
+        let forgotten = node.lookups.load(Ordering::Acquire) == 0 && tables.by_id.contains_key(&id);
+        if forgotten {
+            tables.by_id.remove(&id);
+            if tables.by_identity.get(&node.identity).is_some_and(|other| Arc::ptr_eq(other, &node)) {
+                tables.by_identity.remove(&node.identity);
+            }
+            drop(tables);
+            self.unpin(&node, false);
+            // The kernel forgets a directory after what is in it: nobody needs the way there.
+            let place = lock(&node.place).take();
+            drop(place);
+        }
+        forgotten.then_some(node)
+    }
+
+    /// Forgets all but the root.
+    pub(crate) fn forget_all(&self) {
+        let mut tables = alone(&self.tables);
+        *tables = Tables::default();
+        tables.by_id.insert(NodeId::ROOT, self.root.clone());
+        tables.by_identity.insert(self.root.identity, self.root.clone());
+        drop(tables);
+        lock(&self.cached).clear();
+        self.pinned.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes a file's place, by which its descriptor may be opened again.
+    fn found_at(&self, node: &Arc<Node>, place: Option<Place>) {
+        let Some(place) = place.filter(|_| node.id != NodeId::ROOT) else { return };
+        let mut old = lock(&node.place);
+        let same = |old: &Place| Arc::ptr_eq(&old.parent, &place.parent) && old.name == place.name;
+        if !old.as_ref().is_some_and(same) {
+            let former = old.replace(place);
+            drop(old);
+            drop(former);
+        }
+        node.gone.store(false, Ordering::Relaxed);
+        self.unpin(node, true);
+    }
+
+    /// Notes that a file is at another place.
+    pub(crate) fn moved(&self, identity: Identity, parent: &Arc<Node>, name: &CStr) {
+        if let Some(node) = self.known(identity) {
+            self.found_at(&node, Some(Place { parent: parent.clone(), name: name.to_owned() }));
+        }
+    }
+
+    /// A descriptor of the file, which may only name it.
+    pub(crate) fn descriptor(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
+        if let Some(file) = node.at_hand() {
+            return Ok(file);
+        }
+        // From the node up to a directory that is open, and down again.
+        let mut closed = vec![node.clone()];
+        let mut file = loop {
+            let place = closed.last().and_then(|last| last.place()).ok_or(Errno::ESTALE)?;
+            if let Some(file) = place.parent.at_hand() {
+                break file;
+            }
+            if closed.len() == MAX_DEPTH {
+                return Err(Errno::ENAMETOOLONG);
+            }
+            closed.push(place.parent);
+        };
+        for node in closed.iter().rev() {
+            let place = node.place().ok_or(Errno::ESTALE)?;
+            file = Arc::new(open(&file, &place.name, node)?);
+            self.cache(node, file.clone());
+        }
+        Ok(file)
+    }
+
+    /// Keeps a descriptor for later, and closes one that was not used for the longest time.
+    fn cache(&self, node: &Arc<Node>, file: Arc<OwnedFd>) {
+        match &mut *lock(&node.slot) {
+            slot @ Slot::Closed => *slot = Slot::Cached(file),
+            _ => return,
+        }
+        let mut cached = lock(&self.cached);
+        cached.push_back(Arc::downgrade(node));
+        let mut closed = Vec::new();
+        for _ in 0..cached.len() {
+            if cached.len() <= self.budget {
+                break;
+            }
+            let Some(oldest) = cached.pop_front().and_then(|node| node.upgrade()) else { continue };
+            if oldest.used.swap(false, Ordering::Relaxed) && !Arc::ptr_eq(&oldest, node) {
+                cached.push_back(Arc::downgrade(&oldest));
+                continue;
+            }
+            let mut slot = lock(&oldest.slot);
+            if matches!(*slot, Slot::Cached(_)) {
+                closed.push(std::mem::take(&mut *slot));
+            }
+        }
+    }
+
+    /// Opens a file that is about to lose its place, for as long as the kernel has it.
+    pub(crate) fn pin(&self, node: &Arc<Node>) -> Result<()> {
+        let file = self.descriptor(node)?;
+        let mut slot = lock(&node.slot);
+        if matches!(*slot, Slot::Pinned(_)) {
+            return Ok(());
+        }
+        if self.pinned.fetch_add(1, Ordering::Relaxed) >= self.budget {
+            self.pinned.fetch_sub(1, Ordering::Relaxed);
+            return Err(Errno::EMFILE);
+        }
+        *slot = Slot::Pinned(file);
+        Ok(())
+    }
+
+    /// Pins a file that has no place, by its descriptor.
+    pub(crate) fn pin_by(&self, node: &Arc<Node>, file: OwnedFd) -> Result<()> {
+        if self.pinned.fetch_add(1, Ordering::Relaxed) >= self.budget {
+            self.pinned.fetch_sub(1, Ordering::Relaxed);
+            return Err(Errno::EMFILE);
+        }
+        *lock(&node.slot) = Slot::Pinned(Arc::new(file));
+        Ok(())
+    }
+
+    /// The file has a place, or the kernel no longer has the file: its descriptor need not be kept.
+    fn unpin(&self, node: &Arc<Node>, keep: bool) {
+        if node.id == NodeId::ROOT {
+            return;
+        }
+        let mut slot = lock(&node.slot);
+        if !matches!(*slot, Slot::Pinned(_)) {
+            return;
+        }
+        let Slot::Pinned(file) = std::mem::take(&mut *slot) else { return };
+        let _ = self.pinned.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
+        drop(slot);
+        if keep {
+            self.cache(node, file);
+        }
+    }
+}
+
+/// Opens what a name in a directory leads to, if that is still the node.
+fn open(directory: &OwnedFd, name: &CStr, node: &Node) -> Result<OwnedFd> {
+    let file = sys::open_beneath(directory.as_fd(), name).map_err(|errno| match errno {
+        Errno::ENOENT | Errno::ENOTDIR => Errno::ESTALE,
+        other => other,
+    })?;
+    let found = sys::stat(file.as_fd())?;
+    if found.identity == node.identity && found.kind() == node.kind { Ok(file) } else { Err(Errno::ESTALE) }
+}

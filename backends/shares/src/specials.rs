@@ -1,0 +1,190 @@
+//! Devices, FIFOs and sockets that the guest makes: its kernel serves them, and the host gets none. They are names in
+//! directories of the host for as long as the sandbox lives.
+
+use std::collections::{BTreeMap, HashMap};
+
+use fuse::{Attributes, Errno, Result, Time};
+
+use crate::sys::Identity;
+
+/// Most names of such files.
+const MAX_NAMES: usize = 1 << 16;
+
+/// File systems of the host have no such number: it is the largest there is.
+const DEVICE: u64 = u64::MAX;
+
+/// Numbers of files that no file system of the host gives.
+const FIRST_INO: u64 = 1 << 63;
+
+/// Whether this is the identity of a file that the host does not have.
+pub(crate) fn is_special(identity: Identity) -> bool {
+    identity.device == DEVICE
+}
+
+/// A name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Named {
+    /// Rises with each name, so that a list can go on behind one.
+    pub(crate) serial: u64,
+    /// The file.
+    pub(crate) ino: u64,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(crate) struct Specials {
+    /// By directory and name.
+    names: BTreeMap<(Identity, Vec<u8>), Named>,
+    files: HashMap<u64, Attributes>,
+    made: u64,
+}
+
+impl Specials {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// The identity of the file with this number.
+    pub(crate) fn identity(ino: u64) -> Identity {
+        Identity { device: DEVICE, ino, btime: (0, 0) }
+    }
+
+    /// The file that a name in a directory leads to.
+    pub(crate) fn find(&self, directory: Identity, name: &[u8]) -> Option<u64> {
+        // An empty map has no key to compare with, so this is where most calls end.
+        if self.names.is_empty() {
+            return None;
+        }
+        self.names.get(&(directory, name.to_vec())).map(|named| named.ino)
+    }
+
+    pub(crate) fn attributes(&self, identity: Identity) -> Result<Attributes> {
+        self.files.get(&identity.ino).copied().filter(|_| is_special(identity)).ok_or(Errno::ESTALE)
+    }
+
+    pub(crate) fn change(&mut self, identity: Identity, change: impl FnOnce(&mut Attributes)) -> Result<()> {
+        let file = self.files.get_mut(&identity.ino).filter(|_| is_special(identity)).ok_or(Errno::ESTALE)?;
+        change(file);
+        Ok(())
+    }
+
+    /// Makes a file under a name that is free.
+    pub(crate) fn make(&mut self, directory: Identity, name: &[u8], attributes: Attributes) -> Result<u64> {
+        if self.names.len() >= MAX_NAMES {
+            return Err(Errno::ENOSPC);
+        }
+        self.made += 1;
+        let ino = FIRST_INO + self.made;
+        self.files.insert(ino, Attributes { ino, links: 0, ..attributes });
+        self.name(directory, name, ino);
+        Ok(ino)
+    }
+
+    /// Gives a file a name that is free.
+    fn name(&mut self, directory: Identity, name: &[u8], ino: u64) {
+        self.made += 1;
+        self.names.insert((directory, name.to_vec()), Named { serial: self.made, ino });
+        if let Some(file) = self.files.get_mut(&ino) {
+            file.links += 1;
+        }
+    }
+
+    /// Gives a file one more name, which is free.
+    pub(crate) fn link(
+        &mut self,
+        directory: Identity,
+        name: &[u8],
+        identity: Identity,
+        now: Time,
+    ) -> Result<()> {
+        if self.names.len() >= MAX_NAMES {
+            return Err(Errno::ENOSPC);
+        }
+        self.change(identity, |file| file.ctime = now)?;
+        self.name(directory, name, identity.ino);
+        Ok(())
+    }
+
+    /// Takes a name. What the kernel still has of a file without one is its attributes.
+    pub(crate) fn unlink(&mut self, directory: Identity, name: &[u8], now: Time) -> bool {
+        let Some(named) = self.names.remove(&(directory, name.to_vec())) else { return false };
+        if let Some(file) = self.files.get_mut(&named.ino) {
+            file.links = file.links.saturating_sub(1);
+            file.ctime = now;
+        }
+        true
+    }
+
+    /// Gives the name `from`, which is there, to `to`, which is free.
+    pub(crate) fn rename(&mut self, from: (Identity, &[u8]), to: (Identity, &[u8]), now: Time) -> Result<()> {
+        let named = self.names.remove(&(from.0, from.1.to_vec())).ok_or(Errno::ENOENT)?;
+        self.made += 1;
+        self.names.insert((to.0, to.1.to_vec()), Named { serial: self.made, ..named });
+        if let Some(file) = self.files.get_mut(&named.ino) {
+            file.ctime = now;
+        }
+        Ok(())
+    }
+
+    /// The kernel no longer has the file: whether it is gone, as it has no name.
+    pub(crate) fn forget(&mut self, identity: Identity) -> bool {
+        let gone = is_special(identity) && self.files.get(&identity.ino).is_some_and(|file| file.links == 0);
+        if gone {
+            self.files.remove(&identity.ino);
+        }
+        gone
+    }
+
+    /// Names in a directory behind a serial number, in order.
+    pub(crate) fn list(&self, directory: Identity, behind: u64) -> Vec<(Named, Vec<u8>)> {
+        let all = self.names.range((directory, Vec::new())..);
+        let here = all.take_while(|((place, _), _)| *place == directory);
+        let mut later: Vec<_> = here
+            .filter(|(_, named)| named.serial > behind)
+            .map(|((_, name), named)| (*named, name.clone()))
+            .collect();
+        later.sort_by_key(|(named, _)| named.serial);
+        later
+    }
+
+    /// Whether a directory has any.
+    pub(crate) fn any_in(&self, directory: Identity) -> bool {
+        let mut all = self.names.range((directory, Vec::new())..);
+        all.next().is_some_and(|((place, _), _)| *place == directory)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Identity = Identity { device: 1, ino: 2, btime: (0, 0) };
+    const B: Identity = Identity { device: 1, ino: 3, btime: (0, 0) };
+    const NOW: Time = Time { seconds: 9, nanoseconds: 0 };
+
+    #[test]
+    fn names_come_and_go() {
+        let mut specials = Specials::default();
+        let fifo = Attributes { mode: 0o010_644, ..Attributes::default() };
+        let ino = specials.make(A, b"fifo", fifo).unwrap();
+        let identity = Specials::identity(ino);
+        assert!(is_special(identity) && !is_special(A));
+        specials.link(B, b"again", identity, NOW).unwrap();
+        assert_eq!(specials.attributes(identity).unwrap().links, 2);
+        specials.rename((A, b"fifo"), (B, b"moved"), NOW).unwrap();
+        assert!(!specials.any_in(A) && specials.any_in(B));
+        assert_eq!((specials.find(A, b"fifo"), specials.find(B, b"moved")), (None, Some(ino)));
+        let listed = specials.list(B, 0);
+        assert_eq!(
+            listed.iter().map(|(_, name)| name.as_slice()).collect::<Vec<_>>(),
+            [&b"again"[..], b"moved"]
+        );
+        assert_eq!(specials.list(B, listed[0].0.serial), listed[1..]);
+        assert!(!specials.forget(identity));
+        assert!(specials.unlink(B, b"again", NOW) && specials.unlink(B, b"moved", NOW));
+        assert!(!specials.unlink(B, b"moved", NOW) && specials.is_empty());
+        assert_eq!(specials.attributes(identity).unwrap().links, 0);
+        assert!(specials.forget(identity));
+        assert_eq!(specials.attributes(identity), Err(Errno::ESTALE));
+    }
+}

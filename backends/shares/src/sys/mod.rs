@@ -1,0 +1,11 @@
+//! What the host's kernel is asked for: the only place that names a system call.
+
+mod linux;
+mod mount;
+
+pub(crate) use linux::{
+    Directory, Found, Identity, Kind, ProcFiles, append, copy, create, create_nameless, current_time,
+    descriptor_limit, list, make_directory, make_symbolic_link, open_beneath, open_root, read_link, remove,
+    rename, reserve, seek, set_times, stat, stat_at, statistics, sync, sync_all, truncate,
+};
+pub use mount::{MountError, Mounted};
