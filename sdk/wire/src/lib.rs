@@ -1,8 +1,8 @@
 //! The JSON that programs read and write: the lists and reports of `--json` here, the protocol of `matchlock rpc` in
 //! [`rpc`].
 //!
-//! Names and meaning are a promise to scripts: fields are added, never changed. Not here: the types the product works
-//! with; each caller converts by hand.
+//! Names and meaning are a promise to scripts: fields are added, never changed. Not here: the product's own types;
+//! each caller converts by hand.
 
 pub mod rpc;
 pub mod state;
@@ -12,11 +12,11 @@ use serde::Serialize;
 /// One sandbox of `matchlock list --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Vm {
-    /// Its id.
+    /// The sandbox's id.
     pub id: String,
     /// `running`, `stopped`, `crashed`.
     pub status: String,
-    /// Image, as asked for.
+    /// The sandbox's image, as the user named it.
     pub image: String,
     /// RFC 3339, UTC: `YYYY-MM-DDTHH:MM:SSZ`.
     pub created_at: String,
@@ -29,11 +29,11 @@ pub struct Vm {
 pub struct Image {
     /// Tag.
     pub tag: String,
-    /// Where it came from.
+    /// The image's origin.
     pub source: String,
     /// Manifest digest.
     pub digest: String,
-    /// Bytes of its layers.
+    /// Bytes of the image's layers.
     pub size: u64,
     /// RFC 3339, UTC: `YYYY-MM-DDTHH:MM:SSZ`.
     pub created_at: String,
@@ -42,24 +42,24 @@ pub struct Image {
 /// One kernel of `matchlock kernel ls --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Kernel {
-    /// What it is called.
+    /// The kernel's name.
     pub identifier: String,
     /// `amd64`, `arm64`.
     pub arch: String,
-    /// Bytes of its files.
+    /// Bytes of the kernel's files.
     pub size: u64,
-    /// What it was made from.
+    /// The kernel's origin.
     pub origin: String,
-    /// Whether new sandboxes get it when they ask for none.
+    /// Whether new sandboxes get the kernel by default.
     pub default: bool,
-    /// Whether a sandbox runs on it, or is being started on it.
+    /// Whether a sandbox runs on the kernel, or is starting on it.
     pub in_use: bool,
 }
 
 /// `matchlock kernel rm --json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct KernelsRemoved {
-    /// What they were called.
+    /// Names of the removed kernels.
     pub removed: Vec<String>,
     /// Bytes of their files.
     pub freed: u64,
@@ -68,25 +68,25 @@ pub struct KernelsRemoved {
 /// `matchlock image inspect`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ImageDetails {
-    /// What `image ls --json` says of it.
+    /// The image, as in `image ls --json`.
     #[serde(flatten)]
     pub image: Image,
-    /// How its programs are run.
+    /// The configuration of the image's programs.
     pub config: ImageExecution,
-    /// Its layers, lowest first.
+    /// The image's layers, lowest first.
     pub layers: Vec<ImageLayer>,
 }
 
-/// How an image's programs are run.
+/// The configuration of an image's programs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ImageExecution {
     /// User; empty = root.
     pub user: String,
     /// Working directory; empty = none.
     pub working_dir: String,
-    /// What is put before every command.
+    /// Words before every command.
     pub entrypoint: Vec<String>,
-    /// The command when none is given.
+    /// The command unless another is given.
     pub cmd: Vec<String>,
     /// Variables, each `NAME=VALUE`.
     pub env: Vec<String>,
@@ -95,18 +95,18 @@ pub struct ImageExecution {
 /// A layer of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ImageLayer {
-    /// Digest of its uncompressed tar.
+    /// Digest of the layer's uncompressed tar.
     pub digest: String,
-    /// Bytes of its file in the store.
+    /// Bytes of the layer's file in the store.
     pub size: u64,
 }
 
-/// What `image rm`, `image prune` and `image gc` say with `--json`.
+/// Output of `image rm`, `image prune` and `image gc` with `--json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ImagesRemoved {
     /// Tags.
     pub removed: Vec<String>,
-    /// Layer files that nothing needed any more.
+    /// Number of removed layer files.
     pub blobs: u64,
     /// Bytes that were freed.
     pub freed: u64,
@@ -119,7 +119,7 @@ pub struct Volume {
     pub name: String,
     /// Megabytes with one decimal, such as `16.0 MB`.
     pub size: String,
-    /// The ext4 image on the host.
+    /// Path of the ext4 image on the host.
     pub path: String,
 }
 
@@ -135,30 +135,31 @@ pub struct Diagnosis {
 /// One check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What was looked at.
+    /// The subject of the check.
     pub name: String,
-    /// How it is.
+    /// The result.
     pub status: CheckStatus,
-    /// What was found.
+    /// The finding.
     pub message: String,
-    /// What to do about it.
+    /// The remedy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
 }
 
-/// How a check came out.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckStatus {
-    /// Fine.
+    /// The part works.
     Pass,
-    /// It works, but not as well as it could.
+    /// The part works, but not as well as it could.
     Warn,
-    /// Sandboxes cannot run.
+    /// The part is missing or broken, so that sandboxes cannot run.
     Fail,
 }
 
-/// When a sandbox got where; microseconds since the program's start unless the name says otherwise.
+/// The times at which a sandbox reached each step; microseconds since the program's start unless the name says
+/// otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[expect(missing_docs, reason = "named as in the sandbox's own timings")]
 pub struct Timings {

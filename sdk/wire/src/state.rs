@@ -1,6 +1,6 @@
-//! What `matchlock get` and `matchlock inspect` print.
+//! The output of `matchlock get` and `matchlock inspect`.
 //!
-//! Of variables there are only names: nothing of this ever holds a value that might be a secret. Times are RFC 3339, UTC.
+//! Of variables there are only names: no value here can be a secret. Times are RFC 3339, UTC.
 
 use std::collections::BTreeMap;
 
@@ -9,46 +9,46 @@ use serde::Serialize;
 /// `matchlock get`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct VmDetails {
-    /// Its id.
+    /// The sandbox's id.
     pub id: String,
     /// Owner's process id; 0 = it has ended.
     pub pid: u32,
     /// `running`, `stopped`, `crashed`.
     pub status: String,
-    /// Image, as asked for.
+    /// The sandbox's image, as the user named it.
     pub image: String,
     /// `YYYY-MM-DDTHH:MM:SSZ`.
     pub created_at: String,
-    /// What was asked for.
+    /// The specification.
     pub config: VmConfig,
 }
 
-/// What a sandbox was asked to be, in the words of `create`; variables by name only.
+/// A sandbox's specification, in the terms of `create`; variables by name only.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct VmConfig {
     /// Image reference.
     pub image: String,
-    /// No restrictions inside the guest.
+    /// Whether programs run without the restrictions inside the guest.
     pub privileged: bool,
-    /// Whether its command started with it.
+    /// Whether the command started with the sandbox.
     pub launch_entrypoint: bool,
-    /// Whether a small init is PID 1 above its command.
+    /// Whether a small init is PID 1 above the command.
     pub init: bool,
     /// Kernel.
     pub kernel: VmKernel,
     /// CPUs, memory, disk, time.
     pub resources: VmResources,
-    /// Further disks.
+    /// The user's disks.
     pub extra_disks: Vec<VmDisk>,
     /// Names and addresses.
     pub network: VmNetwork,
-    /// Directories of its own.
+    /// Directories.
     pub vfs: VmVfs,
     /// Variables, each with `***` for its value.
     pub env: BTreeMap<String, &'static str>,
     /// Names of variables.
     pub env_names: Vec<String>,
-    /// In place of what the image says.
+    /// Values in place of the image's.
     pub image_config: VmImageConfig,
 }
 
@@ -60,7 +60,7 @@ pub struct VmKernel {
     pub reference: String,
 }
 
-/// What a sandbox may use.
+/// The resources of a sandbox.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct VmResources {
     /// CPUs.
@@ -69,7 +69,7 @@ pub struct VmResources {
     pub memory_mb: u32,
     /// Writable disk.
     pub disk_size_mb: u64,
-    /// What a client named as `timeout_seconds`; not enforced.
+    /// A client's `timeout_seconds`: not enforced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<f64>,
     /// How long the sandbox may live.
@@ -77,27 +77,27 @@ pub struct VmResources {
     pub time_limit_seconds: Option<f64>,
 }
 
-/// A further disk.
+/// A disk of the user's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VmDisk {
-    /// Its image: an absolute path, or `@` and the name of a volume.
+    /// The disk's image: an absolute path, or `@` and the name of a volume.
     pub host_path: String,
-    /// Where it is mounted.
+    /// The directory that the disk is mounted on.
     pub guest_mount: String,
-    /// Whether the sandbox cannot write it.
+    /// Whether the guest cannot write to the disk.
     pub readonly: bool,
-    /// User its root directory was given to.
+    /// The user that owns the disk's root directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner_uid: Option<u32>,
-    /// Group its root directory was given to.
+    /// The group that owns the disk's root directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner_gid: Option<u32>,
 }
 
-/// What a sandbox calls itself and others.
+/// Names and addresses of a sandbox and of others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VmNetwork {
-    /// Whether it was asked to have none.
+    /// Whether the user asked for no network.
     pub no_network: bool,
     /// Host name, if not the id.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,10 +108,10 @@ pub struct VmNetwork {
     pub dns_servers: Vec<String>,
 }
 
-/// What a sandbox has besides its image.
+/// Directories of a sandbox beside its image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VmVfs {
-    /// Directory made for it.
+    /// The working directory if neither sandbox nor image has one.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub workspace: String,
 }
@@ -125,7 +125,7 @@ pub struct VmHost {
     pub ip: String,
 }
 
-/// What replaces the image's words.
+/// Values in place of the image's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct VmImageConfig {
     /// User.
@@ -134,10 +134,10 @@ pub struct VmImageConfig {
     /// Working directory.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub working_dir: String,
-    /// Program.
+    /// Entrypoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entrypoint: Option<Vec<String>>,
-    /// Its arguments.
+    /// Arguments to the entrypoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cmd: Option<Vec<String>>,
     /// Variables, each with `***` for its value.
@@ -151,20 +151,20 @@ pub struct VmImageConfig {
 /// `matchlock inspect`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Inspection {
-    /// As `matchlock get` prints it.
+    /// The sandbox, as in `matchlock get`.
     pub vm: VmDetails,
-    /// The latest of `history`.
+    /// The latest version in `history`.
     pub lifecycle: Option<Lifecycle>,
     /// Every version, oldest first.
     pub history: Vec<Lifecycle>,
 }
 
-/// One version of a sandbox's lifecycle; what went wrong and what was cleaned up in earlier ones is in it too.
+/// One version of a sandbox's lifecycle, including the errors and the cleaning up of earlier versions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Lifecycle {
-    /// Counted from 1.
+    /// The version's number, counted from 1.
     pub version: u32,
-    /// Whose.
+    /// The sandbox's id.
     pub vm_id: String,
     /// The machine: `kvm`, `software`.
     pub backend: String,
@@ -172,21 +172,21 @@ pub struct Lifecycle {
     pub phase: String,
     /// `YYYY-MM-DDTHH:MM:SS.mmmZ`.
     pub updated_at: String,
-    /// What went wrong last.
+    /// The latest error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
-    /// What it has on the host.
+    /// The sandbox's directories.
     pub resources: LifecycleResources,
     /// Steps of cleaning up, by name.
     pub cleanup: BTreeMap<String, CleanupStep>,
 }
 
-/// What a sandbox has on the host.
+/// A sandbox's directories on the host and in the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LifecycleResources {
-    /// Directory of its files.
+    /// Directory of the sandbox's files on the host.
     pub state_dir: String,
-    /// Directory made for it in the guest.
+    /// Working directory in the guest, if neither sandbox nor image has one.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub workspace: String,
 }
@@ -194,21 +194,21 @@ pub struct LifecycleResources {
 /// One step of cleaning up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CleanupStep {
-    /// How it went.
+    /// The result of the step.
     pub status: StepStatus,
-    /// What went wrong.
+    /// The step's error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// `YYYY-MM-DDTHH:MM:SS.mmmZ`.
     pub updated_at: String,
 }
 
-/// How a step went.
+/// The result of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StepStatus {
-    /// It is done.
+    /// The step succeeded.
     Ok,
-    /// It is not.
+    /// The step failed.
     Error,
 }

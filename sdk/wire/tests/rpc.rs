@@ -1,4 +1,4 @@
-//! The protocol's types against the words of its contract, and the schema file against the types.
+//! The protocol's types against its contract, and the schema file against the types.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -17,7 +17,7 @@ fn the_schema_file_is_that_of_the_types() {
     }
     let stored = std::fs::read_to_string(SCHEMA).unwrap_or_default();
     let stored: Value = serde_json::from_str(&stored).unwrap_or_default();
-    // As values: another crate's features may change the order in which members are written.
+    // Compared as values: another crate's features may change the order in which members are written.
     assert!(stored == schema(), "sdk/wire/schema/rpc.json is stale: run UPDATE_SCHEMA=1 cargo test -p wire");
 }
 

@@ -1,4 +1,4 @@
-//! `create`: what a sandbox is to be.
+//! `create`: the specification of a sandbox.
 
 use std::collections::BTreeMap;
 
@@ -12,19 +12,20 @@ use super::Network;
 pub struct CreateParams {
     /// Image reference. Required, not empty.
     pub image: Option<String>,
-    /// Not to be set.
+    /// Must not be set.
     pub id: Option<String>,
-    /// No restrictions inside the guest.
+    /// Lifts the restrictions inside the guest.
     pub privileged: Option<bool>,
     /// Guest kernel.
     pub kernel: Option<Kernel>,
-    /// Start the image's entrypoint.
+    /// Whether to start the image's entrypoint.
     pub launch_entrypoint: Option<bool>,
-    /// A small init is PID 1 above the entrypoint: it reaps orphans, and lets signals act as they do on any process.
+    /// Whether a small init is PID 1 above the entrypoint: it reaps orphans, and lets signals act as they do on any
+    /// process.
     pub init: Option<bool>,
     /// CPUs, memory, disk, time.
     pub resources: Option<Resources>,
-    /// Network; absent = no policy of the caller's own. If it is there it replaces the default as a whole.
+    /// Network; absent = the default. A network that is given replaces the default as a whole.
     pub network: Option<Network>,
     /// Mounts; absent = none.
     pub vfs: Option<Vfs>,
@@ -32,7 +33,7 @@ pub struct CreateParams {
     pub env: Option<BTreeMap<String, Option<String>>>,
     /// ext4 images of the host as disks of the guest; at most 8.
     pub extra_disks: Option<Vec<ExtraDisk>>,
-    /// In place of what the image says.
+    /// Values in place of the image's.
     pub image_config: Option<ImageConfig>,
 }
 
@@ -51,7 +52,7 @@ pub struct Kernel {
     pub reference: Option<String>,
 }
 
-/// How much a sandbox gets. A member that is not over 0 counts as absent.
+/// The resources of a sandbox. A member that is not over 0 counts as absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Resources {
     /// CPUs, fractions allowed; default 1.
@@ -60,22 +61,22 @@ pub struct Resources {
     pub memory_mb: Option<i64>,
     /// MB of writable disk; default 5120.
     pub disk_size_mb: Option<i64>,
-    /// Remembered and shown, not enforced: published clients send 300 when their user sets nothing.
+    /// Recorded and shown, not enforced: published clients send 300 when their user sets nothing.
     pub timeout_seconds: Option<f64>,
-    /// Seconds the sandbox may run; no limit if absent.
+    /// Seconds that the sandbox may run; no limit if absent.
     pub time_limit_seconds: Option<f64>,
 }
 
-/// In place of what the image says. For user and directory something not empty wins; for the others, presence.
+/// Values in place of the image's. User and directory count if they are not empty; the others if they are present.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ImageConfig {
     /// `uid`, `uid:gid`, `name`, `name:group`.
     pub user: Option<String>,
-    /// Directory.
+    /// Working directory.
     pub working_dir: Option<String>,
     /// Entrypoint.
     pub entrypoint: Option<Vec<String>>,
-    /// Arguments to it.
+    /// Arguments to the entrypoint.
     pub cmd: Option<Vec<String>>,
     /// Variables.
     pub env: Option<BTreeMap<String, Option<String>>>,
@@ -86,20 +87,20 @@ pub struct ImageConfig {
 pub struct ExtraDisk {
     /// The image: a path, or `@` and the name of a volume.
     pub host_path: Option<String>,
-    /// Where it is mounted: an absolute path; directories on the way are made.
+    /// The directory that it is mounted on: an absolute path; directories on the way are made.
     pub guest_mount: Option<String>,
-    /// Read-only.
+    /// Whether the guest cannot write to it.
     pub readonly: Option<bool>,
-    /// User that the mount's root is given to. Writable disks only.
+    /// The new owner of the disk's root directory. Writable disks only.
     pub owner_uid: Option<u32>,
-    /// Group that the mount's root is given to. Writable disks only.
+    /// The new group of the disk's root directory. Writable disks only.
     pub owner_gid: Option<u32>,
 }
 
-/// What the guest sees of the host's files.
+/// The host's files in the guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Vfs {
-    /// Directory that programs start in, if neither image nor request names another.
+    /// Working directory of programs, if neither image nor request names another.
     pub workspace: Option<String>,
     /// Mounts by guest path.
     pub mounts: Option<BTreeMap<String, Option<Mount>>>,
@@ -117,15 +118,15 @@ pub struct Mount {
     pub kind: Option<String>,
     /// The host's directory.
     pub host_path: Option<String>,
-    /// Read-only.
+    /// Whether the guest cannot write to it.
     pub readonly: Option<bool>,
     /// User id that every file has. `host_fs` only.
     pub owner_uid: Option<u32>,
     /// Group id that every file has. `host_fs` only.
     pub owner_gid: Option<u32>,
-    /// Not to be set.
+    /// Must not be set.
     pub upper: Option<serde_json::Value>,
-    /// Not to be set.
+    /// Must not be set.
     pub lower: Option<serde_json::Value>,
 }
 
@@ -134,32 +135,32 @@ pub struct Mount {
 pub struct DirectMount {
     /// The host's directory.
     pub host_path: Option<String>,
-    /// Read-only.
+    /// Whether the guest cannot write to it.
     pub readonly: Option<bool>,
 }
 
-/// Rules for what the guest does with mounted files.
+/// Rules for the guest's operations on mounted files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VfsInterception {
-    /// Tell every operation.
+    /// Whether every operation is reported.
     pub emit_events: Option<bool>,
-    /// First match wins.
+    /// The rules, of which the first match wins.
     pub rules: Option<Vec<FileRule>>,
 }
 
 /// A rule for file operations.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FileRule {
-    /// For people.
+    /// A name for people.
     pub name: Option<String>,
     /// `before` (the default) or `after`.
     pub phase: Option<String>,
-    /// Operations; empty = all.
+    /// The operations; empty = all.
     pub ops: Option<Vec<String>>,
     /// Glob over the guest path; empty = all.
     pub path: Option<String>,
     /// `allow` or `block`.
     pub action: Option<String>,
-    /// Of callbacks.
+    /// Time limit of callbacks.
     pub timeout_ms: Option<i64>,
 }

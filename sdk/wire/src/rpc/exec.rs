@@ -8,34 +8,34 @@ use serde::{Deserialize, Serialize};
 /// Parameters of `exec`, `exec_stream` and `exec_pipe`. One of `command` and `argv` is needed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExecParams {
-    /// Run as `sh -c` this.
+    /// A command for `sh -c`.
     pub command: Option<String>,
-    /// Run without a shell.
+    /// An argument vector, run without a shell.
     pub argv: Option<Vec<String>>,
-    /// Directory; empty = the sandbox's.
+    /// Working directory; empty = the sandbox's.
     pub working_dir: Option<String>,
     /// `uid`, `uid:gid`, `name`, `name:group`; empty = the sandbox's.
     pub user: Option<String>,
-    /// Variables over the sandbox's.
+    /// Variables, which override the sandbox's.
     pub env: Option<BTreeMap<String, Option<String>>>,
     /// `exec` only: answer with a process id once the program runs, and leave it running.
     pub detached: Option<bool>,
-    /// `exec_pipe` only: tell by `exec_pipe.stdin_ack` how much of its input has gone to the program.
+    /// `exec_pipe` only: report by `exec_pipe.stdin_ack` how much of the input has gone to the program.
     pub stdin_ack: Option<bool>,
 }
 
 /// Parameters of `exec_tty`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExecTtyParams {
-    /// Run as `sh -c` this.
+    /// A command for `sh -c`.
     pub command: Option<String>,
-    /// Run without a shell.
+    /// An argument vector, run without a shell.
     pub argv: Option<Vec<String>>,
-    /// Directory; empty = the sandbox's.
+    /// Working directory; empty = the sandbox's.
     pub working_dir: Option<String>,
     /// `uid`, `uid:gid`, `name`, `name:group`; empty = the sandbox's.
     pub user: Option<String>,
-    /// Variables over the sandbox's.
+    /// Variables, which override the sandbox's.
     pub env: Option<BTreeMap<String, Option<String>>>,
     /// Rows of the terminal; 0 = 24.
     pub rows: Option<i64>,
@@ -48,20 +48,20 @@ pub struct ExecTtyParams {
 pub struct ExecResult {
     /// The program's status; 128 + n for signal n.
     pub exit_code: u8,
-    /// Its output.
+    /// The program's standard output.
     #[schemars(extend("contentEncoding" = "base64"))]
     pub stdout: String,
-    /// Its error output.
+    /// The program's standard error.
     #[schemars(extend("contentEncoding" = "base64"))]
     pub stderr: String,
-    /// From the request's arrival to the program's end, seen from the host.
+    /// Milliseconds from the request's arrival to the program's end, seen from the host.
     pub duration_ms: u64,
 }
 
 /// Result of `exec` with `detached`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StartedResult {
-    /// For `process_wait` and `process_signal`.
+    /// The program's id, for `process_wait` and `process_signal`.
     pub process_id: u32,
 }
 
@@ -70,14 +70,14 @@ pub struct StartedResult {
 pub struct StreamResult {
     /// The program's status; 128 + n for signal n.
     pub exit_code: u8,
-    /// From the request's arrival to the program's end, seen from the host.
+    /// Milliseconds from the request's arrival to the program's end, seen from the host.
     pub duration_ms: u64,
 }
 
 /// Parameters of `exec_pipe.stdin` and `exec_tty.stdin`, which are not answered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StdinParams {
-    /// Of the request that runs the program.
+    /// The id of the request that runs the program.
     pub id: Option<u64>,
     /// Input.
     #[schemars(extend("contentEncoding" = "base64"))]
@@ -87,7 +87,7 @@ pub struct StdinParams {
 /// Parameters of `exec_tty.resize`, which is not answered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ResizeParams {
-    /// Of the request that runs the program.
+    /// The id of the request that runs the program.
     pub id: Option<u64>,
     /// Rows.
     pub rows: Option<i64>,
@@ -98,13 +98,13 @@ pub struct ResizeParams {
 /// A detached program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProcessInfo {
-    /// For `process_wait` and `process_signal`.
+    /// The program's id, for `process_wait` and `process_signal`.
     pub process_id: u32,
-    /// What was asked for: the command, or the argument vector quoted for a shell.
+    /// The command, or the argument vector quoted for a shell.
     pub command: String,
-    /// Whether it still runs.
+    /// Whether the program still runs.
     pub running: bool,
-    /// Its status, once it has ended.
+    /// The program's status, once it has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<u8>,
 }
@@ -112,21 +112,21 @@ pub struct ProcessInfo {
 /// Result of `process_list`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProcessListResult {
-    /// In the order they were started.
+    /// The programs, in the order of their starts.
     pub processes: Vec<ProcessInfo>,
 }
 
 /// Parameters of `process_wait`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProcessParams {
-    /// Which. Required.
+    /// The program's id. Required.
     pub process_id: Option<u32>,
 }
 
 /// Parameters of `process_signal`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProcessSignalParams {
-    /// Which. Required.
+    /// The program's id. Required.
     pub process_id: Option<u32>,
     /// Signal number; default 15 (SIGTERM).
     pub signal: Option<i64>,
@@ -142,7 +142,7 @@ pub struct ProcessWaitResult {
 /// Result of `process_output`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProcessOutputResult {
-    /// The program's last output, both streams as they came, at most 64 KiB.
+    /// The program's last output, both streams in their order, at most 64 KiB.
     #[schemars(extend("contentEncoding" = "base64"))]
     pub output: String,
 }

@@ -6,30 +6,30 @@ use serde::{Deserialize, Serialize};
 /// Parameters of `list_files`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PathParams {
-    /// Which.
+    /// The path.
     pub path: Option<String>,
 }
 
 /// Parameters of `write_file`. Without `offset` and `append` the file's old content is replaced.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WriteFileParams {
-    /// Which; directories above it are made.
+    /// The path; missing directories above it are made.
     pub path: Option<String>,
-    /// What.
+    /// The content.
     #[schemars(extend("contentEncoding" = "base64"))]
     pub content: Option<String>,
     /// Permission bits of a new file; 0 = 0644 (decimal 420).
     pub mode: Option<u32>,
-    /// Write from this byte on, and leave the rest as it is.
+    /// Write from this byte on, and leave the rest unchanged.
     pub offset: Option<u64>,
-    /// Write behind what is there.
+    /// Write after the file's end.
     pub append: Option<bool>,
 }
 
 /// Parameters of `read_file`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReadFileParams {
-    /// Which.
+    /// The path.
     pub path: Option<String>,
     /// First byte. With `offset` or `length` a file may be of any size.
     pub offset: Option<u64>,
@@ -40,7 +40,7 @@ pub struct ReadFileParams {
 /// Result of `read_file`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReadFileResult {
-    /// What was read.
+    /// The bytes that were read.
     #[schemars(extend("contentEncoding" = "base64"))]
     pub content: String,
 }
@@ -48,28 +48,29 @@ pub struct ReadFileResult {
 /// Result of `list_files`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ListFilesResult {
-    /// Sorted by name; without `.` and `..`.
+    /// The files, sorted by name, without `.` and `..`.
     pub files: Vec<FileInfo>,
 }
 
 /// A file; the result of `stat`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FileInfo {
-    /// Its name; U+FFFD for what is not UTF-8.
+    /// The file's name; U+FFFD for bytes that are not UTF-8.
     pub name: String,
-    /// Bytes.
+    /// The file's size in bytes.
     pub size: u64,
-    /// Mode as Go has it: permissions in the low 9 bits, `0x80000000` a directory, `0x08000000` a symbolic link, …
+    /// The mode in Go's form: permissions in the low 9 bits, `0x80000000` a directory, `0x08000000` a symbolic link,
+    /// …
     pub mode: u32,
-    /// Last change of the content, RFC 3339 in UTC.
+    /// The last change of the content, RFC 3339 in UTC.
     pub mod_time: String,
-    /// Whether it is a directory.
+    /// Whether the file is a directory.
     pub is_dir: bool,
-    /// Owner.
+    /// The owner's user id.
     pub uid: u32,
-    /// Group.
+    /// The owner's group id.
     pub gid: u32,
-    /// Where a symbolic link points.
+    /// The target of a symbolic link.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
 }
@@ -77,46 +78,46 @@ pub struct FileInfo {
 /// Parameters of `stat`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StatParams {
-    /// Which.
+    /// The path.
     pub path: Option<String>,
-    /// Whether a symbolic link stands for its target; default true.
+    /// Whether a symbolic link is followed; default true.
     pub follow: Option<bool>,
 }
 
 /// Parameters of `mkdir`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MkdirParams {
-    /// Which.
+    /// The path.
     pub path: Option<String>,
-    /// Its permission bits; 0 = 0755 (decimal 493).
+    /// The directory's permission bits; 0 = 0755 (decimal 493).
     pub mode: Option<u32>,
-    /// Make those above it as well, and accept one that is there.
+    /// Make the directories above it as well, and accept one that exists.
     pub parents: Option<bool>,
 }
 
 /// Parameters of `remove`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RemoveParams {
-    /// Which.
+    /// The path.
     pub path: Option<String>,
-    /// A directory with all its content.
+    /// Remove a directory with all its content.
     pub recursive: Option<bool>,
 }
 
 /// Parameters of `rename`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RenameParams {
-    /// From here.
+    /// The old path.
     pub from: Option<String>,
-    /// To here, replacing what is there.
+    /// The new path, whose file is replaced if it exists.
     pub to: Option<String>,
 }
 
-/// Parameters of `watch`, which tells `watch.ready` and then `watch.change` until it is cancelled.
+/// Parameters of `watch`, which sends `watch.ready` and then `watch.change` until it is cancelled.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WatchParams {
-    /// Which file or directory.
+    /// The path of a file or directory.
     pub path: Option<String>,
-    /// Directories below it as well.
+    /// Watch directories below it as well.
     pub recursive: Option<bool>,
 }

@@ -1,9 +1,9 @@
-//! Everything else that is asked and answered.
+//! All other parameters and results.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// No parameters, or nothing to say: `{}`.
+/// No parameters, or an empty result: `{}`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Empty {}
 
@@ -12,7 +12,7 @@ pub struct Empty {}
 pub struct HelloResult {
     /// Version of the program.
     pub version: String,
-    /// [`super::PROTOCOL`].
+    /// The protocol's version, [`super::PROTOCOL`].
     pub protocol: u32,
     /// Every method that is answered.
     pub methods: Vec<String>,
@@ -21,7 +21,7 @@ pub struct HelloResult {
 /// A request's id, as a parameter.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct IdParams {
-    /// Which.
+    /// The request's id.
     pub id: Option<u64>,
 }
 
@@ -31,14 +31,14 @@ pub type CancelParams = IdParams;
 /// Result of `cancel`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CancelResult {
-    /// Whether there was such a request in flight.
+    /// Whether the request was in flight.
     pub cancelled: bool,
 }
 
 /// Parameters of `close`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CloseParams {
-    /// When to answer at the latest; absent or 0 = 2.
+    /// Seconds until the answer must come; absent or 0 = 2.
     pub timeout_seconds: Option<f64>,
 }
 
@@ -60,7 +60,7 @@ pub struct AllowListParams {
 /// Result of `allow_list_add`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AllowListAddResult {
-    /// Those that were not there.
+    /// The patterns that were new.
     pub added: Vec<String>,
     /// The list as it is now.
     pub allowed_hosts: Vec<String>,
@@ -69,7 +69,7 @@ pub struct AllowListAddResult {
 /// Result of `allow_list_delete`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AllowListDeleteResult {
-    /// Those that were there.
+    /// The patterns that were in the list.
     pub removed: Vec<String>,
     /// The list as it is now.
     pub allowed_hosts: Vec<String>,
@@ -78,35 +78,35 @@ pub struct AllowListDeleteResult {
 /// Parameters of `port_forward`, which replaces all earlier forwards.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PortForwardParams {
-    /// At least one.
+    /// The forwards; at least one.
     pub forwards: Option<Vec<Forward>>,
-    /// Addresses of the host; empty = 127.0.0.1.
+    /// Addresses of the host to listen on; empty = 127.0.0.1.
     pub addresses: Option<Vec<String>>,
 }
 
-/// From a port of the host to one of the guest.
+/// A forward from a port of the host to one of the guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Forward {
-    /// On the host; 0 = any that is free.
+    /// The host's port; 0 = any that is free.
     pub local_port: Option<i64>,
-    /// In the guest.
+    /// The guest's port.
     pub remote_port: Option<i64>,
 }
 
 /// Result of `port_forward`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PortForwardResult {
-    /// One for each forward and address.
+    /// The listeners, one for each forward and address.
     pub bindings: Vec<Binding>,
 }
 
 /// A listener on the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Binding {
-    /// Its address.
+    /// The listener's address.
     pub address: String,
-    /// Its port.
+    /// The listener's port.
     pub local_port: u16,
-    /// Where it leads.
+    /// The guest's port.
     pub remote_port: u16,
 }

@@ -1,9 +1,9 @@
-//! What `matchlock rpc` and its clients say to each other, one JSON object a line.
+//! The messages of `matchlock rpc` and its clients, one JSON object a line.
 //!
-//! In everything that is received, `null` means absent and unknown members mean nothing. A member is optional to the
-//! sender exactly if it is an `Option` here. Bytes travel as padded standard base64 (RFC 4648 §4). Names and meaning are
-//! a promise to clients: members and methods are added, never changed. Not here: framing, checks, and what the methods
-//! do.
+//! In every received message `null` means absent, and unknown members are ignored. A member is optional to the sender
+//! exactly if it is an `Option` here. Bytes travel as padded standard base64 (RFC 4648 §4). Names and meaning are a
+//! promise to clients: members and methods are added, never changed. Not here: framing, checks, and the methods'
+//! work.
 
 mod create;
 mod exec;
@@ -45,7 +45,8 @@ pub use notifications::{
 };
 pub use schema::{FIRE_AND_FORGET, METHODS, NOTIFICATIONS, schema};
 
-/// Version of this protocol as `hello` tells it. Raised when something is added that a client may want to ask for.
+/// Version of this protocol, which `hello` returns. Raised when something is added that a client may want to test
+/// for.
 pub const PROTOCOL: u32 = 1;
 
 /// `jsonrpc` of every message.
@@ -54,70 +55,70 @@ pub const JSONRPC: &str = "2.0";
 /// A line to the server.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Request<'a> {
-    /// Chosen by the client; answers and notifications carry it.
+    /// Chosen by the client; answers and notifications repeat it.
     pub id: Option<u64>,
-    /// Which method.
+    /// The method.
     #[serde(borrow)]
     pub method: Option<Cow<'a, str>>,
-    /// Its parameters, an object.
+    /// The method's parameters, an object.
     #[serde(borrow)]
     pub params: Option<&'a RawValue>,
 }
 
-/// An answer. Exactly one of `result` and `error` is there.
+/// An answer. Exactly one of `result` and `error` is present.
 #[derive(Debug, Clone, Serialize)]
 pub struct Response<T> {
     /// [`JSONRPC`].
     pub jsonrpc: &'static str,
-    /// The request's; absent if it had none, or could not be read.
+    /// The request's id; absent if it had none, or could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<u64>,
-    /// What came of it.
+    /// The result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<T>,
-    /// Why nothing came of it.
+    /// The error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorObject>,
 }
 
-/// Something told without being asked.
+/// A message from the server that is no answer.
 #[derive(Debug, Clone, Serialize)]
 pub struct Notification<T> {
     /// [`JSONRPC`].
     pub jsonrpc: &'static str,
-    /// Which.
+    /// The notification's name.
     pub method: &'static str,
-    /// About what.
+    /// The notification's parameters.
     pub params: T,
 }
 
-/// Why a request was not carried out.
+/// The reason why a request was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorObject {
-    /// One of [`ErrorCode`].
+    /// The code, one of [`ErrorCode`].
     pub code: i64,
-    /// For people.
+    /// The message, for people.
     pub message: String,
 }
 
-/// Kinds of errors.
+/// The kinds of errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorCode {
     /// The line is no request.
     Parse,
-    /// A request that cannot be one: too long, or without the id it needs.
+    /// The request cannot be one: it is too long, or lacks the id that its method needs.
     InvalidRequest,
-    /// No such method.
+    /// There is no such method.
     MethodNotFound,
     /// The parameters are wrong.
     InvalidParams,
-    /// The sandbox: there is none, it could not be made, or it could not be changed.
+    /// The sandbox does not exist, could not be made, or could not be changed.
     Vm,
     /// A program could not be run, or was lost.
     Exec,
-    /// An act on files.
+    /// An act on files failed.
     File,
-    /// Ended by `cancel`, by `close`, by a time limit of `close`.
+    /// The request was ended by `cancel`, by `close`, or by a time limit of `close`.
     Cancelled,
 }
 
@@ -149,7 +150,7 @@ impl ErrorCode {
         }
     }
 
-    /// Its name in the schema.
+    /// The code's name in the schema.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

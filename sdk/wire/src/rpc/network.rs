@@ -1,4 +1,4 @@
-//! The network part of `create`, and what goes over a callback socket.
+//! The network part of `create`, and the messages of a callback socket.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,15 +9,15 @@ use serde::{Deserialize, Serialize};
 /// Network of a sandbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Network {
-    /// Hosts that may be reached; empty = all that nothing else forbids.
+    /// Hosts that may be reached; empty = every host that nothing else forbids.
     pub allowed_hosts: Option<Vec<String>>,
-    /// No private addresses. Absent = false, once there is a network object.
+    /// Whether private addresses are unreachable. Absent = false, if there is a network object.
     pub block_private_ips: Option<bool>,
-    /// Lines of /etc/hosts.
+    /// Lines for /etc/hosts.
     pub add_hosts: Option<Vec<HostMapping>>,
-    /// No network device.
+    /// Whether there is no network device.
     pub no_network: Option<bool>,
-    /// Look into every connection.
+    /// Whether every connection is inspected.
     pub intercept: Option<bool>,
     /// Rules for requests.
     pub interception: Option<NetworkInterception>,
@@ -33,23 +33,23 @@ pub struct Network {
     pub mtu: Option<i64>,
 }
 
-/// A line of /etc/hosts.
+/// A line for /etc/hosts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HostMapping {
-    /// Name.
+    /// The name.
     pub host: Option<String>,
-    /// Address.
+    /// The address.
     pub ip: Option<String>,
 }
 
 /// A secret. Programs see a placeholder; requests to its hosts carry the value.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Secret {
-    /// The secret itself.
+    /// The secret's value.
     pub value: Option<String>,
-    /// Where it may go; empty = anywhere.
+    /// Hosts that the secret may go to; empty = any.
     pub hosts: Option<Vec<String>>,
-    /// In place of a random placeholder.
+    /// The placeholder; absent = a random one.
     pub placeholder: Option<String>,
 }
 
@@ -59,10 +59,10 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Rules for requests, and where the client answers callbacks.
+/// Rules for requests, and the socket on which the client answers callbacks.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NetworkInterception {
-    /// Rules, in order.
+    /// The rules, in their order.
     pub rules: Option<Vec<NetworkRule>>,
     /// Unix stream socket of the client.
     pub callback_socket: Option<String>,
@@ -81,7 +81,7 @@ pub struct NetworkRule {
     /// `allow` (the default), `block`, `mutate`.
     pub action: Option<String>,
     pub timeout_ms: Option<i64>,
-    /// The client is asked.
+    /// The id of a callback, if the client is asked.
     pub callback_id: Option<String>,
     pub set_headers: Option<BTreeMap<String, String>>,
     pub delete_headers: Option<Vec<String>>,
@@ -96,13 +96,13 @@ pub struct NetworkRule {
 /// One literal replacement in a response's body.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BodyReplacement {
-    /// What is replaced.
+    /// The text that is replaced.
     pub find: Option<String>,
-    /// By what; absent = nothing.
+    /// The replacement; absent = nothing.
     pub replace: Option<String>,
 }
 
-/// What a client's callback socket is asked, one line a connection.
+/// A question on a client's callback socket, one line a connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "named as in the request they tell of")]
 pub struct CallbackRequest {
@@ -112,29 +112,29 @@ pub struct CallbackRequest {
     pub host: String,
     pub method: String,
     pub path: String,
-    /// First value of each key.
+    /// The first value of each key.
     pub query: BTreeMap<String, String>,
     pub request_headers: BTreeMap<String, Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status_code: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response_headers: Option<BTreeMap<String, Vec<String>>>,
-    /// The response is a stream of events.
+    /// Whether the response is a stream of events.
     pub is_sse: bool,
 }
 
-/// What it answers. Everything absent = no change.
+/// The answer of a callback. Without any member nothing changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "named for what they change")]
 pub struct CallbackAnswer {
     pub action: Option<String>,
     pub request: Option<RequestMutation>,
     pub response: Option<ResponseMutation>,
-    /// The callback failed: no change.
+    /// The callback failed; nothing changes.
     pub error: Option<String>,
 }
 
-/// Changes of a request. `headers` and `query` replace the whole.
+/// Changes of a request. `headers` and `query` replace all former ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "named for what they change")]
 pub struct RequestMutation {
@@ -143,7 +143,7 @@ pub struct RequestMutation {
     pub path: Option<String>,
 }
 
-/// Changes of a response. `headers` replace the whole.
+/// Changes of a response. `headers` replace all former ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "named for what they change")]
 pub struct ResponseMutation {

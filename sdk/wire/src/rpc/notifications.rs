@@ -1,4 +1,4 @@
-//! What the server tells without being asked.
+//! Messages that the server sends without being asked.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub struct DataParams {
     /// The request's id.
     pub id: u64,
-    /// Bytes; a UTF-8 character is never cut.
+    /// The bytes; a UTF-8 character is never split.
     #[schemars(extend("contentEncoding" = "base64"))]
     pub data: String,
 }
@@ -27,41 +27,41 @@ pub struct StdinAckParams {
 pub struct ChangeParams {
     /// The request's id.
     pub id: u64,
-    /// What happened.
+    /// The kind of change.
     pub kind: ChangeKind,
-    /// To which file: an absolute path of the guest.
+    /// The file, as an absolute path of the guest.
     pub path: String,
 }
 
-/// What happened to a file.
+/// A kind of change of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ChangeKind {
-    /// Made, or moved in.
+    /// The file was made, or moved in.
     Created,
-    /// Written, cut, or its metadata changed.
+    /// The file was written or cut, or its metadata changed.
     Modified,
-    /// Removed, or moved out.
+    /// The file was removed, or moved out.
     Removed,
-    /// Changes were lost: look again.
+    /// Changes were lost; the directory should be read again.
     Overflow,
 }
 
-/// Parameters of `event`: something that happened to the sandbox. Lossy.
+/// Parameters of `event`, an event of the sandbox. Some may be lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EventParams {
-    /// `file`, `network`, `exec`: which of the others is there.
+    /// `file`, `network` or `exec`: names the member that is present.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Since the epoch: milliseconds for `file`, seconds for `network`.
+    /// Time since 1970: milliseconds for `file`, seconds for `network`.
     pub timestamp: i64,
-    /// A request.
+    /// The request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkEvent>,
-    /// An operation on a mounted file.
+    /// The operation on a mounted file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<FileEvent>,
-    /// A program.
+    /// The program.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exec: Option<ExecEvent>,
 }
@@ -91,7 +91,7 @@ fn is_zero(number: &u32) -> bool {
 #[expect(missing_docs, reason = "named for what they are")]
 pub struct NetworkEvent {
     pub method: String,
-    /// Without its query.
+    /// The URL without its query.
     pub url: String,
     pub host: String,
     pub status_code: u16,

@@ -22,7 +22,7 @@ macro_rules! table {
     };
 }
 
-/// Parameters and results of what is asked and answered. `exec` has a second result, of `detached`.
+/// Parameters and results of methods that are answered. `exec` has a second result, for `detached`.
 const REQUESTS: &[(&str, &[Of])] = table! {
     "allow_list_add": AllowListParams, AllowListAddResult;
     "allow_list_delete": AllowListParams, AllowListDeleteResult;
@@ -88,13 +88,13 @@ const fn names<const N: usize>(table: &[(&'static str, &[Of])]) -> [&'static str
 /// Every method that is answered.
 pub const METHODS: [&str; REQUESTS.len()] = names(REQUESTS);
 
-/// Every method that is not.
+/// Every method that is not answered.
 pub const FIRE_AND_FORGET: [&str; UNANSWERED.len()] = names(UNANSWERED);
 
 /// Every notification.
 pub const NOTIFICATIONS: [&str; TOLD.len()] = names(TOLD);
 
-/// The protocol as a JSON document: a JSON Schema (2020-12) in `$defs`, and tables that say which type is used where.
+/// The protocol as a JSON document: a JSON Schema (2020-12) in `$defs`, and tables that tell where each type is used.
 #[must_use]
 pub fn schema() -> Value {
     let mut generator = schemars::generate::SchemaSettings::draft2020_12().into_generator();
