@@ -1,11 +1,11 @@
-//! From the kernel's start of `/init` to the moment the host is answered.
+//! The start of the guest: from the kernel's start of `/init` to readiness.
 //!
 //! ```text
 //!  /dev ▶ modules for vsock ▶ other modules ─┬─▶ root ▶ mounts, /etc ▶ cgroups ▶ disks ▶ shield ▶ Ready ▶ late modules
 //!              └▶ Hello … Boot ▶ clock, lo ──┘
 //! ```
 //!
-//! Every step is an event of the one before: nothing sleeps, nothing polls. A step that fails is reported by name, on
+//! Every step follows from the one before: nothing sleeps, nothing polls. A step that fails is reported by name, on
 //! the control stream if that is open and in the kernel's log, and the guest powers off.
 
 use std::ffi::c_int;
@@ -63,7 +63,7 @@ fn since_start() -> u64 {
     u64::try_from(micros).unwrap_or(0)
 }
 
-/// Runs the guest. Returns only if this is not a guest: then the exit status.
+/// Runs the guest. Returns an exit status only if this is not a guest.
 pub fn run() -> c_int {
     let started = since_start();
     if !rustix::process::getpid().is_init() {
@@ -87,7 +87,7 @@ pub fn run() -> c_int {
     }
 }
 
-/// A guest that answers.
+/// A guest that is ready for requests.
 struct Guest {
     control: Control,
     orphans: Orphans,
@@ -99,9 +99,9 @@ struct Guest {
 
 /// The writable file systems.
 pub(crate) struct Writable {
-    /// Of the disks that outlive the guest.
+    /// The disks that outlive the guest.
     pub(crate) disks: Vec<OwnedFd>,
-    /// Of the root.
+    /// The root's upper file system.
     pub(crate) upper: OwnedFd,
 }
 
@@ -109,7 +109,7 @@ fn boot(started: u64) -> Result<Guest, (Failure, Option<Control>)> {
     let alone = |failure: Failure| (failure, None);
     let orphans = Orphans::watch().at("watch SIGCHLD").map_err(alone)?;
     let (mut modules, initramfs) = first_steps().map_err(alone)?;
-    // The host answers, and clock and network are set, while the other drivers load.
+    // While the other drivers load, the host is answered, and clock and network are set.
     let opening = std::thread::Builder::new().name("control".to_owned()).stack_size(64 << 10);
     let opening = opening
         .spawn(move || {
@@ -136,7 +136,7 @@ fn boot(started: u64) -> Result<Guest, (Failure, Option<Control>)> {
     }
 }
 
-/// Devices, and the drivers that the control stream needs.
+/// Makes the devices, and loads the drivers that the control stream needs.
 fn first_steps() -> Result<(Modules, OwnedFd), Failure> {
     mounts::mount_devices()?;
     system::fill_standard_streams()?;
@@ -183,11 +183,11 @@ fn become_ready(
 }
 
 impl Guest {
-    /// Lives until the host ends it.
+    /// Serves requests until the host ends the guest.
     fn serve(self) -> ! {
         let Self { mut control, orphans, agent, writable, mut late, initramfs } = self;
         let tidy = std::thread::Builder::new().name("tidy".to_owned()).stack_size(64 << 10);
-        // Nobody waits for this, so it may as well not happen, and does so only while the CPU has nothing better to do.
+        // Nobody waits for this, so it happens only while the CPU is idle, and may fail.
         let _ = tidy.spawn(move || {
             system::run_when_idle();
             late.load_late(&initramfs);

@@ -1,4 +1,4 @@
-//! Control groups: what programs may take of the machine, and how all of one is killed at once.
+//! Control groups: limits on programs, and killing all processes of a program at once.
 //!
 //! ```text
 //!  /                 the agent and the kernel's threads, without a limit
@@ -7,9 +7,9 @@
 //!     └─ 2           another
 //! ```
 //!
-//! A program that takes all it can get (a fork bomb, endless memory) runs into the limits of its own group. What is kept
-//! back from it is for the other programs; what is kept back from all of them is for agent and kernel, which therefore
-//! answer, cancel and power off whatever programs do. A kernel without a controller does without its limits.
+//! A program that takes all it can get (a fork bomb, endless memory) reaches the limits of its own group. The rest up to
+//! the common limits is for the other programs, and the rest beyond them for agent and kernel, which therefore answer,
+//! cancel and power off whatever programs do. A kernel without a controller does without its limits.
 //!
 //! Programs see the groups read-only unless they are privileged (`mounts`); the agent has a mount of its own.
 
@@ -37,10 +37,10 @@ const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 /// want.
 const PROGRAMS_WEIGHT: u32 = 10;
 
-/// Memory that is kept back from programs for agent and kernel, and in addition one part in [`MEMORY_PARTS`] of all.
+/// Memory reserved for agent and kernel, beside one part in [`MEMORY_PARTS`] of all.
 const SYSTEM_MEMORY: u64 = 12 << 20;
 
-/// Memory that is kept back from each program for the others, and in addition one part in [`MEMORY_PARTS`] of all.
+/// Memory that each program must leave to the others, beside one part in [`MEMORY_PARTS`] of all.
 const OTHERS_MEMORY: u64 = 8 << 20;
 
 /// See [`SYSTEM_MEMORY`] and [`OTHERS_MEMORY`].
@@ -49,11 +49,11 @@ const MEMORY_PARTS: u64 = 64;
 /// Most that either reserve grows to.
 const RESERVE_LIMIT: u64 = 64 << 20;
 
-/// Of all the threads that the kernel makes, one part in this many is kept back for agent and kernel.
+/// One part in this many of the kernel's possible threads is reserved for agent and kernel.
 const SYSTEM_THREADS_PART: u64 = 4;
 
-/// No program may have more than one part in this many of the threads that the kernel makes. It bounds how long the end of
-/// a fork bomb takes, too: each process takes time to end.
+/// One part in this many of the kernel's possible threads is the most for one program. This also bounds the time for
+/// ending a fork bomb, as each process takes time to end.
 const EACH_THREADS_PART: u64 = 4;
 
 /// Period of the CPU quota, microseconds.
@@ -65,10 +65,10 @@ const CPU_QUOTA_LEAST_US: u64 = 1000;
 /// Longest of the files that are read.
 const READ_LIMIT: usize = 4096;
 
-/// What a group's files say, each of a controller that may not be there.
+/// The files of a group with their values; a file's controller may be missing.
 type Settings = Vec<(&'static str, String)>;
 
-/// What is allowed to all programs together, and to each.
+/// The limits of all programs together, and of each.
 #[derive(Debug, PartialEq, Eq)]
 struct Limits {
     all: Settings,
@@ -76,7 +76,7 @@ struct Limits {
 }
 
 impl Limits {
-    /// Those of a machine with this much memory to be had, whose kernel makes this many threads.
+    /// The limits on a machine with this much available memory, whose kernel makes this many threads.
     fn of(memory: u64, threads: u64, quota_milli: u32) -> Self {
         let reserve = |least: u64| (least + memory / MEMORY_PARTS).min(RESERVE_LIMIT);
         let (system, others) = (reserve(SYSTEM_MEMORY), reserve(OTHERS_MEMORY));
@@ -93,13 +93,13 @@ impl Limits {
         if quota_milli > 0 {
             let quota = ("cpu.max", cpu_max(quota_milli));
             all.push(quota.clone());
-            // The same once more, for programs that look for their quota in their own group only.
+            // The quota once more, for programs that look for it in their own group only.
             each.push(quota);
         }
         Self { all, each }
     }
 
-    /// Those of this machine.
+    /// The limits on this machine.
     fn of_this_machine(quota_milli: u32) -> Result<Self, Failure> {
         let threads = read("/proc/sys/kernel/threads-max")?;
         let threads = threads.trim().parse().map_err(|_| not_understood("threads-max"))?;
@@ -117,7 +117,7 @@ fn not_understood(what: &str) -> Failure {
     Failure::because(format!("read {what}"), "it says something unknown")
 }
 
-/// The memory that programs could have, in bytes: what the kernel has taken for itself does not count.
+/// The memory that programs could have, in bytes, without the kernel's own.
 fn available(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
@@ -133,7 +133,7 @@ fn cpu_max(quota_milli: u32) -> String {
 pub(crate) struct Cgroups {
     programs: OwnedFd,
     each: Settings,
-    /// Made ahead of need, so that no program waits for its group.
+    /// Made in advance, so that no program waits for its group.
     spare: Mutex<Option<(u64, OwnedFd)>>,
     last: AtomicU64,
 }
@@ -163,7 +163,7 @@ impl Cgroups {
         Ok(Some(groups))
     }
 
-    /// A group for one more program.
+    /// The group for one more program.
     pub(crate) fn group(&self) -> Result<Group<'_>, Errno> {
         let (number, directory) = match self.spare().take() {
             Some(spare) => spare,
@@ -172,10 +172,10 @@ impl Cgroups {
         Ok(Group { groups: self, number, directory })
     }
 
-    /// Makes the next program's group, unless it is there.
+    /// Makes the next program's group, unless it exists.
     pub(crate) fn refill(&self) {
         if self.spare().is_none() {
-            // The next program's own attempt says what is wrong.
+            // The next program's own attempt reports the error.
             let fresh = self.fresh().ok();
             let left = match &mut *self.spare() {
                 Some(_) => fresh,
@@ -202,7 +202,7 @@ impl Cgroups {
         }
     }
 
-    /// Removes a group. One in which a privileged program has made groups of its own stays, empty.
+    /// Removes a group. A group in which a privileged program has made others stays, empty.
     fn remove(&self, number: u64) {
         let _ = rustix::fs::unlinkat(&self.programs, number.to_string(), AtFlags::REMOVEDIR);
     }
@@ -212,7 +212,7 @@ impl Cgroups {
     }
 }
 
-/// The group of one program, removed when this is dropped: nothing may live in it any more.
+/// The group of one program, which is removed when this is dropped; it must be empty by then.
 #[derive(Debug)]
 pub(crate) struct Group<'a> {
     groups: &'a Cgroups,
@@ -221,12 +221,12 @@ pub(crate) struct Group<'a> {
 }
 
 impl Group<'_> {
-    /// Its directory.
+    /// The group's directory.
     pub(crate) fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }
 
-    /// Kills everything in it. Kernels before 5.14 cannot; there each process is killed by its namespace.
+    /// Kills every process in the group. Kernels before 5.14 cannot; there each process is killed by its namespace.
     pub(crate) fn kill(&self) {
         let _ = write(self.directory(), "cgroup.kill", "1");
     }
@@ -244,7 +244,7 @@ fn make_directory(above: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(above, name, flags, Mode::empty())
 }
 
-/// Sets what there is of these.
+/// Sets those of the settings whose files exist.
 fn set(group: BorrowedFd<'_>, settings: &Settings) -> Result<(), Errno> {
     for (file, value) in settings {
         match write(group, file, value) {

@@ -6,11 +6,11 @@
 //!          └◀─── to_host:  one buffer ────┘
 //! ```
 //!
-//! Each direction reads only when its buffer is empty, so a slow receiver slows its sender, and ends by itself: the end
-//! of what is read is passed on behind the last byte. When both have ended, so has the connection. A reset of the TCP
-//! connection is no end: behind the last byte the stream is closed without one.
+//! Each direction reads only when its buffer is empty, so a slow receiver slows its sender. Each direction ends by
+//! itself: the end of the source is passed on after its last byte. When both have ended, so has the connection. After a
+//! reset of the TCP connection the stream is closed without an end.
 //!
-//! A host that is gone altogether has ended `to_host`; what it sent before is still delivered.
+//! A host that is gone altogether has ended `to_host`; bytes that it sent before are still delivered.
 
 use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -29,10 +29,10 @@ use crate::words;
 /// Most bytes that wait in one direction.
 const BUFFER: usize = 64 << 10;
 
-/// Serves one connection to the end. `input` holds what arrived behind the request.
+/// Serves one connection to its end. `input` holds the bytes that came after the request.
 pub(crate) fn serve(stream: BorrowedFd<'_>, input: &Splitter, port: u16) {
     let host = Stream::new(stream);
-    // The host's bytes follow `Connected`; before that there is nobody to have them.
+    // The host's bytes follow `Connected`; before it they have no receiver.
     let answer = match input.at_boundary() {
         false => Ok(Err("bytes came before the connection".to_owned())),
         true => connect(host, port),
@@ -46,7 +46,7 @@ pub(crate) fn serve(stream: BorrowedFd<'_>, input: &Splitter, port: u16) {
     }
 }
 
-/// Connects to the port, or says why not.
+/// Connects to the port, or returns the reason why not.
 fn connect(host: Stream<'_>, port: u16) -> Result<Result<OwnedFd, String>, HungUp> {
     let first = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let refusal = match connect_to(host, first)? {
@@ -81,11 +81,11 @@ fn connect_to(host: Stream<'_>, address: SocketAddr) -> Result<Result<OwnedFd, E
     Ok(outcome(&tcp).map(|()| tcp))
 }
 
-/// How an attempt to connect went.
+/// The result of an attempt to connect.
 fn outcome(tcp: &OwnedFd) -> Result<(), Errno> {
     sockopt::socket_error(tcp)??;
-    // RFC 9293 §3.5: simultaneous open. A socket whose own port happens to be the one that is asked for connects to
-    // itself; nobody listens there.
+    // RFC 9293 §3.5: simultaneous open. A socket whose own port happens to be the requested one connects to itself,
+    // although nobody listens there.
     match (rustix::net::getsockname(tcp)?, rustix::net::getpeername(tcp)?) {
         (own, Some(peer)) if own == peer => Err(Errno::CONNREFUSED),
         _ => Ok(()),
@@ -99,7 +99,7 @@ struct Direction {
     end: usize,
     /// Whether the source has ended.
     ended: bool,
-    /// Whether nothing more goes this way: the end has been passed on, or the sink is gone.
+    /// Whether this direction is over: its end has been passed on, or the sink is gone.
     done: bool,
     /// Whether the source ended by a reset, which is not passed on as an end.
     reset: bool,
@@ -118,7 +118,7 @@ impl Direction {
         !self.done && self.start < self.end
     }
 
-    /// Takes from the source once. An error is an end too: what came before it is delivered.
+    /// Reads from the source once. An error is an end too, which the bytes before it precede.
     fn fill(&mut self, source: BorrowedFd<'_>) -> Result<(), Errno> {
         match rustix::net::recv(source, self.buffer.as_mut_slice(), RecvFlags::DONTWAIT) {
             Ok((count, _)) if count > 0 => (self.start, self.end) = (0, count),
@@ -132,7 +132,7 @@ impl Direction {
         Ok(())
     }
 
-    /// Gives the sink what it takes, and then the end.
+    /// Writes the bytes that the sink takes, and then the end.
     fn drain(&mut self, sink: BorrowedFd<'_>) -> Result<(), Errno> {
         while self.has_bytes() {
             let rest = self.buffer.get(self.start..self.end).unwrap_or_default();
@@ -149,7 +149,7 @@ impl Direction {
         if self.ended && !self.done {
             self.done = true;
             if !self.reset {
-                // Fails if the sink is gone, which has the same effect.
+                // The call fails if the sink is gone, which has the same effect.
                 let _ = rustix::net::shutdown(sink, Shutdown::Write);
             }
         }
@@ -167,8 +167,8 @@ struct Relay<'a> {
     tcp: OwnedFd,
     to_guest: Direction,
     to_host: Direction,
-    /// Wakes at every event of the stream, once the host has ended its direction. poll(2) cannot do that: it tells of
-    /// that end for ever, and of a vsock peer that is gone altogether it tells nothing else.
+    /// Becomes readable with every event of the stream, once the host has ended its direction. poll(2) cannot do
+    /// that: it reports that end for ever, and reports nothing else for a vsock peer that is gone.
     later: Option<OwnedFd>,
 }
 
@@ -184,7 +184,7 @@ impl<'a> Relay<'a> {
         Ok(())
     }
 
-    /// Waits for something to happen and deals with it.
+    /// Waits for an event and handles it.
     fn round(&mut self) -> Result<(), Errno> {
         let [stream, tcp, later] = self.wait()?;
         match &self.later {
@@ -212,14 +212,14 @@ impl<'a> Relay<'a> {
         Ok(())
     }
 
-    /// The kernel tells a reset once, to whoever asks first. One that came behind the end of what the guest's program
-    /// said is another error (EPIPE), and cuts nothing short.
+    /// The kernel reports a reset once, to the first caller that asks. A reset after the end of the guest program's
+    /// data is another error (EPIPE), and cuts nothing short.
     fn note_reset(&mut self, outcome: Result<(), Errno>) {
         self.to_host.reset |= outcome.is_err_and(|errno| errno != Errno::PIPE);
     }
 
-    /// What is ready: stream, TCP, `later`. Only asks for what can be dealt with now: what is not wanted would be ready
-    /// again and again.
+    /// The ready events of stream, TCP and `later`. Only events that can be handled now are polled for, as others
+    /// would be ready again and again.
     fn wait(&self) -> Result<[PollFlags; 3], Errno> {
         let (mut stream, mut tcp) = (PollFlags::empty(), PollFlags::empty());
         stream.set(PollFlags::IN, self.to_guest.wants_more());
@@ -243,7 +243,7 @@ impl<'a> Relay<'a> {
         Ok(all.map(|of| if wanted(&of) { result() } else { PollFlags::empty() }))
     }
 
-    /// Notes if the host is gone altogether: then sending fails, even of nothing.
+    /// Notices a host that is gone altogether: then even sending nothing fails.
     fn look_for_host(&mut self) {
         match rustix::net::send(self.stream, &[], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
@@ -252,7 +252,7 @@ impl<'a> Relay<'a> {
     }
 }
 
-/// Readable whenever something has happened to a socket. epoll(7): edge-triggered, an event is told once.
+/// A descriptor that is readable after any event of a socket. epoll(7): edge-triggered, each event is reported once.
 fn every_event(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let every = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;

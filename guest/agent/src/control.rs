@@ -13,7 +13,7 @@ use crate::orphans::Orphans;
 use crate::stream::{self, MESSAGE_CHUNK};
 use crate::{log, vsock};
 
-/// The stream, and what has arrived on it.
+/// The stream, and the bytes that have arrived on it.
 pub(crate) struct Control {
     stream: OwnedFd,
     input: Splitter,
@@ -39,12 +39,12 @@ pub(crate) fn open(started: u64) -> Result<(Control, Box<BootConfig>), Failure> 
 }
 
 impl Control {
-    /// Tells the host something. A host that is gone is noticed elsewhere.
+    /// Sends the host a message. A host that is gone is noticed elsewhere.
     pub(crate) fn send(&self, message: &ControlFromGuest) {
         let _ = frame::encode(message).and_then(|bytes| stream::send_all(&self.stream, &bytes));
     }
 
-    /// The next message; `None` when the host has hung up.
+    /// The next message; `None` after the host's hang-up.
     fn receive(&mut self) -> Result<Option<ControlFromHost>, FrameError> {
         loop {
             if let Some((kind, payload)) = self.input.next_frame()? {
@@ -60,8 +60,8 @@ impl Control {
         }
     }
 
-    /// Waits until the guest has to end, and returns how long its programs may take to. A host that hung up, or talks
-    /// nonsense, gives them no time. Meanwhile reaps orphans.
+    /// Waits until the guest has to end, and returns its programs' grace. A host that hung up, or breaks the
+    /// protocol, gives none. Orphans are reaped meanwhile.
     pub(crate) fn wait_for_the_end(&mut self, orphans: &Orphans) -> Duration {
         while self.input.at_boundary() {
             let mut fds = [

@@ -4,8 +4,8 @@
 //!  /dev/vdc, /dev/vdd, …   ext4 ─▶ mounted nowhere ─▶ given to its owner ─▶ moved to its place
 //! ```
 //!
-//! Image and disks are untrusted. A place is walked to from the root, one directory at a time, and none of them may be a
-//! symbolic link: what is mounted is then where the host said, and nowhere else. Not here: the root's own two disks.
+//! Image and disks are untrusted. A place is reached from the root, one directory at a time, and none of them may be a
+//! symbolic link, so that a disk is mounted where the host said and nowhere else. Not here: the root's own two disks.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -20,11 +20,12 @@ use crate::{shutdown, words};
 /// Letters of the devices behind the root's own two.
 const LETTERS: std::ops::RangeInclusive<char> = 'c'..='z';
 
-/// A disk gives nobody a device or another user's rights.
+/// No disk grants a device or another user's rights.
 pub(crate) const ATTRIBUTES: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NODEV.union(MountAttrFlags::MOUNT_ATTR_NOSUID);
 
-/// Mounts all of them. Returns the writable ones, for the end; if one fails, the others are as they were left.
+/// Mounts all disks, and returns the writable ones, which are closed at the end. If one fails, the others stay as
+/// they are.
 pub(crate) fn mount_all(disks: &[DiskMount]) -> Result<Vec<OwnedFd>, Failure> {
     if disks.len() > LETTERS.count() {
         return Err(Failure::because("mount the disks", format!("{} are too many", disks.len())));
@@ -36,7 +37,8 @@ pub(crate) fn mount_all(disks: &[DiskMount]) -> Result<Vec<OwnedFd>, Failure> {
     for (disk, letter) in in_order {
         let result = open(disk, letter).and_then(|file_system| {
             if !disk.readonly {
-                // As empty as databases want a new volume to be. One with something in it stays, and e2fsck makes another.
+                // Databases want a new volume to be empty. A `lost+found` with something in it stays; e2fsck makes
+                // another when it needs one.
                 let _ = rustix::fs::unlinkat(&file_system, "lost+found", AtFlags::REMOVEDIR);
             }
             let moved = give(&file_system, disk).and_then(|()| put(&file_system, &disk.path, &step(disk)));
@@ -57,12 +59,12 @@ fn step(disk: &DiskMount) -> String {
     format!("mount a disk at {}", disk.path)
 }
 
-/// The file system, mounted nowhere yet.
+/// Opens the file system, which is mounted nowhere yet.
 fn open(disk: &DiskMount, letter: char) -> Result<OwnedFd, Failure> {
     let mount = || {
         let context = rustix::mount::fsopen("ext4", FsOpenFlags::FSOPEN_CLOEXEC)?;
         rustix::mount::fsconfig_set_string(&context, "source", format!("/dev/vd{letter}"))?;
-        // Whatever the image says: a broken disk ends no guest, and is written no further.
+        // Overrides the image's setting: a broken disk becomes read-only, and ends no guest.
         rustix::mount::fsconfig_set_string(&context, "errors", "remount-ro")?;
         if disk.readonly {
             rustix::mount::fsconfig_set_flag(&context, "ro")?;
@@ -73,7 +75,7 @@ fn open(disk: &DiskMount, letter: char) -> Result<OwnedFd, Failure> {
     mount().at(&step(disk))
 }
 
-/// Gives its root directory to whom the host said.
+/// Gives the root directory to the owner that the host named.
 fn give(file_system: &OwnedFd, disk: &DiskMount) -> Result<(), Failure> {
     let (uid, gid) = (disk.uid.map(Uid::from_raw), disk.gid.map(Gid::from_raw));
     if uid.is_none() && gid.is_none() {
@@ -92,7 +94,7 @@ pub(crate) fn put(file_system: &OwnedFd, path: &str, step: &str) -> Result<(), F
     rustix::mount::move_mount(file_system, "", &place, "", flags).at(step)
 }
 
-/// The directory at `path` below `root`; those on the way are made if they are not there. Says what is in the way.
+/// The directory at `path` below `root`; missing directories on the way are made. The error names the obstacle.
 fn place(root: OwnedFd, path: &str) -> Result<OwnedFd, String> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut directory = root;

@@ -1,12 +1,12 @@
-//! Files of an untrusted root, read and written with limits and without being led into devices or pipes.
+//! Files of an untrusted root, read and written with limits, and without opening devices or pipes.
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-/// Ends the name of a directory that had to make way for a file.
+/// Suffix for a directory that had to make way for a file.
 const KEPT: &str = ".of-the-image";
 
-/// Room for what is read at once from a file of unknown length.
+/// Bytes read at once from a file of unknown length.
 const LEAST_ROOM: usize = 4095;
 
 /// The contents of a regular file of at most `limit` bytes.
@@ -18,7 +18,7 @@ pub(crate) fn read_regular(path: &str, limit: usize) -> Result<Vec<u8>, Errno> {
     if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
         return Err(Errno::INVAL);
     }
-    // Files of procfs have no length, and some of them tell all in the first read or never.
+    // Files of procfs have no length, and some of them give all their content in the first read or never.
     let length = usize::try_from(status.st_size).unwrap_or(0).min(limit).max(LEAST_ROOM);
     let mut bytes = Vec::with_capacity(length + 1);
     loop {
@@ -36,7 +36,7 @@ pub(crate) fn read_regular(path: &str, limit: usize) -> Result<Vec<u8>, Errno> {
     }
 }
 
-/// Replaces `path` by a new regular file, mode 0644. What was there (a symbolic link, a FIFO) is not followed.
+/// Replaces `path` by a new regular file, mode 0644. A symbolic link or FIFO in its place is not followed.
 pub(crate) fn replace(path: &str, contents: &[u8]) -> Result<(), Errno> {
     clear(path)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -44,8 +44,7 @@ pub(crate) fn replace(path: &str, contents: &[u8]) -> Result<(), Errno> {
     write_all(&file, contents)
 }
 
-/// Takes away what is at `path`. A directory with something in it, which may be any number of files, keeps them under
-/// another name.
+/// Removes the file at `path`. A directory that is not empty, and may hold any number of files, is renamed instead.
 fn clear(path: &str) -> Result<(), Errno> {
     match rustix::fs::unlink(path) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
@@ -60,7 +59,7 @@ fn clear(path: &str) -> Result<(), Errno> {
     }
 }
 
-/// Writes to a file that is there already (of procfs, sysfs, cgroupfs).
+/// Writes to an existing file (of procfs, sysfs, cgroupfs).
 pub(crate) fn write_existing(path: &str, contents: &[u8]) -> Result<(), Errno> {
     let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     write_all(&file, contents)
@@ -87,7 +86,7 @@ pub(crate) fn is_link_to_directory(path: &str) -> bool {
     link && leads_to_directory(path)
 }
 
-/// Makes a directory unless there is one; anything else there is replaced, a symbolic link too.
+/// Makes a directory unless there is one; a file of another type is replaced, a symbolic link too.
 pub(crate) fn put_directory(path: &str, mode: u32) -> Result<(), Errno> {
     match make_directory(path, mode) {
         Err(Errno::LOOP | Errno::NOTDIR) => {

@@ -1,7 +1,7 @@
-//! The fuzz body of how a service stream begins: any bytes of the host's are pings and a request, or an end.
+//! The fuzz body for the beginning of a service stream: any bytes of the host's are pings and a request, or an end.
 //!
-//! `cargo test` runs it a fixed number of times with fixed seeds; `fuzz/` has the target for libFuzzer. Not here: what a
-//! request does, which is no function of bytes (`tests/hostile.rs`).
+//! `cargo test` runs it a fixed number of times with fixed seeds; `fuzz/` has the target for libFuzzer. Not here: the
+//! requests' effects, which are no function of bytes (`tests/hostile.rs`).
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -13,10 +13,10 @@ use guest_protocol::{Pong, Reply};
 
 use crate::service;
 
-/// Longest script: its pongs must fit into the socket, since nobody reads them before the end.
+/// Longest script: the pongs must fit into the socket, as nobody reads them before the end.
 const MAX_BYTES: usize = 700;
 
-/// A stream's first bytes. Every ping before the request has its pong, and there is nothing else.
+/// Reads a stream's first bytes. Every ping before the request has its pong, and nothing else is sent.
 pub fn first_request(data: &[u8]) {
     let data = &data[..data.len().min(MAX_BYTES)];
     let Ok((agent, mut host)) = UnixStream::pair() else { return };
@@ -26,7 +26,7 @@ pub fn first_request(data: &[u8]) {
     let requested = service::first_request(agent.as_fd());
     drop(agent);
     let (mut said, mut pongs) = (Vec::new(), Splitter::default());
-    // It ends with a reset if not everything was read.
+    // The read ends with a reset if the agent did not read every byte.
     let _ = host.read_to_end(&mut said);
     pongs.push(&said);
     let mut count = 0;

@@ -1,4 +1,4 @@
-//! What runs inside the guest: PID 1, which assembles the root file system and then answers the host.
+//! The program inside the guest: PID 1, which assembles the root file system and then answers the host.
 //!
 //! ```text
 //!  main ── boot ──▶ ready ──▶ control stream + orphans ──▶ shutdown     (one thread)

@@ -1,7 +1,7 @@
 //! The guest's only program: the kernel starts it as `/init` of the initramfs, and it stays PID 1.
 //!
-//! It has a C `main`, because before a Rust one the standard library wants descriptors 0, 1 and 2 open or /dev/null to
-//! open instead, and aborts: in an initramfs there may be neither.
+//! It has a C `main`: before a Rust one, the standard library needs descriptors 0, 1 and 2 to be open, or /dev/null
+//! to open instead, and aborts otherwise. In an initramfs there may be neither.
 
 #![no_main]
 #![allow(unsafe_code, reason = "main is exported under its C name")]

@@ -1,9 +1,10 @@
 //! Kernel modules.
 //!
-//! Those that the guest itself needs are in the initramfs: `/modules` lists their paths, one a line, in load order, of
-//! three groups, so that the host is heard from early and the root does not wait for what it does not need. Without the
-//! file everything is built into the kernel. Where programs may load others, all of them are on a partition, which is
-//! mounted where modprobe(8) looks. Not here: which modules a kernel needs, and dependencies; the host has worked both out.
+//! Modules that the guest itself needs are in the initramfs: `/modules` lists their paths, one a line, in load order,
+//! in three groups, so that the host is answered early and the root does not wait for modules that it does not need.
+//! Without the list everything is built into the kernel. If programs may load others, a partition holds all of them,
+//! and is mounted where modprobe(8) looks. Not here: choosing modules, and their dependencies, which the host has
+//! resolved.
 
 use std::os::fd::OwnedFd;
 
@@ -20,10 +21,10 @@ const LIST: &str = "/modules";
 /// Largest list that is read.
 const LIST_LIMIT: usize = 64 << 10;
 
-/// The control stream can be opened once these and all before them are loaded.
+/// The control stream can be opened once these modules, and all before them, are loaded.
 const TRANSPORT: [&str; 3] = ["virtio_mmio", "virtio_pci", "vmw_vsock_virtio_transport"];
 
-/// Loaded after the guest has become ready: nothing on the way there uses them.
+/// Modules that nothing before readiness uses, loaded after it.
 const LATE: [&str; 3] = ["virtio_console", "virtio_rng", "virtio_balloon"];
 
 /// Modules yet to load, in order.
@@ -54,12 +55,12 @@ impl Modules {
         Self { transport: transport.to_vec(), needed: needed.to_vec(), late }
     }
 
-    /// Loads what the control stream needs.
+    /// Loads the modules for the control stream.
     pub(crate) fn load_transport(&mut self, initramfs: &OwnedFd) -> Result<(), Failure> {
         load_all(&mut self.transport, initramfs)
     }
 
-    /// Loads what the root needs.
+    /// Loads the modules for the root.
     pub(crate) fn load_needed(&mut self, initramfs: &OwnedFd) -> Result<(), Failure> {
         load_all(&mut self.needed, initramfs)
     }
@@ -82,20 +83,20 @@ fn load(initramfs: &OwnedFd, path: &str) -> Result<(), Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let file = rustix::fs::openat(initramfs, path.trim_start_matches('/'), flags, Mode::empty())?;
     match rustix::system::finit_module(&file, c"", 0) {
-        // It is built in, or loaded already.
+        // The module is built in, or loaded already.
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(errno),
     }
 }
 
-/// What the kernel starts where it misses a module.
+/// The program that the kernel starts to load a module.
 const MODPROBE: system::Setting = ("/proc/sys/kernel/modprobe", b"/sbin/modprobe\n");
 
 /// Devices whose modules the kernel loads when they are opened: name, major and minor number.
 const OPENED: [(&str, u32, u32); 3] = [("fuse", 10, 229), ("net/tun", 10, 200), ("loop-control", 10, 237)];
 
-/// Lets programs load modules of the kernel `release`: all of them are on the partition behind the layers. In most images
-/// of today `/lib` is a link to `/usr/lib`.
+/// Lets programs load modules of the kernel `release`, all of which are on the partition after the layers. In most
+/// images of today `/lib` is a link to `/usr/lib`.
 pub(crate) fn offer_all(layers: u16, release: &str) -> Result<(), Failure> {
     const STEP: &str = "mount the kernel's modules";
     let mount = || {
@@ -119,7 +120,7 @@ pub(crate) fn offer_all(layers: u16, release: &str) -> Result<(), Failure> {
     system::set(&[MODPROBE])
 }
 
-/// The module's name: of `/lib/modules-min/003-virtio-rng.ko` it is `virtio_rng`.
+/// The module's name: `virtio_rng` for `/lib/modules-min/003-virtio-rng.ko`.
 fn name(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or_default();
     let file = file.strip_suffix(".ko").unwrap_or(file);

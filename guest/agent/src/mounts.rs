@@ -1,8 +1,8 @@
-//! What the guest sees besides its image: kernel file systems, memory file systems, and three files in /etc.
+//! The guest's files beside its image: kernel file systems, memory file systems, and three files in /etc.
 //!
-//! The image is untrusted. All of this happens after the change of root, so no symbolic link leads out of it. What an image has at a
-//! mount point that is no directory gives way to one, except a link to a directory where programs keep files of their own (`/tmp`,
-//! `/run`): that is the image's decision, and nothing is mounted there.
+//! The image is untrusted. All of this happens after the change of root, so no symbolic link leads out of it. A file
+//! of the image's at a mount point is replaced by a directory, except a link to a directory where programs keep their
+//! own files (`/tmp`, `/run`): that is the image's choice, and nothing is mounted there.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -25,9 +25,9 @@ struct Mount {
     kind: &'static str,
     flags: MountFlags,
     options: Option<&'static std::ffi::CStr>,
-    /// Kernels without it do.
+    /// Whether the guest does without it on a kernel that lacks it.
     optional: bool,
-    /// An image may have a link to a directory instead.
+    /// Whether the image may have a link to a directory instead.
     yields: bool,
 }
 
@@ -49,8 +49,8 @@ const MOUNTS: [Mount; 9] = [
     yielding(mount("/run", "tmpfs", NOSUID_NODEV, Some(c"mode=0755"))),
     yielding(mount("/tmp", "tmpfs", NOSUID_NODEV, Some(c"mode=1777"))),
     optional("/dev/mqueue", "mqueue", None),
-    // Where cgroups can be mounted once more, in namespaces of one's own, nobody changes the limits that hold for himself
-    // (cgroups(7): nsdelegate).
+    // nsdelegate: a program that mounts cgroups in namespaces of its own cannot change the limits that hold for
+    // itself (cgroups(7)).
     optional("/sys/fs/cgroup", "cgroup2", Some(c"nsdelegate")),
     optional("/sys/fs/bpf", "bpf", Some(c"mode=0700")),
 ];
@@ -76,8 +76,8 @@ const fn optional(
     Mount { place, kind, flags: NOTHING, options, optional: true, yields: false }
 }
 
-/// Makes the directories that the image names. One that cannot be made, such as below a file of the image's, is missed by
-/// whoever wants it, and by nobody else.
+/// Makes the directories that the image names. One that cannot be made, such as one below a file of the image's, is
+/// left out.
 pub(crate) fn make_directories(paths: &[String]) {
     for path in paths.iter().filter(|path| path.starts_with('/')) {
         if let Err(error) = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path) {
@@ -94,7 +94,7 @@ impl Mount {
         }
         match files::put_directory(self.place, 0o755) {
             Ok(()) => {}
-            // sysfs has mount points for what the kernel has, and takes no others.
+            // sysfs has mount points for the file systems that the kernel has, and takes no others.
             Err(Errno::PERM) if self.optional => return Ok(()),
             Err(errno) => return Err(Failure::new(step(), errno)),
         }
@@ -105,15 +105,15 @@ impl Mount {
     }
 }
 
-/// The devices, in the initramfs.
+/// Mounts the devices, in the initramfs.
 pub(crate) fn mount_devices() -> Result<(), Failure> {
     DEVICES.attach()
 }
 
-/// Everything, in the new root. Returns the root directory of devpts.
+/// Mounts everything, in the new root. Returns the root directory of devpts.
 pub(crate) fn mount_all() -> Result<OwnedFd, Failure> {
     PROC.attach()?;
-    // The kernel asks for modules as it looks for file systems, and the image's programs are at hand already.
+    // The kernel asks for modules when it looks for file systems, and the image's programs are within reach by now.
     shield::forget_helpers()?;
     MOUNTS.iter().try_for_each(Mount::attach)?;
     shield::link_standard_streams()?;

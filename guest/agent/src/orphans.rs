@@ -1,8 +1,8 @@
-//! Processes that lost their parent become PID 1's children; it has to reap them.
+//! Orphans: processes that lost their parent become PID 1's children, which has to reap them.
 //!
 //! The kernel gives them to the *main* thread of PID 1, and the programs of `exec` belong to the threads that started
-//! them. So the main thread may reap all children that are its own (`__WNOTHREAD`) and can never take a status that a
-//! stream's thread is waiting for.
+//! them. The main thread may therefore reap all children of its own (`__WNOTHREAD`), and never takes a status that a
+//! stream's thread waits for.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -18,7 +18,7 @@ pub(crate) struct Orphans {
 }
 
 impl Orphans {
-    /// Blocks SIGCHLD in this thread, and so in all it starts later. For the main thread, before it starts any.
+    /// Blocks SIGCHLD in this thread, and so in all that it starts later. For the main thread, before it starts any.
     pub(crate) fn watch() -> Result<Self, Errno> {
         let child_ended = signals::child_ended();
         signals::block(&child_ended);
@@ -32,12 +32,12 @@ impl Orphans {
         }
     }
 
-    /// Readable when there may be some.
+    /// Readable when there may be orphans to reap.
     pub(crate) fn readiness(&self) -> BorrowedFd<'_> {
         self.signals.as_fd()
     }
 
-    /// Reaps those there are.
+    /// Reaps all ended orphans.
     pub(crate) fn reap(&self) {
         let mut signal = [MaybeUninit::<u8>::uninit(); size_of::<libc::signalfd_siginfo>()];
         // Equal signals are merged, so one read takes all.

@@ -6,9 +6,9 @@
 //!                       └▶ overlay ─▶ moved over the initramfs, chroot
 //! ```
 //!
-//! The overlay keeps private copies of the mounts it is made of, so these are detached again: a program's mount
-//! namespace copies only what it sees, and nothing of the old root can be reached. All paths here are the
-//! initramfs' own; the image's contents are first looked at by `mounts`, inside the new root.
+//! The overlay keeps private copies of the mounts that it is made of, so these are detached again: a program's mount
+//! namespace then copies only mounts that it sees, and the old root cannot be reached. All paths here are the
+//! initramfs' own; the image's contents are read first by `mounts`, inside the new root.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -23,16 +23,16 @@ use crate::files;
 /// overlayfs' own limit (OVL_MAX_STACK).
 const LAYERS_LIMIT: u16 = 500;
 
-/// What the root of a layer has whose image does not say what its root is.
+/// Marks the root of a layer whose image does not describe its root.
 const IMPLIED_ROOT: &str = "trusted.overlay.matchlock";
 
-/// Where the parts are mounted; one detach of this mount takes all of them along.
+/// The mount point of the parts; detaching this mount takes all of them along.
 const PARTS: &str = "/parts";
 
-/// Where the overlay is mounted before it becomes the root.
+/// The mount point of the overlay before it becomes the root.
 const ROOT: &str = "/root";
 
-/// Makes the root of `config` this process' root. Returns the upper file system, for the end.
+/// Makes the root of `config` this process' root. Returns the upper file system, which is closed at the end.
 pub(crate) fn assemble(config: &BootConfig) -> Result<OwnedFd, Failure> {
     if config.layers == 0 || config.layers > LAYERS_LIMIT {
         return Err(Failure::because(
@@ -53,8 +53,8 @@ pub(crate) fn assemble(config: &BootConfig) -> Result<OwnedFd, Failure> {
         lower.push(layer.to_string());
     }
     // Relative names: the options of mount(2) are one page, enough for all the layers that overlayfs takes.
-    // redirect_dir: without it a directory of the image cannot be renamed (EXDEV). xino: all files are of one device, and their inode
-    // numbers stay, as `du -x` and archivers expect.
+    // redirect_dir: without it a directory of the image cannot be renamed (EXDEV). xino: all files are of one device,
+    // and their inode numbers stay, as `du -x` and archivers expect.
     let options = format!(
         "redirect_dir=on,xino=on,lowerdir={},upperdir=upper/data,workdir=upper/work\0",
         lower.join(":")
@@ -93,7 +93,7 @@ fn mount_layer(layer: u16) -> Result<(), Failure> {
         .at(&format!("mount {device}"))
 }
 
-/// Gives the new root the mode and owner of a layer's root, if the layer has said what that is; otherwise one below it may.
+/// Gives the new root the mode and owner of a layer's root, if that layer describes it; returns whether it does.
 fn describe_root(layer: u16) -> Result<bool, Failure> {
     let place = layer.to_string();
     if rustix::fs::getxattr(place.as_str(), IMPLIED_ROOT, &mut [0_u8; 0]).is_ok() {
@@ -102,13 +102,13 @@ fn describe_root(layer: u16) -> Result<bool, Failure> {
     let status = rustix::fs::stat(place.as_str()).at(&format!("look at the root of layer {layer}"))?;
     let (uid, gid) = (Uid::from_raw(status.st_uid), Gid::from_raw(status.st_gid));
     rustix::fs::chown("upper/data", Some(uid), Some(gid)).at("give the root to its owner")?;
-    // After the owner: changing that takes away what set-user-ID means.
+    // Set after the owner, as a change of owner clears the set-user-ID bit.
     let mode = Mode::from_raw_mode(status.st_mode & 0o7777);
     rustix::fs::chmod("upper/data", mode).at("set the mode of the root")?;
     Ok(true)
 }
 
-/// Detaches what the overlay was made of, and moves it over the initramfs.
+/// Detaches the parts of the overlay, and moves it over the initramfs.
 fn become_root() -> Result<(), Failure> {
     rustix::process::chdir(ROOT).at("enter the root")?;
     rustix::mount::unmount(PARTS, UnmountFlags::DETACH).at("detach /parts")?;
@@ -122,14 +122,14 @@ fn open_path(path: &str) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Deletes what is left in the initramfs, which is memory.
+/// Deletes the files of the initramfs, which take memory.
 pub(crate) fn empty_initramfs(directory: &OwnedFd) {
     if let Ok(status) = rustix::fs::fstat(directory) {
         empty(directory.as_fd(), status.st_dev);
     }
 }
 
-/// Deletes everything below `directory` on the same file system. Errors leave something behind, no more.
+/// Deletes every file below `directory` on the same file system. After an error some files stay, which does no harm.
 fn empty(directory: BorrowedFd<'_>, device: u64) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let Ok(readable) = rustix::fs::openat(directory, ".", flags, Mode::empty()) else { return };

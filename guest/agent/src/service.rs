@@ -1,7 +1,7 @@
-//! Service streams: taking them from the listening socket, and their first messages.
+//! Service streams: accepting them, and their first messages.
 //!
-//! One thread a stream, at most [`STREAM_LIMIT`]; the host keeps one spare stream open, so a request finds its thread
-//! waiting. Not here: what a request does (`exec`, `file_service`, `connection`).
+//! Each stream has a thread, and there are at most [`STREAM_LIMIT`]; the host keeps one spare stream open, so a
+//! request finds its thread waiting. Not here: the requests' work (`exec`, `file_service`, `connection`).
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,16 +18,16 @@ use crate::exec::Firsts;
 use crate::stream::{self, MESSAGE_CHUNK, Stream};
 use crate::{connection, exec, file_service, vsock};
 
-/// Most streams served at a time; a further one is told so and closed.
+/// Most streams served at a time; a further one is refused and closed.
 pub const STREAM_LIMIT: usize = 512;
 
 /// Stack of a stream's thread. Its largest frame is a buffer of input.
 const STREAM_STACK: usize = 256 << 10;
 
-/// How long nothing is accepted after the kernel had no memory for it.
+/// How long nothing is accepted after the kernel lacked memory for it.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);
 
-/// What streams share.
+/// The state that streams share.
 #[derive(Debug)]
 pub struct Agent {
     /// /dev/null, open for reading and writing.
@@ -38,11 +38,11 @@ pub struct Agent {
     pub programs: Running,
     /// Programs of which anything is left: their process, its descendants, output for the host.
     pub running: Running,
-    /// Acts on files.
+    /// Acts on files that are under way.
     pub file_acts: Running,
     /// Programs that are PID 1 of their namespace.
     pub(crate) firsts: Firsts,
-    /// What programs may take of the machine; tests have no limits.
+    /// The control groups of programs; tests have none.
     pub(crate) cgroups: Option<Cgroups>,
     streams: Mutex<Vec<Arc<OwnedFd>>>,
 }
@@ -56,7 +56,7 @@ impl Agent {
         Self { null, terminals, programs, running, file_acts, firsts, cgroups: None, streams }
     }
 
-    /// The same with limits for programs.
+    /// The agent with limits for programs.
     pub(crate) fn with_cgroups(self, cgroups: Option<Cgroups>) -> Self {
         Self { cgroups, ..self }
     }
@@ -68,7 +68,7 @@ impl Agent {
         }
     }
 
-    /// Notes a stream unless there are too many.
+    /// Notes a stream, unless there are too many.
     fn admit(&self, stream: &Arc<OwnedFd>) -> bool {
         let mut streams = self.streams();
         let admitted = streams.len() < STREAM_LIMIT;
@@ -79,7 +79,8 @@ impl Agent {
     }
 
     fn dismiss(&self, stream: &Arc<OwnedFd>) {
-        // A clone that has just been made may hold a copy of the descriptor for a moment; this does not wait for it.
+        // A clone that has just been made may hold a copy of the descriptor for a moment; shutdown does not wait for
+        // it.
         let _ = rustix::net::shutdown(stream, Shutdown::Both);
         self.streams().retain(|known| !Arc::ptr_eq(known, stream));
     }
@@ -89,14 +90,14 @@ impl Agent {
     }
 }
 
-/// Counts what runs.
+/// A counter of running work.
 #[derive(Debug, Default)]
 pub struct Running {
     count: Mutex<usize>,
     changed: Condvar,
 }
 
-/// One that runs, until dropped.
+/// A piece of work that runs, until this is dropped.
 pub(crate) struct Counted<'a>(&'a Running);
 
 impl Drop for Counted<'_> {
@@ -107,13 +108,13 @@ impl Drop for Counted<'_> {
 }
 
 impl Running {
-    /// Counts one.
+    /// Counts a piece of work.
     pub(crate) fn enter(&self) -> Counted<'_> {
         *self.lock() += 1;
         Counted(self)
     }
 
-    /// Waits until none is left, but not for longer than `limit`.
+    /// Waits until no work is left, for at most `limit`.
     pub fn wait_for_none(&self, limit: Duration) {
         let waited = self.changed.wait_timeout_while(self.lock(), limit, |count| *count > 0);
         drop(waited);
@@ -124,13 +125,15 @@ impl Running {
     }
 }
 
-/// Takes streams for ever. Only the host's: a program in the guest must not get around its restrictions by asking here.
+/// Accepts streams for ever. Only the host's count: a program in the guest must not get around its restrictions by
+/// asking here.
 pub(crate) fn accept_streams(listener: &OwnedFd, agent: &Arc<Agent>) {
     loop {
         match vsock::accept(listener) {
             Ok((stream, vsock::HOST_CID)) => start_stream(stream, agent),
             Ok(_) | Err(Errno::INTR | Errno::CONNABORTED) => {}
-            // Short of memory or descriptors: that passes, and until then asking again at once would only make it worse.
+            // The kernel is short of memory or descriptors, which passes; asking again at once would only make it
+            // worse.
             Err(Errno::NOMEM | Errno::NOBUFS | Errno::MFILE | Errno::NFILE) => {
                 std::thread::sleep(SHORTAGE_PAUSE)
             }
@@ -176,7 +179,7 @@ fn serve(stream: BorrowedFd<'_>, agent: &Agent) {
     }
 }
 
-/// Answers pings until something else is asked for: the request, what arrived behind it, and when.
+/// Answers pings until another request comes: returns the request, the bytes after it, and its time of arrival.
 pub(crate) fn first_request(
     stream: BorrowedFd<'_>,
 ) -> Result<Option<(Request, Splitter, Instant)>, FrameError> {

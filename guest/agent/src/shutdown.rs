@@ -18,7 +18,7 @@ use crate::{log, signals, trim, words};
 const KILL_LIMIT: Duration = Duration::from_secs(1);
 
 /// Ends all programs, writes everything to the disks and powers off. The host may stop the machine as soon as the
-/// control stream ends: nothing that matters happens after that.
+/// control stream ends, as nothing that matters happens after that.
 pub(crate) fn end(
     agent: &Agent,
     grace: Duration,
@@ -48,14 +48,15 @@ fn signal_everything(signal: i32) {
     signals::send(-1, signal);
 }
 
-/// Writes everything to the disks and leaves these file systems as if they had been unmounted.
+/// Writes everything to the disks, and leaves these file systems as if they had been unmounted.
 pub(crate) fn close<'a>(file_systems: impl IntoIterator<Item = &'a OwnedFd>) {
-    // All of them at once: each has its own disk to wait for.
+    // All file systems at once, as each has its own disk to wait for.
     rustix::fs::sync();
     for file_system in file_systems {
         let Err(errno) = make_read_only(file_system) else { continue };
         log::line(&format!("make a file system read-only: {}", words(errno)));
-        // What the kernel itself has open to write (a swap file, a loop device) keeps it from becoming read-only.
+        // A file that the kernel itself has open for writing (a swap file, a loop device) keeps a file system from
+        // becoming read-only.
         if let Err(errno) = freeze(file_system) {
             log::line(&format!("freeze a file system: {}", words(errno)));
         }
@@ -72,11 +73,11 @@ fn make_read_only(file_system: &OwnedFd) -> Result<(), Errno> {
 /// `_IOWR('X', 119, int)` of linux/fs.h.
 const FIFREEZE: libc::Ioctl = 0xc004_5877_u32 as libc::Ioctl;
 
-/// Writes everything to its disk, its journal too, and lets nobody write any more.
+/// Writes everything to the file system's disk, its journal too, and blocks all later writes.
 fn freeze(file_system: &OwnedFd) -> Result<(), Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(file_system, ".", flags, Mode::empty())?;
-    // SAFETY: FIFREEZE takes a number that it does not look at.
+    // SAFETY: FIFREEZE ignores its argument, a number.
     match unsafe { libc::ioctl(root.as_raw_fd(), FIFREEZE, 0) } {
         -1 => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)),
         _ => Ok(()),
@@ -87,7 +88,7 @@ fn freeze(file_system: &OwnedFd) -> Result<(), Errno> {
 pub(crate) fn power_off() -> ! {
     let error = rustix::system::reboot(RebootCommand::PowerOff);
     log::line(&format!("power off: {error:?}"));
-    // PID 1 must not end. On a machine without power-off the kernel has halted before it comes here.
+    // PID 1 must not end. On a machine without power-off the kernel has halted before this loop.
     loop {
         std::thread::park();
     }

@@ -1,4 +1,4 @@
-//! Signal masks and dispositions, as safe calls. All of them are fit for the time between clone and execve.
+//! Signal masks and dispositions, as safe calls. All of them may be used between clone and execve.
 
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
@@ -31,7 +31,7 @@ pub(crate) fn child_ended() -> Set {
     set
 }
 
-/// Blocks exactly these in this thread, and returns what was blocked before.
+/// Blocks exactly these signals in this thread, and returns the former set.
 pub(crate) fn block(set: &Set) -> Set {
     let mut before = none();
     // SAFETY: both sets are valid.

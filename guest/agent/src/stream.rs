@@ -1,6 +1,6 @@
-//! The agent's end of a stream: bytes and messages in and out, and noticing that the host is gone.
+//! The agent's end of a stream: bytes and messages in and out, and noticing the host's hang-up.
 //!
-//! Not here: what they mean (`service`, `exec`, `file_service`, `connection`).
+//! Not here: the messages' meaning (`service`, `exec`, `file_service`, `connection`).
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,16 +11,16 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-/// Room for what is received at once where little is expected.
+/// Bytes received at once where little is expected.
 pub(crate) const MESSAGE_CHUNK: usize = 4096;
 
-/// Room for what is received at once where much is: a frame of data, whole.
+/// Bytes received at once where much is expected: a whole frame of data.
 pub(crate) const INPUT_CHUNK: usize = HEAD + DATA_CHUNK;
 
-/// What poll(2) says of a stream that the host has ended. Ending either direction counts.
+/// The events of poll(2) for a stream that the host has ended, in either direction.
 pub(crate) const ENDED: PollFlags = PollFlags::RDHUP.union(PollFlags::HUP).union(PollFlags::ERR);
 
-/// The host is gone, or talks nonsense: there is nobody to tell anything.
+/// The host is gone, or breaks the protocol, so there is nobody to tell.
 #[derive(Debug)]
 pub(crate) struct HungUp;
 
@@ -54,7 +54,7 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// Sends what the request's dialogue says.
+    /// Sends an answer of the request's dialogue.
     pub(crate) fn reply(self, reply: &impl Answer) -> Result<(), HungUp> {
         self.send(&frame::encode_reply(reply)?)
     }
@@ -87,7 +87,7 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// Whether the host is still there; for work that says nothing for long.
+    /// Checks that the host is still there, during work that sends nothing for long.
     pub(crate) fn check(self) -> Result<(), HungUp> {
         let mut fds = [PollFd::from_borrowed_fd(self.0, PollFlags::RDHUP)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -116,7 +116,7 @@ pub(crate) fn receive(stream: BorrowedFd<'_>, input: &mut Splitter, room: &mut [
     }
 }
 
-/// Sends what the request's dialogue says, waiting until the host takes it.
+/// Sends an answer of the request's dialogue, waiting until the host takes it.
 pub(crate) fn send_reply(stream: impl AsFd, reply: &impl Answer) -> Result<(), FrameError> {
     send_all(stream, &frame::encode_reply(reply)?)
 }

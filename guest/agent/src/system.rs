@@ -13,21 +13,21 @@ use rustix::time::{ClockId, Timespec};
 use crate::boot::{AtStep, Failure};
 use crate::{files, signals};
 
-/// Open files: the limit up to which programs may raise theirs, and the agent's own. The kernel's default for PID 1 is
-/// 4096, which is too little for databases.
+/// Open files: the limit up to which programs may raise theirs, and the agent's own. The kernel's default for PID 1,
+/// 4096, is too little for databases.
 const OPEN_FILES: u64 = 1 << 20;
 
-/// The process itself: what std's start would do, and room for many streams.
+/// Prepares the process, as std's start would, with room for many streams.
 pub(crate) fn prepare_process() {
-    // Writing to a program that has closed its input must be an error, no signal.
+    // Writing to a program that has closed its input must be an error, not a signal.
     signals::ignore(libc::SIGPIPE);
     let limit = Rlimit { current: Some(OPEN_FILES), maximum: Some(OPEN_FILES) };
     let _ = rustix::process::setrlimit(Resource::Nofile, limit);
-    // What the kernel gives its first process; files made for the host count on it.
+    // The kernel's default for its first process, which files made for the host rely on.
     rustix::process::umask(Mode::from_raw_mode(0o022));
 }
 
-/// Puts /dev/null where standard streams are missing (a kernel without a console opens none for PID 1), so that no
+/// Opens /dev/null in place of missing standard streams (a kernel without a console opens none for PID 1), so that no
 /// other descriptor gets their numbers.
 pub(crate) fn fill_standard_streams() -> Result<(), Failure> {
     loop {
@@ -47,15 +47,15 @@ pub(crate) fn run_when_idle() {
     unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) };
 }
 
-/// A setting of the kernel's: its file, and the value.
+/// A setting of the kernel: its file, and the value.
 pub(crate) type Setting = (&'static str, &'static [u8]);
 
-/// The kernel's settings that programs run under.
+/// The kernel's settings for programs.
 ///
-/// Users may do what they may in containers: ping without a raw socket, and listen on any port. There are so many numbers of
-/// processes, inotify instances of uid 0 and terminals, all of which programs share with the agent, that a program meets the
-/// limits of its own control group before it has taken all. The console shows the kernel's errors and nothing below, which is what
-/// `quiet` stands for: a machine may have asked for less while the kernel looked for its devices.
+/// Users may do the same as in containers: ping without a raw socket, and listen on any port. Programs share
+/// processes, inotify instances of uid 0 and terminals with the agent, and there are so many that a program reaches
+/// the limits of its own control group first. The console shows the kernel's errors and nothing below, which is the
+/// meaning of `quiet`: a machine may have asked for less while the kernel looked for its devices.
 const SETTINGS: [Setting; 6] = [
     ("/proc/sys/net/ipv4/ping_group_range", b"0 2147483647\n"),
     ("/proc/sys/net/ipv4/ip_unprivileged_port_start", b"0\n"),
@@ -65,16 +65,16 @@ const SETTINGS: [Setting; 6] = [
     ("/proc/sys/kernel/printk", b"4\n"),
 ];
 
-/// Makes the kernel's settings what programs are to run under.
+/// Applies the kernel's settings for programs.
 pub(crate) fn set_up_kernel() -> Result<(), Failure> {
     set(&SETTINGS)
 }
 
-/// Sets these in their order.
+/// Applies settings in their order.
 pub(crate) fn set(settings: &[Setting]) -> Result<(), Failure> {
     for (path, value) in settings {
         match files::write_existing(path, value) {
-            // A kernel without that part.
+            // The kernel lacks the setting.
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(Failure::new(format!("write {path}"), errno)),
         }
@@ -82,7 +82,7 @@ pub(crate) fn set(settings: &[Setting]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Everything of `config` that has nothing to do with files.
+/// Applies the parts of `config` that have nothing to do with files.
 pub(crate) fn configure(config: &BootConfig) -> Result<(), Failure> {
     set_clock(config.wall_clock_ns).at("set the clock")?;
     add_entropy(&config.entropy).at("add entropy")?;

@@ -1,9 +1,9 @@
-//! Whether the kernel's timer ticks.
+//! A check that the kernel's timer ticks.
 //!
-//! Linux measures the processor's timer against the time-stamp counter while it boots. An emulated processor that its
-//! host lets stand still for a tenth of a second at just that moment sees the counter jump, takes the timer for one that
-//! hardly moves, and goes on without any: no sleep ever ends, and nothing says so. Not here: repairing it, for which
-//! there is no way but another start, which is the host's to make.
+//! While it boots, Linux measures the processor's timer against the time-stamp counter. If the host stops an emulated
+//! processor for a tenth of a second at just that moment, the kernel sees the counter jump, takes the timer for one
+//! that hardly moves, and goes on without any: no sleep ever ends, and no error is reported. Not here: the remedy,
+//! which is another start, made by the host.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use rustix::time::{ClockId, clock_gettime};
 /// A tick is later than this only if there is none, or the processor stood still.
 const LATE: Duration = Duration::from_millis(50);
 
-/// How long a late tick is waited for, by a clock that needs none; and how often it is looked for at least, should the
-/// processor stand still meanwhile.
+/// How long a late tick is waited for, by a clock that needs no ticks, and the least number of times that it is
+/// checked for, should the processor stand still meanwhile.
 const PATIENCE: (Duration, u32) = (Duration::from_secs(1), 10_000);
 
-/// Whether it ticks. To be asked before the clock is set, which passes for a tick.
+/// Whether the timer ticks. To be called before the clock is set, which looks like a tick.
 pub(crate) fn is_ticking() -> bool {
     ticks(|| clock(ClockId::Monotonic), || clock(ClockId::MonotonicCoarse))
 }
@@ -25,13 +25,13 @@ fn clock(id: ClockId) -> Duration {
     clock_gettime(id).try_into().unwrap_or_default()
 }
 
-/// clock_gettime(2): the coarse clock is the precise one "at tick resolution", so without ticks it stands.
+/// clock_gettime(2): the coarse clock is the precise one "at tick resolution", so without ticks it stands still.
 fn ticks(now: impl Fn() -> Duration, coarse: impl Fn() -> Duration) -> bool {
     let (begun, first) = (now(), coarse());
     if begun.saturating_sub(first) < LATE {
         return true;
     }
-    // Where nothing ticks, nothing can be waited for.
+    // Without ticks no wait would end, so this loop spins.
     let mut looks = 0;
     loop {
         let over = looks >= PATIENCE.1 && now().saturating_sub(begun) >= PATIENCE.0;
@@ -51,7 +51,7 @@ mod tests {
 
     use super::*;
 
-    /// A clock that goes on by a millisecond each time it is read.
+    /// A clock that moves by a millisecond each time it is read.
     fn running(from: Duration) -> impl Fn() -> Duration {
         let time = Cell::new(from);
         move || {

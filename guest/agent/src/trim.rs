@@ -1,9 +1,9 @@
-//! Giving space back to the host: what was written to a disk and removed again.
+//! Giving disk space back to the host after files are removed.
 //!
-//! ext4 can tell the disk of each block it frees, at once. Where it has no journal it waits for each, so that removing many
-//! small files takes a multiple of the time. Here it is told to look for all that is free (FITRIM): now and then while the
-//! guest runs, if there may be something to be found, and of disks that outlive the guest at its end. It leaves out what it
-//! has told before.
+//! ext4 can report each block that it frees to the disk at once. Without a journal it waits for each report, so that
+//! removing many small files takes a multiple of the time. Here ext4 is told to look for all free blocks (FITRIM):
+//! now and then while the guest runs, if there may be some, and at the guest's end on disks that outlive it. ext4
+//! leaves out blocks that it has reported before.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,19 +12,19 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-/// How often it is looked whether there is anything to give back.
+/// How often the agent checks whether there is space to give back.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// What is worth it while the guest runs, in bytes written or freed.
+/// Bytes written or freed that make a trim worthwhile while the guest runs.
 const WORTH: u64 = 16 << 20;
 
-/// What is worth it at the end.
+/// Bytes that make a trim worthwhile at the end.
 const WORTH_AT_THE_END: u64 = 1 << 20;
 
 /// How long the end may be held up.
 const END_LIMIT: Duration = Duration::from_millis(500);
 
-/// Bytes of a file system that are looked through at a time.
+/// Bytes of a file system that are trimmed at a time.
 const STRIDE: u64 = 16 << 30;
 
 /// Free ranges shorter than this are not worth a request.
@@ -37,22 +37,22 @@ const STATISTICS_LIMIT: usize = 512;
 #[derive(Debug)]
 pub(crate) struct FileSystem {
     root: OwnedFd,
-    /// The kernel's count of what was done on its disk.
+    /// The kernel's statistics of its disk.
     statistics: OwnedFd,
     told: Told,
 }
 
-/// What there was when the disk was last told what is free.
+/// The state when the disk was last trimmed.
 #[derive(Debug, Default)]
 struct Told {
-    /// Bytes ever written.
+    /// Bytes written so far.
     written: AtomicU64,
-    /// Bytes free.
+    /// Bytes that were free.
     free: AtomicU64,
 }
 
 impl FileSystem {
-    /// That of a mount; `None` if it is on no disk.
+    /// The file system of a mount; `None` if it is on no disk.
     pub(crate) fn open(mount: &OwnedFd) -> Option<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(mount, ".", flags, Mode::empty()).ok()?;
@@ -86,14 +86,14 @@ impl FileSystem {
         since(self.written(), &self.told.written) || since(self.free(), &self.told.free)
     }
 
-    /// Tells the disk what is free. The part that would take longer than until `end` is left for another time.
+    /// Reports free space to the disk. The part that would take longer than until `end` is left for another time.
     fn trim(&self, end: Option<Instant>) {
         self.note();
         let Ok(status) = rustix::fs::fstatvfs(&self.root) else { return };
         let length = status.f_blocks.saturating_mul(status.f_frsize);
         let mut start = 0;
         while start < length && end.is_none_or(|end| Instant::now() < end) {
-            // A disk that takes no such word is asked no more this time.
+            // A disk that does not support this is not asked again this time.
             if trim(&self.root, start).is_err() {
                 return;
             }
@@ -102,7 +102,7 @@ impl FileSystem {
     }
 }
 
-/// Gives back what is free on these again and again. Does not return.
+/// Gives back free space on these file systems again and again. Does not return.
 pub(crate) fn keep_trimming(disks: &[FileSystem], upper: &[FileSystem]) -> ! {
     loop {
         std::thread::sleep(INTERVAL);
@@ -112,7 +112,7 @@ pub(crate) fn keep_trimming(disks: &[FileSystem], upper: &[FileSystem]) -> ! {
     }
 }
 
-/// Gives back what is free on these, within bounds. Everything must have been written to the disks.
+/// Gives back free space on these file systems, within bounds. Everything must have been written to the disks.
 pub(crate) fn trim_at_the_end(file_systems: &[FileSystem]) {
     let end = Instant::now() + END_LIMIT;
     for file_system in file_systems.iter().filter(|file_system| file_system.is_worth(WORTH_AT_THE_END)) {

@@ -9,7 +9,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 /// The host's context id.
 pub(crate) const HOST_CID: u32 = libc::VMADDR_CID_HOST;
 
-/// Connections that wait to be accepted: as many as the agent may serve, since what comes beyond is reset.
+/// Connections that wait to be accepted: as many as the agent may serve, since further ones are reset.
 const BACKLOG: i32 = 512;
 
 struct Address(libc::sockaddr_vm);

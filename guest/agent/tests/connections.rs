@@ -29,7 +29,7 @@ fn ask(agent: &Arc<Agent>, port: u16) -> Client {
 /// A connection's raw stream.
 fn connect(agent: &Arc<Agent>, port: u16) -> UnixStream {
     let mut client = ask(agent, port);
-    // One byte at a time: what follows the message is the connection's.
+    // One byte at a time, as the bytes after the message are the connection's.
     let expected = frame::encode_reply(&ConnectReply::Ok(())).unwrap();
     let mut got = vec![0; expected.len()];
     client.stream.read_exact(&mut got).unwrap();
@@ -43,7 +43,7 @@ fn listen() -> (TcpListener, u16) {
     (listener, port)
 }
 
-/// A connection, both ends.
+/// A connection's two ends.
 fn pair(agent: &Arc<Agent>) -> (UnixStream, TcpStream) {
     let (listener, port) = listen();
     let host = connect(agent, port);
@@ -101,7 +101,7 @@ fn a_reset_is_no_end() {
     reset(guest);
     assert_eq!(all(&host), b"half an ans");
     assert!(is_closed(&host));
-    // Also if sending is what meets it.
+    // A reset that is noticed when sending counts too.
     let (mut host, guest) = pair(&agent);
     reset(guest);
     while host.write(&[0]).is_ok() {}
@@ -159,7 +159,7 @@ fn a_slow_receiver_slows_the_sender() {
         }
         assert!(sent < 64 << 20, "buffers are bounded");
     }
-    // What was sent before the host left altogether still arrives.
+    // Bytes that the host sent before it left still arrive.
     drop(host);
     assert_eq!(all(&guest).len(), sent);
 }
@@ -170,7 +170,7 @@ fn the_host_goes_while_the_guest_is_silent() {
     let (host, guest) = pair(&agent);
     drop(host);
     assert_eq!(all(&guest), b"");
-    // After the end of one direction the other is noticed as well, though the guest's program says nothing.
+    // After the end of one direction the other end is noticed as well, even while the guest's program sends nothing.
     let (host, guest) = pair(&agent);
     host.shutdown(Shutdown::Write).unwrap();
     assert_eq!(all(&guest), b"");
@@ -192,7 +192,7 @@ fn a_connection_that_breaks() {
     guest.read_exact(&mut seen).unwrap();
     drop(guest);
     assert_eq!(all(&host), b"last words");
-    // Nothing takes what the host sends now.
+    // Nothing reads the host's bytes now.
     host.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
     let mut result = Ok(());
     for _ in 0..1000 {
@@ -250,7 +250,7 @@ fn bytes_before_the_answer_are_refused() {
 #[test]
 fn hanging_up_ends_an_attempt() {
     let Some(agent) = guest() else { return };
-    // A queue that is full: further attempts get no answer.
+    // The queue is full, so that further attempts get no answer.
     let socket =
         rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
     rustix::net::bind(&socket, &"127.0.0.1:0".parse::<std::net::SocketAddrV4>().unwrap()).unwrap();

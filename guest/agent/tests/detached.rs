@@ -1,4 +1,4 @@
-//! Detached programs: their end is told when it comes, and what they started lives until the host hangs up.
+//! Detached programs: their end is reported when it comes, and their descendants live until the host hangs up.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 #![allow(unsafe_code, reason = "each test enters a mount namespace")]
@@ -16,7 +16,7 @@ fn detached(text: &str) -> ExecRequest {
     ExecRequest { detached: true, ..shell(text) }
 }
 
-/// All output up to `Exited`, and that.
+/// All output up to `Exited`, and the exit.
 fn until_exit(client: &mut Client) -> (Vec<u8>, Exit) {
     let mut output = Vec::new();
     loop {
@@ -39,7 +39,7 @@ fn what_it_started_lives_until_the_host_hangs_up() {
     let mut client = Client::exec(&agent, detached(text));
     assert_eq!(until_exit(&mut client), (b"now\n".to_vec(), Exit::Code(3)));
     agent.programs.wait_for_none(Duration::from_secs(5));
-    // In namespaces of their own, where the program was number 2.
+    // The program was number 2 of its own namespaces.
     std::fs::write("/tmp/go", "").unwrap();
     assert_eq!(client.expect("later 2\n"), "later 2\n");
     wait_for_processes("600.5", 2);
@@ -108,7 +108,7 @@ fn a_namespace_that_was_killed_ends_the_stream() {
     let Some(agent) = guest() else { return };
     let mut client = Client::exec(&agent, detached("sleep 600.95 & exit 0"));
     assert_eq!(until_exit(&mut client).1, Exit::Code(0));
-    // What the agent's shutdown does to all processes: the sleep's parent is the namespace's own PID 1.
+    // The agent's shutdown does this to all processes; the sleep's parent is the namespace's own PID 1.
     let sleep = wait_for_processes("600.95", 1)[0];
     let status = std::fs::read_to_string(format!("/proc/{sleep}/status")).unwrap();
     let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim();

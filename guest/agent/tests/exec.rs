@@ -1,4 +1,4 @@
-//! Programs, as the host sees them: status, streams, terminal, signals, the end of either side.
+//! Programs, as the host sees them: status, streams, terminal, signals, and the end of either side.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 #![allow(unsafe_code, reason = "each test enters a mount namespace")]
@@ -121,7 +121,7 @@ fn a_working_directory_is_made_and_entered_as_root() {
     }
     std::os::unix::fs::symlink("/srv", "/link").unwrap();
     assert_eq!(pwd("/link/six", ""), "/srv/six\ndrwxr-xr-x\n0 0\n0 0\n");
-    // Entered before the user is taken on; what is done there is done as the user.
+    // The directory is entered as root; work in it is done as the user.
     let mut closed = shell("id -u; ls");
     (closed.working_dir, closed.user) = ("/private".to_owned(), "app".to_owned());
     let outcome = run(&agent, closed);
@@ -129,7 +129,7 @@ fn a_working_directory_is_made_and_entered_as_root() {
     assert!(String::from_utf8_lossy(&outcome.stderr).contains("denied"), "{outcome:?}");
 }
 
-/// The agent has directories open all its life. As a working directory, one would be a way out of the program's root.
+/// The agent has directories open all its life; as a working directory, one would lead out of the program's root.
 #[test]
 fn no_descriptor_of_the_agent_is_a_working_directory() {
     let Some(agent) = guest() else { return };
@@ -145,7 +145,7 @@ fn no_descriptor_of_the_agent_is_a_working_directory() {
     }
 }
 
-/// A process can make a child of its parent's (CLONE_PARENT), which is the agent's thread here: nobody else reaps it.
+/// A process can make a child of its parent's (CLONE_PARENT), here of the agent's thread; nobody else reaps it.
 #[test]
 fn a_child_made_for_the_agent_keeps_nothing_waiting() {
     let Some(agent) = guest() else { return };
@@ -162,20 +162,20 @@ fn a_child_made_for_the_agent_keeps_nothing_waiting() {
     }
 }
 
-/// execve(2) waits for whoever has a lease on the file, 45 s by default.
+/// execve(2) waits for the holder of a lease on the file, 45 s by default.
 #[test]
 fn a_program_whose_file_is_leased_can_be_cancelled() {
     let Some(agent) = guest() else { return };
     std::fs::copy("/bin/busybox", "/leased").unwrap();
     let leased = std::fs::File::open("/leased").unwrap();
-    // SAFETY: no memory is involved. The signal tells of whoever waits.
+    // SAFETY: no memory is involved. The signal announces a process that waits for the lease.
     unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
     // SAFETY: no memory is involved.
     let lease = unsafe { libc::fcntl(leased.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) };
     assert_eq!(lease, 0, "{}", std::io::Error::last_os_error());
     let client = Client::exec(&agent, request(&["/leased", "true"]));
     let begun = Instant::now();
-    // SAFETY: no memory is involved. A lease that is being broken is told as what it is to become.
+    // SAFETY: no memory is involved. While a lease is being broken, its future type is reported.
     while unsafe { libc::fcntl(leased.as_raw_fd(), libc::F_GETLEASE) } == libc::F_WRLCK {
         assert!(begun.elapsed() < Duration::from_secs(20), "nobody executes it");
     }
@@ -279,22 +279,22 @@ fn the_first_of_its_namespace() {
     let first = |text: &str| ExecRequest { first: true, ..shell(text) };
     assert_eq!(run(&agent, first("echo $$; exit 5")).text(), "1\n");
     assert_eq!(run(&agent, first("exit 5")).exit.unwrap().0, Exit::Code(5));
-    // Signals of its own namespace do nothing where it has no handler, and SIGKILL never does.
+    // A PID 1 ignores signals from its own namespace without a handler, and SIGKILL in any case.
     assert_eq!(run(&agent, first("kill -TERM $$; kill -9 $$; echo alive")).text(), "alive\n");
     assert_eq!(run(&agent, first("trap 'echo heard; exit 3' TERM; kill -TERM $$")).text(), "heard\n");
-    // It has mounts of its own, and reaps orphans.
+    // The program has mounts of its own, and reaps orphans.
     let mut mounts = first("mount -t tmpfs none /home && touch /home/x && ls /home");
     mounts.privileged = true;
     assert_eq!(run(&agent, mounts).text(), "x\n");
     assert_eq!(run(&agent, request(&["ls", "/home"])).text(), "app\n");
     let reaped = "(sleep 0.05 & echo) >/dev/null; sleep 0.3; wait; set -- /proc/[0-9]*; echo $#";
     assert_eq!(run(&agent, first(reaped)).text(), "1\n");
-    // Programs that fail to start say so as any other.
+    // A program that fails to start reports that as any other does.
     let missing = ExecRequest { first: true, ..request(&["nosuch"]) };
     assert!(matches!(run(&agent, missing).failure, Some(ExecFailure::NotFound(_))));
 }
 
-/// What a signal from outside does to it: nothing that it has no handler for, but for SIGKILL.
+/// Signals from outside have no effect on a PID 1 without a handler, except for SIGKILL.
 #[test]
 fn signals_to_the_first_of_its_namespace() {
     let Some(agent) = guest() else { return };
@@ -456,7 +456,7 @@ fn terminal() {
 #[test]
 fn terminal_keys_and_last_bytes() {
     let Some(agent) = guest() else { return };
-    // Not a shell: dash may lose a SIGINT that comes just before it becomes its last command.
+    // Not a shell: dash may lose a SIGINT that comes just before it executes its last command.
     let mut cat = request(&["cat"]);
     cat.stdio = Stdio::Terminal(SIZE);
     let mut client = Client::exec(&agent, cat);
@@ -519,7 +519,7 @@ fn hanging_up_with_both_directions_full() {
     let mut client = Client::exec(&agent, busy);
     assert_eq!(client.answer(), Some(ProgramEvent::Started));
     client.stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
-    // Neither side reads: the program's input and the output to the host both fill up.
+    // Neither side reads, so the program's input and the output to the host both fill up.
     let head = frame::Head::bytes(frame::Kind::Stdin, 1 << 20).unwrap();
     client.stream.write_all(&head).unwrap();
     while client.stream.write(&[0; 65536]).is_ok() {}
@@ -537,7 +537,7 @@ fn pings_then_a_program() {
         client.send(&Request::Ping);
         assert_eq!(client.answer(), Some(Pong));
     }
-    // All at once: two pings, a request, and its input.
+    // Two pings, a request and its input, all at once.
     let mut cat = request(&["cat"]);
     cat.stdio = Stdio::Pipe;
     client.send(&Request::Ping);
@@ -575,11 +575,11 @@ fn more_streams_than_the_limit() {
     let last = clients.pop().unwrap();
     last.stream.shutdown(std::net::Shutdown::Write).unwrap();
     assert!(last.finish().failure.is_none());
-    // The place is free once the thread has ended, which nothing here can wait for but by trying.
+    // The place is free once the thread has ended, which can only be seen by trying.
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let mut client = Client::connect(&agent);
-        // It may be refused, and closed, before it has asked.
+        // The stream may be refused, and closed, before its request.
         let ping = frame::encode(&Request::Ping).unwrap();
         if client.stream.write_all(&ping).is_ok() && client.reply() == Some(Ok(Pong)) {
             return;

@@ -77,7 +77,7 @@ fn reading() {
     }
     fs::write("/tmp/empty", "").unwrap();
     assert_eq!(act(&agent, read("/tmp/empty")).ok().data, []);
-    // A file without a size.
+    // The file has no size.
     assert!(act(&agent, read("/proc/self/status")).ok().data.starts_with(b"Name:"));
 }
 
@@ -92,7 +92,7 @@ fn a_limit_on_what_is_read() {
     let refused = limited("/tmp/data", 9);
     assert_eq!(refused.data, b"");
     assert_eq!(refused.failure(), FileFailure::TooLarge);
-    // procfs tells no size beforehand.
+    // procfs gives no size beforehand.
     assert_eq!(limited("/proc/self/status", 4).failure(), FileFailure::TooLarge);
 }
 
@@ -156,7 +156,7 @@ fn a_full_disk() {
     let Some(agent) = guest() else { return };
     fs::create_dir("/small").unwrap();
     rustix::mount::mount("small", "/small", "tmpfs", MountFlags::empty(), c"size=1m").unwrap();
-    // The host finds out while it still sends: its writes fail, and then it reads why.
+    // The host learns of the failure while it still sends: its writes fail, and then it reads the reason.
     let mut client = Client::file(
         &agent,
         FileRequest::Write { path: "/small/file".into(), mode: 0o644, at: WriteAt::Truncate },
@@ -179,7 +179,7 @@ fn hanging_up_ends_a_write_and_leaves_what_came() {
     wait_for_file("/tmp/part", b"some");
     agent.file_acts.wait_for_none(Duration::from_secs(5));
     assert_eq!(fs::read("/tmp/part").unwrap(), b"some", "of the half frame nothing");
-    // The agent's own end does the same.
+    // The agent's own end has the same effect.
     let mut client = Client::file(
         &agent,
         FileRequest::Write { path: "/tmp/part".into(), mode: 0o644, at: WriteAt::Append },
@@ -205,7 +205,7 @@ fn hanging_up_ends_a_read_that_nobody_takes() {
     fs::File::create("/tmp/large").unwrap().set_len(1 << 40).unwrap();
     let mut client = Client::file(&agent, read("/tmp/large"));
     assert!(client.next().is_some());
-    // It waits for room by now, and notices one direction as well as both.
+    // By now the act waits for room, and notices the end of one direction as well as of both.
     client.stream.shutdown(std::net::Shutdown::Write).unwrap();
     let hung_up = Instant::now();
     agent.file_acts.wait_for_none(Duration::from_secs(10));
@@ -248,7 +248,7 @@ fn listing() {
 fn a_directory_larger_than_the_names_that_are_kept() {
     let Some(agent) = guest() else { return };
     fs::create_dir("/tmp/many").unwrap();
-    // 20,000 names of 250 bytes and what they cost: more than the 4 MiB that are kept at a time.
+    // 20,000 names of 250 bytes cost more than the 4 MiB that are kept at a time.
     let mut expected: Vec<String> =
         (0..20_000u32).map(|index| format!("{:0>250}", index.wrapping_mul(2_654_435_761))).collect();
     for name in &expected {
@@ -388,7 +388,7 @@ fn deep_trees() {
     build(2048);
     act(&agent, remove("/tmp/deep", true)).ok();
     assert!(!Path::new("/tmp/deep").exists());
-    // Deeper than a path can say: refused, not a crash, and the message stays short.
+    // A tree deeper than a path can name is refused without a crash, and the message stays short.
     build(2100);
     let act = act(&agent, remove("/tmp/deep", true));
     assert_eq!(act.errno("remove /tmp/deep/d/d/"), Errno::NAMETOOLONG.raw_os_error());
@@ -412,7 +412,7 @@ fn a_tree_that_changes_while_it_is_removed() {
         });
         let one = act(&agent, remove("/tmp/busy", true));
         for act in [one, other.join().unwrap()] {
-            // Either took part, or came when all was over.
+            // Each of the two removed a part, or came after the other's end.
             assert!(act.done || act.errno("remove /tmp/busy") == Errno::NOENT.raw_os_error());
         }
         assert!(!Path::new("/tmp/busy").exists());

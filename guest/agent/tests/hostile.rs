@@ -1,4 +1,4 @@
-//! A host that sends nonsense: the stream ends, its program with it, and the agent goes on.
+//! A host that breaks the protocol: the stream ends, its program with it, and the agent goes on.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 #![allow(unsafe_code, reason = "each test enters a mount namespace")]
@@ -123,7 +123,7 @@ fn streams_that_end_early() {
         client.stream.shutdown(Shutdown::Write).unwrap();
         assert_eq!(client.next(), None, "after {end} bytes");
     }
-    // In the smallest pieces it works as well.
+    // The smallest pieces work as well.
     let mut client = Client::connect(&agent);
     for byte in &whole {
         client.stream.write_all(std::slice::from_ref(byte)).unwrap();
@@ -145,7 +145,7 @@ fn a_host_that_never_reads() {
 #[test]
 fn large_requests() {
     let Some(agent) = guest() else { return };
-    // The kernel limits a single string to 128 KiB, so this many middle-sized ones.
+    // The kernel limits a single string to 128 KiB, so there are many of middle size.
     let env: Vec<_> = (0..15).map(|index| (format!("V{index}"), "x".repeat(60_000))).collect();
     let full = ExecRequest { env, ..request(&["/bin/sh", "-c", "echo ${#V14}"]) };
     assert_eq!(run(&agent, full).text(), "60000\n");

@@ -1,4 +1,5 @@
-//! What a program without privilege cannot do, tried with real system calls in every numbering the CPU knows.
+//! Acts that a program without privilege is refused, tried with real system calls in every numbering that the CPU
+//! knows.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 #![allow(unsafe_code, reason = "each test enters a mount namespace")]
@@ -15,7 +16,7 @@ use support::{Client, guest, request, run, shell};
 
 const EPERM: u8 = 1;
 
-/// How a program enters the kernel.
+/// A way for a program to enter the kernel.
 #[derive(Debug, Clone, Copy)]
 enum Entry {
     Syscall,
@@ -52,7 +53,7 @@ fn program(entry: Entry, number: u32) -> Vec<u8> {
 }
 
 fn status(agent: &Arc<Agent>, entry: Entry, number: u32, privileged: bool) -> Exit {
-    // Written by a program of the guest: what this process has open for writing cannot be executed.
+    // Written by a program of the guest, as a file that this process has open for writing cannot be executed.
     let mut store = Client::exec(
         agent,
         ExecRequest { stdio: Stdio::Pipe, ..shell("cat >/tmp/call; chmod 755 /tmp/call") },
@@ -97,7 +98,7 @@ fn refused_calls() {
 const SETS: &str = "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status | tr -d '\\t\\n'";
 
 /// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_RAW, SYS_CHROOT, MKNOD,
-/// AUDIT_WRITE, SETFCAP: what a container has.
+/// AUDIT_WRITE, SETFCAP: a container's capabilities.
 const KEPT: u64 = 0xa804_25fb;
 
 #[test]
@@ -145,7 +146,7 @@ fn what_that_means() {
     assert_eq!(run(&agent, privileged).status(), 0);
 }
 
-/// A memory file system stands for the cgroups.
+/// A memory file system stands in for the cgroups.
 #[test]
 fn cgroups_are_for_the_privileged() {
     let Some(agent) = guest() else { return };
@@ -157,7 +158,7 @@ fn cgroups_are_for_the_privileged() {
     assert_eq!(run(&agent, shell("cat /sys/fs/cgroup/cpu.max")).text(), "max\n");
 }
 
-/// Each attempt says that it worked. The values written are those that are there: the kernel is this host's.
+/// Each attempt reports if it worked. The values written are the current ones, as the kernel is this host's.
 #[test]
 fn the_kernel_is_not_to_be_written() {
     let Some(agent) = guest() else { return };
@@ -190,7 +191,7 @@ fn the_kernel_is_not_to_be_written() {
     assert_eq!(run(&agent, privileged).text(), "privileged\n");
 }
 
-/// File systems without `nodev` are the devices themselves, and terminals.
+/// Only the file systems of the devices themselves, and of terminals, lack `nodev`.
 #[test]
 fn no_file_system_has_devices() {
     let Some(agent) = guest() else { return };
@@ -205,7 +206,7 @@ fn no_file_system_has_devices() {
         .collect();
     with_devices.sort_unstable();
     with_devices.dedup();
-    // Covered mounts are told too: the old /dev, and what is in it.
+    // Covered mounts are listed too: the old /dev, and those in it.
     let known = [
         "/dev",
         "/dev/full",
@@ -230,7 +231,7 @@ fn no_file_system_has_devices() {
 fn limits() {
     let Some(agent) = guest() else { return };
     assert_eq!(run(&agent, shell("ulimit -n; umask")).text(), "1024\n0022\n");
-    // What this test itself was started to ignore stays so; SIGPIPE, which the agent ignores, does not.
+    // Signals that this test itself was started to ignore stay ignored; SIGPIPE, which the agent ignores, does not.
     let signals = run(&agent, shell("grep -E '^Sig(Ign|Blk)' /proc/self/status | cut -f2"));
     let masks: Vec<_> = signals.text().lines().map(|mask| u64::from_str_radix(mask, 16).unwrap()).collect();
     assert_eq!((masks[0], masks[1] & 1 << (13 - 1)), (0, 0), "{}", signals.text());

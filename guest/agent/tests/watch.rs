@@ -1,4 +1,4 @@
-//! Changes, as the host is told of them.
+//! Changes, as they are reported to the host.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 #![allow(unsafe_code, reason = "each test enters a mount namespace")]
@@ -38,7 +38,7 @@ fn next(client: &mut Client) -> (ChangeKind, String) {
     }
 }
 
-/// Changes up to one that is made for this: nothing else is told before it.
+/// The changes before a mark, which is made here; no other change comes before it.
 fn until(client: &mut Client, mark: &str) -> Vec<(ChangeKind, String)> {
     let mut changes = Vec::new();
     loop {
@@ -71,7 +71,7 @@ fn one_directory() {
     fs::create_dir("/tmp/d/mark").unwrap();
     let mut changes = until(&mut client, "/tmp/d/mark");
     drop(held_open);
-    // Equal ones next to one another are told once, or as often as they were read.
+    // Equal neighbours are reported once, or as often as they were read.
     changes.dedup();
     assert_eq!(
         changes,
@@ -106,7 +106,7 @@ fn a_tree() {
     wait_for(&mut client, Created, "/tmp/t/z/b");
     fs::write("/tmp/t/z/b/f", "again").unwrap();
     wait_for(&mut client, Modified, "/tmp/t/z/b/f");
-    // One that moves out is not watched any more, one that moves in is.
+    // A directory that moves out is not watched any more, one that moves in is.
     fs::rename("/tmp/t/z", "/tmp/gone").unwrap();
     wait_for(&mut client, Removed, "/tmp/t/z");
     fs::rename("/tmp/elsewhere", "/tmp/t/in").unwrap();
@@ -142,7 +142,7 @@ fn directories_made_later() {
             expected.insert(above.to_str().unwrap().to_owned());
         }
     }
-    // However they race with the watch, each is told at least once.
+    // However the changes race with the watch, each is reported at least once.
     while !expected.is_empty() {
         let (kind, path) = next(&mut client);
         if kind == Created {
@@ -166,7 +166,7 @@ fn one_file() {
         fs::write("/tmp/d/other", "").unwrap();
         fs::write("/tmp/d/file", "x").unwrap();
         assert_eq!(next(&mut client), change(Modified, path));
-        // As editors save.
+        // Editors save like this.
         fs::write("/tmp/d/file.new", "y").unwrap();
         fs::rename("/tmp/d/file.new", "/tmp/d/file").unwrap();
         wait_for(&mut client, Created, path);
@@ -200,7 +200,7 @@ fn more_changes_than_the_kernel_keeps() {
     let limit: usize = limit.trim().parse().unwrap();
     fs::create_dir_all("/tmp/t/sub").unwrap();
     let mut client = watch(&agent, "/tmp/t", true);
-    // Nobody reads what is told, so the stream fills, and then the kernel's queue.
+    // Nobody reads the reports, so the stream fills, and then the kernel's queue.
     for round in 0..limit * 2 {
         let path = format!("/tmp/t/{:0>200}", round % 2);
         fs::write(&path, "").unwrap();
@@ -208,7 +208,7 @@ fn more_changes_than_the_kernel_keeps() {
     }
     fs::create_dir_all("/tmp/t/made/meanwhile").unwrap();
     wait_for(&mut client, Overflow, "/tmp/t");
-    // Everything is watched again, also what nobody was told of.
+    // Everything is watched again, including directories that nobody was told of.
     fs::write("/tmp/t/made/meanwhile/f", "").unwrap();
     fs::write("/tmp/t/sub/f", "").unwrap();
     wait_for(&mut client, Created, "/tmp/t/made/meanwhile/f");
@@ -226,7 +226,7 @@ fn too_many_directories() {
     make(100);
     let mut client = watch(&agent, "/tmp/t", true);
     make(8192);
-    // Those that come later end the watch, and that is told.
+    // Directories that come later end the watch, which is reported.
     let text = loop {
         match client.answer() {
             Some(FileReply::Ok(WatchEvent::Change(_))) => {}
@@ -239,7 +239,7 @@ fn too_many_directories() {
     };
     assert!(text.starts_with("watch more than 8192 directories: "), "{text}");
     assert_eq!(client.next(), None);
-    // Those that are there refuse it.
+    // Existing directories make the watch refused.
     assert_eq!(act(&agent, request("/tmp/t", true)).errno("watch more than"), Errno::NOSPC.raw_os_error());
     drop(watch(&agent, "/tmp/t", false));
 }
@@ -250,7 +250,7 @@ fn what_cannot_be_watched() {
     let failed = act(&agent, request("/no/such", true));
     assert_eq!(failed.errno("watch /no/such: no such file"), Errno::NOENT.raw_os_error());
     assert_eq!(act(&agent, request("/a\0", true)).errno("path "), Errno::INVAL.raw_os_error());
-    // The whole guest: what the kernel shows as files is left out.
+    // The whole guest, without the kernel's own file systems.
     let mut client = watch(&agent, "/", true);
     fs::write("/tmp/f", "").unwrap();
     wait_for(&mut client, Created, "/tmp/f");

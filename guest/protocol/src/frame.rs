@@ -14,7 +14,7 @@ pub const DATA_CHUNK: usize = 64 << 10;
 /// Length of a frame's head.
 pub const HEAD: usize = 5;
 
-/// What a frame's payload is.
+/// The content of a frame's payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -48,14 +48,14 @@ pub enum FrameError {
 /// A frame's head, checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
-    /// What the payload is.
+    /// The content of the payload.
     pub kind: Kind,
-    /// Its length, at most [`MAX_PAYLOAD`].
+    /// The payload's length, at most [`MAX_PAYLOAD`].
     pub len: usize,
 }
 
 impl Head {
-    /// Checks a head as it arrived.
+    /// Checks a received head.
     pub fn parse(bytes: [u8; HEAD]) -> Result<Self, FrameError> {
         let kind = match bytes[0] {
             0 => Kind::Message,
@@ -109,7 +109,7 @@ pub struct Splitter {
 }
 
 impl Splitter {
-    /// Adds bytes as they arrived. Call [`Splitter::next_frame`] until it gives nothing before adding more.
+    /// Adds received bytes. Call [`Splitter::next_frame`] until it returns nothing before adding more.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.start > 0 {
             self.buffer.drain(..self.start);

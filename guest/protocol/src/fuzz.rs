@@ -1,7 +1,7 @@
-//! The fuzz body of what either side receives: any bytes, cut anywhere, become frames, and frames messages or errors.
+//! The fuzz body for both receivers: any bytes, cut anywhere, become frames, and frames become messages or errors.
 //!
-//! `cargo test` runs it a fixed number of times with fixed seeds; `fuzz/` has the target for libFuzzer. Not here: what
-//! host and agent make of a message.
+//! `cargo test` runs it a fixed number of times with fixed seeds; `fuzz/` has the target for libFuzzer. Not here: the
+//! messages' effects.
 
 use std::fmt::Debug;
 
@@ -14,10 +14,10 @@ use crate::{
     ProgramEvent, Reply, Request, WatchEvent,
 };
 
-/// A stream's frames, and what it ended with: an error, or whether that was between two frames.
+/// A stream's frames, and its end: an error, or whether it was between two frames.
 type Frames = (Vec<(Kind, Vec<u8>)>, Result<bool, FrameError>);
 
-/// The first byte is the length of the pieces that the rest comes in. Panics only on a defect.
+/// Reads the bytes after the first in pieces of that first byte's length. Panics only on a defect.
 pub fn frames(data: &[u8]) {
     let Some((&piece, bytes)) = data.split_first() else { return };
     let whole = split(bytes.chunks(bytes.len().max(1)));
@@ -64,7 +64,7 @@ fn messages(payload: &[u8]) {
     message::<Reply<FileReply<WatchEvent>>>(payload);
 }
 
-/// What is understood means the same when it is sent on.
+/// A message that is decoded means the same when it is encoded again.
 fn message<M: Serialize + DeserializeOwned + PartialEq + Debug>(payload: &[u8]) {
     let Ok(message) = frame::decode::<M>(payload) else { return };
     let again = frame::encode(&message);

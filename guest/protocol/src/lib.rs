@@ -1,20 +1,20 @@
-//! What the host and the guest's agent say to each other over vsock.
+//! The protocol between the host and the guest's agent, over vsock.
 //!
 //! Two kinds of stream, both made of [`frame`]s:
 //!
 //! * the **control stream**: the agent opens it to [`HOST_PORT`] as soon as it can. `Hello` from the guest, `Boot` from
 //!   the host, then `Ready` or `Failed` from the guest; later `Shutdown` from the host. Its end is the guest's end.
-//! * **service streams**: the host opens each to [`AGENT_PORT`]; one request a stream. The host keeps one spare open so
-//!   that a request needs no connection set-up. Each kind of request has a type of answer of its own.
+//! * **service streams**: the host opens each to [`AGENT_PORT`]; one request a stream. The host keeps one spare open, so
+//!   that a request does not wait for a connection. Each kind of request has a type of answer of its own.
 //!
 //! A program's stream lasts as long as the program: the host keeps its sending direction open until `Exited` or
 //! `Failed`, even when it has nothing to send, because the end of either direction cancels. The end of input is an empty
-//! [`frame::Kind::Stdin`] frame. Messages are taken in order: a `Signal` behind input that the program does not read
-//! waits with it, hanging up does not. An act on files lasts until its last reply. When the guest ends
-//! a stream before it has taken all input, the host's writes fail, and why is still to be read.
+//! [`frame::Kind::Stdin`] frame. Messages are taken in order: a `Signal` after input that the program does not read waits
+//! with that input, a hang-up does not. An act on files lasts until its last reply. If the guest ends a stream before it
+//! has taken all input, the host's writes fail, and the reason is still to be read.
 //!
-//! Both sides distrust each other: lengths are checked before anything is allocated, see [`frame::MAX_PAYLOAD`]. Not
-//! here: I/O, sockets, and anything that only one side needs.
+//! Both sides distrust each other: lengths are checked before any allocation, see [`frame::MAX_PAYLOAD`]. Not here: I/O,
+//! sockets, and code that only one side needs.
 
 pub mod frame;
 #[cfg(any(test, feature = "fuzzing"))]

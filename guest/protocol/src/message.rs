@@ -21,7 +21,7 @@ pub enum ControlFromGuest {
     NoTimer,
 }
 
-/// When the guest got where, in microseconds since its kernel started.
+/// The times at which the guest reached each step, in microseconds since its kernel started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {
     /// Drivers loaded.
@@ -32,12 +32,12 @@ pub struct Ready {
     pub ready_us: u64,
 }
 
-/// Which step of the guest's start failed, and why.
+/// The step of the guest's start that failed, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootFailure {
     /// For example `mount /dev/vda3`.
     pub step: String,
-    /// The system's words.
+    /// The system's error.
     pub error: String,
 }
 
@@ -46,14 +46,14 @@ pub struct BootFailure {
 pub enum ControlFromHost {
     /// Answer to `Hello`.
     Boot(Box<BootConfig>),
-    /// End everything: SIGTERM, a grace time, SIGKILL, sync, unmount, power off.
+    /// End all programs: SIGTERM, a grace time, SIGKILL; then sync, unmount, power off.
     Shutdown {
-        /// How long processes may take to end by themselves.
+        /// Milliseconds that programs may take to end by themselves.
         grace_ms: u32,
     },
 }
 
-/// All that the guest has to know. It never travels on the kernel command line, which the workload can read.
+/// The guest's configuration. It never travels on the kernel command line, which the workload can read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootConfig {
     /// [`crate::VERSION`] of the host.
@@ -64,28 +64,28 @@ pub struct BootConfig {
     pub entropy: [u8; 32],
     /// Number of read-only layers: partitions 1..=n of the first block device, lowest layer first.
     pub layers: u16,
-    /// The kernel's release, if all of its modules are on partition n+1: programs may load them.
+    /// The kernel's release, if partition n+1 has all of its modules, which programs may load.
     pub modules: Option<String>,
-    /// Directories that are made in the root where they are not there: absolute paths, of the image.
+    /// Directories of the image's that are made if the root lacks them: absolute paths.
     pub directories: Vec<String>,
     /// The writable upper file system.
     pub upper: UpperDisk,
     /// Host name, valid by RFC 1123.
     pub hostname: String,
-    /// Extra lines of /etc/hosts.
+    /// Extra lines for /etc/hosts.
     pub hosts: Vec<HostEntry>,
-    /// Lines of /etc/resolv.conf.
+    /// Lines for /etc/resolv.conf.
     pub nameservers: Vec<String>,
     /// CPU quota in thousandths of a CPU; 0 = none.
     pub cpu_quota_milli: u32,
-    /// Whether the guest sees to it that its timer ticks: an emulated processor may have stood still while the kernel
+    /// Whether the guest checks that its timer ticks: an emulated processor may have stood still while the kernel
     /// measured it.
     pub check_timer: bool,
-    /// What is on the block devices from the third on, in their order.
+    /// The disks on the block devices from the third on, in their order.
     pub disks: Vec<DiskMount>,
 }
 
-/// Where the guest's changes go.
+/// The place of the guest's changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UpperDisk {
     /// ext4 on the second block device.
@@ -97,13 +97,13 @@ pub enum UpperDisk {
 /// An ext4 file system and its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskMount {
-    /// Where it is mounted: an absolute path; directories on the way are made.
+    /// The directory that it is mounted on: an absolute path; directories on the way are made.
     pub path: String,
-    /// Whether its device refuses writes.
+    /// Whether the device refuses writes.
     pub readonly: bool,
-    /// User its root directory is given to.
+    /// The new owner of the root directory.
     pub uid: Option<u32>,
-    /// Group its root directory is given to.
+    /// The new group of the root directory.
     pub gid: Option<u32>,
 }
 
@@ -112,7 +112,7 @@ pub struct DiskMount {
 pub struct HostEntry {
     /// Host name.
     pub host: String,
-    /// Its address.
+    /// The host's address.
     pub ip: String,
 }
 
@@ -121,148 +121,149 @@ pub struct HostEntry {
 pub enum Request {
     /// Answered by [`Pong`]; may be repeated on the same stream, and followed by another request.
     Ping,
-    /// Run a program; [`ProgramEvent`]s tell of it.
+    /// Run a program; [`ProgramEvent`]s report on it.
     Exec(Box<ExecRequest>),
     /// Act on files, as root in the guest's own root directory; answered by a [`FileReply`].
     File(FileRequest),
     /// Connect to this TCP port of the guest's loopback address; answered by a [`ConnectReply`]. After it the stream
-    /// carries the connection's bytes as they are, without frames, and each direction ends by itself.
+    /// carries the connection's bytes without frames, and each direction ends by itself.
     Connect {
         /// TCP port.
         port: u16,
     },
 }
 
-/// What to do with files. Relative paths start at `/`.
+/// A request on files. Relative paths start at `/`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FileRequest {
     /// A regular file's content, as `Stdout` frames, then the reply. Symbolic links are followed.
     Read {
-        /// Which file.
+        /// The file.
         path: String,
         /// First byte.
         offset: u64,
         /// Most bytes; fewer come if the file ends before.
         length: u64,
-        /// Fail with [`FileFailure::TooLarge`] before the first byte if the file as a whole is longer than this.
+        /// Fail with [`FileFailure::TooLarge`] before the first byte if the whole file is longer than this.
         size_limit: Option<u64>,
     },
-    /// Takes `Stdin` frames, an empty one ends them; the reply comes when all of it is written. Directories above the
-    /// file are made. Hanging up before the end leaves what has been written.
+    /// Takes `Stdin` frames, which an empty one ends; the reply comes when everything is written. Directories above
+    /// the file are made. A hang-up before the end leaves the bytes so far.
     Write {
-        /// Which file; made if it is not there.
+        /// The file, which is made if it does not exist.
         path: String,
         /// Permission bits of a new file; the umask applies.
         mode: u32,
-        /// Where the bytes go.
+        /// The place of the bytes.
         at: WriteAt,
     },
-    /// A directory's entries, in any number of replies, an empty one last. By name, without `.` and `..`.
+    /// A directory's entries, in any number of replies, an empty one last. Sorted by name, without `.` and `..`.
     List {
-        /// Which directory.
+        /// The directory.
         path: String,
     },
     /// One entry, named as the path's last part.
     Stat {
-        /// Which file.
+        /// The file.
         path: String,
-        /// Whether a symbolic link stands for its target.
+        /// Whether a symbolic link is followed.
         follow: bool,
     },
     /// Makes a directory.
     MakeDirectory {
-        /// Which.
+        /// The directory.
         path: String,
-        /// Its permission bits; the umask applies.
+        /// The directory's permission bits; the umask applies.
         mode: u32,
-        /// Make those above it as well, and accept one that is there.
+        /// Make the directories above it as well, and accept one that exists.
         parents: bool,
     },
     /// Removes a file, a link or a directory.
     Remove {
-        /// Which.
+        /// The file.
         path: String,
-        /// A directory with all its content; without this only an empty one.
+        /// Remove a directory with all its content; without this only an empty one.
         recursive: bool,
     },
     /// Renames, replacing as rename(2) does.
     Rename {
-        /// From here.
+        /// The old path.
         from: String,
-        /// To here.
+        /// The new path.
         to: String,
     },
-    /// Tells changes below a directory, or of a file, by [`WatchEvent`]s, until the host hangs up.
+    /// Reports changes below a directory, or of a file, by [`WatchEvent`]s, until the host hangs up.
     Watch {
-        /// Which.
+        /// The directory or file.
         path: String,
-        /// Directories below it as well.
+        /// Watch directories below it as well.
         recursive: bool,
     },
 }
 
-/// Where written bytes go.
+/// The place of written bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WriteAt {
-    /// To the start of the file, whose old content is gone.
+    /// The start of the file, whose old content is removed.
     Truncate,
-    /// Behind whatever the file holds.
+    /// The end of the file.
     Append,
-    /// From this byte on; the rest stays.
+    /// This offset; the rest of the file stays.
     Offset(u64),
 }
 
-/// A file as a directory or stat(2) tells of it.
+/// A file's metadata, from a directory or stat(2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
-    /// Its name: any bytes but `/` and NUL. The root's is empty.
+    /// The file's name: any bytes but `/` and NUL. The root's is empty.
     pub name: Vec<u8>,
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
     /// `st_mode`: type and permissions.
     pub mode: u32,
-    /// Owner.
+    /// The owner's user id.
     pub uid: u32,
-    /// Group.
+    /// The owner's group id.
     pub gid: u32,
-    /// Last change of the content, seconds since the epoch.
+    /// The last change of the content, in seconds since 1970.
     pub mtime_s: i64,
-    /// The nanoseconds to it.
+    /// The nanoseconds of that time.
     pub mtime_ns: u32,
-    /// Where a symbolic link points; empty for anything else.
+    /// The target of a symbolic link; empty for other files.
     pub target: Vec<u8>,
 }
 
-/// Something that happened below a watched path.
+/// A change below a watched path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// What happened.
+    /// The kind of change.
     pub kind: ChangeKind,
-    /// To which file: an absolute path.
+    /// The file, as an absolute path.
     pub path: Vec<u8>,
 }
 
-/// What happened to a file.
+/// A kind of change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ChangeKind {
-    /// It is there now: made, or moved in. Told twice if it came together with the directory it is in.
+    /// The file was made, or moved in. Reported twice if it came together with its directory.
     Created,
-    /// It was written or cut, its writer closed it, or its metadata changed. Of many writes some may be told as one.
+    /// The file was written or cut, its writer closed it, or its metadata changed. Several writes may be reported as
+    /// one.
     Modified,
-    /// It is gone: removed, or moved out.
+    /// The file was removed, or moved out.
     Removed,
-    /// More happened than the guest's kernel kept count of: look again.
+    /// The guest's kernel lost changes; the directory should be read again.
     Overflow,
 }
 
-/// Why an act on files did not happen.
+/// The reason why an act on files failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FileFailure {
-    /// Longer than the request's limit.
+    /// The file is longer than the request's limit.
     TooLarge,
-    /// Not a regular file, where one is needed.
+    /// The file is not a regular one.
     NotRegular,
-    /// The system refused: its error number and its words.
+    /// The system refused the act.
     System {
         /// `errno`.
         errno: i32,
@@ -274,9 +275,9 @@ pub enum FileFailure {
 /// A program to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecRequest {
-    /// What to run.
+    /// The program.
     pub program: Program,
-    /// Environment, complete but for what the agent adds (`HOME` on a user switch).
+    /// The environment, complete but for variables that the agent adds (`HOME` on a user switch).
     pub env: Vec<(String, String)>,
     /// Working directory; empty = `/`.
     pub working_dir: String,
@@ -284,20 +285,20 @@ pub struct ExecRequest {
     pub user: String,
     /// Standard streams.
     pub stdio: Stdio,
-    /// No restrictions inside the guest.
+    /// Lifts the restrictions inside the guest.
     pub privileged: bool,
-    /// What the program started outlives it: `Exited` comes at the program's own end, whoever holds its output open,
-    /// and output may follow it. All that is left ends when the host hangs up.
+    /// The program's descendants outlive it: `Exited` comes at the program's own end, whichever process holds its
+    /// output open, and output may follow it. All that is left ends when the host hangs up.
     pub detached: bool,
-    /// The program is PID 1 of its namespace: it has to reap orphans, signals that it does not handle do nothing (but
-    /// SIGKILL and SIGSTOP from outside), and what it started ends with it, detached or not.
+    /// The program is PID 1 of its namespace: it has to reap orphans, signals without a handler have no effect (but
+    /// SIGKILL and SIGSTOP from outside), and its descendants end with it, detached or not.
     pub first: bool,
 }
 
-/// What to run.
+/// A program, or a shell command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Program {
-    /// `sh -c` this text, `sh` found by the request's PATH.
+    /// `sh -c` with this text; `sh` is found by the request's PATH.
     Shell(String),
     /// This argument vector; `argv[0]` is found by the request's PATH unless it has a slash.
     Argv(Vec<String>),
@@ -306,11 +307,11 @@ pub enum Program {
 /// Standard streams of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stdio {
-    /// stdin is /dev/null; stdout and stderr apart.
+    /// stdin is /dev/null; stdout and stderr are separate.
     Null,
-    /// stdin from the host; stdout and stderr apart.
+    /// stdin comes from the host; stdout and stderr are separate.
     Pipe,
-    /// A terminal; all output on stdout.
+    /// A terminal; all output is on stdout.
     Terminal(TerminalSize),
 }
 
@@ -332,15 +333,15 @@ pub enum ProgramControl {
     Signal(i32),
 }
 
-/// Every message from guest to host on a service stream: what the request's own dialogue says, or why the agent takes no
-/// request. A refusal is the last message of its stream.
+/// A message from guest to host on a service stream: an answer of the request's own dialogue, or the reason why the
+/// agent takes no request. A refusal is the last message of its stream.
 pub type Reply<T> = Result<T, Refusal>;
 
-/// Why the agent takes no request at all, in its own words.
+/// The reason why the agent takes no request, in its own words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal(pub String);
 
-/// What the dialogue of one kind of request says.
+/// An answer in the dialogue of one kind of request.
 pub trait Answer: Serialize + DeserializeOwned {}
 
 impl Answer for Pong {}
@@ -352,7 +353,7 @@ impl<T: Serialize + DeserializeOwned> Answer for FileReply<T> {}
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pong;
 
-/// What happens to the program of a [`Request::Exec`], besides its output. Hanging up before `Exited` cancels: SIGTERM to
+/// An event of the program of a [`Request::Exec`], beside its output. Hanging up before `Exited` cancels: SIGTERM to
 /// the group, then SIGKILL.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProgramEvent {
@@ -364,34 +365,34 @@ pub enum ProgramEvent {
     Failed(ExecFailure),
 }
 
-/// Answer to a [`Request::File`]; a failure is the last message of its stream. `T` is what the act gives: nothing once it
-/// is done, one [`FileEntry`] for `Stat`, any number of `Vec<FileEntry>` and an empty one for `List`, [`WatchEvent`]s
-/// for `Watch`.
+/// Answer to a [`Request::File`]; a failure is the last message of its stream. `T` depends on the act: `()` at the
+/// end of most, one [`FileEntry`] for `Stat`, any number of `Vec<FileEntry>` and an empty one for `List`,
+/// [`WatchEvent`]s for `Watch`.
 pub type FileReply<T> = Result<T, FileFailure>;
 
-/// What a watch tells.
+/// A message of a watch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WatchEvent {
-    /// Changes from now on are told.
+    /// Changes are reported from now on.
     Watching,
     /// A change.
     Change(Change),
 }
 
-/// Answer to a [`Request::Connect`]: the connection is there and the stream carries its bytes from here on, or the
-/// system's words for why it is not.
+/// Answer to a [`Request::Connect`]: the connection is made, and the stream carries its bytes from here on; or the
+/// system's error.
 pub type ConnectReply = Result<(), String>;
 
-/// How a program ended.
+/// The end of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
-    /// By itself.
+    /// The program ended by itself, with this code.
     Code(u8),
-    /// By a signal.
+    /// A signal ended the program.
     Signal(u8),
 }
 
-/// What the agent measured of a program.
+/// The agent's measurements of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Usage {
     /// From the request's arrival to the program's first instruction (its execve returned), microseconds.
@@ -400,18 +401,18 @@ pub struct Usage {
     pub wall_us: u64,
 }
 
-/// Why a program never ran.
+/// The reason why a program never ran.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExecFailure {
-    /// No such program (exit status 127).
+    /// There is no such program (exit status 127).
     NotFound(String),
-    /// The program is there but cannot be executed (exit status 126).
+    /// The program exists but cannot be executed (exit status 126).
     NotExecutable(String),
-    /// No such user or group.
+    /// There is no such user or group.
     User(String),
     /// The working directory is unusable.
     WorkingDir(String),
-    /// Anything else, in the system's words.
+    /// Any other error, in the system's words.
     Other(String),
 }
 

@@ -1,4 +1,4 @@
-//! Frames: whatever way the bytes are cut, the same frames come out; nonsense is named and never trusted.
+//! Frames: however the bytes are cut, the same frames come out; malformed ones are errors, and never trusted.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 

@@ -1,4 +1,4 @@
-//! Messages: each survives its encoding, and bytes that are none are refused without harm.
+//! Messages: each survives its encoding, and other bytes are refused without harm.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
@@ -241,7 +241,7 @@ fn exit_status() {
     assert_eq!(Exit::Signal(200).status(), 255);
 }
 
-/// An answer is what its frame holds, and so is a refusal whatever was asked.
+/// An answer's frame holds the answer, and a refusal can take its place.
 fn answer<A: Answer + Clone + PartialEq + Debug>(answer: A) {
     round_trip(&Reply::Ok(answer.clone()));
     assert_eq!(frame::encode_reply(&answer), frame::encode(&Reply::Ok(answer)));
@@ -271,7 +271,7 @@ impl Random {
     }
 }
 
-/// Whatever is decoded at all means the same when it is sent on.
+/// Bytes that decode at all mean the same when they are encoded again.
 fn decode_as<M: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8]) -> bool {
     let Ok(message) = frame::decode::<M>(bytes) else { return false };
     round_trip(&message);
@@ -357,7 +357,7 @@ fn claimed_counts_allocate_nothing() {
     for bytes in [&[1, 1, 0xff, 0xff, 0xff, 0xff, 0x0f][..], &[1, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f]] {
         assert_eq!(frame::decode::<Request>(bytes), Err(FrameError::Message));
     }
-    // As many entries of a directory; one with a name as long.
+    // The same number of entries of a directory, and a name as long.
     for bytes in [&[0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f][..], &[0, 0, 1, 0xff, 0xff, 0xff, 0xff, 0x0f]] {
         assert_eq!(frame::decode::<Reply<FileReply<Vec<FileEntry>>>>(bytes), Err(FrameError::Message));
     }

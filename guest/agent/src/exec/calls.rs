@@ -1,15 +1,16 @@
-//! The system calls of programs without privilege, and their numbers: the one place that knows either.
+//! The system calls of programs without privilege, and their numbers on each architecture.
 //!
-//! It is what container engines let an unprivileged container call, less ptrace(2) and its kin, and io_uring. A new architecture is one
-//! more column.
+//! The list is that of container engines for unprivileged containers, less ptrace(2) and its kin, and io_uring. A new
+//! architecture adds one column.
 
-/// A call that this architecture does not have, or has under another name.
+/// The number of a call that this architecture lacks, or has under another name.
 const NONE: u16 = u16::MAX;
 
-/// No call with a greater number is known here: a C library takes ENOSYS for the older call, as on an older kernel.
+/// The greatest known number. For a greater one a C library takes ENOSYS and falls back to the older call, as on an
+/// older kernel.
 pub(super) const NEWEST: u32 = 466;
 
-/// Numbers of an architecture, as a column of [`CALLS`].
+/// An architecture's numbers, as a column of [`CALLS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(dead_code, reason = "each processor has one or two of them")]
 pub(super) enum Numbering {

@@ -1,8 +1,9 @@
-//! Between clone and execve.
+//! The child between clone and execve.
 //!
-//! The child is a copy of one thread of the agent, as after fork, and what other threads held locked stays so: everything
-//! here is a bare system call over data that was prepared before. No allocation, no lock, no libc function that keeps
-//! state (setuid and its kin tell other threads; rustix' thread calls do not). A failure is written to a pipe.
+//! The child is a copy of one thread of the agent, as after fork, and locks of other threads stay locked in it:
+//! everything here is a bare system call over data that was prepared before. No allocation, no lock, no libc function
+//! that keeps state (setuid and its kin notify other threads; rustix' thread calls do not). A failure is written to a
+//! pipe.
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -20,7 +21,7 @@ use super::restrict;
 use crate::stream::{HungUp, Stream};
 use crate::{shield, signals};
 
-/// Open files a program may have unless it raises the limit itself: what programs expect.
+/// The limit on open files that programs expect; a program may raise its own.
 const OPEN_FILES_SOFT: u64 = 1024;
 
 /// Longest path of Linux, its NUL included.
@@ -28,25 +29,25 @@ const PATH_MAX: usize = 4096;
 
 /// Everything the child needs, prepared by the parent.
 pub(super) struct Plan<'a> {
-    /// Standard input, output, error. None of the three descriptors is 0, 1 or 2 itself.
+    /// Standard input, output and error. None of the three descriptors is 0, 1 or 2 itself.
     pub(super) stdio: [BorrowedFd<'a>; 3],
-    /// Whether standard input is to be the controlling terminal.
+    /// Whether standard input becomes the controlling terminal.
     pub(super) terminal: bool,
-    /// The PID 1 whose mount namespace is to be joined; `None` for a child that was born in one of its own.
+    /// The PID 1 whose mount namespace the child joins; `None` for a child that was born in one of its own.
     pub(super) init: Option<BorrowedFd<'a>>,
-    /// User and groups, if they change.
+    /// The user and groups to change to.
     pub(super) identity: Option<Credentials<'a>>,
     /// The filter of system calls, for a program without privilege.
     pub(super) filter: Option<&'a Filter>,
     /// Working directory.
     pub(super) directory: &'a CStr,
-    /// Paths to try.
+    /// The paths to try.
     pub(super) candidates: &'a [CString],
     /// Null-terminated arrays of C strings.
     pub(super) arguments: *const *const c_char,
     /// Null-terminated arrays of C strings.
     pub(super) environment: *const *const c_char,
-    /// Where the child says what went wrong.
+    /// The pipe for the report of a failure.
     pub(super) report: BorrowedFd<'a>,
 }
 
@@ -57,7 +58,7 @@ pub(super) struct Credentials<'a> {
     pub(super) groups: &'a [Gid],
 }
 
-/// What the child was doing when it failed.
+/// The step that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Step {
@@ -71,7 +72,7 @@ pub(super) enum Step {
     Exec,
 }
 
-/// The child's last words: a pipe that says nothing if the program was executed.
+/// The report of a child: a pipe that stays empty if the program was executed.
 pub(super) struct Report(OwnedFd);
 
 /// A step's number and an error's, each a native `u32`.
@@ -84,9 +85,9 @@ impl Report {
         Ok((Self(read), write))
     }
 
-    /// Waits until the child has executed the program or failed, and says what failed. Nobody but the child may have the
-    /// child's end any more. If the host hangs up before that, the child is killed: execve(2) waits for whoever has a
-    /// lease on the file.
+    /// Waits until the child has executed the program or failed, and returns the failure. Only the child may still
+    /// have its end of the pipe. If the host hangs up first, the child is killed, as execve(2) may wait for the
+    /// holder of a lease on the file.
     pub(super) fn failure(&self, host: Stream<'_>, kill: impl FnOnce()) -> Option<(Step, Errno)> {
         if let Err(HungUp) = host.wait_for(self.0.as_fd(), PollFlags::IN) {
             kill();
@@ -156,7 +157,7 @@ fn enter(plan: &Plan<'_>) -> Result<std::convert::Infallible, (Step, Errno)> {
     }
     // A file system that a user has mounted may be closed to root and open to that user.
     entered.or_else(|_| rustix::process::chdir(plan.directory)).map_err(at(Step::WorkingDir))?;
-    // The agent ignores SIGPIPE and has blocked everything for the clone; execve would keep both.
+    // The agent ignores SIGPIPE and has blocked all signals for the clone; execve would keep both.
     signals::reset(libc::SIGPIPE);
     signals::block(&signals::none());
     if let Some(filter) = plan.filter {
@@ -166,9 +167,9 @@ fn enter(plan: &Plan<'_>) -> Result<std::convert::Infallible, (Step, Errno)> {
     Err((Step::Exec, execute(plan)))
 }
 
-/// Enters the working directory, and makes it where it is not there.
+/// Enters the working directory, making it if it does not exist.
 fn enter_directory(plan: &Plan<'_>) -> Result<(), Errno> {
-    // Where a relative one begins.
+    // A relative path begins here.
     rustix::process::chdir(c"/")?;
     match rustix::process::chdir(plan.directory) {
         Err(Errno::NOENT) => {}
@@ -178,7 +179,7 @@ fn enter_directory(plan: &Plan<'_>) -> Result<(), Errno> {
     rustix::process::chdir(plan.directory)
 }
 
-/// Makes a directory and all that lead to it.
+/// Makes a directory and all directories above it.
 fn make_directories(directory: &CStr) -> Result<(), Errno> {
     let mut path = [0; PATH_MAX];
     let bytes = directory.to_bytes_with_nul();
@@ -195,7 +196,7 @@ fn make_directories(directory: &CStr) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Joins the mount namespace, if it is another's, and puts the PID namespace's own /proc over the agent's.
+/// Joins the mount namespace, unless it is the child's own, and mounts the PID namespace's /proc over the agent's.
 fn enter_mount_namespace(plan: &Plan<'_>) -> Result<(), Errno> {
     if let Some(init) = plan.init {
         rustix::thread::move_into_thread_name_spaces(init, ThreadNameSpaceType::MOUNT)?;
@@ -206,14 +207,15 @@ fn enter_mount_namespace(plan: &Plan<'_>) -> Result<(), Errno> {
     }
 }
 
-/// Closes everything but the standard streams and the report, which execve closes. The agent has directories open that a
-/// program must not reach, and a path of the image's may lead to any of them as long as they are: /proc/self/fd/9 as the
+/// Closes every descriptor but the standard streams and the report, which execve closes. The agent has directories
+/// open that a program must not reach, and a path of the image's could lead to one of them: /proc/self/fd/9 as the
 /// working directory, or in PATH.
 fn close_others(report: BorrowedFd<'_>) -> Result<(), Errno> {
     let report = report.as_raw_fd().cast_unsigned();
     for (first, last) in [(3, report.saturating_sub(1)), (report.saturating_add(1).max(3), libc::c_uint::MAX)]
     {
-        // SAFETY: this process has its own copy of the descriptor table, and uses none of these afterwards.
+        // SAFETY: this process has its own copy of the descriptor table, and uses none of these descriptors
+        // afterwards.
         if first <= last && unsafe { close_range(first, last) } != 0 {
             return Err(last_error());
         }
@@ -231,8 +233,8 @@ pub(super) unsafe fn close_range(first: libc::c_uint, last: libc::c_uint) -> lib
     unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }
 }
 
-/// Tries the candidates like execvp(3): goes on while a file is not there; a file that may not be executed is
-/// remembered in case no later one can.
+/// Tries the candidates as execvp(3) does: a missing file leads to the next one; the error of a file that may not be
+/// executed is kept in case no later one can be.
 fn execute(plan: &Plan<'_>) -> Errno {
     let mut error = Errno::NOENT;
     for path in plan.candidates {

@@ -1,4 +1,4 @@
-//! The filter of system calls for programs without privilege: what is not in [`super::calls`] is refused.
+//! The filter of system calls for programs without privilege, which refuses calls that are not in [`super::calls`].
 //!
 //! ```text
 //!  architecture ─┬─ native ── binary search over ranges of numbers ─▶ allow · EPERM · ENOSYS · look at an argument
@@ -6,7 +6,7 @@
 //!                └─ any other ─▶ EPERM
 //! ```
 //!
-//! Search and ranges keep it short: it is installed anew for each program, and run for each of its calls.
+//! Search and ranges keep the filter short: it is installed anew for each program, and run for each of its calls.
 
 use std::sync::LazyLock;
 
@@ -21,11 +21,11 @@ pub(super) struct Filter(Vec<sock_filter>);
 
 static FILTER: LazyLock<Filter> = LazyLock::new(Filter::new);
 
-/// From here on the numbers of x86-64 are those of x32, one more numbering of the same calls: refused as a whole.
+/// x86-64's numbers from here on are those of x32, another numbering of the same calls, which is refused as a whole.
 const X32: u32 = 0x4000_0000;
 
-/// `CLONE_NEW*` of linux/sched.h, as far as clone(2) takes them: a new user namespace would give its maker all
-/// capabilities in it.
+/// `CLONE_NEW*` of linux/sched.h that clone(2) takes: a new user namespace would give its maker all capabilities in
+/// it.
 const NAMESPACES: u32 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWUTS
@@ -38,22 +38,22 @@ const NAMESPACES: u32 = (libc::CLONE_NEWNS
 /// Families of sockets that lead out of the guest, or deep into its kernel.
 const REFUSED_FAMILIES: [u32; 2] = [libc::AF_VSOCK.cast_unsigned(), libc::AF_ALG.cast_unsigned()];
 
-/// personality(2): Linux, with and without 16-bit ids of users and kernel versions 2.6, or just asking.
+/// personality(2): Linux, with and without 16-bit ids of users and kernel version 2.6, and the query.
 const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, u32::MAX];
 
-/// What becomes of a call.
+/// The verdict on a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Allow,
-    /// EPERM.
+    /// The call fails with EPERM.
     Refuse,
-    /// ENOSYS.
+    /// The call fails with ENOSYS.
     Unknown,
-    /// Allowed unless its first argument has one of these bits.
+    /// The call is allowed unless its first argument has one of these bits.
     WithoutBits(u32),
-    /// Allowed unless its first argument is one of these.
+    /// The call is allowed unless its first argument is one of these.
     Except(&'static [u32]),
-    /// Allowed if its first argument is one of these.
+    /// The call is allowed if its first argument is one of these.
     Only(&'static [u32]),
 }
 
@@ -61,7 +61,7 @@ impl Verdict {
     fn of(name: &str) -> Self {
         match name {
             "clone" => Self::WithoutBits(NAMESPACES),
-            // Its flags are in memory, where no filter sees them; a C library falls back on clone.
+            // The flags of clone3 are in memory, which no filter sees; a C library falls back to clone.
             "clone3" => Self::Unknown,
             "socket" => Self::Except(&REFUSED_FAMILIES),
             "personality" => Self::Only(&PERSONALITIES),
@@ -69,7 +69,7 @@ impl Verdict {
         }
     }
 
-    /// The instructions that end the filter with it.
+    /// Appends the instructions that end the filter with this verdict.
     fn emit(self, code: &mut Vec<sock_filter>) {
         match self {
             Self::Allow => code.push(ret(libc::SECCOMP_RET_ALLOW)),
@@ -95,14 +95,14 @@ impl Verdict {
     }
 }
 
-/// Calls from this number up to the next range's.
+/// The calls from this number up to the next range's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Range {
     first: u32,
     verdict: Verdict,
 }
 
-/// All numbers there are, in order, in as few ranges as there can be.
+/// All numbers, in order, in as few ranges as possible.
 fn ranges(numbering: Numbering) -> Vec<Range> {
     let mut calls: Vec<_> =
         calls::numbers(numbering).map(|(name, number)| (number, Verdict::of(name))).collect();
@@ -121,7 +121,7 @@ fn ranges(numbering: Numbering) -> Vec<Range> {
     if numbering == Numbering::X86_64 {
         ranges.push(Range { first: X32, verdict: Verdict::Refuse });
     }
-    // Of several that begin alike the last counts; neighbours of one verdict are one.
+    // Of several calls with the same number the last counts; neighbours with the same verdict become one range.
     let mut fewer: Vec<Range> = Vec::with_capacity(ranges.len());
     for range in ranges {
         while fewer.last().is_some_and(|last| last.first >= range.first) {
@@ -134,7 +134,7 @@ fn ranges(numbering: Numbering) -> Vec<Range> {
     fewer
 }
 
-/// A binary search: the accumulator holds the number.
+/// Appends a binary search for the number in the accumulator.
 fn search(ranges: &[Range], code: &mut Vec<sock_filter>) {
     match ranges {
         [] => Verdict::Refuse.emit(code),
@@ -151,8 +151,8 @@ fn search(ranges: &[Range], code: &mut Vec<sock_filter>) {
     }
 }
 
-/// Where to split two or more ranges so that either half has as many of the known numbers: the kernel runs the filter for
-/// each of them as it is installed.
+/// The place to split two or more ranges so that both halves have as many known numbers: the kernel runs the filter
+/// for each of them when it is installed.
 fn middle(ranges: &[Range]) -> usize {
     let first = ranges.first().map_or(0, |range| range.first);
     let last = ranges.last().map_or(0, |range| range.first.min(calls::NEWEST));
@@ -166,7 +166,7 @@ impl Filter {
         for (architecture, numbering) in NUMBERINGS {
             let mut calls = vec![load(NUMBER)];
             search(&ranges(*numbering), &mut calls);
-            // Further than a conditional jump reaches.
+            // A conditional jump would not reach that far.
             code.push(jump(JUMP_IF_EQUAL, *architecture, 1, 0));
             code.push(sock_filter {
                 code: JUMP,
@@ -180,12 +180,12 @@ impl Filter {
         Self(code)
     }
 
-    /// The filter, made when it is first asked for.
+    /// The filter, made on first use.
     pub(super) fn get() -> &'static Self {
         &FILTER
     }
 
-    /// Its instructions.
+    /// The filter's instructions.
     pub(super) fn instructions(&self) -> &[sock_filter] {
         &self.0
     }
@@ -202,8 +202,8 @@ const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 const NUMBER: u32 = 0;
 /// Offset of seccomp_data.arch.
 const ARCHITECTURE: u32 = 4;
-/// Offset of the lower half of `seccomp_data.args[0]`. None of the arguments that are looked at has more that the kernel
-/// looks at.
+/// Offset of the lower half of `seccomp_data.args[0]`. The kernel ignores the upper half of every argument that is
+/// checked here.
 const ARGUMENT: u32 = 16;
 
 const fn load(offset: u32) -> sock_filter {
@@ -218,8 +218,8 @@ const fn refusal(errno: i32) -> u32 {
     libc::SECCOMP_RET_ERRNO | errno.cast_unsigned()
 }
 
-/// Jumps over so many instructions. One that is too far for its eight bits makes a filter that the kernel refuses, and a
-/// test says so.
+/// A jump over this many instructions. A distance over eight bits makes a filter that the kernel refuses, which a
+/// test would show.
 fn jump(code: u16, k: u32, yes: usize, no: usize) -> sock_filter {
     let reach = |offset: usize| u8::try_from(offset).unwrap_or(u8::MAX);
     sock_filter { code, jt: reach(yes), jf: reach(no), k }
@@ -229,7 +229,7 @@ fn jump(code: u16, k: u32, yes: usize, no: usize) -> sock_filter {
 mod tests {
     use super::*;
 
-    /// What the filter says, as the kernel runs it.
+    /// The filter's verdict, computed as the kernel does.
     fn verdict(architecture: u32, number: u32, argument: u32) -> u32 {
         let code = Filter::get().instructions();
         let (mut at, mut accumulator) = (0, 0);
@@ -268,7 +268,7 @@ mod tests {
         if allowed { libc::SECCOMP_RET_ALLOW } else { refusal(libc::EPERM) }
     }
 
-    /// Arguments that some call is looked at for.
+    /// Arguments that the filter tells apart for some call.
     const ARGUMENTS: [u32; 12] =
         [0, 1, 2, 8, 38, 40, 0x2_0000, 0x2_0008, 0x1000_0000, 0x1_0000, 0x7e02_0000, u32::MAX];
 
@@ -310,7 +310,7 @@ mod tests {
         }
     }
 
-    /// Some of them, as the C library has them.
+    /// A sample of the numbers, compared with the C library's.
     #[test]
     fn the_table_has_the_kernels_numbers() {
         for (name, number) in [
@@ -353,7 +353,7 @@ mod tests {
         }
     }
 
-    /// BPF_MAXINSNS is 4096; this is far less, and no jump is cut short.
+    /// BPF_MAXINSNS is 4096; the filter is far shorter, and no jump was truncated.
     #[test]
     fn it_is_short() {
         let code = Filter::get().instructions();

@@ -1,7 +1,7 @@
-//! Programs that are PID 1 of their namespace, when the guest ends.
+//! Programs that are PID 1 of their namespace, at the end of the guest.
 //!
-//! To such a program a signal that it has no handler for does nothing, so that most would let the time pass which they
-//! have to end in. One that cannot hear SIGTERM, and has nobody beside it who could, needs no time.
+//! A PID 1 ignores signals that it has no handler for, so most of these programs would use up their whole grace. A
+//! program that cannot receive SIGTERM, and has no other process beside it that could, needs no grace.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,28 +10,28 @@ use rustix::process::Pid;
 
 use crate::{files, signals};
 
-/// Longest of the files that are read.
+/// Longest file that is read.
 const READ_LIMIT: usize = 64 << 10;
 
-/// The ones that run.
+/// The programs that run.
 #[derive(Debug, Default)]
 pub(crate) struct Firsts(Mutex<BTreeSet<i32>>);
 
-/// One that runs, until dropped.
+/// A program that runs, until this is dropped.
 pub(crate) struct First<'a> {
     firsts: &'a Firsts,
     pid: i32,
 }
 
 impl Firsts {
-    /// Notes one.
+    /// Notes a program.
     pub(super) fn enter(&self, pid: Pid) -> First<'_> {
         let pid = pid.as_raw_nonzero().get();
         self.lock().insert(pid);
         First { firsts: self, pid }
     }
 
-    /// Kills those that only SIGKILL can end.
+    /// Kills the programs that only SIGKILL can end.
     pub(crate) fn kill_deaf(&self) {
         let deaf = |pid: &i32| is_deaf(*pid) && is_alone(*pid);
         self.lock().iter().filter(|pid| deaf(pid)).for_each(|pid| signals::send(*pid, libc::SIGKILL));
@@ -48,14 +48,15 @@ impl Drop for First<'_> {
     }
 }
 
-/// Whether SIGTERM does nothing to this PID 1: it neither catches it nor has it blocked, as those do that wait for it.
+/// Whether this PID 1 ignores SIGTERM: it neither catches the signal nor blocks it, as a program does that waits for
+/// it.
 fn is_deaf(pid: i32) -> bool {
     let Ok(status) = files::read_regular(&format!("/proc/{pid}/status"), READ_LIMIT) else { return false };
     let status = String::from_utf8_lossy(&status);
     !heeds(&status, libc::SIGTERM)
 }
 
-/// Whether a process with this /proc/pid/status notices the signal, if no default action ends it.
+/// Whether a process with this /proc/pid/status notices the signal, apart from a default action that ends it.
 fn heeds(status: &str, signal: i32) -> bool {
     let mask = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -64,11 +65,11 @@ fn heeds(status: &str, signal: i32) -> bool {
     (mask("SigCgt:") | mask("SigBlk:")) & 1 << (signal - 1) != 0
 }
 
-/// Whether nothing but this PID 1 lives in its namespace: all others there are its descendants.
+/// Whether this PID 1 is alone in its namespace: all others there are its descendants.
 fn is_alone(pid: i32) -> bool {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
     threads.flatten().all(|thread| {
-        // A kernel that does not tell counts as one with children.
+        // A kernel that cannot tell counts as saying that there are children.
         std::fs::read(thread.path().join("children")).is_ok_and(|children| children.is_empty())
     })
 }

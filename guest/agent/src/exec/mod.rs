@@ -1,4 +1,4 @@
-//! Running a program for the host: one stream, one thread, one loop over everything that can happen.
+//! Running a program for the host: one stream, one thread, one loop over all events.
 //!
 //! ```text
 //!             ┌────────── stdin ─────────┐
@@ -8,13 +8,13 @@
 //!
 //! * Memory is bounded: at most one frame waits in either direction, and while it does, its source is not read. A host
 //!   that does not take output stops the program, not the agent.
-//! * The end of the stream (or nonsense on it) cancels: SIGTERM to the program's group, SIGKILL to all of its namespace
-//!   after half a second. It is noticed whatever else is stuck.
-//! * When the program ends, everything else in its namespace is killed; `Exited` follows the last byte of output. If it
-//!   is detached the rest lives on: `Exited` follows what the program left in its outputs, and the rest ends when the
-//!   host hangs up.
+//! * The end of the stream, or a breach of the protocol, cancels: SIGTERM to the program's group, SIGKILL to all of its
+//!   namespace after half a second. It is noticed whatever else is stuck.
+//! * When the program ends, every other process of its namespace is killed; `Exited` follows the last byte of output.
+//!   The descendants of a detached program live on: `Exited` follows the bytes that the program left in its outputs, and
+//!   the descendants end when the host hangs up.
 //!
-//! Why a PID namespace of this shape: see `namespace`. Not here: how streams come to be (`service`).
+//! Not here: the reasons for this shape of PID namespace (`namespace`), and accepting streams (`service`).
 
 mod arch;
 mod calls;
@@ -40,9 +40,10 @@ use rustix::process::{WaitId, WaitIdOptions};
 use crate::cgroups::Cgroups;
 use crate::service::Agent;
 
-/// Serves one request to the end. `input` holds what arrived behind the request; `arrived` is when that was.
+/// Serves one request to its end. `input` holds the bytes that came after the request, `arrived` the time of its
+/// arrival.
 ///
-/// The calling thread enters the program's PID namespace and must end after this.
+/// The calling thread enters the program's PID namespace, and must end after this.
 pub(crate) fn serve(
     stream: BorrowedFd<'_>,
     input: Splitter,
@@ -56,7 +57,7 @@ pub(crate) fn serve(
         Ok((child, streams)) => {
             let _first = request.first.then(|| agent.firsts.enter(child.pid));
             relay::Relay::new(stream, input, child, streams, arrived, request.detached, program).run();
-            // While the host thinks of what to ask next.
+            // The next request is still on its way.
             agent.cgroups.iter().for_each(Cgroups::refill);
         }
         Err(failure) => {
@@ -73,7 +74,8 @@ fn reap(pidfd: BorrowedFd<'_>) -> Exit {
     match status.map(|status| (status.exit_status(), status.terminating_signal())) {
         Some((Some(code), _)) => Exit::Code(byte(code)),
         Some((None, Some(signal))) => Exit::Signal(byte(signal)),
-        // Not a child of ours, or reaped by another: neither can be. Better a wrong status than a stuck stream.
+        // The process is no child of ours, or was reaped elsewhere; neither can happen. A wrong status is better than
+        // a stuck stream.
         Some((None, None)) | None => Exit::Signal(byte(libc::SIGKILL)),
     }
 }

@@ -1,13 +1,13 @@
 //! The PID and mount namespaces of one program.
 //!
-//! A program that was asked for as the first of its namespace is its PID 1, and its end is the end of all that lives in it
-//! (pid_namespaces(7)). Any other has a PID 1 of the agent's beside it. That one is a bare clone of the agent which only waits to be killed: its death kills everything in the namespace
-//! (pid_namespaces(7)), and as it ignores SIGCHLD the kernel reaps its orphans. The program itself is PID 2 and the
-//! *agent's* child, made by a thread that has entered the PID namespace. That way
+//! A program that was requested as the first of its namespace is its PID 1, whose end is the end of every process in it
+//! (pid_namespaces(7)). Any other program has a PID 1 of the agent's beside it: a bare clone of the agent that only waits
+//! to be killed. Its death kills every process in the namespace, and as it ignores SIGCHLD the kernel reaps its orphans.
+//! The program itself is PID 2 and the *agent's* child, made by a thread that has entered the PID namespace. Therefore
 //!
-//! * the program dies of signals like anywhere else (a PID 1 ignores all it does not handle, so `kill -9 $$` would do
-//!   nothing), and its status reaches the agent first-hand;
-//! * nothing waits for the PID 1: it need not even have run before the program does.
+//! * the program dies of signals as anywhere else (a PID 1 ignores signals without a handler, so `kill -9 $$` would have
+//!   no effect), and its status reaches the agent directly;
+//! * nothing waits for the PID 1, which need not even have run before the program does.
 
 use std::ffi::c_int;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -19,17 +19,18 @@ use rustix::thread::ThreadNameSpaceType;
 use super::child::close_range;
 use crate::signals;
 
-/// A pair of namespaces. Dropping it, in the thread that made it, kills everything inside and waits until that is done.
+/// A pair of namespaces. Dropping it, in the thread that made it, kills every process inside and waits for their end.
 pub(super) struct Namespace {
     init: OwnedFd,
 }
 
 impl Namespace {
-    /// Makes the namespaces and lets the calling thread's next children be born in the PID namespace. The thread must
-    /// have all signals blocked, and afterwards can make no more threads.
+    /// Makes the namespaces, and has the calling thread's next children born in the PID namespace. All signals must
+    /// be blocked in the thread, which can make no more threads afterwards.
     pub(super) fn enter() -> Result<Self, Errno> {
         let namespace = Self { init: clone_init()? };
-        // setns(2), on a PID namespace: "the calling process … [is] not moved"; only its later children are born there.
+        // setns(2), on a PID namespace: "the calling process … [is] not moved"; only its later children are born
+        // there.
         rustix::thread::move_into_thread_name_spaces(namespace.init(), ThreadNameSpaceType::PROCESS_ID)?;
         Ok(namespace)
     }
@@ -39,14 +40,14 @@ impl Namespace {
         Self { init: program }
     }
 
-    /// The PID 1, as a pidfd: readable once everything in the namespace is dead.
+    /// The PID 1, as a pidfd: readable once every process in the namespace is dead.
     pub(super) fn init(&self) -> BorrowedFd<'_> {
         self.init.as_fd()
     }
 
-    /// Kills everything inside.
+    /// Kills every process inside.
     pub(super) fn kill(&self) {
-        // The PID 1 is our child; once it is reaped the signal reaches nobody.
+        // The PID 1 is our child; once it is reaped, the signal reaches nobody.
         let _ = rustix::process::pidfd_send_signal(&self.init, Signal::KILL);
     }
 }
@@ -54,8 +55,8 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         self.kill();
-        // The PID 1 ends only once everything inside is reaped, and a program can have made children of this thread's
-        // (CLONE_PARENT), whom nobody else reaps. __WALL: a PID 1 of the agent's was made without an exit signal.
+        // The PID 1 ends once every process inside is reaped, and a program can have made children of this thread's
+        // (CLONE_PARENT) that nobody else reaps. __WALL: a PID 1 of the agent's was made without an exit signal.
         let own = WaitIdOptions::from_bits_retain((libc::__WNOTHREAD | libc::__WALL).cast_unsigned());
         let reap = || rustix::process::waitid(WaitId::All, WaitIdOptions::EXITED | own);
         while rustix::io::retry_on_intr(reap).is_ok() {}
@@ -77,7 +78,7 @@ fn clone_init() -> Result<OwnedFd, Errno> {
     }
 }
 
-/// The PID 1. All signals are blocked, as they were in the thread that was cloned; SIGKILL from the agent ends it.
+/// The PID 1's body. All signals are blocked, as in the thread that was cloned; SIGKILL from the agent ends it.
 fn be_init() -> ! {
     // SAFETY: this process has its own copy of the descriptor table and uses none of it afterwards.
     unsafe { close_range(0, libc::c_uint::MAX) };

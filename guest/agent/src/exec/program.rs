@@ -4,14 +4,14 @@ use std::ffi::{CString, c_char};
 
 use guest_protocol::{ExecFailure, ExecRequest, Program};
 
-/// The search path of a request that has no `PATH`.
+/// The search path of a request without `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// A program's strings, with the pointer arrays execve wants.
+/// A program's strings, with the arrays of pointers that execve takes.
 pub(super) struct Strings {
-    /// Paths to try, in order.
+    /// The paths to try, in order.
     pub(super) candidates: Vec<CString>,
-    /// What the user called it.
+    /// The program's name in the request.
     pub(super) name: String,
     /// Working directory.
     pub(super) directory: CString,
@@ -76,8 +76,8 @@ impl Strings {
     }
 }
 
-/// POSIX.1-2024 §8.3: a name with a slash is a path; any other is looked for in each prefix of PATH, an empty prefix
-/// being the current directory.
+/// POSIX.1-2024 §8.3: a name with a slash is a path; any other name is searched in each prefix of PATH, an empty
+/// prefix being the current directory.
 fn candidates(name: &str, path: &str) -> Result<Vec<CString>, ExecFailure> {
     if name.is_empty() {
         return Ok(Vec::new());

@@ -14,7 +14,7 @@ use super::spawn::{self, Child, Streams};
 use crate::service::Counted;
 use crate::signals;
 
-/// How long a cancelled program may take to end by itself. The promise to users is: gone within a second.
+/// How long a cancelled program may take to end by itself. Users are promised that it is gone within a second.
 const CANCEL_GRACE: Duration = Duration::from_millis(500);
 
 /// Most bytes of frames that wait for the host.
@@ -23,34 +23,34 @@ const FRAMES_LIMIT: usize = HEAD + DATA_CHUNK;
 /// No output is read unless this much fits.
 const LEAST_READ: usize = 4096;
 
-/// Most that is taken from the stream at once.
+/// Most bytes that are taken from the stream at once.
 const INPUT_CHUNK: usize = 16 << 10;
 
 /// Highest signal number of Linux.
 const LAST_SIGNAL: i32 = 64;
 
-/// Most that a detached program can have left in an output: the largest pipe it may make without privilege
-/// (/proc/sys/fs/pipe-max-size). Without a bound, what it started could put off its `Exited` for ever.
+/// Most bytes that a detached program can have left in an output: the largest pipe that it may make without privilege
+/// (/proc/sys/fs/pipe-max-size). Without a bound, its descendants could put off its `Exited` for ever.
 const LEFT_LIMIT: usize = 1 << 20;
 
 /// An output of the program.
 struct Output {
     source: OwnedFd,
     kind: Kind,
-    /// How much of this output may still come before a detached program's `Exited`.
+    /// Bytes of this output that may still precede a detached program's `Exited`.
     left: usize,
 }
 
-/// Where input goes.
+/// The destination of input.
 enum Sink {
-    /// Nowhere: there is none, or its reader closed it.
+    /// There is no input, or its reader closed it.
     None,
     Pipe(OwnedFd),
     /// The controlling side of the program's terminal.
     Terminal(OwnedFd),
 }
 
-/// What a polled descriptor stands for.
+/// The meaning of a polled descriptor.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
     Stream,
@@ -61,24 +61,24 @@ enum Source {
 }
 
 pub(super) struct Relay<'a> {
-    /// `None` once the host is gone: then output is thrown away.
+    /// `None` once the host is gone, after which output is dropped.
     stream: Option<BorrowedFd<'a>>,
     input: Splitter,
     sink: Sink,
-    /// Input that the sink has not taken. While there is some, nothing is read from the stream.
+    /// Input that the sink has not taken. Until it does, nothing is read from the stream.
     pending: Vec<u8>,
     outputs: [Option<Output>; 2],
-    /// Frames for the host, taken up to `sent`.
+    /// Frames for the host, sent up to `sent`.
     frames: Vec<u8>,
     sent: usize,
     child: Child<'a>,
-    /// How the program ended.
+    /// The program's exit, once it has ended.
     exit: Option<Exit>,
     /// Whether every process that could write output is dead.
     deserted: bool,
     /// Whether `Exited` is among the frames, or sent.
     told: bool,
-    /// Whether what the program started outlives it.
+    /// Whether the program's descendants outlive it.
     detached: bool,
     /// Counts the program until it ends.
     program: Option<Counted<'a>>,
@@ -127,8 +127,8 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Runs until the program has ended and the host knows all about it, or the host is gone and the program killed.
-    /// What is left of its namespace ends with `self`.
+    /// Runs until the program has ended and the host has all of its output, or the host is gone and the program is
+    /// killed. The rest of its namespace ends with `self`.
     pub(super) fn run(mut self) {
         self.queue(&ProgramEvent::Started);
         self.take_frames();
@@ -152,7 +152,7 @@ impl<'a> Relay<'a> {
         self.outputs.iter().any(Option::is_some)
     }
 
-    /// Waits for something to happen and deals with all that has.
+    /// Waits for events and handles them.
     fn round(&mut self) {
         for (source, events) in self.wait() {
             match source {
@@ -177,7 +177,7 @@ impl<'a> Relay<'a> {
         self.flush();
     }
 
-    /// What is ready. Only asks for what can be dealt with now.
+    /// The ready events. Only events that can be handled now are polled for.
     fn wait(&self) -> Vec<(Source, PollFlags)> {
         let mut sources = Vec::with_capacity(5);
         let mut fds = Vec::with_capacity(5);
@@ -208,14 +208,14 @@ impl<'a> Relay<'a> {
             Some(_) => {}
         }
         let timeout = match self.kill_at.map(|time| time.saturating_duration_since(Instant::now())) {
-            // What a program left is taken without being asked for: nothing of it need be readable.
+            // Output that a program left is read without polling, as none of it need be readable.
             _ if self.is_taking_what_is_left() && self.has_room() => Some(Duration::ZERO),
             left => left,
         };
         let timeout = timeout.and_then(|left| Timespec::try_from(left).ok());
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) => {}
-            // Every round asks anew, so an interruption (or lack of memory) costs one more round.
+            // Every round polls anew, so an interruption, or a lack of memory, costs one more round.
             Err(_) => return Vec::new(),
         }
         let events = fds.iter().map(PollFd::revents);
@@ -226,7 +226,7 @@ impl<'a> Relay<'a> {
         self.stream.is_none() || self.frames.len() + HEAD + LEAST_READ <= FRAMES_LIMIT
     }
 
-    /// Takes what the host sent, once.
+    /// Reads from the stream, once.
     fn read_stream(&mut self) {
         let Some(stream) = self.stream else { return };
         let mut buffer = [MaybeUninit::uninit(); INPUT_CHUNK];
@@ -240,7 +240,7 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Obeys the frames that are there, until one has to wait for the program to take input.
+    /// Handles the frames that are there, until one has to wait for the program to take input.
     fn take_frames(&mut self) {
         while self.pending.is_empty() && self.stream.is_some() {
             match self.take_frame() {
@@ -268,7 +268,7 @@ impl<'a> Relay<'a> {
         Ok(true)
     }
 
-    /// The sink takes input again.
+    /// Writes to the sink, which takes input again.
     fn write_sink(&mut self) {
         let pending = std::mem::take(&mut self.pending);
         if let Some(rest) = feed(&mut self.sink, &pending) {
@@ -283,18 +283,18 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Signals the program's process group. Until the program is reaped, its id cannot mean another one.
+    /// Signals the program's process group. Until the program is reaped, its id cannot mean another process.
     fn signal(&self, signal: i32) {
         if self.exit.is_none() && (1..=LAST_SIGNAL).contains(&signal) {
             signals::send(-self.child.pid.as_raw_nonzero().get(), signal);
         }
     }
 
-    /// Takes output, once. In a cancelled program's last moments it is thrown away.
+    /// Reads an output, once. After a program is cancelled, its output is dropped.
     fn read_output(&mut self, index: usize) {
         let Some(Some(output)) = self.outputs.get_mut(index) else { return };
         let start = self.frames.len();
-        // `has_room` held when this output was polled, but the other one may have been read since.
+        // `has_room` was true when this output was polled, but the other one may have been read since.
         let space = FRAMES_LIMIT.saturating_sub(start + HEAD);
         if self.stream.is_some() && space < LEAST_READ {
             return;
@@ -310,7 +310,7 @@ impl<'a> Relay<'a> {
                 output.left = 0;
                 return;
             }
-            // EIO: the terminal's last user is gone. EAGAIN with nobody left to write: nothing more will come.
+            // EIO: the terminal's last user is gone. EAGAIN without a writer: no more output will come.
             Err(_) => 0,
         };
         output.left = output.left.saturating_sub(taken);
@@ -338,14 +338,14 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Whether a detached program has ended, and some of its output may still come before that is told.
+    /// Whether a detached program has ended, and some of its output may still precede the report of that.
     fn is_taking_what_is_left(&self) -> bool {
         let left = self.outputs.iter().flatten().any(|output| output.left > 0);
         self.detached && self.exit.is_some() && !self.told && left
     }
 
-    /// After the program's end: takes the rest of its output, ends the rest of its namespace if that holds any output
-    /// open and may not outlive it, and says how it ended once all its output is on its way.
+    /// After the program's end: reads the rest of its output, ends the rest of its namespace if that holds an output
+    /// open and may not outlive the program, and reports the exit once all output is on its way.
     fn finish(&mut self, exit: Exit) {
         if self.told && !self.deserted {
             return;
@@ -361,7 +361,7 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// The host is gone, or talks nonsense.
+    /// Cancels the program, as the host is gone or breaks the protocol.
     fn cancel(&mut self) {
         self.stream = None;
         self.frames.clear();
@@ -369,7 +369,7 @@ impl<'a> Relay<'a> {
         self.pending.clear();
         if self.exit.is_none() {
             if matches!(self.sink, Sink::Terminal(_)) {
-                // What a terminal's end means to programs; shells ignore SIGTERM.
+                // The signal of a terminal's end; shells ignore SIGTERM.
                 self.signal(libc::SIGHUP);
             }
             self.signal(libc::SIGTERM);
@@ -383,7 +383,7 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Gives the host what it takes without waiting.
+    /// Sends the bytes that the host takes without waiting.
     fn flush(&mut self) {
         let Some(stream) = self.stream else { return };
         while let Some(rest) = self.frames.get(self.sent..).filter(|rest| !rest.is_empty()) {
@@ -399,8 +399,8 @@ impl<'a> Relay<'a> {
     }
 }
 
-/// Gives `bytes` to the program and returns what it does not take now. Empty input closes a pipe; a terminal has no end
-/// of input but ^D, which is the host's to send.
+/// Writes `bytes` to the program, and returns those that it does not take now. Empty input closes a pipe; on a
+/// terminal the end of input is ^D, which the host sends.
 fn feed<'b>(sink: &mut Sink, bytes: &'b [u8]) -> Option<&'b [u8]> {
     let target = match sink {
         Sink::None => return None,
@@ -413,7 +413,7 @@ fn feed<'b>(sink: &mut Sink, bytes: &'b [u8]) -> Option<&'b [u8]> {
     match rustix::io::write(target, bytes) {
         Ok(written) => bytes.get(written..).filter(|rest| !rest.is_empty()),
         Err(Errno::AGAIN | Errno::INTR) => Some(bytes).filter(|rest| !rest.is_empty()),
-        // The program has closed its input; a terminal is needed on for its size.
+        // The program has closed its input; a terminal is still needed for its size.
         Err(_) => {
             if let Sink::Pipe(_) = sink {
                 *sink = Sink::None;

@@ -1,8 +1,8 @@
-//! What a program without privilege may not do, even as root: what it may not do in an unprivileged container either.
+//! Restrictions of programs without privilege, even of root's: those of an unprivileged container.
 //!
-//! The outer wall is the virtual machine. This is the inner one: it keeps programs from the guest's kernel and from the agent. It has
-//! three parts: capabilities (here), system calls ([`super::filter`]), and what can be seen and written ([`crate::shield`]). Called
-//! between clone and execve: no allocation, no locks, nothing that uses thread-locals.
+//! The virtual machine is the outer wall. This inner wall keeps programs from the guest's kernel and from the agent.
+//! It has three parts: capabilities (here), system calls ([`super::filter`]), and files of the kernel
+//! ([`crate::shield`]). Called between clone and execve: no allocation, no locks, no thread-locals.
 
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -35,7 +35,7 @@ pub(super) fn drop_capabilities() -> Result<(), Errno> {
         }
         match rustix::thread::remove_capability_from_bounding_set(capability) {
             Ok(()) => {}
-            // prctl(2): there are no more.
+            // prctl(2): there are no more capabilities.
             Err(Errno::INVAL) => break,
             Err(errno) => return Err(errno),
         }
@@ -62,7 +62,7 @@ pub(super) fn install(filter: &Filter) -> Result<(), Errno> {
         unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
     match result {
         0 => Ok(()),
-        // With several threads in a filter call a thread id would be returned; there is one thread here.
+        // With several threads in a filter, the call could return a thread id; there is only one thread here.
         _ => Err(Errno::INVAL),
     }
 }

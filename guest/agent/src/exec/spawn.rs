@@ -25,20 +25,20 @@ use crate::{signals, words};
 /// clone3(2): the child is born in the control group of this descriptor.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// A running program, seen from the agent. Dropping it kills all that lives with it, and waits until that is done.
+/// A running program, seen from the agent. Dropping it kills every process of its namespace, and waits for their end.
 pub(super) struct Child<'a> {
-    /// Its process and process group.
+    /// The program's process and process group.
     pub(super) pid: Pid,
-    /// Readable once it has ended.
+    /// Readable once the program has ended.
     pub(super) pidfd: OwnedFd,
-    /// Where it lives.
+    /// The program's namespaces.
     pub(super) namespace: Namespace,
-    /// What it takes of the machine; after the namespace, so that nothing is left in it when it goes.
+    /// The program's control group; dropped after the namespaces, so that it is empty by then.
     pub(super) group: Option<Group<'a>>,
 }
 
 impl Child<'_> {
-    /// Kills it and all that lives with it.
+    /// Kills the program and every process of its namespace.
     pub(super) fn kill(&self) {
         if let Some(group) = &self.group {
             group.kill();
@@ -125,7 +125,7 @@ fn other(what: &str, errno: Errno) -> ExecFailure {
     ExecFailure::Other(format!("{what}: {}", words(errno)))
 }
 
-/// What the user is told when the child could not become the program.
+/// The message for the user if the child could not become the program.
 fn failure(step: Step, errno: Errno, request: &ExecRequest, strings: &Strings) -> ExecFailure {
     match (step, errno) {
         (Step::WorkingDir, _) => {
@@ -142,7 +142,7 @@ fn failure(step: Step, errno: Errno, request: &ExecRequest, strings: &Strings) -
     }
 }
 
-/// What exactly is not there.
+/// The file that is missing.
 fn not_found(errno: Errno, strings: &Strings) -> String {
     let there = |path: &CString| rustix::fs::stat(path.as_c_str()).is_ok();
     match strings.name.as_str() {
@@ -168,7 +168,7 @@ impl Ends {
                     _ => None,
                 };
                 let (stdout, stderr) = (pipe(identity)?, pipe(identity)?);
-                // The agent's ends. A pipe has two open file descriptions, so this does not touch the program's.
+                // Only the agent's ends: a pipe has two open file descriptions, so the program's are not affected.
                 for end in [Some(&stdout.0), Some(&stderr.0), stdin.as_ref().map(|(_, write)| write)] {
                     end.map_or(Ok(()), |end| rustix::fs::fcntl_setfl(end, OFlags::NONBLOCK))?;
                 }
@@ -196,7 +196,7 @@ impl Ends {
         }
     }
 
-    /// Keeps only the agent's ends, so that the program's disappear with the program.
+    /// Keeps only the agent's ends, so that the program's close with the program.
     fn agent(self) -> Streams {
         match self {
             Self::Pipes { stdin, stdout, stderr } => {
@@ -210,13 +210,13 @@ impl Ends {
 fn pipe(identity: Option<&Identity>) -> Result<(OwnedFd, OwnedFd), Errno> {
     let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     if let Some(identity) = identity {
-        // So that the program may open /dev/stdin and its kin, which are checked like files.
+        // Lets the program open /dev/stdin and its kin, whose permissions are checked as files' are.
         rustix::fs::fchown(&read, Some(Uid::from_raw(identity.uid)), None)?;
     }
     Ok((read, write))
 }
 
-/// A new terminal of the agent's devpts: the controlling side, which does not block, and the program's.
+/// Opens a terminal of the agent's devpts: the controlling side, which does not block, and the program's.
 fn open_terminal(size: TerminalSize, agent: &Agent) -> Result<(OwnedFd, OwnedFd), Errno> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let controller = rustix::fs::openat(&agent.terminals, c"ptmx", flags, Mode::empty())?;
@@ -233,7 +233,8 @@ pub(super) fn resize_terminal(controller: impl AsFd, size: TerminalSize) -> Resu
     rustix::termios::tcsetwinsize(controller, size)
 }
 
-/// Clones the calling thread like fork: the child runs [`child::main`] in a copy of its memory. It is born in its control group, which costs less than to move there.
+/// Clones the calling thread as fork does: the child runs [`child::main`] in a copy of its memory. The child is born
+/// in its control group, which costs less than moving there.
 fn clone_child(plan: &Plan<'_>, group: Option<&Group<'_>>) -> Result<(Pid, OwnedFd), Errno> {
     let mut pidfd: c_int = -1;
     let mut flags = libc::CLONE_PIDFD;
@@ -254,7 +255,7 @@ fn clone_child(plan: &Plan<'_>, group: Option<&Group<'_>>) -> Result<(Pid, Owned
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
     if pid == 0 {
         let status = child::main(plan);
-        // SAFETY: it runs no handler and does not return.
+        // SAFETY: the call runs no handler and does not return.
         unsafe { libc::_exit(status) };
     }
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw).filter(|_| pid > 0) else {
@@ -264,7 +265,7 @@ fn clone_child(plan: &Plan<'_>, group: Option<&Group<'_>>) -> Result<(Pid, Owned
     Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
 }
 
-/// All signals of this thread blocked, until dropped.
+/// Blocks all signals of this thread until it is dropped.
 struct BlockedSignals {
     before: signals::Set,
 }

@@ -1,6 +1,7 @@
-//! Who a program runs as: `user`, `user:group`, `user:` or `:group`, names or numbers, looked up in the guest's own files.
+//! The user that a program runs as: `user`, `user:group`, `user:` or `:group`, names or numbers, looked up in the
+//! guest's own files.
 //!
-//! A pure function over the two files' bytes. No NSS: a static program has none, and the image's files are what counts.
+//! A pure function of the two files' bytes. There is no NSS: a static program has none, and the image's files decide.
 
 use rustix::io::Errno;
 
@@ -15,7 +16,7 @@ const GROUPS_LIMIT: usize = 65536;
 /// The user of a request that names only a group.
 const ROOT: &str = "0";
 
-/// Who a program runs as.
+/// The user and groups of a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Identity {
     /// User.
@@ -24,7 +25,7 @@ pub(super) struct Identity {
     pub(super) gid: u32,
     /// Supplementary groups.
     pub(super) groups: Vec<u32>,
-    /// Home directory, if the user has an entry.
+    /// The home directory, if the user has an entry.
     pub(super) home: Option<Vec<u8>>,
 }
 
@@ -101,7 +102,7 @@ struct Account<'a> {
     home: &'a [u8],
 }
 
-/// Lines `name:password:uid:gid:comment:home:shell`; others are skipped.
+/// Lines `name:password:uid:gid:comment:home:shell`; other lines are skipped.
 fn accounts(passwd: &[u8]) -> impl Iterator<Item = Account<'_>> {
     passwd.split(|byte| *byte == b'\n').filter_map(|line| {
         let mut fields = line.split(|byte| *byte == b':');
@@ -119,7 +120,7 @@ struct Group<'a> {
     members: &'a [u8],
 }
 
-/// Lines `name:password:gid:member,member`; others are skipped.
+/// Lines `name:password:gid:member,member`; other lines are skipped.
 fn groups(group: &[u8]) -> impl Iterator<Item = Group<'_>> {
     group.split(|byte| *byte == b'\n').filter_map(|line| {
         let mut fields = line.split(|byte| *byte == b':');

@@ -1,8 +1,8 @@
-//! What is in a directory, and what a file is.
+//! The entries of a directory, and the metadata of a file.
 //!
-//! Entries come by name, which needs their names at once; those of a directory of any size do not fit. So a directory is
-//! read more than once if it has to be: each time the least names that are still to come are kept, as many as
-//! [`NAMES_LIMIT`] allows, and sent. Up to some ten thousand entries that is one time.
+//! Entries are sent sorted by name, so their names are needed at once, but those of a large directory do not fit into
+//! memory. A directory is therefore read several times if need be: each time the least names that are left are kept,
+//! as many as [`NAMES_LIMIT`] allows, and sent. Up to some ten thousand entries once is enough.
 
 use std::collections::BinaryHeap;
 use std::ffi::{CStr, CString};
@@ -20,10 +20,10 @@ use crate::stream::Stream;
 /// Most memory for names, bytes.
 const NAMES_LIMIT: usize = 4 << 20;
 
-/// What a name takes besides its bytes: its place in the heap, its allocation.
+/// Bytes of memory for a name beside its own: its place in the heap, its allocation.
 const NAME_COST: usize = 48;
 
-/// What an entry takes besides name and target, encoded: not more than this.
+/// Most bytes of an encoded entry beside name and target.
 const ENTRY_COST: usize = 64;
 
 /// Sends a directory's entries.
@@ -56,12 +56,12 @@ pub(super) fn stat(stream: Stream<'_>, path: &str, follow: bool) -> Act {
 /// A directory's names, least first.
 struct Names {
     entries: Dir,
-    /// The greatest that was given so far.
+    /// The greatest name that was given out.
     last: Option<CString>,
 }
 
 impl Names {
-    /// The least names that are still to come, about `limit` bytes of them, and whether there are more.
+    /// The least names that are left, about `limit` bytes of them, and whether there are more.
     fn least(&mut self, stream: Stream<'_>, path: &CStr, limit: usize) -> Result<(Vec<CString>, bool), Stop> {
         let mut least = BinaryHeap::new();
         let (mut size, mut more) = (0, false);
@@ -77,7 +77,7 @@ impl Names {
             if name == c"." || name == c".." || given {
                 continue;
             }
-            // Once one was put back, only what comes before those that are kept is of interest.
+            // After a name was put back, only names before the kept ones matter.
             if more && least.peek().is_some_and(|greatest: &CString| name >= greatest.as_c_str()) {
                 continue;
             }
@@ -100,7 +100,7 @@ fn cost(name: &CStr) -> usize {
     name.count_bytes() + NAME_COST
 }
 
-/// Sends the entries of these names; those that are gone by now are left out.
+/// Sends the entries of these names; files that are gone by now are left out.
 fn send(stream: Stream<'_>, directory: impl AsFd, path: &CStr, names: &[CString]) -> Act {
     let mut entries = Vec::new();
     let mut size = 0;
@@ -127,7 +127,7 @@ fn send(stream: Stream<'_>, directory: impl AsFd, path: &CStr, names: &[CString]
 /// The wire's form of a status, and a link's target.
 fn entry(directory: impl AsFd, path: &CStr, name: Vec<u8>, status: &Stat) -> FileEntry {
     let target = match FileType::from_raw_mode(status.st_mode) {
-        // One that is another file by now has none.
+        // A file that is no link any more has no target.
         FileType::Symlink => rustix::fs::readlinkat(directory, path, Vec::new()).unwrap_or_default(),
         _ => CString::default(),
     };

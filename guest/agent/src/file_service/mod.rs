@@ -1,11 +1,11 @@
 //! Acts on files for the host: as root, in the agent's own mount namespace, one act a stream.
 //!
-//! * Memory is constant: whatever is long (a file, a directory, a watch) goes over in pieces, and the next piece waits
-//!   until the host has taken the one before.
-//! * The host hanging up ends an act within one piece; what was done until then stays.
-//! * A path is the guest's kernel's to resolve: symbolic links and `..` lead where they lead, inside the guest.
+//! * Memory is constant: long content (of a file, a directory, a watch) is sent in pieces, and the next piece waits until
+//!   the host has taken the one before.
+//! * The host's hang-up ends an act within one piece; changes until then stay.
+//! * The guest's kernel resolves a path: symbolic links and `..` lead where they lead, inside the guest.
 //!
-//! Not here: files that the agent itself needs (`files`), and what the host makes of all this.
+//! Not here: files that the agent itself needs (`files`), and the host's side.
 
 mod list;
 mod transfer;
@@ -30,13 +30,13 @@ const PATH_LIMIT: usize = 4096;
 /// Permissions of directories made on the way to a file.
 const PARENT_MODE: u32 = 0o755;
 
-/// How many files may be dealt with between two looks at the stream.
+/// How many files are handled between two checks of the stream.
 const CHECK_EVERY: usize = 256;
 
-/// Why an act ended early.
+/// The reason why an act ended early.
 #[derive(Debug)]
 enum Stop {
-    /// Nobody is there to be told.
+    /// The host hung up, so there is nobody to tell.
     HungUp,
     Failed(FileFailure),
 }
@@ -47,13 +47,13 @@ impl From<HungUp> for Stop {
     }
 }
 
-/// How an act ended.
+/// The result of an act.
 type Act = Result<(), Stop>;
 
-/// Does what is asked for, to the end. `input` holds what arrived behind the request.
+/// Carries out a request to its end. `input` holds the bytes that came after it.
 pub(crate) fn serve(stream: Stream<'_>, input: Splitter, request: &FileRequest, agent: &Agent) {
     let _act = agent.file_acts.enter();
-    // Only what is written follows a request; anything else is nonsense.
+    // Only the content of a written file follows a request; other bytes break the protocol.
     if !matches!(request, FileRequest::Write { .. }) && !input.at_boundary() {
         return;
     }
@@ -78,13 +78,13 @@ pub(crate) fn serve(stream: Stream<'_>, input: Splitter, request: &FileRequest, 
     }
 }
 
-/// What the system refused, and why.
+/// The failure of an act that the system refused.
 fn refused(what: impl Display, errno: Errno) -> Stop {
     let text = format!("{what}: {}", words(errno));
     Stop::Failed(FileFailure::System { errno: errno.raw_os_error(), text })
 }
 
-/// Names what was tried when the system refuses it: a verb and a path.
+/// Adds a verb and a path to an error of the system.
 trait Trying<T> {
     fn trying(self, verb: &str, path: &CStr) -> Result<T, Stop>;
 }
@@ -95,7 +95,7 @@ impl<T> Trying<T> for Result<T, Errno> {
     }
 }
 
-/// A path as the kernel takes it. Relative ones start at `/`.
+/// A path for the kernel. Relative ones start at `/`.
 fn guest_path(path: &str) -> Result<CString, Stop> {
     if path.is_empty() {
         return Err(refused("empty path", Errno::NOENT));
@@ -107,7 +107,7 @@ fn guest_path(path: &str) -> Result<CString, Stop> {
     CString::new(absolute).map_err(|_| refused(format_args!("path {path:?} with a NUL byte"), Errno::INVAL))
 }
 
-/// A path without the slashes at its end: what is above its last part, and that part. The root has neither.
+/// Splits a path, without the slashes at its end, into its parent and its last part. The root has neither.
 fn split(path: &CStr) -> (&[u8], &[u8]) {
     let path = path.to_bytes();
     let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
@@ -116,7 +116,7 @@ fn split(path: &CStr) -> (&[u8], &[u8]) {
     path.split_at_checked(start).unwrap_or_default()
 }
 
-/// Makes the directories above a path, those that are not there.
+/// Makes the missing directories above a path.
 fn make_parents(path: &CStr) -> Act {
     let (above, _) = split(path);
     let ends = above.iter().enumerate().skip(1).filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);

@@ -1,4 +1,4 @@
-//! Contents of files, out and in. Regular files only: anything else may block, or do something when it is opened.
+//! Contents of files, out and in. Only regular files: opening another kind of file may block or have an effect.
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::{Act, Stop, Trying, guest_path, make_parents, permissions};
 use crate::stream::{HungUp, INPUT_CHUNK, Stream};
 
-/// The highest position in a file that the kernel knows.
+/// The greatest offset in a file that the kernel takes.
 const LAST_POSITION: u64 = i64::MAX.cast_unsigned();
 
 /// Sends a file's bytes from `offset` on, `length` of them at most.
@@ -36,7 +36,7 @@ pub(super) fn read(stream: Stream<'_>, path: &str, offset: u64, length: u64, siz
             break;
         }
         at = at.saturating_add(count as u64);
-        // Files of procfs do not tell their size, others grow.
+        // Files of procfs have no size, and others grow.
         too_large(at)?;
         head.copy_from_slice(&Head::bytes(Kind::Stdout, count).ok_or(HungUp)?);
         stream.send(frame.get(..HEAD + count).unwrap_or_default())?;
@@ -66,7 +66,7 @@ pub(super) fn write(stream: Stream<'_>, mut input: Splitter, path: &str, mode: u
     }
 }
 
-/// Opens what is to be written, made if it is not there, empty if it is to be.
+/// Opens a file for writing, making or emptying it as `at` says.
 fn open_for_writing(path: &CStr, mode: u32, at: WriteAt) -> Result<OwnedFd, Stop> {
     let mut flags = OFlags::WRONLY | OFlags::CREATE;
     flags.set(OFlags::APPEND, at == WriteAt::Append);
@@ -84,7 +84,7 @@ fn open_for_writing(path: &CStr, mode: u32, at: WriteAt) -> Result<OwnedFd, Stop
     Ok(file)
 }
 
-/// Writes all of it, to a position or to the file's end.
+/// Writes all bytes, at an offset or at the file's end.
 fn put(file: &OwnedFd, position: &mut Option<u64>, mut bytes: &[u8]) -> Result<(), Errno> {
     while !bytes.is_empty() {
         let written = rustix::io::retry_on_intr(|| match *position {
@@ -103,7 +103,7 @@ fn put(file: &OwnedFd, position: &mut Option<u64>, mut bytes: &[u8]) -> Result<(
     Ok(())
 }
 
-/// Why there is no open file.
+/// The reason why a file was not opened.
 enum Unopened {
     NotRegular,
     System(Errno),
@@ -115,7 +115,7 @@ impl From<Errno> for Unopened {
     }
 }
 
-/// Gives the path to an [`Unopened`].
+/// Adds the path to an [`Unopened`].
 trait TryingToOpen<T> {
     fn trying_to_open(self, path: &CStr) -> Result<T, Stop>;
 }
@@ -135,11 +135,13 @@ fn open_regular(path: &CStr, flags: OFlags, mode: Mode) -> Result<(OwnedFd, Stat
         FileType::RegularFile => Ok(()),
         _ => Err(Unopened::NotRegular),
     };
-    // Looked at before: opening a device may already do something. If it is not there, open(2) says so, or makes it.
+    // Checked before, as opening a device may have an effect. If the file does not exist, open(2) says so, or makes
+    // it.
     if let Ok(status) = rustix::fs::stat(path) {
         check(&status)?;
     }
-    // And after, for it may be another by then. O_NONBLOCK: opening a FIFO must not wait for its other end.
+    // Checked again afterwards, as the file may have been replaced. O_NONBLOCK: opening a FIFO must not wait for its
+    // other end.
     let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, mode)?;
     let status = rustix::fs::fstat(&file)?;

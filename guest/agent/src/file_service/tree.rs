@@ -1,4 +1,4 @@
-//! The tree: making directories, removing, renaming.
+//! The tree of files: making directories, removing, renaming.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -31,7 +31,7 @@ fn is_directory(path: &CStr) -> bool {
     status.is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::Directory)
 }
 
-/// Renames.
+/// Renames a file.
 pub(super) fn rename(from: &str, to: &str) -> Act {
     let (from, to) = (guest_path(from)?, guest_path(to)?);
     rustix::fs::rename(from.as_c_str(), to.as_c_str()).map_err(|errno| {
@@ -47,7 +47,7 @@ pub(super) fn remove(stream: Stream<'_>, path: &str, recursive: bool) -> Act {
         return remove_one(CWD, &path).trying("remove", &path);
     }
     let (above, name) = split(&path);
-    // rm(1): these would be emptied before the kernel said no.
+    // rm(1): such a directory would be emptied before the kernel refused to remove it.
     let refusal = match name {
         b"" => Some(Errno::BUSY),
         b"." | b".." => Some(Errno::INVAL),
@@ -59,7 +59,7 @@ pub(super) fn remove(stream: Stream<'_>, path: &str, recursive: bool) -> Act {
     let (above, name) = (c_string(above), c_string(name));
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let parent = rustix::fs::open(above.as_c_str(), flags, Mode::empty()).trying("remove", &path)?;
-    // POSIX.1-2024 §4.16: a slash behind a name means a directory; behind a symbolic link, what rmdir(2) refuses.
+    // POSIX.1-2024 §4.16: a slash after a name means a directory; after a symbolic link, one that rmdir(2) refuses.
     if path.to_bytes().ends_with(b"/") {
         let status = rustix::fs::statat(&parent, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW);
         match FileType::from_raw_mode(status.trying("remove", &path)?.st_mode) {
@@ -73,7 +73,7 @@ pub(super) fn remove(stream: Stream<'_>, path: &str, recursive: bool) -> Act {
     }
 }
 
-/// What unlink(2) and rmdir(2) do, whichever it takes.
+/// Removes a file or an empty directory.
 fn remove_one(directory: impl AsFd, name: &CStr) -> Result<(), Errno> {
     match rustix::fs::unlinkat(&directory, name, AtFlags::empty()) {
         Err(Errno::ISDIR) => rustix::fs::unlinkat(&directory, name, AtFlags::REMOVEDIR),
@@ -86,15 +86,15 @@ fn c_string(bytes: &[u8]) -> CString {
     CString::new(bytes).unwrap_or_default()
 }
 
-/// The removal of a directory: depth first, from descriptor to descriptor, so that nothing that moves or becomes a
-/// symbolic link meanwhile leads out of it.
+/// The removal of a directory: depth first, from descriptor to descriptor, so that a directory that is moved or
+/// replaced by a symbolic link meanwhile does not lead out of it.
 struct Removal<'a> {
     stream: Stream<'a>,
-    /// What is removed, for messages.
+    /// The path of the directory, for messages.
     path: &'a CStr,
-    /// What it is in.
+    /// The directory's parent.
     parent: OwnedFd,
-    /// From the directory down to where the work is.
+    /// The levels from the directory down to the current one.
     levels: Vec<Level>,
     count: usize,
 }
@@ -102,7 +102,7 @@ struct Removal<'a> {
 struct Level {
     name: CString,
     entries: Dir,
-    /// Whether anything was removed since the entries were last read from the start.
+    /// Whether an entry was removed since the directory was last read from its start.
     progress: bool,
 }
 
@@ -149,9 +149,9 @@ impl Removal<'_> {
                 self.levels.push(Level { name, entries, progress: false });
                 Ok(())
             }
-            // Somebody else was faster.
+            // Another process was faster.
             Err(Errno::NOENT) => Ok(()),
-            // A mount point cannot be removed, so what is mounted there is not emptied first.
+            // A mount point cannot be removed, so the file system there is not emptied first.
             Err(Errno::XDEV) => Err(self.refused(&name, Errno::BUSY)),
             Err(errno) => Err(self.refused(&name, errno)),
         }
@@ -166,7 +166,8 @@ impl Removal<'_> {
                 self.progress();
                 Ok(())
             }
-            // readdir(3) leaves open what it gives of a directory that changes: once more, unless that led nowhere.
+            // readdir(3) does not define the entries of a directory that changes: it is read again, unless that led
+            // nowhere.
             Err(Errno::NOTEMPTY | Errno::EXIST) if level.progress => {
                 level.progress = false;
                 level.entries.rewind();
@@ -187,7 +188,7 @@ impl Removal<'_> {
         }
     }
 
-    /// Names an entry of the lowest level; of the first one, what is removed.
+    /// A failure about an entry of the lowest level; of the first level, about the directory itself.
     fn refused(&self, name: &CStr, errno: Errno) -> Stop {
         let mut text = self.path.to_string_lossy().trim_end_matches('/').to_owned();
         let inner = self.levels.iter().skip(1).map(|level| level.name.as_c_str());
@@ -203,7 +204,7 @@ impl Removal<'_> {
     }
 }
 
-/// Opens a directory in a directory: no symbolic link, and nothing that is mounted there.
+/// Opens a directory in a directory, but neither a symbolic link nor a mount point.
 fn open_directory(directory: BorrowedFd<'_>, name: &CStr) -> Result<Dir, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;

@@ -1,12 +1,13 @@
-//! Telling changes, by inotify(7).
+//! Reports of changes, by inotify(7).
 //!
-//! inotify watches directories one by one and by inode. So a recursive watch follows the tree: a directory that appears
-//! is watched and then read, and what it already holds is told; one that disappears is forgotten with all below it. When
-//! the kernel lost count everything is watched anew before the host is told, so that looking again misses nothing.
+//! inotify watches single directories, by inode. A recursive watch therefore follows the tree: a new directory is
+//! watched and then read, and the entries that it already has are reported; a directory that disappears is forgotten
+//! with all below it. When the kernel loses events, everything is watched anew before the host is told, so that
+//! reading the tree again misses nothing.
 //!
-//! A single file is watched by the directory it is in: that way its replacement is told as well.
+//! A single file is watched through its directory, so that its replacement is reported as well.
 //!
-//! A host that does not take changes makes them wait in the kernel, which merges equal ones and bounds their number.
+//! If a host does not read, changes wait in the kernel, which merges equal ones and bounds their number.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
@@ -36,7 +37,7 @@ const DISAPPEARED: ReadFlags = ReadFlags::DELETE.union(ReadFlags::MOVED_FROM);
 const MODIFIED: ReadFlags = ReadFlags::MODIFY.union(ReadFlags::CLOSE_WRITE).union(ReadFlags::ATTRIB);
 const ROOT_GONE: ReadFlags = ReadFlags::DELETE_SELF.union(ReadFlags::MOVE_SELF).union(ReadFlags::UNMOUNT);
 
-/// Tells changes until the host hangs up.
+/// Reports changes until the host hangs up.
 pub(super) fn watch(stream: Stream<'_>, path: &str, recursive: bool) -> Act {
     let mut watch = Watch::new(stream, path, recursive)?;
     watch.begin()?;
@@ -47,7 +48,7 @@ pub(super) fn watch(stream: Stream<'_>, path: &str, recursive: bool) -> Act {
         for event in watch.events()? {
             if event.mask.contains(ReadFlags::QUEUE_OVERFLOW) {
                 watch.begin_anew()?;
-                // What follows speaks of watches that are no more.
+                // The remaining events are about watches that no longer exist.
                 break;
             }
             watch.take(&event)?;
@@ -68,16 +69,16 @@ struct Watch<'a> {
     inotify: OwnedFd,
     /// The directory that is watched first.
     root: CString,
-    /// The one file in it that is of interest, and what the host calls that.
+    /// The only file in it that matters, and its path in the host's words.
     only: Option<(Vec<u8>, CString)>,
     recursive: bool,
-    /// What is watched, by watch descriptor.
+    /// The watched directories, by watch descriptor.
     directories: HashMap<i32, CString>,
     /// The root's watch descriptor.
     first: Option<i32>,
     /// Frames for the host.
     frames: Vec<u8>,
-    /// The last change of those read together.
+    /// The last change among those that were read together.
     told: Option<Change>,
 }
 
@@ -127,7 +128,7 @@ impl<'a> Watch<'a> {
         inotify::add_watch(&self.inotify, directory, flags)
     }
 
-    /// Watches the directories below these, which are watched; tells what is in them if that is `news`.
+    /// Watches the directories below these watched ones, and reports their entries if `news` is set.
     fn follow(&mut self, mut unread: Vec<CString>, news: bool) -> Act {
         let mut count = 0usize;
         while let Some(directory) = unread.pop() {
@@ -135,7 +136,7 @@ impl<'a> Watch<'a> {
             let opened = rustix::fs::open(directory.as_c_str(), flags, Mode::empty()).and_then(Dir::new);
             let mut entries = match opened {
                 Ok(entries) => entries,
-                // It is gone again, which will be told.
+                // The directory is gone again, which another event will tell.
                 Err(errno) if is_gone(errno) => continue,
                 Err(errno) => return Err(errno).trying("watch", &directory),
             };
@@ -161,7 +162,7 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
-    /// Watches a directory below the root. False if it is none, or is not to be looked into.
+    /// Watches a directory below the root; `false` if it is none, or is excluded.
     fn enter(&mut self, directory: &CString) -> Result<bool, Stop> {
         if is_of_the_kernel(directory) {
             return Ok(false);
@@ -179,7 +180,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// The events that are there.
+    /// The events that have arrived.
     fn events(&self) -> Result<Vec<Event>, Stop> {
         let mut room = [MaybeUninit::uninit(); EVENTS_ROOM];
         let mut reader = Reader::new(&self.inotify, &mut room);
@@ -201,7 +202,7 @@ impl<'a> Watch<'a> {
     }
 
     fn take(&mut self, event: &Event) -> Act {
-        // One that was forgotten may have had events left.
+        // A directory that was forgotten may have had events left.
         let Some(directory) = self.directories.get(&event.directory) else { return Ok(()) };
         if event.mask.contains(ReadFlags::IGNORED) {
             self.directories.remove(&event.directory);
@@ -232,7 +233,7 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
-    /// Something happened to the root itself. Once it is gone nothing below it can be told any more.
+    /// Handles an event of the root itself. Once the root is gone, no change below it can be reported.
     fn root_event(&mut self, mask: ReadFlags) -> Act {
         if !mask.intersects(ROOT_GONE) {
             return Ok(());
@@ -243,7 +244,7 @@ impl<'a> Watch<'a> {
         self.tell(ChangeKind::Removed, &gone)
     }
 
-    /// After the kernel lost count: nothing that is known of the tree is certain.
+    /// Starts over after lost events, as no knowledge of the tree is certain.
     fn begin_anew(&mut self) -> Act {
         self.inotify = new_inotify()?;
         self.directories.clear();
@@ -255,13 +256,13 @@ impl<'a> Watch<'a> {
         self.tell(ChangeKind::Overflow, &root)
     }
 
-    /// What the host calls what it watches.
+    /// The watched path in the host's words.
     fn name(&self) -> &CString {
         self.only.as_ref().map_or(&self.root, |(_, path)| path)
     }
 
-    /// Ends the watches of a directory that is gone from here, and of all below it: elsewhere they would tell wrong
-    /// paths.
+    /// Ends the watches of a directory that is gone from here, and of all below it: in another place they would
+    /// report wrong paths.
     fn forget(&mut self, gone: &CStr) {
         let gone = gone.to_bytes();
         let inotify = &self.inotify;
@@ -269,14 +270,14 @@ impl<'a> Watch<'a> {
             let below = directory.as_bytes().strip_prefix(gone);
             let stays = below.is_none_or(|rest| !rest.is_empty() && !rest.starts_with(b"/"));
             if !stays {
-                // One of a removed directory has ended by itself.
+                // The watch of a removed directory has ended by itself.
                 let _ = inotify::remove_watch(inotify, *watch);
             }
             stays
         });
     }
 
-    /// Puts a change among the frames, unless it is the same as the last one.
+    /// Adds a change to the frames, unless it equals the last one.
     fn tell(&mut self, kind: ChangeKind, path: &CStr) -> Act {
         let change = Change { kind, path: path.to_bytes().to_vec() };
         if self.told.as_ref() != Some(&change) {
@@ -302,7 +303,7 @@ fn exists(path: &CStr) -> bool {
     rustix::fs::stat(path).is_ok()
 }
 
-/// Whether a directory that was there a moment ago is not any more.
+/// Whether the error means that a directory disappeared a moment ago.
 fn is_gone(errno: Errno) -> bool {
     matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
 }
@@ -319,7 +320,7 @@ fn is_real_directory(entries: &Dir, entry: &rustix::fs::DirEntry) -> bool {
     kind == FileType::Directory
 }
 
-/// procfs and sysfs: without end, and inotify learns nothing of them.
+/// Whether the directory is in procfs or sysfs, which are endless and give inotify no events.
 fn is_of_the_kernel(directory: &CStr) -> bool {
     let status = rustix::fs::statfs(directory);
     status.is_ok_and(|status| [libc::PROC_SUPER_MAGIC, libc::SYSFS_MAGIC].contains(&status.f_type))
@@ -346,7 +347,7 @@ fn join(directory: &CStr, name: &CStr) -> CString {
     c_string(&[directory, b"/", name.to_bytes()].concat())
 }
 
-/// Bytes that hold no NUL.
+/// Bytes without NUL as a C string.
 fn c_string(bytes: &[u8]) -> CString {
     CString::new(bytes).unwrap_or_default()
 }

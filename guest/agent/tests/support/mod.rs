@@ -1,6 +1,6 @@
 //! A small root with busybox, an agent that serves in it, and the host's end of its streams.
 //!
-//! Each test runs in a mount namespace of its own, changed into that root; threads started by the test inherit both.
+//! Each test runs in a mount namespace of its own, with that root; threads that the test starts inherit both.
 
 use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Read, Write};
@@ -24,7 +24,7 @@ use rustix::thread::UnshareFlags;
 
 pub const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// What a guest needs of the host; `None`, with the reason said, if it is not there.
+/// An agent in such a root; `None`, with the reason printed, if the host lacks something that it needs.
 pub fn guest() -> Option<Arc<Agent>> {
     let missing = match busybox() {
         _ if !rustix::process::geteuid().is_root() => "root",
@@ -44,8 +44,8 @@ fn fill(root: &Path, busybox: &Path) {
     for directory in ["bin", "dev", "proc", "sys", "etc", "tmp", "root", "home/app", "private"] {
         std::fs::create_dir_all(root.join(directory)).unwrap();
     }
-    // By another process: an agent of another test may be just cloning this one, and a program that any process has open
-    // for writing cannot be executed.
+    // Copied by another process: an agent of another test may be cloning this one, and a program that any process has
+    // open for writing cannot be executed.
     assert!(Command::new("cp").args([busybox, &root.join("bin/busybox")]).status().unwrap().success());
     let applets = Command::new(busybox).arg("--list").output().unwrap();
     for applet in String::from_utf8(applets.stdout).unwrap().lines().filter(|name| *name != "busybox") {
@@ -64,7 +64,7 @@ fn fill(root: &Path, busybox: &Path) {
     }
 }
 
-/// The kernel's file systems, memory standing for those that are the host's own.
+/// Mounts the kernel's file systems; memory file systems stand in for the host's own.
 fn mount_kernels(root: &Path) {
     for (place, kind) in [
         ("proc", "proc"),
@@ -78,7 +78,7 @@ fn mount_kernels(root: &Path) {
         let flags = if place == "dev/shm" { MountFlags::NODEV } else { MountFlags::empty() };
         rustix::mount::mount(kind, root.join(place), kind, flags, None).unwrap();
     }
-    // The last is one that only programs with privilege may see.
+    // Only programs with privilege may see the last device.
     for (name, major, minor) in [
         ("null", 1, 3),
         ("zero", 1, 5),
@@ -99,8 +99,7 @@ fn mount_kernels(root: &Path) {
 }
 
 fn enter(busybox: &Path) -> Arc<Agent> {
-    // A shell starts what it runs in the background with these ignored, and that is inherited; PID 1 of a guest has it
-    // otherwise.
+    // A shell starts background programs with these signals ignored, which they inherit; PID 1 of a guest does not.
     for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
         // SAFETY: the default action runs no code of this process.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
@@ -141,7 +140,7 @@ pub fn shell(text: &str) -> ExecRequest {
     ExecRequest { program: Program::Shell(text.to_owned()), ..request(&[]) }
 }
 
-/// How an exec went.
+/// The result of an exec.
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub started: bool,
@@ -170,7 +169,7 @@ pub struct Client {
     gives: Gives,
 }
 
-/// What the answers to a request on files give.
+/// The content of answers to a request on files.
 #[derive(Clone, Copy)]
 enum Gives {
     Nothing,
@@ -220,7 +219,7 @@ impl Client {
             let mut buffer = [0; 32768];
             let n = match self.stream.read(&mut buffer) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                // How a Unix socket ends that was closed with bytes unread.
+                // A Unix socket that was closed with bytes unread ends like this.
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => 0,
                 read => read.expect("an answer within a minute"),
             };
@@ -236,14 +235,14 @@ impl Client {
         self.reply().map(|reply| reply.unwrap())
     }
 
-    /// An answer, or why the agent takes no request at all.
+    /// An answer, or the reason why the agent takes no request.
     pub fn reply<A: Answer>(&mut self) -> Option<Reply<A>> {
         let (kind, payload) = self.next()?;
         assert_eq!(kind, Kind::Message);
         Some(frame::decode(&payload).unwrap())
     }
 
-    /// Waits until output shows up that ends with `text`.
+    /// Waits for output that ends with `text`.
     pub fn expect(&mut self, text: &str) -> String {
         let mut all = Vec::new();
         while !String::from_utf8_lossy(&all).ends_with(text) {
@@ -278,7 +277,7 @@ impl Client {
     }
 }
 
-/// What came of an act on files.
+/// The result of an act on files.
 #[derive(Debug, Default)]
 pub struct Act {
     pub data: Vec<u8>,
@@ -298,7 +297,7 @@ impl Act {
         self.failure.expect("a failure")
     }
 
-    /// `errno`, checked to come with a text that begins with `what`.
+    /// `errno`, after checking that its text begins with `what`.
     pub fn errno(self, what: &str) -> i32 {
         match self.failure() {
             FileFailure::System { errno, text } if text.starts_with(what) => errno,
@@ -361,7 +360,7 @@ pub fn write(agent: &Arc<Agent>, path: &str, mode: u32, at: WriteAt, bytes: &[u8
     let mut client = Client::file(agent, FileRequest::Write { path: path.to_owned(), mode, at });
     for piece in bytes.chunks(100_000).chain([&b""[..]]) {
         let frame = [&Head::bytes(Kind::Stdin, piece.len()).unwrap()[..], piece].concat();
-        // An act that failed takes no more; why is still to be read.
+        // After a failure the act takes no more input; the reason is still to be read.
         if client.stream.write_all(&frame).is_err() {
             break;
         }
@@ -379,7 +378,7 @@ pub fn processes_with(word: &str) -> Vec<i32> {
     processes.collect()
 }
 
-/// Waits until `count` processes have this word in their command line: a shell's child executes when it likes.
+/// Waits until `count` processes have this word in their command line, as a shell's child may execute late.
 pub fn wait_for_processes(word: &str, count: usize) -> Vec<i32> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {

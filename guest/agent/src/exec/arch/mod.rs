@@ -1,4 +1,4 @@
-//! What processors differ in: the numberings of system calls that programs can enter the kernel by.
+//! Differences between processors: the numberings of system calls that programs can use.
 
 use super::calls::Numbering;
 
