@@ -45,12 +45,12 @@ fn database(path: &str) -> Result<Vec<u8>, String> {
     }
 }
 
-/// The rules:
+/// Resolves a specification by these rules:
 ///
 /// * a user or group is a name first and a number second;
-/// * an empty user is root, an empty group is none that was named;
-/// * a number without an entry is fine, its group is the same number;
-/// * supplementary groups are those that list the user, unless the group was named: then only that.
+/// * an empty user is root, an empty group names none;
+/// * a number needs no entry, and its group is the same number;
+/// * supplementary groups are those that list the user, unless a group was named: then only that one.
 fn resolve(spec: &str, passwd: &[u8], group: &[u8]) -> Result<Identity, String> {
     let (user, wanted_group) = spec.split_once(':').unwrap_or((spec, ""));
     let user = if user.is_empty() { ROOT } else { user };
