@@ -24,7 +24,7 @@ pub(crate) const MAX_QUEUES: usize = 32;
 /// says; Linux takes the largest.
 const QEMU_MMIO_QUEUE_SIZE: u16 = 1024;
 /// Longest configuration space of the protocol (`VHOST_USER_CONFIG_SIZE`).
-const MAX_CONFIG: u32 = 256;
+pub(crate) const MAX_CONFIG: u32 = 256;
 
 type Epoll = VringEpollHandler<Arc<Mutex<Adapter>>>;
 
@@ -34,7 +34,7 @@ pub(crate) struct Adapter {
     device: Mutex<Box<dyn Device>>,
     kind: DeviceKind,
     queues: usize,
-    max_queue_size: u16,
+    max_queue_size: usize,
     offered: u64,
     accepted: u64,
     memory: Option<Memory>,
@@ -67,18 +67,35 @@ enum Running {
     Stopped,
 }
 
+/// The features of a device, and what every transport has.
+pub(crate) fn offered(identity: Identity<'_>) -> u64 {
+    identity.features
+        | 1 << VIRTIO_F_VERSION_1
+        | 1 << VIRTIO_RING_F_EVENT_IDX
+        | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+}
+
+pub(crate) fn max_queue_size(identity: Identity<'_>) -> usize {
+    identity.queue_sizes.iter().copied().max().unwrap_or(1).max(QEMU_MMIO_QUEUE_SIZE).into()
+}
+
+pub(crate) fn protocol_features(kind: DeviceKind) -> VhostUserProtocolFeatures {
+    let features = VhostUserProtocolFeatures::MQ
+        | VhostUserProtocolFeatures::REPLY_ACK
+        | VhostUserProtocolFeatures::RESET_DEVICE;
+    // VIRTIO 1.3 §5.4.4: "None currently defined", and QEMU warns of one that nobody will read.
+    if kind == DeviceKind::Entropy { features } else { features | VhostUserProtocolFeatures::CONFIG }
+}
+
 impl Adapter {
     pub(crate) fn new(device: Box<dyn Device>) -> io::Result<Self> {
-        let Identity { kind, features, queue_sizes } = device.identity();
-        let transport = 1 << VIRTIO_F_VERSION_1
-            | 1 << VIRTIO_RING_F_EVENT_IDX
-            | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+        let identity = device.identity();
         Ok(Self {
-            kind,
-            queues: queue_sizes.len(),
-            max_queue_size: queue_sizes.iter().copied().max().unwrap_or(1).max(QEMU_MMIO_QUEUE_SIZE),
-            offered: features | transport,
-            turns: queue_sizes.iter().map(|_| Event::new()).collect::<io::Result<_>>()?,
+            kind: identity.kind,
+            queues: identity.queue_sizes.len(),
+            max_queue_size: max_queue_size(identity),
+            offered: offered(identity),
+            turns: identity.queue_sizes.iter().map(|_| Event::new()).collect::<io::Result<_>>()?,
             device: Mutex::new(device),
             accepted: 0,
             memory: None,
@@ -215,7 +232,7 @@ impl VhostUserBackendMut for Adapter {
     }
 
     fn max_queue_size(&self) -> usize {
-        self.max_queue_size.into()
+        self.max_queue_size
     }
 
     fn features(&self) -> u64 {
@@ -227,11 +244,7 @@ impl VhostUserBackendMut for Adapter {
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
-        let features = VhostUserProtocolFeatures::MQ
-            | VhostUserProtocolFeatures::REPLY_ACK
-            | VhostUserProtocolFeatures::RESET_DEVICE;
-        // VIRTIO 1.3 §5.4.4: "None currently defined", and QEMU warns of one that nobody will read.
-        if self.kind == DeviceKind::Entropy { features } else { features | VhostUserProtocolFeatures::CONFIG }
+        protocol_features(self.kind)
     }
 
     fn reset_device(&mut self) {

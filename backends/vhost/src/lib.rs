@@ -7,11 +7,14 @@
 //! A front end stops and starts the rings to pause the machine as well as when the driver resets the device. The
 //! device is told of a reset only if the rings start from zero, so its state (open streams) survives a pause.
 //!
+//! A device with many requests in flight ([`ParallelDevice`]) has a thread for each queue instead ([`start_parallel`]).
+//!
 //! Not here: migration, inflight tracking, changes of the configuration space, and who may connect.
 
 #![cfg(target_os = "linux")]
 
 mod adapter;
+mod parallel;
 mod ring;
 
 use std::io;
@@ -20,11 +23,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use guest_memory::GuestRam;
 use vhost::vhost_user::{Error as VhostUserError, Listener};
-use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
-use virtio::Device;
+use vhost_user_backend::{Error as DaemonError, VhostUserBackend, VhostUserDaemon};
+use virtio::{Device, Identity};
 use vm_memory::GuestMemoryAtomic;
 
 use adapter::Adapter;
+use parallel::Parallel;
+pub use parallel::{PATIENCE, ParallelDevice};
+use ring::Ring;
 
 /// Why a device could not be served to the end.
 #[derive(Debug, thiserror::Error)]
@@ -41,25 +47,28 @@ pub enum Error {
 }
 
 /// A device being served by threads of its own.
-pub struct Served {
-    daemon: VhostUserDaemon<Arc<Mutex<Adapter>>>,
-}
+pub struct Served(Box<dyn Daemon>);
 
 /// Starts to serve `device` to the one front end that connects to `listener`.
 pub fn start(name: &str, device: Box<dyn Device>, listener: UnixListener) -> Result<Served, Error> {
-    let queues = device.identity().queue_sizes.len();
-    if queues > adapter::MAX_QUEUES {
-        return Err(Error::TooManyQueues(queues));
-    }
-    let memory = GuestMemoryAtomic::new(GuestRam::default());
+    check(device.identity())?;
     let adapter = Arc::new(Mutex::new(Adapter::new(device).map_err(Error::Loop)?));
-    let mut daemon =
-        VhostUserDaemon::new(name.to_owned(), adapter.clone(), memory).map_err(front_end_error)?;
+    let daemon = daemon(name, adapter.clone())?;
     if let Some(epoll) = daemon.get_epoll_handlers().first() {
         adapter.lock().unwrap_or_else(PoisonError::into_inner).set_epoll(epoll).map_err(Error::Loop)?;
     }
-    daemon.start(&mut Listener::from(listener)).map_err(front_end_error)?;
-    Ok(Served { daemon })
+    listen(daemon, listener)
+}
+
+/// Starts to serve a device whose queues have a thread each to the one front end that connects to `listener`.
+pub fn start_parallel(
+    name: &str,
+    device: Box<dyn ParallelDevice>,
+    listener: UnixListener,
+) -> Result<Served, Error> {
+    check(device.identity())?;
+    let parallel = Arc::new(Parallel::new(device).map_err(Error::Loop)?);
+    listen(daemon(name, parallel)?, listener)
 }
 
 /// Serves `device` to the one front end that connects to `listener`, until that hangs up.
@@ -70,11 +79,7 @@ pub fn serve(name: &str, device: Box<dyn Device>, listener: UnixListener) -> Res
 impl Served {
     /// Waits until the front end hangs up, and ends the loop.
     pub fn wait(mut self) -> Result<(), Error> {
-        let result = self.daemon.wait();
-        for epoll in self.daemon.get_epoll_handlers() {
-            epoll.send_exit_event();
-        }
-        match result {
+        match self.0.wait() {
             Ok(()) => Ok(()),
             // A front end that was killed may hang up anywhere.
             Err(DaemonError::HandleRequest(
@@ -83,6 +88,42 @@ impl Served {
             Err(error) => Err(front_end_error(error)),
         }
     }
+}
+
+/// The loop, whichever kind of device it serves.
+trait Daemon: Send {
+    /// Waits until the front end hangs up, and ends the threads.
+    fn wait(&mut self) -> Result<(), DaemonError>;
+}
+
+impl<T: Loop> Daemon for VhostUserDaemon<T> {
+    fn wait(&mut self) -> Result<(), DaemonError> {
+        let result = VhostUserDaemon::wait(self);
+        for epoll in self.get_epoll_handlers() {
+            epoll.send_exit_event();
+        }
+        result
+    }
+}
+
+/// What the loop needs of what it serves.
+trait Loop: VhostUserBackend<Bitmap = (), Vring = Ring> + Clone + 'static {}
+
+impl<T: VhostUserBackend<Bitmap = (), Vring = Ring> + Clone + 'static> Loop for T {}
+
+fn check(identity: Identity<'_>) -> Result<(), Error> {
+    let queues = identity.queue_sizes.len();
+    if queues > adapter::MAX_QUEUES { Err(Error::TooManyQueues(queues)) } else { Ok(()) }
+}
+
+fn daemon<T: Loop>(name: &str, backend: T) -> Result<VhostUserDaemon<T>, Error> {
+    let memory = GuestMemoryAtomic::new(GuestRam::default());
+    VhostUserDaemon::new(name.to_owned(), backend, memory).map_err(front_end_error)
+}
+
+fn listen<T: Loop>(mut daemon: VhostUserDaemon<T>, listener: UnixListener) -> Result<Served, Error> {
+    daemon.start(&mut Listener::from(listener)).map_err(front_end_error)?;
+    Ok(Served(Box::new(daemon)))
 }
 
 /// The daemon's errors, of which only the vhost-user ones can be anybody else's fault.

@@ -2,24 +2,23 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
+mod driver;
+
 use std::io::Write;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use guest_memory::{Backing, GuestRam, SharedFile, allocate};
-use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures};
-use vhost::vhost_user::{Frontend, VhostUserFrontend};
-use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use driver::{QUEUE_SIZE, Rings, VERSION_1, descriptors};
+use vhost::vhost_user::VhostUserFrontend;
+use vhost::vhost_user::message::VhostUserConfigFlags;
+use vhost::{VhostBackend, VringConfigData};
 use vhost_backend::{Served, start};
 use virtio::{ActivateError, Activation, Device, DeviceKind, Event, Identity, Io};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vm_memory::{Bytes, GuestAddress};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const VERSION_1: u64 = 1 << 32;
-const PROTOCOL_FEATURES: u64 = 1 << 30;
-const QUEUE_SIZE: u16 = 128;
 
 /// What became of the device.
 #[derive(Debug, PartialEq, Eq)]
@@ -81,26 +80,25 @@ impl Device for Witness {
     }
 }
 
-/// A driver and the front end that stands for it.
+/// A driver, and what it hears of the device.
 struct Driver {
-    front_end: Frontend,
-    ram: GuestRam,
-    kicks: [EventFd; 2],
-    calls: [EventFd; 2],
+    rings: Rings,
     heard: Receiver<Heard>,
     host: Event,
     served: Option<Served>,
 }
 
-/// Where a queue's parts are.
-const fn descriptors(queue: usize) -> u64 {
-    0x1_0000 * (queue as u64 + 1)
+impl Deref for Driver {
+    type Target = Rings;
+    fn deref(&self) -> &Rings {
+        &self.rings
+    }
 }
-const fn available(queue: usize) -> u64 {
-    descriptors(queue) + 0x4000
-}
-const fn used(queue: usize) -> u64 {
-    descriptors(queue) + 0x8000
+
+impl DerefMut for Driver {
+    fn deref_mut(&mut self) -> &mut Rings {
+        &mut self.rings
+    }
 }
 
 impl Driver {
@@ -112,72 +110,7 @@ impl Driver {
             Witness { tell, host: host.try_clone().unwrap(), kick: None, config: b"config".to_vec() };
         let (listener, stream) = process::accept_pair().unwrap();
         let served = Some(start("witness", Box::new(witness), listener).unwrap());
-        let ram =
-            allocate(&[(GuestAddress(0), 1 << 20)], Backing::Shared(SharedFile::new().unwrap())).unwrap();
-        let mut front_end = Frontend::from_stream(stream, 2);
-        front_end.set_owner().unwrap();
-        let offered = front_end.get_features().unwrap();
-        assert_eq!(offered, 1 << 6 | VERSION_1 | 1 << 29 | PROTOCOL_FEATURES);
-        let wanted = VhostUserProtocolFeatures::CONFIG
-            | VhostUserProtocolFeatures::MQ
-            | VhostUserProtocolFeatures::REPLY_ACK;
-        let protocol = front_end.get_protocol_features().unwrap();
-        assert!(protocol.contains(wanted));
-        front_end.set_protocol_features(wanted).unwrap();
-        front_end.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
-        assert_eq!(front_end.get_queue_num().unwrap(), 2);
-        front_end.set_features(VERSION_1 | PROTOCOL_FEATURES).unwrap();
-        let regions = [VhostUserMemoryRegionInfo::from_guest_region(ram.iter().next().unwrap()).unwrap()];
-        front_end.set_mem_table(&regions).unwrap();
-        let events = || [EventFd::new(EFD_NONBLOCK).unwrap(), EventFd::new(EFD_NONBLOCK).unwrap()];
-        Self { front_end, ram, kicks: events(), calls: events(), heard, host, served }
-    }
-
-    /// Starts both rings as QEMU does: first everything about each, then all at once.
-    fn start(&mut self, bases: [u16; 2], with_calls: bool) {
-        for (queue, base) in bases.into_iter().enumerate() {
-            let address = |at| self.ram.get_host_address(GuestAddress(at)).unwrap() as u64;
-            self.front_end.set_vring_num(queue, QUEUE_SIZE).unwrap();
-            self.front_end.set_vring_base(queue, base).unwrap();
-            let rings = VringConfigData {
-                queue_max_size: QUEUE_SIZE,
-                queue_size: QUEUE_SIZE,
-                flags: 0,
-                desc_table_addr: address(descriptors(queue)),
-                used_ring_addr: address(used(queue)),
-                avail_ring_addr: address(available(queue)),
-                log_addr: None,
-            };
-            self.front_end.set_vring_addr(queue, &rings).unwrap();
-            if with_calls {
-                self.front_end.set_vring_call(queue, &self.calls[queue]).unwrap();
-            }
-            self.front_end.set_vring_kick(queue, &self.kicks[queue]).unwrap();
-        }
-        for queue in 0..2 {
-            self.front_end.set_vring_enable(queue, true).unwrap();
-        }
-    }
-
-    fn stop(&mut self) -> [u16; 2] {
-        [0, 1].map(|queue| u16::try_from(self.front_end.get_vring_base(queue).unwrap()).unwrap())
-    }
-
-    /// Makes `count` more chains available.
-    fn offer(&self, queue: usize, count: u16) {
-        let index: u16 = self.ram.read_obj(GuestAddress(available(queue) + 2)).unwrap();
-        for position in (0..count).map(|more| index.wrapping_add(more) % QUEUE_SIZE) {
-            let descriptor = descriptors(queue) + 16 * u64::from(position);
-            self.ram.write_obj(0x8_0000u64, GuestAddress(descriptor)).unwrap();
-            self.ram.write_obj([16u32, 2], GuestAddress(descriptor + 8)).unwrap();
-            let entry = available(queue) + 4 + 2 * u64::from(position);
-            self.ram.write_obj(position, GuestAddress(entry)).unwrap();
-        }
-        self.ram.write_obj(index.wrapping_add(count), GuestAddress(available(queue) + 2)).unwrap();
-    }
-
-    fn used(&self, queue: usize) -> u16 {
-        self.ram.read_obj(GuestAddress(used(queue) + 2)).unwrap()
+        Self { rings: Rings::connect(stream, 1 << 6), heard, host, served }
     }
 
     fn hear(&self) -> Heard {
@@ -186,10 +119,6 @@ impl Driver {
 
     fn hears_nothing(&self) {
         assert_eq!(self.heard.recv_timeout(Duration::from_millis(50)).ok(), None);
-    }
-
-    fn interrupted(&self, queue: usize) -> bool {
-        self.calls[queue].read().is_ok()
     }
 
     /// Connected, started, and active for the first time.
@@ -299,7 +228,7 @@ fn the_configuration_space_is_read_and_written() {
 fn a_front_end_that_goes_is_no_error_and_one_that_lies_is() {
     let mut driver = Driver::running();
     let served = driver.served.take().unwrap();
-    drop(driver.front_end);
+    drop(driver.rings.front_end);
     served.wait().unwrap();
 
     let mut driver = Driver::connect();
@@ -315,7 +244,7 @@ fn a_front_end_that_goes_is_no_error_and_one_that_lies_is() {
         log_addr: None,
     };
     assert!(driver.front_end.set_vring_addr(0, &rings).is_err());
-    drop(driver.front_end);
+    drop(driver.rings.front_end);
     let _ = served.wait();
 
     let (tell, _heard) = channel();

@@ -1,0 +1,156 @@
+//! A device with many requests in flight behind a real vhost-user connection: rings that go on while others are held up,
+//! chains that other threads complete, and stops that wait for them.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+mod driver;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use driver::{BUFFER, QUEUE_SIZE, Rings, available, descriptors, used};
+use guest_memory::GuestRam;
+use vhost::vhost_user::VhostUserFrontend;
+use vhost::vhost_user::message::VhostUserConfigFlags;
+use vhost_backend::{ParallelDevice, Served, start_parallel};
+use virtio::{Chain, DeviceKind, Identity, SharedQueue};
+use vm_memory::{Bytes, GuestAddress};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Hands every chain over, to be completed whenever the test likes.
+struct Taker(Sender<(usize, Chain)>);
+
+impl ParallelDevice for Taker {
+    fn identity(&self) -> Identity<'_> {
+        Identity { kind: DeviceKind::FileSystem, features: 1 << 28, queue_sizes: &[QUEUE_SIZE; 2] }
+    }
+    fn read_config(&self, _offset: u64, data: &mut [u8]) {
+        data.fill(7);
+    }
+    fn serve(&self, index: usize, queue: &SharedQueue, memory: &Arc<GuestRam>) {
+        while let Some(chain) = queue.pop(memory) {
+            self.0.send((index, chain)).unwrap();
+        }
+    }
+}
+
+/// A driver, and the chains that the device has taken from it.
+struct Bench {
+    rings: Rings,
+    taken: Receiver<(usize, Chain)>,
+    served: Served,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (tell, taken) = channel();
+        let (listener, stream) = process::accept_pair().unwrap();
+        let served = start_parallel("taker", Box::new(Taker(tell)), listener).unwrap();
+        let mut rings = Rings::connect(stream, 1 << 28);
+        rings.start([0, 0], true);
+        // A ring that gets a place for interrupts raises one there.
+        assert!([0, 1].iter().all(|queue| rings.interrupted(*queue)));
+        Self { rings, taken, served }
+    }
+
+    fn offer(&self, queue: usize, count: u16) {
+        self.rings.offer(queue, count);
+        self.rings.kicks[queue].write(1).unwrap();
+    }
+
+    fn take(&self, queue: usize, count: usize) -> Vec<Chain> {
+        let chains = (0..count).map(|_| self.taken.recv_timeout(PATIENCE).unwrap());
+        chains.map(|(from, chain)| (assert_eq!(from, queue), chain).1).collect()
+    }
+
+    /// Heads in the used ring.
+    fn heads(&self, queue: usize) -> BTreeSet<u32> {
+        let entry = |position: u16| GuestAddress(used(queue) + 4 + 8 * u64::from(position));
+        (0..self.rings.used(queue))
+            .map(|position| self.rings.ram.read_obj(entry(position)).unwrap())
+            .collect()
+    }
+}
+
+#[test]
+fn many_are_in_flight_and_come_back_from_anywhere() {
+    let bench = Bench::new();
+    bench.offer(0, QUEUE_SIZE);
+    let mut chains = bench.take(0, QUEUE_SIZE.into());
+    // The other ring goes on, whatever becomes of this one.
+    bench.offer(1, 1);
+    bench.take(1, 1).pop().unwrap().complete(16);
+    assert_eq!((bench.rings.used(0), bench.rings.used(1)), (0, 1));
+    assert!(bench.rings.interrupted(1) && !bench.rings.interrupted(0));
+
+    let late = chains.split_off(64);
+    let other = std::thread::spawn(move || {
+        for chain in late.into_iter().rev() {
+            assert_eq!(chain.buffers().writable.write(&[9; 16]), 16);
+            chain.complete(16);
+        }
+    });
+    chains.into_iter().rev().for_each(|chain| chain.complete(16));
+    other.join().unwrap();
+    assert_eq!(bench.heads(0), (0..u32::from(QUEUE_SIZE)).collect());
+    assert!(bench.rings.interrupted(0));
+    assert_eq!(bench.rings.ram.read_obj::<[u8; 16]>(GuestAddress(BUFFER)).unwrap(), [9; 16]);
+}
+
+#[test]
+fn a_stop_waits_for_what_is_in_flight_and_a_pause_loses_nothing() {
+    let mut bench = Bench::new();
+    bench.offer(0, 2);
+    let chains = bench.take(0, 2);
+    let Bench { mut rings, taken, served } = bench;
+    let stopping = std::thread::spawn(move || (rings.stop(), rings));
+    // Time for a stop that does not wait. Without it the test would see such a stop less often.
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(!stopping.is_finished());
+    chains.into_iter().for_each(|chain| chain.complete(16));
+    let (bases, rings) = stopping.join().unwrap();
+    assert_eq!((bases, rings.used(0)), ([2, 0], 2));
+
+    bench = Bench { rings, taken, served };
+    bench.offer(0, 3);
+    assert!(bench.taken.recv_timeout(Duration::from_millis(20)).is_err(), "a ring that stands still moves");
+    bench.rings.start(bases, true);
+    let chains = bench.take(0, 3);
+    chains.into_iter().for_each(|chain| chain.complete(16));
+    assert_eq!(bench.rings.used(0), 5);
+}
+
+#[test]
+fn a_driver_that_begins_anew_has_rings_of_its_own() {
+    let mut bench = Bench::new();
+    bench.offer(1, 4);
+    drop(bench.take(1, 4));
+    assert_eq!(bench.rings.stop(), [0, 4]);
+    for queue in 0..2 {
+        let len = usize::try_from(used(queue) - descriptors(queue)).unwrap() + 0x4000;
+        assert!(available(queue) < used(queue));
+        bench.rings.ram.write_slice(&vec![0; len], GuestAddress(descriptors(queue))).unwrap();
+    }
+    bench.rings.start([0, 0], true);
+    bench.offer(1, 1);
+    bench.take(1, 1).pop().unwrap().complete(16);
+    assert_eq!((bench.rings.used(1), bench.heads(1)), (1, BTreeSet::from([0])));
+}
+
+#[test]
+fn a_front_end_that_goes_ends_every_thread_with_chains_in_flight() {
+    let mut bench = Bench::new();
+    let (_, config) = bench.rings.front_end.get_config(0, 4, VhostUserConfigFlags::empty(), &[0; 4]).unwrap();
+    assert_eq!(config, [7; 4]);
+    bench.offer(0, 1);
+    let chains = bench.take(0, 1);
+    let Bench { rings, taken, served } = bench;
+    drop(rings);
+    served.wait().unwrap();
+    // The device is gone, and with it the end of the channel that it had.
+    assert!(taken.recv_timeout(PATIENCE).is_err());
+    drop(chains);
+}
