@@ -7,16 +7,15 @@ use std::io;
 use std::ptr;
 use std::sync::Arc;
 
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::{MapFlags, ProtFlags};
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{FileOffset, GuestAddress, GuestRegionCollectionError, GuestRegionMmap};
 
-use crate::{GuestRam, SharedFile};
+use crate::page::page_size;
+use crate::{GuestRam, SharedFile, sys};
 
-/// Size of the huge page that guest and host addresses are aligned for.
+/// Size of the huge page that guest and host addresses are aligned for, where pages have 4 KiB.
 const HUGE_PAGE: u64 = 2 << 20;
-/// Smallest unit of guest memory.
-const PAGE: usize = 4096;
 
 /// What guest RAM is made of.
 #[derive(Debug)]
@@ -90,7 +89,9 @@ pub fn allocate(ranges: &[(GuestAddress, usize)], backing: Backing) -> Result<Gu
 }
 
 fn check(start: GuestAddress, size: usize) -> Result<(), Error> {
-    let whole_pages = start.0.is_multiple_of(PAGE as u64) && size.is_multiple_of(PAGE);
+    // The host's pages: it maps nothing smaller.
+    let page = page_size();
+    let whole_pages = start.0.is_multiple_of(page as u64) && size.is_multiple_of(page);
     // Guest-physical addresses have at most 52 bits: bounds every sum below.
     let fits = start.0.checked_add(size as u64).is_some_and(|end| end <= 1 << 52);
     if size > 0 && whole_pages && fits { Ok(()) } else { Err(Error::Range { start: start.0, size }) }
@@ -153,7 +154,7 @@ fn map(
             unsafe { rustix::mm::mmap(host, size, prot, flags, at.file(), at.start()) }.map_err(mmap)?
         }
     };
-    for advice in [Advice::LinuxHugepage, Advice::LinuxDontDump] {
+    for advice in sys::ADVICE {
         // A kernel built without huge pages refuses the advice; the memory is as good.
         // SAFETY: neither advice changes what the mapping, which is ours, contains.
         let _ = unsafe { rustix::mm::madvise(host, size, advice) };
@@ -168,6 +169,8 @@ mod tests {
     use super::*;
     use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
+    /// A whole number of pages, whatever the host's are.
+    const PAGE: usize = 64 << 10;
     const HIGH: GuestAddress = GuestAddress(4 << 30);
 
     fn both(ranges: &[(GuestAddress, usize)]) -> [GuestRam; 2] {
@@ -177,8 +180,8 @@ mod tests {
 
     #[test]
     fn host_and_guest_addresses_agree_modulo_a_huge_page() {
-        let odd = GuestAddress(0x10_3000);
-        for ram in both(&[(odd, 0x5000), (GuestAddress(0x40_0000), 4 << 20), (HIGH, 0x20_1000)]) {
+        let odd = GuestAddress(0x10_0000 + 3 * PAGE as u64);
+        for ram in both(&[(odd, 5 * PAGE), (GuestAddress(0x40_0000), 4 << 20), (HIGH, (2 << 20) + PAGE)]) {
             assert_eq!(ram.iter().count(), 3);
             for region in ram.iter() {
                 let host = region.get_host_address(MemoryRegionAddress(0)).unwrap().addr();

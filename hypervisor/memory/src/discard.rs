@@ -3,24 +3,35 @@
 //! Not here: which memory, and when (the balloon's business).
 
 use std::io;
+use std::ops::Range;
 
-use rustix::mm::Advice;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-use crate::GuestRam;
+use crate::page::page_size;
+use crate::{GuestRam, sys};
 
-/// Gives back `len` bytes from `start` on, which then read as zeroes. Both are multiples of the page size and in RAM.
+/// Gives back `len` bytes from `start` on, which must be in RAM: those of them that are whole pages of the host's then read
+/// as zeroes, and the others stay as they are.
 pub fn discard(ram: &GuestRam, start: GuestAddress, len: usize) -> io::Result<()> {
     for slice in ram.get_slices(start, len) {
         let slice = slice.map_err(|_| io::ErrorKind::InvalidInput)?;
         let shared = ram.find_region(start).is_some_and(|region| region.file_offset().is_some());
-        // A private page is dropped; a shared one stays in its file unless a hole is made there.
-        let advice = if shared { Advice::LinuxRemove } else { Advice::LinuxDontNeed };
+        let guard = slice.ptr_guard_mut();
+        let address = guard.as_ptr();
+        let Some(pages) = whole_pages(address.addr(), slice.len(), page_size()) else { continue };
+        let first = address.wrapping_byte_add(pages.start).cast();
         // SAFETY: the range is mapped and stays so (nothing unmaps guest RAM). What it contains changes, as it may at
         // any time in guest memory, which nothing in Rust has a reference to.
-        unsafe { rustix::mm::madvise(slice.ptr_guard_mut().as_ptr().cast(), slice.len(), advice) }?;
+        unsafe { sys::give_back(first, pages.len(), shared) }?;
     }
     Ok(())
+}
+
+/// The whole pages of `len` bytes at `address`, as offsets from there. `None`: there is not one.
+fn whole_pages(address: usize, len: usize, page: usize) -> Option<Range<usize>> {
+    let first = address.checked_next_multiple_of(page)? - address;
+    let end = (address.checked_add(len)? / page * page).checked_sub(address)?;
+    (first < end).then_some(first..end)
 }
 
 #[cfg(test)]
@@ -51,6 +62,20 @@ mod tests {
             ram.write_obj(1u32, page(1)).unwrap();
             assert_eq!(ram.read_obj::<u32>(page(1)).unwrap(), 1);
             assert!(discard(&ram, page(3), 0x2000).is_err());
+        }
+    }
+
+    #[test]
+    fn only_whole_pages_of_the_hosts_are_given_back() {
+        const APPLE: usize = 16 << 10;
+        assert_eq!(whole_pages(0x1000, 0x3000, 0x1000), Some(0..0x3000));
+        assert_eq!(whole_pages(4 * APPLE, 2 * APPLE, APPLE), Some(0..2 * APPLE));
+        assert_eq!(whole_pages(4 * APPLE - 0x1000, 2 * APPLE, APPLE), Some(0x1000..0x1000 + APPLE));
+        assert_eq!(whole_pages(4 * APPLE + 0x1000, 2 * APPLE, APPLE), Some(0x3000..0x3000 + APPLE));
+        for (address, len) in
+            [(4 * APPLE, 0x1000), (0x1000, 0x3000), (0x3000, 0x2000), (0, 0), (usize::MAX, 1)]
+        {
+            assert_eq!(whole_pages(address, len, APPLE), None, "{len:#x} at {address:#x}");
         }
     }
 }

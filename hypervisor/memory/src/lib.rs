@@ -8,6 +8,7 @@
 mod allocate;
 mod discard;
 mod file;
+mod page;
 mod socket;
 mod sys;
 

@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use vm_memory::VolatileSlice;
 
 use crate::file::{MAX_BUFFERS, vector};
+use crate::sys;
 
 /// Receives up to as many bytes as `buffers` hold, in order, without waiting. 0 = end of stream (or no room).
 pub fn receive(socket: BorrowedFd<'_>, buffers: &[VolatileSlice<'_>]) -> io::Result<usize> {
@@ -30,7 +31,7 @@ pub fn send(socket: BorrowedFd<'_>, buffers: &[VolatileSlice<'_>]) -> io::Result
     transfer(vectors, |message| {
         // SAFETY: the vectors of `message` are valid, and each names memory that `buffers` keeps mapped for the length
         // of this call; the system only reads it.
-        unsafe { libc::sendmsg(socket.as_raw_fd(), message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) }
+        unsafe { libc::sendmsg(socket.as_raw_fd(), message, libc::MSG_DONTWAIT | sys::NO_SIGNAL) }
     })
 }
 

@@ -4,16 +4,25 @@
 //! (`huge=`), and lets a process without privilege mount a tmpfs in namespaces of its own. So a short-lived child of this
 //! process does that, leaves a file without a name behind, and the mount goes with the file. Not here: mapping it.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_void};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
+use rustix::mm::Advice;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use rustix::process::{Pid, WaitOptions, getgid, getuid, waitpid};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+use super::{NoOwnMount, Pages};
+
+/// What guest memory asks for: huge pages, and to be in no core file.
+pub(crate) const ADVICE: [Advice; 2] = [Advice::LinuxHugepage, Advice::LinuxDontDump];
+
+/// Keeps a send(2) to a peer that hung up from being a signal.
+pub(crate) const NO_SIGNAL: libc::c_int = libc::MSG_NOSIGNAL;
 
 /// Linux's switch for memfds.
 const SWITCH: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
@@ -28,27 +37,6 @@ const SWITCH: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 pub struct SharedFile {
     file: File,
     pages: Pages,
-}
-
-/// In which pages the host keeps a [`SharedFile`].
-#[derive(Debug)]
-pub enum Pages {
-    /// Huge ones, as for every memfd that asks for them.
-    Huge,
-    /// Huge ones, by a tmpfs of its own.
-    HugeByOwnMount,
-    /// Small ones.
-    Small(NoOwnMount),
-}
-
-/// Why there is no tmpfs with huge pages for this process.
-#[derive(Debug, thiserror::Error)]
-#[error("{step}: {source}")]
-pub struct NoOwnMount {
-    /// What was tried.
-    pub step: &'static str,
-    /// What the host said.
-    pub source: io::Error,
 }
 
 impl SharedFile {
@@ -84,6 +72,18 @@ impl SharedFile {
         }
         Ok(self.file)
     }
+}
+
+/// Gives whole pages of guest memory back to the host. They read as zeroes afterwards.
+///
+/// # Safety
+///
+/// The range is mapped, of a file if it is `shared`, and no Rust reference leads into it.
+pub(crate) unsafe fn give_back(start: *mut c_void, len: usize, shared: bool) -> io::Result<()> {
+    // A private page is dropped; a shared one stays in its file unless a hole is made there.
+    let advice = if shared { Advice::LinuxRemove } else { Advice::LinuxDontNeed };
+    // SAFETY: the caller's promise: what the range contains may change at any time.
+    Ok(unsafe { rustix::mm::madvise(start, len, advice) }?)
 }
 
 fn memfd() -> io::Result<File> {

@@ -11,7 +11,7 @@
 use hypervisor::IrqLine;
 use vm_memory::GuestAddress;
 
-/// Bytes of a page.
+/// Bytes of a page of the guest's.
 pub const PAGE: u64 = 0x1000;
 /// Guest RAM is made of whole huge pages where it can be.
 pub const MIB: u64 = 1 << 20;
