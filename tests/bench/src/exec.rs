@@ -1,5 +1,5 @@
-//! An exec on a running sandbox, as a client sees it, against the two things it cannot do without: an empty round trip
-//! on a vsock stream, and the agent's own time for the same program.
+//! An exec on a running sandbox, as a client sees it, compared with its unavoidable parts: an empty round trip on a
+//! vsock stream, and the agent's own time for the same program.
 
 use std::process::Command;
 use std::time::Instant;
@@ -76,10 +76,10 @@ async fn measure(options: &Options, id: &str) -> Result<Row> {
     })
 }
 
-/// What a program did, from asking the supervisor to the last byte.
+/// A program's run, from the request to the supervisor to the last byte.
 pub(crate) struct Ran {
     pub(crate) elapsed_us: f64,
-    /// The agent's own figure.
+    /// The agent's own measurement.
     pub(crate) agent_us: f64,
     pub(crate) output_bytes: u64,
 }
@@ -111,7 +111,7 @@ pub(crate) async fn ran(home: &Home, id: &Id, program: Program) -> Result<Ran> {
     }
 }
 
-/// Microseconds since then.
+/// Microseconds since `start`.
 pub(crate) fn micros(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e6
 }
@@ -125,7 +125,7 @@ pub(crate) async fn ping(home: &Home, id: &Id) -> Result<f64> {
     Ok(micros(start))
 }
 
-/// The value below which the share `rank` of them lies.
+/// The value below which a share `rank` of the values lies.
 pub(crate) fn at(values: &mut [f64], rank: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     #[expect(

@@ -1,4 +1,4 @@
-//! How often a guest leaves for user space, and why: the kernel's own count (tracepoint `kvm:kvm_userspace_exit`).
+//! Exits of a guest to user space, by reason, from the kernel's own count (tracepoint `kvm:kvm_userspace_exit`).
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,11 +8,11 @@ use anyhow::{Context, Result};
 /// Returns of KVM_RUN to user space.
 #[derive(Debug, Clone, Copy, Default, serde::Serialize)]
 pub(crate) struct Exits {
-    /// All of them.
+    /// All exits.
     pub(crate) all: u64,
-    /// For memory-mapped I/O.
+    /// Exits for memory-mapped I/O.
     pub(crate) mmio: u64,
-    /// For port I/O.
+    /// Exits for port I/O.
     pub(crate) io: u64,
 }
 
@@ -20,7 +20,7 @@ fn event() -> PathBuf {
     PathBuf::from("/sys/kernel/tracing/events/kvm/kvm_userspace_exit")
 }
 
-/// Counts while `work` runs; `None` where the kernel has no such tracepoint.
+/// Counts while `work` runs; `None` if the kernel has no such tracepoint.
 pub(crate) fn count(work: impl FnOnce() -> Result<()>) -> Result<Option<Exits>> {
     let trigger = event().join("trigger");
     if fs::write(&trigger, "hist:keys=reason").is_err() {

@@ -1,5 +1,5 @@
-//! Measurements that `cargo xtask bench` runs, here or in the emulated host: one JSON object a line, medians and
-//! verdicts left to the reader. Not here: tests; nothing in this program passes or fails by a time.
+//! Measurements that `cargo xtask bench` runs, here or in the emulated host: one JSON object a line, with medians and
+//! verdicts left to the reader. Not here: tests; no measurement passes or fails.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
 
@@ -20,7 +20,7 @@ struct Arguments {
     what: What,
 }
 
-/// What is measured.
+/// The sandbox to measure.
 #[derive(clap::Args)]
 struct Under {
     /// The `matchlock` program
@@ -43,7 +43,7 @@ enum What {
     Launch(rpc::LaunchOptions),
     /// The frequency of the host's time-stamp counter in kHz, for a guest that cannot measure its own
     Tsc,
-    /// What the processes of a running sandbox keep for themselves
+    /// Memory that the processes of a running sandbox have for themselves
     Memory(Under),
 }
 

@@ -1,5 +1,5 @@
-//! What the processes of a running sandbox keep for themselves: private dirty and private clean memory, mappings that
-//! are guest memory left out. And of guest memory, how soon the host has back what the guest frees.
+//! Memory that the processes of a running sandbox have for themselves: private dirty and private clean memory, not
+//! counting mappings of guest memory. And the time in which the host gets back the memory that the guest frees.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::Under;
 
-/// A mapping at least this large is guest memory: nothing else in these processes comes near it.
+/// A mapping at least this large is guest memory: no other mapping of these processes comes near it.
 const GUEST_MEMORY_KIB: u64 = 64 << 10;
 
 #[derive(Debug, Default, serde::Serialize)]
@@ -20,7 +20,7 @@ struct Row {
     private_clean_kib: u64,
 }
 
-/// Guest memory that the host has, all processes together, and when the guest had given back what it had freed.
+/// Guest memory on the host, summed over all processes, and the time in which freed memory came back.
 #[derive(Debug, serde::Serialize)]
 struct GivenBack {
     before_mib: u64,
@@ -29,12 +29,12 @@ struct GivenBack {
     given_back_s: f64,
 }
 
-/// What the guest's script does after each line that it is sent.
+/// The guest's script: each line that it is sent starts the next step.
 const SCRIPT: &str = "echo up; read line
     dd if=/dev/zero of=/dev/shm/x bs=1M count=100 2>/dev/null; echo full; read line
     rm /dev/shm/x; echo freed; cat";
 
-/// How much of what the guest has freed may stay, and how long is waited for the rest.
+/// Freed memory that may stay in the guest, and how long the rest is waited for.
 const KEPT_MIB: u64 = 20;
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -61,7 +61,7 @@ pub(crate) fn run(options: &Under) -> Result<()> {
     Ok(())
 }
 
-/// What is said with the guest's script. Dropping it ends the script.
+/// The conversation with the guest's script. Dropping it ends the script.
 struct Conversation {
     input: ChildStdin,
     output: BufReader<ChildStdout>,

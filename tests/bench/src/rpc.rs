@@ -1,7 +1,8 @@
-//! What driving a sandbox by `matchlock rpc` costs over driving it directly: an exec, many at once, a long output, a
+//! The cost of driving a sandbox by `matchlock rpc` instead of directly: an exec, many at once, a long output, a
 //! large file, and the answer to `create` after the guest is ready.
 //!
-//! The program speaks the wire itself, as thin as can be, so that no SDK's own time is in the figures.
+//! This program speaks the protocol itself, with as little code as possible, so that no SDK's own time is in the
+//! figures.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -29,7 +30,7 @@ pub(crate) struct Options {
     mib: u64,
 }
 
-/// What `measure launch` takes.
+/// Options of `measure launch`.
 #[derive(clap::Args)]
 pub(crate) struct LaunchOptions {
     #[command(flatten)]
@@ -39,7 +40,7 @@ pub(crate) struct LaunchOptions {
     runs: u32,
 }
 
-/// Launches sandboxes one after the other; one line of output for all.
+/// Launches sandboxes one after the other, and prints one line for all.
 pub(crate) fn launch(options: &LaunchOptions) -> Result<()> {
     let mut after_ready_us = Vec::new();
     for run in 0..=options.runs {
@@ -72,7 +73,7 @@ struct Row {
     stream_ratio: f64,
     write_mib_per_s: f64,
     read_mib_per_s: f64,
-    /// Most memory the server ever had, before and after the streams and files.
+    /// The server's peak of memory, before and after the streams and files.
     peak_rss_before_kib: u64,
     peak_rss_after_kib: u64,
 }
@@ -116,7 +117,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
     let peak_rss_before_kib = server.peak_rss()?;
     let bytes = options.mib << 20;
-    // Large reads and writes: a program that takes time for its output would hide what the way of it takes.
+    // Large reads and writes: a program that takes time for its output would hide the cost of its way.
     let command = format!("dd if=/dev/zero bs=1M count={} 2>/dev/null", options.mib);
     let mib_per_s = |start: Instant| seconds_to_rate(options.mib, start.elapsed());
     let start = Instant::now();
@@ -168,7 +169,8 @@ struct Server {
 }
 
 impl Server {
-    /// Starts one and launches a sandbox whose entrypoint runs on; how long the answer took once the guest was ready.
+    /// Starts a server and launches a sandbox whose entrypoint runs on; returns the time from the guest's readiness
+    /// to the answer.
     fn launch(under: &Under) -> Result<(Self, f64)> {
         let mut child = Command::new(&under.matchlock)
             .args(["--log-level", "debug", "rpc"])
@@ -221,7 +223,7 @@ impl Server {
         Ok(serde_json::from_str(&line)?)
     }
 
-    /// The answer to a request, and nothing else may come before it.
+    /// The answer to a request; no other message may come before it.
     fn call(&mut self, method: &str, params: Value) -> Result<Value> {
         let id = self.send(method, params)?;
         let mut answer = self.line()?;

@@ -1,5 +1,5 @@
-//! From the start of a VMM's process to the guest's `/init`, ours and Firecracker's the same way: the guest's init
-//! writes one marker byte to its console and resets the machine; the clock stops when the byte arrives here.
+//! The time from the start of a VMM's process to the guest's `/init`, for our VMM and Firecracker alike: the guest's
+//! init writes one marker byte to its console and resets the machine; the clock stops when the byte arrives here.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -16,7 +16,7 @@ use process::Spawn;
 
 use crate::exits;
 
-/// What the guest's init writes: no kernel message has it.
+/// The byte that the guest's init writes, which no kernel message has.
 const MARKER: u8 = 0xa5;
 /// Size of each disk.
 const DISK_BYTES: u64 = 64 << 20;
@@ -109,7 +109,7 @@ fn until_marker(console: &mut impl Read, start: Instant) -> Result<Boot> {
 
 fn ours(options: &Options, scratch: &Path) -> Result<Boot> {
     let (mut console, write) = std::io::pipe()?;
-    // Kept open: a VMM whose port channel hangs up would say so.
+    // Kept open: a VMM whose port channel hangs up reports that.
     let (ports, device_ports) = process::Channel::pair()?;
     let mut descriptors = Outgoing::default();
     let open = |path: &Path| File::open(path).with_context(|| path.display().to_string());
@@ -155,7 +155,7 @@ fn ours(options: &Options, scratch: &Path) -> Result<Boot> {
 
 fn firecracker(options: &Options, scratch: &Path) -> Result<Boot> {
     let vsock = scratch.join("vsock");
-    // Firecracker refuses to bind over the socket of the run before; the first run has none.
+    // Firecracker refuses to bind over the socket of an earlier run; the first run has none.
     let _ = fs::remove_file(&vsock);
     let drive = |name: &str, readonly: bool| {
         serde_json::json!({"drive_id": name, "path_on_host": scratch.join(name), "is_root_device": false,
@@ -188,7 +188,7 @@ fn firecracker(options: &Options, scratch: &Path) -> Result<Boot> {
     if boot.is_err() {
         child.kill()?;
     }
-    // The rest of what it says, so that it never waits for a reader.
+    // Reads the rest of the console, so that the guest never waits for a reader.
     std::io::copy(&mut console, &mut std::io::sink())?;
     child.wait()?;
     boot

@@ -1,8 +1,8 @@
-//! What black-box tests share: a home of their own, the `matchlock` program, and proof that nothing is left behind.
+//! The common parts of black-box tests: homes, the `matchlock` program, and checks that nothing is left behind.
 //!
-//! Everything goes through the program; nothing here knows its insides. Environment: `MATCHLOCK_BIN` (the program;
-//! without it nothing can run), `MATCHLOCK_TEST_MACHINE` (`software`, `kvm`), `MATCHLOCK_TEST_KERNEL` (a kernel
-//! reference, empty = the default). Not here: the tests.
+//! Tests use the program only, and know nothing of its insides. Environment: `MATCHLOCK_BIN` (the program, without
+//! which no test can run), `MATCHLOCK_TEST_MACHINE` (`software`, `kvm`), `MATCHLOCK_TEST_KERNEL` (a kernel reference,
+//! empty = the default). Not here: the tests.
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test's helper fails the test")]
 
@@ -28,7 +28,7 @@ use rustix::process::{Pid, Signal, kill_process};
 /// How long processes may take to notice that their sandbox has ended.
 const LINGER_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a guest may take to say something.
+/// How long a guest may take to print something.
 const INPUT_LIMIT: Duration = Duration::from_secs(120);
 
 /// The built-in image.
@@ -47,7 +47,7 @@ pub fn fetches_packages() -> bool {
     std::env::split_paths(&path).any(|directory| directory.join("apt-get").is_file())
 }
 
-/// The machine the tests run on.
+/// The machine that the tests run on.
 #[must_use]
 pub fn machine() -> String {
     std::env::var("MATCHLOCK_TEST_MACHINE").unwrap_or_else(|_| "software".to_owned())
@@ -60,7 +60,7 @@ pub struct Home {
     mark: String,
 }
 
-/// What a command did.
+/// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Done {
     /// Exit status; 128 + n for signal n.
@@ -72,7 +72,7 @@ pub struct Done {
 }
 
 impl Home {
-    /// An empty one whose cache is the real one's.
+    /// An empty home whose cache is the real one's.
     #[must_use]
     pub fn new() -> Self {
         let home = Self::bare();
@@ -81,13 +81,13 @@ impl Home {
         home
     }
 
-    /// An empty one with an image store of its own; the rest of the cache is the real one's.
+    /// An empty home with an image store of its own; the rest of the cache is the real one's.
     #[must_use]
     pub fn with_own_images() -> Self {
         Self::with_parts_of_the_cache(&["kernels", "uppers"])
     }
 
-    /// An empty one with volumes of its own; the rest of the cache is the real one's.
+    /// An empty home with volumes of its own; the rest of the cache is the real one's.
     #[must_use]
     pub fn with_own_volumes() -> Self {
         Self::with_parts_of_the_cache(&["images", "kernels", "uppers"])
@@ -113,13 +113,13 @@ impl Home {
         Self { directory, mark: format!("/matchlock-test-{}-{number}", std::process::id()) }
     }
 
-    /// Where images and kernels are.
+    /// The directory of images and kernels.
     #[must_use]
     pub fn cache(&self) -> PathBuf {
         self.directory.path().join(".cache/matchlock")
     }
 
-    /// Where sandboxes keep their files.
+    /// The directory of the sandboxes' files.
     #[must_use]
     pub fn vms(&self) -> PathBuf {
         self.directory.path().join(".matchlock/vms")
@@ -130,12 +130,12 @@ impl Home {
     pub fn matchlock<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(program().unwrap());
         command.args(args).stdin(Stdio::null());
-        // Under sudo the home would be another one.
+        // Under sudo the program would use another home.
         command.env_remove("SUDO_USER");
-        // A test that wants another kernel says so.
+        // A test that wants another kernel sets this itself.
         command.env_remove("MATCHLOCK_KERNEL");
         command.env("HOME", self.directory.path()).env("TMPDIR", self.directory.path().join("tmp"));
-        // PATH is what every process of a sandbox inherits, so it carries the mark by which they are found.
+        // Every process of a sandbox inherits PATH, so it carries the mark by which they are found.
         let path = std::env::var("PATH").unwrap();
         command.env("PATH", format!("{path}:{}", self.mark));
         command
@@ -169,7 +169,7 @@ impl Home {
         done(&mut self.matchlock(args))
     }
 
-    /// Starts a sandbox that stays, and gives its id.
+    /// Starts a sandbox that stays, and returns its id.
     #[must_use]
     pub fn detached(&self, args: &[&str]) -> String {
         let done = done(self.run(["-d"]).args(args));
@@ -187,7 +187,7 @@ impl Home {
             let path = entry.path();
             let environment = fs::read(path.join("environ")).unwrap_or_default();
             let marked = environment.windows(self.mark.len()).any(|window| window == self.mark.as_bytes());
-            // A zombie has no environment, and is its parent's business.
+            // A zombie has no environment, and its parent has to reap it.
             if marked {
                 let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
                 found.push(format!("{} {}", entry.file_name().to_string_lossy(), name.trim()));
@@ -196,17 +196,17 @@ impl Home {
         found
     }
 
-    /// Waits until no process is left.
+    /// Waits until no process of this home is left.
     pub fn assert_no_process(&self) {
         self.assert_processes_of(0);
     }
 
-    /// Waits until there are only the processes of this many sandboxes.
+    /// Waits until only the processes of this many sandboxes are left.
     pub fn assert_processes_of(&self, sandboxes: usize) {
         let start = Instant::now();
         loop {
             let processes = self.processes();
-            // The owner is one of them.
+            // Each sandbox has one owner.
             if processes.iter().filter(|process| process.ends_with(" matchlock")).count() == sandboxes
                 && (sandboxes != 0 || processes.is_empty())
             {
@@ -217,7 +217,7 @@ impl Home {
         }
     }
 
-    /// No process, no file of any sandbox, no temporary file.
+    /// Checks that no process, no file of a sandbox and no temporary file is left.
     pub fn assert_nothing_left(&self) {
         self.assert_no_process();
         assert_eq!(names(&self.vms()), Vec::<String>::new(), "sandbox directories");
@@ -232,13 +232,13 @@ impl Default for Home {
     }
 }
 
-/// Images and kernels that tests share.
+/// The real cache, whose images and kernels tests share.
 #[must_use]
 pub fn real_cache() -> PathBuf {
     PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/matchlock")
 }
 
-/// Names in a directory; none if it is not there.
+/// The names in a directory; none if it does not exist.
 #[must_use]
 pub fn names(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
@@ -250,7 +250,7 @@ pub fn done(command: &mut Command) -> Done {
     command.output().unwrap().into()
 }
 
-/// Runs a command to its end with this on its standard input.
+/// Runs a command to its end with these bytes on its standard input.
 pub fn done_with_input(command: &mut Command, input: &[u8]) -> Done {
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -267,7 +267,7 @@ pub fn spawn(command: &mut Command) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Waits until the command has written this much of its output, and gives it.
+/// Waits for this text in the command's output, and returns the output so far.
 pub fn read_until(child: &mut Child, text: &str) -> String {
     let stdout = child.stdout.as_mut().unwrap();
     let mut seen = String::new();
@@ -280,7 +280,7 @@ pub fn read_until(child: &mut Child, text: &str) -> String {
     seen
 }
 
-/// Waits until there is something to read.
+/// Waits for bytes to read.
 pub(crate) fn wait_for_input(from: impl AsFd, seen: &str) {
     let limit = rustix::event::Timespec { tv_sec: INPUT_LIMIT.as_secs().cast_signed(), tv_nsec: 0 };
     let mut polled = [PollFd::new(&from, PollFlags::IN)];
@@ -293,8 +293,8 @@ pub fn signal(child: &Child, signal: Signal) {
     kill_process(pid, signal).unwrap();
 }
 
-/// Kills a process that is no child of ours, and waits until it has let go of everything: its memory goes before its
-/// locks do.
+/// Kills a process that is no child of ours, and waits until it has released everything: its memory goes before its
+/// locks.
 pub fn kill_and_wait(pid: Pid) {
     let process = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
     kill_process(pid, Signal::KILL).unwrap();

@@ -1,7 +1,7 @@
-//! `matchlock rpc` under test: raw lines in, raw lines out, and the little that every test does with them.
+//! `matchlock rpc` under test: raw lines in, raw lines out, and the steps that every test takes with them.
 //!
-//! Every line that comes must be one JSON object in ASCII, and no notification may follow its request's answer: that is
-//! checked of all of them. Not here: what the lines mean.
+//! Every line from the server must be one JSON object in ASCII, and no notification may follow its request's answer;
+//! this is checked for all lines. Not here: the lines' meaning.
 
 use std::collections::{HashSet, VecDeque};
 use std::io::{BufRead, BufReader, Write};
@@ -24,17 +24,17 @@ pub struct Server {
     stdin: Option<ChildStdin>,
     stdout: Option<ChildStdout>,
     lines: Option<Receiver<Value>>,
-    /// Read, but not asked for yet.
+    /// Messages that were read, but not asked for yet.
     waiting: VecDeque<Value>,
     answered: HashSet<u64>,
     last: u64,
 }
 
-/// What a request came to: its result, or code and message of its error.
+/// A request's answer: its result, or code and message of its error.
 pub type Answer = Result<Value, (i64, String)>;
 
 impl Server {
-    /// Starts one, with this as what `auto` is.
+    /// Starts a server; `auto` is the machine under test.
     #[must_use]
     pub fn start(home: &Home) -> Self {
         let mut server = Self::unread(home);
@@ -42,7 +42,7 @@ impl Server {
         server
     }
 
-    /// Starts one whose output is not read until [`Server::read`].
+    /// Starts a server whose output is not read until [`Server::read`].
     #[must_use]
     pub fn unread(home: &Home) -> Self {
         let mut command = home.matchlock(["rpc"]);
@@ -72,17 +72,17 @@ impl Server {
         });
     }
 
-    /// Closes the way by which answers come.
+    /// Closes the pipe of answers.
     pub fn stop_reading(&mut self) {
         drop(self.stdout.take());
     }
 
-    /// Sends bytes as they are.
+    /// Sends bytes unchanged.
     pub fn raw(&mut self, bytes: &[u8]) {
         self.stdin.as_mut().unwrap().write_all(bytes).unwrap();
     }
 
-    /// Sends a request; its id.
+    /// Sends a request, and returns its id.
     pub fn send(&mut self, method: &str, params: Value) -> u64 {
         self.last += 1;
         let mut request = json!({"jsonrpc": "2.0", "method": method, "id": self.last});
@@ -93,7 +93,7 @@ impl Server {
         self.last
     }
 
-    /// The next line; `None` = there are no more.
+    /// The next message; `None` at the end.
     pub fn line(&mut self) -> Option<Value> {
         match self.waiting.pop_front() {
             Some(line) => Some(line),
@@ -150,7 +150,7 @@ impl Server {
         self.find(|line| line["method"] == method && line["params"]["id"] == id)["params"].take()
     }
 
-    /// All bytes that came by these notifications, those that were read while waiting for something else.
+    /// All bytes of these notifications, among the messages that were read while waiting for others.
     pub fn data(&mut self, method: &str, id: u64) -> Vec<Vec<u8>> {
         let about = |line: &Value| line["method"] == method && line["params"]["id"] == id;
         let (ours, others) = self.waiting.drain(..).partition(about);
@@ -165,13 +165,13 @@ impl Server {
         self.answer(id)
     }
 
-    /// Makes a sandbox of the built-in image; its id.
+    /// Makes a sandbox of the built-in image, and returns its id.
     pub fn create(&mut self, params: Value) -> String {
         let id = self.send_create(params);
         self.answer(id).unwrap()["id"].as_str().unwrap().to_owned()
     }
 
-    /// Asks for a sandbox of the built-in image; the request's id.
+    /// Requests a sandbox of the built-in image, and returns the request's id.
     pub fn send_create(&mut self, params: Value) -> u64 {
         let mut all = json!({"image": IMAGE, "resources": {"memory_mb": 256, "disk_size_mb": 256}});
         let kernel = std::env::var("MATCHLOCK_TEST_KERNEL").unwrap_or_default();
@@ -187,7 +187,7 @@ impl Server {
         self.send("create", all)
     }
 
-    /// Runs a command; status, output, error output.
+    /// Runs a command; returns status, output, error output.
     pub fn exec(&mut self, command: &str) -> (i64, String, String) {
         let result = self.call("exec", json!({"command": command})).unwrap();
         let text = |name: &str| String::from_utf8(decode(&result[name])).unwrap();
@@ -195,12 +195,12 @@ impl Server {
         (result["exit_code"].as_i64().unwrap(), text("stdout"), text("stderr"))
     }
 
-    /// Ends the client's side of the conversation.
+    /// Closes the client's side of the conversation.
     pub fn hang_up(&mut self) {
         drop(self.stdin.take());
     }
 
-    /// Hangs up, reads what is left, and waits for the process.
+    /// Hangs up, reads the rest, and waits for the process.
     pub fn end(mut self) -> (ExitStatus, Vec<Value>) {
         self.hang_up();
         let mut rest = Vec::new();
@@ -215,7 +215,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // A test that failed leaves nothing running.
+        // A test that failed must leave nothing running.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -238,7 +238,7 @@ pub fn encode(bytes: &[u8]) -> String {
     text
 }
 
-/// What [`encode`] was given.
+/// Decodes the output of [`encode`].
 #[must_use]
 pub fn decode(text: &Value) -> Vec<u8> {
     let text = text.as_str().unwrap();

@@ -16,7 +16,7 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// One of this size.
+    /// A terminal of this size.
     #[must_use]
     pub fn new(rows: u16, cols: u16) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
@@ -29,30 +29,30 @@ impl Terminal {
         terminal
     }
 
-    /// Gives it another size. Nobody is told: it is no one's controlling terminal.
+    /// Changes the size. No process is notified, as this is nobody's controlling terminal.
     pub fn resize(&self, rows: u16, cols: u16) {
         tcsetwinsize(&self.master, Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 })
             .unwrap();
     }
 
-    /// Starts a command in it.
+    /// Starts a command in the terminal.
     pub fn spawn(&self, command: &mut Command) -> Child {
         let end = || Stdio::from(self.slave.as_fd().try_clone_to_owned().unwrap());
         command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap()
     }
 
-    /// How it is set.
+    /// The terminal's settings.
     #[must_use]
     pub fn settings(&self) -> Termios {
         tcgetattr(&self.slave).unwrap()
     }
 
-    /// Types.
+    /// Types a text.
     pub fn write(&mut self, text: &str) {
         self.master.write_all(text.as_bytes()).unwrap();
     }
 
-    /// Reads until this has appeared, and gives everything.
+    /// Reads until this text appears, and returns everything read.
     pub fn read_until(&mut self, text: &str) -> String {
         let mut seen = String::new();
         let mut buffer = [0; 256];

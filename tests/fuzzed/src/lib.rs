@@ -1,5 +1,5 @@
-//! Runs the body of a fuzz target a fixed number of times with fixed seeds: on examples, and on what a few edits make of
-//! them. What fails is made small and printed.
+//! Runs the body of a fuzz target a fixed number of times with fixed seeds: on examples, and on edited ones. A
+//! failing input is made small and printed.
 //!
 //! Not here: bodies (`fuzz.rs` of the crate whose decoders they try), and guidance by coverage (`fuzz/`).
 
@@ -13,7 +13,8 @@ use proptest::prop_oneof;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 
-/// Names a directory that gets the examples of every target, for libFuzzer to start from: `<directory>/<target>/<number>`.
+/// Names a directory that gets the examples of every target, as a start for libFuzzer:
+/// `<directory>/<target>/<number>`.
 const CORPUS: &str = "FUZZ_CORPUS";
 
 /// Bytes that are shown as a literal.
@@ -35,8 +36,8 @@ enum Edit {
     Cut(Index),
 }
 
-/// Calls `body` with the `examples` of `target`, and then with `cases` inputs that are made of them: always the same ones.
-/// `words` are what edits put in besides numbers and noise.
+/// Calls `body` with the `examples` of `target`, and then with `cases` inputs made from them, always the same ones.
+/// `words` are inserted by edits, beside numbers and noise.
 ///
 /// # Panics
 ///
@@ -73,7 +74,7 @@ fn keep(directory: &Path, examples: &[Vec<u8>]) {
     assert!(kept.is_ok(), "{}: {kept:?}", directory.display());
 }
 
-/// What is put in: a word, noise, or a number at the edge of something.
+/// An insertion: a word, noise, or a number at the edge of a range.
 fn piece(words: &[&str]) -> impl Strategy<Value = Vec<u8>> + use<> {
     let edges = [0u64, 1, 0x7f, 0xff, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff, u64::MAX >> 1, u64::MAX];
     let number = (select(edges.to_vec()), select(vec![1, 2, 4, 8]))

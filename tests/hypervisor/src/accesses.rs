@@ -1,4 +1,4 @@
-//! Ports, MMIO and memory: what the guest's accesses look like from the host, and what comes of them in the guest.
+//! Ports, MMIO and memory: the guest's accesses as the host sees them, and their results in the guest.
 
 use hypervisor::x86::BootState;
 use hypervisor::{Hypervisor, MemorySlot, Vm};
@@ -7,9 +7,9 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::rig::{Access, COUNTING_PORT, RAM_SIZE, Rig, Setup, allocate, pattern, write};
 use crate::{Case, Needs, guests};
 
-/// Where the guests do MMIO.
+/// The address of the guests' MMIO.
 const MMIO: u64 = 0xd000_0000;
-/// Where the guests expect a second slot.
+/// The address of the guests' second slot.
 const SLOT: u64 = 0x1000_0000;
 
 pub(crate) fn cases<H: Hypervisor>() -> Vec<Case<H>> {
@@ -37,7 +37,7 @@ fn wrote(address: u64, data: &[u8]) -> Access {
     Access::Write { address, data: data.to_vec() }
 }
 
-/// What an MMIO read at offset `at` gives, as the guest sees it.
+/// The value of an MMIO read at offset `at`, as the guest gets it.
 fn answer<const N: usize>(at: u64) -> [u8; N] {
     let mut at = at..;
     [(); N].map(|()| at.next().map_or(0, pattern))
@@ -122,7 +122,7 @@ fn mmio_eight_bytes<H: Hypervisor>(hypervisor: &H) {
     assert_eq!(rig.read::<[u8; 8]>(0x2000), value);
 }
 
-/// How backends cut an access across a page is theirs; each piece has 1, 2 or 4 bytes and they add up.
+/// Backends may cut an access across a page in different ways; each piece has 1, 2 or 4 bytes, and they add up.
 fn mmio_across_pages<H: Hypervisor>(hypervisor: &H) {
     let rig = Rig::new(hypervisor, &Setup::protected(guests::MMIO_ACROSS));
     let end = RAM_SIZE as u64;

@@ -1,7 +1,7 @@
 //! Guest programs, assembled by hand. Every line of bytes names its instruction (Intel syntax).
 //!
-//! All end, where they end, by writing to [`crate::rig::STOP_PORT`]. Guests load at [`crate::rig::ENTRY`] unless their
-//! first line says otherwise. Not here: what the host expects of them (`cases`).
+//! Guests that end do so by writing to [`crate::rig::STOP_PORT`]. They load at [`crate::rig::ENTRY`] unless their
+//! first line names another address. Not here: the host's side (`cases`).
 
 /// Writes a port with every width, and one that needs DX.
 pub(crate) const PORT_OUT: &[u8] = &[
@@ -18,7 +18,7 @@ pub(crate) const PORT_OUT: &[u8] = &[
     0xe6, 0xf4, // out 0xf4, al
 ];
 
-/// Reads a port with every width into a register of all ones; stores what came of it.
+/// Reads a port with every width into a register of all ones, and stores the results.
 pub(crate) const PORT_IN: &[u8] = &[
     // 16-bit
     0x66, 0xb8, 0xff, 0xff, 0xff, 0xff, // mov eax, -1
@@ -211,7 +211,7 @@ pub(crate) const TRIPLE_FAULT: &[u8] = &[
     0x0f, 0x0b, // ud2
 ];
 
-/// Runs code where there is none.
+/// Runs code at an address without any.
 pub(crate) const JUMP_TO_MMIO: &[u8] = &[
     // 32-bit
     0xb8, 0x00, 0x00, 0x00, 0xd0, // mov eax, 0xd0000000

@@ -10,11 +10,11 @@ use crate::{Case, guests};
 
 /// The line that [`guests::INTERRUPTS`] listens to.
 const LINE: IrqLine = IrqLine(5);
-/// Where the handler goes.
+/// The address of the handler.
 const HANDLER: u64 = 0x1100;
-/// Where the second vCPU starts: SIPI vector 8.
+/// The address of the second vCPU's code: SIPI vector 8.
 const SECOND: u64 = 0x8000;
-/// The doorbell that [`guests::DOORBELL`] rings, and the value it rings with.
+/// The doorbell that [`guests::DOORBELL`] rings, and its value.
 const BELL: (u64, u32) = (0xd000_0050, 7);
 
 pub(crate) fn cases<H: Hypervisor>() -> Vec<Case<H>> {
@@ -50,7 +50,7 @@ fn signals(event: &OwnedFd) -> u64 {
 fn count_interrupts<V: Vm>(rig: &Rig<V>, raise: impl Fn()) {
     write(&rig.ram, HANDLER, guests::COUNT_INTERRUPT);
     rig.run(0);
-    // The PIC is the hypervisor's: its ports do not show up here.
+    // The hypervisor has the PIC, so its ports do not show up here.
     rig.expect_mark(0);
     rig.expect_quiet();
     for count in 1..=3 {
@@ -95,7 +95,7 @@ fn legacy_timer<H: Hypervisor>(hypervisor: &H) {
     let rig = Rig::new(hypervisor, &Setup::real(guests::TIMER).legacy_timer());
     write(&rig.ram, HANDLER, guests::COUNT_INTERRUPT);
     rig.run(0);
-    // The next tick may come before the guest looks: it counts three or a few more.
+    // The next tick may come before the guest checks: it counts three or a few more.
     let accesses = rig.completed();
     assert!(accesses.len() >= 3, "{accesses:?}");
     for (count, access) in (1..).zip(accesses) {

@@ -1,8 +1,8 @@
 //! Conformance suite for every [`Hypervisor`] on x86-64.
 //!
-//! A test program instantiates [`cases`] for its backend and runs each in the harness it likes; see `tests/kvm.rs`.
-//! Guests are real-mode and 32-bit code where possible, because a hypervisor without hardware under it emulates kernel
-//! code, and slowly. Not here: devices, kernels, and speed.
+//! A test program instantiates [`cases`] for its backend and runs each in its own harness; see `tests/kvm.rs`. Guests
+//! are real-mode and 32-bit code where possible, because a hypervisor without hardware under it emulates kernel code,
+//! slowly. Not here: devices, kernels, and speed.
 
 mod accesses;
 mod guests;
@@ -12,15 +12,15 @@ mod stops;
 
 use hypervisor::{Capabilities, Hypervisor};
 
-/// One thing every backend must do.
+/// One requirement on every backend.
 pub struct Case<H> {
-    /// What is true of a backend that passes.
+    /// A statement that is true of a backend that passes.
     pub name: &'static str,
     needs: Needs,
     check: fn(&H),
 }
 
-/// What a case needs of the host.
+/// The needs of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Needs {
     Nothing,
@@ -36,7 +36,7 @@ impl<H> Case<H> {
         Self { needs, ..self }
     }
 
-    /// Why this host cannot run the case, if it cannot.
+    /// The reason why this host cannot run the case, if it cannot.
     #[must_use]
     pub fn unmet(&self, host: Capabilities) -> Option<&'static str> {
         match self.needs {

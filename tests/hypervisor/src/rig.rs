@@ -1,7 +1,7 @@
 //! A machine under test: memory, vCPU threads, and a host side that records every access and answers reads by rule.
 //!
-//! Threads talk to the case by one channel, in order; waiting on it has a limit, so a guest that hangs fails its case.
-//! Not here: what any guest should do.
+//! Threads report to the case through one channel, in order; waiting on it has a limit, so a guest that hangs fails
+//! its case. Not here: the guests' expected behaviour.
 
 use std::ops::ControlFlow;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -23,7 +23,7 @@ pub(crate) const LATE_STOP_PORT: u16 = 0x92;
 pub(crate) const STOP_ADDRESS: u64 = 0xe000_0ffe;
 /// Reads take the next bytes of 1, 2, 3…
 pub(crate) const COUNTING_PORT: u16 = 0x90;
-/// Where guests load and start.
+/// The address at which guests load and start.
 pub(crate) const ENTRY: u16 = 0x1000;
 /// RAM starts at 0. Everything else is MMIO.
 pub(crate) const RAM_SIZE: usize = 2 << 20;
@@ -39,14 +39,14 @@ pub(crate) enum Access {
     Write { address: u64, data: Vec<u8> },
 }
 
-/// Something a vCPU did.
+/// An event of a vCPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     Access(Access),
     Stop(VcpuStop),
 }
 
-/// What MMIO and other ports read as at `address`: no two neighbours alike, sign bit set.
+/// The value of MMIO and other ports at `address`: neighbours differ, and the sign bit is set.
 pub(crate) fn pattern(address: u64) -> u8 {
     let [low, ..] = address.to_le_bytes();
     0x81 + 0x11 * (low & 7)
@@ -119,19 +119,19 @@ impl<V: Vm> Rig<V> {
         self.workers[0].gate.send(()).expect("vCPU thread is alive");
     }
 
-    /// The next thing any vCPU did.
+    /// The next event of any vCPU.
     pub(crate) fn next_of_all(&self) -> (u8, Event) {
         self.events.recv_timeout(LIMIT).expect("the guest does something")
     }
 
-    /// The next thing vCPU 0 did, the only one that does anything.
+    /// The next event of vCPU 0, the only one with any.
     pub(crate) fn next(&self) -> Event {
         let (index, event) = self.next_of_all();
         assert_eq!(index, 0, "{event:?}");
         event
     }
 
-    /// The accesses until vCPU 0 stops, and why it does.
+    /// The accesses until vCPU 0 stops, and the reason for the stop.
     pub(crate) fn until_stop(&self) -> (Vec<Access>, VcpuStop) {
         let mut accesses = Vec::new();
         loop {
@@ -142,7 +142,7 @@ impl<V: Vm> Rig<V> {
         }
     }
 
-    /// Runs the guest to its own power-off; the accesses it made before that.
+    /// Runs the guest to its own power-off; returns the accesses before that.
     pub(crate) fn complete(&self) -> Vec<Access> {
         self.run(0);
         self.completed()
@@ -156,12 +156,12 @@ impl<V: Vm> Rig<V> {
         accesses
     }
 
-    /// Asserts that vCPU 0 wrote `value` to port 0x80, the guests' way to say where they are.
+    /// Asserts that vCPU 0 wrote `value` to port 0x80, by which guests report their progress.
     pub(crate) fn expect_mark(&self, value: u8) {
         assert_eq!(self.next(), Event::Access(Access::Out { port: 0x80, data: vec![value] }));
     }
 
-    /// Asserts that no vCPU does anything for a moment. Only ever fails on a wrong backend.
+    /// Asserts that no vCPU does anything for a moment. Only a wrong backend can fail this.
     pub(crate) fn expect_quiet(&self) {
         let quiet = self.events.recv_timeout(Duration::from_millis(50));
         assert_eq!(quiet, Err(RecvTimeoutError::Timeout));
@@ -177,7 +177,7 @@ impl<V: Vm> Rig<V> {
 }
 
 impl<V: Vm> Drop for Rig<V> {
-    /// Ends every thread. Those of a backend that failed its case may not end: nobody waits for them.
+    /// Ends every thread. Threads of a failed backend may not end, and are not waited for.
     fn drop(&mut self) {
         for (index, Worker { run, gate, thread }) in (0u8..).zip(self.workers.drain(..)) {
             drop((run, gate));
@@ -214,7 +214,7 @@ struct Recorder {
 
 impl Recorder {
     fn tell(&self, event: Event) {
-        // The case may have failed and gone.
+        // The case may have failed, and be gone.
         let _ = self.events.send((self.index, event));
     }
 }

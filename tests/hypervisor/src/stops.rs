@@ -1,4 +1,4 @@
-//! Why vCPUs stop: kicks, resets, power-off; and what they may not leave behind when they do.
+//! The stops of vCPUs: kicks, resets, power-off; and the state after them.
 
 use hypervisor::{Arch, Error, Hypervisor, VcpuStop, Vm, VmConfig, x86};
 
@@ -30,7 +30,7 @@ fn kick_spinning<H: Hypervisor>(hypervisor: &H) {
     rig.expect_mark(0);
     rig.kick(0);
     assert_eq!(rig.until_stop(), (vec![], VcpuStop::Kicked));
-    // It goes on where it was.
+    // The vCPU goes on where it was.
     rig.run(0);
     rig.expect_quiet();
     write(&rig.ram, 0x2000, &[1]);
@@ -40,7 +40,7 @@ fn kick_spinning<H: Hypervisor>(hypervisor: &H) {
 fn kick_before_run<H: Hypervisor>(hypervisor: &H) {
     let rig = Rig::new(hypervisor, &Setup::protected(guests::SPIN));
     write(&rig.ram, 0x2000, &[1]);
-    // Twice is once: a kick asks for a stop, it does not count.
+    // Two kicks count once: a kick asks for a stop.
     rig.kick(0);
     rig.kick(0);
     rig.run(0);
@@ -79,7 +79,7 @@ fn kick_during_access<H: Hypervisor>(hypervisor: &H) {
     rig.kick(0);
     rig.open_gate();
     assert_eq!(rig.until_stop(), (vec![], VcpuStop::Kicked));
-    // The read is not made again, and its answer has arrived.
+    // The read is not repeated, and its answer has arrived.
     assert_eq!(rig.complete(), [Access::Out { port: 0x80, data: vec![0x5a] }]);
     assert_eq!(rig.read::<u32>(0x2000), 0x5a5a_5a5a);
 }

@@ -1,4 +1,4 @@
-//! A tiny web server for answers that no real one gives, and for those that come to an end too early or never.
+//! A tiny web server for answers that no real one gives, some of which end too early or never.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -6,23 +6,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// What was asked for.
+/// A request.
 #[derive(Debug, Clone)]
 pub struct Asked {
-    /// With the query.
+    /// The path, with the query.
     pub path: String,
-    /// Names in lower case.
+    /// The headers, with names in lower case.
     pub headers: Vec<(String, String)>,
 }
 
 impl Asked {
-    /// The value of a header, if it is there.
+    /// The value of a header, if there is one.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The first byte that is asked for.
+    /// The first requested byte.
     #[must_use]
     pub fn from(&self) -> usize {
         let from = self.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'));
@@ -33,22 +33,22 @@ impl Asked {
 /// An answer.
 #[derive(Debug, Clone, Default)]
 pub struct Answer {
-    /// Its status.
+    /// The status.
     pub status: u16,
-    /// Headers besides its length.
+    /// Headers beside the length.
     pub headers: Vec<(&'static str, String)>,
-    /// Its body.
+    /// The body.
     pub body: Vec<u8>,
-    /// After so many bytes of the body the connection ends.
+    /// The connection ends after this many bytes of the body.
     pub cut: Option<usize>,
-    /// After so many bytes of the body nothing more comes.
+    /// No byte of the body comes after this many.
     pub stall: Option<usize>,
-    /// In place of nothing, a byte comes as often as this.
+    /// While the body is stalled, a byte comes as often as this.
     pub drip: Option<Duration>,
 }
 
 impl Answer {
-    /// From this byte on, as a part.
+    /// The part of the body from this byte on.
     #[must_use]
     pub fn part(self, from: usize) -> Self {
         let len = self.body.len();
@@ -58,7 +58,7 @@ impl Answer {
     }
 }
 
-/// A good answer.
+/// A successful answer.
 #[must_use]
 pub fn ok(body: &[u8]) -> Answer {
     Answer { status: 200, body: body.to_vec(), ..Answer::default() }
@@ -72,7 +72,7 @@ pub fn status(status: u16) -> Answer {
 
 type Handler = dyn Fn(&Asked) -> Answer + Send + Sync;
 
-/// A running server. Ends when dropped.
+/// A running server, which ends when it is dropped.
 #[derive(Debug)]
 pub struct Server {
     /// Host and port.
@@ -84,11 +84,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Answers every request as `handler` says.
+    /// Starts a server whose answers come from `handler`.
     ///
     /// # Errors
     ///
-    /// When the host has no port to listen on.
+    /// If the host has no port to listen on.
     pub fn start(handler: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?.to_string();
@@ -108,13 +108,13 @@ impl Server {
         Ok(Self { address, log, connections, listener, thread: Some(thread) })
     }
 
-    /// Every request so far whose path has this in it.
+    /// Every request so far whose path contains `part`.
     #[must_use]
     pub fn asked(&self, part: &str) -> Vec<Asked> {
         locked(&self.log).iter().filter(|asked| asked.path.contains(part)).cloned().collect()
     }
 
-    /// Forgets what was asked.
+    /// Forgets the requests so far.
     pub fn forget(&self) {
         locked(&self.log).clear();
     }
@@ -133,7 +133,7 @@ impl Drop for Server {
     }
 }
 
-/// One request a connection.
+/// Answers one request a connection.
 fn serve(mut stream: &TcpStream, log: &Mutex<Vec<Asked>>, handler: &Handler) {
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
     let Some(first) = lines.next() else { return };
@@ -159,7 +159,7 @@ fn serve(mut stream: &TcpStream, log: &Mutex<Vec<Asked>>, handler: &Handler) {
     if answer.stall.is_some() {
         let _ = stream.set_read_timeout(answer.drip);
         let mut drops = later.iter();
-        // Until the client gives up.
+        // The client has to give up.
         loop {
             match stream.read(&mut [0; 64]) {
                 Ok(1..) => {}

@@ -1,7 +1,7 @@
-//! Servers on the loopback, for as long as somebody holds them: a real registry, Debian's `docker-registry`, and one for
-//! answers that no real server gives (`http`).
+//! Servers on the loopback, which live as long as their handles: a real registry, Debian's `docker-registry`, and one
+//! for answers that no real server gives (`http`).
 //!
-//! Not here: what is in them, and who asks them.
+//! Not here: their content and their clients.
 
 pub mod http;
 
@@ -9,7 +9,7 @@ use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// A running registry. Ends when dropped.
+/// A running registry, which ends when it is dropped.
 #[derive(Debug)]
 pub struct Registry {
     process: Child,
@@ -17,16 +17,17 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Serves `data` on a free port; `more` is added to its configuration: what is below `http`, and then the rest.
+    /// Serves `data` on a free port; `more` is added to the registry's configuration: its part below `http`, and then
+    /// the rest.
     ///
     /// # Errors
     ///
-    /// When it does not start, with what it said.
+    /// If the registry does not start, with its messages.
     pub fn start(data: &Path, more: &str) -> io::Result<Self> {
         let storage = format!("storage: {{filesystem: {{rootdirectory: {}}}}}", data.display());
         let config = format!("version: 0.1\n{storage}\nhttp:\n  addr: 127.0.0.1:0\n{more}");
         let mut command = Command::new("docker-registry");
-        // It reads its configuration from a path.
+        // The registry reads its configuration from a path.
         command.args(["serve", "/proc/self/fd/0"]).stdin(Stdio::piped());
         let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         if let Some(mut stdin) = process.stdin.take() {
@@ -44,7 +45,7 @@ impl Registry {
             }
             said.push_str(&line);
         }
-        // Otherwise it would end when nobody reads what it has to say.
+        // The registry would end if nobody read its output.
         std::thread::spawn(move || lines.for_each(drop));
         Ok(registry)
     }
@@ -58,7 +59,7 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is reaped.
+        // The registry may have ended by itself; either way it is reaped.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

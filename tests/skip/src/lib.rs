@@ -1,16 +1,17 @@
-//! How a test of the standard harness says that it cannot run here, so that it is seen and counted.
+//! Skips of tests in the standard harness, made visible and counted.
 //!
-//! The harness knows no skipping at run time and swallows what a passing test prints, so the words go to standard output
-//! directly; `cargo xtask test` counts them. Not here: the suites with a harness of their own, which ignore such tests.
+//! The harness knows no skipping at run time and swallows the output of a passing test, so the message goes to
+//! standard output directly, where `cargo xtask test` counts it. Not here: the suites with a harness of their own,
+//! which ignore such tests.
 
 use std::fmt::Display;
 use std::io::Write;
 
-/// How the line starts, in front of the test's name.
+/// The beginning of the line, before the test's name.
 pub const MARK: &str = "SKIP in ";
 
-/// Says that the rest of this test does not run, for want of `need`; fails it if `REQUIRE` (names between commas) lists
-/// that need.
+/// Reports that the rest of this test does not run for want of `need`, or fails the test if `REQUIRE` (names between
+/// commas) lists that need.
 ///
 /// # Panics
 ///
@@ -20,6 +21,6 @@ pub fn skip(need: &str, reason: impl Display) {
     assert!(required.split(',').all(|name| name != need), "{need} is required: {reason}");
     let thread = std::thread::current();
     let line = format!("\n{MARK}{}: {reason}\n", thread.name().unwrap_or("a test"));
-    // Where nobody listens there is nobody to tell.
+    // Standard output may be closed.
     let _ = std::io::stdout().write_all(line.as_bytes());
 }

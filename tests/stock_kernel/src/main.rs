@@ -23,7 +23,7 @@ struct Arguments {
     /// A module in the initramfs, with the modules it needs
     #[arg(long = "module", requires = "initramfs")]
     modules: Vec<String>,
-    /// A file in the initramfs: where it goes, and where it comes from
+    /// A file in the initramfs: its path there, and its source
     #[arg(long = "file", requires = "initramfs", value_name = "NAME=PATH", value_parser = named)]
     files: Vec<(String, PathBuf)>,
 }
@@ -51,7 +51,7 @@ fn pack(arguments: &Arguments, kernel: &Kernel, initramfs: &Path) -> Result<()> 
     Ok(Archive { modules: &modules, files: &files }.write(kernel, initramfs)?)
 }
 
-/// Takes `NAME=PATH` apart.
+/// Splits `NAME=PATH`.
 fn named(text: &str) -> Result<(String, PathBuf), String> {
     let (name, path) = text.split_once('=').ok_or("expected NAME=PATH")?;
     Ok((name.to_owned(), PathBuf::from(path)))

@@ -1,8 +1,8 @@
-//! Archives for tests: layers from files, and what `docker save` writes from layers.
+//! Archives for tests: layers from files, and the archive of `docker save` from layers.
 
 use sha2::Digest;
 
-/// A tar of these files, each of which may be run.
+/// A tar of these files, all of them executable.
 pub(crate) fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     for (name, contents) in files {
@@ -19,7 +19,7 @@ pub(crate) fn docker_archive(layers: &[Vec<u8>]) -> Vec<u8> {
     configured(layers, &serde_json::json!({}))
 }
 
-/// The same with a configuration.
+/// An image of these layers with a configuration.
 pub(crate) fn configured(layers: &[Vec<u8>], config: &serde_json::Value) -> Vec<u8> {
     let digest = |layer: &Vec<u8>| {
         let hash = sha2::Sha256::digest(layer);

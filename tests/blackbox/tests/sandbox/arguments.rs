@@ -1,4 +1,4 @@
-//! What needs no guest: arguments, records of nothing, reports.
+//! Commands that need no guest: arguments, records of nothing, reports.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -24,7 +24,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("arguments::limits_on_files_are_told", limits_on_files_are_told),
 ];
 
-/// One line that says what, at most one that says what to do, status 1, and no state.
+/// Checks a refusal: one line that says what, at most one with advice, status 1, and no state.
 #[track_caller]
 fn refused(home: &Home, args: &[&str], message: &str) {
     let Done { status, stdout, stderr } = home.done(args);
@@ -154,7 +154,7 @@ fn unknown_sandboxes() {
     home.assert_nothing_left();
 }
 
-/// `auto` takes what `diagnose` says it takes, and what is not usable is refused by name.
+/// `auto` takes the machine that `diagnose` names, and a machine that is not usable is refused by name.
 fn diagnose_agrees_with_auto() {
     let home = Home::new();
     let diagnosis = home.done(["diagnose", "--json"]);
@@ -175,7 +175,7 @@ fn diagnose_agrees_with_auto() {
     home.assert_nothing_left();
 }
 
-/// Sandboxes that come and go while others look for orphans.
+/// Sandboxes come and go while others look for orphans.
 fn failures_at_once_do_not_meet() {
     let home = Home::new();
     let run =
@@ -212,7 +212,7 @@ fn a_long_home_is_no_obstacle() {
     assert_eq!(blackbox::names(&path.join(".matchlock/vms")), Vec::<String>::new());
 }
 
-/// Neither a `PATH` nor a `HOME`.
+/// An environment with neither `PATH` nor `HOME`.
 fn services_have_hardly_an_environment() {
     let home = Home::new();
     let qemu = |command: &mut std::process::Command| {
@@ -227,7 +227,7 @@ fn services_have_hardly_an_environment() {
     let home_only = std::env::temp_dir();
     assert_eq!(qemu(diagnose.env_clear().env("HOME", &home_only)), found);
     assert_eq!(qemu(diagnose.env("PATH", "bin")), found);
-    // The home of the user database, in which this only looks.
+    // The home of the user database, in which the command only reads.
     assert_eq!(qemu(diagnose.env_remove("HOME")), found);
     let done = done(home.matchlock(["list"]).env("HOME", "not/absolute"));
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Broken images, kernels and guests: one line that says what, and nothing left.
+//! Broken images, kernels and guests: one line tells the fault, and nothing is left.
 
 use std::fs;
 use std::io::Write;
@@ -22,7 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("broken::few_open_files", few_open_files),
 ];
 
-/// They make the built-in image anew.
+/// Tests that make the built-in image anew.
 pub(crate) const TESTS_THAT_FETCH: &[Test] = &[("broken::a_damaged_layer", a_damaged_layer)];
 
 #[track_caller]
@@ -61,7 +61,7 @@ fn a_damaged_layer() {
     fs::write(layer, vec![b'x'; length]).unwrap();
     assert_told(&done(&mut home.run(["true"])), "the guest cannot start: mount ");
 
-    // The built-in image is made anew when its files are obviously wrong.
+    // The built-in image is made anew if its files are obviously wrong.
     fs::File::options().write(true).open(layer).unwrap().set_len(4096).unwrap();
     assert_eq!(done(&mut home.run(["true"])).status, 0);
     home.assert_nothing_left();
@@ -109,7 +109,7 @@ fn no_kernel() {
     assert_told(&run("file:///no/such/kernel"), "kernel /no/such/kernel: No such file or directory");
     assert_told(&run("/no/such/kernel"), "kernel /no/such/kernel: No such file or directory");
     assert_told(&run("./relative"), "kernel reference \"./relative\" is neither an absolute path, ");
-    // Nobody listens there.
+    // Nothing listens on this port.
     assert_told(&run("127.0.0.1:1/some/kernel:1"), "kernel 127.0.0.1:1/some/kernel:1: 127.0.0.1:1: ");
     assert_told(&run("file:///etc"), "/etc is not a bootable kernel: not a regular file");
     assert_told(
@@ -164,7 +164,7 @@ fn sleeper() -> tempfile::NamedTempFile {
     file
 }
 
-/// The crash comes once the host has seen the output: what a guest still holds dies with it.
+/// The crash comes once the host has seen the output: output that a guest still holds is lost with it.
 fn a_guest_that_crashes() {
     let home = Home::new();
     let script = "echo up; read go; echo c > /proc/sysrq-trigger; sleep 1000";
@@ -188,7 +188,7 @@ fn no_command() {
     home.assert_nothing_left();
 }
 
-/// A soft limit that holds no sandbox is raised; a hard one is told.
+/// A soft limit that is too low for a sandbox is raised; a hard one is reported.
 fn few_open_files() {
     let home = Home::new();
     let under = |limit: &str, command: &Command| {

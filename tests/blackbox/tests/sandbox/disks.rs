@@ -1,4 +1,4 @@
-//! Disks and volumes: what a sandbox leaves on them, who may have them, and where they are mounted.
+//! Disks and volumes: data that outlives a sandbox, locks, and mount points.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -39,8 +39,8 @@ fn volume(home: &Home, name: &str) -> PathBuf {
     home.cache().join(format!("volumes/{name}.ext4"))
 }
 
-/// Whether an ext4 was left as after an unmount: its journal has nothing to be replayed (EXT4_FEATURE_INCOMPAT_RECOVER),
-/// and its state is valid (EXT4_VALID_FS).
+/// Whether an ext4 looks unmounted: its journal has nothing to be replayed (EXT4_FEATURE_INCOMPAT_RECOVER), and its
+/// state is valid (EXT4_VALID_FS).
 fn is_clean(image: &Path) -> bool {
     let mut superblock = [0; 256];
     File::open(image).unwrap().read_exact_at(&mut superblock, 1024).unwrap();
@@ -53,7 +53,7 @@ fn refused(done: &Done, start: &str) {
     assert_eq!(done.stderr.lines().filter(|line| !line.starts_with("hint: ")).count(), 1, "{done:?}");
 }
 
-/// Nothing is prepared for them, so the image need not even exist.
+/// The refusal comes before any preparation, so the image need not even exist.
 fn run_without_guest(home: &Home, disk: &str) -> Done {
     let machine = machine();
     home.done(["run", "--machine", &machine, "--image", "no/such:image", "--disk", disk, "--", "true"])
@@ -114,7 +114,7 @@ fn an_image_in_use_is_left_alone() {
     home.assert_nothing_left();
 }
 
-/// As many as there may be, in one order and then in another. Nothing is synced by the programs themselves.
+/// As many disks as possible, in one order and then in another. The programs themselves never sync.
 fn they_outlive_sandboxes() {
     let home = Home::with_own_volumes();
     let images: Vec<_> = (0..MOST).map(|number| volume(&home, &format!("v{number}"))).collect();
@@ -133,12 +133,12 @@ fn they_outlive_sandboxes() {
         let options = if number == 3 { "" } else { ":ro" };
         second.args(["--disk", &format!("@v{number}:/e/f/{number}{options}")]);
     }
-    // By path, and below another one.
+    // One disk by path, and one below another.
     second.args(["--disk", &format!("{}:/e:ro", images[0].display())]);
     let script = "cat /e/name /e/f/*/name; cat /e/numbers /e/f/*/numbers | wc -l; echo mine > /e/f/3/mine; \
                   echo x > /e/f/5/x || grep -c ' /e/f/. ext4 ro' /proc/mounts";
     let done = blackbox::done(second.args(["--", "sh", "-c", script]));
-    // The directory that the inner ones would need is not in the outer one, which is read-only.
+    // The inner disks need a directory that the outer one lacks, and the outer one is read-only.
     refused(&done, "the guest cannot start: mount a disk at /e/f/1: /e/f: read-only file system");
 
     let mut second = home.run(["-u", "1000"]);
@@ -175,7 +175,7 @@ fn a_running_sandbox_has_them_to_itself() {
     home.assert_no_process();
     assert!(is_clean(&image));
 
-    // Killed without a word, it is let go of all the same; what was synced is there, as after a power cut.
+    // A killed sandbox releases the disk all the same; synced data is there, as after a power cut.
     let script = "cat /data/file; echo synced > /data/file; sync; echo up; sleep 1000";
     let mut child = spawn(&mut home.run(["--disk", "@data:/data", "--", "sh", "-c", script]));
     assert_eq!(read_until(&mut child, "up\n"), "kept\nup\n");
@@ -193,7 +193,7 @@ fn a_running_sandbox_has_them_to_itself() {
     home.assert_nothing_left();
 }
 
-/// Neither of the image nor of another disk.
+/// Links of the image, and links of another disk.
 fn a_link_leads_nowhere() {
     let home = Home::with_own_volumes();
     let (first, _) = (volume(&home, "first"), volume(&home, "second"));
@@ -210,7 +210,7 @@ fn a_link_leads_nowhere() {
     home.assert_nothing_left();
 }
 
-/// A swap file has no process, so no process's end closes it, and its file system cannot become read-only.
+/// No process has a swap file open, so no process's end closes it, and its file system cannot become read-only.
 fn what_the_kernel_keeps_open_is_written_back() {
     let home = Home::with_own_volumes();
     volume(&home, "data");
@@ -224,7 +224,7 @@ fn what_the_kernel_keeps_open_is_written_back() {
     home.assert_nothing_left();
 }
 
-/// Databases refuse a directory with anything in it. What e2fsck may have put there stays.
+/// Databases refuse a directory that is not empty. Files that e2fsck may have put there stay.
 fn a_new_volume_is_empty() {
     let home = Home::with_own_volumes();
     let image = volume(&home, "data");
@@ -242,7 +242,7 @@ fn a_new_volume_is_empty() {
     home.assert_nothing_left();
 }
 
-/// What the host lets through, the guest can mount, and write where it may.
+/// The guest can mount every file system that the host accepts, and write to it where it may.
 fn of_every_feature() {
     let home = Home::with_own_volumes();
     let images = [
@@ -298,7 +298,7 @@ fn programs_attach_them_too() {
     home.assert_nothing_left();
 }
 
-/// A machine that does not move cannot write anything back, and `close` says so in time.
+/// A machine that is stopped cannot write anything back, and `close` reports that in time.
 fn what_may_be_lost_is_told() {
     let home = Home::with_own_volumes();
     volume(&home, "data");
@@ -313,7 +313,7 @@ fn what_may_be_lost_is_told() {
     let (code, why) = server.call("close", json!({"timeout_seconds": 2})).unwrap_err();
     let lost = "close: the guest has not written back to its disks in 1.5 s: what was not synced may be lost";
     assert_eq!((code, why.as_str()), (-32000, lost));
-    // The file system is as after a power cut, and nobody has it any more.
+    // The file system is as after a power cut, and the lock is free.
     server.create(json!({"extra_disks": [{"host_path": "@data", "guest_mount": "/data"}]}));
     server.call("close", json!({"timeout_seconds": 30})).unwrap();
     assert!(server.end().0.success());
@@ -321,7 +321,7 @@ fn what_may_be_lost_is_told() {
     home.assert_nothing_left();
 }
 
-/// Whether the guest has mounted it by then or not.
+/// The guest may or may not have mounted them by the interruption.
 fn an_interrupted_start_leaves_them_in_order() {
     let home = Home::with_own_volumes();
     let image = volume(&home, "data");

@@ -1,4 +1,4 @@
-//! What a command hears of its end, and how long it may take to end by itself.
+//! The end of a command: its signals, and its time to end by itself.
 
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -20,12 +20,12 @@ pub(crate) const TESTS: &[Test] = &[
     ("ends::an_entrypoint_hears_of_close", an_entrypoint_hears_of_close),
 ];
 
-/// Much less than the grace of tests that are not to wait for it.
+/// Much less than the grace of tests that must not wait for it.
 const NO_WAIT: Duration = Duration::from_secs(20);
 
 const HANDLER: &str = "trap 'echo bye; exit 9' TERM; echo up; while :; do sleep 0.1; done";
 
-/// A sandbox whose command has said that it is up.
+/// A sandbox whose command has printed that it is up.
 fn up(home: &Home, args: &[&str], script: &str) -> Child {
     let mut child = spawn(home.run(args).args(["--", "sh", "-c", script]));
     read_until(&mut child, "up\n");
@@ -40,7 +40,7 @@ fn took(end: impl FnOnce() -> Done) -> (Done, Duration) {
 fn a_handler_runs() {
     let home = Home::new();
     for (sent, status) in [(Some(Signal::INT), 130), (Some(Signal::TERM), 143), (None, 143)] {
-        // A handler that is prompt costs no wait.
+        // A prompt handler costs no wait.
         for grace in [&[][..], &["--graceful-shutdown", "60s"]] {
             let child = up(&home, grace, HANDLER);
             let (done, took) = took(|| {
@@ -53,7 +53,7 @@ fn a_handler_runs() {
                 }
                 end(child)
             });
-            // The shell also says what becomes of its `sleep`.
+            // The shell also prints the end of its `sleep`.
             assert_eq!((done.status, done.stdout.as_str()), (status, "bye\n"), "{done:?}");
             assert!(took < NO_WAIT, "{took:?}");
         }
@@ -64,7 +64,7 @@ fn a_handler_runs() {
     home.assert_nothing_left();
 }
 
-/// A shell that is PID 1 hears nothing, and what it runs does.
+/// A shell that is PID 1 gets no signal, but the program that it runs does.
 fn a_handler_of_a_program_below_runs() {
     let home = Home::new();
     let script = format!("sh -c \"{HANDLER}\"; echo after $?");

@@ -1,4 +1,4 @@
-//! A guest whose programs take all they can get: others are served, cancelling and ending work as ever.
+//! A guest whose programs take all they can get: other commands are served, and cancelling and ending work as ever.
 
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -19,17 +19,17 @@ pub(crate) const TESTS: &[Test] = &[
 /// How long another command may take meanwhile. A guest under test may be an emulated one on a busy host.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long what was cancelled may take to be gone: an emulated processor takes some two seconds to end hundreds of processes,
-/// on a busy host more, and the commands by which the test asks take their time too.
+/// How long cancelled processes may take to be gone: an emulated processor takes some two seconds to end hundreds of
+/// processes, on a busy host more, and the commands of the test itself take time too.
 const GONE_LIMIT: Duration = Duration::from_secs(8);
 
 /// How long the end may take, grace included.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a bomb goes on before anything is asked of the guest.
+/// How long a bomb goes on before the guest gets another command.
 const FUSE: Duration = Duration::from_secs(8);
 
-/// Each process makes others until it may not, and then ends, so that another can.
+/// Each process makes others until it may not, and then ends, so that another can be made.
 const BOMB: &str = "b() { while :; do b & done; }; b 2>/dev/null & exec sleep 1000";
 
 /// The processes of all programs.
@@ -43,11 +43,11 @@ fn start(home: &Home, id: &str, options: &[&str], script: &str) -> Child {
     spawn(home.matchlock(["exec"]).args(options).args([id, "--", "sh", "-c", script]))
 }
 
-/// Another command is served in time.
+/// Checks that another command is served in time.
 fn assert_served(home: &Home, id: &str) {
     for _ in 0..3 {
         let start = Instant::now();
-        // A pipe and three processes: more than the program itself can be had.
+        // A pipe and three processes, more than the program itself can get.
         let served = exec(home, id, &["sh", "-c", "echo hi | cat"]);
         assert_eq!((served.status, served.stdout.as_str()), (0, "hi\n"), "{served:?}");
         eprintln!("  served in {:?}", start.elapsed());
@@ -55,7 +55,7 @@ fn assert_served(home: &Home, id: &str) {
     }
 }
 
-/// How many processes there are, but for those that count.
+/// The number of processes, apart from those that count.
 fn processes(home: &Home, id: &str) -> u32 {
     let counted = exec(home, id, &["sh", "-c", COUNT]);
     assert_eq!(counted.status, 0, "{counted:?}");
@@ -84,7 +84,7 @@ fn bombed(options: &[&str]) {
     let meanwhile = processes(&home, &id);
     assert!(meanwhile > 100, "{meanwhile} are no bomb");
     assert_served(&home, &id);
-    // Cancelled, all of it is gone.
+    // After the cancellation every process is gone.
     let cancelled = Instant::now();
     signal(&bomb, Signal::INT);
     assert_eq!(end(bomb).status, 130);
@@ -92,7 +92,7 @@ fn bombed(options: &[&str]) {
         assert!(cancelled.elapsed() < GONE_LIMIT, "{:?}", cancelled.elapsed());
     }
     eprintln!("  gone in {:?} of {meanwhile} processes", cancelled.elapsed());
-    // Another one goes on until the end.
+    // Another bomb goes on until the end.
     let mut bomb = start(&home, &id, options, BOMB);
     std::thread::sleep(FUSE);
     assert_ends(&home, &id);
@@ -118,7 +118,7 @@ fn by_its_own_command() {
 fn memory() {
     let home = Home::new();
     let id = home.detached(&[]);
-    // A program that never ends is killed; files in memory stay.
+    // A program that takes memory without end is killed; files in memory stay.
     assert_eq!(exec(&home, &id, &["tail", "/dev/zero"]).status, 137);
     let fill = "dd if=/dev/zero of=/dev/shm/fill bs=1M 2>/dev/null; df /dev/shm | tail -1";
     let filled = exec(&home, &id, &["sh", "-c", fill]);

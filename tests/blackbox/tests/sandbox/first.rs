@@ -1,4 +1,4 @@
-//! The sandbox's own command: it is PID 1, and has the working directory and the user that image and options say.
+//! The sandbox's own command: it is PID 1, with the working directory and the user from image and options.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -17,7 +17,7 @@ pub(crate) const TESTS: &[Test] = &[
 
 fn the_command_is_pid_1() {
     let home = Home::new();
-    // A signal that PID 1 has no handler for does nothing, and it sees nobody but what it starts.
+    // PID 1 ignores signals without a handler, and sees only processes that it started.
     let script = "echo $$; kill -TERM $$; kill -9 $$; echo alive; set -- /proc/[0-9]*; echo $#; exit 6";
     let first = done(&mut home.run(["--", "sh", "-c", script]));
     assert_eq!(first, Done { status: 6, stdout: "1\nalive\n1\n".into(), stderr: String::new() });

@@ -1,5 +1,5 @@
-//! Images from everywhere: a registry, and each form of archive and directory. The images are made by others' programs
-//! (see `xtask/src/fixtures.rs`).
+//! Images from all sources: a registry, and each form of archive and directory. Other tools make the images (see
+//! `xtask/src/fixtures.rs`).
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -15,13 +15,13 @@ use crate::archive::{configured, docker_archive, tar};
 pub(crate) const TESTS: &[Test] =
     &[("images::from_a_registry", from_a_registry), ("images::from_every_source", from_every_source)];
 
-/// They need no images but their own.
+/// Tests that need no images but their own.
 pub(crate) const TESTS_OF_OWN: &[Test] = &[
     ("images::of_many_layers", of_many_layers),
     ("images::layers_leave_what_they_do_not_name", layers_leave_what_they_do_not_name),
 ];
 
-/// Nothing about them depends on the machine.
+/// Tests that do not depend on the machine.
 pub(crate) const TESTS_WITHOUT_GUEST: &[Test] = &[
     ("images::pull_tag_and_prune", pull_tag_and_prune),
     ("images::gc_returns_the_disk", gc_returns_the_disk),
@@ -29,14 +29,14 @@ pub(crate) const TESTS_WITHOUT_GUEST: &[Test] = &[
     ("images::a_full_disk", a_full_disk),
 ];
 
-/// They need a builder of images.
+/// Tests that need a builder of images.
 pub(crate) const TESTS_OF_BUILDS: &[Test] =
     &[("images::built", built), ("images::a_build_ends_with_its_command", a_build_ends_with_its_command)];
 
-/// How many pulls and imports are killed.
+/// The number of pulls and imports that are killed.
 const KILLS: u32 = 100;
 
-/// Where the images are; otherwise why these tests cannot run.
+/// The directory of the images, or the reason why these tests cannot run.
 pub(crate) fn fixtures() -> Result<PathBuf, String> {
     let directory = std::env::var_os("MATCHLOCK_TEST_IMAGES").map(PathBuf::from);
     let directory = directory.ok_or("MATCHLOCK_TEST_IMAGES names no images")?;
@@ -45,14 +45,14 @@ pub(crate) fn fixtures() -> Result<PathBuf, String> {
     Ok(directory)
 }
 
-/// Why there is no building here.
+/// The reason why this host cannot build images, if it cannot.
 pub(crate) fn no_builder() -> Option<String> {
     let buildah = Command::new("buildah").arg("--version").output();
     buildah.err().map(|error| format!("buildah: {error}"))
 }
 
 fn registry() -> Registry {
-    // What it serves is everybody's.
+    // The registry is public.
     Registry::start(&fixtures().unwrap().join("data"), "").unwrap()
 }
 
@@ -74,7 +74,7 @@ pub(crate) fn printed(text: &str) -> Done {
     Done { status: 0, stdout: text.to_owned(), stderr: String::new() }
 }
 
-/// What only the whole image gives: every layer in its order, what they took away, and its configuration.
+/// Prints facts that only the whole image gives: every layer in its order, removed files, and the configuration.
 const PROGRAM: &str = "
 import os
 print(6 * 7, os.environ['GREETING'], os.getcwd(), open('/etc/debian_version').read().strip())
@@ -96,7 +96,7 @@ fn from_a_registry() {
     let list: serde_json::Value = serde_json::from_str(&list).unwrap();
     assert_eq!((&list[0]["tag"], &list[0]["source"]), (&image.as_str().into(), &"registry".into()), "{list}");
     drop(registry);
-    // It is here now; only who insists on asking fails.
+    // The image is stored now, so only `--pull always` fails.
     assert_eq!(python(&[]), printed(SAYS));
     let always = python(&["--pull=always"]);
     assert_eq!(always.status, 1, "{always:?}");
@@ -132,7 +132,7 @@ fn from_every_source() {
     home.assert_nothing_left();
 }
 
-/// As many as there may be; each adds a file and replaces one.
+/// As many layers as possible; each adds a file and replaces one.
 fn of_many_layers() {
     const LAYERS: usize = 255;
     let home = Home::with_own_images();
@@ -153,7 +153,7 @@ fn of_many_layers() {
     home.assert_nothing_left();
 }
 
-/// As where layers are applied one after the other to one tree.
+/// Layers must combine as if they were applied one after the other to one tree.
 fn layers_leave_what_they_do_not_name() {
     use tar::EntryType::{Directory, Link};
     let home = Home::with_own_images();
@@ -199,7 +199,7 @@ pub(crate) fn import(home: &Home, tag: &str, source: &Path) {
     assert_eq!(stored[0]["tag"], tag, "{stored}");
 }
 
-/// The same image, compressed in another way, is the same layers.
+/// The same image, compressed in another way, has the same layers.
 fn pull_tag_and_prune() {
     let home = Home::with_own_images();
     let registry = registry();
@@ -208,7 +208,7 @@ fn pull_tag_and_prune() {
     assert_eq!(pulled.status, 0, "{pulled:?}");
     assert!(pulled.stdout.starts_with(&format!("Tagged: {}\nDigest: sha256:", reference("python:latest"))));
     let before = blobs(&home);
-    // A registry without TLS takes no authorities, so a host that has none will do.
+    // For a registry without TLS no authorities are needed, so the host need not have any.
     let mut zstd = home.matchlock(["pull", "--json", &reference("python:zstd")]);
     let zstd = done(zstd.env("SSL_CERT_FILE", "/dev/null").env("SSL_CERT_DIR", "/nowhere"));
     let zstd: serde_json::Value = serde_json::from_str(&zstd.stdout).unwrap();
@@ -229,14 +229,14 @@ fn pull_tag_and_prune() {
     assert_eq!(blobs(&home), Vec::<String>::new());
 }
 
-/// Layers in the store.
+/// The layers in the store.
 fn blobs(home: &Home) -> Vec<String> {
     let mut blobs = names(&home.cache().join("images/blobs"));
     blobs.sort();
     blobs
 }
 
-/// What the files of the store take.
+/// Bytes on disk of the store's files.
 fn disk(home: &Home) -> u64 {
     let du = Command::new("du").arg("-sk").arg(home.cache().join("images")).output().unwrap();
     String::from_utf8(du.stdout).unwrap().split_whitespace().next().unwrap().parse().unwrap()
@@ -259,7 +259,7 @@ fn gc_returns_the_disk() {
     assert!(disk(&home) <= before + 64, "{} after {before}", disk(&home));
 }
 
-/// Whatever is in the store afterwards is whole: every layer there is as in a store where nobody was killed.
+/// After kills the store is consistent: every layer in it is as in a store of undisturbed imports.
 fn killed_at_any_moment() {
     let registry = registry();
     let image = format!("{}/busybox", registry.address());
@@ -282,7 +282,7 @@ fn killed_at_any_moment() {
     for number in 0..KILLS {
         let which = number as usize % commands.len();
         let mut child = blackbox::spawn(&mut home.matchlock(&commands[which]));
-        // Spread over the whole of it, and a little over its end.
+        // The kills are spread over the whole operation, and a little beyond its end.
         std::thread::sleep(took[which] * (number * 37 % KILLS) / (KILLS * 9 / 10));
         let _ = child.kill();
         child.wait().unwrap();
@@ -317,8 +317,8 @@ fn killed_at_any_moment() {
     assert_eq!(contents(&home), all);
 }
 
-/// A store in which a pull or import ends wherever the room ends, on a file system of a few megabytes: one line says why,
-/// what is there stays whole, and with more room the next try succeeds.
+/// On a file system of a few megabytes, a pull or import ends wherever the room does: one line gives the reason,
+/// existing images stay whole, and with more room the next try succeeds.
 fn a_full_disk() {
     const SCRIPT: &str = "
         set -e
@@ -435,7 +435,7 @@ fn a_build_ends_with_its_command() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    // Whoever is left holds the pipe.
+    // Any process that is left holds the pipe open.
     std::io::Read::read_to_string(&mut output, &mut seen).unwrap();
     home.assert_no_process();
 }

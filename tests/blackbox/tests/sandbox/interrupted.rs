@@ -1,4 +1,4 @@
-//! ^C and its relatives at every moment: the documented status, nothing said, nothing left.
+//! ^C and its relatives at every moment: the documented status, no output, nothing left.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("interrupted::killed_at_any_moment_of_the_start", killed_at_any_moment_of_the_start),
 ];
 
-/// Milliseconds after the start; the signal may come before it is caught, which ends the program like any other.
+/// Milliseconds after the start; a signal that comes before it is caught ends the program like any other.
 const MOMENTS_MS: [u64; 12] = [0, 1, 2, 4, 8, 15, 30, 60, 120, 250, 500, 1000];
 
 fn at_any_moment_of_the_start() {
@@ -60,7 +60,7 @@ fn by_kill() {
     read_until(&mut child, "up\n");
     let id = blackbox::names(&home.vms()).pop().unwrap();
     assert_eq!(home.done(["kill", &id]).stdout, format!("Killed {id}\n"));
-    // `kill` returns when nothing is left, so the owner is as good as gone.
+    // `kill` returns when nothing is left, so the owner is about to end.
     assert_eq!(end(child).status, 143);
     home.assert_nothing_left();
 }

@@ -1,4 +1,4 @@
-//! The kernel store: what is told of it, and what may be removed.
+//! The kernel store: listing and removing.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -79,7 +79,7 @@ fn listed_and_removed() {
     home.assert_nothing_left();
 }
 
-/// The default kernel, if that is what runs here.
+/// The default kernel, if it is under test.
 fn default_kernel(home: &Home) -> Option<Value> {
     let own = std::env::var("MATCHLOCK_TEST_KERNEL").is_ok_and(|kernel| !kernel.is_empty());
     list(home).into_iter().find(|kernel| !own && kernel["default"] == true)
@@ -88,7 +88,7 @@ fn default_kernel(home: &Home) -> Option<Value> {
 fn in_use() {
     let home = Home::new();
     let id = home.detached(&["--", "sleep", "1000"]);
-    // Other tests may run on it at the same time, so that it says nothing once this one's sandbox has ended.
+    // Other tests may use the kernel at the same time, so its state after this sandbox's end proves nothing.
     if let Some(kernel) = default_kernel(&home) {
         assert_eq!(kernel["in_use"], true);
         let name = kernel["identifier"].as_str().unwrap();
@@ -101,7 +101,7 @@ fn in_use() {
     home.assert_nothing_left();
 }
 
-/// For both ways to start a sandbox; what is asked for itself goes before it.
+/// Both ways to start a sandbox; a kernel that the sandbox names itself takes precedence.
 fn the_environment_names_one() {
     const MISSING: &str = "kernel /no/such/kernel: No such file or directory";
     let home = Home::new();

@@ -1,4 +1,4 @@
-//! A sandbox's life as its records show it, and what its owner costs.
+//! A sandbox's life in its records, and the memory of its owner.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use crate::Test;
 
-/// How often, and for how long, QEMU is stopped; and how long it runs in between.
+/// The number and length of QEMU's stops, and the time that it runs in between.
 const STOPS: u32 = 40;
 const STOPPED: Duration = Duration::from_millis(110);
 const RUNNING: Duration = Duration::from_millis(20);
@@ -20,7 +20,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("lifecycle::detached_errors_are_told", detached_errors_are_told),
 ];
 
-/// Only an emulated processor stands still with its host.
+/// Tests of emulated processors, the only ones that stand still with their host.
 pub(crate) const TESTS_OF_EMULATION: &[Test] = &[(
     "lifecycle::a_guest_without_a_timer_is_started_once_more",
     a_guest_without_a_timer_is_started_once_more,
@@ -70,7 +70,7 @@ fn detached_listed_killed_removed() {
     home.assert_nothing_left();
 }
 
-/// Private dirty memory of every owner, once its guest is up.
+/// Checks the private dirty memory of every owner, once its guest is up.
 fn assert_memory_of_owners(home: &Home) {
     const LIMIT_KB: u64 = 8 << 10;
     let list: serde_json::Value = serde_json::from_str(&home.done(["list", "--json"]).stdout).unwrap();
@@ -120,7 +120,7 @@ fn a_killed_owner_is_a_crash() {
     home.assert_nothing_left();
 }
 
-/// Whichever of its processes is killed, the machine ends, the command with it, and everything is cleaned up.
+/// A kill of any process of the machine ends the machine and the command, and everything is cleaned up.
 fn a_killed_machine_is_an_error() {
     let home = Home::new();
     let mut child = spawn(&mut home.run(["--", "sh", "-c", "echo up; sleep 1000"]));
@@ -145,8 +145,8 @@ fn detached_errors_are_told() {
     home.assert_nothing_left();
 }
 
-/// A host that stops an emulated processor while its kernel measures the timer leaves the kernel without one. This plays
-/// such a host until that has happened: each guest comes up all the same, and one of them at its second start.
+/// A host that stops an emulated processor while its kernel measures the timer leaves the kernel without one. This
+/// test stops it until that has happened: each guest comes up all the same, and one of them at its second start.
 fn a_guest_without_a_timer_is_started_once_more() {
     for _ in 0..30 {
         let home = Home::new();
@@ -165,8 +165,8 @@ fn a_guest_without_a_timer_is_started_once_more() {
     panic!("no guest was ever without a timer");
 }
 
-/// Stops the first QEMU of a home for longer than Linux measures, lets it run for a moment, and so on for as long as a
-/// kernel may take to its timer.
+/// Stops the first QEMU of a home for longer than Linux measures, lets it run for a moment, and repeats this for as
+/// long as a kernel may take to its timer.
 fn stop_again_and_again(home: &Home) {
     let qemu = loop {
         let processes = home.processes();

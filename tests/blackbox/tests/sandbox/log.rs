@@ -37,7 +37,7 @@ fn followed_until_interrupted() {
     assert_eq!(home.done(["exec", &id, "touch", "/go"]).status, 0);
     read_until(&mut follower, "second\n");
 
-    // The sandbox's end is not the log's.
+    // The end of the sandbox does not end the log.
     assert_eq!(home.done(["kill", &id]).status, 0);
     let after = home.done(["log", &id]);
     assert_eq!((after.status, after.stderr.as_str()), (0, ""));
@@ -46,7 +46,7 @@ fn followed_until_interrupted() {
     let followed = end(follower);
     assert_eq!((followed.status, followed.stderr.as_str()), (0, ""), "{followed:?}");
 
-    // Its removal is.
+    // The removal of the sandbox does.
     let mut follower = spawn(&mut home.matchlock(["log", "--follow", &id]));
     read_until(&mut follower, "second\n");
     assert_eq!(home.done(["rm", &id]).status, 0);

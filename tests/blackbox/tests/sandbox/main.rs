@@ -1,7 +1,8 @@
 //! Black-box tests of sandboxes: `matchlock` in, status and output out, nothing left behind.
 //!
-//! A harness of its own, so that a test that cannot run here says why. With `REQUIRE=kvm` a skip for want of that is a
-//! failure. Tests that need no guest run first; one sandbox serves every test that only needs some sandbox.
+//! The suite has a harness of its own, so that a test that cannot run here gives its reason. With `REQUIRE=kvm`, a
+//! skip for want of KVM is a failure. Tests that need no guest run first; one sandbox serves every test that needs
+//! any sandbox.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
@@ -34,14 +35,14 @@ use libtest_mimic::{Arguments, Trial};
 
 type Test = (&'static str, fn());
 
-/// What a test needs.
+/// The needs of a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Needs {
-    /// The program only.
+    /// Only the program.
     Program,
     /// A machine that runs guests.
     Guest,
-    /// That, and packages to make the built-in image from.
+    /// A machine, and packages to make the built-in image from.
     Packages,
     /// The program, and images to pull and import.
     Images,
@@ -56,7 +57,7 @@ enum Needs {
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let mut sets: Vec<(Needs, &[Test])> = Vec::new();
-    // What no machine has a part in is not tested on each.
+    // Tests without a machine run once, and not on each machine.
     if blackbox::machine() == "software" {
         sets.extend([
             (Needs::Builder, images::TESTS_OF_BUILDS),
@@ -113,12 +114,12 @@ fn main() -> ExitCode {
         }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
-    // Where a filter left out the test that does it.
+    // Needed if a filter left out the test that ends it.
     programs::end_shared();
     conclusion.exit_code()
 }
 
-/// Why a test with these needs cannot run here; ends the program where it was required to.
+/// The reason why a test with these needs cannot run here; ends the program if the need was required.
 fn missing(needs: Needs) -> Option<String> {
     if blackbox::program().is_none() {
         return Some("MATCHLOCK_BIN names no program".to_owned());
@@ -141,7 +142,7 @@ fn missing(needs: Needs) -> Option<String> {
     if let Some(reason) = sudo::missing().filter(|_| needs == Needs::Sudo) {
         return Some(reason);
     }
-    // The program itself knows what the machine under test lacks; a probe that starts no guest asks it.
+    // The program itself knows what the machine under test lacks; a command that starts no guest asks it.
     let home = blackbox::Home::new();
     let probe = home.matchlock([
         "run",

@@ -1,4 +1,4 @@
-//! Memory that the guest does not need any more goes back to the host.
+//! Memory that the guest frees goes back to the host.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -9,15 +9,15 @@ use crate::Test;
 
 pub(crate) const TESTS: &[Test] = &[("memory::that_is_freed_is_given_back", that_is_freed_is_given_back)];
 
-/// What the guest takes, and how much of it may stay.
+/// The memory that the guest takes, and the part of it that may stay.
 const TAKEN_MIB: u64 = 300;
 const KEPT_MIB: u64 = 60;
 
-/// How long the host may wait: Linux collects what it reports for two seconds (`PAGE_REPORTING_DELAY`), and an emulated
+/// How long the host may wait: Linux collects freed pages for two seconds (`PAGE_REPORTING_DELAY`), and an emulated
 /// processor on a busy host takes several times as long for everything.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What the processes of all sandboxes of this home have of the host's memory, each page counted once.
+/// The host's memory of all processes of this home's sandboxes, each page counted once.
 fn resident_mib(home: &Home) -> u64 {
     let share = |process: String| {
         let pid = process.split(' ').next()?;

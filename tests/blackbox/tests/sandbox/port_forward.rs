@@ -34,12 +34,12 @@ fn bad_specifications() {
     home.assert_nothing_left();
 }
 
-/// A port of this host that nobody listens on.
+/// A port of this host that nothing listens on.
 fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// What a server answers, once it has seen the end of what it is sent.
+/// Sends a question and its end, and returns the server's answer.
 fn ask(address: IpAddr, port: u16, question: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect((address, port))?;
     stream.write_all(question.as_bytes())?;
@@ -53,7 +53,7 @@ fn published_and_forwarded() {
     let home = Home::new();
     let (published, forwarded, cut) = (free_port(), free_port(), free_port());
     let local: IpAddr = "127.0.0.1".parse().unwrap();
-    // Answers when it has read everything, so a lost half-close would hang.
+    // The server answers when it has read everything, so a lost half-close would hang.
     let script = "printf '#!/bin/sh\nrev; echo bye\n' > /answer; chmod +x /answer; \
                   printf '#!/bin/sh\ndd bs=1 count=1 >/dev/null 2>&1; printf half' > /cut; chmod +x /cut; \
                   nc -ll -p 8 -e /cut & echo up; \
@@ -93,8 +93,8 @@ fn published_and_forwarded() {
     home.assert_nothing_left();
 }
 
-/// The server there leaves some of the question unread, so its kernel ends the connection with a reset. So does whatever
-/// takes connections to a port on which nobody listens yet.
+/// The server leaves some of the question unread, so its kernel resets the connection. A connection to a port on
+/// which nothing listens yet is reset as well.
 fn answers_cut_short_do_not_look_whole(address: IpAddr, port: u16) {
     let mut stream = TcpStream::connect((address, port)).unwrap();
     stream.write_all(b"question").unwrap();
@@ -103,10 +103,10 @@ fn answers_cut_short_do_not_look_whole(address: IpAddr, port: u16) {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{answer:?}");
 }
 
-/// The server needs a moment more than its first word.
+/// Asks again until the server is up, which takes a moment longer than its first output.
 fn ask_until_served(address: IpAddr, port: u16) -> String {
     for _ in 0..100 {
-        // Until somebody listens in the guest, the connection is reset.
+        // Until a server listens in the guest, the connection is reset.
         if let Ok(answer) = ask(address, port, "abc\n") {
             return answer;
         }

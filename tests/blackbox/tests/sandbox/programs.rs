@@ -1,6 +1,6 @@
-//! How programs run: status, streams, environment, directory, user, terminal.
+//! Running programs: status, streams, environment, directory, user, terminal.
 //!
-//! One sandbox serves them all; the last test ends it.
+//! One sandbox serves all tests; the last test ends it.
 
 use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,7 +30,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("programs::z_the_sandbox_ends", the_sandbox_ends),
 ];
 
-/// The home and the sandbox that most tests share; made by the first that needs it.
+/// The home and the sandbox that most tests share, made by the first test that needs them.
 struct Shared {
     home: Home,
     id: String,
@@ -77,7 +77,7 @@ fn run_sets_everything_up() {
     let mut command =
         home.run(["-i", "--hostname", "box", "--add-host", "db:10.1.2.3", "-w", "/tmp", "-u", "1000:1001"]);
     command.args(["--env-file", file.path().to_str().unwrap(), "-e", "LATER=option", "--cpus", "1"]);
-    // That there is no network is said once, to those who did not ask for that.
+    // A user who did not ask for a sandbox without a network is told once that there is none.
     command.args(["--no-network=false", "--entrypoint", "sh", "--", "-c", script]);
     let done = done_with_input(&mut command, b"input\n");
     let expected = "box\n/tmp\n1000\n1001\nfile option\n10.1.2.3 db\n1\ninput\n";
@@ -88,7 +88,8 @@ fn run_sets_everything_up() {
     home.assert_nothing_left();
 }
 
-/// Neither where the cgroups are mounted nor where that mount is the program's own; each attempt says its status.
+/// The quota cannot be changed in the mounted cgroups, nor in a mount of the program's own; each attempt prints its
+/// status.
 fn the_cpu_quota_is_for_the_privileged_to_change() {
     let script = "cd /sys/fs/cgroup
         try() { sh -c \"$1\" 2>/dev/null && echo lifted; }
@@ -118,7 +119,7 @@ fn exit_statuses() {
         (&["true"][..], 0),
         (&["false"], 1),
         (&["--", "sh", "-c", "exit 255"], 255),
-        // The shell is the first of its namespace and its child is not, so this is the child's signal.
+        // The shell is PID 1 and its child is not, so the child is the one that the signal ends.
         (&["--", "sh", "-c", "sh -c 'kill -9 $$'"], 137),
     ] {
         let done = exec(command);
@@ -167,12 +168,12 @@ fn standard_input() {
         done_with_input(&mut home.matchlock(["exec", "-i", id, "--", "sh", "-c", "wc -c; echo end"]), &input)
     });
     assert_eq!((done.status, done.stdout.as_str()), (0, "3000000\nend\n"), "{done:?}");
-    // A command that does not read all of it ends all the same.
+    // A command that leaves some of its input unread ends all the same.
     let done = with_sandbox(|home, id| {
         done_with_input(&mut home.matchlock(["exec", "-i", id, "--", "head", "-c", "3"]), b"abcdef")
     });
     assert_eq!((done.status, done.stdout.as_str()), (0, "abc"), "{done:?}");
-    // Without -i there is none.
+    // Without -i there is no input.
     assert_eq!(output(&["cat"]), "");
 }
 
@@ -275,7 +276,7 @@ fn the_guest_has_the_hosts_time() {
     let date: f64 = output(&["date", "+%s"]).trim().parse().unwrap();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
     assert!((date - now).abs() < 3.0, "guest {date}, host {now}");
-    // A busy host adds to either end of a measurement; a wrong clock is wrong every time.
+    // A busy host delays either end of a measurement; a wrong clock is wrong every time.
     let mut errors = Vec::new();
     while errors.len() < 5 {
         let error = clock_error();

@@ -1,4 +1,4 @@
-//! What is told of sandboxes: `get`, `inspect`, `gc`, `prune` and the history, of ended and interrupted ones too.
+//! Records of sandboxes, also of ended and interrupted ones: `get`, `inspect`, `gc`, `prune` and the history.
 
 use std::io::{Read, Write};
 use std::process::{Child, Stdio};
@@ -83,14 +83,14 @@ fn get_and_inspect() {
         (&vm["created_at"], "2026-01-02T03:04:05Z".len()),
         (&inspection["lifecycle"]["updated_at"], "2026-01-02T03:04:05.678Z".len()),
     ] {
-        // RFC 3339, which Go's decoder wants.
+        // RFC 3339, as Go's decoder expects.
         let time = time.as_str().unwrap();
         assert!(time.len() == length && &time[10..11] == "T" && time.ends_with('Z'), "{time}");
     }
     assert_eq!(inspection["lifecycle"]["resources"]["state_dir"], home.vms().join(&id).to_str().unwrap());
     assert_eq!(inspection["lifecycle"]["cleanup"], Value::Object(serde_json::Map::default()));
 
-    // Nor is a value in the arguments that any user of this host can read, of the sandbox's owner and of an exec.
+    // No value is in the arguments that other users can read, neither the owner's nor an exec's.
     let script = "echo $API_KEY; read x";
     let mut exec = home.matchlock(["exec", "-i", &id, "--env=API_KEY=an0ther", "--", "sh", "-c", script]);
     let mut exec = spawn(exec.stdin(Stdio::piped()));
@@ -119,7 +119,7 @@ fn get_and_inspect() {
     for step in ["guest", "machine", "files"] {
         assert_eq!(inspection["lifecycle"]["cleanup"][step]["status"], "ok", "{step}: {inspection}");
     }
-    // A value is nowhere: neither shown nor stored.
+    // No value is shown or stored anywhere.
     for file in std::fs::read_dir(home.vms().parent().unwrap()).unwrap().flatten() {
         let content = std::fs::read(file.path()).unwrap_or_default();
         assert!(!content.windows(6).any(|window| window == b"s3cr3t"), "{}", file.path().display());
@@ -218,7 +218,7 @@ fn sandboxes_of_rpc_are_like_any_other() {
     home.assert_nothing_left();
 }
 
-/// A stopped process answers nobody; `kill` says so in bounded time, and force helps.
+/// A stopped process answers nobody; `kill` reports that in bounded time, and force helps.
 fn a_hung_owner_is_ended_by_force() {
     let home = Home::new();
     let id = home.detached(&[]);
@@ -245,13 +245,13 @@ fn kill_owner(home: &Home, id: &str) {
     blackbox::kill_and_wait(owner(home, id));
 }
 
-/// The owner is killed as soon as it says that it has come to a phase; the next command makes everything whole.
+/// The owner is killed as soon as it logs that it has come to a phase; the next command cleans up.
 fn killed_in_every_phase() {
     for phase in ["creating", "created", "starting", "running", "stopping", "stopped", "cleaning"] {
         let home = Home::new();
         let mut child = spawn(&mut home.run(["--log-level", "debug", "--rm=false", "--", "echo", "up"]));
         match phase {
-            // Nothing is said of it, but what is said just before.
+            // The log does not name this phase, so the line before it is waited for.
             "creating" => wait_for_words(&mut child, "machine "),
             "stopping" | "stopped" | "cleaning" => {
                 read_until(&mut child, "up\n");
@@ -276,7 +276,7 @@ fn killed_in_every_phase() {
     }
 }
 
-/// Waits until a command has said this on its standard error.
+/// Waits until a command has printed this to its standard error.
 fn wait_for_words(child: &mut Child, words: &str) {
     let stderr = child.stderr.as_mut().unwrap();
     let mut seen = String::new();

@@ -1,4 +1,4 @@
-//! The guest's root: what an image may have where the guest mounts, what is written into it, and how its files are told apart.
+//! The guest's root: an image's files where the guest mounts, the files that the guest writes, and inode numbers.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -14,7 +14,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("root::what_users_of_containers_expect", what_users_of_containers_expect),
 ];
 
-/// Makes an image of busybox and what `fill` puts beside it, and runs a script in it.
+/// Makes an image of busybox and the files that `fill` adds, and runs a script in it.
 fn of_image(fill: impl FnOnce(&Path), script: &str) -> String {
     let home = Home::with_own_images();
     let root = tempfile::tempdir().unwrap();
@@ -47,7 +47,7 @@ fn of_image(fill: impl FnOnce(&Path), script: &str) -> String {
     done.stdout
 }
 
-/// A link to a directory is followed, within the root, where programs keep their own files, and replaced elsewhere.
+/// Links to directories are followed, within the root, where programs keep their own files, and replaced elsewhere.
 fn links_where_the_guest_mounts() {
     let fill = |root: &Path| {
         fs::create_dir_all(root.join("var/tmp")).unwrap();
@@ -70,7 +70,7 @@ fn links_where_the_guest_mounts() {
     assert_eq!(of_image(fill, script), expected);
 }
 
-/// Whatever else is there gives way.
+/// Any other file there is replaced.
 fn no_directories_where_the_guest_mounts() {
     let fill = |root: &Path| {
         fs::write(root.join("tmp"), "a file").unwrap();
@@ -96,14 +96,14 @@ fn what_users_of_containers_expect() {
         done.stdout
     };
     assert_eq!(exec(&[], "head -n 1 /etc/hosts"), "127.0.0.1 localhost localhost.localdomain box\n");
-    // Memory, where the image has plain directories or none.
+    // Memory, if the image has plain directories or none.
     assert_eq!(exec(&[], "grep -cE ' (/tmp|/run) tmpfs rw,nosuid,nodev' /proc/self/mounts"), "2\n");
-    // As a user: sockets to ping with (busybox knows raw ones only), and a port below 1024.
+    // As an ordinary user: sockets for ping (busybox knows raw ones only), and a port below 1024.
     let script = "tr '\\t' ' ' </proc/sys/net/ipv4/ping_group_range; echo answer >/tmp/answer
         nc -l -p 80 -e cat /tmp/answer & i=0
         while [ $i -lt 50 ] && ! nc 127.0.0.1 80 </dev/null 2>/dev/null; do i=$((i+1)); sleep 0.1; done";
     assert_eq!(exec(&["-u", "1000"], script), "0 2147483647\nanswer\n");
-    // Every file of the root is of one device, whichever layer it is in; its number stays.
+    // Every file of the root is of one device, whichever layer it is in, and keeps its inode number.
     let script = "mkdir -p /made && echo x >/made/file && echo y >>/etc/passwd
         find / -xdev -type f | while read -r file; do stat -c %d \"$file\"; done | sort -u | wc -l
         test $(stat -c %d /) = $(stat -c %d /bin/busybox) && echo one device";

@@ -1,4 +1,4 @@
-//! Space of files that a guest wrote and removed again is given back to the host.
+//! Disk space of files that a guest wrote and removed goes back to the host.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -19,12 +19,12 @@ const MIB: u64 = 1 << 20;
 /// How long a running guest may take to give space back.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What a file takes of the host's disk, in MiB.
+/// MiB that a file takes on the host's disk.
 fn taken(file: &Path) -> u64 {
     fs::metadata(file).unwrap().blocks() * 512 / MIB
 }
 
-/// The root's disk, which has no name: as an open file of a process of the only sandbox there is.
+/// The root's disk, which has no name: found as an open file of a process of the only sandbox.
 fn upper_disk(home: &Home) -> PathBuf {
     let pids =
         home.processes().into_iter().filter_map(|process| process.split(' ').next().map(str::to_owned));
@@ -48,11 +48,11 @@ fn of_a_volume_comes_back_at_the_end() {
     run("dd if=/dev/zero of=/data/large bs=1M count=64 2>/dev/null; echo kept >/data/kept");
     let full = taken(&image);
     assert!(full >= before + 64, "{before} MiB, then {full} MiB");
-    // Written in another sandbox, so nothing but the removal tells.
+    // Written in another sandbox, so that only the removal gives space back.
     run("rm /data/large");
     let after = taken(&image);
     assert!(after <= before + 8, "{before} MiB, full {full} MiB, then {after} MiB");
-    // Written and removed in one.
+    // Written and removed in one sandbox.
     run(
         "dd if=/dev/zero of=/data/large bs=1M count=64 2>/dev/null; sync; rm /data/large; test $(cat /data/kept) = kept",
     );

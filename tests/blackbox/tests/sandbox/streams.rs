@@ -1,4 +1,4 @@
-//! Standard streams as others have set them: non-blocking, slow, with input that was there before.
+//! Standard streams that others have set up: non-blocking, slow, with earlier input.
 
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
@@ -24,14 +24,14 @@ pub(crate) const TESTS: &[Test] = &[
     ("streams::run_has_the_same", run_has_the_same),
 ];
 
-/// How long whoever is at the other end of a pipe takes.
+/// Delay of the other end of a pipe.
 const LATE: Duration = Duration::from_millis(500);
 
 fn is_non_blocking(pipe: impl std::os::fd::AsFd) -> bool {
     fcntl_getfl(pipe).unwrap().contains(OFlags::NONBLOCK)
 }
 
-/// Starts a command whose standard input is a non-blocking pipe; other ends of that pipe stay as they are.
+/// Starts a command whose standard input is a non-blocking pipe, and returns the pipe's other ends.
 fn with_input(command: &mut Command) -> (Child, PipeWriter, PipeReader) {
     let (reader, writer) = pipe().unwrap();
     ioctl_fionbio(&reader, true).unwrap();
@@ -39,7 +39,7 @@ fn with_input(command: &mut Command) -> (Child, PipeWriter, PipeReader) {
     (child, writer, reader)
 }
 
-/// All that a command writes into a non-blocking pipe that is read slowly.
+/// All output of a command that writes into a non-blocking pipe that is read slowly.
 fn read_slowly(command: &mut Command, errors: bool) -> (i32, Vec<u8>) {
     let (mut reader, writer) = pipe().unwrap();
     ioctl_fionbio(&writer, true).unwrap();
@@ -48,7 +48,7 @@ fn read_slowly(command: &mut Command, errors: bool) -> (i32, Vec<u8>) {
         true => command.stderr(writer.try_clone().unwrap()),
     };
     let mut child = command.spawn().unwrap();
-    // The command's ends go with it, and the last one of this process's own now.
+    // The command's ends close with it, and this process's own close now.
     *command = Command::new("true");
     std::thread::sleep(LATE);
     assert!(is_non_blocking(&writer), "the flags are others' too");
@@ -95,7 +95,7 @@ fn input_that_comes_late() {
     let expected = Done { status: 0, stdout: "late\nand later\n".into(), stderr: String::new() };
     assert_eq!(end(child), expected);
     assert!(is_non_blocking(reader), "the flags are others' too");
-    // Input that cannot be read at all is told.
+    // Input that cannot be read at all is reported.
     let of_directory = with_sandbox(|home, id| {
         done(home.matchlock(["exec", "-i", id, "--", "cat"]).stdin(File::open("/").unwrap()))
     });
@@ -112,7 +112,7 @@ fn output_that_is_read_slowly() {
     }
 }
 
-/// Input that is typed before the session is there is for the session.
+/// Input that is typed before the session begins belongs to the session.
 fn input_typed_ahead() {
     let mut terminal = Terminal::new(24, 80);
     terminal.write("echo $((6 * 7)); exit 7\n");

@@ -1,7 +1,7 @@
 //! Sandboxes started with real sudo belong to the user who called it: files, records, and the right to end them.
 //!
-//! A user is made for the test, with leave to run one program as root, and removed with it. The program is in a
-//! directory that only root can write, so that the leave is good for nothing else.
+//! A user who may run one program as root is made for the test, and removed with it. Only root can write to that
+//! program's directory, so that the permission is good for nothing else.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -28,7 +28,7 @@ pub(crate) const TESTS: &[Test] = &[
 const PROGRAMS: [&str; 5] =
     ["matchlock", "matchlock-vmm", "matchlock-devices", "matchlock-launcher", "matchlock-guest"];
 
-/// Why there can be no such user here.
+/// The reason why there can be no such user here, if there is one.
 pub(crate) fn missing() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("only root can add a user and a sudo rule".to_owned());
@@ -50,7 +50,7 @@ struct User {
     name: String,
     uid: u32,
     gid: u32,
-    /// Programs and home.
+    /// The directory of programs and home.
     directory: tempfile::TempDir,
     rule: PathBuf,
 }
@@ -74,7 +74,7 @@ impl User {
             .args(["--no-create-home", "--shell", "/bin/sh", "--home-dir"])
             .arg(&home)
             .arg(&name));
-        // From here on, dropping it undoes everything.
+        // From here on, dropping the user undoes everything.
         let mut user = Self { name, uid: 0, gid: 0, directory, rule };
         user.uid = id(&user.name, "-u");
         user.gid = id(&user.name, "-g");
@@ -105,12 +105,12 @@ impl User {
         command
     }
 
-    /// Without sudo.
+    /// Runs the program without sudo.
     fn done(&self, arguments: &[&str]) -> Done {
         done(self.command(&self.program()).args(arguments))
     }
 
-    /// With sudo.
+    /// Runs the program with sudo.
     fn sudo(&self, arguments: &[&str]) -> Done {
         done(self.command(Path::new("sudo")).arg("-n").arg(self.program()).args(arguments))
     }
@@ -150,7 +150,7 @@ impl User {
         }
     }
 
-    /// Processes of the user's sandboxes, root's among them.
+    /// The processes of the user's sandboxes, including root's.
     fn processes(&self) -> Vec<String> {
         let processes = fs::read_dir("/proc").unwrap().flatten();
         let programs = processes.filter_map(|entry| fs::read_link(entry.path().join("exe")).ok());
@@ -191,7 +191,7 @@ fn files_are_the_users() {
     assert!(user.done(&["volume", "rm", "sudo"]).stderr.contains("volume sudo is in use"));
     assert!(user.home().join(".matchlock/vms").join(&id).is_dir());
 
-    // The user needs no sudo for what there is now.
+    // The user needs no sudo for a sandbox that exists.
     assert!(user.done(&["list"]).stdout.contains(&id));
     assert_eq!(user.done(&["exec", &id, "--", "id", "-u"]).stdout, "0\n");
     assert_eq!(user.done(&["log", &id]).status, 0);
@@ -200,7 +200,7 @@ fn files_are_the_users() {
     assert_eq!(user.done(&["rm", &id]), success(&format!("Removed {id}\n")));
     user.assert_no_process();
 
-    // A disk is the user's or none.
+    // A disk is the user's or nobody's.
     assert_eq!(user.done(&["volume", "rm", "sudo"]), success("Removed volume sudo\n"));
     let roots = user.directory.path().join("roots.ext4");
     fs::write(&roots, "").unwrap();
@@ -210,7 +210,7 @@ fn files_are_the_users() {
     let why = format!("matchlock: invalid disk mount \"{disk}\": permission denied\n");
     assert_eq!((denied.status, denied.stderr), (1, why));
 
-    // As after a client that killed its server: what is left can be removed without sudo.
+    // A client that killed its server leaves files that can be removed without sudo.
     let id = user.run_detached(&[]);
     let vm: serde_json::Value = serde_json::from_str(&user.done(&["get", &id]).stdout).unwrap();
     let owner = rustix::process::Pid::from_raw(vm["pid"].as_i64().unwrap().try_into().unwrap()).unwrap();
@@ -219,12 +219,12 @@ fn files_are_the_users() {
     assert_eq!(user.done(&["rm", &id]), success(&format!("Removed {id}\n")));
     assert_eq!(blackbox::names(&user.home().join(".matchlock/vms")), Vec::<String>::new());
 
-    // And the other way round.
+    // Sudo can remove the user's as well.
     assert_eq!(user.sudo(&["prune"]), success("Pruned 0 VMs\n"));
     user.assert_owns_everything();
 }
 
-/// Root that has come without sudo, and kept the user's `HOME`.
+/// Root without sudo, but with the user's `HOME`.
 fn a_home_of_another_user() {
     let user = User::new();
     let root = |arguments: &[&str]| {
@@ -244,13 +244,13 @@ fn a_home_of_another_user() {
     assert_eq!(user.done(&["rm", id]), success(&format!("Removed {id}\n")));
 }
 
-/// Leave to run this program as root is no leave to read root's files, through links in the user's directories or by
-/// name, nor to kill root's processes.
+/// The permission to run this program as root must not let the user read root's files, through links in the user's
+/// directories or by name, nor kill root's processes.
 fn files_of_root_stay_roots() {
     let user = User::new();
     let secret = user.directory.path().join("secret");
     fs::write(&secret, "hunter2\n").unwrap();
-    // Root's supplementary groups do not open it either.
+    // Root's supplementary groups do not open the file either.
     fs::set_permissions(&secret, PermissionsExt::from_mode(0o640)).unwrap();
     let denied = |arguments: &[&str]| {
         let done = user.sudo(arguments);
@@ -275,7 +275,7 @@ fn files_of_root_stay_roots() {
     link(&secret, ".matchlock/vms/vm-00000001/logs/vm.log");
     denied(&["log", "vm-00000001"]);
 
-    // A record and a lock of the user's own making.
+    // A record and a lock that the user made by hand.
     let id = user.run_detached(&[]);
     let vm: serde_json::Value = serde_json::from_str(&user.done(&["get", &id]).stdout).unwrap();
     let mut victim = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
@@ -298,8 +298,8 @@ fn files_of_root_stay_roots() {
     user.assert_no_process();
 }
 
-/// Only the supervisor is root's. No process of its machine is root's or the user's, or of one user with a process of
-/// another sandbox.
+/// Only the supervisor is root's. No process of its machine belongs to root, to the user, or to the user of another
+/// sandbox's process.
 fn machines_are_nobodys() {
     let user = User::new();
     let ids = [user.run_detached(&[]), user.run_detached(&[])];
@@ -345,7 +345,7 @@ fn status(pid: &str, name: &str) -> Vec<String> {
     value.split_whitespace().map(str::to_owned).collect()
 }
 
-/// The children of a process, and theirs.
+/// The children of a process, and their descendants.
 fn descendants(pid: &str) -> Vec<String> {
     let mut found = Vec::new();
     for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {

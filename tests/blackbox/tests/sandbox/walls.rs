@@ -1,4 +1,4 @@
-//! What programs in a sandbox cannot do to its kernel and agent, and what works for them all the same.
+//! Walls around programs in a sandbox: acts against its kernel and agent fail, and ordinary work succeeds.
 
 use std::fs;
 
@@ -18,7 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
 
 pub(crate) const TESTS_OF_IMAGES: &[Test] = &[("walls::a_distribution_works", a_distribution_works)];
 
-/// Runs a script in a sandbox of its own; whatever it wrote.
+/// Runs a script in a sandbox of its own, and returns its output.
 fn script(options: &[&str], text: &str) -> String {
     let home = Home::new();
     let done = done(home.run(options).args(["--", "sh", "-c", text]));
@@ -27,8 +27,9 @@ fn script(options: &[&str], text: &str) -> String {
     done.stdout
 }
 
-/// Puts a program where the kernel looks for helpers, and gives the kernel a reason: a core to be piped somewhere, and a
-/// program of a format that it would need a module for. The kernel waits for both before the shell goes on.
+/// Puts a program where the kernel looks for helpers, and gives the kernel two reasons to start it: a core to be
+/// piped somewhere, and a program of a format that needs a module. The kernel waits for both before the shell goes
+/// on.
 const HELPERS: &str = "printf '#!/bin/sh\\nid -u >/tmp/ran.$1\\n' >/tmp/helper; chmod 755 /tmp/helper
     echo '|/tmp/helper core' 2>/dev/null >/proc/sys/kernel/core_pattern
     sh -c 'ulimit -c unlimited; sh -c \"kill -SEGV \\$\\$\"; true' >/dev/null 2>&1
@@ -43,7 +44,8 @@ fn the_kernel_starts_nothing_for_a_program() {
     assert_eq!(script(&[], &format!("{HELPERS} {left}")), "core\n\n");
 }
 
-/// Modules on demand: by name, by a file system's name and by a device that is opened. Without privilege there are none.
+/// Modules on demand: by name, by a file system's name and by a device that is opened. Without privilege none are
+/// loaded.
 fn privilege_loads_modules() {
     let by_name = "modprobe bridge && test -d /sys/module/bridge && test -d /sys/module/stp && echo bridge";
     let by_the_kernel = "mount -t fuse -o fd=9 x /mnt 2>/dev/null; test -d /sys/module/fuse && echo fuse
@@ -55,8 +57,8 @@ fn privilege_loads_modules() {
     assert_eq!(script(&[], none), "none\n");
 }
 
-/// Tries to open everything to write, and says what could be opened. Pressure is left out: to write there is to ask for
-/// word of it.
+/// Tries to open every file for writing, and prints those that opened. Pressure files are left out, as writing to one
+/// only asks for notifications.
 fn the_kernel_is_not_to_be_written() {
     let opened = script(
         &[],
@@ -89,7 +91,7 @@ fn what_containers_may_do_works() {
     assert_eq!(script(&[], text), expected);
 }
 
-/// The root's own disk, as a node that everybody may read and write, in an image and on a volume.
+/// The root's own disk, as a device node that everybody may read and write, in an image and on a volume.
 fn device_nodes_of_images_and_volumes_are_useless() {
     let home = Home::with_own_images();
     let created = home.done(["volume", "create", "nodes", "--size", "16"]);
@@ -141,7 +143,7 @@ fn privilege_takes_them_down() {
     );
 }
 
-/// What package managers and the programs of a distribution do. Each line says what became of one thing. To start a thread
+/// Acts of package managers and of a distribution's programs. Each line prints the result of one. To start a thread,
 /// the C library tries clone3 first.
 const PROGRAM: &str = "
 import errno, os, socket, subprocess, threading

@@ -1,4 +1,4 @@
-//! Files of a sandbox, and ports that lead into it.
+//! Files of a sandbox, and forwarded ports.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -13,7 +13,7 @@ use crate::Test;
 
 pub(crate) const TESTS: &[Test] = &[("rpc::files::files_and_ports", files_and_ports)];
 
-/// One sandbox serves all of them.
+/// One sandbox serves all of these tests.
 fn files_and_ports() {
     let home = Home::new();
     let mut server = Server::start(&home);
@@ -101,7 +101,7 @@ fn in_pieces(server: &mut Server) {
     }
     let params = json!({"path": "/root/large", "offset": 16_777_210});
     assert_eq!(decode(&server.call("read_file", params).unwrap()["content"]), [0; 7]);
-    // Well over what one line of the original could hold.
+    // Far more than a line of the original program could hold.
     let content: Vec<u8> = (0..40_000_000u32).map(|n| n.to_le_bytes()[1]).collect();
     write(server, "/root/long", &content);
     assert_eq!(server.exec("wc -c < /root/long").1.trim(), "40000000");
@@ -175,7 +175,7 @@ fn watched(server: &mut Server) {
 }
 
 fn ports(server: &mut Server) {
-    // Each connection is answered with what it said, once it has said everything.
+    // Each connection is answered with its own data, once its end has come.
     let command = "while true; do nc -l -p 80 -e cat; done";
     server.call("exec", json!({"command": command, "detached": true})).unwrap();
     let forward = |local: i64| json!({"forwards": [{"local_port": local, "remote_port": 80}]});
@@ -199,7 +199,7 @@ fn ports(server: &mut Server) {
         let (found, message) = server.call("port_forward", params).unwrap_err();
         assert!(found == code && message.starts_with(start), "{message}");
     }
-    // The last of them has closed the old one, although it failed.
+    // The last call has closed the old listener although it failed.
     assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let (code, message) =
@@ -219,7 +219,7 @@ fn ports(server: &mut Server) {
 }
 
 fn echo(port: u16) -> Vec<u8> {
-    // The listener in the guest may still be starting; a connection to none is closed.
+    // The listener in the guest may still be starting; a connection without a listener is closed.
     for _ in 0..100 {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         let _ = stream.write_all(b"through").and_then(|()| stream.shutdown(Shutdown::Write));

@@ -1,4 +1,4 @@
-//! What is said before there is a sandbox, all kinds of nonsense among it.
+//! Input before there is a sandbox, including malformed lines of all kinds.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -70,7 +70,7 @@ fn ids_of_every_kind() {
         let answer = ask(id);
         assert_eq!((answer.get("id"), &answer["error"]["code"]), (None, &json!(PARSE)), "{id}");
     }
-    // Without an id, the answer has none.
+    // An answer to a request without an id has none.
     let answer = ask("null");
     assert_eq!((answer.get("id"), &answer["result"]["protocol"]), (None, &json!(1)));
     server
@@ -94,7 +94,7 @@ fn a_line_that_is_too_long() {
     server.raw(b"\"}}\n");
     let answer = server.line().unwrap();
     assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(7), &json!(INVALID_REQUEST)));
-    // One of the limit is read.
+    // A line of exactly the limit is read.
     let fits = encode(&vec![7; (64 << 20) / 4 * 3 - 3 * 256]);
     let (code, message) = server.call("write_file", json!({"path": "/a", "content": fits})).unwrap_err();
     assert_eq!((code, message.as_str()), (VM, "VM not created"));
@@ -135,12 +135,12 @@ fn without_a_sandbox() {
         "watch",
     ];
     for method in methods {
-        // Wrong parameters, too: there is no sandbox to check them for.
+        // Wrong parameters too, as there is no sandbox to check them for.
         for params in [json!({"command": 7, "path": 7}), json!([]), Value::Null] {
             assert_eq!(server.call(method, params), Err((VM, "VM not created".to_owned())), "{method}");
         }
     }
-    // Input for programs is never answered, whatever it is.
+    // Input for programs is never answered, valid or not.
     for method in
         ["exec_pipe.stdin", "exec_pipe.stdin_eof", "exec_tty.stdin", "exec_tty.stdin_eof", "exec_tty.resize"]
     {
@@ -199,7 +199,7 @@ fn sandboxes_that_cannot_be() {
 fn the_client_goes() {
     let home = Home::new();
     assert_eq!(Server::start(&home).end().0.code(), Some(0));
-    // It stops reading, and says something.
+    // The client stops reading, and sends something.
     let mut server = Server::unread(&home);
     server.stop_reading();
     server.send("hello", Value::Null);

@@ -1,4 +1,4 @@
-//! How a sandbox comes and goes: entrypoints, a second sandbox, time limits, and clients and machines that vanish.
+//! The life of a sandbox: entrypoints, a second sandbox, time limits, and clients and machines that vanish.
 
 use std::time::{Duration, Instant};
 
@@ -66,18 +66,18 @@ fn two_sandboxes() {
     let first = server.create(json!({}));
     assert_eq!(server.exec("touch /root/first").0, 0);
     let log = server.send("log_stream", Value::Null);
-    // One that fails changes nothing.
+    // A `create` that fails changes nothing.
     assert_eq!(
         server.call("create", json!({"image": "127.0.0.1:1/no-such-image:at-all"})).unwrap_err().0,
         VM
     );
-    // Nor does one that is cancelled.
+    // A `create` that is cancelled changes nothing either.
     let cancelled = server.send_create(json!({}));
     assert_eq!(server.call("cancel", json!({"id": cancelled})), Ok(json!({"cancelled": true})));
     assert_eq!(server.answer(cancelled).unwrap_err().0, CANCELLED);
     assert_eq!(server.exec("ls /root").1, "first\n");
     let second = server.send_create(json!({}));
-    // What is asked meanwhile waits, and is about the new one.
+    // Requests meanwhile wait, and are about the new sandbox.
     let list = server.send("exec", json!({"command": "ls /root"}));
     let never = server.send("exec", json!({"command": "touch /root/never"}));
     assert_eq!(server.call("cancel", json!({"id": never})), Ok(json!({"cancelled": true})));
@@ -102,7 +102,7 @@ fn two_sandboxes() {
     assert_eq!(server.call("exec", json!({"command": "true"})), Err((VM, "VM not created".to_owned())));
     server.create(json!({}));
     assert_eq!(server.exec("echo third").1, "third\n");
-    // Too little time: it says so, and goes on with it.
+    // With too little time `close` says so, and the end goes on.
     let (code, message) = server.call("close", json!({"timeout_seconds": 0.000_001})).unwrap_err();
     assert_eq!((code, message.as_str()), (CANCELLED, "close has not ended in 0.000001 s"));
     assert_eq!(server.call("exec", json!({"command": "true"})), Err((VM, "VM not created".to_owned())));
@@ -134,7 +134,7 @@ fn ended_by_others() {
     let home = Home::new();
     let mut server = Server::start(&home);
     let id = server.create(json!({}));
-    // Another process may run something in it, and end it.
+    // Another process may run a program in the sandbox, and end it.
     assert_eq!(home.done(["exec", &id, "echo", "hi"]).stdout, "hi\n");
     let exec = server.send("exec", json!({"command": "sleep 1000"}));
     assert_eq!(server.exec("true").0, 0);
@@ -155,7 +155,7 @@ fn ended_by_others() {
     let (code, message) = server.call("read_file", json!({"path": "/etc/passwd"})).unwrap_err();
     assert!(code == VM && message.contains("is not running: "), "{message}");
 
-    // Its machine is killed.
+    // The sandbox's machine is killed.
     server.create(json!({}));
     let exec = server.send("exec", json!({"command": "sleep 1000"}));
     assert_eq!(server.exec("true").0, 0);
@@ -173,7 +173,7 @@ fn ended_by_others() {
     home.assert_no_process();
 }
 
-/// However far it has come: on a fast machine it may have been made.
+/// The sandbox may have come any way; on a fast machine it may have been made.
 fn closed_while_it_is_made() {
     let home = Home::new();
     let mut aborted = 0;
@@ -195,7 +195,7 @@ fn closed_while_it_is_made() {
     assert!(aborted > 0);
 }
 
-/// A `create` that was cut short leaves nothing; one that was not, a sandbox that was closed.
+/// A `create` that was cut short leaves nothing; one that was not leaves a sandbox that is closed.
 fn assert_made_or_nothing_left(home: &Home, created: &Answer) -> usize {
     home.assert_no_process();
     match created {
@@ -212,7 +212,7 @@ fn assert_made_or_nothing_left(home: &Home, created: &Answer) -> usize {
 
 fn the_client_vanishes() {
     let home = Home::new();
-    // Its input ends while the sandbox is made.
+    // The client's input ends while the sandbox is made.
     for delay_ms in [0, 100, 700] {
         let mut server = Server::start(&home);
         let create = server.send_create(json!({}));
@@ -239,7 +239,7 @@ fn the_client_vanishes() {
     assert_eq!(status(&home, &id).as_deref(), Some("stopped"));
     home.assert_no_process();
 
-    // It goes without a word: by signal, and killed.
+    // The client ends without `close`: by a signal, and killed.
     let (mut server, id) = running(&home);
     signal(&server.child, Signal::TERM);
     assert_eq!(server.child.wait().unwrap().code(), Some(143));

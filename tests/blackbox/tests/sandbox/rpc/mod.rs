@@ -7,10 +7,10 @@ mod programs;
 
 use crate::Test;
 
-/// Those that need no guest.
+/// Tests that need no guest.
 pub(crate) const TESTS_WITHOUT_GUEST: &[Test] = input::TESTS;
 
-/// Those that need one each.
+/// Tests that need a guest each.
 pub(crate) const TESTS: &[&[Test]] = &[programs::TESTS, files::TESTS, life::TESTS];
 
 const PARSE: i64 = -32700;

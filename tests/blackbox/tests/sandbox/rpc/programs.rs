@@ -1,4 +1,4 @@
-//! Programs in a sandbox: all the ways to run them, at once, cancelled, and with clients that do not behave.
+//! Programs in a sandbox: all the ways to run them, many at once, cancelled, and with clients that misbehave.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ const PARTS: &[Part] = &[
     ("logs", logs),
 ];
 
-/// One sandbox serves all of them.
+/// One sandbox serves all of these tests.
 fn every_way_to_run_one() {
     let home = Home::new();
     let mut server = Server::start(&home);
@@ -81,7 +81,7 @@ fn streamed(server: &mut Server) {
     let result = server.answer(id).unwrap();
     assert_eq!((&result["exit_code"], result["duration_ms"].is_u64()), (&json!(3), true));
     let pieces = server.data("exec_stream.stdout", id);
-    // No character is cut, and what never becomes one comes at the end.
+    // No character is split, and bytes that never become one come at the end.
     assert_eq!(pieces.concat(), [b"one\n", "ü".as_bytes(), b"\xf0\x9f"].concat());
     assert!(pieces.contains(&"ü".as_bytes().to_vec()), "{pieces:?}");
     assert_eq!(server.data("exec_stream.stderr", id).concat(), b"two\n");
@@ -92,7 +92,7 @@ fn piped(server: &mut Server) {
     server.notification("exec_pipe.ready", id);
     server.send("exec_pipe.stdin", json!({"id": id, "data": encode(b"hello ")}));
     server.send("exec_pipe.stdin", json!({"id": id, "data": "no base64!"}));
-    // As another client sends them: without an id.
+    // Another client sends them like this, without an id.
     let data = encode("wörld".as_bytes());
     server.raw(
         format!("{{\"method\":\"exec_pipe.stdin\",\"params\":{{\"id\":{id},\"data\":\"{data}\"}}}}\n")
@@ -195,13 +195,13 @@ fn cancelled(server: &mut Server) {
         assert!(start.elapsed() < Duration::from_secs(1));
         assert_eq!(server.call("cancel", json!({"id": id})), Ok(json!({"cancelled": false})));
     }
-    // What was cancelled is gone, though it did not want to.
+    // Cancelled programs are gone, although they ignore signals.
     for method in ["exec", "exec_stream", "exec_pipe", "exec_tty"] {
         assert_silent(server, &format!("/tmp/{method}"));
     }
 }
 
-/// Nobody writes to this file any more.
+/// Checks that no process writes to this file any more.
 fn assert_silent(server: &mut Server, path: &str) {
     let command = format!(
         "for i in 1 2 3 4 5 6 7 8; do a=$(wc -c < {path}); sleep 1; [ $a = $(wc -c < {path}) ] && exit 0; done; exit 1"
@@ -209,7 +209,7 @@ fn assert_silent(server: &mut Server, path: &str) {
     assert_eq!(server.exec(&command).0, 0, "{path} still grows");
 }
 
-/// All of it arrives, also what comes faster than a program takes it.
+/// All input arrives, even if it comes faster than a program takes it.
 fn input_ahead_of_its_program(server: &mut Server) {
     let id = server.send("exec_pipe", json!({"command": "sleep 1; wc -c"}));
     server.notification("exec_pipe.ready", id);
@@ -223,7 +223,7 @@ fn input_ahead_of_its_program(server: &mut Server) {
     assert_eq!(server.answer(id).unwrap()["exit_code"], 0);
 }
 
-/// A program that does not read must not keep others from being heard for ever, however much is sent to it.
+/// A program that does not read must not keep others waiting for ever, however much input it is sent.
 fn input_nobody_takes(server: &mut Server) {
     let id = server.send("exec_pipe", json!({"command": "sleep 1000"}));
     server.notification("exec_pipe.ready", id);
@@ -277,7 +277,7 @@ fn left_running(server: &mut Server) {
     ] {
         assert_eq!(server.call(method, params).unwrap_err().0, code);
     }
-    // What it started goes on after its end, until it is killed.
+    // The program's descendants go on after its end, until they are killed.
     let daemon = json!({"command": "(while sleep 0.1; do echo >> /tmp/daemon; done) &", "detached": true});
     let process = json!({"process_id": server.call("exec", daemon).unwrap()["process_id"]});
     assert_eq!(server.call("process_wait", process.clone()), Ok(json!({"exit_code": 0})));
@@ -308,13 +308,13 @@ fn logs(server: &mut Server) {
     assert!(String::from_utf8_lossy(&log).contains("into the log\n"));
 }
 
-/// A client that does not read holds up its programs, and nothing else.
+/// A client that does not read holds up its own programs, and nothing else.
 fn a_client_that_does_not_read() {
     let home = Home::new();
     let mut server = Server::unread(&home);
     let created = server.send_create(json!({}));
     let endless = server.send("exec_stream", json!({"command": "cat /dev/zero"}));
-    // Nothing is read until all of this has been said. Another command waits for the sandbox to be ready.
+    // Nothing is read until all of this has been sent. Another command waits for the sandbox to be ready.
     let id = loop {
         let list: Value = serde_json::from_str(&home.done(["list", "--json"]).stdout).unwrap();
         if let Some(id) = list[0]["id"].as_str() {
@@ -333,7 +333,7 @@ fn a_client_that_does_not_read() {
     assert_eq!(server.answer(endless).unwrap_err().0, CANCELLED);
     assert_eq!(server.answer(cancel), Ok(json!({"cancelled": true})));
     assert_eq!(decode(&server.answer(exec).unwrap()["stdout"]), b"heard\n");
-    // Nobody reads, and then the client goes.
+    // The client does not read, and then ends.
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
