@@ -122,7 +122,7 @@ pub(crate) enum Command {
     Setup(RestArgs),
     /// Print what makes a shell complete the arguments of matchlock
     Completion {
-        /// Which shell
+        /// Shell
         #[arg(value_enum, value_name = "SHELL")]
         shell: clap_complete::Shell,
     },

@@ -24,7 +24,7 @@ use rustix::mount::OpenTreeFlags;
 use crate::boot::{AtStep, Failure};
 use crate::files;
 
-/// Where the kernel's tree of groups is mounted.
+/// The mount point of the kernel's tree of groups.
 const PLACE: &str = "/sys/fs/cgroup";
 
 /// The group of all programs.

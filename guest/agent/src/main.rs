@@ -6,7 +6,7 @@
 #![no_main]
 #![allow(unsafe_code, reason = "main is exported under its C name")]
 
-/// Where the C library enters.
+/// The entry from the C library.
 // SAFETY: the C start code expects exactly this symbol with the C calling convention; arguments may be ignored.
 #[unsafe(no_mangle)]
 extern "C" fn main() -> std::ffi::c_int {

@@ -94,7 +94,7 @@ impl Archive<'_> {
         {
             writer.directory(directory)?;
         }
-        // The kernel opens it as the init process's standard streams before anything is mounted.
+        // The kernel opens the console as the init process's standard streams before anything is mounted.
         writer.device("dev/console", 5, 1)?;
         for file in self.files {
             writer.file(file.name, file.mode, file.data)?;

@@ -1,14 +1,14 @@
-//! The index files that modprobe(8) of kmod looks names up in, `modules.dep.bin` and its like.
+//! The index files in which kmod's modprobe(8) looks up names, such as `modules.dep.bin`.
 //!
 //! The format is that of kmod's `libkmod/libkmod-index.h`: a trie of the keys' bytes, integers big-endian, each node
-//! behind its children.
+//! after its children.
 //!
 //! ```text
 //! magic, version, offset of the root
 //! node: prefix (NUL-terminated) | first, last, an offset for each byte in first..=last | count, (priority, value NUL)…
 //! ```
 //!
-//! The top bits of an offset say which of the three parts its node has. Not here: what the keys and values mean.
+//! The top bits of an offset tell which of the three parts its node has. Not here: the meaning of keys and values.
 
 use std::collections::BTreeMap;
 
@@ -29,12 +29,12 @@ const BYTES: u8 = 128;
 /// Longest key: no alias of Linux is half as long, and each byte may be a node below another.
 const MAX_KEY_BYTES: usize = 1024;
 
-/// Values of each key, in the order in which they count.
+/// Values of each key, in their order of precedence.
 #[derive(Debug, Default)]
 pub(crate) struct Index(BTreeMap<Vec<u8>, Vec<Vec<u8>>>);
 
 impl Index {
-    /// Adds a value. A key that is too long, or a byte that the format has no room for, leaves it out.
+    /// Adds a value. A key that is too long, or has a byte that the format has no room for, is left out.
     pub(crate) fn add(&mut self, key: &str, value: &str) {
         if key.len() <= MAX_KEY_BYTES
             && key.is_ascii()
@@ -57,10 +57,10 @@ impl Index {
     }
 }
 
-/// What is left of a key below a node, and its values.
+/// The rest of a key below a node, and the key's values.
 type Entry<'a> = (&'a [u8], &'a [Vec<u8>]);
 
-/// Writes the node of these entries, which are sorted, behind those below it. Returns its offset, with its flags.
+/// Writes the node of these sorted entries after those below it. Returns its offset, with its flags.
 fn node(out: &mut Vec<u8>, entries: &[Entry<'_>]) -> u32 {
     let common = common_prefix(entries);
     let below: Vec<Entry<'_>> =
@@ -106,7 +106,7 @@ fn node(out: &mut Vec<u8>, entries: &[Entry<'_>]) -> u32 {
     offset
 }
 
-/// How many bytes all keys begin with alike. They are sorted, so the first and the last say it.
+/// The length of the common beginning of all keys. They are sorted, so the first and the last have it.
 fn common_prefix(entries: &[Entry<'_>]) -> usize {
     let (Some((first, _)), Some((last, _))) = (entries.first(), entries.last()) else { return 0 };
     first.iter().zip(*last).take_while(|(one, other)| one == other).count()
@@ -124,7 +124,7 @@ mod tests {
         bytes[at..].split(|byte| *byte == 0).next().unwrap()
     }
 
-    /// The values of a key, found as kmod finds them.
+    /// Looks up the values of a key as kmod does.
     fn look_up(bytes: &[u8], key: &str) -> Vec<String> {
         assert_eq!((word(bytes, 0), word(bytes, 4)), (MAGIC, VERSION));
         let (mut offset, mut key) = (word(bytes, 8), key.as_bytes());

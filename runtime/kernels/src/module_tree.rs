@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! kernel/<name>.ko                      unpacked: not every modprobe can unpack
-//! modules.dep, .alias, .softdep, …      what depmod(8) makes; `.bin` for kmod, text for busybox
+//! modules.dep, .alias, .softdep, …      the indexes of depmod(8); `.bin` for kmod, text for busybox
 //! ```
 //!
-//! The guest mounts it at `/lib/modules/<release>`, where modprobe(8) looks. Not here: which modules a guest loads by
-//! itself (`modules`).
+//! The guest mounts it at `/lib/modules/<release>`, where modprobe(8) looks. Not here: the modules that a guest
+//! loads by itself (`modules`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,14 +19,14 @@ use crate::module_index::Index;
 use crate::modules::{Module, Tree};
 use crate::{Error, Kernel, Result, made_once};
 
-/// Raised when what is in the file system changes, so that kept ones are made anew.
+/// Raised when the file system's layout changes, so that stored ones are made anew.
 const LAYOUT: u32 = 1;
 
 /// Largest file system: Debian's cloud kernel takes 90 MB, its general one 500 MB.
 const MAX_BYTES: u64 = 4 << 30;
 
-/// The file system with all modules of `kernel`, made once and kept with the kernel; `None` = it has none. Waiting for
-/// others that make it ends at once when it is given up.
+/// The file system with all modules of `kernel`, made once and kept with the kernel; `None` = the kernel has none.
+/// Waiting for another process that makes it ends at once when it is given up.
 pub fn module_tree(kernel: &Kernel, given_up: &CancellationToken) -> Result<Option<PathBuf>> {
     let (Some(lease), Some(modules)) = (&kernel.lease, &kernel.modules) else { return Ok(None) };
     let path = lease.directory().join("tree").join(format!("{LAYOUT}.erofs"));
@@ -99,7 +99,7 @@ impl Image<'_> {
     }
 }
 
-/// What depmod(8) makes of the modules.
+/// The indexes of modules that depmod(8) makes.
 #[derive(Debug, Default)]
 struct Indexes {
     needs: BTreeMap<String, Vec<String>>,
@@ -144,7 +144,7 @@ impl Indexes {
         files
     }
 
-    /// A module, and all that it needs: modprobe loads the last of the line first.
+    /// A module and all that it needs; modprobe loads the last of the line first.
     fn dependency_line(&self, name: &str) -> String {
         let (mut order, mut seen) = (Vec::new(), BTreeSet::new());
         self.visit(name, &mut seen, &mut order);
@@ -153,7 +153,7 @@ impl Indexes {
         format!("{}:{needed}", path(&name))
     }
 
-    /// Adds a module that is there to `order`, after all that it needs.
+    /// Adds a module that exists to `order`, after all that it needs.
     fn visit<'a>(&'a self, name: &str, seen: &mut BTreeSet<&'a str>, order: &mut Vec<&'a str>) {
         // Names differ between file and dependency lists in `-` and `_` only.
         let Some((name, needs)) = self.needs.get_key_value(&name.replace('-', "_")) else { return };
@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(normalized("usb:v[0-9a-f]*d-1"), "usb:v[0-9a-f]*d_1");
     }
 
-    /// The file system of three modules, of which two are needed by the third.
+    /// The file system of three modules, of which one needs the other two.
     fn written() -> (tempfile::TempDir, BTreeMap<Vec<u8>, erofs::reader::Inode>) {
         let dir = tempfile::tempdir().unwrap();
         let modules = dir.path().join("modules");
@@ -239,7 +239,7 @@ mod tests {
         assert!(!is_whole(&dir.path().join("missing")));
     }
 
-    /// kmod's own modprobe finds what is in there.
+    /// kmod's own modprobe finds the modules.
     #[test]
     fn modprobe_reads_the_indexes() {
         let modprobe =
@@ -266,7 +266,7 @@ mod tests {
             out.lines().map(|line| line.trim().rsplit('/').next().unwrap().to_owned()).collect::<Vec<_>>()
         };
         for name in ["a", "fs-a"] {
-            // First what it softly depends on.
+            // The soft dependency comes first.
             assert_eq!(shown(name), ["c_d.ko", "b.ko", "c_d.ko", "b.ko", "a.ko"], "{name}");
         }
         assert_eq!(shown("devname:c"), ["c_d.ko"]);

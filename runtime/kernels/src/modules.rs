@@ -91,7 +91,7 @@ impl Tree {
         self.files.iter().map(|(name, path)| (name.as_str(), Module::read(path)))
     }
 
-    /// The names of what the kernel has built in.
+    /// The names of built-in modules.
     pub(crate) fn builtin(&self) -> impl Iterator<Item = &str> {
         self.builtin.iter().map(String::as_str)
     }
@@ -107,7 +107,7 @@ fn name_of(path: &Path) -> Option<String> {
 /// A kernel module, unpacked, without its signature: a guest has no decompressor.
 pub(crate) struct Module {
     bytes: Vec<u8>,
-    /// Where its `.modinfo` section is.
+    /// The range of its `.modinfo` section.
     info: Range<usize>,
 }
 
@@ -125,7 +125,7 @@ impl Module {
         Self::parse(bytes).map_err(|why| Error::NotAKernel { path: path.to_owned(), why })
     }
 
-    /// A module of these bytes, or what is wrong with them.
+    /// Parses a module's bytes; the error is the reason why they are none.
     pub(crate) fn parse(mut bytes: Vec<u8>) -> Result<Self, &'static str> {
         bytes.truncate(unsigned_len(&bytes));
         let elf = object::File::parse(&*bytes).map_err(|_| "module is not ELF")?;
@@ -144,14 +144,14 @@ impl Module {
         &self.bytes
     }
 
-    /// What the module says of itself under `key`, such as `alias`.
+    /// The module's own fields called `key`, such as `alias`.
     pub(crate) fn fields<'a>(&'a self, key: &'a str) -> impl Iterator<Item = Cow<'a, str>> {
         let info = self.bytes.get(self.info.clone()).unwrap_or_default();
         let value = move |field: &'a [u8]| field.strip_prefix(key.as_bytes())?.strip_prefix(b"=");
         info.split(|byte| *byte == 0).filter_map(value).map(String::from_utf8_lossy)
     }
 
-    /// The modules that must be there before this one.
+    /// The modules that must be loaded before this one.
     pub(crate) fn dependencies(&self) -> Vec<String> {
         let list = self.fields("depends").next().unwrap_or_default();
         list.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()

@@ -26,7 +26,7 @@ struct Under {
     /// The `matchlock` program
     #[arg(long)]
     matchlock: PathBuf,
-    /// Which machine
+    /// Machine
     #[arg(long, default_value = "kvm")]
     machine: String,
 }
@@ -37,7 +37,7 @@ enum What {
     Start(start::Options),
     /// An exec of `true` on a running sandbox
     Exec(exec::Options),
-    /// What `matchlock rpc` adds
+    /// Overhead of `matchlock rpc`
     Rpc(rpc::Options),
     /// From the guest being ready to the answer to `create` with an entrypoint
     Launch(rpc::LaunchOptions),

@@ -1,4 +1,4 @@
-//! What differs by the host's architecture: how its processor says that it can run guests.
+//! Differences between the host's architectures: the sign by which a processor says that it can run guests.
 
 #[cfg(target_arch = "aarch64")]
 mod arm64;

@@ -1,4 +1,4 @@
-//! x86-64: CPUID says it.
+//! x86-64: CPUID says whether the processor can run guests.
 
 use std::arch::x86_64::__cpuid;
 

@@ -23,7 +23,7 @@ use crate::life::host;
 pub(crate) struct OpenImage {
     pub(crate) reference: String,
     pub(crate) config: ImageConfig,
-    /// The lowest first.
+    /// Lowest layer first.
     pub(crate) layers: Vec<OpenFile>,
 }
 
@@ -63,7 +63,7 @@ impl OpenImage {
 pub(crate) struct OpenKernel {
     pub(crate) kernel: machine::Kernel,
     pub(crate) initramfs: OwnedFd,
-    /// All of its modules, if programs may load them, and its release.
+    /// All of the kernel's modules, if programs may load them, and its release.
     pub(crate) modules: Option<(OpenFile, String)>,
     /// Keeps the kernel in its store.
     pub(crate) lease: Option<Arc<Lease>>,
@@ -103,8 +103,8 @@ pub(crate) fn image(
     Ok(OpenImage { reference: image.reference, config: image.config, layers })
 }
 
-/// The read-only disk: a partition for each layer, the lowest first, and one for the modules behind them. Returns the number of
-/// layers, too.
+/// The read-only disk: a partition for each layer, lowest first, and one after them for the modules. Returns the
+/// number of layers as well.
 pub(crate) fn read_only_disk(
     reference: &str,
     layers: Vec<OpenFile>,
