@@ -61,14 +61,14 @@ def describe(value: Any) -> Any:
 
 
 def default(field: Any) -> str:
-    """What a field is when nothing is said."""
+    """The default of a field."""
     if field.default is not dataclasses.MISSING:
         return repr(field.default)
     return "required" if field.default_factory is dataclasses.MISSING else repr(field.default_factory())
 
 
 def compare(old: Any, new: Any, where: str) -> list[str]:
-    """What of `old` is missing or different in `new`."""
+    """The parts of `old` that are missing or different in `new`."""
     if isinstance(old, dict) and isinstance(new, dict):
         missing = [f"{where}.{name}: missing" for name in old if name not in new]
         return missing + [

@@ -1,4 +1,4 @@
-"""What the suites share: a home, images, a sandbox, and a list of the calls that were made.
+"""The common part of the suites: a home, images, a sandbox, and a list of the calls that were made.
 
 The suites run with whichever `matchlock` package is installed: the published 0.2.17, or the one of sdk/python.
 """

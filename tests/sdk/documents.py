@@ -34,7 +34,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Marker:
-    """Where a block is in the document that has no fences: from `first`, below `heading`, up to `after`."""
+    """The lines of a block in the document without fences: from `first`, below `heading`, up to `after`."""
 
     name: str
     heading: str

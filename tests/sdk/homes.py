@@ -1,4 +1,4 @@
-"""A home directory of a test's own, and proof that nothing is left behind in it.
+"""A home directory of a test's own, and the check that nothing is left behind in it.
 
 Kernels and upper disks are those of the build's cache; images are kept apart from those of other tests. Environment:
 `MATCHLOCK_BIN` (the program), `MATCHLOCK_MACHINE` (`software` or `kvm`), `MATCHLOCK_TEST_CACHE` (what is made once).
@@ -27,7 +27,7 @@ def program() -> str:
 
 
 def cache() -> Path:
-    """Where what is made once is kept."""
+    """The directory for things that are made once."""
     return Path(os.environ["MATCHLOCK_TEST_CACHE"])
 
 

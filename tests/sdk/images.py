@@ -151,7 +151,7 @@ def data(deb: Path) -> bytes:
 
 
 def run(command: list[str]) -> str:
-    """What a command prints."""
+    """The output of a command."""
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

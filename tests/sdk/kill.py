@@ -1,4 +1,4 @@
-"""Kills a process of a sandbox at a random moment of its life, again and again, and looks what is left.
+"""Kills a process of a sandbox at a random moment of its life, again and again, and checks what is left.
 
     kill.py N [--seed S] [--first K]
 
@@ -28,7 +28,7 @@ LEFT_SECONDS = 5.0
 # How long a program that uses the SDK may take to notice and to end.
 PROGRAM_SECONDS = 20.0
 
-# What a whole life does. It ends by itself at the first error, as programs do.
+# A whole life. It ends by itself at the first error, as programs do.
 LIFE = """
 import io, sys, threading, time
 from matchlock import Client, MatchlockError, Sandbox
@@ -68,7 +68,7 @@ class Round:
 
 
 class Failure(Exception):
-    """What was left."""
+    """The leftovers."""
 
 
 def live(home: Home) -> tuple[subprocess.Popen[str], float]:
@@ -141,7 +141,7 @@ def look(home: Home) -> None:
 
 
 def cache_listing(home: Home) -> set[Path]:
-    """What is in the cache, which kills must not add to."""
+    """The files of the cache, to which kills must not add."""
     cache = home.path / ".cache" / "matchlock"
     return {path for name in ("images", "kernels", "uppers") for path in (cache / name).rglob("*")}
 
@@ -182,7 +182,7 @@ def wait_for_machine(home: Home, user: int) -> float:
 
 
 def whole_life(home: Home) -> float:
-    """How long a life takes that nobody ends."""
+    """The length of a life that nobody ends."""
     process, start = live(home)
     output, _ = process.communicate(timeout=300)
     if process.returncode != 0 or "noticed" in output or "closed" not in output:

@@ -95,7 +95,7 @@ def tests(what: str, python: Path, arguments: list[str], cwd: Path, env: dict[st
 
 
 def read(report: Path) -> Counts:
-    """What a report of pytest says."""
+    """The counts in a report of pytest."""
     counts = Counts()
     for suite in ElementTree.parse(report).iter("testsuite"):
         total, failed, errors, skipped = (

@@ -150,7 +150,7 @@ def test_exec_interactive(client: Client) -> None:
 
     def sizes() -> Any:
         yield (30, 100)
-        # What was sent is on its way; input follows by the same way.
+        # The data is on its way, and input takes the same way.
         time.sleep(0.5)
         resized.set()
 

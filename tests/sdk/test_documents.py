@@ -20,10 +20,10 @@ import documents
 import homes
 from documents import FENCED, PLAIN, README, Block
 
-# What the blocks take from the user's environment.
+# Variables that the blocks take from the user's environment.
 KEYS = {"API_KEY": "real-key", "ANTHROPIC_API_KEY": "real-key"}
 
-# What a block prints, as a pattern over the whole.
+# The output of a block, as a pattern over the whole.
 PRINTS = {
     "quick start": r"hello from the sandbox\n\n",
     "streaming": r"1\n2\n3\nExit code: 0\nDuration: [34]\d\d\dms\n",
@@ -114,7 +114,7 @@ def test_block(block: Block, home: homes.Home, tmp_path: Path) -> None:
         conftest.provide(home, "python:3.12-alpine")
     text = block.text
     if block.name == "owners":
-        # It goes on where the block above it ended.
+        # The block goes on where the one above it ended.
         text = next(other.text for other in PYTHON if other.name == "mounts") + text
     if key in CONFIGURATION:
         configuration(text, home, tmp_path)

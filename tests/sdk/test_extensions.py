@@ -1,4 +1,4 @@
-"""What the package of sdk/python has over the published one, against the real program with real guests."""
+"""The extensions of the package in sdk/python over the published one, against the real program with real guests."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ class Zeros(io.RawIOBase):
 
 
 class Hash(io.RawIOBase):
-    """What was written, as a hash."""
+    """A hash of the written data."""
 
     def __init__(self) -> None:
         self.hash = hashlib.sha256()

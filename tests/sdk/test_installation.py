@@ -27,7 +27,7 @@ def identity(block: Block) -> str:
 
 @pytest.mark.parametrize("block", SHELL, ids=identity)
 def test_installation(block: Block, tmp_path: Path) -> None:
-    """Where the package would come from an index, the index is a directory that holds this one."""
+    """A block that installs from an index gets a directory with this package as its index."""
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     env = {**os.environ, "PATH": f"{tmp_path}/venv/bin:{os.environ['PATH']}", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     env["PIP_CONSTRAINT"] = str(Path(__file__).with_name("requirements-sdk.txt"))

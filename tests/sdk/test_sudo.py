@@ -89,7 +89,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 FORKS = """
 sleeper = os.fork()
 if sleeper == 0:
-    # What waits for this program's output need not wait for the child.
+    # A reader of this program's output need not wait for the child.
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
         os.dup2(nowhere, descriptor)

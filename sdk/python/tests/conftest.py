@@ -1,4 +1,4 @@
-"""A client of the stand-in server, and what tests ask of it."""
+"""A client of the stand-in server, and fixtures."""
 
 from __future__ import annotations
 

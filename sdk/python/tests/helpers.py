@@ -1,4 +1,4 @@
-"""What tests ask of the stand-in server and of this process."""
+"""Requests to the stand-in server, and the state of this process, for tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matchlock import Client
 
 
 def requests(client: Client, method: str) -> list[dict[str, Any]]:
-    """What the server received of a method."""
+    """The messages of a method that the server received."""
     received = json.loads(client.exec("requests").stdout)
     return [request for request in received if request["method"] == method]
 
@@ -29,7 +29,7 @@ def threads() -> list[str]:
 
 
 def descriptors() -> int:
-    """How many are open."""
+    """The number of open descriptors."""
     return len(os.listdir("/proc/self/fd"))
 
 

@@ -1,4 +1,4 @@
-"""The asyncio client: what the threaded one promises, and cancellation."""
+"""The asyncio client: the promises of the threaded one, and cancellation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `create` sends for every option, and what it refuses by itself."""
+"""The messages of `create` for every option, and the options that it refuses by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Children made by fork: a server ends with its client however long they live, and they are told what is not theirs."""
+"""Children made by fork: a server ends with its client however long they live; they may not use the client."""
 
 from __future__ import annotations
 

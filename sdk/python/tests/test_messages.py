@@ -1,4 +1,4 @@
-"""Lines: what is sent, and what of a line from anywhere is understood."""
+"""Lines: the requests that are sent, and the messages that are understood."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the client sends is what the server's schema says: every method is known, every member has its name and type."""
+"""The messages of the client against the server's schema: every method is known, every member has its name and type."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TYPES: dict[str, tuple[type, ...]] = {
 
 
 def wrong(value: Any, schema: Any, document: Any, where: str) -> list[str]:
-    """What of a value the schema does not have: the part of JSON Schema that the document uses."""
+    """The faults of a value by the schema: the part of JSON Schema that the document uses."""
     if schema is True:
         return []
     if "$ref" in schema:

@@ -1,7 +1,7 @@
 """The asyncio client: the methods of `Client`, to be awaited.
 
-Cancelling a call cancels what it does in the sandbox. Not here: which steps a call has (`calls`), the process and its
-reader (`aio_transport`), JSON members (`wire`).
+Cancelling a call cancels its work in the sandbox. Not here: the steps of a call (`calls`), the process and its reader
+(`aio_transport`), JSON members (`wire`).
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class AsyncClient:
         """Starts the server, if it has not been started."""
         self._check_process()
         if not self._origin.is_here():
-            # It was made before a fork and not started, so it may be used here.
+            # The client was made before a fork and not started, so it may be used here.
             self._origin, self._starting = forks.Origin(), asyncio.Lock()
         async with self._starting:
             if self._transport is not None:
@@ -139,7 +139,7 @@ class AsyncClient:
         user: str = "",
         env: Mapping[str, str] | None = None,
     ) -> ExecResult:
-        """Runs a shell command, or a list of program and arguments, and gives all it wrote."""
+        """Runs a shell command, or a list of program and arguments, and returns its whole output."""
         return await self._take(self._calls.exec(timeout, command, working_dir, user, env))
 
     async def exec_stream(
@@ -153,7 +153,7 @@ class AsyncClient:
         user: str = "",
         env: Mapping[str, str] | None = None,
     ) -> ExecStreamResult:
-        """Runs a command and writes what it writes, as it comes."""
+        """Runs a command and writes its output to the streams as it comes."""
         output = AsyncOutput({"exec_stream.stdout": stdout, "exec_stream.stderr": stderr})
         return await self._take(self._calls.exec_stream(timeout, command, working_dir, user, env, output))
 
@@ -187,7 +187,7 @@ class AsyncClient:
         *,
         env: Mapping[str, str] | None = None,
     ) -> ExecInteractiveResult:
-        """Runs a command on a terminal of its own. `resize` gives (rows, cols) whenever the size changes."""
+        """Runs a command on a terminal of its own. `resize` yields (rows, cols) whenever the size changes."""
         output = AsyncOutput({"exec_tty.stdout": stdout})
         size = (rows, cols)
         steps = self._calls.exec_interactive(timeout, command, working_dir, user, env, output, stdin, size, resize)
@@ -202,13 +202,13 @@ class AsyncClient:
         user: str = "",
         env: Mapping[str, str] | None = None,
     ) -> AsyncProcess:
-        """Starts a command that runs on by itself, with what it starts, until it ends or the sandbox does. What it
-        writes goes to the sandbox's log."""
+        """Starts a command that runs on by itself, with its descendants, until it ends or the sandbox does. Its output
+        goes to the sandbox's log."""
         id = await self._take(self._calls.exec_detached(timeout, command, working_dir, user, env))
         return AsyncProcess(self._request, id)
 
     async def processes(self, timeout: float | None = None) -> list[ProcessInfo]:
-        """The detached commands, in the order they were started."""
+        """The detached commands, in the order of their starts."""
         return await self._take(self._calls.processes(timeout))
 
     # Files
@@ -224,7 +224,7 @@ class AsyncClient:
         return await self._take(self._calls.read_file(path, timeout))
 
     async def list_files(self, path: str, timeout: float | None = None) -> list[FileInfo]:
-        """The entries of a directory of the guest, by name."""
+        """The entries of a directory of the guest, sorted by name."""
         return await self._take(self._calls.list_files(path, timeout))
 
     async def upload(self, path: str, source: IO[bytes], mode: int = 0o644, timeout: float | None = None) -> int:
@@ -245,15 +245,15 @@ class AsyncClient:
         return await self._take(self._calls.download(path, target, offset, length, timeout))
 
     async def stat(self, path: str, follow: bool = True, timeout: float | None = None) -> FileInfo:
-        """A file of the guest; with `follow` a symbolic link stands for its target."""
+        """A file of the guest; with `follow` a symbolic link is followed."""
         return await self._take(self._calls.stat(path, follow, timeout))
 
     async def mkdir(self, path: str, mode: int = 0o755, parents: bool = False, timeout: float | None = None) -> None:
-        """Makes a directory; with `parents` those above it too, and one that is there is accepted."""
+        """Makes a directory; with `parents` those above it as well, and one that exists is accepted."""
         await self._take(self._calls.mkdir(path, mode, parents, timeout))
 
     async def remove_file(self, path: str, recursive: bool = False, timeout: float | None = None) -> None:
-        """Removes a file or an empty directory; with `recursive` a directory and all in it."""
+        """Removes a file or an empty directory; with `recursive` a directory with its content."""
         await self._take(self._calls.remove_file(path, recursive, timeout))
 
     async def rename(self, path: str, new_path: str, timeout: float | None = None) -> None:
@@ -297,7 +297,7 @@ class AsyncClient:
         return await self._take(self._calls.volume_list())
 
     async def volume_remove(self, name: str) -> None:
-        """Removes a named volume and all in it."""
+        """Removes a named volume and its content."""
         await self._take(self._calls.volume_remove(name))
 
     # Requests
@@ -324,7 +324,7 @@ class AsyncClient:
         return await self._running().request(method, params, on_notification, deadline)
 
     async def _take(self, steps: Steps[T]) -> T:
-        """Takes the steps of a call, one after the other."""
+        """Takes the steps of a call, one after another."""
         try:
             step = next(steps)
             while True:

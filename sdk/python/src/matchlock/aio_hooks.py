@@ -1,7 +1,7 @@
 """Hooks on an event loop: after-hooks as tasks, the callback socket served by coroutines.
 
-Hooks may be coroutine functions; network hooks that are not run in threads, so that they may block. Not here: what
-matches a hook and what its answer means (`vfs_hooks`, `network_hooks`).
+Hooks may be coroutine functions; network hooks that are not run in threads, so that they may block. Not here: choosing
+hooks, and the meaning of their answers (`vfs_hooks`, `network_hooks`).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class AsyncEventRunner:
 
     async def _run_dangerous(self, hook: Hook, client: object, event: VFSHookEvent) -> None:
         try:
-            # Nobody waits for an after-hook, so nobody can be told that it failed.
+            # Nobody waits for an after-hook, so its failure has no receiver.
             with contextlib.suppress(Exception):
                 await settle(hook.callback(client, event))
         finally:
@@ -79,7 +79,7 @@ class AsyncHookServer:
 
     @staticmethod
     async def start(callbacks: network_hooks.Callbacks) -> AsyncHookServer:
-        """Starts it in a directory of its own."""
+        """Starts the socket in a directory of its own."""
         server = AsyncHookServer(callbacks, network_hooks.socket_directory())
         try:
             server._server = await asyncio.start_unix_server(
@@ -91,7 +91,7 @@ class AsyncHookServer:
         return server
 
     def stop(self) -> None:
-        """Ends it, and removes the socket."""
+        """Ends the socket, and removes it."""
         if self._server is not None:
             self._server.close()
         shutil.rmtree(self._directory, ignore_errors=True)

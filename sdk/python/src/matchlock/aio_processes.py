@@ -1,6 +1,6 @@
-"""What lives on after the call that made it, on an event loop: detached commands and watches.
+"""Detached commands and watches, which outlive the call that made them, on an event loop.
 
-Not here: how a request is made (`aio_transport`).
+Not here: making requests (`aio_transport`).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class AsyncProcess:
 
     @property
     def id(self) -> int:
-        """Its number in the sandbox's list of detached commands; no process id."""
+        """The command's number in the sandbox's list of detached commands; no process id."""
         return self._id
 
     async def wait(self, timeout: float | None = None) -> int:
-        """Waits for its end and gives its exit code. TimeoutError leaves it running."""
+        """Waits for the command's end and returns its exit code. TimeoutError leaves it running."""
         if self._exit_code is None:
             params: Params = {"process_id": self._id}
             result = await self._request("process_wait", params, deadline=Deadline(timeout))
@@ -43,7 +43,7 @@ class AsyncProcess:
         return self._exit_code
 
     async def poll(self) -> int | None:
-        """Its exit code, or None while it runs."""
+        """The command's exit code, or None while it runs."""
         if self._exit_code is None:
             for process in wire.processes(await self._request("process_list")):
                 if process.id == self._id and not process.running:
@@ -51,25 +51,25 @@ class AsyncProcess:
         return self._exit_code
 
     async def send_signal(self, number: int) -> None:
-        """Sends it a signal."""
+        """Sends the command a signal."""
         params: Params = {"process_id": self._id, "signal": int(number)}
         await self._request("process_signal", params)
 
     async def terminate(self) -> None:
-        """Asks it to end (SIGTERM)."""
+        """Asks the command to end (SIGTERM)."""
         await self.send_signal(signal.SIGTERM)
 
     async def kill(self) -> None:
-        """Ends it, and all it started."""
+        """Ends the command and its descendants."""
         await self._request("process_kill", {"process_id": self._id})
 
     async def output(self) -> bytes:
-        """The last 64 KiB of what it wrote, output and errors as they came."""
+        """The last 64 KiB of the command's output and errors, in their order."""
         return wire.process_output(await self._request("process_output", {"process_id": self._id}))
 
 
 class AsyncWatch:
-    """Changes of files, one after the other: an asynchronous iterator, and a context manager that ends it."""
+    """Changes of files, one after another: an asynchronous iterator, and a context manager that ends the watch."""
 
     def __init__(self, transport: AsyncTransport, call: Call) -> None:
         self._transport = transport
@@ -77,7 +77,7 @@ class AsyncWatch:
 
     @staticmethod
     async def start(transport: AsyncTransport, params: Params, deadline: Deadline) -> AsyncWatch:
-        """Starts it, and waits until no change can be missed."""
+        """Starts the watch, and waits until no change can be missed."""
         call = await transport.begin("watch", params, lossy=True)
         try:
             while True:
@@ -119,7 +119,7 @@ class AsyncWatch:
         self.close()
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends the watch."""
         self._transport.end(self._call)
 
     def _ended(self) -> NoReturn:
@@ -154,7 +154,7 @@ class StartingWatch(Coroutine[Any, Any, AsyncWatch]):
         if self._watch is not None:
             self._watch.close()
 
-    # What makes it a coroutine, as which a task may run it.
+    # A task may only run coroutines, and this makes it one.
 
     def send(self, value: Any, /) -> Any:
         return self._start.send(value)

@@ -1,7 +1,7 @@
 """Output that is written as it comes, and input that is sent as it is read, for the asyncio client.
 
 Ordinary streams work, and so do those whose methods are coroutines, such as `asyncio.StreamWriter` and
-`asyncio.StreamReader`. Not here: what kind of stream it is (`sinks`).
+`asyncio.StreamReader`. Not here: the kinds of streams (`sinks`).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ class BytesWriter(Protocol):
     """A binary stream, such as `asyncio.StreamWriter`; `drain` is awaited, if there is one."""
 
     def write(self, data: bytes, /) -> Any:
-        """Takes bytes; what it gives is awaited if it can be."""
+        """Takes bytes; an awaitable result is awaited."""
 
 
 class BytesReader(Protocol):
     """A binary stream, such as `asyncio.StreamReader`."""
 
     def read(self, n: int, /) -> Awaitable[bytes]:
-        """Gives bytes; none at the end."""
+        """Returns bytes; none at the end."""
         ...
 
 
@@ -39,7 +39,7 @@ Post: TypeAlias = Callable[[str, Params], Awaitable[None]]
 
 
 async def settle(value: Any) -> Any:
-    """What something gives in the end, coroutine or not."""
+    """A result, awaited if it is awaitable."""
     return await value if inspect.isawaitable(value) else value
 
 
@@ -62,25 +62,25 @@ class AsyncSink:
 
 
 class AsyncOutput:
-    """Streams by the method of the notifications they get."""
+    """Streams by the method of their notifications."""
 
     def __init__(self, streams: Mapping[str, AsyncWriter | None]) -> None:
         self._sinks = {method: AsyncSink(stream) for method, stream in streams.items() if stream is not None}
 
     async def take(self, notification: Notification) -> None:
-        """Writes what a notification carries."""
+        """Writes the data of a notification."""
         sink = self._sinks.get(notification.method)
         if sink is not None:
             await sink.write(sinks.data(notification.params))
 
     async def finish(self) -> None:
-        """Writes what is left."""
+        """Writes the rest at the end."""
         for sink in self._sinks.values():
             await sink.write(b"", final=True)
 
 
 class Window:
-    """How far input may be ahead of a command."""
+    """The limit on how far input may be ahead of a command."""
 
     def __init__(self, acks: bool) -> None:
         self._acks = acks
@@ -89,12 +89,12 @@ class Window:
         self._changed = asyncio.Event()
 
     def taken(self, total: int) -> None:
-        """So many bytes have gone to the command."""
+        """Notes that this many bytes have gone to the command."""
         self._taken = total
         self._changed.set()
 
     async def sent(self, size: int) -> None:
-        """So many more were sent; waits until more may be."""
+        """Notes that this many more bytes were sent; waits until more may be."""
         self._sent += size
         while self._acks and self._sent - self._taken >= sinks.AHEAD_BYTES:
             self._changed.clear()
@@ -147,7 +147,7 @@ async def _each(sizes: Sizes) -> AsyncIterator[tuple[int, int]]:
 
 
 async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
-    """What a blocking function gives. Unlike those of an executor, a thread that never comes back does not keep the
+    """The result of a blocking function. Unlike those of an executor, a thread that never comes back does not keep the
     program from ending."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
@@ -166,7 +166,7 @@ async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
             result = function(*args)
         except BaseException as error:
             failure = error
-        # A loop that has been closed meanwhile has nobody who waits.
+        # A loop that has been closed meanwhile has no waiter.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(settle_future, result, failure)
 

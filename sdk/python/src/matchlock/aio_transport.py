@@ -1,7 +1,7 @@
-"""The server process on an event loop: one task that reads what it says, coroutines that wait for their requests.
+"""The server process on an event loop: one task that reads its messages, coroutines that wait for their requests.
 
-The same promises as `transport`: no line and no callback ends the reader, and what waits for a consumer has a bound.
-Not here: what any message means.
+The promises are those of `transport`: no line and no callback ends the reader, and the queue of a consumer has a bound.
+Not here: the messages' meaning.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Call:
     # The consumer's side.
 
     def abandon(self) -> bool:
-        """Stops listening; says whether the request was still under way."""
+        """Stops listening; returns whether the request was still under way."""
         self._abandoned = True
         self._queue.clear()
         self._news.set()
@@ -75,7 +75,7 @@ class Call:
         return not self._done
 
     async def next(self, deadline: Deadline) -> Notification | None:
-        """The next notification; None = no more will come, see `result`. Raises TimeoutError."""
+        """The next notification; None = there are no more, see `result`. Raises TimeoutError."""
         self._origin.check()
         while not (self._queue or self._lost or self._done or self._abandoned):
             self._news.clear()
@@ -104,7 +104,7 @@ class Call:
             timer.cancel()
 
     def result(self) -> Any:
-        """What a finished request gave."""
+        """The result of a finished request."""
         if self._error is not None:
             raise self._error
         return self._result
@@ -145,7 +145,7 @@ class AsyncTransport:
             stdin = await _writer(server.stdin)
             stdout, stdout_transport = await _reader(server.stdout)
         except BaseException:
-            # Whichever of them the loop has by now: it ends the server.
+            # The loop may have either of them by now; both end the server.
             server.stdin.close()
             server.stdout.close()
             server.stderr.close()
@@ -164,7 +164,7 @@ class AsyncTransport:
         on_notification: OnNotification | None = None,
         deadline: Deadline | None = None,
     ) -> Any:
-        """Makes a request and waits for its end; whatever ends the wait before, also cancels the request."""
+        """Makes a request and waits for its end. Leaving the wait early, for any reason, cancels the request."""
         deadline = deadline or Deadline()
         async with self.open(method, params) as call:
             while True:
@@ -213,7 +213,7 @@ class AsyncTransport:
             await self._write(encode(method, self._next_id(), params))
 
     def post_soon(self, method: str, params: Params) -> None:
-        """The same, without waiting for the server to take it."""
+        """Sends a message that nothing waits for, without waiting for the server to take it."""
         if self.running():
             self._stdin.write(encode(method, self._next_id(), params))
 
@@ -225,11 +225,11 @@ class AsyncTransport:
         if self.running():
             with contextlib.suppress(Exception):
                 await self._ask_to_close(timeout, deadline)
-        # End of input is what ends the server, even one that this user may not kill.
+        # End of input ends the server, even one that this user may not kill.
         self._stdin.close()
         end = asyncio.create_task(in_thread(self._process.wait))
         if not (await asyncio.wait([end], timeout=timeout))[0]:
-            # What the server has not read yet keeps the end of input from it.
+            # Data that the server has not read yet keeps the end of input from it.
             if self._stdin.transport.get_write_buffer_size():
                 self._stdin.transport.abort()
             with contextlib.suppress(OSError):
@@ -304,7 +304,7 @@ class AsyncTransport:
 
 async def _writer(end: forks.End) -> asyncio.StreamWriter:
     loop = asyncio.get_running_loop()
-    # Of a stream's protocol only the flow control is used: nothing comes from this end.
+    # Only the flow control of a stream's protocol is used: this end receives nothing.
     transport, protocol = await loop.connect_write_pipe(
         lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()), end
     )

@@ -18,7 +18,7 @@ class Sandbox:
         self._options = CreateOptions(image=image)
 
     def options(self) -> CreateOptions:
-        """What has been built; the builder's own object."""
+        """The options so far; the builder's own object."""
         return self._options
 
     def with_privileged(self) -> Sandbox:
@@ -52,7 +52,7 @@ class Sandbox:
         return self
 
     def with_workspace(self, path: str) -> Sandbox:
-        """Sets where mounts live in the guest."""
+        """Sets the directory of mounts in the guest."""
         self._options.workspace = path
         return self
 
@@ -149,7 +149,7 @@ class Sandbox:
         return self
 
     def mount(self, guest_path: str, config: MountConfig) -> Sandbox:
-        """Mounts what `config` says."""
+        """Mounts according to `config`."""
         self._options.mounts[guest_path] = config
         return self
 
@@ -197,7 +197,7 @@ class Sandbox:
         return self
 
     def with_user(self, user: str) -> Sandbox:
-        """Sets who runs commands: `uid`, `uid:gid` or name."""
+        """Sets the user that runs commands: `uid`, `uid:gid` or name."""
         self._image_config().user = user
         return self
 

@@ -1,7 +1,7 @@
-"""What each call of a client does, step by step: one description for the threaded and the asyncio client.
+"""The steps of each call: one description for the threaded and the asyncio client.
 
 A call is a generator of steps. A client takes the steps in its own way, with threads or on an event loop, and sends
-back what each gave. Not here: how a step is taken (`client`, `aio`), JSON members (`wire`).
+back the result of each. Not here: taking a step (`client`, `aio`), JSON members (`wire`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Env: TypeAlias = Mapping[str, str] | None
 
 @dataclass(frozen=True)
 class Request:
-    """A request to the server; gives its result. `output` takes what comes before that, and is finished then."""
+    """A request to the server; gives its result. `output` takes the notifications before that, and is then finished."""
 
     method: str
     params: Params | None = None
@@ -57,7 +57,7 @@ class Interact:
 
 @dataclass(frozen=True)
 class Invoke:
-    """A function of the user's or of the client's own; gives what it gives in the end, coroutine or not."""
+    """A function of the user's or of the client's own; gives its result, awaited if it is awaitable."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...] = ()
@@ -80,7 +80,7 @@ class Write:
 
 @dataclass(frozen=True)
 class Run:
-    """A command of the program; gives what it prints."""
+    """A command of the program; gives its output."""
 
     arguments: list[str]
 
@@ -90,7 +90,7 @@ Steps: TypeAlias = Generator[Step, Any, T]
 
 
 class Calls:
-    """The calls of one client. `hooks` gives the hooks in force, `check` raises where no call may be made."""
+    """The calls of one client. `hooks` gives the hooks in force, `check` raises if no call may be made."""
 
     def __init__(self, hooks: Callable[[], VFSHooks], check: Callable[[], None]) -> None:
         self._hooks = hooks
@@ -135,7 +135,7 @@ class Calls:
     # Commands
 
     def exec(self, timeout: float | None, command: Command, working_dir: str, user: str, env: Env) -> Steps[ExecResult]:
-        """Runs a command and gathers what it writes."""
+        """Runs a command and gathers its output."""
         deadline = Deadline(timeout)
         params = yield from self._exec_params(deadline, command, working_dir, user, env)
         return wire.exec_result((yield Request("exec", params, deadline)))
@@ -143,7 +143,7 @@ class Calls:
     def exec_stream(
         self, timeout: float | None, command: Command, working_dir: str, user: str, env: Env, output: Any
     ) -> Steps[ExecStreamResult]:
-        """Runs a command and passes on what it writes."""
+        """Runs a command and passes its output on."""
         deadline = Deadline(timeout)
         params = yield from self._exec_params(deadline, command, working_dir, user, env)
         result = yield Request("exec_stream", params, deadline, output)
@@ -248,7 +248,7 @@ class Calls:
                 return at - offset
 
     def stat(self, path: str, follow: bool, timeout: float | None) -> Steps[FileInfo]:
-        """What is known of a file."""
+        """The metadata of a file."""
         yield from self._decide("stat", path)
         params: Params = {"path": path, "follow": follow}
         return wire.file_info((yield from self._extension("stat", "stat", params, timeout)))
@@ -303,7 +303,7 @@ class Calls:
         """Removes a named volume."""
         yield Run(["volume", "rm", volumes.volume_name(name)])
 
-    # What calls are made of
+    # Parts of calls
 
     def extend(self, feature: str, deadline: Deadline) -> Steps[None]:
         """Makes sure that the server has what the releases up to 0.2 do not: they would ignore what they do not
@@ -343,7 +343,7 @@ class Calls:
         return len(content)
 
     def _write_piece(self, path: str, piece: bytes, mode: int, offset: int, timeout: float | None) -> Steps[None]:
-        # A piece without an offset replaces what the file held.
+        # A piece without an offset replaces the file's old content.
         more: Params = {"offset": offset} if offset else {}
         yield Request("write_file", wire.write_params(path, piece, mode, **more), Deadline(timeout))
 

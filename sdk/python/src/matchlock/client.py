@@ -1,7 +1,7 @@
 """The client: one server process, one sandbox at a time, any number of threads.
 
-How the steps of a call are taken by threads. Not here: which steps those are (`calls`), the process and its reader
-(`transport`), JSON members (`wire`), what matches a hook (`vfs_hooks`, `network_hooks`).
+Threads take the steps of a call. Not here: the steps themselves (`calls`), the process and its reader (`transport`),
+JSON members (`wire`), the choice of hooks (`vfs_hooks`, `network_hooks`).
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from .wire import Command
 T = TypeVar("T")
 
 CLOSE_SECONDS = 2.0
-"""How long `close` waits when it is not told."""
+"""How long `close` waits by default."""
 
 
 def close_seconds(timeout: float | None) -> float:
-    """How long `close` waits. Raises ValueError and TypeError for what is no time."""
+    """How long `close` waits. Raises ValueError and TypeError for values that are no time."""
     limit = seconds(timeout)
     if limit is None and timeout is not None:
         return LONGEST_SECONDS
@@ -95,7 +95,8 @@ class Client:
         """Starts the server, if it has not been started."""
         self._check_process()
         if not self._origin.is_here():
-            # It was made before a fork and not started, so it may be used here; a thread that is not may hold its lock.
+            # The client was made before a fork and not started, so it may be used here; a thread of the parent may hold
+            # its lock.
             self._origin, self._lock = forks.Origin(), threading.Lock()
         with self._lock:
             if self._transport is not None:
@@ -145,7 +146,7 @@ class Client:
         user: str = "",
         env: Mapping[str, str] | None = None,
     ) -> ExecResult:
-        """Runs a shell command, or a list of program and arguments, and gives all it wrote."""
+        """Runs a shell command, or a list of program and arguments, and returns its whole output."""
         return self._take(self._calls.exec(timeout, command, working_dir, user, env))
 
     def exec_stream(
@@ -159,7 +160,7 @@ class Client:
         user: str = "",
         env: Mapping[str, str] | None = None,
     ) -> ExecStreamResult:
-        """Runs a command and writes what it writes, as it comes."""
+        """Runs a command and writes its output to the streams as it comes."""
         output = Output({"exec_stream.stdout": stdout, "exec_stream.stderr": stderr})
         return self._take(self._calls.exec_stream(timeout, command, working_dir, user, env, output))
 
@@ -193,7 +194,7 @@ class Client:
         *,
         env: Mapping[str, str] | None = None,
     ) -> ExecInteractiveResult:
-        """Runs a command on a terminal of its own. `resize` gives (rows, cols) whenever the size changes."""
+        """Runs a command on a terminal of its own. `resize` yields (rows, cols) whenever the size changes."""
         output = Output({"exec_tty.stdout": stdout})
         size = (rows, cols)
         steps = self._calls.exec_interactive(timeout, command, working_dir, user, env, output, stdin, size, resize)
@@ -208,13 +209,13 @@ class Client:
         user: str = "",
         env: Mapping[str, str] | None = None,
     ) -> Process:
-        """Starts a command that runs on by itself, with what it starts, until it ends or the sandbox does. What it
-        writes goes to the sandbox's log."""
+        """Starts a command that runs on by itself, with its descendants, until it ends or the sandbox does. Its output
+        goes to the sandbox's log."""
         id = self._take(self._calls.exec_detached(timeout, command, working_dir, user, env))
         return Process(self._request, id)
 
     def processes(self, timeout: float | None = None) -> list[ProcessInfo]:
-        """The detached commands, in the order they were started."""
+        """The detached commands, in the order of their starts."""
         return self._take(self._calls.processes(timeout))
 
     # Files
@@ -228,7 +229,7 @@ class Client:
         return self._take(self._calls.read_file(path, timeout))
 
     def list_files(self, path: str, timeout: float | None = None) -> list[FileInfo]:
-        """The entries of a directory of the guest, by name."""
+        """The entries of a directory of the guest, sorted by name."""
         return self._take(self._calls.list_files(path, timeout))
 
     def upload(self, path: str, source: IO[bytes], mode: int = 0o644, timeout: float | None = None) -> int:
@@ -249,15 +250,15 @@ class Client:
         return self._take(self._calls.download(path, target, offset, length, timeout))
 
     def stat(self, path: str, follow: bool = True, timeout: float | None = None) -> FileInfo:
-        """A file of the guest; with `follow` a symbolic link stands for its target."""
+        """A file of the guest; with `follow` a symbolic link is followed."""
         return self._take(self._calls.stat(path, follow, timeout))
 
     def mkdir(self, path: str, mode: int = 0o755, parents: bool = False, timeout: float | None = None) -> None:
-        """Makes a directory; with `parents` those above it too, and one that is there is accepted."""
+        """Makes a directory; with `parents` those above it as well, and one that exists is accepted."""
         self._take(self._calls.mkdir(path, mode, parents, timeout))
 
     def remove_file(self, path: str, recursive: bool = False, timeout: float | None = None) -> None:
-        """Removes a file or an empty directory; with `recursive` a directory and all in it."""
+        """Removes a file or an empty directory; with `recursive` a directory with its content."""
         self._take(self._calls.remove_file(path, recursive, timeout))
 
     def rename(self, path: str, new_path: str, timeout: float | None = None) -> None:
@@ -265,7 +266,7 @@ class Client:
         self._take(self._calls.rename(path, new_path, timeout))
 
     def watch(self, path: str, recursive: bool = False, timeout: float | None = None) -> Watch:
-        """Tells changes of a file, or below a directory, from now on. `timeout` bounds the start."""
+        """Reports changes of a file, or below a directory, from now on. `timeout` bounds the start."""
         deadline = Deadline(timeout)
         self._take(self._calls.extend("watch", deadline))
         return Watch(self._running(), {"path": path, "recursive": recursive}, deadline)
@@ -302,7 +303,7 @@ class Client:
         return self._take(self._calls.volume_list())
 
     def volume_remove(self, name: str) -> None:
-        """Removes a named volume and all in it."""
+        """Removes a named volume and its content."""
         self._take(self._calls.volume_remove(name))
 
     # Requests
@@ -329,7 +330,7 @@ class Client:
         return self._running().request(method, params, on_notification, deadline)
 
     def _take(self, steps: Steps[T]) -> T:
-        """Takes the steps of a call, one after the other."""
+        """Takes the steps of a call, one after another."""
         try:
             step = next(steps)
             while True:

@@ -1,6 +1,6 @@
-"""Until when a call waits.
+"""The end of a call's time.
 
-Not here: what ends with it.
+Not here: the calls.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import math
 import time
 
 LONGEST_SECONDS = 1e9
-"""What is longer is no limit: a wait of the system cannot count much further."""
+"""The longest limit; a longer time is none, as a wait of the system cannot count much further."""
 
 
 def seconds(timeout: float | None) -> float | None:
-    """How long a timeout is; None = without end. Raises ValueError and TypeError for what is no time."""
+    """The length of a timeout; None = without end. Raises ValueError and TypeError for values that are no time."""
     if timeout is None or timeout > LONGEST_SECONDS:
         return None
     if math.isnan(timeout):
@@ -30,5 +30,5 @@ class Deadline:
         self._at = None if limit is None else time.monotonic() + limit
 
     def remaining(self) -> float | None:
-        """How long it is until then, in seconds; None = without end."""
+        """The time that is left, in seconds; None = without end."""
         return None if self._at is None else max(self._at - time.monotonic(), 0)

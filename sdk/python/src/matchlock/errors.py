@@ -1,6 +1,6 @@
-"""What goes wrong, as exceptions.
+"""The exceptions of this package.
 
-Not here: when each is raised, which every method says for itself.
+Not here: the conditions, which every method documents.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class RPCError(MatchlockError):
         return (type(self), (self.code, self.message))
 
     def is_vm_error(self) -> bool:
-        """Whether the sandbox itself is the trouble: it did not start, or there is none."""
+        """Whether the error is about the sandbox itself: it did not start, or there is none."""
         return self.code == self.VM_FAILED
 
     def is_exec_error(self) -> bool:

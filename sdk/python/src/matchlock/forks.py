@@ -1,7 +1,7 @@
-"""What a process made by `os.fork` must not keep of its parent's servers.
+"""Removes a parent's pipes to its servers from processes made by `os.fork`.
 
-End of input is what ends a server, and it comes only when nobody holds the pipe any more. A child would hold copies for
-as long as it lives, so it loses them at its birth. Not here: programs that are executed, which inherit none.
+End of input ends a server, and comes only when no process holds the pipe any more. A child would hold copies for as
+long as it lives, so it loses them at its birth. Not here: programs that are executed, which inherit none.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import weakref
 from .errors import MatchlockError
 
 HELD = threading.RLock()
-"""Held while ends are opened and closed; forks wait for it, so that a child knows of all its copies."""
+"""Held while ends are opened and closed. Forks wait for it, so that a child knows all of its copies."""
 
 ELSEWHERE = "this client belongs to the process that made it"
 
@@ -23,14 +23,14 @@ _generation = 0
 
 
 class End(io.FileIO):
-    """One end of a pipe. In a child its descriptor leads to /dev/null, and is still there to be closed."""
+    """One end of a pipe. In a child its descriptor leads to /dev/null, and can still be closed."""
 
     def __init__(self, descriptor: int, mode: str) -> None:
         super().__init__(descriptor, mode)
         _ends.add(self)
 
     def close(self) -> None:
-        """Closes it, while no child is being made that would take its number for this pipe."""
+        """Closes the end, while no child is being made that would take its number for this pipe."""
         with HELD:
             super().close()
 
@@ -43,18 +43,18 @@ def pipe() -> tuple[End, End]:
 
 
 class Origin:
-    """The process that made something."""
+    """The process that made an object."""
 
     def __init__(self) -> None:
         self._generation = _generation
 
     def is_here(self) -> bool:
-        """Whether it is this one."""
+        """Whether it is this process."""
         return self._generation == _generation
 
     def check(self) -> None:
-        """Raises MatchlockError in any other. What calls it has to do so before it takes a lock: in a child, one may
-        be held by a thread that only its parent has."""
+        """Raises MatchlockError in any other process. To be called before a lock is taken: in a child, a thread that
+        only the parent has may hold the lock."""
         if not self.is_here():
             raise MatchlockError(ELSEWHERE)
 

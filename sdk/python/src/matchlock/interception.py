@@ -1,4 +1,4 @@
-"""What a program may say about, and do to, a sandbox's file operations and HTTP traffic.
+"""A program's rules and hooks for a sandbox's file operations and HTTP traffic.
 
 Plain data and its form on the wire. Not here: running the hooks (`vfs_hooks`, `network_hooks`).
 """
@@ -61,13 +61,13 @@ NetworkHookAction: TypeAlias = Literal["allow", "block", "mutate"]
 
 
 def _set_members(pairs: dict[str, Any]) -> dict[str, Any]:
-    """Members that say something; the wire leaves the others out."""
+    """The members that are set; the wire leaves the others out."""
     return {name: value for name, value in pairs.items() if value}
 
 
 @dataclass
 class VFSHookEvent:
-    """A file operation that happened, as after-hooks hear of it."""
+    """A file operation that happened, for after-hooks."""
 
     op: str
     path: str
@@ -111,13 +111,13 @@ class VFSHookRule:
     """`before` or `after`; empty is before."""
 
     ops: list[VFSHookOp] = field(default_factory=list[VFSHookOp])
-    """Operations it is about; none = all."""
+    """The operations that the rule is about; none = all."""
 
     path: str = ""
     """Glob over guest paths; empty = all."""
 
     action: VFSHookAction = "allow"
-    """What the host does."""
+    """The action that the host applies."""
 
     timeout_ms: int = 0
     """Bound on one callback, in milliseconds; 0 = none."""
@@ -155,10 +155,10 @@ class VFSInterceptionConfig:
     """Rules on file operations below the workspace."""
 
     emit_events: bool = False
-    """Have the server tell of every file operation."""
+    """Have the server report every file operation."""
 
     rules: list[VFSHookRule] = field(default_factory=list[VFSHookRule])
-    """In order; the first block wins."""
+    """The rules in their order; the first block wins."""
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as the server reads it."""
@@ -179,7 +179,7 @@ class NetworkBodyTransform:
 
 @dataclass
 class NetworkHookRequest:
-    """What a network hook is told of one exchange. Bodies are not part of it."""
+    """One exchange, as a network hook sees it. Bodies are not part of it."""
 
     phase: NetworkHookPhase = ""
     host: str = ""
@@ -212,7 +212,7 @@ class NetworkHookResponseMutation:
 
 @dataclass
 class NetworkHookResult:
-    """What a network hook wants done."""
+    """The decision of a network hook."""
 
     action: NetworkHookAction = "allow"
     request: NetworkHookRequestMutation | None = None
@@ -246,7 +246,7 @@ class NetworkHookRule:
     """Glob over URL paths; empty = all."""
 
     action: NetworkHookAction = "allow"
-    """What the host does."""
+    """The action that the host applies."""
 
     set_headers: dict[str, str] = field(default_factory=dict[str, str])
     """Before: request headers to set."""
@@ -308,7 +308,7 @@ class NetworkInterceptionConfig:
     """Rules on HTTP traffic."""
 
     rules: list[NetworkHookRule] = field(default_factory=list[NetworkHookRule])
-    """In order."""
+    """The rules in their order."""
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as the server reads it."""

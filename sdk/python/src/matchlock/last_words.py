@@ -1,7 +1,7 @@
-"""What the server wrote on its standard error, kept for the case that it ends unexpectedly.
+"""The server's standard error, kept for the case that it ends unexpectedly.
 
 It goes to a file without a name, not to a pipe: nobody has to read it, and a server whose client is gone can still
-write. Not here: when it is asked for.
+write. Not here: the use of it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class LastWords:
         return self._file.fileno()
 
     def error(self) -> MatchlockError:
-        """What fails the requests of a server that ended, with its last line."""
+        """The error for the requests of a server that ended, with its last line."""
         try:
             end = self._file.seek(0, os.SEEK_END)
             self._file.seek(max(end - _TAIL_BYTES, 0))
@@ -39,5 +39,5 @@ class LastWords:
         return MatchlockError(f"{CLOSED_UNEXPECTEDLY}: {said[:_LINE_CHARACTERS]}" if said else CLOSED_UNEXPECTEDLY)
 
     def close(self) -> None:
-        """Forgets them."""
+        """Forgets the output."""
         self._file.close()

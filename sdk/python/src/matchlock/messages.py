@@ -1,6 +1,6 @@
 """JSON-RPC 2.0 as lines: requests to bytes, bytes to messages.
 
-Pure, and it never raises on what the server sends: a line that makes no sense is None. Not here: who waits for what.
+Pure, and nothing from the server raises: a line that makes no sense is None. Not here: waiting for messages.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ class Response:
 
 @dataclass(frozen=True)
 class Notification:
-    """News of a request, or of the sandbox."""
+    """A notification about a request, or about the sandbox."""
 
     method: str
     params: Params
 
     size: int
-    """Bytes it took on the wire."""
+    """Bytes of the line."""
 
     def request_id(self) -> int | None:
-        """The request it belongs to."""
+        """The id of the request that it belongs to."""
         return _integer(self.params.get("id"))
 
 
@@ -43,7 +43,7 @@ Message: TypeAlias = Response | Notification
 
 
 class Lines:
-    """Puts lines together from what comes of them."""
+    """Puts lines together from their chunks."""
 
     def __init__(self) -> None:
         self._begun: list[bytes] = []

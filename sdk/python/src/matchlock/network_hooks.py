@@ -1,7 +1,7 @@
 """Callbacks on HTTP traffic, and the socket on which the server asks for them.
 
-For each callback the server connects, writes one JSON object as a line, reads one, and hangs up. Not here: what the
-answer does to the traffic.
+For each callback the server connects, writes one JSON object as a line, reads one, and hangs up. Not here: the
+answer's effect on the traffic.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def compile_hooks(config: NetworkInterceptionConfig | None) -> tuple[Params | No
 
 
 def read_request(callbacks: Callbacks, line: bytes) -> tuple[NetworkHook, NetworkHookRequest]:
-    """Whom a request line is for, and what it says. MatchlockError = the answer is this error."""
+    """The hook that a request line is for, and its arguments. MatchlockError = the answer is this error."""
     try:
         members = as_object(json.loads(line))
     except (ValueError, RecursionError) as error:
@@ -94,7 +94,7 @@ def read_request(callbacks: Callbacks, line: bytes) -> tuple[NetworkHook, Networ
 
 
 def answer(result: object) -> Params:
-    """What a hook gave, as the server reads it."""
+    """The result of a hook, as the server reads it."""
     if result is None:
         return {}
     if not isinstance(result, NetworkHookResult):
@@ -182,7 +182,7 @@ class HookServer:
         threading.Thread(target=self._accept, name="matchlock-network-hooks", daemon=True).start()
 
     def stop(self) -> None:
-        """Ends it, and removes the socket."""
+        """Ends the socket, and removes it."""
         # Linux wakes an accepting thread by shutdown, others by close.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)

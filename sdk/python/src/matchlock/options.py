@@ -1,6 +1,6 @@
-"""How to reach matchlock, and what sandbox to make.
+"""The options for reaching matchlock, and for making a sandbox.
 
-Plain data. Not here: how it goes over the wire as a whole (`wire`), and the fluent form (`builder`).
+Plain data. Not here: their form on the wire as a whole (`wire`), and the fluent form (`builder`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _MAX_ID = 0xFFFF_FFFF
 
 @dataclass
 class Config:
-    """How to run matchlock."""
+    """The way to run matchlock."""
 
     binary_path: str = "matchlock"
     """The program; a bare name is looked up on PATH."""
@@ -33,7 +33,7 @@ def _check_owner(value: object, name: str) -> None:
 
 @dataclass
 class MountConfig:
-    """What a guest directory shows."""
+    """The content of a guest directory."""
 
     type: str = "memory"
     """`memory`, `host_fs` or `overlay`; `real_fs` is the old name of `host_fs`."""
@@ -79,10 +79,10 @@ class DiskConfig:
     """Refuse every change; several sandboxes may then have it at once."""
 
     owner_uid: int | None = None
-    """The user its root directory is given to; in [0, 4294967295]."""
+    """The new owner of its root directory; in [0, 4294967295]."""
 
     owner_gid: int | None = None
-    """The group its root directory is given to; in [0, 4294967295]."""
+    """The new group of its root directory; in [0, 4294967295]."""
 
     def __post_init__(self) -> None:
         _check_owner(self.owner_uid, "owner_uid")
@@ -102,7 +102,7 @@ class DiskConfig:
 
 @dataclass
 class Secret:
-    """A value the guest never sees: it gets a placeholder, which is replaced on the way to the given hosts."""
+    """A value that the guest never sees: it gets a placeholder, which is replaced on the way to the given hosts."""
 
     name: str
     """Environment variable that holds the placeholder."""
@@ -111,21 +111,21 @@ class Secret:
     """The real value."""
 
     hosts: list[str] = field(default_factory=list[str])
-    """Hosts it may go to; wildcards allowed."""
+    """Hosts that it may go to; wildcards allowed."""
 
     placeholder: str = field(default="", kw_only=True)
-    """A placeholder of one's own choice."""
+    """A placeholder of the caller's choice."""
 
 
 @dataclass
 class ImageConfig:
-    """What replaces the image's own settings."""
+    """Values in place of the image's own settings."""
 
     user: str = ""
     """`uid`, `uid:gid` or name."""
 
     working_dir: str = ""
-    """Where commands start."""
+    """Working directory of commands."""
 
     entrypoint: list[str] = field(default_factory=list[str])
     """Program to launch."""
@@ -166,7 +166,7 @@ class HostIPMapping:
 
 @dataclass
 class CreateOptions:
-    """What sandbox to make. Zero and empty mean the server's default."""
+    """The sandbox to make. Zero and empty mean the server's default."""
 
     image: str = ""
     """Container image; required."""
@@ -187,10 +187,10 @@ class CreateOptions:
     """Writable disk."""
 
     timeout_seconds: int = 0
-    """How long the sandbox may run; then it ends, and what is in flight fails."""
+    """How long the sandbox may run; then it ends, and requests in flight fail."""
 
     allowed_hosts: list[str] = field(default_factory=list[str])
-    """Hosts the guest may reach; wildcards allowed."""
+    """Hosts that the guest may reach; wildcards allowed."""
 
     add_hosts: list[HostIPMapping] = field(default_factory=list[HostIPMapping])
     """Lines of the guest's /etc/hosts."""
@@ -220,10 +220,10 @@ class CreateOptions:
     """Rules on file operations."""
 
     secrets: list[Secret] = field(default_factory=list[Secret])
-    """Values the guest never sees."""
+    """Values that the guest never sees."""
 
     workspace: str = ""
-    """Where mounts live in the guest; `/workspace` when there are mounts."""
+    """Directory of mounts in the guest; `/workspace` when there are mounts."""
 
     dns_servers: list[str] = field(default_factory=list[str])
     """Resolvers."""
@@ -238,10 +238,10 @@ class CreateOptions:
     """Forwards set up once the sandbox runs."""
 
     port_forward_addresses: list[str] = field(default_factory=list[str])
-    """Host addresses they listen on; 127.0.0.1 by default."""
+    """Host addresses of the listeners; 127.0.0.1 by default."""
 
     image_config: ImageConfig | None = None
-    """What replaces the image's own settings."""
+    """Values in place of the image's own settings."""
 
     launch_entrypoint: bool = False
     """Start the image's entrypoint."""

@@ -1,6 +1,6 @@
-"""What lives on after the call that made it: detached commands and watches.
+"""Detached commands and watches, which outlive the call that made them.
 
-Not here: how a request is made (`transport`).
+Not here: making requests (`transport`).
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ class Process:
 
     @property
     def id(self) -> int:
-        """Its number in the sandbox's list of detached commands; no process id."""
+        """The command's number in the sandbox's list of detached commands; no process id."""
         return self._id
 
     def wait(self, timeout: float | None = None) -> int:
-        """Waits for its end and gives its exit code. TimeoutError leaves it running."""
+        """Waits for the command's end and returns its exit code. TimeoutError leaves it running."""
         if self._exit_code is None:
             result = self._request("process_wait", {"process_id": self._id}, deadline=Deadline(timeout))
             self._exit_code = wire.exit_code(result)
         return self._exit_code
 
     def poll(self) -> int | None:
-        """Its exit code, or None while it runs."""
+        """The command's exit code, or None while it runs."""
         if self._exit_code is None:
             for process in wire.processes(self._request("process_list")):
                 if process.id == self._id and not process.running:
@@ -49,28 +49,28 @@ class Process:
         return self._exit_code
 
     def send_signal(self, number: int) -> None:
-        """Sends it a signal."""
+        """Sends the command a signal."""
         self._request("process_signal", {"process_id": self._id, "signal": int(number)})
 
     def terminate(self) -> None:
-        """Asks it to end (SIGTERM)."""
+        """Asks the command to end (SIGTERM)."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Ends it, and all it started."""
+        """Ends the command and its descendants."""
         self._request("process_kill", {"process_id": self._id})
 
     def output(self) -> bytes:
-        """The last 64 KiB of what it wrote, output and errors as they came."""
+        """The last 64 KiB of the command's output and errors, in their order."""
         return wire.process_output(self._request("process_output", {"process_id": self._id}))
 
 
 class Watch:
-    """Changes of files, one after the other: an iterator, and a context manager that ends it."""
+    """Changes of files, one after another: an iterator, and a context manager that ends the watch."""
 
     def __init__(self, transport: Transport, params: Params, deadline: Deadline) -> None:
         self._transport = transport
-        # A watch nobody reads must not hold up everything else: what is too much is an overflow.
+        # A watch that nobody reads must not hold up everything else: changes beyond the bound are an overflow.
         self._call = transport.begin("watch", params, lossy=True)
         try:
             while True:
@@ -112,7 +112,7 @@ class Watch:
         self.close()
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends the watch."""
         self._transport.end(self._call)
 
     def _ended(self) -> NoReturn:
@@ -125,7 +125,7 @@ class Watch:
 
 
 def change(notification: Notification) -> FileChange | None:
-    """The change a notification tells of, if it does."""
+    """The change that a notification is about, if it is one."""
     if notification.method == LOST:
         return FileChange(kind="overflow", path="")
     if notification.method == "watch.change":

@@ -1,6 +1,6 @@
-"""What calls return.
+"""The results of calls.
 
-Plain data. Not here: how it is read off the wire (`wire`).
+Plain data. Not here: reading them off the wire (`wire`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 @dataclass
 class ExecResult:
-    """A command's end, and all it wrote."""
+    """A command's end, and its whole output."""
 
     exit_code: int
     """128 + n when signal n ended it."""
@@ -27,10 +27,10 @@ class ExecResult:
     """Run time."""
 
     stdout_bytes: bytes = field(default=b"", compare=False, repr=False, kw_only=True)
-    """Output as it was."""
+    """Output as bytes."""
 
     stderr_bytes: bytes = field(default=b"", compare=False, repr=False, kw_only=True)
-    """Errors as they were."""
+    """Errors as bytes."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ class ExecInteractiveResult:
 
 @dataclass
 class FileInfo:
-    """A file, as a directory or `stat` tells of it."""
+    """A file's metadata, from a directory or `stat`."""
 
     name: str
     size: int
@@ -79,7 +79,7 @@ class FileInfo:
     """Group, if the server knows."""
 
     target: str = field(default="", compare=False, kw_only=True)
-    """Where a symbolic link points."""
+    """The target of a symbolic link."""
 
     @property
     def is_symlink(self) -> bool:
@@ -97,10 +97,10 @@ ChangeKind: TypeAlias = Literal["created", "modified", "removed", "overflow"]
 
 @dataclass
 class FileChange:
-    """Something that happened below a watched path."""
+    """A change below a watched path."""
 
     kind: ChangeKind
-    """`overflow`: changes were lost, look again."""
+    """`overflow`: changes were lost, so the tree should be read again."""
 
     path: str
     """Absolute; empty for an overflow."""
@@ -113,7 +113,7 @@ class ProcessInfo:
     id: int
 
     command: str
-    """What was asked for; an argument vector is quoted."""
+    """The command; an argument vector is quoted."""
 
     running: bool
 

@@ -1,6 +1,6 @@
 """The process of a server, and this side's ends of its pipes.
 
-Not here: what goes through them (`transport`, `aio_transport`).
+Not here: their content (`transport`, `aio_transport`).
 """
 
 from __future__ import annotations

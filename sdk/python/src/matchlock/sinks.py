@@ -1,4 +1,4 @@
-"""Where a command's output goes, and where its input comes from.
+"""The destinations of a command's output, and the sources of its input.
 
 Text streams get text, decoded as it comes without ever cutting a character; binary streams get the bytes. Not here:
 threads and event loops.
@@ -23,7 +23,7 @@ INPUT_BYTES = 32 << 10
 """Most input in one message."""
 
 AHEAD_BYTES = 1 << 20
-"""How far input may be ahead of a command, where the server tells how much of it was taken."""
+"""How far input may be ahead of a command, if the server reports how much of it was taken."""
 
 
 def data(params: Params, member: str = "data") -> bytes:
@@ -38,12 +38,12 @@ def data(params: Params, member: str = "data") -> bytes:
 
 
 def text(content: bytes) -> str:
-    """Bytes as text, whatever they are."""
+    """Any bytes as text."""
     return content.decode("utf-8", errors="replace")
 
 
 def takes_bytes(stream: object) -> bool:
-    """Whether a stream is binary. A stream that does not say is a text stream, as it always was."""
+    """Whether a stream is binary. A stream that does not tell is a text stream, as in earlier releases."""
     if isinstance(stream, (io.RawIOBase, io.BufferedIOBase)):
         return True
     if isinstance(stream, io.TextIOBase):
@@ -53,14 +53,14 @@ def takes_bytes(stream: object) -> bool:
 
 
 class Decoder:
-    """Turns chunks into what a stream takes."""
+    """Turns chunks into pieces that a stream takes."""
 
     def __init__(self, stream: object, binary: bool | None = None) -> None:
         is_binary = takes_bytes(stream) if binary is None else binary
         self._text = None if is_binary else codecs.getincrementaldecoder("utf-8")("replace")
 
     def decode(self, chunk: bytes, final: bool = False) -> bytes | str:
-        """What of it can be written now."""
+        """The part of it that can be written now."""
         return chunk if self._text is None else self._text.decode(chunk, final)
 
 
@@ -78,7 +78,7 @@ class Sink:
         self._put(self._decoder.decode(chunk))
 
     def finish(self) -> None:
-        """Writes what is left of a character that never became whole."""
+        """Writes the beginning of a character that never became whole."""
         self._put(self._decoder.decode(b"", final=True))
 
     def _put(self, content: bytes | str) -> None:
@@ -97,11 +97,11 @@ class Sink:
 
 
 def read_some(stream: Any) -> Any:
-    """A piece of input as soon as there is one, of whatever type the stream gives; empty at the end."""
+    """A piece of input as soon as there is one, of the type that the stream gives; empty at the end."""
     if isinstance(stream, io.BufferedIOBase):
         return stream.read1(INPUT_BYTES)
     if isinstance(stream, io.TextIOBase) and not isinstance(stream, io.StringIO):
-        # read() of a text stream waits for all it was asked for; a line is what people type.
+        # read() of a text stream waits for the whole length; people type lines.
         return stream.readline(INPUT_BYTES)
     return stream.read(INPUT_BYTES)
 
@@ -116,7 +116,7 @@ def to_bytes(piece: object) -> bytes:
 
 
 def wait_for_more(stream: Any) -> bytes | None:
-    """Waits until a stream that has nothing at the moment has something; gives the end if it never will."""
+    """Waits until a stream without data has some; returns the end if it never will."""
     try:
         select.select([stream.fileno()], [], [])
     except (AttributeError, OSError, ValueError):

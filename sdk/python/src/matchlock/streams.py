@@ -1,6 +1,6 @@
 """Output that is written as it comes, and input that is sent as it is read, for the threaded client.
 
-Not here: what kind of stream it is (`sinks`).
+Not here: the kinds of streams (`sinks`).
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ Post = Callable[[str, Params], None]
 
 
 class Output:
-    """Streams by the method of the notifications they get."""
+    """Streams by the method of their notifications."""
 
     def __init__(self, streams: Mapping[str, Writer | None]) -> None:
         self._sinks = {method: Sink(stream) for method, stream in streams.items() if stream is not None}
 
     def take(self, notification: Notification) -> None:
-        """Writes what a notification carries."""
+        """Writes the data of a notification."""
         sink = self._sinks.get(notification.method)
         if sink is not None:
             sink.write(sinks.data(notification.params))
 
     def finish(self) -> None:
-        """Writes what is left."""
+        """Writes the rest at the end."""
         for sink in self._sinks.values():
             sink.finish()
 
 
 class Side:
-    """Something that is sent to a command while it runs, by a thread of its own."""
+    """A source that a thread of its own sends to a command while the command runs."""
 
     def __init__(self, post: Post, method: str) -> None:
         self._post = post
@@ -52,7 +52,7 @@ class Side:
         self._stopped.set()
 
     def check(self) -> None:
-        """Raises what went wrong with the source while the command ran."""
+        """Raises the error of the source while the command ran."""
         if self._error is not None:
             raise self._error
 
@@ -62,14 +62,14 @@ class Side:
         except Exception as error:
             if not self._stopped.is_set():
                 self._error = error
-        # Only now: what follows may end the command, and with it the wait for an error.
+        # Only now: the next message may end the command, and with it the wait for an error.
         self._finish(id)
 
     def _send_all(self, id: int) -> None:
         raise NotImplementedError
 
     def _finish(self, id: int) -> None:
-        """Nothing more will be sent."""
+        """Ends the sending."""
 
 
 class Input(Side):
@@ -84,7 +84,7 @@ class Input(Side):
         self._taken = 0
 
     def taken(self, total: int) -> None:
-        """So many bytes have gone to the command."""
+        """Notes that this many bytes have gone to the command."""
         with self._changed:
             self._taken = total
             self._changed.notify_all()

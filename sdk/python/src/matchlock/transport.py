@@ -1,8 +1,8 @@
-"""The server process, one thread that reads what it says, and threads that wait for their requests.
+"""The server process, one thread that reads its messages, and threads that wait for their requests.
 
 The reader hands every message to the waiting thread and does nothing else, so neither a line that makes no sense nor
 a callback that fails can end it. Notifications are queued up to a bound per request; past it the reader, and so the
-server, waits for the consumer. Not here: what any message means.
+server, waits for the consumer. Not here: the messages' meaning.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ QUEUE_BYTES = 8 << 20
 """Notifications of one request that may wait for their consumer."""
 
 POLL_MS = (1 << 31) - 1
-"""Longest wait that poll(2) can be told."""
+"""Longest timeout that poll(2) takes."""
 
 READ_BYTES = 256 << 10
-"""Most that is read from the server at once."""
+"""Most bytes that are read from the server at once."""
 
 LOST = "lost"
-"""Method of the notification that stands for those a lossy call dropped."""
+"""Method of the notification that stands for those that a lossy call dropped."""
 
 NOT_RUNNING = "Matchlock process not running"
 
@@ -85,7 +85,7 @@ class Call:
     # The consumer's side.
 
     def abandon(self) -> bool:
-        """Stops listening; says whether the request was still under way."""
+        """Stops listening; returns whether the request was still under way."""
         with self._changed:
             self._abandoned = True
             self._queue.clear()
@@ -93,7 +93,7 @@ class Call:
             return not self._done
 
     def next(self, deadline: Deadline) -> Notification | None:
-        """The next notification; None = no more will come, see `result`. Raises TimeoutError."""
+        """The next notification; None = there are no more, see `result`. Raises TimeoutError."""
         self._origin.check()
         with self._changed:
             if not self._changed.wait_for(self._has_news, deadline.remaining()):
@@ -112,7 +112,7 @@ class Call:
         return bool(self._queue) or self._lost or self._done or self._abandoned
 
     def result(self) -> Any:
-        """What a finished request gave."""
+        """The result of a finished request."""
         if self._error is not None:
             raise self._error
         return self._result
@@ -218,12 +218,12 @@ class Transport:
         if self.running():
             with contextlib.suppress(Exception):
                 self._ask_to_close(timeout, deadline)
-        # End of input is what ends the server, even one that this user may not kill.
+        # End of input ends the server, even one that this user may not kill.
         self._close_stdin()
         try:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:
-            # A server under sudo cannot be killed, only left to its end of input.
+            # A server under sudo cannot be killed; its end of input ends it.
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                 self._process.kill()
                 self._process.wait(1)

@@ -33,7 +33,7 @@ MAX_DANGEROUS = 64
 
 
 class Hook(NamedTuple):
-    """A callback and what it is about."""
+    """A callback, and the operations that it is for."""
 
     name: str
     ops: frozenset[str]
@@ -41,16 +41,16 @@ class Hook(NamedTuple):
     callback: Callable[..., Any]
 
     def matches(self, op: str, path: str) -> bool:
-        """Whether it is about this operation. `*` crosses `/` here."""
+        """Whether the callback is for this operation. `*` crosses `/` here."""
         return (not self.ops or op in self.ops) and (not self.path or fnmatch.fnmatch(path, self.path))
 
 
 @dataclass
 class VFSHooks:
-    """A configuration, taken apart."""
+    """A configuration, split into its parts."""
 
     wire: Params | None = None
-    """What the server has to know; None = nothing."""
+    """The part for the server; None = nothing."""
 
     after: list[Hook] = field(default_factory=list[Hook])
     dangerous: list[Hook] = field(default_factory=list[Hook])
@@ -58,16 +58,16 @@ class VFSHooks:
     action: list[Hook] = field(default_factory=list[Hook])
 
     def mutators(self, path: str) -> list[Hook]:
-        """Those that may replace what is written to `path`."""
+        """The hooks that may replace the content of a write to `path`."""
         return [hook for hook in self.mutate if hook.matches(VFS_HOOK_OP_WRITE, path)]
 
     def deciders(self, op: str, path: str) -> list[Hook]:
-        """Those that decide on `op` at `path`."""
+        """The hooks that decide on `op` at `path`."""
         return [hook for hook in self.action if hook.matches(op, path)]
 
 
 def compile_hooks(config: VFSInterceptionConfig | None) -> VFSHooks:
-    """Takes a configuration apart. MatchlockError for rules that contradict themselves."""
+    """Splits a configuration. MatchlockError for rules that contradict themselves."""
     hooks = VFSHooks()
     if config is None:
         return hooks
@@ -111,7 +111,7 @@ def _invalid(rule: VFSHookRule, what: str) -> MatchlockError:
 
 
 def file_event(params: Params) -> VFSHookEvent | None:
-    """The file operation an event tells of, if it does."""
+    """The file operation that an event is about, if it is about one."""
     members = as_object(params.get("file"))
     if members is None:
         return None
@@ -123,7 +123,7 @@ def file_event(params: Params) -> VFSHookEvent | None:
 
 
 def action_request(op: str, path: str, size: int, mode: int) -> VFSActionRequest:
-    """What an action hook decides on."""
+    """The operation that an action hook decides on."""
     return VFSActionRequest(op=op, path=path, size=size, mode=mode, uid=os.geteuid(), gid=os.getegid())
 
 
@@ -142,12 +142,12 @@ def check_decision(hook: Hook, request: VFSActionRequest, decision: object) -> N
 
 
 def mutate_request(path: str, size: int, mode: int) -> VFSMutateRequest:
-    """What a mutate hook is told."""
+    """The write that a mutate hook may change."""
     return VFSMutateRequest(path=path, size=size, mode=mode, uid=os.geteuid(), gid=os.getegid())
 
 
 def mutated(hook: Hook, content: object) -> bytes | None:
-    """The content a mutate hook gave; None = leave it."""
+    """The content from a mutate hook; None = unchanged."""
     if content is None:
         return None
     if isinstance(content, str):
@@ -167,12 +167,12 @@ class EventRunner:
         self._dangerous = threading.BoundedSemaphore(MAX_DANGEROUS)
 
     def set(self, hooks: VFSHooks) -> None:
-        """From now on these."""
+        """Uses these hooks from now on."""
         with self._lock:
             self._hooks = hooks
 
     def hooks(self) -> VFSHooks:
-        """The present ones."""
+        """The present hooks."""
         with self._lock:
             return self._hooks
 
@@ -213,7 +213,7 @@ def _thread(target: Callable[..., None], *args: Any) -> None:
 
 
 def _quietly(callback: Callable[..., Any], *args: Any) -> None:
-    # Nobody waits for an after-hook, so nobody can be told that it failed.
+    # Nobody waits for an after-hook, so its failure has no receiver.
     try:
         callback(*args)
     except Exception:

@@ -1,6 +1,6 @@
 """Named volumes and removal, which are commands of the program and not requests to a server.
 
-Command lines and what they print. Not here: running them.
+Command lines and their output. Not here: running them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def created(output: str, name: str, size_mb: int) -> VolumeInfo:
 
 
 def listed(output: str) -> list[VolumeInfo]:
-    """The volumes there are."""
+    """All volumes."""
     what = "volume list output"
     entries = as_list(_json(output, what))
     if entries is None:

@@ -1,4 +1,4 @@
-"""Calls as JSON members, and back: what the threaded and the asyncio client share.
+"""Calls as JSON members, and back: the common part of the threaded and the asyncio client.
 
 Pure functions. Not here: lines (`messages`), hooks, processes.
 """
@@ -21,17 +21,17 @@ Command: TypeAlias = str | Sequence[str]
 """A shell command, or a program with its arguments, which needs no shell in the image."""
 
 CHUNK_BYTES: Final = 1 << 20
-"""How much of a file goes in one request when it is streamed."""
+"""Length of a file's piece in one request when the file is streamed."""
 
 WHOLE_FILE_BYTES: Final = 4 << 20
-"""Up to here `write_file` needs one request only."""
+"""Longest content for which `write_file` needs only one request."""
 
 DEFAULT_ADDRESS = "127.0.0.1"
 DEFAULT_WORKSPACE = "/workspace"
 
 
 def invalid(method: str, what: str) -> MatchlockError:
-    """The server answered something that this client does not understand."""
+    """The server sent an answer that this client does not understand."""
     return MatchlockError(f"invalid {method} response: {what}")
 
 
@@ -39,7 +39,7 @@ def invalid(method: str, what: str) -> MatchlockError:
 
 
 def check_options(options: CreateOptions) -> None:
-    """What needs no server to be refused."""
+    """Refuses options that are wrong on any server."""
     if not options.image:
         raise MatchlockError("image is required (e.g., alpine:latest)")
     if options.network_mtu < 0:
@@ -58,7 +58,7 @@ def check_options(options: CreateOptions) -> None:
 
 
 def create_params(options: CreateOptions, vfs_interception: Params | None, interception: Params | None) -> Params:
-    """The parameters of `create`; members that say nothing are left out."""
+    """The parameters of `create`; members that are not set are left out."""
     params: Params = {"image": options.image}
     if options.kernel_ref:
         params["kernel"] = {"ref": options.kernel_ref}
@@ -105,7 +105,7 @@ def _vfs(options: CreateOptions, interception: Params | None) -> Params:
 
 
 def _network(options: CreateOptions, interception: Params | None) -> Params | None:
-    # The server takes a network object whole, so one that is sent has to say all of it.
+    # The server replaces its default as a whole, so a network object that is sent has to be complete.
     if options.no_network:
         return {"no_network": True, **_names(options)}
     explicit = options.block_private_ips_set or options.block_private_ips
@@ -146,7 +146,7 @@ def _secret(secret: Any) -> Params:
 
 
 def created_id(result: Any) -> str:
-    """The id that `create` gave."""
+    """The id in the result of `create`."""
     return str(_member("create", result, "id"))
 
 
@@ -182,7 +182,7 @@ def _refuse_bytes(value: object) -> None:
 
 
 def needs_more_than_old(params: Params) -> bool:
-    """Whether a command uses what the releases up to 0.2 do not know."""
+    """Whether a command uses members that the releases up to 0.2 do not know."""
     return "argv" in params or "env" in params
 
 
@@ -192,7 +192,7 @@ def exec_end(method: str, result: Any) -> tuple[int, int]:
 
 
 def exec_result(result: Any) -> ExecResult:
-    """What `exec` gave."""
+    """The result of `exec`."""
     exit_code, duration_ms = exec_end("exec", result)
     stdout = sinks.data(_object("exec", result), "stdout")
     stderr = sinks.data(_object("exec", result), "stderr")
@@ -226,7 +226,7 @@ def input_params(id: int, piece: bytes) -> Params:
 
 
 def taken(params: Params) -> int:
-    """What `exec_pipe.stdin_ack` tells."""
+    """The content of `exec_pipe.stdin_ack`."""
     return _integer("exec_pipe", params, "bytes")
 
 
@@ -234,12 +234,12 @@ def taken(params: Params) -> int:
 
 
 def file_infos(result: Any) -> list[FileInfo]:
-    """What `list_files` gave."""
+    """The result of `list_files`."""
     return [_file_info("list_files", entry) for entry in _list("list_files", result, "files")]
 
 
 def file_info(result: Any) -> FileInfo:
-    """What `stat` gave."""
+    """The result of `stat`."""
     return _file_info("stat", result)
 
 
@@ -260,7 +260,7 @@ _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z")
 
 
 def _time(value: Any) -> datetime | None:
-    """RFC 3339 in UTC. The year 1 is what servers say that do not know."""
+    """RFC 3339 in UTC. Servers that do not know a time send the year 1."""
     match = _TIME.fullmatch(value) if isinstance(value, str) else None
     if match is None or value.startswith("0001-"):
         return None
@@ -275,23 +275,23 @@ _KINDS: dict[str, ChangeKind] = {"created": "created", "modified": "modified", "
 
 
 def file_change(params: Params) -> FileChange:
-    """What `watch.change` tells. News this client does not know mean: look again."""
+    """The content of `watch.change`. A kind that this client does not know counts as an overflow."""
     kind = _KINDS.get(str(params.get("kind")), "overflow")
     return FileChange(kind=kind, path=str(params.get("path", "")))
 
 
 def file_content(result: Any) -> bytes:
-    """What `read_file` gave."""
+    """The result of `read_file`."""
     return sinks.data(_object("read_file", result), "content")
 
 
 def log_text(result: Any) -> str:
-    """What `log` gave."""
+    """The result of `log`."""
     return sinks.text(sinks.data(_object("log", result), "content"))
 
 
 def content_bytes(content: object) -> bytes:
-    """What to write to a file."""
+    """The content to write to a file."""
     if isinstance(content, str):
         return content.encode("utf-8")
     try:
@@ -311,22 +311,22 @@ def write_params(path: str, content: bytes, mode: int, **more: Any) -> Params:
 
 
 def process_id(result: Any) -> int:
-    """What a detached `exec` gave."""
+    """The result of a detached `exec`."""
     return _integer("exec", result, "process_id")
 
 
 def exit_code(result: Any) -> int:
-    """What `process_wait` gave."""
+    """The result of `process_wait`."""
     return _integer("process_wait", result, "exit_code")
 
 
 def process_output(result: Any) -> bytes:
-    """What `process_output` gave."""
+    """The result of `process_output`."""
     return sinks.data(_object("process_output", result), "output")
 
 
 def processes(result: Any) -> list[ProcessInfo]:
-    """What `process_list` gave."""
+    """The result of `process_list`."""
     return [
         ProcessInfo(
             id=_integer("process_list", entry, "process_id"),
@@ -381,7 +381,7 @@ def port_forward_params(addresses: Iterable[str] | None, forwards: Iterable[Port
 
 
 def bindings(result: Any) -> list[PortForwardBinding]:
-    """What `port_forward` gave."""
+    """The result of `port_forward`."""
     return [_binding(entry) for entry in _list("port_forward", result, "bindings")]
 
 
