@@ -54,6 +54,8 @@ impl Errno {
     pub const ENOSYS: Self = Self(38);
     /// Not empty.
     pub const ENOTEMPTY: Self = Self(39);
+    /// Too many symbolic links.
+    pub const ELOOP: Self = Self(40);
     /// No such attribute.
     pub const ENODATA: Self = Self(61);
     /// Another protocol.

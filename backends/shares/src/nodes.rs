@@ -342,28 +342,20 @@ impl Nodes {
         }
     }
 
-    /// Opens a file that is about to lose its place, for as long as the kernel has it.
-    pub(crate) fn pin(&self, node: &Arc<Node>) -> Result<()> {
-        let file = self.descriptor(node)?;
+    /// Keeps the descriptor of a file that is about to lose its place, for as long as the kernel has the file: `file`,
+    /// unless there is one already.
+    pub(crate) fn pin(&self, node: &Node, file: Option<OwnedFd>) -> Result<()> {
         let mut slot = lock(&node.slot);
-        if matches!(*slot, Slot::Pinned(_)) {
-            return Ok(());
-        }
+        let kept = match &*slot {
+            Slot::Pinned(_) => return Ok(()),
+            Slot::Cached(kept) => kept.clone(),
+            Slot::Closed => Arc::new(file.ok_or(Errno::ESTALE)?),
+        };
         if self.pinned.fetch_add(1, Ordering::Relaxed) >= self.budget {
             self.pinned.fetch_sub(1, Ordering::Relaxed);
             return Err(Errno::EMFILE);
         }
-        *slot = Slot::Pinned(file);
-        Ok(())
-    }
-
-    /// Pins a file that has no place, by its descriptor.
-    pub(crate) fn pin_by(&self, node: &Arc<Node>, file: OwnedFd) -> Result<()> {
-        if self.pinned.fetch_add(1, Ordering::Relaxed) >= self.budget {
-            self.pinned.fetch_sub(1, Ordering::Relaxed);
-            return Err(Errno::EMFILE);
-        }
-        *lock(&node.slot) = Slot::Pinned(Arc::new(file));
+        *slot = Slot::Pinned(kept);
         Ok(())
     }
 

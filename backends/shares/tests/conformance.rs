@@ -10,6 +10,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Gid, Uid};
 use shares::{HostFs, MountError, Mounted, Options};
 
@@ -26,8 +27,12 @@ struct Outcome {
     failed: BTreeSet<String>,
 }
 
-fn run(program: &str, served_by: Option<u32>) -> Option<Outcome> {
+/// Runs the suite on a directory, of the disk or of a file system in memory where devices do nothing.
+fn run(program: &str, served_by: Option<u32>, in_memory: bool) -> Option<Outcome> {
     let shared = tempfile::tempdir().unwrap();
+    if in_memory {
+        mount("none", shared.path(), "tmpfs", MountFlags::NODEV, None).unwrap();
+    }
     let place = tempfile::tempdir().unwrap();
     fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o755)).unwrap();
     chown(shared.path(), served_by, served_by).unwrap();
@@ -57,6 +62,9 @@ fn run(program: &str, served_by: Option<u32>) -> Option<Outcome> {
     // These mount everything read-only in the middle, which the kernel refuses while others remove files.
     suite(program, place.path(), &["erofs"], &mut outcome);
     drop(mounted);
+    if in_memory {
+        unmount(shared.path(), UnmountFlags::DETACH).unwrap();
+    }
     Some(outcome)
 }
 
@@ -93,9 +101,13 @@ fn files_behave_as_posix_says() {
     if let Err(error) = Command::new(&program).arg("--version").output() {
         return skip::skip("pjdfstest", format!("{program}: {error} (cargo install pjdfstest)"));
     }
-    for served_by in [None, Some(USER)] {
-        let Some(outcome) = run(&program, served_by) else { return };
-        println!("served by {served_by:?}: {} passed, failed: {:?}", outcome.passed.len(), outcome.failed);
+    for (served_by, in_memory) in [(None, false), (Some(USER), false), (Some(USER), true)] {
+        let Some(outcome) = run(&program, served_by, in_memory) else { return };
+        println!(
+            "served by {served_by:?}, in memory {in_memory}: {} passed, failed: {:?}",
+            outcome.passed.len(),
+            outcome.failed
+        );
         assert!(outcome.failed.is_empty(), "served by {served_by:?}: {:?}", outcome.failed);
         assert_eq!(outcome.passed.len(), PASS, "served by {served_by:?}");
     }

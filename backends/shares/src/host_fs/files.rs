@@ -11,7 +11,7 @@ use fuse::{
 use super::names::host_mode;
 use super::{HostFs, OpenKind};
 use crate::guest_attributes::MODE_BITS;
-use crate::nodes::Node;
+use crate::nodes::{Node, Place};
 use crate::sys::{self, Directory, Kind};
 
 /// Answers with the number of an error of the system.
@@ -44,13 +44,30 @@ impl HostFs {
             self.writable()?;
         }
         self.room_for_handle()?;
-        // The descriptor is of this very file, so that what is opened is no device put in its place.
-        let named = self.nodes.descriptor(node)?;
-        let file = self.proc.open(named.as_fd(), access, flags)?;
+        let file = match node.place().filter(|_| self.may_open_by_name(node, flags)) {
+            Some(Place { parent, name }) => {
+                let directory = self.nodes.descriptor(&parent)?;
+                let file = sys::open_at(directory.as_fd(), &name, access, flags)?;
+                if sys::stat(file.as_fd())?.identity != node.identity {
+                    return Err(Errno::ESTALE);
+                }
+                file
+            }
+            // The descriptor is of this very file, so that what is opened is nothing put in its place.
+            None => self.proc.open(self.nodes.descriptor(node)?.as_fd(), access, flags)?,
+        };
         if flags.contains(OpenFlags::KILL_PRIVILEGES) {
             self.kill_privileges(node)?;
         }
         Ok(file)
+    }
+
+    /// Whether it does no harm to open what has the node's name, which may be another file by now.
+    fn may_open_by_name(&self, node: &Node, flags: OpenFlags) -> bool {
+        self.nodev
+            && node.identity.device == self.device
+            && !flags.contains(OpenFlags::TRUNCATE)
+            && !node.has_descriptor()
     }
 
     pub(super) fn create_file(
@@ -108,7 +125,7 @@ impl HostFs {
         let found = self.made(context, parent, &sys::stat(file.as_fd())?, Some(mode & MODE_BITS))?;
         let node = self.nodes.learn(None, found.identity, Kind::File)?;
         let named = self.proc.open_name(file.as_fd());
-        if let Err(errno) = named.and_then(|named| self.nodes.pin_by(&node, named)) {
+        if let Err(errno) = named.and_then(|named| self.nodes.pin(&node, Some(named))) {
             self.let_go(node.id, Gone::Lookups(1));
             return Err(errno);
         }

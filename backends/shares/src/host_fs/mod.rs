@@ -99,6 +99,8 @@ pub struct HostFs {
     proc: ProcFiles,
     /// The file system of the root, whose files keep their numbers.
     device: u64,
+    /// It is mounted so that devices in it do nothing.
+    nodev: bool,
     options: Options,
 }
 
@@ -124,6 +126,7 @@ impl HostFs {
             Err(errno) => return Err(RootError::Open(errno)),
         };
         let identity = sys::stat(root.as_fd()).map_err(RootError::Open)?.identity;
+        let nodev = sys::is_without_devices(root.as_fd()).map_err(RootError::Open)?;
         Ok(Self {
             nodes: Nodes::new(root, identity, options.budget.nodes),
             handles: RwLock::default(),
@@ -132,6 +135,7 @@ impl HostFs {
             specials: RwLock::default(),
             proc: ProcFiles::new().map_err(RootError::Proc)?,
             device: identity.device,
+            nodev,
             options,
         })
     }

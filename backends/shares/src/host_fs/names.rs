@@ -175,7 +175,7 @@ impl HostFs {
             sys::remove(directory, name.as_c_str(), is_directory)
         };
         match removed {
-            Ok(()) => self.lost_name(&victim),
+            Ok(()) => self.lost_name(victim),
             Err(_) => self.nodes.moved(victim.identity, parent, name.as_c_str()),
         }
         removed
@@ -183,22 +183,27 @@ impl HostFs {
 
     /// What is about to lose a name. If the kernel has it, its descriptor is kept: the file goes on without a name.
     fn victim(&self, spot: &Spot<'_>) -> Result<Found> {
-        let found = sys::stat_at(spot.directory, spot.name.as_c_str())?;
+        let file = sys::open_beneath(spot.directory, spot.name.as_c_str())?;
+        let found = sys::stat(file.as_fd())?;
         if let Some(node) = self.nodes.known(found.identity) {
-            // Another name may be the one that the node was found by.
-            self.nodes.moved(found.identity, spot.node, spot.name.as_c_str());
-            self.nodes.pin(&node)?;
+            self.nodes.pin(&node, Some(file))?;
         }
         Ok(found)
     }
 
     /// A file has one name less. What the guest made of it goes with the last one, but for what it still has open.
-    fn lost_name(&self, victim: &Found) {
-        if victim.kind() == Kind::Directory || victim.attributes.links <= 1 {
-            match self.nodes.known(victim.identity) {
-                Some(node) => node.lost_name(),
-                None => self.table.remove(victim.identity),
+    fn lost_name(&self, victim: Found) {
+        let last = victim.kind() == Kind::Directory || victim.attributes.links <= 1;
+        match self.nodes.known(victim.identity) {
+            Some(node) => {
+                if last {
+                    node.lost_name();
+                }
+                // It may have been found by that name meanwhile. A descriptor is at hand, so that this cannot fail.
+                let _ = self.nodes.pin(&node, None);
             }
+            None if last => self.table.remove(victim.identity),
+            None => {}
         }
     }
 
@@ -237,7 +242,7 @@ impl HostFs {
                 self.nodes.moved(victim.identity, from.node, old);
             }
             // Of two names of one file, both stay.
-            Some(victim) if victim.identity != moved.identity => self.lost_name(&victim),
+            Some(victim) if victim.identity != moved.identity => self.lost_name(victim),
             _ => {}
         }
         self.nodes.moved(moved.identity, to.node, new);
@@ -277,7 +282,7 @@ impl HostFs {
                 Ok(victim) if victim.kind() == Kind::Directory => return Err(Errno::EISDIR),
                 Ok(victim) => {
                     sys::remove(to.directory, to.name.as_c_str(), false)?;
-                    self.lost_name(&victim);
+                    self.lost_name(victim);
                 }
                 Err(Errno::ENOENT) => {}
                 Err(errno) => return Err(errno),

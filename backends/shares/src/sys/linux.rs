@@ -10,8 +10,8 @@ use fuse::{
     Time,
 };
 use rustix::fs::{
-    AtFlags, FallocateFlags, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, SeekFrom, Statx,
-    StatxAttributes, StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
+    AtFlags, FallocateFlags, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, SeekFrom, StatVfsMountFlags,
+    Statx, StatxAttributes, StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
 };
 use rustix::io::ReadWriteFlags;
 use rustix::path::DecInt;
@@ -128,6 +128,21 @@ pub(crate) fn open_root(path: &Path) -> Result<OwnedFd> {
 /// What a name in a directory leads to, itself: a descriptor that only names it.
 pub(crate) fn open_beneath(directory: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
     open_with(directory, name, names_only(), Mode::empty())
+}
+
+/// Opens what a name in a directory leads to, without waiting for anybody.
+pub(crate) fn open_at(
+    directory: BorrowedFd<'_>,
+    name: &CStr,
+    access: Access,
+    flags: OpenFlags,
+) -> Result<OwnedFd> {
+    let flags = open_flags(access, flags) | OFlags::NOFOLLOW;
+    open_with(directory, name, flags, Mode::empty()).map_err(|errno| match errno {
+        // Something else has the name.
+        Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENXIO => Errno::ESTALE,
+        other => other,
+    })
 }
 
 fn open_with(directory: BorrowedFd<'_>, name: &CStr, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
@@ -327,6 +342,11 @@ pub(crate) fn statistics(file: BorrowedFd<'_>) -> Result<Statistics> {
         free_files: found.f_ffree,
         name_len: u32::try_from(found.f_namemax).unwrap_or(255),
     })
+}
+
+/// Whether devices do nothing on the mount that a file is on.
+pub(crate) fn is_without_devices(file: BorrowedFd<'_>) -> Result<bool> {
+    Ok(told(rustix::fs::fstatvfs(file))?.f_flag.contains(StatVfsMountFlags::NODEV))
 }
 
 /// A directory that is listed in pieces.

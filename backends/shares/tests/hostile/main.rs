@@ -16,12 +16,48 @@ use guest::{
 use shares::{Budget, HostFs, Options, RootError};
 
 /// A directory that is shared, beside one that is not.
-fn house() -> tempfile::TempDir {
-    let house = tempfile::tempdir().unwrap();
-    fs::create_dir(house.path().join("shared")).unwrap();
-    fs::create_dir(house.path().join("private")).unwrap();
-    fs::write(house.path().join("private/secret"), "secret").unwrap();
-    house
+struct House {
+    directory: tempfile::TempDir,
+    mounted: bool,
+}
+
+impl House {
+    fn furnish(directory: tempfile::TempDir, mounted: bool) -> Self {
+        fs::create_dir(directory.path().join("shared")).unwrap();
+        fs::create_dir(directory.path().join("private")).unwrap();
+        fs::write(directory.path().join("private/secret"), "secret").unwrap();
+        Self { directory, mounted }
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        if self.mounted {
+            let _ = rustix::mount::unmount(self.directory.path(), rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+}
+
+fn house() -> House {
+    House::furnish(tempfile::tempdir().unwrap(), false)
+}
+
+/// One, and for root another whose devices do nothing, where files are opened by their names.
+fn houses() -> Vec<House> {
+    let mut houses = vec![house()];
+    if rustix::process::geteuid().is_root() {
+        let directory = tempfile::tempdir().unwrap();
+        let nodev = rustix::mount::MountFlags::NODEV;
+        rustix::mount::mount("none", directory.path(), "tmpfs", nodev, None).unwrap();
+        houses.push(House::furnish(directory, true));
+    } else {
+        skip::skip("root", "only root can mount a file system without devices");
+    }
+    houses
 }
 
 #[test]
@@ -73,9 +109,15 @@ fn numbers_that_were_not_given_lead_nowhere() {
 
 #[test]
 fn links_that_change_meanwhile_lead_nowhere() {
-    let house = house();
+    houses().iter().for_each(flip_while_looking);
+}
+
+fn flip_while_looking(house: &House) {
     let (shared, private) = (house.path().join("shared"), house.path().join("private"));
     let (flip, spare) = (shared.join("flip"), house.path().join("spare"));
+    let (file, link) = (shared.join("file"), house.path().join("link"));
+    fs::write(&file, "decoy").unwrap();
+    symlink("../private/secret", &link).unwrap();
     fs::create_dir(&flip).unwrap();
     fs::write(flip.join("secret"), "decoy").unwrap();
     symlink(&private, &spare).unwrap();
@@ -87,10 +129,11 @@ fn links_that_change_meanwhile_lead_nowhere() {
                 let place = rustix::fs::CWD;
                 let exchange = rustix::fs::RenameFlags::EXCHANGE;
                 rustix::fs::renameat_with(place, &flip, place, &spare, exchange).unwrap();
+                rustix::fs::renameat_with(place, &file, place, &link, exchange).unwrap();
             }
         });
         let mut guest = Guest::new(&session);
-        let mut read = 0;
+        let (mut read, mut written) = (0, 0);
         for _ in 0..20_000 {
             let Ok(node) = guest.look_up(ROOT, b"flip") else { continue };
             if let Ok(file) = guest.look_up(node, b"secret") {
@@ -102,9 +145,16 @@ fn links_that_change_meanwhile_lead_nowhere() {
                 guest.forget(file, 1);
             }
             guest.forget(node, 1);
+            let Ok(node) = guest.look_up(ROOT, b"file") else { continue };
+            if let Ok(handle) = guest.open(node, 2) {
+                assert_eq!(guest.read(node, handle).unwrap(), b"decoy");
+                guest.release(node, handle);
+                written += 1;
+            }
+            guest.forget(node, 1);
         }
         done.store(true, Ordering::Relaxed);
-        assert!(read > 0, "the directory was never there");
+        assert!(read > 0 && written > 0, "neither was ever there");
     });
     assert_eq!(fs::read(private.join("secret")).unwrap(), b"secret");
 }
@@ -187,7 +237,10 @@ fn references_are_counted() {
 
 #[test]
 fn a_file_put_in_anothers_place_is_not_taken_for_it() {
-    let house = house();
+    houses().iter().for_each(put_in_its_place);
+}
+
+fn put_in_its_place(house: &House) {
     let shared = house.path().join("shared");
     fs::write(shared.join("a"), "old").unwrap();
     let session = share(&shared, Options::default());
@@ -207,6 +260,30 @@ fn a_file_put_in_anothers_place_is_not_taken_for_it() {
     fs::write(shared.join("a"), "newer").unwrap();
     assert_eq!(guest.read(other, handle).unwrap(), b"new");
     assert!(guest.attributes(other).is_ok());
+}
+
+#[test]
+fn what_the_host_moves_away_is_not_followed() {
+    let house = house();
+    let (shared, private) = (house.path().join("shared"), house.path().join("private"));
+    fs::create_dir_all(shared.join("d/e")).unwrap();
+    let session = share(&shared, Options { budget: Budget { nodes: 1, handles: 9 }, ..Options::default() });
+    let mut guest = Guest::new(&session);
+    let d = guest.look_up(ROOT, b"d").unwrap();
+    let e = guest.look_up(d, b"e").unwrap();
+    assert_eq!(guest.look_up(e, b"secret"), Err(ENOENT));
+    // The way to what is not open is walked from the root, and ends where it did not use to.
+    fs::rename(shared.join("d"), private.join("d")).unwrap();
+    fs::write(private.join("d/e/secret"), "secret").unwrap();
+    guest.make_directory(ROOT, b"other").unwrap();
+    let other = guest.look_up(ROOT, b"other").unwrap();
+    guest.look_up(other, b"x").unwrap_err();
+    assert_eq!(guest.look_up(e, b"secret"), Err(ESTALE));
+    assert_eq!(guest.make_directory(e, b"new"), Err(ESTALE));
+    assert_eq!(guest.look_up(ROOT, b"d"), Err(ENOENT));
+    // Back where it was, it is what it was.
+    fs::rename(private.join("d"), shared.join("d")).unwrap();
+    assert!(guest.look_up(e, b"secret").is_ok());
 }
 
 #[test]
