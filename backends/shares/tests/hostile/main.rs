@@ -132,6 +132,7 @@ fn flip_while_looking(house: &House) {
                 rustix::fs::renameat_with(place, &file, place, &link, exchange).unwrap();
             }
         });
+        let _end = SetOnDrop(&done);
         let mut guest = Guest::new(&session);
         let (mut read, mut written) = (0, 0);
         for _ in 0..20_000 {
@@ -153,10 +154,18 @@ fn flip_while_looking(house: &House) {
             }
             guest.forget(node, 1);
         }
-        done.store(true, Ordering::Relaxed);
         assert!(read > 0 && written > 0, "neither was ever there");
     });
     assert_eq!(fs::read(private.join("secret")).unwrap(), b"secret");
+}
+
+/// Ends a thread that waits for this, whether a test fails or not.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]
