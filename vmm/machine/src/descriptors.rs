@@ -16,30 +16,15 @@ pub struct Outgoing(Vec<OwnedFd>);
 impl Outgoing {
     /// Adds one, and says how the message names it.
     pub fn add(&mut self, descriptor: impl Into<OwnedFd>) -> Fd {
+        // A message has far fewer (`process`); one more than there can be is missed by the receiver.
+        let index = Fd(u16::try_from(self.0.len()).unwrap_or(u16::MAX));
         self.0.push(descriptor.into());
-        self.last()
-    }
-
-    /// How many there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        index
     }
 
     /// Sends them beside the message that names them.
     pub fn send<T: Serialize>(&self, channel: &Channel, message: &T) -> process::Result<()> {
         channel.send(message, &self.0.iter().map(AsFd::as_fd).collect::<Vec<_>>())
-    }
-
-    fn last(&self) -> Fd {
-        // A message has far fewer (`process`); one more than there can be is missed by the receiver.
-        Fd(u16::try_from(self.0.len() - 1).unwrap_or(u16::MAX))
     }
 }
 

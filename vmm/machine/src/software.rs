@@ -284,11 +284,9 @@ impl Plan {
             qmp: monitor,
             devices: &front_ends,
         };
-        let reopened = vec![Inherited::message_index(kernel), Inherited::message_index(initramfs)];
-        let mut inherited = inherited.0;
-        let inherit =
-            (FIRST_INHERITED..).zip(0..).take(inherited.len()).map(|(number, index)| (Fd(index), number));
-        let inherit = inherit.collect();
+        let Inherited { descriptors: mut inherited, numbers: inherit } = inherited;
+        let by_number = inherit.iter().filter(|(_, number)| [kernel, initramfs].contains(number));
+        let reopened = by_number.map(|(fd, _)| *fd).collect();
         let stdout = inherited.add(config.console);
         let memory = u64::from(config.memory_mib) << 20;
         let unconfined = std::env::var_os(UNCONFINED).is_some_and(|value| value == "1");
@@ -306,15 +304,17 @@ impl Plan {
 
 /// Descriptors for QEMU: the first of the message gets the first number, and so on.
 #[derive(Default)]
-struct Inherited(Outgoing);
+struct Inherited {
+    descriptors: Outgoing,
+    numbers: Vec<(Fd, i32)>,
+}
 
 impl Inherited {
     fn add(&mut self, descriptor: OwnedFd) -> i32 {
-        FIRST_INHERITED + i32::from(self.0.add(descriptor).0)
-    }
-
-    fn message_index(number: i32) -> Fd {
-        Fd(u16::try_from(number - FIRST_INHERITED).unwrap_or(u16::MAX))
+        let fd = self.descriptors.add(descriptor);
+        let number = FIRST_INHERITED + i32::from(fd.0);
+        self.numbers.push((fd, number));
+        number
     }
 }
 

@@ -111,8 +111,8 @@ impl SharedQueue {
     }
 
     /// How many chains are out.
-    #[must_use]
-    pub fn out(&self) -> usize {
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn out(&self) -> usize {
         self.0.lock().out
     }
 
