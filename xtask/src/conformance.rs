@@ -12,6 +12,9 @@ use crate::test::{self, Counts};
 /// The suite of file systems: its name and version on crates.io.
 const PJDFSTEST: (&str, &str) = ("pjdfstest", "0.2.2");
 
+/// Random acts on the contents of a file, against what it should contain.
+const FSX: (&str, &str) = ("fsx", "0.3.2");
+
 /// What is held against a suite.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Subject {
@@ -23,11 +26,12 @@ pub(crate) enum Subject {
 pub(crate) fn run(subject: Subject) -> Result<()> {
     test::told(|steps| match subject {
         Subject::Shares => {
-            let program = steps.take("build pjdfstest", || installed(PJDFSTEST))?;
+            let pjdfstest = steps.take("build pjdfstest", || installed(PJDFSTEST))?;
+            let fsx = steps.take("build fsx", || installed(FSX))?;
             let mut cargo = sh::cargo();
             cargo.args(["test", "--package", "shares", "--test", "conformance"]).args(sh::quiet());
             cargo.args(["--", "--nocapture"]);
-            cargo.env("PJDFSTEST", program).env("REQUIRE", "root,fuse,pjdfstest");
+            cargo.env("PJDFSTEST", pjdfstest).env("FSX", fsx).env("REQUIRE", "root,fuse,pjdfstest,fsx");
             steps.take("shares", || Counts::of_run(&mut cargo))
         }
     })
@@ -35,7 +39,7 @@ pub(crate) fn run(subject: Subject) -> Result<()> {
 
 /// A program of crates.io, built if it is not there.
 fn installed((name, version): (&str, &str)) -> Result<PathBuf> {
-    let root = sh::target().join("suites").join(version);
+    let root = sh::target().join("suites").join(format!("{name}-{version}"));
     let program = root.join("bin").join(name);
     if !program.exists() {
         let mut cargo = sh::cargo();

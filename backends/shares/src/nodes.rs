@@ -260,15 +260,16 @@ impl Nodes {
         forgotten.then_some(node)
     }
 
-    /// Forgets all but the root.
-    pub(crate) fn forget_all(&self) {
+    /// Forgets all but the root; returns what it forgot.
+    pub(crate) fn forget_all(&self) -> Vec<Arc<Node>> {
         let mut tables = alone(&self.tables);
-        *tables = Tables::default();
+        let forgotten = std::mem::take(&mut *tables).by_id.into_values().collect();
         tables.by_id.insert(NodeId::ROOT, self.root.clone());
         tables.by_identity.insert(self.root.identity, self.root.clone());
         drop(tables);
         lock(&self.cached).clear();
         self.pinned.store(0, Ordering::Relaxed);
+        forgotten
     }
 
     /// Notes a file's place, by which its descriptor may be opened again.

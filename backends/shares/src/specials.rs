@@ -7,7 +7,7 @@ use fuse::{Attributes, Errno, Result, Time};
 
 use crate::sys::Identity;
 
-/// Most names of such files.
+/// Most names of such files, and most files, of which some may have no name.
 const MAX_NAMES: usize = 1 << 16;
 
 /// File systems of the host have no such number: it is the largest there is.
@@ -70,7 +70,7 @@ impl Specials {
 
     /// Makes a file under a name that is free.
     pub(crate) fn make(&mut self, directory: Identity, name: &[u8], attributes: Attributes) -> Result<u64> {
-        if self.names.len() >= MAX_NAMES {
+        if self.names.len() >= MAX_NAMES || self.files.len() >= MAX_NAMES {
             return Err(Errno::ENOSPC);
         }
         self.made += 1;
@@ -135,6 +135,11 @@ impl Specials {
         gone
     }
 
+    /// The kernel no longer has any file.
+    pub(crate) fn forget_all(&mut self) {
+        self.files.retain(|_, file| file.links > 0);
+    }
+
     /// Names in a directory behind a serial number, in order.
     pub(crate) fn list(&self, directory: Identity, behind: u64) -> Vec<(Named, Vec<u8>)> {
         let all = self.names.range((directory, Vec::new())..);
@@ -184,7 +189,11 @@ mod tests {
         assert!(specials.unlink(B, b"again", NOW) && specials.unlink(B, b"moved", NOW));
         assert!(!specials.unlink(B, b"moved", NOW) && specials.is_empty());
         assert_eq!(specials.attributes(identity).unwrap().links, 0);
+        let other = Specials::identity(specials.make(A, b"other", fifo).unwrap());
+        specials.unlink(A, b"other", NOW);
         assert!(specials.forget(identity));
+        specials.forget_all();
+        assert_eq!(specials.attributes(other), Err(Errno::ESTALE));
         assert_eq!(specials.attributes(identity), Err(Errno::ESTALE));
     }
 }

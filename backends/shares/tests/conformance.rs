@@ -1,4 +1,4 @@
-//! pjdfstest against a directory of the host that is mounted on the host, so without a guest and at full speed: served by
+//! pjdfstest and fsx against a directory of the host that is mounted on the host, so without a guest and at full speed: served by
 //! root, and by a user without privilege.
 
 #![cfg(target_os = "linux")]
@@ -23,12 +23,14 @@ const USER: u32 = 1001;
 /// What became of the cases.
 #[derive(Debug, Default)]
 struct Outcome {
+    /// What fsx complains of.
+    contents: Option<String>,
     passed: BTreeSet<String>,
     failed: BTreeSet<String>,
 }
 
 /// Runs the suite on a directory, of the disk or of a file system in memory where devices do nothing.
-fn run(program: &str, served_by: Option<u32>, in_memory: bool) -> Option<Outcome> {
+fn run(program: &str, fsx: &str, served_by: Option<u32>, in_memory: bool) -> Option<Outcome> {
     let shared = tempfile::tempdir().unwrap();
     if in_memory {
         mount("none", shared.path(), "tmpfs", MountFlags::NODEV, None).unwrap();
@@ -57,7 +59,7 @@ fn run(program: &str, served_by: Option<u32>, in_memory: bool) -> Option<Outcome
         Err(error) => panic!("{error}"),
     };
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let mut outcome = Outcome::default();
+    let mut outcome = Outcome { contents: exercise(fsx, place.path()), ..Outcome::default() };
     suite(program, place.path(), &[], &mut outcome);
     // These mount everything read-only in the middle, which the kernel refuses while others remove files.
     suite(program, place.path(), &["erofs"], &mut outcome);
@@ -66,6 +68,12 @@ fn run(program: &str, served_by: Option<u32>, in_memory: bool) -> Option<Outcome
         unmount(shared.path(), UnmountFlags::DETACH).unwrap();
     }
     Some(outcome)
+}
+
+/// Reads, writes, maps, copies and cuts a file at random, against what it should contain.
+fn exercise(fsx: &str, path: &Path) -> Option<String> {
+    let output = Command::new(fsx).args(["-N", "5000", "-S", "7"]).arg(path.join("fsx")).output().unwrap();
+    (!output.status.success()).then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Runs the cases whose name has one of these patterns, or all of them without remounting.
@@ -101,13 +109,18 @@ fn files_behave_as_posix_says() {
     if let Err(error) = Command::new(&program).arg("--version").output() {
         return skip::skip("pjdfstest", format!("{program}: {error} (cargo install pjdfstest)"));
     }
+    let fsx = std::env::var("FSX").unwrap_or_else(|_| "fsx".to_owned());
+    if let Err(error) = Command::new(&fsx).arg("--version").output() {
+        return skip::skip("fsx", format!("{fsx}: {error} (cargo install fsx)"));
+    }
     for (served_by, in_memory) in [(None, false), (Some(USER), false), (Some(USER), true)] {
-        let Some(outcome) = run(&program, served_by, in_memory) else { return };
+        let Some(outcome) = run(&program, &fsx, served_by, in_memory) else { return };
         println!(
             "served by {served_by:?}, in memory {in_memory}: {} passed, failed: {:?}",
             outcome.passed.len(),
             outcome.failed
         );
+        assert_eq!(outcome.contents, None, "served by {served_by:?}");
         assert!(outcome.failed.is_empty(), "served by {served_by:?}: {:?}", outcome.failed);
         assert_eq!(outcome.passed.len(), PASS, "served by {served_by:?}");
     }

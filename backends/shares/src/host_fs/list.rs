@@ -1,13 +1,15 @@
 //! Directories that are listed: what the host has in them, then what only the guest has.
 
+use std::ffi::CStr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
 use fuse::{Attributes, Errno, Handle, Listed, Listing, NodeId, Result};
 
 use super::{HostFs, OpenKind};
 use crate::nodes::{Node, lock, shared};
 use crate::specials::Specials;
 use crate::sys;
-
-use std::sync::Arc;
 
 /// Marks a cookie behind everything that the host has.
 const SPECIAL: u64 = 1 << 63;
@@ -25,6 +27,9 @@ impl HostFs {
     ) -> Result<()> {
         let open = self.handle(node, handle)?;
         let OpenKind::Directory(directory) = &open.what else { return Err(Errno::EBADF) };
+        if let Some(only) = self.only.as_deref().filter(|_| node == NodeId::ROOT) {
+            return self.list_only(&open.node, only, cookie, listing);
+        }
         if cookie & SPECIAL == 0 {
             let mut directory = lock(directory);
             let room = listing.room() / if listing.wants_nodes() { NODE_FACTOR } else { 1 };
@@ -49,6 +54,17 @@ impl HostFs {
             }
         }
         self.list_specials(&open.node, cookie, listing);
+        Ok(())
+    }
+
+    /// Lists the one name that is shared.
+    fn list_only(&self, root: &Arc<Node>, only: &CStr, cookie: u64, listing: &mut Listing<'_>) -> Result<()> {
+        let directory = self.nodes.descriptor(root)?;
+        let Ok(found) = sys::stat_at(directory.as_fd(), only) else { return Ok(()) };
+        if cookie == 0 {
+            let (ino, kind) = (self.number(&found), found.attributes.kind());
+            listing.add(&Listed { ino, cookie: 1, kind, name: only.to_bytes() }, None);
+        }
         Ok(())
     }
 

@@ -12,8 +12,9 @@ mod names;
 mod tests;
 
 use std::collections::HashMap;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -74,15 +75,18 @@ impl Default for Budget {
     }
 }
 
-/// Why a directory cannot be shared.
+/// Why a directory or a file cannot be shared.
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
     /// It could not be opened.
-    #[error("cannot open the directory (error {})", .0.number())]
+    #[error("cannot open it (error {})", .0.number())]
     Open(Errno),
     /// It is no directory.
     #[error("not a directory")]
     NotADirectory,
+    /// It is no regular file.
+    #[error("not a file")]
+    NotAFile,
     /// Its process cannot reach its own descriptors.
     #[error("cannot open /proc/self/fd (error {})", .0.number())]
     Proc(Errno),
@@ -101,6 +105,8 @@ pub struct HostFs {
     device: u64,
     /// It is mounted so that devices in it do nothing.
     nodev: bool,
+    /// The one name of the root that is shared, if only one is.
+    only: Option<CString>,
     options: Options,
 }
 
@@ -136,8 +142,50 @@ impl HostFs {
             proc: ProcFiles::new().map_err(RootError::Proc)?,
             device: identity.device,
             nodev,
+            only: None,
             options,
         })
+    }
+
+    /// The file at `path`, which is followed if it is a link: the only name in a directory. What the host puts in the
+    /// file's place has its name from then on.
+    pub fn of_file(path: &Path, options: Options) -> std::result::Result<Self, RootError> {
+        let number = |error: std::io::Error| Errno::from_number(error.raw_os_error().unwrap_or_default());
+        let path = path.canonicalize().map_err(|error| RootError::Open(number(error)))?;
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(RootError::NotAFile);
+        };
+        let name = CString::new(name.as_bytes()).map_err(|_| RootError::NotAFile)?;
+        let files = Self { only: Some(name.clone()), ..Self::new(parent, options)? };
+        let (_, directory) = files.directory(NodeId::ROOT).map_err(RootError::Open)?;
+        match sys::stat_at(directory.as_fd(), &name).map_err(RootError::Open)?.kind() {
+            Kind::File => Ok(files),
+            _ => Err(RootError::NotAFile),
+        }
+    }
+
+    /// Whether a name is shared, if the host has it.
+    fn is_shared(&self, parent: &Node, name: Name<'_>) -> bool {
+        parent.id != NodeId::ROOT || self.only.as_deref().is_none_or(|only| only == name.as_c_str())
+    }
+
+    /// Refuses to make a name that would not be shared.
+    fn may_make(&self, parent: &Node, name: Option<Name<'_>>) -> Result<()> {
+        self.writable()?;
+        let shared = match name {
+            Some(name) => self.is_shared(parent, name),
+            None => parent.id != NodeId::ROOT || self.only.is_none(),
+        };
+        if shared { Ok(()) } else { Err(Errno::EPERM) }
+    }
+
+    /// Refuses to take or give the one name that is shared: it is where the guest has a mount.
+    fn may_change(&self, parent: &Node, name: Name<'_>) -> Result<()> {
+        match &self.only {
+            Some(_) if parent.id == NodeId::ROOT && self.is_shared(parent, name) => Err(Errno::EBUSY),
+            Some(_) if parent.id == NodeId::ROOT => Err(Errno::ENOENT),
+            _ => Ok(()),
+        }
     }
 
     fn writable(&self) -> Result<()> {
@@ -185,13 +233,21 @@ impl HostFs {
         attributes.uid = self.options.owner_uid.unwrap_or(attributes.uid);
         attributes.gid = self.options.owner_gid.unwrap_or(attributes.gid);
         self.table.over(found.identity, &mut attributes);
-        if found.identity.device != self.device {
-            // Numbers of another file system may be those of files of this one.
-            attributes.ino ^= found.identity.device.rotate_left(40);
-        }
+        attributes.ino = self.number(found);
         attributes.submount = found.is_mount && node.id != NodeId::ROOT;
         node.tell(attributes.mode, attributes.gid);
         attributes
+    }
+
+    /// The number of a file, as the guest sees it.
+    fn number(&self, found: &Found) -> u64 {
+        let identity = found.identity;
+        // Numbers of another file system may be those of files of this one.
+        if identity.device == self.device {
+            identity.ino
+        } else {
+            identity.ino ^ identity.device.rotate_left(40)
+        }
     }
 
     fn stat(&self, attributes: Attributes) -> Stat {
@@ -257,9 +313,10 @@ impl FileSystem for HostFs {
     fn entry(&self, context: &Context<'_>, parent: NodeId, name: Name<'_>, how: How<'_>) -> Result<Entry> {
         let (parent, directory) = self.directory(parent)?;
         match how {
+            How::Existing if !self.is_shared(&parent, name) => Err(Errno::ENOENT),
             How::Existing => self.look_up(&parent, directory.as_fd(), name),
             _ => {
-                self.writable()?;
+                self.may_make(&parent, Some(name))?;
                 self.make(context, &parent, directory.as_fd(), name, how)
             }
         }
@@ -268,11 +325,16 @@ impl FileSystem for HostFs {
     fn names(&self, _: &Context<'_>, parent: NodeId, change: NameChange<'_>) -> Result<()> {
         self.writable()?;
         let (parent, directory) = self.directory(parent)?;
+        let (NameChange::Unlink(name)
+        | NameChange::RemoveDirectory(name)
+        | NameChange::Rename { from: name, .. }) = change;
+        self.may_change(&parent, name)?;
         match change {
             NameChange::Unlink(name) => self.remove(&parent, directory.as_fd(), name, false),
             NameChange::RemoveDirectory(name) => self.remove(&parent, directory.as_fd(), name, true),
             NameChange::Rename { from, to_parent, to, how } => {
                 let (to_parent, to_directory) = self.directory(to_parent)?;
+                self.may_change(&to_parent, to)?;
                 self.rename(
                     &Spot { node: &parent, directory: directory.as_fd(), name: from },
                     &Spot { node: &to_parent, directory: to_directory.as_fd(), name: to },
@@ -292,6 +354,9 @@ impl FileSystem for HostFs {
         let node = self.nodes.get(node)?;
         let Some(change) = change else { return Ok(self.stat(self.attributes_of(&node)?)) };
         self.writable()?;
+        if node.id == NodeId::ROOT && self.only.is_some() {
+            return Err(Errno::EPERM);
+        }
         self.set_attributes(&node, handle, change)?;
         Ok(self.stat(self.attributes_of(&node)?))
     }
@@ -307,8 +372,8 @@ impl FileSystem for HostFs {
         name: Option<Name<'_>>,
         creation: Creation,
     ) -> Result<(Entry, Opened)> {
-        self.writable()?;
         let (parent, directory) = self.directory(parent)?;
+        self.may_make(&parent, name)?;
         self.create_file(context, &parent, directory.as_fd(), name, creation)
     }
 
@@ -369,7 +434,10 @@ impl FileSystem for HostFs {
                 drop(open);
             }
             Gone::Everything => {
-                self.nodes.forget_all();
+                for node in self.nodes.forget_all().iter().filter(|node| node.is_gone()) {
+                    self.table.remove(node.identity);
+                }
+                alone(&self.specials).forget_all();
                 let handles = std::mem::take(&mut *alone(&self.handles));
                 drop(handles);
             }

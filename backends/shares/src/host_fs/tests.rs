@@ -48,6 +48,13 @@ fn what_the_guest_made_of_a_file_goes_with_its_last_name_and_reference() {
     files.let_go(entry.node, Gone::File(opened.handle));
     files.let_go(entry.node, Gone::Lookups(1));
     assert_eq!(files.table.len(), 0);
+    // A mount that ends takes everything.
+    let node = make(&files, c"a", 0o100_600);
+    unlink(c"a");
+    assert_eq!(files.table.len(), 1);
+    files.let_go(NodeId::ROOT, Gone::Everything);
+    assert_eq!(files.table.len(), 0);
+    assert_eq!(files.attributes(&ASKER, node, None, None), Err(Errno::ESTALE));
     // One that the kernel does not have any more goes at once.
     let node = make(&files, c"a", 0o100_600);
     files.let_go(node, Gone::Lookups(1));

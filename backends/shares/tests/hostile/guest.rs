@@ -9,9 +9,11 @@ use vm_memory::VolatileSlice;
 /// What a request is answered with: its body, or the number of an error.
 pub(crate) type Answer = Result<Vec<u8>, i32>;
 
+pub(crate) const EPERM: i32 = 1;
 pub(crate) const ENOENT: i32 = 2;
 pub(crate) const ENXIO: i32 = 6;
 pub(crate) const EBADF: i32 = 9;
+pub(crate) const EBUSY: i32 = 16;
 pub(crate) const EEXIST: i32 = 17;
 pub(crate) const ENOTDIR: i32 = 20;
 pub(crate) const EISDIR: i32 = 21;
@@ -29,7 +31,12 @@ pub(crate) struct Guest<'a> {
 
 /// A shared directory, mounted.
 pub(crate) fn share(path: &Path, options: Options) -> Session<HostFs> {
-    let session = Session::new(HostFs::new(path, options).unwrap(), Coherence::Shared);
+    mounted(HostFs::new(path, options).unwrap())
+}
+
+/// Files, mounted.
+pub(crate) fn mounted(files: HostFs) -> Session<HostFs> {
+    let session = Session::new(files, Coherence::Shared);
     let init = words(&[7, 40, 1 << 17, u32::MAX, u32::MAX]);
     let mut guest = Guest { session: &session, scratch: Scratch::default() };
     guest.ask(26, 0, &[&init[..], &[0; 44]].concat()).unwrap();

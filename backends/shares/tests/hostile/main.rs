@@ -11,7 +11,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use guest::{
-    EBADF, EEXIST, EINVAL, EISDIR, ENOENT, ENOTDIR, ENXIO, EROFS, ESTALE, Guest, ROOT, longs, share, words,
+    EBADF, EBUSY, EEXIST, EINVAL, EISDIR, ENOENT, ENOTDIR, ENXIO, EPERM, EROFS, ESTALE, Guest, ROOT, longs,
+    mounted, share, words,
 };
 use shares::{Budget, HostFs, Options, RootError};
 
@@ -135,7 +136,7 @@ fn flip_while_looking(house: &House) {
         let _end = SetOnDrop(&done);
         let mut guest = Guest::new(&session);
         let (mut read, mut written) = (0, 0);
-        for _ in 0..20_000 {
+        for _ in 0..5_000 {
             let Ok(node) = guest.look_up(ROOT, b"flip") else { continue };
             if let Ok(file) = guest.look_up(node, b"secret") {
                 if let Ok(handle) = guest.open(file, 0) {
@@ -400,4 +401,48 @@ fn only_directories_are_shared() {
     let refused = |path: &str| HostFs::new(&house.path().join(path), Options::default()).unwrap_err();
     assert!(matches!(refused("private/secret"), RootError::NotADirectory));
     assert!(matches!(refused("missing"), RootError::Open(_)));
+    let refused = |path: &str| HostFs::of_file(&house.path().join(path), Options::default()).unwrap_err();
+    assert!(matches!(refused("private"), RootError::NotAFile));
+    assert!(matches!(refused("missing"), RootError::Open(_)));
+}
+
+#[test]
+fn a_single_file_is_all_there_is_of_its_directory() {
+    let house = house();
+    let private = house.path().join("private");
+    fs::write(private.join("other"), "other").unwrap();
+    let session = mounted(HostFs::of_file(&private.join("secret"), Options::default()).unwrap());
+    let mut guest = Guest::new(&session);
+    assert_eq!(guest.names(ROOT, true), [b"secret"]);
+    assert_eq!(guest.names(ROOT, false), [b"secret"]);
+    let file = guest.look_up(ROOT, b"secret").unwrap();
+    let handle = guest.open(file, 2).unwrap();
+    guest.write(file, handle, b"told").unwrap();
+    let name = |name: &[u8]| [name, b"\0"].concat();
+    assert_eq!(guest.look_up(ROOT, b"other"), Err(ENOENT));
+    assert_eq!(guest.unlink(ROOT, b"other"), Err(ENOENT));
+    assert_eq!(guest.make_directory(ROOT, b"new"), Err(EPERM));
+    assert_eq!(guest.ask(35, ROOT, &[words(&[0o102, 0o644, 0, 0]), name(b"new")].concat()), Err(EPERM));
+    assert_eq!(guest.ask(51, ROOT, &[words(&[2, 0o600, 0, 0]), name(b"/")].concat()), Err(EPERM));
+    assert_eq!(guest.ask(13, ROOT, &[longs(&[file]), name(b"again")].concat()), Err(EPERM));
+    assert_eq!(guest.unlink(ROOT, b"secret"), Err(EBUSY));
+    assert_eq!(guest.rename((ROOT, b"secret"), (ROOT, b"new"), 0), Err(EBUSY));
+    assert_eq!(guest.rename((ROOT, b"other"), (ROOT, b"secret"), 0), Err(ENOENT));
+    let mode = [words(&[1, 0]), longs(&[0; 6]), words(&[0, 0, 0, 0o777, 0, 0, 0, 0])].concat();
+    assert_eq!(guest.ask(4, ROOT, &mode), Err(EPERM));
+    assert!(guest.ask(4, file, &mode).is_ok());
+    assert_eq!(fs::read(private.join("secret")).unwrap(), b"toldet");
+    assert_eq!(fs::read_dir(&private).unwrap().count(), 2);
+    // An editor of the host writes a new file and gives it the name.
+    fs::write(private.join("new"), "new").unwrap();
+    fs::rename(private.join("new"), private.join("secret")).unwrap();
+    let file = guest.look_up(ROOT, b"secret").unwrap();
+    let handle = guest.open(file, 0).unwrap();
+    assert_eq!(guest.read(file, handle).unwrap(), b"new");
+    let readonly = Options { readonly: true, ..Options::default() };
+    let session = mounted(HostFs::of_file(&private.join("secret"), readonly).unwrap());
+    let mut guest = Guest::new(&session);
+    let file = guest.look_up(ROOT, b"secret").unwrap();
+    assert_eq!(guest.open(file, 2), Err(EROFS));
+    assert_eq!(guest.unlink(ROOT, b"secret"), Err(EROFS));
 }
