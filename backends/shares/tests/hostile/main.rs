@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod guest;
+mod random;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

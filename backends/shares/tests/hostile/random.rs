@@ -1,0 +1,128 @@
+//! Requests at random, always the same ones: whatever a guest asks for in whatever order, what is not shared stays as it
+//! is, and what is shared has nothing that a host's user must not get.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
+
+use shares::{Budget, Options};
+
+use crate::guest::{Guest, ROOT, longs, share, words};
+use crate::house;
+
+/// Names, good and bad; `out` and what is renamed from it lead out of the share.
+const NAMES: &[&[u8]] = &[b"a", b"b", b"c", b"d", b"e", b"f", b"g", b"out", b"out", b"..", b"a/b", b""];
+
+/// Most steps of one script.
+const MAX_STEPS: usize = 200;
+
+/// Numbers that the guest was given.
+#[derive(Default)]
+struct Known {
+    nodes: Vec<u64>,
+    handles: Vec<(u64, u64)>,
+}
+
+fn step(guest: &mut Guest<'_>, known: &mut Known, step: [u8; 6]) {
+    let [op, node, name, other, other_name, extra] = step.map(usize::from);
+    let node_at = |index: usize| known.nodes[index % known.nodes.len()];
+    let (node, other) = (node_at(node), node_at(other));
+    let (name, other_name) = (NAMES[name % NAMES.len()], NAMES[other_name % NAMES.len()]);
+    let (user, handle) = known.handles.get(extra % known.handles.len().max(1)).copied().unwrap_or((node, 7));
+    let number = u32::try_from(extra).unwrap();
+    let named = |head: &[u8]| [head, name, b"\0"].concat();
+    let mut entry = |answer: Result<Vec<u8>, i32>| {
+        if let Ok(body) = answer
+            && let Some(bytes) = body.first_chunk()
+        {
+            known.nodes.push(u64::from_le_bytes(*bytes));
+        }
+    };
+    match op % 22 {
+        0 => entry(guest.ask(1, node, &named(b""))),
+        1 => entry(guest.ask(9, node, &named(&words(&[0o1777, 0])))),
+        2 => entry(guest.ask(8, node, &named(&words(&[0o106_777, 0, 0, 0])))),
+        3 => entry(guest.ask(8, node, &named(&words(&[0o060_600 + number, 0x801, 0, 0])))),
+        4 => entry(guest.ask(6, node, &[name, b"\0../private\0"].concat())),
+        5 => entry(guest.ask(13, node, &named(&longs(&[other])))),
+        6 => drop(guest.unlink(node, name)),
+        7 => drop(guest.ask(11, node, &named(b""))),
+        8 | 9 => drop(guest.rename((node, name), (other, other_name), number % 4)),
+        10 => drop(guest.attributes(node)),
+        11 => {
+            let mode = words(&[number, number, number, 0o7000 | number, 0, number, number, 0]);
+            let _ = guest.ask(4, node, &[words(&[number & 0x3f | 1, 0]), longs(&[0; 6]), mode].concat());
+        }
+        12 => {
+            if let Ok(handle) = guest.open(node, number & 0o1003) {
+                known.handles.push((node, handle));
+            }
+        }
+        13 => {
+            if let Ok(handle) = guest.open_directory(node) {
+                known.handles.push((node, handle));
+            }
+        }
+        14 => {
+            let create = named(&words(&[0o102 | number << 7, 0o6777, 0, 0]));
+            if let Ok(body) = guest.ask(35, node, &create) {
+                known.nodes.push(u64::from_le_bytes(*body.first_chunk().unwrap()));
+            }
+        }
+        15 => drop(guest.read(user, handle)),
+        16 => drop(guest.write(user, handle, name)),
+        17 => drop(guest.list(user, handle, u64::from(number % 8), number % 2 == 0)),
+        18 => drop(guest.ask(21, node, &[words(&[2, 0]), b"user.a\0".to_vec(), b"xx".to_vec()].concat())),
+        19 if number > 200 => guest.forget(node, u64::from(number)),
+        20 => drop(guest.ask(51, node, &words(&[2, 0o600, 0, 0, u32::from(b'/')])[..18])),
+        _ => drop(guest.ask(5, node, b"")),
+    }
+}
+
+/// What the host has in the shared directory: nothing but files, directories and links, none with special bits.
+fn is_harmless(directory: &Path) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let found = fs::symlink_metadata(&path).unwrap();
+        let kind = found.file_type();
+        assert!(kind.is_file() || kind.is_dir() || kind.is_symlink(), "{path:?}: {kind:?}");
+        assert!(kind.is_symlink() || found.mode() & 0o7000 == 0, "{path:?}: {:o}", found.mode());
+        assert_eq!(found.uid(), rustix::process::geteuid().as_raw(), "{path:?}");
+        if kind.is_dir() {
+            is_harmless(&path);
+        }
+    }
+}
+
+fn script(data: &[u8]) {
+    let house = house();
+    let (shared, private) = (house.path().join("shared"), house.path().join("private"));
+    symlink("../private", shared.join("out")).unwrap();
+    fs::create_dir(shared.join("d")).unwrap();
+    fs::write(shared.join("a"), "a").unwrap();
+    let session = share(&shared, Options { budget: Budget { nodes: 4, handles: 8 }, ..Options::default() });
+    let mut guest = Guest::new(&session);
+    let mut known = Known { nodes: vec![ROOT; 4], ..Known::default() };
+    for bytes in data.as_chunks().0.iter().take(MAX_STEPS) {
+        step(&mut guest, &mut known, *bytes);
+    }
+    assert_eq!(fs::read(private.join("secret")).unwrap(), b"secret");
+    assert_eq!(fs::read_dir(&private).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(house.path()).unwrap().count(), 2);
+    is_harmless(&shared);
+}
+
+#[test]
+fn whatever_a_guest_asks_for_stays_in_what_is_shared() {
+    // Every kind of request in many orders, as examples to start from.
+    let example = |seed: u32| -> Vec<u8> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.to_le_bytes()[3]
+        };
+        (0..MAX_STEPS * 6).map(|_| next()).collect()
+    };
+    let examples: Vec<Vec<u8>> = (1..120).map(example).collect();
+    fuzzed::run("shares_random", 120, &examples, &[], script);
+}
