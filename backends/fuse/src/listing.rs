@@ -1,7 +1,7 @@
 //! A directory's list, filled entry by entry until the guest's buffer is full.
 
 use fuse_abi::linux as abi;
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{Entry, encode};
 
@@ -31,7 +31,7 @@ pub struct Listing<'a> {
 
 impl<'a> Listing<'a> {
     /// Room for `room` bytes in `bytes`, which loses what it has.
-    pub(crate) fn new(bytes: &'a mut Vec<u8>, room: usize, nodes: bool) -> Self {
+    pub fn new(bytes: &'a mut Vec<u8>, room: usize, nodes: bool) -> Self {
         bytes.clear();
         Self { bytes, room, nodes }
     }
@@ -78,6 +78,19 @@ impl<'a> Listing<'a> {
         true
     }
 
+    /// What was added, in order: for a file system that lists another one.
+    pub fn entries(&self) -> impl Iterator<Item = Listed<'_>> {
+        let mut rest = &self.bytes[..];
+        let skipped = if self.nodes { size_of::<abi::fuse_entry_out>() } else { 0 };
+        std::iter::from_fn(move || {
+            let (head, after) = abi::fuse_dirent::read_from_prefix(rest.get(skipped..)?).ok()?;
+            let len = usize::try_from(head.namelen).ok()?;
+            let name = after.get(..len)?;
+            rest = rest.get(self.len_of(len)..)?;
+            Some(Listed { ino: head.ino, cookie: head.off, kind: u8::try_from(head.type_).ok()?, name })
+        })
+    }
+
     /// Bytes of an entry with a name of `len` bytes.
     fn len_of(&self, len: usize) -> usize {
         let node = if self.nodes { size_of::<abi::fuse_entry_out>() } else { 0 };
@@ -118,6 +131,8 @@ mod tests {
             listing.as_bytes(),
             [head(4), b"name\0\0\0\0".to_vec(), head(8), b"eight...".to_vec()].concat()
         );
+        let told: Vec<_> = listing.entries().map(|one| (one.name, one.ino, one.cookie, one.kind)).collect();
+        assert_eq!(told, [(&b"name"[..], 5, 6, 8), (b"eight...", 5, 6, 8)]);
     }
 
     #[test]
@@ -128,6 +143,7 @@ mod tests {
         let mut listing = Listing::new(&mut bytes, 1000, true);
         assert!(listing.wants_nodes());
         assert!(listing.add(&listed(b"known"), Some(&entry)) && listing.add(&listed(b"unknown"), None));
+        assert!(listing.entries().map(|one| one.name).eq([&b"known"[..], b"unknown"]));
         let records: Vec<_> = listing.as_bytes().chunks(160).collect();
         assert_eq!(records[0][..16], numbers(&[77, 3]));
         assert_eq!(records[0][128..144], numbers(&[5, 6]));

@@ -20,6 +20,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("debian", "runtime/debian", &["waiting", "web"]),
     ("erofs", "backends/erofs", &[]),
     ("fuse", "backends/fuse", &[]),
+    ("overlay", "backends/overlay", &["fuse"]),
     // 1: devices see guest memory, never a hypervisor or a policy
     ("virtio", "devices/virtio", &["guest_memory"]),
     ("chipset", "devices/chipset", &[]),

@@ -1,0 +1,321 @@
+//! One file: what it is, what is told about it, and the rules by which that changes.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
+use std::time::{Duration, SystemTime};
+
+use fuse::{
+    Attributes, Device, Errno, MAX_XATTR_LEN, NodeId, Result, SetAttributes, SetTime, Time, XattrName,
+    XattrSet,
+};
+
+use crate::chunks::Chunks;
+use crate::locks::{alone, lock, shared};
+use crate::space::{Charge, Space};
+
+/// Bytes that each file is charged for, besides what it contains and its names: one with a byte in it takes some 1,400 in
+/// all, which is little more than what it is charged.
+pub(crate) const NODE_COST: u64 = 768;
+
+/// Bytes that each extended attribute is charged for, besides name and value.
+const XATTR_COST: u64 = 128;
+
+/// Set-user-ID and set-group-ID bits, and the permission to run for the group.
+mod mode_bit {
+    pub(super) const SET_UID: u32 = 0o4000;
+    pub(super) const SET_GID: u32 = 0o2000;
+    pub(super) const GROUP_RUNS: u32 = 0o010;
+}
+
+/// The type in `st_mode` (linux/stat.h).
+pub(crate) mod file_type {
+    pub(crate) const MASK: u32 = 0o170_000;
+    pub(crate) const DIRECTORY: u32 = 0o040_000;
+    pub(crate) const REGULAR: u32 = 0o100_000;
+    pub(crate) const LINK: u32 = 0o120_000;
+}
+
+/// Bytes best moved at once.
+const BLOCK_SIZE: u32 = 4096;
+
+/// Unit of `st_blocks`.
+const SECTOR: u64 = 512;
+
+/// A file.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) body: Body,
+    facts: Mutex<Facts>,
+    space: Arc<Space>,
+    _charge: Charge,
+}
+
+/// What a file is. The names in a directory are the tree's.
+#[derive(Debug)]
+pub(crate) enum Body {
+    Directory,
+    File(Contents),
+    /// With its target.
+    Link(Box<[u8]>),
+    /// With its type in `st_mode`.
+    Special(u32, Device),
+}
+
+impl Body {
+    /// The type in `st_mode`.
+    pub(crate) fn kind(&self) -> u32 {
+        match self {
+            Self::Directory => file_type::DIRECTORY,
+            Self::File(_) => file_type::REGULAR,
+            Self::Link(_) => file_type::LINK,
+            Self::Special(kind, _) => *kind,
+        }
+    }
+}
+
+/// Contents, and their size, which is told while they are in use.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    chunks: RwLock<Chunks>,
+    len: AtomicU64,
+    taken: AtomicU64,
+}
+
+impl Contents {
+    pub(crate) fn new(chunks: Chunks) -> Self {
+        let (len, taken) = (AtomicU64::new(chunks.len()), AtomicU64::new(chunks.taken()));
+        Self { chunks: RwLock::new(chunks), len, taken }
+    }
+
+    pub(crate) fn look(&self) -> RwLockReadGuard<'_, Chunks> {
+        shared(&self.chunks)
+    }
+
+    /// Changes the contents while nobody else looks.
+    pub(crate) fn change<T>(&self, act: impl FnOnce(&mut Chunks) -> T) -> T {
+        let mut chunks = alone(&self.chunks);
+        let result = act(&mut chunks);
+        self.len.store(chunks.len(), Ordering::Relaxed);
+        self.taken.store(chunks.taken(), Ordering::Relaxed);
+        result
+    }
+}
+
+/// What is told about a file, and not about its contents.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    /// Special bits and permissions.
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) links: u32,
+    pub(crate) atime: Time,
+    pub(crate) mtime: Time,
+    pub(crate) ctime: Time,
+    btime: Time,
+    /// A file that has no name may get one.
+    pub(crate) nameable: bool,
+    xattrs: BTreeMap<Box<[u8]>, Value>,
+}
+
+/// The value of an extended attribute.
+#[derive(Debug)]
+struct Value {
+    bytes: Box<[u8]>,
+    _charge: Charge,
+}
+
+/// The owner and permissions of a new file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Birth {
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+impl Node {
+    /// A new file without a name.
+    pub(crate) fn new(id: NodeId, body: Body, birth: Birth, space: &Arc<Space>) -> Result<Self> {
+        let target = if let Body::Link(target) = &body { target.len() } else { 0 };
+        let charge = space.charge(NODE_COST + wide(target))?;
+        let now = now();
+        let links = if matches!(body, Body::Directory) { 2 } else { 0 };
+        let Birth { mode, uid, gid } = birth;
+        let facts = Facts {
+            mode,
+            uid,
+            gid,
+            links,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+            nameable: false,
+            xattrs: BTreeMap::new(),
+        };
+        Ok(Self { id, body, facts: Mutex::new(facts), space: space.clone(), _charge: charge })
+    }
+
+    pub(crate) fn is_directory(&self) -> bool {
+        matches!(self.body, Body::Directory)
+    }
+
+    /// The contents of a regular file.
+    pub(crate) fn contents(&self) -> Result<&Contents> {
+        match &self.body {
+            Body::File(contents) => Ok(contents),
+            Body::Directory => Err(Errno::EISDIR),
+            Body::Link(_) | Body::Special(..) => Err(Errno::EINVAL),
+        }
+    }
+
+    /// What is told about the file. Nobody takes the lock of a tree while they have this one.
+    pub(crate) fn facts(&self) -> MutexGuard<'_, Facts> {
+        lock(&self.facts)
+    }
+
+    pub(crate) fn attributes(&self) -> Attributes {
+        let (size, taken) = match &self.body {
+            Body::Directory => (u64::from(BLOCK_SIZE), 0),
+            Body::File(contents) => {
+                (contents.len.load(Ordering::Relaxed), contents.taken.load(Ordering::Relaxed))
+            }
+            Body::Link(target) => (wide(target.len()), 0),
+            Body::Special(..) => (0, 0),
+        };
+        let facts = self.facts();
+        Attributes {
+            ino: self.id.0,
+            size,
+            blocks: taken / SECTOR,
+            atime: facts.atime,
+            mtime: facts.mtime,
+            ctime: facts.ctime,
+            btime: Some(facts.btime),
+            mode: self.body.kind() | facts.mode,
+            links: facts.links,
+            uid: facts.uid,
+            gid: facts.gid,
+            device: if let Body::Special(_, device) = self.body { device } else { Device::default() },
+            block_size: BLOCK_SIZE,
+            submount: false,
+        }
+    }
+
+    /// Changes what is told, all at once.
+    pub(crate) fn change(&self, change: &SetAttributes) -> Result<()> {
+        if let Some(size) = change.size {
+            self.contents()?.change(|chunks| chunks.set_len(size));
+        }
+        let (now, mut facts) = (now(), self.facts());
+        let time = |set: SetTime| match set {
+            SetTime::Now => now,
+            SetTime::At(time) => time,
+        };
+        let is_given = change.uid.is_some() || change.gid.is_some();
+        if change.kill_privileges || is_given && !self.is_directory() {
+            facts.kill_privileges();
+        }
+        if let Some(mode) = change.mode {
+            facts.mode = mode;
+        }
+        facts.uid = change.uid.unwrap_or(facts.uid);
+        facts.gid = change.gid.unwrap_or(facts.gid);
+        facts.atime = change.atime.map_or(facts.atime, time);
+        let mtime = if change.size.is_some() { now } else { facts.mtime };
+        facts.mtime = change.mtime.map_or(mtime, time);
+        facts.ctime = change.ctime.unwrap_or(now);
+        Ok(())
+    }
+
+    /// Sets an extended attribute.
+    pub(crate) fn set_xattr(&self, name: XattrName<'_>, value: &[u8], how: XattrSet) -> Result<()> {
+        let name = name.as_bytes();
+        // The kernel would not ask for an access control list that is only kept.
+        if name.starts_with(b"system.") {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let mut facts = self.facts();
+        match (how, facts.xattrs.contains_key(name)) {
+            (XattrSet::Create, true) => return Err(Errno::EEXIST),
+            (XattrSet::Replace, false) => return Err(Errno::ENODATA),
+            (_, false) if facts.xattr_list_len() + name.len() >= MAX_XATTR_LEN => return Err(Errno::ENOSPC),
+            _ => {}
+        }
+        let charge = self.space.charge(XATTR_COST + wide(name.len() + value.len()))?;
+        facts.xattrs.insert(name.into(), Value { bytes: value.into(), _charge: charge });
+        facts.ctime = now();
+        Ok(())
+    }
+
+    pub(crate) fn remove_xattr(&self, name: XattrName<'_>) -> Result<()> {
+        let mut facts = self.facts();
+        facts.xattrs.remove(name.as_bytes()).ok_or(Errno::ENODATA)?;
+        facts.ctime = now();
+        Ok(())
+    }
+}
+
+impl Facts {
+    /// The contents have changed.
+    pub(crate) fn modified(&mut self) {
+        self.ctime = now();
+        self.mtime = self.ctime;
+    }
+
+    /// Something about the file has changed.
+    pub(crate) fn changed(&mut self) {
+        self.ctime = now();
+    }
+
+    /// The contents were read: noted if nobody has noted it since they changed, and else once a day, as Linux does
+    /// (`relatime`).
+    pub(crate) fn accessed(&mut self) {
+        let now = now();
+        let is_old = now.seconds.saturating_sub(self.atime.seconds) >= 24 * 60 * 60;
+        if self.atime <= self.mtime || self.atime <= self.ctime || is_old {
+            self.atime = now;
+        }
+    }
+
+    /// Running the file gives no more rights.
+    pub(crate) fn kill_privileges(&mut self) {
+        self.mode &= !mode_bit::SET_UID;
+        if self.mode & mode_bit::GROUP_RUNS != 0 {
+            self.mode &= !mode_bit::SET_GID;
+        }
+        self.xattrs.remove(&b"security.capability"[..]);
+    }
+
+    /// Owner and permissions of what is made in the directory.
+    pub(crate) fn birth(&self, maker: &fuse::Context<'_>, mode: u32, is_directory: bool) -> Birth {
+        let inherits = self.mode & mode_bit::SET_GID != 0;
+        let bit = if inherits && is_directory { mode_bit::SET_GID } else { 0 };
+        Birth { mode: mode | bit, uid: maker.uid, gid: if inherits { self.gid } else { maker.gid } }
+    }
+
+    pub(crate) fn xattr(&self, name: XattrName<'_>) -> Result<Vec<u8>> {
+        self.xattrs.get(name.as_bytes()).map(|value| value.bytes.to_vec()).ok_or(Errno::ENODATA)
+    }
+
+    /// Names of the extended attributes, each with its NUL.
+    pub(crate) fn xattrs(&self) -> Vec<u8> {
+        self.xattrs.keys().flat_map(|name| name.iter().copied().chain([0])).collect()
+    }
+
+    fn xattr_list_len(&self) -> usize {
+        self.xattrs.keys().map(|name| name.len() + 1).sum()
+    }
+}
+
+/// The host's clock.
+fn now() -> Time {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    Time { seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nanoseconds: since.subsec_nanos() }
+}
+
+fn wide(len: usize) -> u64 {
+    u64::try_from(len).unwrap_or(u64::MAX)
+}
