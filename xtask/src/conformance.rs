@@ -15,7 +15,7 @@ const PJDFSTEST: (&str, &str) = ("pjdfstest", "0.2.2");
 /// Random acts on the contents of a file, against what it should contain.
 const FSX: (&str, &str) = ("fsx", "0.3.2");
 
-/// What is held against a suite.
+/// A part of the product that is held against suites.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Subject {
     /// Shared folders, mounted on this host: as root, and as a user without privilege

@@ -1,4 +1,4 @@
-//! What is told about a file, and what can be changed of it.
+//! Attributes of a file as they are told, and those that can be changed.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ pub struct Time {
 /// The numbers of a device node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Device {
-    /// Which driver; 12 bits.
+    /// The number of the driver; 12 bits.
     pub major: u32,
-    /// Which of its devices; 20 bits.
+    /// The number among the driver's devices; 20 bits.
     pub minor: u32,
 }
 
@@ -34,7 +34,7 @@ impl Device {
     }
 }
 
-/// What is told about a file.
+/// A file's attributes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Attributes {
     /// Number of the file, as programs see it.
@@ -59,7 +59,7 @@ pub struct Attributes {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// What a device node stands for.
+    /// The device that a device node stands for.
     pub device: Device,
     /// Bytes best moved at once.
     pub block_size: u32,
@@ -76,7 +76,7 @@ pub struct Stat {
     pub valid: Duration,
 }
 
-/// What is found under a name. The kernel has one reference more to the node for each entry that it is told.
+/// The node that a name leads to. The kernel has one reference more to the node for each entry that the kernel is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
     /// The node.
@@ -92,13 +92,13 @@ pub struct Entry {
 /// A time to be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SetTime {
-    /// That of the host's clock.
+    /// The time of the host's clock.
     Now,
-    /// This one.
+    /// A given time.
     At(Time),
 }
 
-/// What to change of a file.
+/// A change of a file's attributes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SetAttributes {
     /// Special bits and permissions: the low 12 bits of `st_mode`.

@@ -54,7 +54,7 @@ mod allocate {
     pub(super) const ZERO_AND_KEEP_SIZE: u32 = 0x11;
 }
 
-/// What a request asks for. `args` are the bytes behind the header, without the data of a WRITE.
+/// Decodes a request. `args` are the bytes behind the header, without the data of a WRITE.
 pub(crate) fn decode<'a>(header: &abi::fuse_in_header, args: &'a [u8]) -> Result<Request<'a>> {
     let (args, extensions) = Extensions::split(args, header.total_extlen)?;
     let opcode = op::try_from(header.opcode);

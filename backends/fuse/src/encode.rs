@@ -1,4 +1,4 @@
-//! What a file system answers, to the bytes of a reply.
+//! Answers of a file system are made into the bytes of a reply.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Why a request is not granted, in Linux's numbers.
 
-/// What a file system answers.
+/// The answer of a file system.
 pub type Result<T> = std::result::Result<T, Errno>;
 
 /// The number of an error as Linux has it (asm-generic/errno.h), whatever the host calls it.
@@ -12,7 +12,7 @@ impl Errno {
     pub const EPERM: Self = Self(1);
     /// No such file.
     pub const ENOENT: Self = Self(2);
-    /// What should not happen.
+    /// An error that should not happen.
     pub const EIO: Self = Self(5);
     /// No such device.
     pub const ENXIO: Self = Self(6);

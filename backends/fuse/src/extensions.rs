@@ -1,4 +1,4 @@
-//! What a kernel appends to a request that makes a file: security labels for it, and groups of its maker.
+//! Extensions of a request that makes a file: security labels for the file, and groups of its maker.
 //!
 //! An extension of a kind that is not known is skipped, so a newer kernel may send more.
 
@@ -20,7 +20,7 @@ const UNIT: usize = 8;
 pub struct Label<'a> {
     /// Such as `security.selinux`.
     pub name: XattrName<'a>,
-    /// Its value.
+    /// The label's value.
     pub value: &'a [u8],
 }
 

@@ -12,7 +12,7 @@ use crate::{
 /// A node that is not there.
 pub(crate) const MISSING: NodeId = NodeId(404);
 
-/// What every file contains, every link says, and every attribute is.
+/// The contents of every file, the target of every link, and the value of every attribute.
 pub(crate) const CONTENTS: &[u8] = b"contents";
 
 /// The file system.
@@ -20,7 +20,7 @@ pub(crate) const CONTENTS: &[u8] = b"contents";
 pub(crate) struct Notes(Mutex<Vec<String>>);
 
 impl Notes {
-    /// What was asked since the last time.
+    /// Notes since the last time.
     pub(crate) fn take(&self) -> Vec<String> {
         self.0.lock().map(|mut notes| std::mem::take(&mut *notes)).unwrap_or_default()
     }

@@ -9,7 +9,7 @@ use crate::{
 
 /// Serves files. Several threads call at once.
 ///
-/// What a kernel names (nodes, handles, cookies) may be anything: an answer to what does not exist is an error. No verb
+/// Nodes, handles and cookies may be any number: of those that do not exist the answer is an error. No verb
 /// has a default, so that a layer forgets none.
 pub trait FileSystem: Send + std::marker::Sync {
     /// Finds or makes a name in a directory. The kernel then has one reference more to the entry's node.
@@ -108,7 +108,7 @@ pub enum How<'a> {
     Node {
         /// Type, special bits and permissions.
         mode: u32,
-        /// What a device node stands for.
+        /// The device that a device node stands for.
         device: Device,
     },
     /// A new symbolic link.
@@ -116,7 +116,7 @@ pub enum How<'a> {
         /// Where it leads.
         target: LinkTarget<'a>,
     },
-    /// One name more for a file that is there.
+    /// A further name for a file that is there.
     HardLink {
         /// The file.
         node: NodeId,
@@ -138,30 +138,30 @@ pub enum NameChange<'a> {
         to_parent: NodeId,
         /// The new name.
         to: Name<'a>,
-        /// What becomes of a file that has it.
+        /// The fate of a file that has the new name.
         how: RenameHow,
     },
 }
 
-/// What becomes of a file whose name another one gets.
+/// The fate of a file whose name another one gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RenameHow {
-    /// It loses the name.
+    /// The file loses the name.
     Replace,
-    /// It keeps the name: an error.
+    /// The file keeps the name: an error.
     Keep,
-    /// It gets the other one's.
+    /// The file gets the other one's name.
     Exchange,
 }
 
-/// What an open file may be used for.
+/// The use that an open file may be put to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// Reading.
     Read,
     /// Writing.
     Write,
-    /// Both.
+    /// Reading and writing.
     ReadWrite,
 }
 
@@ -169,7 +169,7 @@ bitflags::bitflags! {
     /// How a file is opened, besides its access.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct OpenFlags: u32 {
-        /// Its contents go.
+        /// The file's contents go.
         const TRUNCATE = 1;
         /// Each write goes to the end.
         const APPEND = 1 << 1;
@@ -182,7 +182,7 @@ bitflags::bitflags! {
     }
 }
 
-/// What is opened.
+/// A file or a directory that is opened.
 #[derive(Debug, Clone, Copy)]
 pub enum Opening {
     /// A file that is there.
@@ -211,14 +211,14 @@ pub struct Creation {
 }
 
 bitflags::bitflags! {
-    /// What the kernel may keep of an open file; a bit is the wire's.
+    /// The parts of an open file that the kernel may keep; a bit is the wire's.
     #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
     pub struct Cache: u32 {
-        /// It keeps nothing: each read and write arrives here.
+        /// The kernel keeps nothing: each read and write arrives here.
         const DIRECT = fuse_abi::linux::FOPEN_DIRECT_IO;
-        /// It keeps pages that it has from an earlier opening.
+        /// The kernel keeps the pages of an earlier opening.
         const KEEP = fuse_abi::linux::FOPEN_KEEP_CACHE;
-        /// It keeps a directory's list.
+        /// The kernel keeps a directory's list.
         const DIRECTORY = fuse_abi::linux::FOPEN_CACHE_DIR;
     }
 }
@@ -226,9 +226,9 @@ bitflags::bitflags! {
 /// Something that is open until it is [let go](FileSystem::let_go).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opened {
-    /// Its number.
+    /// The handle's number.
     pub handle: Handle,
-    /// What the kernel may keep of it.
+    /// The parts of the file that the kernel may keep.
     pub cache: Cache,
 }
 
@@ -239,14 +239,14 @@ pub enum Data<'a> {
     Read {
         /// Where in the file.
         offset: u64,
-        /// What to fill.
+        /// The room to fill.
         into: Sink<'a>,
     },
     /// Stores `from` at `offset`; returns how many bytes.
     Write {
         /// Where in the file.
         offset: u64,
-        /// What to store.
+        /// The bytes to store.
         from: Source<'a>,
         /// How.
         how: WriteHow,
@@ -264,7 +264,7 @@ pub enum Data<'a> {
     Seek {
         /// Where to begin.
         offset: u64,
-        /// What to look for.
+        /// The kind of place to look for.
         what: Seek,
     },
     /// Copies to another open file; returns how many bytes.
@@ -295,24 +295,24 @@ bitflags::bitflags! {
     }
 }
 
-/// What becomes of the space of a range of a file.
+/// The fate of the space of a range of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Allocation {
-    /// It is taken.
+    /// The space is taken.
     Reserve {
         /// The file stays as long as it is.
         keep_size: bool,
     },
-    /// It is given back, and reads as zeroes; the file stays as long as it is.
+    /// The space is given back, and the range reads as zeroes; the file stays as long as it is.
     Punch,
-    /// It is taken, and reads as zeroes.
+    /// The space is taken, and the range reads as zeroes.
     Zero {
         /// The file stays as long as it is.
         keep_size: bool,
     },
 }
 
-/// What is looked for in a file.
+/// A kind of place in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seek {
     /// Bytes that are stored.
@@ -344,34 +344,34 @@ pub enum Xattr<'a> {
 /// Whether an attribute that is set has to be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum XattrSet {
-    /// There or not.
+    /// The attribute may be there.
     Any,
-    /// It must not be there.
+    /// The attribute must not be there.
     Create,
-    /// It must be there.
+    /// The attribute must be there.
     Replace,
 }
 
-/// What is stored for good.
+/// A thing that is stored for good.
 #[derive(Debug, Clone, Copy)]
 pub enum Sync {
     /// An open file.
     File {
-        /// Which.
+        /// The file's handle.
         handle: Handle,
         /// Times need not be.
         data_only: bool,
     },
     /// An open directory.
     Directory {
-        /// Which.
+        /// The directory's handle.
         handle: Handle,
     },
     /// Everything of the mount.
     All,
 }
 
-/// What the kernel no longer needs.
+/// A thing that the kernel no longer needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gone {
     /// References to the node, as many as this.

@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{Entry, encode};
 
-/// Each entry begins at a multiple of this.
+/// Each entry begins at a multiple of this number of bytes.
 const ALIGNMENT: usize = 8;
 
 /// An entry of a directory.
@@ -17,7 +17,7 @@ pub struct Listed<'a> {
     pub cookie: u64,
     /// Type of the file (`DT_*`).
     pub kind: u8,
-    /// Its name, not empty; `.` and `..` are among them.
+    /// The entry's name, not empty; `.` and `..` are listed, too.
     pub name: &'a [u8],
 }
 

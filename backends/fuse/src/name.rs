@@ -1,6 +1,6 @@
 //! Names of files and of extended attributes, and targets of symbolic links: what the decoder lets through.
 //!
-//! Each is a string with its terminating NUL, as a system call takes it.
+//! A name or a target is a string with its terminating NUL, as a system call takes it.
 
 use std::ffi::CStr;
 

@@ -1,4 +1,4 @@
-//! What kernel and server agree on at first: a version, and which of its features.
+//! Kernel and server agree on a version first, and on its features.
 
 use fuse_abi::linux as abi;
 
@@ -52,7 +52,7 @@ pub enum Coherence {
     Exclusive,
 }
 
-/// What the kernel has to offer.
+/// The offer of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Init {
     pub(crate) major: u32,
@@ -61,7 +61,7 @@ pub(crate) struct Init {
     pub(crate) flags: u64,
 }
 
-/// What is answered to an offer.
+/// The answer to an offer.
 pub(crate) enum Agreement {
     /// The kernel's version is another one; it may offer again.
     AnotherVersion(abi::fuse_init_out),

@@ -8,7 +8,7 @@ use crate::file_system::{
 use crate::negotiate::Init;
 use crate::{Errno, Name, SetAttributes};
 
-/// A request. Whatever it names may not exist; everything else about it is in order.
+/// A request that is in order, but for nodes and handles that may not exist.
 #[derive(Debug)]
 pub(crate) struct Request<'a> {
     pub(crate) node: NodeId,
@@ -16,7 +16,7 @@ pub(crate) struct Request<'a> {
     pub(crate) operation: Operation<'a>,
 }
 
-/// What is asked for.
+/// The act that is asked for.
 #[derive(Debug)]
 pub(crate) enum Operation<'a> {
     Init(Init),
@@ -39,7 +39,7 @@ pub(crate) enum Operation<'a> {
     Unserved(Unserved),
 }
 
-/// What is asked for of something open.
+/// The act that is asked for on something open.
 #[derive(Debug)]
 pub(crate) enum Act<'a> {
     Read {
@@ -89,12 +89,12 @@ pub(crate) enum Unserved {
     Blocks,
     /// SETUPMAPPING, REMOVEMAPPING: there is no window of shared memory.
     Mapping,
-    /// One of another protocol, or of a later version.
+    /// A request of another protocol, or of a later version.
     Unknown,
 }
 
 impl Unserved {
-    /// What the kernel takes for an answer; after ENOSYS it asks no more.
+    /// The answer; after ENOSYS the kernel asks no more.
     pub(crate) fn errno(self) -> Errno {
         match self {
             Self::Ioctl => Errno::ENOTTY,

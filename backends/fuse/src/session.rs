@@ -29,7 +29,7 @@ impl<F: FileSystem> Session<F> {
         Self { files, coherence, mounted: AtomicBool::new(false) }
     }
 
-    /// What is mounted.
+    /// The file system that is mounted.
     pub fn files(&self) -> &F {
         &self.files
     }
@@ -50,7 +50,7 @@ impl<F: FileSystem> Session<F> {
             return 0;
         }
         let result = args.and_then(|args| decode(&header, args)).and_then(|asked| {
-            // What is done could not be told, and a reference or a handle would stay for ever.
+            // An act that could not be told would leave a reference or a handle for ever.
             if !silent && room - HEADER_LEN < encode::least_len(&asked.operation) {
                 return Err(Errno::EIO);
             }
@@ -176,7 +176,7 @@ impl<F: FileSystem> Session<F> {
     fn init(&self, offer: Init, reply: &Reply<'_>) -> Result<usize> {
         match negotiate(offer, self.coherence)? {
             Agreement::AnotherVersion(out) => Ok(reply.put(&out)),
-            // One that comes again is refused, and so is one of two that come at once.
+            // An INIT that comes again is refused, and so is one of two that come at once.
             Agreement::Agreed(_) if self.mounted.swap(true, Ordering::AcqRel) => Err(Errno::EIO),
             Agreement::Agreed(out) => Ok(reply.put(&out)),
         }

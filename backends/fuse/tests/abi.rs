@@ -7,12 +7,12 @@ use std::process::Command;
 
 use fuse_abi::linux as abi;
 
-/// What the C program prints and this crate's view of it, line by line.
+/// The lines that the C program prints, and those that this crate expects of it.
 #[derive(Default)]
 struct Comparison {
     program: String,
     expected: String,
-    /// Since which minor version of the protocol the header knows what comes next.
+    /// The minor version of the protocol since which the header has what comes next.
     since: u32,
 }
 

@@ -1,4 +1,5 @@
-//! What the guest made of files and the host does not have: owners, special bits, exact permissions, extended attributes.
+//! Attributes of files that the guest gave them and the host does not have: owners, special bits, exact permissions,
+//! extended attributes.
 //!
 //! The host's file keeps permissions with which this process can go on working with it. Where the host's user changes
 //! them afterwards, theirs count again.

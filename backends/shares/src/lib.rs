@@ -1,4 +1,4 @@
-//! What a guest sees of the host's files.
+//! The host's files, as a guest sees them.
 //!
 //! [`HostFs`] is a directory of the host: a provider of the seam [`fuse::FileSystem`]. [`Mounted`] mounts any provider on
 //! the host itself, through `/dev/fuse`, for people who want to look and for suites that want to be quick.

@@ -47,9 +47,9 @@ pub(crate) struct Place {
 enum Slot {
     #[default]
     Closed,
-    /// It can be opened again.
+    /// The file can be opened again.
     Cached(Arc<OwnedFd>),
-    /// It cannot.
+    /// The file cannot be opened again.
     Pinned(Arc<OwnedFd>),
 }
 
@@ -66,7 +66,7 @@ pub(crate) struct Node {
     open: Mutex<Vec<Weak<OwnedFd>>>,
     /// References that the kernel has.
     lookups: AtomicU64,
-    /// It has no name, and never will again.
+    /// The file has no name, and never will again.
     gone: AtomicBool,
     /// The descriptor was used since the cache last looked.
     used: AtomicBool,
@@ -244,7 +244,7 @@ impl Nodes {
             return None;
         }
         let mut tables = alone(&self.tables);
-        // It may have been found again meanwhile, and forgotten by another thread.
+        // The node may have been found again meanwhile, or forgotten by another thread.
         let forgotten = node.lookups.load(Ordering::Acquire) == 0 && tables.by_id.contains_key(&id);
         if forgotten {
             tables.by_id.remove(&id);

@@ -105,7 +105,7 @@ impl Specials {
         Ok(())
     }
 
-    /// Takes a name. What the kernel still has of a file without one is its attributes.
+    /// Takes a name. A file without one has its attributes for as long as the kernel knows it.
     pub(crate) fn unlink(&mut self, directory: Identity, name: &[u8], now: Time) -> bool {
         let Some(named) = self.names.remove(&(directory, name.to_vec())) else { return false };
         if let Some(file) = self.files.get_mut(&named.ino) {

@@ -30,7 +30,7 @@ fn what_is_held_is_bounded() {
     let mut guest = Guest::new(&session);
     let nodes: Vec<u64> =
         (0..400).map(|number| guest.look_up(ROOT, format!("file-{number:03}").as_bytes()).unwrap()).collect();
-    // Each has a descriptor for a moment.
+    // Each file has a descriptor for a moment.
     for node in &nodes {
         let handle = guest.open(*node, 0).unwrap();
         assert_eq!(guest.read(*node, handle).unwrap(), [b'x'; 10]);

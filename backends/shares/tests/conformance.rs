@@ -20,10 +20,10 @@ const PASS: usize = 397;
 /// A user who has no privilege.
 const USER: u32 = 1001;
 
-/// What became of the cases.
+/// The outcome of the cases.
 #[derive(Debug, Default)]
 struct Outcome {
-    /// What fsx complains of.
+    /// The complaint of fsx.
     contents: Option<String>,
     passed: BTreeSet<String>,
     failed: BTreeSet<String>,
@@ -61,7 +61,7 @@ fn run(program: &str, fsx: &str, served_by: Option<u32>, in_memory: bool) -> Opt
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let mut outcome = Outcome { contents: exercise(fsx, place.path()), ..Outcome::default() };
     suite(program, place.path(), &[], &mut outcome);
-    // These mount everything read-only in the middle, which the kernel refuses while others remove files.
+    // These cases mount everything read-only, which the kernel refuses while other cases remove files.
     suite(program, place.path(), &["erofs"], &mut outcome);
     drop(mounted);
     if in_memory {

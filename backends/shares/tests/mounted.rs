@@ -89,7 +89,7 @@ fn owners_and_special_bits_are_the_guests_and_permissions_the_hosts_too() {
     // The host's user has the last word.
     set_mode(&host, 0o640);
     assert_eq!(mode(&guest), 0o640);
-    // What is of a directory with a group of its own is of that group.
+    // Files of a directory with a group of its own are of that group.
     let directory = share.guest.join("d");
     fs::create_dir(&directory).unwrap();
     chown(&directory, None, Some(50)).unwrap();
@@ -186,7 +186,7 @@ fn what_the_host_does_is_seen_and_what_the_guest_does_too() {
     fs::rename(&host, share.host.join("c")).unwrap();
     fs::write(share.guest.join("c/d"), "d").unwrap();
     assert_eq!(fs::read(share.host.join("c/d")).unwrap(), b"d");
-    // Both append to one file, and neither overwrites.
+    // Guest and host append to one file, and neither overwrites.
     let append = |path: &Path| OpenOptions::new().append(true).create(true).open(path).unwrap();
     let (mut ours, mut theirs) = (append(&share.guest.join("log")), append(&share.host.join("log")));
     for _ in 0..50 {
@@ -253,7 +253,7 @@ fn large_directories_are_listed_whole_however_few_descriptors_there_are() {
         let path = share.guest.join(format!("file-{number}"));
         assert_eq!(fs::read_to_string(path).unwrap(), number.to_string());
     }
-    // What is listed is removed meanwhile.
+    // Files are removed while they are listed.
     for name in names() {
         fs::remove_file(share.guest.join(name)).unwrap();
     }
@@ -281,7 +281,7 @@ fn times_attributes_and_space_are_kept() {
     assert!(get("security.capability").is_ok());
     let on_host = CString::new(share.host.join("a").as_os_str().as_bytes()).unwrap();
     assert_eq!(rustix::fs::listxattr(&on_host, &mut [0u8; 100][..]).unwrap(), 0);
-    // Whose contents change has no privileges.
+    // A file that gets a new owner has no capabilities.
     chown(&path, Some(0), Some(0)).unwrap();
     assert!(get("security.capability").is_err());
     let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();

@@ -14,7 +14,7 @@ pub(super) enum Part {
 }
 use Part::{B, Q, W};
 
-/// What is answered, behind the header.
+/// An answer, behind its header.
 enum Answer {
     /// FORGET and its like get none at all.
     Nothing,
@@ -77,7 +77,7 @@ impl Answer {
     }
 }
 
-/// One of each request, and of each form that one has.
+/// An example of each request, and of each form that a request has.
 pub(crate) const EXAMPLES: &[Example] = &[
     Example(1, &[B(b"name\0")], "entry Name(\"name\") Existing", Answer::Entry),
     Example(2, &[Q(3)], "Lookups(3)", Answer::Nothing),
@@ -289,7 +289,7 @@ struct Mount {
 }
 
 impl Mount {
-    /// One whose version is not agreed on.
+    /// A mount whose version is not agreed on.
     fn unborn() -> Self {
         Self { session: Session::new(Notes::default(), Coherence::Shared), scratch: Scratch::default() }
     }
@@ -382,7 +382,7 @@ fn requests_without_an_answer_get_none_even_when_they_are_broken() {
 #[test]
 fn no_name_leads_out_of_its_directory() {
     let mut mount = Mount::new();
-    // What comes before the name, and after it.
+    // The arguments before each name, and after it.
     let places: &[(u32, &[Part], &[u8])] = &[
         (1, &[], b""),
         (6, &[], b"target\0"),
@@ -526,7 +526,7 @@ fn nothing_is_done_that_could_not_be_told() {
         assert_eq!(mount.serve_within(&example.request(), 4096, needs), example.3.bytes(), "{}", example.0);
         mount.session.files.take();
     }
-    // What is read and listed is cut to its room, but neither a link's target nor an attribute.
+    // Contents and lists are cut to their room, but neither a link's target nor an attribute.
     let cut =
         |opcode, args: &[Part], room| Mount::new().serve_within(&request(opcode, &bytes(args)), 4096, room);
     let read = [Q(5), Q(0), W(100), W(0), Q(0), W(0), W(0)];
@@ -541,7 +541,7 @@ fn errors_of_the_file_system_are_passed_on() {
     let mut mount = Mount::new();
     for example in EXAMPLES.iter().filter(|example| !matches!(example.3, Answer::Error(_) | Answer::Nothing))
     {
-        // What is let go is gone.
+        // The kernel hears of no error of a release.
         if !matches!(example.0, 18 | 29) {
             let reply = mount.serve(&request_to(MISSING.0, example.0, &bytes(example.1)));
             assert_eq!(reply, Answer::Error(Errno::ESTALE).bytes(), "{}", example.0);

@@ -47,7 +47,7 @@ impl HostFs {
             });
             match ended {
                 Ok(true) => {}
-                // What is listed has been counted as told: the error comes next time.
+                // Listed nodes have been counted as told: the error comes next time.
                 Ok(false) => return Ok(()),
                 Err(_) if !listing.is_empty() => return Ok(()),
                 Err(errno) => return Err(errno),

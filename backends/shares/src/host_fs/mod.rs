@@ -1,7 +1,7 @@
 //! A directory of the host, as a guest sees it.
 //!
 //! Names are walked one by one below the directory, and no symbolic link is followed, nor any device, FIFO or socket opened.
-//! What the host's user must not get (owners, set-user-ID bits, device nodes, attributes with meaning) stays here; contents,
+//! Owners, set-user-ID bits, device nodes and attributes with meaning stay here, as the host's user must not get them; contents,
 //! names, times and permissions go to the host. The guest's kernel has checked what its programs may do.
 
 mod attributes;
@@ -60,9 +60,9 @@ impl Default for Options {
 /// How many descriptors are open at most.
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
-    /// Those that are kept to be quick, and as many again of files that have no name any more.
+    /// Descriptors that are kept to be quick, and as many again of files that have no name any more.
     pub nodes: usize,
-    /// Those that programs of the guest have open.
+    /// Descriptors of files that programs of the guest have open.
     pub handles: usize,
 }
 
@@ -78,16 +78,16 @@ impl Default for Budget {
 /// Why a directory or a file cannot be shared.
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
-    /// It could not be opened.
+    /// The path could not be opened.
     #[error("cannot open it (error {})", .0.number())]
     Open(Errno),
-    /// It is no directory.
+    /// The path leads to no directory.
     #[error("not a directory")]
     NotADirectory,
-    /// It is no regular file.
+    /// The path leads to no regular file.
     #[error("not a file")]
     NotAFile,
-    /// Its process cannot reach its own descriptors.
+    /// This process cannot reach its own descriptors.
     #[error("cannot open /proc/self/fd (error {})", .0.number())]
     Proc(Errno),
 }
@@ -101,9 +101,9 @@ pub struct HostFs {
     table: Table,
     specials: RwLock<Specials>,
     proc: ProcFiles,
-    /// The file system of the root, whose files keep their numbers.
+    /// The file system of the root: its files keep their numbers.
     device: u64,
-    /// It is mounted so that devices in it do nothing.
+    /// The root is mounted so that devices do nothing.
     nodev: bool,
     /// The one name of the root that is shared, if only one is.
     only: Option<CString>,
@@ -147,8 +147,8 @@ impl HostFs {
         })
     }
 
-    /// The file at `path`, which is followed if it is a link: the only name in a directory. What the host puts in the
-    /// file's place has its name from then on.
+    /// The file at `path`, which is followed if it is a link: the only name in a directory. A file that the host
+    /// puts in its place has the name from then on.
     pub fn of_file(path: &Path, options: Options) -> std::result::Result<Self, RootError> {
         let number = |error: std::io::Error| Errno::from_number(error.raw_os_error().unwrap_or_default());
         let path = path.canonicalize().map_err(|error| RootError::Open(number(error)))?;
@@ -202,7 +202,7 @@ impl HostFs {
         Ok((node, file))
     }
 
-    /// What the host tells of a node that it has.
+    /// The attributes that the host has for a node.
     fn found(&self, node: &Arc<Node>) -> Result<Found> {
         let place = node.place();
         let found = match place.filter(|_| !node.has_descriptor()) {
@@ -219,7 +219,7 @@ impl HostFs {
         }
     }
 
-    /// What the guest is told of a node.
+    /// The attributes that the guest is told for a node.
     fn attributes_of(&self, node: &Arc<Node>) -> Result<Attributes> {
         if is_special(node.identity) {
             return shared(&self.specials).attributes(node.identity);
@@ -227,7 +227,7 @@ impl HostFs {
         Ok(self.seen(node, &self.found(node)?))
     }
 
-    /// What the guest is told of something that the host has.
+    /// The attributes that the guest is told for those of the host.
     fn seen(&self, node: &Node, found: &Found) -> Attributes {
         let mut attributes = found.attributes;
         attributes.uid = self.options.owner_uid.unwrap_or(attributes.uid);
@@ -406,7 +406,7 @@ impl FileSystem for HostFs {
 
     fn statistics(&self, _: &Context<'_>, node: NodeId) -> Result<Statistics> {
         let node = self.nodes.get(node)?;
-        // What only the guest has is on no file system of the host's.
+        // A special file is on no file system of the host's.
         let node = if is_special(node.identity) { self.nodes.root() } else { &node };
         sys::statistics(self.nodes.descriptor(node)?.as_fd())
     }

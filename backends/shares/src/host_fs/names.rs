@@ -181,7 +181,8 @@ impl HostFs {
         removed
     }
 
-    /// What is about to lose a name. If the kernel has it, its descriptor is kept: the file goes on without a name.
+    /// The file that is about to lose a name. If the kernel has the file, its descriptor is kept: the file goes on without
+    /// a name.
     fn victim(&self, spot: &Spot<'_>) -> Result<Found> {
         let file = sys::open_beneath(spot.directory, spot.name.as_c_str())?;
         let found = sys::stat(file.as_fd())?;
@@ -191,7 +192,8 @@ impl HostFs {
         Ok(found)
     }
 
-    /// A file has one name less. What the guest made of it goes with the last one, but for what it still has open.
+    /// A file has one name less. Attributes that the guest gave it go with the last name, once the kernel forgets the
+    /// file.
     fn lost_name(&self, victim: Found) {
         let last = victim.kind() == Kind::Directory || victim.attributes.links <= 1;
         match self.nodes.known(victim.identity) {
@@ -199,7 +201,7 @@ impl HostFs {
                 if last {
                     node.lost_name();
                 }
-                // It may have been found by that name meanwhile. A descriptor is at hand, so that this cannot fail.
+                // The file may have been found by that name meanwhile. Its descriptor is at hand, so this cannot fail.
                 let _ = self.nodes.pin(&node, None);
             }
             None if last => self.table.remove(victim.identity),

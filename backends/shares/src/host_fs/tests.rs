@@ -1,4 +1,4 @@
-//! What is kept for files goes when they do.
+//! Attributes that are kept for files go when the files do.
 
 use fuse::{Access, OpenFlags, XattrName, XattrSet};
 
@@ -55,7 +55,7 @@ fn what_the_guest_made_of_a_file_goes_with_its_last_name_and_reference() {
     files.let_go(NodeId::ROOT, Gone::Everything);
     assert_eq!(files.table.len(), 0);
     assert_eq!(files.attributes(&ASKER, node, None, None), Err(Errno::ESTALE));
-    // One that the kernel does not have any more goes at once.
+    // Attributes of a file that the kernel has forgotten go at once.
     let node = make(&files, c"a", 0o100_600);
     files.let_go(node, Gone::Lookups(1));
     assert_eq!(files.table.len(), 1);

@@ -55,7 +55,7 @@ impl Kind {
     }
 }
 
-/// What the host tells about a file.
+/// A file as the host tells of it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Found {
     pub(crate) identity: Identity,
@@ -104,13 +104,13 @@ fn asked() -> StatxFlags {
     StatxFlags::BASIC_STATS | StatxFlags::BTIME
 }
 
-/// What a name in a directory leads to, itself.
+/// The file that a name in a directory leads to; of a link, the link.
 pub(crate) fn stat_at(directory: BorrowedFd<'_>, name: &CStr) -> Result<Found> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     told(rustix::fs::statx(directory, name, flags, asked())).map(|found| Found::new(&found))
 }
 
-/// What a descriptor is of.
+/// The file that a descriptor is of.
 pub(crate) fn stat(file: BorrowedFd<'_>) -> Result<Found> {
     told(rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, asked())).map(|found| Found::new(&found))
 }
@@ -125,12 +125,12 @@ pub(crate) fn open_root(path: &Path) -> Result<OwnedFd> {
     told(rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()))
 }
 
-/// What a name in a directory leads to, itself: a descriptor that only names it.
+/// A descriptor that only names the file that a name in a directory leads to; of a link, the link.
 pub(crate) fn open_beneath(directory: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
     open_with(directory, name, names_only(), Mode::empty())
 }
 
-/// Opens what a name in a directory leads to, without waiting for anybody.
+/// Opens the file that a name in a directory leads to, without waiting for anybody.
 pub(crate) fn open_at(
     directory: BorrowedFd<'_>,
     name: &CStr,
@@ -242,7 +242,7 @@ impl ProcFiles {
         told(rustix::fs::openat(&self.0, DecInt::from_fd(directory), flags, Mode::empty()))
     }
 
-    /// One more descriptor that only names the file.
+    /// A further descriptor that only names the file.
     pub(crate) fn open_name(&self, file: BorrowedFd<'_>) -> Result<OwnedFd> {
         told(rustix::fs::openat(
             &self.0,

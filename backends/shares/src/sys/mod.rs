@@ -1,4 +1,4 @@
-//! What the host's kernel is asked for: the only place that names a system call.
+//! Requests to the host's kernel: the only place that names a system call.
 
 mod linux;
 mod mount;

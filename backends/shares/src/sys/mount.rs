@@ -1,6 +1,6 @@
 //! A mount on the host itself: requests come through `/dev/fuse`, and threads of this process serve them.
 //!
-//! It is the same decoder and the same providers that guests reach. Not here: mounting without privilege, which is
+//! Decoder and providers are those that guests reach. Not here: mounting without privilege, which is
 //! another program's (`fusermount3`).
 
 use std::ffi::CString;

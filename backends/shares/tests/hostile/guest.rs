@@ -6,7 +6,7 @@ use fuse::{Coherence, Scratch, Session};
 use shares::{HostFs, Options};
 use vm_memory::VolatileSlice;
 
-/// What a request is answered with: its body, or the number of an error.
+/// The answer to a request: its body, or the number of an error.
 pub(crate) type Answer = Result<Vec<u8>, i32>;
 
 pub(crate) const EPERM: i32 = 1;

@@ -48,7 +48,7 @@ fn house() -> House {
     House::furnish(tempfile::tempdir().unwrap(), false)
 }
 
-/// One, and for root another whose devices do nothing, where files are opened by their names.
+/// A house, and for root another one whose devices do nothing: there files are opened by their names.
 fn houses() -> Vec<House> {
     let mut houses = vec![house()];
     if rustix::process::geteuid().is_root() {
@@ -266,7 +266,7 @@ fn put_in_its_place(house: &House) {
     let other = guest.look_up(ROOT, b"a").unwrap();
     assert_ne!(other, node);
     let handle = guest.open(other, 0).unwrap();
-    // One that is open stays what it is, whatever becomes of its name.
+    // A file that is open stays the file that was opened, whatever becomes of its name.
     fs::remove_file(shared.join("a")).unwrap();
     fs::write(shared.join("a"), "newer").unwrap();
     assert_eq!(guest.read(other, handle).unwrap(), b"new");

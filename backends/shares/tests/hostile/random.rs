@@ -79,7 +79,7 @@ fn step(guest: &mut Guest<'_>, known: &mut Known, step: [u8; 6]) {
     }
 }
 
-/// What the host has in the shared directory: nothing but files, directories and links, none with special bits.
+/// The host has nothing but files, directories and links in the shared directory, none with special bits.
 fn is_harmless(directory: &Path) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
