@@ -1,5 +1,6 @@
 //! What no compiler checks: which crate may use which, that a manifest names nothing that is not used, where platforms
-//! may be named, that every file says what it is, that none grows past its limit, and that every fuzz body has its target.
+//! may be named, that every file says what it is, that none grows past its limit, that comments begin with their
+//! subject, and that every fuzz body has its target.
 //!
 //! A list of what is allowed is checked in both directions: what is not on it must not be, and what is on it must be.
 
@@ -18,6 +19,12 @@ use crate::sh;
 
 /// Lines a source file may have. Past it, the design is telling something.
 const MAX_FILE_LINES: usize = 800;
+
+/// Folders whose comments begin with their subject, never with a [`RELATIVE`] word.
+const BEGIN_WITH_SUBJECT: [&str; 6] = ["cli", "guest", "policy", "runtime", "sdk", "tests"];
+
+/// Words that leave a sentence without a subject.
+const RELATIVE: [&str; 5] = ["What ", "Who ", "Whoever ", "Whatever ", "Whose "];
 
 /// A member of the workspace.
 struct Member {
@@ -103,6 +110,14 @@ fn file(source: &Source) -> Vec<String> {
     if !first.is_some_and(|line| line.starts_with("//!")) {
         findings.push(format!("{shown}: opens without `//!`"));
     }
+    let edited = BEGIN_WITH_SUBJECT.iter().any(|folder| source.path.starts_with(folder));
+    for (number, line) in source.text.lines().enumerate().filter(|_| edited) {
+        let comment =
+            line.trim_start().strip_prefix("//").map(|line| line.trim_start_matches(['/', '!', ' ']));
+        if comment.is_some_and(|text| RELATIVE.iter().any(|word| text.starts_with(word))) {
+            findings.push(format!("{shown}:{}: the comment begins without its subject", number + 1));
+        }
+    }
     findings
 }
 
@@ -117,6 +132,9 @@ mod tests {
         assert_eq!(findings("//! A.\n"), 0);
         assert_eq!(findings("#![cfg(target_os = \"linux\")]\n//! A.\n"), 0);
         assert_eq!(findings("mod a;\n"), 1);
+        let edited =
+            |text: &str| file(&Source { path: "cli/src/main.rs".into(), text: text.to_owned() }).len();
+        assert_eq!(edited("//! A.\n/// What it does.\n    // Whatever a.\n// Whole.\n"), 2);
         assert_eq!(findings(&"//! A.\n".repeat(801)), 1);
     }
 
