@@ -2,7 +2,7 @@
 //!
 //! Checks change nothing. Not here: the choice of a machine (`policy`).
 
-use policy::machine::{HostFacts, Kind, KvmDevice, Request, choose};
+use policy::machine::{Choice, HostFacts, KvmDevice, MachineKind, WantedMachine, choose};
 use sandbox::{Error, Home, host};
 use wire::CheckStatus::{Fail, Pass, Warn};
 use wire::{Check, CheckStatus, Diagnosis};
@@ -60,7 +60,7 @@ fn check(name: &str, status: CheckStatus, message: impl Into<String>, fix: Optio
 }
 
 fn machine(facts: &HostFacts) -> Check {
-    match choose(Request::Auto, facts) {
+    match choose(WantedMachine::Auto, facts) {
         Ok(choice) => check("machine", Pass, format!("auto takes {}: {}", choice.kind, choice.why), None),
         Err(refusal) => check("machine", Fail, refusal.reason.clone(), Some(&refusal.hint)),
     }
@@ -99,10 +99,8 @@ fn kvm(facts: &HostFacts) -> Vec<Check> {
 }
 
 fn qemu(facts: &HostFacts) -> Check {
-    let needed = matches!(
-        choose(Request::Auto, facts),
-        Err(_) | Ok(policy::machine::Choice { kind: Kind::Software, .. })
-    );
+    let needed =
+        matches!(choose(WantedMachine::Auto, facts), Err(_) | Ok(Choice { kind: MachineKind::Software, .. }));
     match &facts.qemu {
         Some(path) => check("qemu", Pass, path.clone(), None),
         None => {

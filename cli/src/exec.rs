@@ -36,13 +36,13 @@ pub(crate) fn exec(args: ExecArgs) -> anyhow::Result<u8> {
     };
     block_on(async {
         let id: Id = args.id.parse().map_err(not_found)?;
-        let service = Guest::of(&home, &id).exec(exec).await.map_err(not_found)?;
+        let program = Guest::of(&home, &id).exec(exec).await.map_err(not_found)?;
         let mut signals = Signals::catch()?;
         let mut nobody = Unwatched;
         let result = tokio::select! {
             biased;
             signal = signals.next() => Err(Interrupted(signal).into()),
-            result = stdio::relay(service, mode, &mut nobody) => result,
+            result = stdio::relay(program, mode, &mut nobody) => result,
         };
         result.map_err(|error| match error.downcast_ref() {
             Some(AgentError::HangUp) => anyhow::anyhow!("VM {} ended while the command ran", args.id),

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use guest_protocol::{Program, Stdio};
 use sandbox::{
-    AgentError, DEFAULT_GRACE, Error, Exec, Guest, Handle, Home, ImageOverrides, Service, Spec, Start, Stop,
-    Terms, TimeLimit, Timings, Why,
+    AgentError, DEFAULT_GRACE, Error, Exec, Guest, Handle, Home, ImageOverrides, ProgramStream, Spec, Start,
+    Stop, Terms, TimeLimit, Timings, Why,
 };
 use tokio::time::timeout;
 
@@ -67,7 +67,7 @@ fn spec(home: &Home, args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
         pull: args.pull,
         kernel: args.kernel.clone(),
         machine: args.machine,
-        resources: policy::resources::Request {
+        resources: policy::resources::WantedResources {
             cpus: args.cpus,
             memory_mb: args.memory,
             disk_size_mb: args.disk_size,
@@ -92,7 +92,7 @@ fn spec(home: &Home, args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
 
 /// The network that the options describe.
 fn network(args: &RunArgs) -> anyhow::Result<policy::network::Network> {
-    let request = policy::network::Request {
+    let request = policy::network::WantedNetwork {
         no_network: args.no_network,
         add_hosts: args.add_host.clone(),
         hostname: args.hostname.clone(),
@@ -271,7 +271,7 @@ async fn after_the_last_words(
 /// Carries the command's bytes until it ends; after the machine's end the last output has a time limit.
 async fn relay(
     sandbox: &Handle,
-    service: Service,
+    service: ProgramStream,
     mode: Stdio,
     watch: &mut impl Watch,
 ) -> anyhow::Result<u8> {

@@ -6,7 +6,7 @@
 use std::io::{self, Read, Write};
 
 use guest_protocol::{ExecFailure, Exit, Stdio};
-use sandbox::{AgentError, Event, Input, Output, Service};
+use sandbox::{AgentError, Event, Input, Output, ProgramStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -47,8 +47,8 @@ pub(crate) struct Unwatched;
 impl Watch for Unwatched {}
 
 /// Connects the program with the standard streams until it ends, and returns its exit status.
-pub(crate) async fn relay(service: Service, mode: Stdio, watch: &mut impl Watch) -> anyhow::Result<u8> {
-    let Service { mut output, mut input } = service;
+pub(crate) async fn relay(program: ProgramStream, mode: Stdio, watch: &mut impl Watch) -> anyhow::Result<u8> {
+    let ProgramStream { mut output, mut input } = program;
     let raw = matches!(mode, Stdio::Terminal(_)).then(terminal::Raw::enter).transpose()?;
     let feeding = async {
         let fed = match mode {

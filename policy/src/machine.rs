@@ -10,17 +10,17 @@ pub const KVM_API_VERSION: i32 = 12;
 
 /// The user's request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Request {
+pub enum WantedMachine {
     /// The best kind that works.
     #[default]
     Auto,
     /// Exactly this kind.
-    Exactly(Kind),
+    Exactly(MachineKind),
 }
 
 /// A kind of machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum MachineKind {
     /// Our VMM on KVM.
     Kvm,
     /// Our VMM on Hypervisor.framework.
@@ -63,7 +63,7 @@ pub enum KvmDevice {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
     /// The machine.
-    pub kind: Kind,
+    pub kind: MachineKind,
     /// The reason, as one line for people.
     pub why: String,
 }
@@ -83,27 +83,29 @@ pub struct Refusal {
 /// KVM counts as usable only with hardware behind it: a KVM that emulates (PVM, or a nested host that hides vmx and
 /// svm) opens and answers like any other, but runs stock kernels at a few MIPS, or kills them in an instruction that
 /// it does not know. An explicit request for such a KVM is refused with the reason, and `auto` skips it.
-pub fn choose(request: Request, facts: &HostFacts) -> Result<Choice, Refusal> {
+pub fn choose(request: WantedMachine, facts: &HostFacts) -> Result<Choice, Refusal> {
     match request {
-        Request::Exactly(Kind::Kvm) => match kvm_trouble(facts) {
-            None => Ok(Choice { kind: Kind::Kvm, why: "asked for".into() }),
+        WantedMachine::Exactly(MachineKind::Kvm) => match kvm_trouble(facts) {
+            None => Ok(Choice { kind: MachineKind::Kvm, why: "asked for".into() }),
             Some(trouble) => Err(Refusal {
                 reason: format!("machine kvm: {}", trouble.what),
                 hint: trouble.hint.unwrap_or("use --machine software (QEMU without hardware support)").into(),
             }),
         },
-        Request::Exactly(Kind::Hvf) if facts.hvf => Ok(Choice { kind: Kind::Hvf, why: "asked for".into() }),
-        Request::Exactly(Kind::Hvf) => Err(Refusal {
+        WantedMachine::Exactly(MachineKind::Hvf) if facts.hvf => {
+            Ok(Choice { kind: MachineKind::Hvf, why: "asked for".into() })
+        }
+        WantedMachine::Exactly(MachineKind::Hvf) => Err(Refusal {
             reason: "machine hvf: Hypervisor.framework is not available here".into(),
             hint: "it exists on macOS on Apple Silicon only; use --machine auto".into(),
         }),
-        Request::Exactly(Kind::Software) if facts.qemu.is_some() => {
-            Ok(Choice { kind: Kind::Software, why: "asked for".into() })
+        WantedMachine::Exactly(MachineKind::Software) if facts.qemu.is_some() => {
+            Ok(Choice { kind: MachineKind::Software, why: "asked for".into() })
         }
-        Request::Exactly(Kind::Software) => {
+        WantedMachine::Exactly(MachineKind::Software) => {
             Err(Refusal { reason: "machine software: QEMU not found".into(), hint: QEMU_HINT.into() })
         }
-        Request::Auto => choose_best(facts),
+        WantedMachine::Auto => choose_best(facts),
     }
 }
 
@@ -111,12 +113,14 @@ const QEMU_HINT: &str = "install qemu-system-x86 (Debian)";
 
 fn choose_best(facts: &HostFacts) -> Result<Choice, Refusal> {
     if facts.hvf {
-        return Ok(Choice { kind: Kind::Hvf, why: "Hypervisor.framework is available".into() });
+        return Ok(Choice { kind: MachineKind::Hvf, why: "Hypervisor.framework is available".into() });
     }
     match kvm_trouble(facts) {
-        None => Ok(Choice { kind: Kind::Kvm, why: "/dev/kvm works and has hardware behind it".into() }),
+        None => {
+            Ok(Choice { kind: MachineKind::Kvm, why: "/dev/kvm works and has hardware behind it".into() })
+        }
         Some(trouble) if facts.qemu.is_some() => {
-            Ok(Choice { kind: Kind::Software, why: format!("no usable KVM: {}", trouble.what) })
+            Ok(Choice { kind: MachineKind::Software, why: format!("no usable KVM: {}", trouble.what) })
         }
         Some(trouble) => Err(Refusal {
             reason: format!(
@@ -159,7 +163,7 @@ fn kvm_trouble(facts: &HostFacts) -> Option<KvmTrouble> {
     }
 }
 
-impl Kind {
+impl MachineKind {
     /// The name that users type.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -171,7 +175,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for MachineKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -182,15 +186,15 @@ impl fmt::Display for Kind {
 #[error("{0:?} is none of auto, kvm, hvf, software")]
 pub struct UnknownMachine(pub String);
 
-impl FromStr for Request {
+impl FromStr for WantedMachine {
     type Err = UnknownMachine;
 
     fn from_str(text: &str) -> Result<Self, UnknownMachine> {
         match text {
             "auto" => Ok(Self::Auto),
-            "kvm" => Ok(Self::Exactly(Kind::Kvm)),
-            "hvf" => Ok(Self::Exactly(Kind::Hvf)),
-            "software" => Ok(Self::Exactly(Kind::Software)),
+            "kvm" => Ok(Self::Exactly(MachineKind::Kvm)),
+            "hvf" => Ok(Self::Exactly(MachineKind::Hvf)),
+            "software" => Ok(Self::Exactly(MachineKind::Software)),
             other => Err(UnknownMachine(other.into())),
         }
     }
@@ -274,16 +278,16 @@ odd | software -> software (asked for)
     #[test]
     fn hvf_wins_where_it_is() {
         let mut host = facts(KvmDevice::Absent, None, false);
-        assert!(choose(Request::Exactly(Kind::Hvf), &host).is_err());
+        assert!(choose(WantedMachine::Exactly(MachineKind::Hvf), &host).is_err());
         host.hvf = true;
-        assert_eq!(choose(Request::Auto, &host).unwrap().kind, Kind::Hvf);
-        assert_eq!(choose(Request::Exactly(Kind::Hvf), &host).unwrap().kind, Kind::Hvf);
+        assert_eq!(choose(WantedMachine::Auto, &host).unwrap().kind, MachineKind::Hvf);
+        assert_eq!(choose(WantedMachine::Exactly(MachineKind::Hvf), &host).unwrap().kind, MachineKind::Hvf);
     }
 
     #[test]
     fn unknown_names_are_refused() {
         for text in ["", "KVM", "qemu", "auto "] {
-            assert_eq!(text.parse::<Request>(), Err(UnknownMachine(text.into())));
+            assert_eq!(text.parse::<WantedMachine>(), Err(UnknownMachine(text.into())));
         }
     }
 }

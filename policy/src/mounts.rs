@@ -1,13 +1,13 @@
 //! The folders that a guest may have mounted, and their places.
 //!
-//! A front end fills a [`Request`] from its own words. Not here: the folders themselves.
+//! A front end fills a [`WantedMounts`] from its own words. Not here: the folders themselves.
 
 /// The place of mounts unless the user says otherwise.
 pub const DEFAULT_WORKSPACE: &str = "/workspace";
 
 /// The requested mounts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Request<'a> {
+pub struct WantedMounts<'a> {
     /// The folder that programs start in; empty = [`DEFAULT_WORKSPACE`] if there are mounts, else none.
     pub workspace: &'a str,
     /// The mounts.
@@ -29,7 +29,7 @@ pub struct Mount<'a> {
 
 /// The content of a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum MountKind {
     /// An empty folder in memory.
     Memory,
     /// A folder of the host.
@@ -75,7 +75,7 @@ pub enum PathError {
 }
 
 /// Checks the requested mounts; returns the workspace, if there is to be one.
-pub fn check<'a>(request: &Request<'a>) -> Result<Option<&'a str>, MountError> {
+pub fn check<'a>(request: &WantedMounts<'a>) -> Result<Option<&'a str>, MountError> {
     if request.rules && request.mounts.is_empty() {
         return Err(MountError::RulesWithoutMounts);
     }
@@ -87,18 +87,18 @@ pub fn check<'a>(request: &Request<'a>) -> Result<Option<&'a str>, MountError> {
         guest_path(mount.guest_path).map_err(MountError::Path)?;
         let kind = kind(mount.kind);
         let kind = kind.ok_or_else(|| MountError::Kind { path: path(), kind: mount.kind.to_owned() })?;
-        if mount.owned && kind != Kind::Host {
+        if mount.owned && kind != MountKind::Host {
             return Err(MountError::Owner(path()));
         }
     }
     Ok(workspace)
 }
 
-fn kind(name: &str) -> Option<Kind> {
+fn kind(name: &str) -> Option<MountKind> {
     match name {
-        "" | "memory" => Some(Kind::Memory),
-        "host_fs" | "real_fs" => Some(Kind::Host),
-        "overlay" => Some(Kind::Overlay),
+        "" | "memory" => Some(MountKind::Memory),
+        "host_fs" | "real_fs" => Some(MountKind::Host),
+        "overlay" => Some(MountKind::Overlay),
         _ => None,
     }
 }
@@ -129,10 +129,10 @@ mod tests {
             ("/w", vec![], Some("/w")),
             ("/w", memory(), Some("/w")),
         ] {
-            assert_eq!(check(&Request { workspace, mounts, rules: false }), Ok(expected));
+            assert_eq!(check(&WantedMounts { workspace, mounts, rules: false }), Ok(expected));
         }
         for workspace in ["w", "/", "/a b", "/a/../b", "/ä"] {
-            let request = Request { workspace, ..Request::default() };
+            let request = WantedMounts { workspace, ..WantedMounts::default() };
             assert!(matches!(check(&request), Err(MountError::Workspace(_))), "{workspace}");
         }
     }
@@ -140,17 +140,18 @@ mod tests {
     #[test]
     fn kinds_and_owners() {
         for kind in ["", "memory", "host_fs", "real_fs", "overlay"] {
-            let request = Request { mounts: vec![mount("/a", kind)], rules: true, ..Request::default() };
+            let request =
+                WantedMounts { mounts: vec![mount("/a", kind)], rules: true, ..WantedMounts::default() };
             assert!(check(&request).is_ok(), "{kind}");
             let owned = Mount { owned: true, ..mount("/a", kind) };
-            let result = check(&Request { mounts: vec![owned], ..Request::default() });
+            let result = check(&WantedMounts { mounts: vec![owned], ..WantedMounts::default() });
             assert_eq!(result.is_ok(), kind.ends_with("_fs"), "{kind}");
         }
-        let request = Request { mounts: vec![mount("/a", "nfs")], ..Request::default() };
+        let request = WantedMounts { mounts: vec![mount("/a", "nfs")], ..WantedMounts::default() };
         assert_eq!(check(&request).unwrap_err().to_string(), "/a: unknown mount type \"nfs\"");
-        let request = Request { rules: true, ..Request::default() };
+        let request = WantedMounts { rules: true, ..WantedMounts::default() };
         assert_eq!(check(&request), Err(MountError::RulesWithoutMounts));
-        let request = Request { mounts: vec![mount("a", "")], ..Request::default() };
+        let request = WantedMounts { mounts: vec![mount("a", "")], ..WantedMounts::default() };
         assert_eq!(check(&request), Err(MountError::Path(PathError::Relative("a".into()))));
     }
 }

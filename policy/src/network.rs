@@ -1,6 +1,6 @@
 //! Checks of the network that a sandbox asks for.
 //!
-//! A front end fills a [`Request`] from its own words, and names the member in its own words in an error. Not here:
+//! A front end fills a [`WantedNetwork`] from its own words, and names the member in its own words in an error. Not here:
 //! the network itself.
 
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use crate::names::{self, NameError};
 
 /// The requested network.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Request {
+pub struct WantedNetwork {
     /// Whether there is no network device.
     pub no_network: bool,
     /// Hosts that may be reached.
@@ -43,7 +43,7 @@ pub struct Network {
     pub nameservers: Vec<IpAddr>,
 }
 
-/// A member of a [`Request`].
+/// A member of a [`WantedNetwork`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named as in the request")]
 pub enum Member {
@@ -92,7 +92,7 @@ fn wrong(member: Member) -> impl Fn(Wrong) -> NetworkError {
 }
 
 /// Checks the requested network; the error is about the first faulty member.
-pub fn check(request: &Request) -> Result<Network, NetworkError> {
+pub fn check(request: &WantedNetwork) -> Result<Network, NetworkError> {
     let needs_network = [
         (Member::AllowedHosts, !request.allowed_hosts.is_empty()),
         (Member::Secrets, !request.placeholders.is_empty()),
@@ -139,14 +139,14 @@ fn overlap(placeholders: &[(String, String)]) -> Result<(), Wrong> {
 mod tests {
     use super::*;
 
-    fn refused(request: Request) -> (Member, Wrong) {
+    fn refused(request: WantedNetwork) -> (Member, Wrong) {
         let error = check(&request).unwrap_err();
         (error.member, error.wrong)
     }
 
     #[test]
     fn an_acceptable_network() {
-        let request = Request {
+        let request = WantedNetwork {
             allowed_hosts: vec!["*.example.org".into()],
             placeholders: vec![
                 ("A".into(), "xx".into()),
@@ -168,44 +168,48 @@ mod tests {
             nameservers: vec![[1, 1, 1, 1].into()],
         };
         assert_eq!(check(&request), Ok(network));
-        assert_eq!(check(&Request::default()), Ok(Network::default()));
+        assert_eq!(check(&WantedNetwork::default()), Ok(Network::default()));
     }
 
     #[test]
     fn without_a_network_nothing_that_needs_one() {
-        let without = || Request { no_network: true, ..Request::default() };
+        let without = || WantedNetwork { no_network: true, ..WantedNetwork::default() };
         let secret = || vec![("A".into(), String::new())];
         for (request, member) in [
-            (Request { allowed_hosts: vec!["a".into()], ..without() }, Member::AllowedHosts),
-            (Request { placeholders: secret(), ..without() }, Member::Secrets),
-            (Request { intercept: true, ..without() }, Member::Intercept),
-            (Request { rules: true, ..without() }, Member::Rules),
+            (WantedNetwork { allowed_hosts: vec!["a".into()], ..without() }, Member::AllowedHosts),
+            (WantedNetwork { placeholders: secret(), ..without() }, Member::Secrets),
+            (WantedNetwork { intercept: true, ..without() }, Member::Intercept),
+            (WantedNetwork { rules: true, ..without() }, Member::Rules),
         ] {
             assert_eq!(refused(request), (member, Wrong::NoNetwork));
         }
-        let rest =
-            Request { hostname: Some("h".into()), dns_servers: vec!["::1".into()], mtu: 1400, ..without() };
+        let rest = WantedNetwork {
+            hostname: Some("h".into()),
+            dns_servers: vec!["::1".into()],
+            mtu: 1400,
+            ..without()
+        };
         assert!(check(&rest).unwrap().no_network);
     }
 
     #[test]
     fn members_that_are_wrong() {
-        let default = Request::default;
+        let default = WantedNetwork::default;
         let names = |list: &[(&str, &str)]| list.iter().map(|(a, b)| ((*a).into(), (*b).into())).collect();
         for (request, member) in [
-            (Request { mtu: -1, ..default() }, Member::Mtu),
-            (Request { mtu: 65_536, ..default() }, Member::Mtu),
-            (Request { hostname: Some("-".into()), ..default() }, Member::Hostname),
-            (Request { hostname: Some(String::new()), ..default() }, Member::Hostname),
-            (Request { add_hosts: vec!["a".into()], ..default() }, Member::AddHosts),
-            (Request { dns_servers: vec!["dns.example".into()], ..default() }, Member::DnsServers),
-            (Request { placeholders: names(&[("A", "xx"), ("B", "x")]), ..default() }, Member::Secrets),
-            (Request { placeholders: names(&[("A", "x"), ("B", "x")]), ..default() }, Member::Secrets),
+            (WantedNetwork { mtu: -1, ..default() }, Member::Mtu),
+            (WantedNetwork { mtu: 65_536, ..default() }, Member::Mtu),
+            (WantedNetwork { hostname: Some("-".into()), ..default() }, Member::Hostname),
+            (WantedNetwork { hostname: Some(String::new()), ..default() }, Member::Hostname),
+            (WantedNetwork { add_hosts: vec!["a".into()], ..default() }, Member::AddHosts),
+            (WantedNetwork { dns_servers: vec!["dns.example".into()], ..default() }, Member::DnsServers),
+            (WantedNetwork { placeholders: names(&[("A", "xx"), ("B", "x")]), ..default() }, Member::Secrets),
+            (WantedNetwork { placeholders: names(&[("A", "x"), ("B", "x")]), ..default() }, Member::Secrets),
         ] {
             assert_eq!(refused(request).0, member);
         }
         let overlapping =
-            Request { placeholders: names(&[("A", "q"), ("B", "x"), ("C", "axb")]), ..default() };
+            WantedNetwork { placeholders: names(&[("A", "q"), ("B", "x"), ("C", "axb")]), ..default() };
         assert_eq!(refused(overlapping).1, Wrong::Overlap("B".into(), "C".into()));
     }
 }

@@ -16,7 +16,7 @@ pub const MAX_VCPUS: u32 = 64;
 
 /// The user's request.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Request {
+pub struct WantedResources {
     /// CPUs, fractions allowed.
     pub cpus: f64,
     /// Guest RAM.
@@ -93,7 +93,7 @@ fn brief(number: f64) -> String {
 }
 
 /// Checks a request against the host.
-pub fn grant(request: &Request, host: &Host) -> Result<Grant, ResourceError> {
+pub fn grant(request: &WantedResources, host: &Host) -> Result<Grant, ResourceError> {
     let (vcpus, cpu_quota_milli) = cpus(request.cpus, host.cpus)?;
     if request.memory_mb < MIN_MEMORY_MB {
         return Err(ResourceError::TooLittleMemory(request.memory_mb));
@@ -136,13 +136,13 @@ mod tests {
     const HOST: Host = Host { cpus: 4, memory_mb: 8000, file_mb: None };
 
     fn ask(cpus: f64, memory_mb: u64, disk_size_mb: u64) -> Result<Grant, ResourceError> {
-        grant(&Request { cpus, memory_mb, disk_size_mb }, &HOST)
+        grant(&WantedResources { cpus, memory_mb, disk_size_mb }, &HOST)
     }
 
     #[test]
     fn a_disk_is_a_file() {
         let grant = |file_mb| {
-            let request = Request { cpus: 1.0, memory_mb: 512, disk_size_mb: 5120 };
+            let request = WantedResources { cpus: 1.0, memory_mb: 512, disk_size_mb: 5120 };
             grant(&request, &Host { file_mb, ..HOST })
         };
         for enough in [None, Some(5120), Some(u64::MAX)] {

@@ -78,7 +78,7 @@ pub(crate) struct RunArgs {
     pub(crate) disk_size: u64,
     /// auto, kvm or software
     #[arg(long, value_name = "KIND", default_value = "auto", help_heading = "Machine")]
-    pub(crate) machine: policy::machine::Request,
+    pub(crate) machine: policy::machine::WantedMachine,
     /// Guest kernel: path, or image in a registry [default: Debian's]
     #[arg(
         long,
@@ -204,7 +204,7 @@ pub(crate) struct ExecArgs {
 pub(crate) struct RpcArgs {
     /// auto, kvm or software
     #[arg(long, value_name = "KIND", env = "MATCHLOCK_MACHINE", default_value = "auto")]
-    pub(crate) machine: policy::machine::Request,
+    pub(crate) machine: policy::machine::WantedMachine,
     /// Guest kernel of sandboxes that name none: path, or image in a registry [default: Debian's]
     #[arg(
         long,

@@ -7,7 +7,7 @@ use std::io::Read;
 
 use debian::{Archive, EntryKind};
 
-use crate::manifest::{Plan, PlannedLayer, host_architecture};
+use crate::manifest::{PlannedImage, PlannedLayer, host_architecture};
 use crate::{Digest, Error, Image, ImageConfig, Progress, Result, Store};
 
 const NAME: &str = "busybox:latest";
@@ -139,7 +139,7 @@ fn tar_of(program: &[u8], version: &str) -> std::io::Result<Vec<u8>> {
     tar.into_inner()
 }
 
-fn plan(tar: &[u8]) -> Plan {
+fn plan(tar: &[u8]) -> PlannedImage {
     let sha256 = |bytes: &[u8]| Digest::of_content(bytes);
     let diff_id = sha256(tar);
     let config = serde_json::json!({
@@ -148,7 +148,7 @@ fn plan(tar: &[u8]) -> Plan {
         "config": { "Env": [PATH], "Cmd": ["sh"] },
         "rootfs": { "type": "layers", "diff_ids": [diff_id.as_str()] },
     });
-    Plan {
+    PlannedImage {
         names: vec![NAME.to_owned()],
         digest: sha256(config.to_string().as_bytes()),
         config: ImageConfig {

@@ -15,7 +15,7 @@ use crate::archive::Archive;
 use crate::complete::{Below, complete};
 use crate::disk_image::{DiskImageError, SUPERBLOCK_LEN, check_superblock};
 use crate::layer::{GAP_XATTR, Gaps, IMPLIED, LINK, Limits, convert};
-use crate::manifest::{self, Document, MAX_LAYERS, Plan, Source};
+use crate::manifest::{self, Document, MAX_LAYERS, PlannedImage, Source};
 use crate::stream::{self, decompressed};
 use crate::tar_stream::{TarKind, TarStream};
 use crate::{Digest, Error, Form, Quiet, Result, reference, volume};
@@ -150,7 +150,7 @@ fn read_archive(file: File, len: usize) -> Result<Archive> {
     Archive::tar("fuzz".to_owned(), file, 0, len as u64)
 }
 
-fn check(plan: &Plan) {
+fn check(plan: &PlannedImage) {
     assert!(plan.layers.len() <= MAX_LAYERS, "{} layers", plan.layers.len());
     assert!(manifest::fits(&plan.config), "a configuration over the limit");
     assert_eq!(Digest::parse(plan.digest.as_str()).ok().as_ref(), Some(&plan.digest));

@@ -37,7 +37,7 @@ const MAX_DEPTH: u32 = 3;
 
 /// An image of an archive that is not converted yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Plan {
+pub(crate) struct PlannedImage {
     /// The names that the archive gives the image.
     pub(crate) names: Vec<String>,
     pub(crate) digest: Digest,
@@ -91,7 +91,7 @@ fn root_form(archive: &Archive) -> Result<Form> {
 }
 
 /// Every image of the archive that this host can run.
-pub(crate) fn plans(archive: &Archive, form: Form) -> Result<Vec<Plan>> {
+pub(crate) fn plans(archive: &Archive, form: Form) -> Result<Vec<PlannedImage>> {
     archive.is_whole()?;
     let mut documents = Documents::of(archive);
     let plans = match form {
@@ -193,7 +193,7 @@ struct DockerImage {
     layers: Option<Vec<String>>,
 }
 
-fn docker(archive: &Archive, documents: &mut Documents<'_, Archive>) -> Result<Vec<Plan>> {
+fn docker(archive: &Archive, documents: &mut Documents<'_, Archive>) -> Result<Vec<PlannedImage>> {
     let manifest = documents.counted(archive.bytes("manifest.json", MAX_DOCUMENT_BYTES)?)?;
     let images: Vec<DockerImage> = document(archive, "manifest.json", &manifest)?;
     if images.len() > MAX_IMAGES {
@@ -207,7 +207,7 @@ fn docker(archive: &Archive, documents: &mut Documents<'_, Archive>) -> Result<V
         let (config_json, digest) = (document(archive, &image.config, &config)?, sha256(&config));
         let layers = members.into_iter().map(|member| (member, None)).collect();
         let (config, layers) = contents(archive, what, &config_json, layers)?;
-        Ok(Plan { names, digest, config, layers })
+        Ok(PlannedImage { names, digest, config, layers })
     };
     images.into_iter().map(plan).collect()
 }
@@ -248,7 +248,7 @@ pub(crate) fn named_image(
     media_type: Option<String>,
     digest: &Digest,
     size: u64,
-) -> Result<Plan> {
+) -> Result<PlannedImage> {
     let digest = digest.as_str().to_owned();
     let descriptor = Descriptor { media_type, digest, size, platform: None, annotations: None };
     let plan = oci_image(&mut Documents::of(source), &descriptor, 0)?;
@@ -265,7 +265,7 @@ pub(crate) fn media_type(document: &[u8]) -> Option<String> {
     serde_json::from_slice::<Typed>(document).ok()?.media_type
 }
 
-fn oci(archive: &Archive, documents: &mut Documents<'_, Archive>) -> Result<Vec<Plan>> {
+fn oci(archive: &Archive, documents: &mut Documents<'_, Archive>) -> Result<Vec<PlannedImage>> {
     let index = documents.counted(archive.bytes("index.json", MAX_DOCUMENT_BYTES)?)?;
     let index: Index = document(archive, "index.json", &index)?;
     let mut plans = Vec::new();
@@ -276,7 +276,7 @@ fn oci(archive: &Archive, documents: &mut Documents<'_, Archive>) -> Result<Vec<
         let name = annotation("io.containerd.image.name")
             .or_else(|| annotation("org.opencontainers.image.ref.name"));
         match oci_image(documents, descriptor, 0) {
-            Ok(Some(plan)) => plans.push(Plan { names: name.into_iter().collect(), ..plan }),
+            Ok(Some(plan)) => plans.push(PlannedImage { names: name.into_iter().collect(), ..plan }),
             Ok(None) => {}
             // Other images of the index may be for this machine.
             Err(error @ Error::Architecture { .. }) => refused = Some(error),
@@ -297,7 +297,7 @@ fn oci_image<S: Source>(
     documents: &mut Documents<'_, S>,
     descriptor: &Descriptor,
     depth: u32,
-) -> Result<Option<Plan>> {
+) -> Result<Option<PlannedImage>> {
     let archive = documents.source;
     let foreign =
         |platform: &Platform| platform.os != "linux" || platform.architecture != host_architecture();
@@ -317,7 +317,7 @@ fn oci_image<S: Source>(
             for inner in index.manifests.unwrap_or_default().iter().take(MAX_IMAGES) {
                 if let Some(plan) = oci_image(documents, inner, depth + 1)? {
                     // The name stands for the index.
-                    return Ok(Some(Plan { digest, ..plan }));
+                    return Ok(Some(PlannedImage { digest, ..plan }));
                 }
             }
             Ok(None)
@@ -337,7 +337,7 @@ fn oci_image<S: Source>(
             let what = what.map_or(digest.as_str(), String::as_str);
             let config = document(archive, manifest.config.digest.as_str(), &config)?;
             let (config, layers) = contents(archive, what, &config, layers)?;
-            Ok(Some(Plan { names: Vec::new(), digest, config, layers }))
+            Ok(Some(PlannedImage { names: Vec::new(), digest, config, layers }))
         }
         Some(other) => Err(archive.error(format!("{digest} has unknown media type {other:?}"))),
     }

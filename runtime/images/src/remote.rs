@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::LayerError;
 use crate::layer::Converted;
-use crate::manifest::{self, Document, MAX_DOCUMENT_BYTES, Plan, PlannedLayer, Source};
+use crate::manifest::{self, Document, MAX_DOCUMENT_BYTES, PlannedImage, PlannedLayer, Source};
 use crate::reference::check;
 use crate::space::check_space;
 use crate::store::{Room, now};
@@ -91,7 +91,7 @@ impl Store {
     }
 
     /// Bytes of the layers that are not here yet. Unpacked they hardly need less.
-    fn missing(&self, plan: &Plan, lengths: &HashMap<Digest, u64>) -> Result<u64> {
+    fn missing(&self, plan: &PlannedImage, lengths: &HashMap<Digest, u64>) -> Result<u64> {
         let mut bytes = 0_u64;
         for layer in &plan.layers {
             if self.known_layer(&layer.diff_id)?.is_none() {
@@ -115,7 +115,7 @@ impl Store {
         &self,
         reference: &str,
         remote: &dyn Remote,
-        plan: &Plan,
+        plan: &PlannedImage,
         lengths: &HashMap<Digest, u64>,
         room: &Mutex<Room>,
         progress: &dyn Progress,

@@ -9,7 +9,7 @@ use std::io::Read;
 use crate::archive::Archive;
 use crate::error::LayerError;
 use crate::layer::{self, Converted, Limits};
-use crate::manifest::{Plan, fits, host_architecture};
+use crate::manifest::{PlannedImage, fits, host_architecture};
 use crate::space::check_space;
 use crate::{Digest, Error, ImageConfig, Imported, Progress, Result, Store, stream};
 
@@ -55,7 +55,7 @@ impl Store {
         progress.step("layer 1 of 1", len);
         check_space(&self.tmp(), len.unwrap_or_default(), format!("image {tag}"))?;
         let (diff_id, converted) = self.unnamed_layer(tag, form, tar, progress)?;
-        let plan = Plan {
+        let plan = PlannedImage {
             names: vec![tag.to_owned()],
             digest: digest(&config, &diff_id),
             config,

@@ -26,7 +26,7 @@ use crate::cache::{make_cache, make_directory};
 use crate::collect::Collected;
 use crate::error::LayerError;
 use crate::layer::{self, Converted, Limits};
-use crate::manifest::{self, Plan, PlannedLayer};
+use crate::manifest::{self, PlannedImage, PlannedLayer};
 use crate::metadata::{Metadata, Record, StoredLayer, make_private};
 use crate::reference::{check, normalized};
 use crate::space::{LayerFile, check_space};
@@ -288,7 +288,7 @@ impl Store {
     fn take(
         &self,
         archive: &Archive,
-        plan: Plan,
+        plan: PlannedImage,
         room: &mut Room,
         progress: &dyn Progress,
     ) -> Result<Imported> {
@@ -311,7 +311,7 @@ impl Store {
     /// Records an image whose layers are all stored.
     pub(crate) fn save(
         &self,
-        plan: Plan,
+        plan: PlannedImage,
         source: String,
         layers: &[(Digest, Converted)],
         room: &mut Room,
@@ -477,7 +477,7 @@ impl Room {
 }
 
 /// The images to store, each with its tags.
-fn named(archive: &Archive, mut plans: Vec<Plan>, tag: Option<&str>) -> Result<Vec<Plan>> {
+fn named(archive: &Archive, mut plans: Vec<PlannedImage>, tag: Option<&str>) -> Result<Vec<PlannedImage>> {
     let Some(tag) = tag else {
         for plan in &plans {
             plan.names.iter().try_for_each(|name| check(name))?;
@@ -488,7 +488,8 @@ fn named(archive: &Archive, mut plans: Vec<Plan>, tag: Option<&str>) -> Result<V
         return Ok(plans);
     };
     if plans.len() > 1 {
-        let matching = |plan: &Plan| plan.names.iter().any(|name| normalized(name) == normalized(tag));
+        let matching =
+            |plan: &PlannedImage| plan.names.iter().any(|name| normalized(name) == normalized(tag));
         let names: Vec<String> = plans.iter().flat_map(|plan| plan.names.clone()).take(10).collect();
         plans.retain(matching);
         if plans.len() != 1 {

@@ -40,7 +40,7 @@ pub struct Setup {
     /// The home of sandboxes, images and kernels.
     pub home: Home,
     /// The machine for sandboxes.
-    pub machine: policy::machine::Request,
+    pub machine: policy::machine::WantedMachine,
     /// The kernel for sandboxes that name none; empty = the default one.
     pub kernel: String,
 }

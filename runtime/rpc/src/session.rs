@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guest_protocol::TerminalSize;
-use policy::machine::Request as Machine;
+use policy::machine::WantedMachine;
 use sandbox::{Home, Id};
 use tokio::sync::mpsc;
 use tokio::task::{self, AbortHandle, JoinError, JoinSet};
@@ -59,7 +59,7 @@ pub(crate) type Make = Box<dyn Fn(&Plan) -> Result<Arc<Vm>, Failure> + Send>;
 /// The state of one client's session.
 pub(crate) struct Session {
     home: Home,
-    machine: Machine,
+    machine: WantedMachine,
     /// The kernel of a sandbox that names none.
     kernel: String,
     make: Make,
@@ -117,7 +117,7 @@ impl Session {
         Self { kernel, ..Self::with(home, machine, Box::new(make), outbox) }
     }
 
-    fn with(home: Home, machine: Machine, make: Make, outbox: Outbox) -> Self {
+    fn with(home: Home, machine: WantedMachine, make: Make, outbox: Outbox) -> Self {
         let budget = Budget::new(BUDGET);
         Self {
             home,

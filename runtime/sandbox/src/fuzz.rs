@@ -21,7 +21,7 @@ use crate::Files;
 use crate::agent::boot::Control;
 use crate::agent::frames::{Frames, read_frame};
 use crate::agent::ports::Ports;
-use crate::agent::service::{Event, Service};
+use crate::agent::program::{Event, ProgramStream};
 use crate::control::owner;
 use crate::records::console::{self, printable};
 use crate::{AgentError, Error, GuestError, stand_in};
@@ -107,10 +107,10 @@ pub fn program(data: &[u8]) {
     run(async {
         frames(bytes, usize::from(piece).max(1)).await;
         let Some((stream, _theirs)) = stream_of(bytes) else { return };
-        let mut service = Service::new(stream);
+        let mut program = ProgramStream::new(stream);
         let (mut starts, mut ends, mut output) = (0, 0, 0);
         let error = loop {
-            match service.output.next().await {
+            match program.output.next().await {
                 Ok(Event::Started) => starts += 1,
                 Ok(Event::Exited(..)) => ends += 1,
                 Ok(Event::Failed(failure)) => {

@@ -23,12 +23,12 @@ mod sys;
 
 pub use agent::{
     DETACHED_TAIL, DetachedInfo, DetachedState, Error as AgentError, Event, Exec, ImageOverrides, Input,
-    MAX_DETACHED, Output, Service,
+    MAX_DETACHED, Output, ProgramStream,
 };
 pub use control::{Client, Error as ControlError};
 pub use guest::{
-    Binding, Error as GuestError, Files, Forward, Forwards, Guest, MAX_CONNECTIONS, MAX_LISTING, MAX_PATH,
-    Reader, Watch, Writer,
+    Binding, Error as GuestError, FileReader, FileWriter, Files, Forward, Forwards, Guest, MAX_CONNECTIONS,
+    MAX_LISTING, MAX_PATH, Watch,
 };
 #[cfg(any(test, feature = "stand_in"))]
 pub use life::StandIn;

@@ -24,8 +24,8 @@ fn spec() -> Spec {
         image: "busybox".into(),
         pull: Pull::Missing,
         kernel: String::new(),
-        machine: policy::machine::Request::Auto,
-        resources: policy::resources::Request { cpus: 1.0, memory_mb: 128, disk_size_mb: 64 },
+        machine: policy::machine::WantedMachine::Auto,
+        resources: policy::resources::WantedResources { cpus: 1.0, memory_mb: 128, disk_size_mb: 64 },
         disks: Vec::new(),
         hostname: None,
         add_hosts: Vec::new(),
@@ -83,7 +83,7 @@ fn give_up(mut child: Child, home: &Path) {
 
 /// Whether this host has a machine at all.
 fn has_machine() -> bool {
-    let choice = policy::machine::choose(policy::machine::Request::Auto, &sandbox::host::facts());
+    let choice = policy::machine::choose(policy::machine::WantedMachine::Auto, &sandbox::host::facts());
     choice.inspect_err(|refusal| skip::skip("machine", refusal)).is_ok()
 }
 

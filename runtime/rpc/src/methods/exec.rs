@@ -1,7 +1,7 @@
 //! `exec`: a program whose output is collected, or one that is left running.
 
 use guest_protocol::{ExecFailure, Stdio};
-use sandbox::{Event, Service};
+use sandbox::{Event, ProgramStream};
 use wire::rpc::{ErrorCode, ExecParams, ExecResult, StartedResult};
 
 use super::program::{self, Ended, NO_USER};
@@ -21,12 +21,12 @@ pub(super) async fn run(mut call: Call, inside: Inside) -> Result<Answer> {
             Err(error) => Err(inside.exec_failure(error).await),
         };
     }
-    let service = match inside.guest.exec(exec).await {
-        Ok(service) => service,
+    let program = match inside.guest.exec(exec).await {
+        Ok(program) => program,
         Err(error) => return Err(inside.exec_failure(error).await),
     };
     let mut collected = Collected { stdout: Vec::new(), stderr: Vec::new(), held: call.budget.hold() };
-    let exit_code = match collected.all(service, &inside).await? {
+    let exit_code = match collected.all(program, &inside).await? {
         Ended::Exited(exit) => exit.status(),
         Ended::Failed(failure @ ExecFailure::User(_)) => {
             collected.stderr = format!("{}\n", program::words(failure)).into_bytes();
@@ -50,9 +50,9 @@ struct Collected {
 }
 
 impl Collected {
-    async fn all(&mut self, service: Service, inside: &Inside) -> Result<Ended> {
+    async fn all(&mut self, program: ProgramStream, inside: &Inside) -> Result<Ended> {
         // The input stays open: its end would cancel the program.
-        let Service { mut output, input: _input } = service;
+        let ProgramStream { mut output, input: _input } = program;
         loop {
             match output.next().await {
                 Ok(Event::Started) => {}

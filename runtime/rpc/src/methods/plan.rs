@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use policy::disks::Disk;
-use policy::machine::Request as Machine;
+use policy::machine::WantedMachine;
 use policy::mounts::MountError;
 use policy::names;
 use policy::network::{Member, Network as Checked, Wrong};
-use policy::resources::Request as Resources;
+use policy::resources::WantedResources;
 use sandbox::{DEFAULT_GRACE, ImageOverrides, Spec, TimeLimit};
 use wire::rpc::{CreateParams, ExtraDisk, HostMapping, Network, Vfs};
 
@@ -36,7 +36,7 @@ pub(crate) struct Plan {
 }
 
 /// Checks the parameters, and turns them into a plan.
-pub(crate) fn plan(params: CreateParams, machine: Machine) -> Result<Plan> {
+pub(crate) fn plan(params: CreateParams, machine: WantedMachine) -> Result<Plan> {
     let image = params.image.filter(|image| !image.is_empty());
     let image = image.ok_or_else(|| Failure::params("image is required (e.g., alpine:latest)"))?;
     if params.id.is_some_and(|id| !id.is_empty()) {
@@ -72,7 +72,7 @@ pub(crate) fn plan(params: CreateParams, machine: Machine) -> Result<Plan> {
         pull: images::Pull::Missing,
         kernel: params.kernel.and_then(|kernel| kernel.reference).unwrap_or_default(),
         machine,
-        resources: Resources {
+        resources: WantedResources {
             cpus: resources.cpus.filter(|cpus| *cpus > 0.0).unwrap_or(CPUS),
             memory_mb: positive(resources.memory_mb).unwrap_or(MEMORY_MB),
             disk_size_mb: positive(resources.disk_size_mb).unwrap_or(DISK_SIZE_MB),
@@ -112,7 +112,7 @@ fn check_network(network: &Network) -> Result<Checked> {
     };
     // A host with a colon could shift the border between the two.
     let mapping = |mapping: &HostMapping| format!("{}:{}", text(&mapping.host), text(&mapping.ip));
-    let request = policy::network::Request {
+    let request = policy::network::WantedNetwork {
         no_network: network.no_network == Some(true),
         allowed_hosts: network.allowed_hosts.clone().unwrap_or_default(),
         placeholders: secrets.map(|(name, secret)| (name.clone(), placeholder(secret))).collect(),
@@ -151,7 +151,7 @@ fn member(member: Member) -> &'static str {
 fn check_vfs(vfs: Option<&Vfs>) -> Result<Option<String>> {
     let Some(vfs) = vfs else { return Ok(None) };
     let mounts = vfs.mounts.iter().flatten().filter_map(|(path, mount)| Some((path, mount.as_ref()?)));
-    let request = policy::mounts::Request {
+    let request = policy::mounts::WantedMounts {
         workspace: vfs.workspace.as_deref().unwrap_or_default(),
         mounts: mounts
             .map(|(guest_path, mount)| policy::mounts::Mount {
@@ -227,7 +227,7 @@ mod tests {
     use super::*;
 
     fn plan_of(params: Value) -> Result<Plan> {
-        plan(serde_json::from_value(params).unwrap(), Machine::Auto)
+        plan(serde_json::from_value(params).unwrap(), WantedMachine::Auto)
     }
 
     fn with(member: &str, value: Value) -> Result<Plan> {
@@ -243,7 +243,7 @@ mod tests {
             json!({"image": "a", "network": null, "resources": {"cpus": 0, "memory_mb": -1}}),
         ] {
             let plan = plan_of(params).unwrap();
-            let resources = Resources { cpus: 1.0, memory_mb: 512, disk_size_mb: 5120 };
+            let resources = WantedResources { cpus: 1.0, memory_mb: 512, disk_size_mb: 5120 };
             assert_eq!((plan.spec.resources, plan.spec.time_limit, plan.workspace), (resources, None, None));
             assert!(plan.spec.keep && !plan.spec.privileged);
             assert!(!plan.spec.launch_entrypoint && !plan.spec.init);
@@ -263,7 +263,7 @@ mod tests {
         }))
         .unwrap();
         let spec = plan.spec;
-        assert_eq!(spec.resources, Resources { cpus: 0.5, memory_mb: 256, disk_size_mb: 100 });
+        assert_eq!(spec.resources, WantedResources { cpus: 0.5, memory_mb: 256, disk_size_mb: 100 });
         let limit = Some(TimeLimit::FromReady(Duration::from_millis(1500)));
         assert_eq!((spec.time_limit, spec.unenforced_timeout_seconds), (limit, Some(300.0)));
         assert_eq!(spec.env, [("A".to_owned(), "1".to_owned())]);

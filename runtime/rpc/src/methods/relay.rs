@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 
 use guest_protocol::Stdio;
-use sandbox::{Event, Exec, Service};
+use sandbox::{Event, Exec, ProgramStream};
 use wire::rpc::{IdParams, StdinAckParams, StreamResult};
 
 use super::program::Ended;
@@ -85,8 +85,8 @@ pub(super) async fn run(
     if let Some(ready) = names.ready {
         call.outbox.notify(encode::notification(ready, &IdParams { id: call.id })).await;
     }
-    let Service { mut output, mut input } = match inside.guest.exec(exec).await {
-        Ok(service) => service,
+    let ProgramStream { mut output, mut input } = match inside.guest.exec(exec).await {
+        Ok(program) => program,
         Err(error) => return Err(inside.exec_failure(error).await),
     };
     let feed = async {

@@ -85,7 +85,7 @@ impl Client {
         let theirs = Arc::clone(&stage);
         let make = move |_: &Plan| Ok(make(&theirs));
         let home = Home::at(std::path::Path::new("/no/such/home"));
-        let mut session = Session::with(home, Machine::Auto, Box::new(make), outbox);
+        let mut session = Session::with(home, WantedMachine::Auto, Box::new(make), outbox);
         session.max_ahead = 1 << 20;
         session.stall_limit = stage.stall_limit.unwrap_or(STALL_LIMIT);
         let (requests, receiver) = mpsc::channel(1);

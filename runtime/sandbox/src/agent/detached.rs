@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use crate::agent::command::Exec;
 use crate::agent::error::{Error, Result};
 use crate::agent::own::OwnGuest;
-use crate::agent::service::{Event, Input, Output};
+use crate::agent::program::{Event, Input, Output};
 
 /// Most detached programs at once, those included that ended and left something behind. Each holds a stream.
 pub const MAX_DETACHED: usize = 128;
@@ -125,8 +125,8 @@ impl Detached {
     pub(crate) async fn start(&self, guest: &OwnGuest, exec: Exec) -> Result<u32> {
         self.table().make_room()?;
         let command = describe(&exec.program);
-        let mut service = guest.exec(Exec { stdio: Stdio::Null, detached: true, ..exec }).await?;
-        match service.output.next().await? {
+        let mut program = guest.exec(Exec { stdio: Stdio::Null, detached: true, ..exec }).await?;
+        match program.output.next().await? {
             Event::Started => {}
             Event::Failed(failure) => return Err(Error::NotStarted(failure)),
             _ => return Err(Error::Guest("output of a program that has not started")),
@@ -140,11 +140,11 @@ impl Detached {
         let kept = Arc::new(Kept {
             command,
             started: SystemTime::now(),
-            input: tokio::sync::Mutex::new(Some(service.input)),
+            input: tokio::sync::Mutex::new(Some(program.input)),
             progress: watch::Sender::new(Progress { state, gone: false }),
             tail: Mutex::default(),
         });
-        tokio::spawn(drain(service.output, Arc::clone(&kept), self.log.clone()));
+        tokio::spawn(drain(program.output, Arc::clone(&kept), self.log.clone()));
         table.programs.insert(id, kept);
         Ok(id)
     }

@@ -11,9 +11,9 @@ pub(crate) mod error;
 pub(crate) mod frames;
 pub(crate) mod own;
 pub(crate) mod ports;
-pub(crate) mod service;
+pub(crate) mod program;
 
 pub use command::{Exec, ImageOverrides};
 pub use detached::{DETACHED_TAIL, DetachedInfo, DetachedState, MAX_DETACHED};
 pub use error::Error;
-pub use service::{Event, Input, Output, Service};
+pub use program::{Event, Input, Output, ProgramStream};

@@ -15,7 +15,7 @@ use crate::agent::detached::{Detached, Log};
 use crate::agent::error::{Error, Result};
 use crate::agent::frames::hung_up;
 use crate::agent::ports::Ports;
-use crate::agent::service::Service;
+use crate::agent::program::ProgramStream;
 
 /// A guest that is reached through its machine's vsock ports. Clones are the same guest.
 #[derive(Debug, Clone)]
@@ -43,8 +43,8 @@ impl OwnGuest {
     }
 
     /// Runs a program.
-    pub(crate) async fn exec(&self, exec: Exec) -> Result<Service> {
-        self.exec_stream(exec).await.map(Service::new)
+    pub(crate) async fn exec(&self, exec: Exec) -> Result<ProgramStream> {
+        self.exec_stream(exec).await.map(ProgramStream::new)
     }
 
     /// A stream on which this program has been requested.

@@ -1,4 +1,4 @@
-//! Service streams: programs in the guest, seen from the host.
+//! ProgramStream streams: programs in the guest, seen from the host.
 //!
 //! The holder of a stream talks to the agent directly; hanging up before the program's end cancels it. Not here:
 //! opening a stream ([`crate::agent::own`]), and the destination of output.
@@ -19,7 +19,7 @@ const MAX_WORDS: usize = 1000;
 
 /// A stream on which a program was requested. Dropping it cancels the program.
 #[derive(Debug)]
-pub struct Service {
+pub struct ProgramStream {
     /// The program's events and output.
     pub output: Output,
     /// The program's input and signals.
@@ -65,7 +65,7 @@ pub enum Event<'a> {
     Failed(ExecFailure),
 }
 
-impl Service {
+impl ProgramStream {
     pub(crate) fn new(stream: UnixStream) -> Self {
         let (read, write) = stream.into_split();
         Self {
@@ -194,10 +194,10 @@ mod tests {
     use crate::agent::frames::read_frame;
     use crate::fake::{cases, data, run};
 
-    async fn service_after(bytes: &[u8]) -> Service {
+    async fn program_after(bytes: &[u8]) -> ProgramStream {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(bytes).await.unwrap();
-        Service::new(ours)
+        ProgramStream::new(ours)
     }
 
     fn exited() -> Vec<u8> {
@@ -213,15 +213,15 @@ mod tests {
                 data(Kind::Stderr, b"err"),
                 exited(),
             ];
-            let mut service = service_after(&bytes.concat()).await;
-            assert_eq!(service.output.next().await.unwrap(), Event::Started);
-            assert_eq!(service.output.next().await.unwrap(), Event::Stdout(b"out"));
-            assert_eq!(service.output.next().await.unwrap(), Event::Stderr(b"err"));
+            let mut program = program_after(&bytes.concat()).await;
+            assert_eq!(program.output.next().await.unwrap(), Event::Started);
+            assert_eq!(program.output.next().await.unwrap(), Event::Stdout(b"out"));
+            assert_eq!(program.output.next().await.unwrap(), Event::Stderr(b"err"));
             assert_eq!(
-                service.output.next().await.unwrap(),
+                program.output.next().await.unwrap(),
                 Event::Exited(Exit::Signal(9), Usage::default())
             );
-            assert!(matches!(service.output.next().await, Err(Error::HangUp)));
+            assert!(matches!(program.output.next().await, Err(Error::HangUp)));
         });
     }
 
@@ -240,15 +240,15 @@ mod tests {
                 (exited(), "end before the start"),
             ];
             for (bytes, what) in cases {
-                let mut service = service_after(&bytes).await;
-                assert!(service.output.next().await.is_err(), "{what}");
-                assert!(service.output.frames.room() <= 2 * frame::MAX_PAYLOAD, "{what}");
+                let mut program = program_after(&bytes).await;
+                assert!(program.output.next().await.is_err(), "{what}");
+                assert!(program.output.frames.room() <= 2 * frame::MAX_PAYLOAD, "{what}");
             }
             let started = frame::encode_reply(&ProgramEvent::Started).unwrap();
-            let mut service = service_after(&[&started[..], &exited(), &exited()].concat()).await;
-            assert_eq!(service.output.next().await.unwrap(), Event::Started);
-            assert!(matches!(service.output.next().await, Ok(Event::Exited(..))));
-            assert!(matches!(service.output.next().await, Err(Error::Guest(_))), "two ends");
+            let mut program = program_after(&[&started[..], &exited(), &exited()].concat()).await;
+            assert_eq!(program.output.next().await.unwrap(), Event::Started);
+            assert!(matches!(program.output.next().await, Ok(Event::Exited(..))));
+            assert!(matches!(program.output.next().await, Err(Error::Guest(_))), "two ends");
         });
     }
 
@@ -261,12 +261,12 @@ mod tests {
     fn input_is_cut_into_frames() {
         run(async {
             let (ours, theirs) = UnixStream::pair().unwrap();
-            let mut service = Service::new(ours);
+            let mut program = ProgramStream::new(ours);
             let sender = async {
-                service.input.stdin(&vec![7; DATA_CHUNK + 1]).await.unwrap();
-                service.input.stdin(&[]).await.unwrap();
-                service.input.end().await.unwrap();
-                drop(service);
+                program.input.stdin(&vec![7; DATA_CHUNK + 1]).await.unwrap();
+                program.input.stdin(&[]).await.unwrap();
+                program.input.end().await.unwrap();
+                drop(program);
             };
             let receiver = async {
                 let (mut theirs, mut payload, mut lengths) = (theirs, Vec::new(), Vec::new());
@@ -291,7 +291,7 @@ mod tests {
                 drop(theirs);
                 true
             };
-            let ((), gone) = tokio::join!(Service::new(ours).cancel(), guest);
+            let ((), gone) = tokio::join!(ProgramStream::new(ours).cancel(), guest);
             assert!(gone);
         });
     }
@@ -318,9 +318,9 @@ mod tests {
         #[test]
         fn events_are_sensible_or_an_error(said in prop::collection::vec(said(), 0..8)) {
             run(async {
-                let mut service = service_after(&said.concat()).await;
+                let mut program = program_after(&said.concat()).await;
                 let (mut starts, mut ends) = (0, 0);
-                while let Ok(event) = service.output.next().await {
+                while let Ok(event) = program.output.next().await {
                     match event {
                         Event::Started => starts += 1,
                         Event::Exited(..) => ends += 1,

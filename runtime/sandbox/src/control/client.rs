@@ -261,7 +261,7 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     use super::*;
-    use crate::agent::service::Event;
+    use crate::agent::program::Event;
     use crate::control::dialogue::{Detached, reply};
     use crate::fake::{control, exec, request, run, say, with_owner};
     use crate::records::home::OwnedVm;
@@ -294,11 +294,11 @@ mod tests {
         let ((), stopped) = with_owner(serve, |home, id| {
             let guest = Guest::of(home, id);
             run(async {
-                let mut service = guest.exec(exec(&["x"])).await.unwrap();
-                assert_eq!(service.output.next().await.unwrap(), Event::Started);
-                service.input.signal(4).await.unwrap();
+                let mut program = guest.exec(exec(&["x"])).await.unwrap();
+                assert_eq!(program.output.next().await.unwrap(), Event::Started);
+                program.input.signal(4).await.unwrap();
                 let exited = Event::Exited(Exit::Code(4), Usage::default());
-                assert_eq!(service.output.next().await.unwrap(), exited);
+                assert_eq!(program.output.next().await.unwrap(), exited);
 
                 guest.files().remove("/x", false).await.unwrap();
 

@@ -12,7 +12,7 @@
 //! service stream, writes the request with the sandbox's defaults merged in, and passes the stream's descriptor on: the
 //! program's data never goes through the owner, and a client's death closes the stream, which cancels the program. Only
 //! the sandbox's user can reach the socket, as its directory is 0700. Not here: the messages
-//! ([`crate::control::dialogue`]), and programs themselves ([`crate::agent::service`]).
+//! ([`crate::control::dialogue`]), and programs themselves ([`crate::agent::program`]).
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
@@ -209,7 +209,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::agent::service::{self, Event};
+    use crate::agent::program::{Event, ProgramStream};
     use crate::fake::{data, exec, request, run, say, with_owner};
     use crate::records::home::OwnedVm;
     use crate::{Client, Guest, GuestError, Home, Id, records};
@@ -237,8 +237,8 @@ mod tests {
         let ((), stopped) = with_owner(echo(sender), move |home, id| {
             for number in 0..3 {
                 let runtime = tokio::runtime::Handle::current();
-                let service = runtime.block_on(Guest::of(home, id).exec(exec(&["echo", "hi"]))).unwrap();
-                let service::Service { mut output, input } = service;
+                let program = runtime.block_on(Guest::of(home, id).exec(exec(&["echo", "hi"]))).unwrap();
+                let ProgramStream { mut output, input } = program;
                 let mut words = String::new();
                 loop {
                     match runtime.block_on(output.next()).unwrap() {

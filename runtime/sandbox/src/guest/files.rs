@@ -14,7 +14,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::agent;
 use crate::agent::frames::{Frames, write_frame, write_message};
-use crate::agent::service::{answer, answered, tame};
+use crate::agent::program::{answer, answered, tame};
 use crate::guest::Guest;
 use crate::guest::error::{Error, Result};
 
@@ -36,16 +36,16 @@ pub struct Files {
 
 /// A file that is being read. Dropping it ends the reading.
 #[derive(Debug)]
-pub struct Reader {
+pub struct FileReader {
     answers: Answers,
     /// Bytes that may still come.
     left: u64,
     done: bool,
 }
 
-/// A file that is being written. Dropping it before [`Writer::finish`] leaves what has been written.
+/// A file that is being written. Dropping it before [`FileWriter::finish`] leaves what has been written.
 #[derive(Debug)]
-pub struct Writer {
+pub struct FileWriter {
     answers: Answers,
 }
 
@@ -72,22 +72,22 @@ impl Files {
 
     /// Reads a regular file from byte `offset` on, at most `length` bytes; symbolic links are followed. A file that
     /// is longer than `size_limit` is [`FileFailure::TooLarge`]. A path that cannot be read is an error of
-    /// [`Reader::next`].
+    /// [`FileReader::next`].
     pub async fn read(
         &self,
         path: &str,
         offset: u64,
         length: u64,
         size_limit: Option<u64>,
-    ) -> Result<Reader> {
+    ) -> Result<FileReader> {
         let request = FileRequest::Read { path: checked(path)?, offset, length, size_limit };
-        Ok(Reader { answers: self.ask(request).await?, left: length, done: false })
+        Ok(FileReader { answers: self.ask(request).await?, left: length, done: false })
     }
 
     /// Writes a file, which is made with these permission bits if it does not exist, as are the directories above it.
-    pub async fn write(&self, path: &str, mode: u32, at: WriteAt) -> Result<Writer> {
+    pub async fn write(&self, path: &str, mode: u32, at: WriteAt) -> Result<FileWriter> {
         let request = FileRequest::Write { path: checked(path)?, mode, at };
-        Ok(Writer { answers: self.ask(request).await? })
+        Ok(FileWriter { answers: self.ask(request).await? })
     }
 
     /// A directory's entries by name, without `.` and `..`; at most [`MAX_LISTING`] of them.
@@ -170,7 +170,7 @@ impl Files {
     }
 }
 
-impl Reader {
+impl FileReader {
     /// The next piece; `None` after the last one. The call may be dropped at any time and made again: nothing is
     /// lost.
     pub async fn next(&mut self) -> Result<Option<&[u8]>> {
@@ -196,7 +196,7 @@ impl Reader {
     }
 }
 
-impl Writer {
+impl FileWriter {
     /// Sends the next piece, at the guest's pace. After an error, or a call that is dropped half-way, the writer is
     /// good for nothing but dropping.
     pub async fn data(&mut self, bytes: &[u8]) -> Result<()> {

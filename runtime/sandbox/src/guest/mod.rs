@@ -6,14 +6,14 @@
 //! ```
 //!
 //! Every request has a stream of its own. Not here: the machine around the guest ([`crate::life`]), the content of a
-//! stream ([`crate::agent::service`], [`crate::guest::files`]), and the owner's end of the control socket.
+//! stream ([`crate::agent::program`], [`crate::guest::files`]), and the owner's end of the control socket.
 
 mod error;
 mod files;
 mod forward;
 
 pub use error::Error;
-pub use files::{Files, MAX_LISTING, MAX_PATH, Reader, Watch, Writer};
+pub use files::{FileReader, FileWriter, Files, MAX_LISTING, MAX_PATH, Watch};
 pub use forward::{Binding, Forward, Forwards, MAX_CONNECTIONS};
 
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::agent::command::Exec;
 use crate::agent::detached::DetachedInfo;
 use crate::agent::frames::{read_frame, write_message};
 use crate::agent::own::OwnGuest;
-use crate::agent::service::{Service, answered, tame};
+use crate::agent::program::{ProgramStream, answered, tame};
 use crate::control::client;
 use crate::control::dialogue::{self, Detach, Kill, Question, Run, Signal, StreamComes, Wait};
 use crate::guest::error::Result;
@@ -66,16 +66,16 @@ impl Guest {
     }
 
     /// Requests a program, whose first event says whether it runs.
-    pub async fn exec(&self, exec: Exec) -> Result<Service> {
+    pub async fn exec(&self, exec: Exec) -> Result<ProgramStream> {
         match &self.0 {
             Reach::Own(own) => Ok(own.exec(exec).await?),
-            Reach::Other(other) => other.ask_for_stream(Run { exec }).await.map(Service::new),
+            Reach::Other(other) => other.ask_for_stream(Run { exec }).await.map(ProgramStream::new),
         }
     }
 
-    /// A service stream without a request, for measurements.
-    pub async fn service(&self) -> Result<Service> {
-        self.stream().await.map(Service::new)
+    /// A stream without a request, for measurements.
+    pub async fn service(&self) -> Result<ProgramStream> {
+        self.stream().await.map(ProgramStream::new)
     }
 
     /// A stream without a request.

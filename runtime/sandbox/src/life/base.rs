@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use machine::Kind;
 use machine::tsc::Calibration;
-use policy::machine as choice;
+use policy::machine::MachineKind;
 use policy::resources::{self, Grant};
 use rustix::fs::FlockOperation;
 use tokio::sync::{oneshot, watch};
@@ -26,7 +26,7 @@ use crate::records::home::{Home, OwnedVm, VmPaths};
 use crate::records::lifecycle::{Lifecycle, Phase};
 use crate::records::reconcile;
 use crate::records::store::{Record, Status};
-use crate::records::writer::Writer;
+use crate::records::writer::RecordsWriter;
 use crate::{Id, records};
 
 /// How long ending a sandbox may take beyond its programs' grace; the limits of all steps fit in it.
@@ -65,7 +65,7 @@ impl Base {
     pub(super) fn create(home: &Home, spec: Spec, start: Start) -> Result<(Self, Created)> {
         let clock = Calibration::start();
         let grant = check(&spec)?;
-        let choice = choice::choose(spec.machine, &host::facts())?;
+        let choice = policy::machine::choose(spec.machine, &host::facts())?;
         tracing::info!("machine {}: {}", choice.kind, choice.why);
         Self::create_on(home, spec, grant, start, choice.kind, clock)
     }
@@ -76,7 +76,7 @@ impl Base {
         spec: Spec,
         grant: Grant,
         start: Start,
-        kind: choice::Kind,
+        kind: MachineKind,
         clock: Calibration,
     ) -> Result<(Self, Created)> {
         let disks = Disks::attach(home, &spec.disks)?;
@@ -173,7 +173,7 @@ impl Base {
 pub(super) struct Journal {
     id: Id,
     lifecycle: Lifecycle,
-    pub(super) writer: Writer,
+    pub(super) writer: RecordsWriter,
 }
 
 impl Journal {
@@ -184,7 +184,7 @@ impl Journal {
         id: &Id,
         spec: &Spec,
         grant: Grant,
-        kind: choice::Kind,
+        kind: MachineKind,
     ) -> (Self, oneshot::Receiver<()>) {
         let record = Record {
             id: id.clone(),
@@ -196,7 +196,7 @@ impl Journal {
             created_at: String::new(),
             config: Config::new(spec, grant),
         };
-        let writer = Writer::start(home.clone());
+        let writer = RecordsWriter::start(home.clone());
         let recorded = writer.write_and_tell(move |records| records.insert(&record));
         let home = home.clone();
         writer.alone(move |records| {
@@ -252,10 +252,10 @@ pub(super) fn check(spec: &Spec) -> Result<Grant> {
     Ok(grant)
 }
 
-fn machine_kind(kind: choice::Kind) -> Kind {
+fn machine_kind(kind: MachineKind) -> Kind {
     match kind {
-        choice::Kind::Kvm => Kind::Kvm,
-        choice::Kind::Hvf => Kind::Hvf,
-        choice::Kind::Software => Kind::Software,
+        MachineKind::Kvm => Kind::Kvm,
+        MachineKind::Hvf => Kind::Hvf,
+        MachineKind::Software => Kind::Software,
     }
 }

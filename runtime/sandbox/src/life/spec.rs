@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use images::Pull;
 use policy::disks::Disk;
-use policy::machine as choice;
-use policy::resources;
+use policy::machine::WantedMachine;
+use policy::resources::WantedResources;
 
 use crate::agent::command::ImageOverrides;
 
@@ -24,9 +24,9 @@ pub struct Spec {
     /// Kernel reference; empty = the default kernel.
     pub kernel: String,
     /// The machine, or the choice of one.
-    pub machine: choice::Request,
+    pub machine: WantedMachine,
     /// CPUs, memory, disk.
-    pub resources: resources::Request,
+    pub resources: WantedResources,
     /// The user's disks.
     pub disks: Vec<Disk>,
     /// Host name; `None` = the id.

@@ -28,13 +28,13 @@ enum Job {
 
 /// The thread that writes, and its queue.
 #[derive(Debug)]
-pub(crate) struct Writer {
+pub(crate) struct RecordsWriter {
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<thread::JoinHandle<Result<()>>>,
 }
 
-impl Writer {
-    /// Opens the database on the new thread; [`Writer::finish`] returns the errors.
+impl RecordsWriter {
+    /// Opens the database on the new thread; [`RecordsWriter::finish`] returns the errors.
     pub(crate) fn start(home: Home) -> Self {
         let (jobs, queue) = mpsc::channel();
         let thread = thread::spawn(move || {
@@ -46,7 +46,7 @@ impl Writer {
         Self { jobs: Some(jobs), thread: Some(thread) }
     }
 
-    /// Queues a write. If the database is unusable, the write is lost and [`Writer::finish`] says so.
+    /// Queues a write. If the database is unusable, the write is lost and [`RecordsWriter::finish`] says so.
     pub(crate) fn write(&self, act: impl Fn(&Records) -> Result<()> + Send + 'static) {
         self.submit(Job::Write(Box::new(act), None));
     }
@@ -154,7 +154,7 @@ mod tests {
     fn order_is_kept_and_errors_come_out() {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::at(directory.path());
-        let mut writer = Writer::start(home.clone());
+        let mut writer = RecordsWriter::start(home.clone());
         let inserted = record("vm-00000001");
         let committed = writer.write_and_tell(move |records| records.insert(&inserted));
         let id = record("vm-00000001").id;
@@ -164,7 +164,7 @@ mod tests {
         writer.finish().unwrap();
         assert_eq!(Records::open(&home).unwrap().history(&id).unwrap().len(), 2);
 
-        let mut again = Writer::start(home);
+        let mut again = RecordsWriter::start(home);
         let refused = again.write_and_tell(|records| records.insert(&record("vm-00000001")));
         assert!(refused.blocking_recv().is_err());
         assert!(matches!(again.finish(), Err(Error::Database(_))));
@@ -175,7 +175,7 @@ mod tests {
     fn what_waits_is_written_together() {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::at(directory.path());
-        let mut writer = Writer::start(home.clone());
+        let mut writer = RecordsWriter::start(home.clone());
         let (go, wait) = mpsc::channel::<()>();
         writer.alone(move |_| {
             let _ = wait.recv();
@@ -205,7 +205,7 @@ mod tests {
         let test = "records::writer::tests::what_had_no_room_is_written_once_there_is_some";
         let Some(disk) = small_disk(test, 2) else { return };
         let home = Home::at(&disk);
-        let mut writer = Writer::start(home.clone());
+        let mut writer = RecordsWriter::start(home.clone());
         writer.write_and_tell(|records| records.insert(&record("vm-00000001"))).blocking_recv().unwrap();
         let filler = disk.join("filler");
         let id = record("vm-00000001").id;

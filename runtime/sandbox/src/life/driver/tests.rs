@@ -22,8 +22,8 @@ fn spec(keep: bool) -> Spec {
         image: "busybox".into(),
         pull: images::Pull::Never,
         kernel: String::new(),
-        machine: policy::machine::Request::Auto,
-        resources: policy::resources::Request { cpus: 1.0, memory_mb: 128, disk_size_mb: 64 },
+        machine: policy::machine::WantedMachine::Auto,
+        resources: policy::resources::WantedResources { cpus: 1.0, memory_mb: 128, disk_size_mb: 64 },
         disks: Vec::new(),
         hostname: Some("box".into()),
         add_hosts: Vec::new(),
@@ -55,7 +55,7 @@ impl Played {
     fn new(spec: Spec) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::at(directory.path());
-        let kind = policy::machine::Kind::Software;
+        let kind = policy::machine::MachineKind::Software;
         let grant = super::super::base::check(&spec).unwrap();
         let created = Base::create_on(&home, spec, grant, Start::now(), kind, Calibration::start());
         let (mut base, _) = created.unwrap();
