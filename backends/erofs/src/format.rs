@@ -1,6 +1,6 @@
 //! The on-disk structures, little-endian, as plain values that know how to become bytes.
 
-use crate::{Attributes, BLOCK_SIZE, Special};
+use crate::{Attributes, BLOCK_SIZE, Error, Result, Special};
 
 /// Where the superblock is.
 pub(crate) const SUPER_OFFSET: usize = 1024;
@@ -136,17 +136,18 @@ pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     })
 }
 
-/// File type and device number of a special inode, as the kernel's `new_encode_dev`; `None` if out of range.
-pub(crate) fn special(special: Special) -> Option<(u16, u32)> {
+/// File type and device number of a special inode, as the kernel's `new_encode_dev`.
+pub(crate) fn special(special: Special) -> Result<(u16, u32)> {
     let device = |major: u32, minor: u32| {
         let valid = major < 1 << 12 && minor < 1 << 20;
-        valid.then_some(minor & 0xff | major << 8 | (minor & !0xff) << 12)
+        let number = minor & 0xff | major << 8 | (minor & !0xff) << 12;
+        if valid { Ok(number) } else { Err(Error::Device { major, minor }) }
     };
     match special {
-        Special::CharDevice { major, minor } => Some((S_IFCHR, device(major, minor)?)),
-        Special::BlockDevice { major, minor } => Some((S_IFBLK, device(major, minor)?)),
-        Special::Fifo => Some((S_IFIFO, 0)),
-        Special::Socket => Some((S_IFSOCK, 0)),
+        Special::CharDevice { major, minor } => Ok((S_IFCHR, device(major, minor)?)),
+        Special::BlockDevice { major, minor } => Ok((S_IFBLK, device(major, minor)?)),
+        Special::Fifo => Ok((S_IFIFO, 0)),
+        Special::Socket => Ok((S_IFSOCK, 0)),
     }
 }
 
@@ -167,9 +168,12 @@ mod tests {
 
     #[test]
     fn device_numbers() {
-        assert_eq!(special(Special::CharDevice { major: 1, minor: 3 }), Some((S_IFCHR, 0x103)));
-        assert_eq!(special(Special::BlockDevice { major: 0xfff, minor: 0xfffff }), Some((S_IFBLK, u32::MAX)));
-        assert_eq!(special(Special::BlockDevice { major: 0x1000, minor: 0 }), None);
-        assert_eq!(special(Special::CharDevice { major: 0, minor: 0x10_0000 }), None);
+        let last = Special::BlockDevice { major: 0xfff, minor: 0xfffff };
+        assert_eq!(special(Special::CharDevice { major: 1, minor: 3 }).unwrap(), (S_IFCHR, 0x103));
+        assert_eq!(special(last).unwrap(), (S_IFBLK, u32::MAX));
+        for (major, minor) in [(0x1000, 0), (0, 0x10_0000)] {
+            let refused = special(Special::CharDevice { major, minor }).unwrap_err();
+            assert!(matches!(refused, Error::Device { major: m, minor: n } if (m, n) == (major, minor)));
+        }
     }
 }

@@ -167,12 +167,7 @@ impl<O: Output> Writer<O> {
             Special::Fifo => NodeKind::Fifo,
             Special::Socket => NodeKind::Socket,
         };
-        let (file_type, number) = format::special(special).ok_or(match special {
-            Special::CharDevice { major, minor } | Special::BlockDevice { major, minor } => {
-                Error::Device { major, minor }
-            }
-            Special::Fifo | Special::Socket => Error::Device { major: 0, minor: 0 },
-        })?;
+        let (file_type, number) = format::special(special)?;
         let xattrs = xattr::encode(&attributes.xattrs)?;
         self.node(kind, file_type, attributes, &xattrs, Layout::Device(number), 0, &[])
     }
