@@ -25,6 +25,7 @@ mod fake;
 mod file_system;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
+mod length;
 mod listing;
 mod name;
 mod negotiate;
@@ -40,6 +41,7 @@ pub use file_system::{
     Access, Allocation, Cache, Context, Creation, Data, FileSystem, Gone, Handle, How, NameChange, NodeId,
     OpenFlags, Opened, Opening, RenameHow, Seek, Sync, WriteHow, Xattr, XattrSet,
 };
+pub use length::takes_long;
 pub use listing::{Listed, Listing};
 pub use name::{LinkTarget, Name, XattrName};
 pub use negotiate::Coherence;

@@ -3,7 +3,7 @@
 use fuse_abi::linux as abi;
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::{Entry, encode};
+use crate::{Entry, NodeId, encode};
 
 /// Each entry begins at a multiple of this number of bytes.
 const ALIGNMENT: usize = 8;
@@ -27,18 +27,26 @@ pub struct Listing<'a> {
     bytes: &'a mut Vec<u8>,
     room: usize,
     nodes: bool,
+    /// Bits that are set in each node's number.
+    node_bits: u64,
 }
 
 impl<'a> Listing<'a> {
     /// Room for `room` bytes in `bytes`, which loses what it has.
     pub fn new(bytes: &'a mut Vec<u8>, room: usize, nodes: bool) -> Self {
         bytes.clear();
-        Self { bytes, room, nodes }
+        Self { bytes, room, nodes, node_bits: 0 }
     }
 
     /// Whether the kernel wants to have each entry looked up, too. An entry without its node is fine all the same.
     pub fn wants_nodes(&self) -> bool {
         self.nodes
+    }
+
+    /// Sets these bits in the number of each node that is added from now on: a file system in front of several others tells
+    /// their nodes apart by them.
+    pub fn mark_nodes(&mut self, bits: u64) {
+        self.node_bits = bits;
     }
 
     /// Whether nothing was added.
@@ -64,7 +72,8 @@ impl<'a> Listing<'a> {
         };
         if self.nodes {
             // Node 0 tells the kernel that it was not looked up.
-            let entry = entry.map(encode::entry).unwrap_or_default();
+            let marked = |entry: &Entry| Entry { node: NodeId(entry.node.0 | self.node_bits), ..*entry };
+            let entry = entry.map(|entry| encode::entry(&marked(entry))).unwrap_or_default();
             self.bytes.extend_from_slice(entry.as_bytes());
         }
         for number in [listed.ino, listed.cookie] {
@@ -106,7 +115,7 @@ impl<'a> Listing<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{NodeId, Stat};
+    use crate::Stat;
 
     fn listed(name: &[u8]) -> Listed<'_> {
         Listed { ino: 5, cookie: 6, kind: 8, name }
@@ -149,5 +158,11 @@ mod tests {
         assert_eq!(records[0][128..144], numbers(&[5, 6]));
         assert_eq!(records[1][..16], numbers(&[0, 0]));
         assert_eq!(records[1][152..], *b"unknown\0");
+
+        let mut listing = Listing::new(&mut bytes, 1000, true);
+        listing.mark_nodes(1 << 48);
+        assert!(listing.add(&listed(b"known"), Some(&entry)) && listing.add(&listed(b"unknown"), None));
+        assert_eq!(listing.as_bytes()[..8], numbers(&[1 << 48 | 77]));
+        assert_eq!(listing.as_bytes()[160..168], numbers(&[0]));
     }
 }

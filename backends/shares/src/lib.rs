@@ -1,6 +1,7 @@
 //! The host's files, as a guest sees them.
 //!
-//! [`HostFs`] is a directory of the host: a provider of the seam [`fuse::FileSystem`]. [`Mounted`] mounts any provider on
+//! [`HostFs`] is a directory of the host: a provider of the seam [`fuse::FileSystem`]. [`Router`] makes several providers one
+//! file system. [`Mounted`] mounts any provider on
 //! the host itself, through `/dev/fuse`, for people who want to look and for suites that want to be quick.
 //!
 //! Not here: the way from a guest to a provider, and what is allowed on it.
@@ -11,8 +12,10 @@
 mod guest_attributes;
 mod host_fs;
 mod nodes;
+mod router;
 mod specials;
 mod sys;
 
 pub use host_fs::{Budget, HostFs, Options, RootError};
-pub use sys::{MountError, Mounted};
+pub use router::Router;
+pub use sys::{MountError, Mounted, OwnFiles};

@@ -66,6 +66,7 @@ calls! {
     CLOSE = libc::SYS_close;
     CLOSE_RANGE = libc::SYS_close_range;
     CONNECT = libc::SYS_connect;
+    COPY_FILE_RANGE = libc::SYS_copy_file_range;
     DUP = libc::SYS_dup;
     DUP3 = libc::SYS_dup3;
     EPOLL_CREATE1 = libc::SYS_epoll_create1;
@@ -80,6 +81,7 @@ calls! {
     FALLOCATE = libc::SYS_fallocate;
     FCHDIR = libc::SYS_fchdir;
     FCHMOD = libc::SYS_fchmod;
+    FCHMODAT = libc::SYS_fchmodat;
     FCNTL = libc::SYS_fcntl;
     FDATASYNC = libc::SYS_fdatasync;
     FSTAT = libc::SYS_fstat;
@@ -114,11 +116,13 @@ calls! {
     KILL = libc::SYS_kill;
     LANDLOCK_CREATE_RULESET = libc::SYS_landlock_create_ruleset;
     LANDLOCK_RESTRICT_SELF = libc::SYS_landlock_restrict_self;
+    LINKAT = libc::SYS_linkat;
     LSEEK = libc::SYS_lseek;
     MADVISE = libc::SYS_madvise;
     MEMBARRIER = libc::SYS_membarrier;
     MEMFD_CREATE = libc::SYS_memfd_create;
     MINCORE = libc::SYS_mincore;
+    MKDIRAT = libc::SYS_mkdirat;
     MLOCK = libc::SYS_mlock;
     MLOCK2 = libc::SYS_mlock2;
     MMAP = libc::SYS_mmap;
@@ -151,6 +155,7 @@ calls! {
     READV = libc::SYS_readv;
     RECVFROM = libc::SYS_recvfrom;
     RECVMSG = libc::SYS_recvmsg;
+    RENAMEAT2 = libc::SYS_renameat2;
     RESTART_SYSCALL = libc::SYS_restart_syscall;
     RSEQ = libc::SYS_rseq;
     RT_SIGACTION = libc::SYS_rt_sigaction;
@@ -176,6 +181,8 @@ calls! {
     SOCKETPAIR = libc::SYS_socketpair;
     STATFS = libc::SYS_statfs;
     STATX = libc::SYS_statx;
+    SYMLINKAT = libc::SYS_symlinkat;
+    SYNCFS = libc::SYS_syncfs;
     SYSINFO = libc::SYS_sysinfo;
     TGKILL = libc::SYS_tgkill;
     TIMERFD_CREATE = libc::SYS_timerfd_create;
@@ -186,10 +193,12 @@ calls! {
     UNLINKAT = libc::SYS_unlinkat;
     UNSHARE = libc::SYS_unshare;
     USERFAULTFD = libc::SYS_userfaultfd;
+    UTIMENSAT = libc::SYS_utimensat;
     WAITID = libc::SYS_waitid;
     WRITE = libc::SYS_write;
     WRITEV = libc::SYS_writev;
     // The same numbers on every architecture: asm-generic/unistd.h and those since.
+    OPENAT2 = 437;
     FACCESSAT2 = 439;
     EPOLL_PWAIT2 = 441;
     FUTEX_WAITV = 449;

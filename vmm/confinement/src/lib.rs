@@ -1,6 +1,6 @@
 //! What a process that handles a guest's bytes may still do, once it has what it works with.
 //!
-//! A program declares a [`Profile`] of system calls, the [`Readable`] files and the [`Limits`] it needs. [`enter`] closes
+//! A program declares a [`Profile`] of system calls, the [`Reachable`] files and the [`Limits`] it needs. [`enter`] closes
 //! all doors but the last, and the profile's [`Filter`] closes that one. A child that is not ours gets the same from its
 //! parent, between fork(2) and execve(2): [`ChildDomain`], [`Limits`], [`Filter`].
 //!
@@ -23,13 +23,14 @@ mod user;
 
 pub use filter::{Filter, Forbidden, Test};
 pub use limits::deny_core;
-pub use namespaces::{isolate_children, isolate_children_as_user};
-pub use paths::{ChildDomain, Domain, Landlock, Readable};
+pub use namespaces::{isolate, isolate_children, isolate_children_as_user};
+pub use paths::{ChildDomain, Domain, Landlock, Reachable};
 pub use profile::{
-    Conditional, Error, Limits, Profile, RUNTIME_IF, Report, STREAM_PAIRS, enter, enter_with_nothing,
+    Conditional, Error, Limits, Profile, RUNTIME_IF, Report, STREAM_PAIRS, enter, enter_as_is,
+    enter_with_nothing,
 };
-pub use root::enter_root;
-pub use user::take_own_user;
+pub use root::{Shared, enter_root, enter_shared, own_descriptors};
+pub use user::{User, take_own_user, take_user};
 
 /// ioctl(2): makes a descriptor non-blocking, or not (Linux asm-generic/ioctls.h).
 pub const FIONBIO: u32 = 0x5421;

@@ -26,13 +26,17 @@ pub enum Landlock {
 
 /// What a process may still open.
 #[derive(Debug, Default)]
-pub struct Readable {
+pub struct Reachable {
     /// Files that may be executed and read: the program and where its libraries are.
     pub programs: Vec<PathBuf>,
     /// What may be read.
     pub data: Vec<PathBuf>,
     /// Files that may be opened again, to read.
     pub files: Vec<OwnedFd>,
+    /// Directories of which the contents may be read.
+    pub directories: Vec<OwnedFd>,
+    /// Directories in which files, directories and links may be made, changed and removed besides.
+    pub writable: Vec<OwnedFd>,
 }
 
 /// A Landlock domain to enter: nothing of the file system and the network but what is readable, no signal to a process
@@ -41,9 +45,17 @@ pub struct Readable {
 pub struct Domain(RulesetCreated);
 
 impl Domain {
-    /// The domain in which `readable` is all there is. What of it does not exist is skipped.
-    pub fn new(readable: Readable) -> Result<Self, Error> {
+    /// The domain in which `reachable` is all there is. What of it does not exist is skipped.
+    pub fn new(reachable: Reachable) -> Result<Self, Error> {
         let read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
+        let change = AccessFs::WriteFile
+            | AccessFs::Truncate
+            | AccessFs::Refer
+            | AccessFs::RemoveDir
+            | AccessFs::RemoveFile
+            | AccessFs::MakeDir
+            | AccessFs::MakeReg
+            | AccessFs::MakeSym;
         let ruleset = || {
             Ruleset::default()
                 .set_compatibility(CompatLevel::BestEffort)
@@ -51,11 +63,19 @@ impl Domain {
                 .handle_access(AccessNet::from_all(LANDLOCK))?
                 .scope(Scope::from_all(LANDLOCK))?
                 .create()?
-                .add_rules(path_beneath_rules(readable.programs, read | AccessFs::Execute))?
-                .add_rules(path_beneath_rules(readable.data, read))
+                .add_rules(path_beneath_rules(reachable.programs, read | AccessFs::Execute))?
+                .add_rules(path_beneath_rules(reachable.data, read))
         };
-        let mut ruleset = ruleset()?;
-        for file in readable.files {
+        let ruleset = ruleset()?;
+        let inside = |directories: Vec<OwnedFd>, rights| {
+            directories
+                .into_iter()
+                .map(move |directory| Ok::<_, RulesetError>(PathBeneath::new(directory, rights)))
+        };
+        let mut ruleset = ruleset
+            .add_rules(inside(reachable.directories, read))?
+            .add_rules(inside(reachable.writable, read | change))?;
+        for file in reachable.files {
             // landlock_add_rule(2), EBADFD: "file descriptor that [...] doesn't represent a file hierarchy": a memory
             // file, which Landlock does not restrict.
             let rule = PathBeneath::new(file, AccessFs::ReadFile);

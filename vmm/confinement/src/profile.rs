@@ -7,7 +7,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::calls::{self, Call};
 use crate::filter::{Filter, Forbidden, Rules, Test};
-use crate::paths::{Domain, Landlock, Readable};
+use crate::paths::{Domain, Landlock, Reachable};
 use crate::{limits, user};
 
 /// Why a process could not be confined.
@@ -139,14 +139,19 @@ impl Report {
 /// what it works with.
 pub fn enter(domain: Domain, limits: Limits) -> Result<Report, Error> {
     let still_root = user::take_own_user().err().map(io::Error::from);
+    Ok(Report { still_root, landlock: enter_as_is(domain, limits)? })
+}
+
+/// As [`enter`], for a process whose user is to have what the process makes: it stays that user's.
+pub fn enter_as_is(domain: Domain, limits: Limits) -> Result<Landlock, Error> {
     drop_privileges()?;
     limits.apply().map_err(Error::Limits)?;
-    Ok(Report { still_root, landlock: domain.enter()? })
+    Ok(domain.enter()?)
 }
 
 /// As [`enter`], for a process that opens nothing any more.
 pub fn enter_with_nothing(limits: Limits) -> Result<Report, Error> {
-    enter(Domain::new(Readable::default())?, limits)
+    enter(Domain::new(Reachable::default())?, limits)
 }
 
 /// Gives up every capability, and every way to get one back.

@@ -1,4 +1,4 @@
-//! A root directory in which a child finds what it needs, and nothing else.
+//! A root directory in which a process finds what it needs, and nothing else.
 //!
 //! Landlock forbids to open files; their names, sizes and owners stay visible, and not every kernel has Landlock. In a
 //! mount namespace whose root is a small file system in memory, only what is mounted there has a name at all. Not here:
@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change,
     mount_remount, move_mount, open_tree, unmount,
@@ -41,7 +41,7 @@ enum Source {
 /// To be called by a process with one thread, after [`crate::isolate_children`] or [`crate::isolate_children_as_user`],
 /// and before it gives up its user or its capabilities. After an error its root is the host's.
 pub fn enter_root(paths: &[PathBuf], files: &[(PathBuf, BorrowedFd<'_>)]) -> io::Result<()> {
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    own_mounts()?;
     let mut sources = Vec::new();
     for path in paths {
         if !paths.iter().any(|other| other != path && path.starts_with(other)) {
@@ -51,8 +51,68 @@ pub fn enter_root(paths: &[PathBuf], files: &[(PathBuf, BorrowedFd<'_>)]) -> io:
     for (path, file) in files {
         sources.push((path.clone(), reopenable(*file)?));
     }
+    enter_filled(&sources)
+}
+
+/// A directory of the host's that is to be used by a process that sees nothing else.
+#[derive(Debug)]
+pub struct Shared<'a> {
+    /// The directory.
+    pub directory: BorrowedFd<'a>,
+    /// Whether nothing in it can be changed.
+    pub readonly: bool,
+}
+
+/// Makes the root directory of this process one with nothing in it but `shared`, what is mounted there included; returns a
+/// descriptor of each, which may only name files. Nothing in them is executed, and no device is opened. What has been
+/// opened before stays open, and is to be closed.
+///
+/// To be called by a process with one thread, after [`crate::isolate`], and before it gives up its user or its
+/// capabilities. After an error its root is the host's.
+pub fn enter_shared(shared: &[Shared<'_>]) -> io::Result<Vec<OwnedFd>> {
+    own_mounts()?;
+    let place = |number: usize| PathBuf::from(format!("/{number}"));
+    let sources = shared.iter().enumerate().map(|(number, shared)| {
+        let clone = clone_of_open(shared.directory)?;
+        let readonly = if shared.readonly { libc::MOUNT_ATTR_RDONLY } else { 0 };
+        let never = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+        restrict(&clone, readonly | never)?;
+        Ok((place(number), Source::Directory(clone)))
+    });
+    enter_filled(&sources.collect::<io::Result<Vec<_>>>()?)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = (0..shared.len()).map(|number| Ok(rustix::fs::open(place(number), flags, Mode::empty())?));
+    opened.collect()
+}
+
+/// A mount of what of `/proc` concerns this process' own descriptors, without a place: nothing is above it. A process
+/// whose root has no `/proc` opens files by it.
+pub fn own_descriptors() -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    Ok(open_tree(CWD, "/proc/self/fd", flags)?)
+}
+
+/// Keeps from the host what is mounted from now on.
+fn own_mounts() -> io::Result<()> {
+    Ok(mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?)
+}
+
+/// A mount of the directory that is open. The descriptor may have come from another mount namespace, where nothing can be
+/// cloned from; what is at its path is the same directory, or else it cannot be had.
+fn clone_of_open(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let path = fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
+    let clone = clone_of(&path)?;
+    let (wanted, found) = (rustix::fs::fstat(directory)?, rustix::fs::fstat(&clone)?);
+    if (wanted.st_dev, wanted.st_ino) == (found.st_dev, found.st_ino) {
+        return Ok(clone);
+    }
+    Err(io::Error::new(io::ErrorKind::NotFound, format!("{} is another directory by now", path.display())))
+}
+
+/// Enters a root with these sources in it.
+fn enter_filled(sources: &[(PathBuf, Source)]) -> io::Result<()> {
     mount("tmpfs", BASE, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, OPTIONS)?;
-    let entered = fill(&sources).and_then(|()| {
+    let entered = fill(sources).and_then(|()| {
         mount_remount(
             BASE,
             MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV,

@@ -1,8 +1,10 @@
-//! A user and a group that are one process's alone.
+//! Whose a process is that handles a guest's bytes: by default, a user and a group that are its alone.
 //!
 //! Their number is the process's own id after a fixed one. As long as the process lives, the kernel gives that id to no
 //! other, so nobody has to write down who has which user, nor give one back. ADR 10 says why not another. Not here:
 //! which process needs one, and its capabilities (each program gives up its own).
+//!
+//! A process that reads and writes a user's files for the guest is that user's instead ([`take_user`]).
 
 use rustix::io::{Errno, Result};
 use rustix::process::{Gid, Resource, Uid, geteuid, getpid, getuid};
@@ -32,14 +34,42 @@ pub fn take_own_user() -> Result<()> {
     if !capabilities(None)?.effective.contains(CapabilitySet::KILL) {
         return Err(Errno::PERM);
     }
-    for capability in CapabilitySet::all() {
-        // A kernel may be too old to know one. What is left can be had by nobody but root.
-        let _ = remove_capability_from_bounding_set(capability);
-    }
+    drop_bounds();
     let id = BASE + getpid().as_raw_nonzero().get().unsigned_abs();
     let (user, group) = (Uid::from_raw(id), Gid::from_raw(id));
     set_thread_groups(&[])?;
     set_thread_res_gid(group, group, group)?;
     set_thread_res_uid(user, user, user)?;
     limits::lower(Resource::Nproc, MAX_THREADS)
+}
+
+/// A user of the host, with all of its groups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// The user's number.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// The groups that it is in besides.
+    pub groups: Vec<u32>,
+}
+
+/// Makes this process, which is root's, that of `user`, with the user's groups and no other.
+///
+/// To be called by a process with one thread.
+pub fn take_user(user: &User) -> Result<()> {
+    drop_bounds();
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    let groups: Vec<_> = user.groups.iter().copied().map(Gid::from_raw).collect();
+    set_thread_groups(&groups)?;
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)
+}
+
+/// Has no program that this process executes get a capability.
+fn drop_bounds() {
+    for capability in CapabilitySet::all() {
+        // A kernel may be too old to know one. What is left can be had by nobody but root.
+        let _ = remove_capability_from_bounding_set(capability);
+    }
 }

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::native::protocol::Report;
 use crate::qmp::{self, MAX_ANSWERS, MAX_LINE, Shutdown};
+use crate::shares::SharesReport;
 use crate::software::protocol::{DevicesReport, LaunchReport};
 
 /// Lines of QEMU's. The first byte is the length of the pieces that the rest comes in.
@@ -36,6 +37,7 @@ pub fn reports(data: &[u8]) {
     report::<Report>(data);
     report::<DevicesReport>(data);
     report::<LaunchReport>(data);
+    report::<SharesReport>(data);
 }
 
 fn report<T: Serialize + DeserializeOwned + PartialEq + Debug>(data: &[u8]) {

@@ -20,6 +20,7 @@ pub mod devices;
 pub mod fuzz;
 pub mod native;
 mod qmp;
+pub mod shares;
 pub mod software;
 pub mod tsc;
 

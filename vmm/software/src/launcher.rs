@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use confinement::calls::{self, Call};
-use confinement::{ChildDomain, Domain, Forbidden, Landlock, Limits, Profile, RUNTIME_IF, Readable};
+use confinement::{ChildDomain, Domain, Forbidden, Landlock, Limits, Profile, RUNTIME_IF, Reachable};
 use machine::descriptors::Incoming;
 use machine::software::UNCONFINED;
 use machine::software::protocol::{Launch, LaunchReport, LaunchRequest};
@@ -222,7 +222,7 @@ fn make_reopenable(descriptor: &mut OwnedFd) -> io::Result<()> {
 }
 
 /// What QEMU reads: itself, its libraries, and its firmware.
-fn readable(program: &Path) -> Readable {
+fn readable(program: &Path) -> Reachable {
     let existing =
         |paths: &[&str]| paths.iter().map(PathBuf::from).filter(|path| path.exists()).collect::<Vec<_>>();
     let mut programs =
@@ -238,7 +238,7 @@ fn readable(program: &Path) -> Readable {
     data.retain(|path| !programs.contains(path));
     data.sort();
     data.dedup();
-    Readable { programs, data, files: Vec::new() }
+    Reachable { programs, data, ..Reachable::default() }
 }
 
 /// Waits for QEMU's end, and returns what it said last; `None` if the supervisor hung up.

@@ -49,6 +49,11 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
         ],
     ),
     ("software", "vmm/software", &["confinement", "machine", "process", "vhost_backend", "virtio"]),
+    (
+        "sharing",
+        "vmm/sharing",
+        &["confinement", "fuse", "guest_memory", "machine", "process", "shares", "vhost_backend", "virtio"],
+    ),
     // inside the guest: nothing of the host
     ("guest_agent", "guest/agent", &["guest_protocol"]),
     // 4: one sandbox's life

@@ -28,7 +28,7 @@ use fuse::{
 use crate::guest_attributes::Table;
 use crate::nodes::{Node, Nodes, Place, alone, shared};
 use crate::specials::{Specials, is_special};
-use crate::sys::{self, Directory, Found, Kind, ProcFiles};
+use crate::sys::{self, Directory, Found, Kind, OwnFiles};
 
 /// How a directory is shared.
 #[derive(Debug, Clone)]
@@ -100,7 +100,7 @@ pub struct HostFs {
     next_handle: AtomicU64,
     table: Table,
     specials: RwLock<Specials>,
-    proc: ProcFiles,
+    proc: OwnFiles,
     /// The file system of the root: its files keep their numbers.
     device: u64,
     /// The root is mounted so that devices do nothing.
@@ -131,7 +131,16 @@ impl HostFs {
             Err(Errno::ENOTDIR) => return Err(RootError::NotADirectory),
             Err(errno) => return Err(RootError::Open(errno)),
         };
-        let identity = sys::stat(root.as_fd()).map_err(RootError::Open)?.identity;
+        Self::of(root, OwnFiles::new().map_err(RootError::Proc)?, options)
+    }
+
+    /// The directory that a descriptor is of, for a process in which it may have no path any more.
+    pub fn of(root: OwnedFd, own: OwnFiles, options: Options) -> std::result::Result<Self, RootError> {
+        let found = sys::stat(root.as_fd()).map_err(RootError::Open)?;
+        if found.kind() != Kind::Directory {
+            return Err(RootError::NotADirectory);
+        }
+        let identity = found.identity;
         let nodev = sys::is_without_devices(root.as_fd()).map_err(RootError::Open)?;
         Ok(Self {
             nodes: Nodes::new(root, identity, options.budget.nodes),
@@ -139,7 +148,7 @@ impl HostFs {
             next_handle: AtomicU64::new(1),
             table: Table::default(),
             specials: RwLock::default(),
-            proc: ProcFiles::new().map_err(RootError::Proc)?,
+            proc: own,
             device: identity.device,
             nodev,
             only: None,

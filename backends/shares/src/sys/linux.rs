@@ -224,11 +224,18 @@ pub(crate) fn rename(
 
 /// `/proc/self/fd`: what a descriptor is of can be opened and changed by the descriptor's number, wherever it is by now.
 #[derive(Debug)]
-pub(crate) struct ProcFiles(OwnedFd);
+pub struct OwnFiles(OwnedFd);
 
-impl ProcFiles {
-    pub(crate) fn new() -> Result<Self> {
+impl OwnFiles {
+    /// The directory as it is mounted.
+    pub fn new() -> Result<Self> {
         open_root(Path::new("/proc/self/fd")).map(Self)
+    }
+
+    /// The directory by a descriptor of it, for a process that has no `/proc` by then.
+    #[must_use]
+    pub fn of(directory: OwnedFd) -> Self {
+        Self(directory)
     }
 
     /// Opens a file by a descriptor that only names it.

@@ -1,0 +1,192 @@
+//! The process that serves directories of the host to a machine's guest: `matchlock-shares`.
+//!
+//! ```text
+//! supervisor                         matchlock-shares
+//!   Serve + descriptors ───────────▶
+//!                            ◀────── Serving, or Failed(why) and the end
+//!                            ◀────── Failed(why), and the end
+//! ```
+//!
+//! It is one of the back ends outside of a machine ([`crate::BackEnd`]), and ends when the supervisor hangs up. Not here:
+//! how files are served, and what the process may do (the program sees to both).
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use process::{Channel, Child, Spawn};
+use serde::{Deserialize, Serialize};
+
+use crate::children::{find, in_process};
+use crate::descriptors::{Fd, Outgoing};
+use crate::{BackEnd, Elsewhere, MachineError};
+
+/// The program.
+const PROGRAM: &str = "matchlock-shares";
+
+/// Most devices of one process: one for files that the host changes too, one for the guest's own.
+pub const MAX_DEVICES: usize = 2;
+
+/// Most mounts of one device.
+pub const MAX_MOUNTS: usize = 64;
+
+/// To the process: what to serve, and as who. The only message.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Serve {
+    /// Memory of the machine, in bytes.
+    pub memory: u64,
+    /// Whose files they are, if the process is root's on behalf of another user.
+    pub user: Option<UserSpec>,
+    /// The devices.
+    pub devices: Vec<DeviceSpec>,
+}
+
+/// A user of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserSpec {
+    /// The user's number.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// The groups that it is in besides.
+    pub groups: Vec<u32>,
+}
+
+/// A device to serve.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DeviceSpec {
+    /// A listening socket at which the device's front end waits to be accepted.
+    pub listener: Fd,
+    /// The name that the guest mounts it by.
+    pub tag: String,
+    /// Queues besides the one for urgent requests.
+    pub request_queues: u16,
+    /// What is in it, each under its number.
+    pub mounts: Vec<MountSpec>,
+}
+
+/// A directory of the host's, as the guest sees it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MountSpec {
+    /// The directory.
+    pub directory: Fd,
+    /// How it is seen.
+    pub view: View,
+}
+
+/// How the guest sees a directory of the host's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    /// Nothing in it can be changed.
+    pub readonly: bool,
+    /// Owner of what the guest has not given an owner; the host's if none.
+    pub owner_uid: Option<u32>,
+    /// Group of the same.
+    pub owner_gid: Option<u32>,
+}
+
+/// From the process.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SharesReport {
+    /// Every device waits for its driver, and the process is confined.
+    Serving,
+    /// Nothing is served any more; the text says why.
+    Failed(String),
+}
+
+/// A device, before it is served.
+#[derive(Debug)]
+pub struct Device {
+    /// The name that the guest mounts it by: at most 36 bytes.
+    pub tag: String,
+    /// Queues besides the one for urgent requests.
+    pub request_queues: u16,
+    /// Directories of the host's; the guest finds each under its number.
+    pub mounts: Vec<(OwnedFd, View)>,
+}
+
+/// The process, and what it says.
+#[derive(Debug)]
+pub struct Shares {
+    child: Child,
+    channel: Channel,
+}
+
+impl Shares {
+    /// Starts to serve `devices` to a machine with so many bytes of memory; returns also what that machine is to have
+    /// elsewhere. What the process refuses shows as its end. Started by root, the process becomes `user`'s.
+    pub fn start(
+        devices: Vec<Device>,
+        memory: u64,
+        user: Option<UserSpec>,
+        log: Option<OwnedFd>,
+    ) -> Result<(Self, Vec<BackEnd>), MachineError> {
+        Self::start_with(&find(PROGRAM)?, devices, memory, user, log)
+    }
+
+    /// [`Shares::start`] with a program from elsewhere.
+    pub fn start_with(
+        program: &Path,
+        devices: Vec<Device>,
+        memory: u64,
+        user: Option<UserSpec>,
+        log: Option<OwnedFd>,
+    ) -> Result<(Self, Vec<BackEnd>), MachineError> {
+        let spawn = Spawn { stderr: log, ..Spawn::new(program) };
+        let (child, channel) = process::spawn(spawn).map_err(in_process(PROGRAM))?;
+        let (mut descriptors, mut specs, mut back_ends) = (Outgoing::default(), Vec::new(), Vec::new());
+        for Device { tag, request_queues, mounts } in devices {
+            let pair = process::accept_pair();
+            let (listener, socket) =
+                pair.map_err(|source| MachineError::Process { what: PROGRAM, source })?;
+            let mounts = mounts.into_iter().map(|(directory, view)| {
+                let directory = descriptors.add(directory);
+                MountSpec { directory, view }
+            });
+            let mounts = mounts.collect();
+            let listener = descriptors.add(listener);
+            specs.push(DeviceSpec { listener, tag: tag.clone(), request_queues, mounts });
+            let device = Elsewhere::FileSystem { tag, request_queues };
+            back_ends.push(BackEnd { socket: socket.into(), device });
+        }
+        let serve = Serve { memory, user, devices: specs };
+        descriptors.send(&channel, &serve).map_err(in_process(PROGRAM))?;
+        Ok((Self { child, channel }, back_ends))
+    }
+
+    /// Readable once the process has ended.
+    #[must_use]
+    pub fn ended(&self) -> BorrowedFd<'_> {
+        self.child.as_fd()
+    }
+
+    /// Its process id, for messages.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// Waits until the process serves, or has failed; then the error says why.
+    pub fn wait_until_serving(&mut self) -> Result<(), MachineError> {
+        match self.channel.recv().map_err(in_process(PROGRAM))? {
+            Some((SharesReport::Serving, _)) => Ok(()),
+            Some((SharesReport::Failed(why), _)) => Err(MachineError::Refused(why)),
+            None => Err(MachineError::Refused(self.failure())),
+        }
+    }
+
+    /// Waits for the end of the process, which nobody asked for, and says why it ended.
+    pub fn failure(&mut self) -> String {
+        let status = self.child.wait();
+        loop {
+            match self.channel.try_recv() {
+                Ok(Some((SharesReport::Failed(why), _))) => return why,
+                Ok(Some((SharesReport::Serving, _))) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+        match status {
+            Ok(status) => format!("the process of the shared folders ended: {status}"),
+            Err(error) => format!("the process of the shared folders cannot be waited for: {error}"),
+        }
+    }
+}

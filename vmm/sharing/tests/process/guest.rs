@@ -1,0 +1,294 @@
+//! A guest's driver and the front end that stands for it, over a real connection: FUSE requests by their bytes, and chains
+//! that no driver would make.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use guest_memory::{Backing, GuestRam, SharedFile, allocate};
+use machine::shares::{Device, Shares, UserSpec, View};
+use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures};
+use vhost::vhost_user::{Frontend, VhostUserFrontend};
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+const MEMORY: usize = 16 << 20;
+pub(crate) const QUEUE_SIZE: u16 = 1024;
+const VERSION_1: u64 = 1 << 32;
+const INDIRECT: u64 = 1 << 28;
+const PROTOCOL_FEATURES: u64 = 1 << 30;
+/// Flags of a descriptor (VIRTIO 1.3 §2.7.5).
+pub(crate) const NEXT: u16 = 1;
+pub(crate) const WRITE: u16 = 2;
+pub(crate) const IN_TABLE: u16 = 4;
+
+/// Where requests, replies and indirect tables are.
+pub(crate) const REQUEST: u64 = 0x40_0000;
+pub(crate) const REPLY: u64 = 0x80_0000;
+const TABLE: u64 = 0xc0_0000;
+
+pub(crate) const URGENT: usize = 0;
+pub(crate) const FIRST: usize = 1;
+
+pub(crate) const ROOT: u64 = 1;
+
+/// What a request is answered with: its body, or the number of an error.
+pub(crate) type Answer = Result<Vec<u8>, i32>;
+
+/// The shared directories, and the process that serves them.
+pub(crate) struct Guest {
+    pub(crate) shares: Shares,
+    front_end: Frontend,
+    ram: GuestRam,
+    kicks: Vec<EventFd>,
+    calls: Vec<EventFd>,
+    told: Vec<Epoll>,
+}
+
+/// A buffer of a chain: where, how long, flags, and the next one's number.
+pub(crate) type Descriptor = (u64, u32, u16, u16);
+
+pub(crate) fn words(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+pub(crate) fn longs(longs: &[u64]) -> Vec<u8> {
+    longs.iter().flat_map(|long| long.to_le_bytes()).collect()
+}
+
+pub(crate) fn long(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+}
+
+pub(crate) fn terminated(name: &[u8]) -> Vec<u8> {
+    [name, b"\0"].concat()
+}
+
+/// A FUSE request.
+pub(crate) fn request(opcode: u32, node: u64, args: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(40 + args.len()).unwrap();
+    [words(&[len, opcode]), longs(&[7, node]), words(&[1000, 1000, 1, 0]), args.to_vec()].concat()
+}
+
+fn descriptors(queue: usize) -> u64 {
+    0x1_0000 * (queue as u64 + 1)
+}
+fn available(queue: usize) -> u64 {
+    descriptors(queue) + 0x4000
+}
+fn used(queue: usize) -> u64 {
+    descriptors(queue) + 0x8000
+}
+
+/// Starts the process, and lets it come to where it serves.
+pub(crate) fn start(
+    program: &Path,
+    mounts: &[(&Path, View)],
+    user: Option<UserSpec>,
+) -> (Shares, UnixStream) {
+    let open = |(path, view): &(&Path, View)| (OwnedFd::from(File::open(path).unwrap()), *view);
+    let device =
+        Device { tag: "matchlock".to_owned(), request_queues: 2, mounts: mounts.iter().map(open).collect() };
+    let log = rustix::io::dup(std::io::stderr()).unwrap();
+    let (shares, mut back_ends) =
+        Shares::start_with(program, vec![device], MEMORY as u64, user, Some(log)).unwrap();
+    (shares, back_ends.pop().unwrap().socket.into())
+}
+
+impl Guest {
+    /// A guest that has mounted these directories.
+    pub(crate) fn new(mounts: &[(&Path, View)]) -> Self {
+        let program = Path::new(env!("CARGO_BIN_EXE_matchlock-shares"));
+        Self::served_by(start(program, mounts, None))
+    }
+
+    pub(crate) fn served_by((mut shares, socket): (Shares, UnixStream)) -> Self {
+        shares.wait_until_serving().unwrap();
+        let ram =
+            allocate(&[(GuestAddress(0), MEMORY)], Backing::Shared(SharedFile::new().unwrap())).unwrap();
+        let mut front_end = Frontend::from_stream(socket, 3);
+        front_end.set_owner().unwrap();
+        assert_eq!(front_end.get_features().unwrap() & (INDIRECT | VERSION_1), INDIRECT | VERSION_1);
+        let wanted = VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK;
+        assert!(front_end.get_protocol_features().unwrap().contains(wanted));
+        front_end.set_protocol_features(wanted).unwrap();
+        front_end.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+        assert_eq!(front_end.get_queue_num().unwrap(), 3);
+        front_end.set_features(VERSION_1 | INDIRECT | PROTOCOL_FEATURES).unwrap();
+        let regions = [VhostUserMemoryRegionInfo::from_guest_region(ram.iter().next().unwrap()).unwrap()];
+        front_end.set_mem_table(&regions).unwrap();
+        let events = || (0..3).map(|_| EventFd::new(EFD_NONBLOCK).unwrap()).collect::<Vec<_>>();
+        let (kicks, calls) = (events(), events());
+        let told = calls.iter().map(|call| {
+            let told = Epoll::new().unwrap();
+            told.ctl(ControlOperation::Add, call.as_raw_fd(), EpollEvent::new(EventSet::IN, 0)).unwrap();
+            told
+        });
+        let told = told.collect();
+        let mut guest = Self { shares, front_end, ram, kicks, calls, told };
+        guest.start_queues();
+        let init = [words(&[7, 40, 1 << 17, u32::MAX, u32::MAX]), vec![0; 44]].concat();
+        guest.ask(FIRST, 26, 0, &init).unwrap();
+        guest
+    }
+
+    fn start_queues(&mut self) {
+        for queue in 0..3 {
+            let address = |at| self.ram.get_host_address(GuestAddress(at)).unwrap() as u64;
+            self.front_end.set_vring_num(queue, QUEUE_SIZE).unwrap();
+            self.front_end.set_vring_base(queue, 0).unwrap();
+            let rings = VringConfigData {
+                queue_max_size: QUEUE_SIZE,
+                queue_size: QUEUE_SIZE,
+                flags: 0,
+                desc_table_addr: address(descriptors(queue)),
+                used_ring_addr: address(used(queue)),
+                avail_ring_addr: address(available(queue)),
+                log_addr: None,
+            };
+            self.front_end.set_vring_addr(queue, &rings).unwrap();
+            self.front_end.set_vring_call(queue, &self.calls[queue]).unwrap();
+            self.front_end.set_vring_kick(queue, &self.kicks[queue]).unwrap();
+        }
+        (0..3).for_each(|queue| self.front_end.set_vring_enable(queue, true).unwrap());
+    }
+
+    pub(crate) fn config(&mut self, len: usize) -> Vec<u8> {
+        let len = u32::try_from(len).unwrap();
+        let flags = VhostUserConfigFlags::empty();
+        self.front_end.get_config(0, len, flags, &vec![0; len as usize]).unwrap().1
+    }
+
+    pub(crate) fn put(&self, at: u64, bytes: &[u8]) {
+        self.ram.write_slice(bytes, GuestAddress(at)).unwrap();
+    }
+
+    pub(crate) fn get(&self, at: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.ram.read_slice(&mut bytes, GuestAddress(at)).unwrap();
+        bytes
+    }
+
+    fn write_descriptor(&self, at: u64, (address, len, flags, next): Descriptor) {
+        self.put(at, &[longs(&[address]), words(&[len, u32::from(flags) | u32::from(next) << 16])].concat());
+    }
+
+    /// Writes descriptors into a queue's table, from the first on.
+    pub(crate) fn describe(&self, queue: usize, chain: &[Descriptor]) {
+        for (number, descriptor) in (0u64..).zip(chain) {
+            self.write_descriptor(descriptors(queue) + 16 * number, *descriptor);
+        }
+    }
+
+    /// Makes the chain at descriptor `head` available so often, without a word of it.
+    pub(crate) fn offer(&self, queue: usize, head: u16, times: u16) {
+        let index: u16 = self.ram.read_obj(GuestAddress(available(queue) + 2)).unwrap();
+        for more in 0..times {
+            let place = available(queue) + 4 + 2 * u64::from(index.wrapping_add(more) % QUEUE_SIZE);
+            self.ram.write_obj(head, GuestAddress(place)).unwrap();
+        }
+        self.ram.write_obj(index.wrapping_add(times), GuestAddress(available(queue) + 2)).unwrap();
+    }
+
+    pub(crate) fn kick(&self, queue: usize) {
+        self.kicks[queue].write(1).unwrap();
+    }
+
+    pub(crate) fn used(&self, queue: usize) -> u16 {
+        self.ram.read_obj(GuestAddress(used(queue) + 2)).unwrap()
+    }
+
+    /// Waits until so many chains have come back in all.
+    pub(crate) fn wait_used(&self, queue: usize, count: u16) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.used(queue) != count {
+            assert!(Instant::now() < deadline, "{} of {count} came back", self.used(queue));
+            let told = &mut [EpollEvent::default()];
+            self.told[queue].wait(PATIENCE.as_millis() as i32, told).unwrap();
+            let _ = self.calls[queue].read();
+        }
+    }
+
+    /// Serves one chain that begins at descriptor 0; returns how many bytes were written to it.
+    pub(crate) fn serve(&self, queue: usize, chain: &[Descriptor]) -> u32 {
+        self.describe(queue, chain);
+        let before = self.used(queue);
+        self.offer(queue, 0, 1);
+        self.kick(queue);
+        self.wait_used(queue, before.wrapping_add(1));
+        let entry = used(queue) + 4 + 8 * u64::from(before % QUEUE_SIZE);
+        self.ram.read_obj(GuestAddress(entry + 4)).unwrap()
+    }
+
+    /// Serves a request with so much room for its reply; returns what is there of the reply.
+    pub(crate) fn serve_bytes(&self, queue: usize, request: &[u8], room: u32) -> Vec<u8> {
+        self.put(REQUEST, request);
+        let len = u32::try_from(request.len()).unwrap();
+        let chain = match room {
+            0 => vec![(REQUEST, len, 0, 0)],
+            _ => vec![(REQUEST, len, NEXT, 1), (REPLY, room, WRITE, 0)],
+        };
+        let len = self.serve(queue, &chain);
+        self.get(REPLY, len as usize)
+    }
+
+    /// As [`Self::serve_bytes`], by an indirect table with a descriptor for each page.
+    pub(crate) fn serve_by_table(&self, queue: usize, request: &[u8], room: u32) -> Vec<u8> {
+        self.put(REQUEST, request);
+        let mut table = Vec::new();
+        for (from, len, flags) in [(REQUEST, request.len(), 0), (REPLY, room as usize, WRITE)] {
+            for at in (0..len).step_by(4096) {
+                let piece = u32::try_from((len - at).min(4096)).unwrap();
+                table.push((from + at as u64, piece, flags));
+            }
+        }
+        for (number, (at, len, flags)) in (0u16..).zip(&table) {
+            let last = usize::from(number) + 1 == table.len();
+            let flags = if last { *flags } else { flags | NEXT };
+            self.write_descriptor(TABLE + 16 * u64::from(number), (*at, *len, flags, number + 1));
+        }
+        let len = u32::try_from(16 * table.len()).unwrap();
+        let len = self.serve(queue, &[(TABLE, len, IN_TABLE, 0)]);
+        self.get(REPLY, len as usize)
+    }
+
+    pub(crate) fn ask(&mut self, queue: usize, opcode: u32, node: u64, args: &[u8]) -> Answer {
+        answer(&self.serve_bytes(queue, &request(opcode, node, args), 1 << 16))
+    }
+
+    /// The node that a name leads to.
+    pub(crate) fn look_up(&mut self, parent: u64, name: &[u8]) -> Result<u64, i32> {
+        self.ask(FIRST, 1, parent, &terminated(name)).map(|entry| long(&entry, 0))
+    }
+
+    pub(crate) fn open(&mut self, node: u64, flags: u32) -> Result<u64, i32> {
+        self.ask(FIRST, 14, node, &words(&[flags, 0])).map(|opened| long(&opened, 0))
+    }
+
+    pub(crate) fn create(&mut self, parent: u64, name: &[u8]) -> Result<(u64, u64), i32> {
+        let args = [words(&[0o102, 0o100_644, 0, 0]), terminated(name)].concat();
+        self.ask(FIRST, 35, parent, &args).map(|made| (long(&made, 0), long(&made, 128)))
+    }
+
+    pub(crate) fn rename(&mut self, from: (u64, &[u8]), to: (u64, &[u8])) -> Answer {
+        let names = [terminated(from.1), terminated(to.1)].concat();
+        self.ask(FIRST, 45, from.0, &[longs(&[to.0]), words(&[0, 0]), names].concat())
+    }
+}
+
+/// What a reply says.
+pub(crate) fn answer(reply: &[u8]) -> Answer {
+    match reply.get(4..8).map(|error| i32::from_le_bytes(error.try_into().unwrap())) {
+        None => Ok(Vec::new()),
+        Some(0) => Ok(reply[16..].to_vec()),
+        Some(error) => Err(-error),
+    }
+}
