@@ -35,11 +35,20 @@ pub(crate) fn alone<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where a file is.
-#[derive(Debug, Clone)]
+/// The place of a file.
+#[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) parent: Arc<Node>,
     pub(crate) name: CString,
+}
+
+/// A directory and a name in it.
+pub(crate) type At<'a> = (&'a Arc<Node>, &'a CStr);
+
+impl Place {
+    fn new((parent, name): At<'_>) -> Arc<Self> {
+        Arc::new(Self { parent: parent.clone(), name: name.to_owned() })
+    }
 }
 
 /// A node's own descriptor.
@@ -60,7 +69,7 @@ pub(crate) struct Node {
     pub(crate) identity: Identity,
     pub(crate) kind: Kind,
     /// Nothing for the root and for a file without a name.
-    place: Mutex<Option<Place>>,
+    place: Mutex<Option<Arc<Place>>>,
     slot: Mutex<Slot>,
     /// Descriptors of the file that the guest has open.
     open: Mutex<Vec<Weak<OwnedFd>>>,
@@ -75,7 +84,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn place(&self) -> Option<Place> {
+    pub(crate) fn place(&self) -> Option<Arc<Place>> {
         lock(&self.place).clone()
     }
 
@@ -126,7 +135,9 @@ impl Drop for Node {
     /// A node may be the last to refer to its parent, and that to its own, deeper than a stack is.
     fn drop(&mut self) {
         let mut next = self.place.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        while let Some(mut parent) = next.and_then(|place| Arc::into_inner(place.parent)) {
+        let parent =
+            |place: Arc<Place>| Arc::into_inner(place).and_then(|place| Arc::into_inner(place.parent));
+        while let Some(mut parent) = next.and_then(parent) {
             next = parent.place.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         }
     }
@@ -197,7 +208,7 @@ impl Nodes {
     }
 
     /// The node of what was found at a place, with one reference more for the kernel.
-    pub(crate) fn learn(&self, place: Option<Place>, identity: Identity, kind: Kind) -> Result<Arc<Node>> {
+    pub(crate) fn learn(&self, place: Option<At<'_>>, identity: Identity, kind: Kind) -> Result<Arc<Node>> {
         // The reference is counted under the lock, so that nobody forgets the node meanwhile.
         let count = |tables: &Tables| {
             let node = tables.by_identity.get(&identity).filter(|node| node.kind == kind)?;
@@ -223,7 +234,7 @@ impl Nodes {
             identity,
             kind,
             gone: AtomicBool::new(place.is_none()),
-            place: Mutex::new(place),
+            place: Mutex::new(place.map(Place::new)),
             slot: Mutex::default(),
             open: Mutex::default(),
             lookups: AtomicU64::new(1),
@@ -273,12 +284,12 @@ impl Nodes {
     }
 
     /// Notes a file's place, by which its descriptor may be opened again.
-    fn found_at(&self, node: &Arc<Node>, place: Option<Place>) {
+    fn found_at(&self, node: &Arc<Node>, place: Option<At<'_>>) {
         let Some(place) = place.filter(|_| node.id != NodeId::ROOT) else { return };
         let mut old = lock(&node.place);
-        let same = |old: &Place| Arc::ptr_eq(&old.parent, &place.parent) && old.name == place.name;
+        let same = |old: &Arc<Place>| Arc::ptr_eq(&old.parent, place.0) && *old.name == *place.1;
         if !old.as_ref().is_some_and(same) {
-            let former = old.replace(place);
+            let former = old.replace(Place::new(place));
             drop(old);
             drop(former);
         }
@@ -289,7 +300,7 @@ impl Nodes {
     /// Notes that a file is at another place.
     pub(crate) fn moved(&self, identity: Identity, parent: &Arc<Node>, name: &CStr) {
         if let Some(node) = self.known(identity) {
-            self.found_at(&node, Some(Place { parent: parent.clone(), name: name.to_owned() }));
+            self.found_at(&node, Some((parent, name)));
         }
     }
 
@@ -308,7 +319,7 @@ impl Nodes {
             if closed.len() == MAX_DEPTH {
                 return Err(Errno::ENAMETOOLONG);
             }
-            closed.push(place.parent);
+            closed.push(place.parent.clone());
         };
         for node in closed.iter().rev() {
             let place = node.place().ok_or(Errno::ESTALE)?;

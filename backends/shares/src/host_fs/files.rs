@@ -11,7 +11,7 @@ use fuse::{
 use super::names::host_mode;
 use super::{HostFs, OpenKind};
 use crate::guest_attributes::MODE_BITS;
-use crate::nodes::{Node, Place};
+use crate::nodes::Node;
 use crate::sys::{self, Directory, Kind};
 
 /// Answers with the number of an error of the system.
@@ -45,9 +45,9 @@ impl HostFs {
         }
         self.room_for_handle()?;
         let file = match node.place().filter(|_| self.may_open_by_name(node, flags)) {
-            Some(Place { parent, name }) => {
-                let directory = self.nodes.descriptor(&parent)?;
-                let file = sys::open_at(directory.as_fd(), &name, access, flags)?;
+            Some(place) => {
+                let directory = self.nodes.descriptor(&place.parent)?;
+                let file = sys::open_at(directory.as_fd(), &place.name, access, flags)?;
                 if sys::stat(file.as_fd())?.identity != node.identity {
                     return Err(Errno::ESTALE);
                 }

@@ -26,7 +26,7 @@ use fuse::{
 };
 
 use crate::guest_attributes::Table;
-use crate::nodes::{Node, Nodes, Place, alone, shared};
+use crate::nodes::{Node, Nodes, alone, shared};
 use crate::specials::{Specials, is_special};
 use crate::sys::{self, Directory, Found, Kind, OwnFiles};
 
@@ -215,8 +215,8 @@ impl HostFs {
     fn found(&self, node: &Arc<Node>) -> Result<Found> {
         let place = node.place();
         let found = match place.filter(|_| !node.has_descriptor()) {
-            Some(Place { parent, name }) => {
-                let found = sys::stat_at(self.nodes.descriptor(&parent)?.as_fd(), &name);
+            Some(place) => {
+                let found = sys::stat_at(self.nodes.descriptor(&place.parent)?.as_fd(), &place.name);
                 found.map_err(|errno| if errno == Errno::ENOENT { Errno::ESTALE } else { errno })?
             }
             None => sys::stat(self.nodes.descriptor(node)?.as_fd())?,
@@ -265,8 +265,7 @@ impl HostFs {
 
     /// Tells the kernel of what was found under a name.
     fn learn(&self, parent: &Arc<Node>, name: &CStr, found: &Found) -> Result<Entry> {
-        let place = Place { parent: parent.clone(), name: name.to_owned() };
-        let node = self.nodes.learn(Some(place), found.identity, found.kind())?;
+        let node = self.nodes.learn(Some((parent, name)), found.identity, found.kind())?;
         Ok(self.entry_of(&node, self.seen(&node, found)))
     }
 
