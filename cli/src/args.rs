@@ -437,7 +437,11 @@ mod tests {
 
     #[test]
     fn options_of_later_parts_are_named() {
-        assert_eq!(run("--image a -v /x:/y").later.given(), Some(("--volume", "mounts")));
+        assert_eq!(run("--image a --workspace /y").later.given(), Some(("--workspace", "mounts")));
+        assert_eq!(
+            run("--image a -v /x:/y:ro -v .:/z:host_fs,uid=1").volume,
+            ["/x:/y:ro", ".:/z:host_fs,uid=1"]
+        );
         assert_eq!(run("--image a --secret A@b").later.given(), Some(("--secret", "secrets")));
         assert_eq!(run("--image a --no-network").later.given(), None);
     }

@@ -12,7 +12,7 @@ use crate::hint::Hint;
 use crate::say::{self, say};
 
 /// This project's programs beside the command line.
-const PROGRAMS: [&str; 3] = ["matchlock-vmm", "matchlock-devices", "matchlock-launcher"];
+const PROGRAMS: [&str; 4] = ["matchlock-vmm", "matchlock-devices", "matchlock-launcher", "matchlock-shares"];
 
 /// Memory below which the default sandbox does not fit.
 const ENOUGH_MEMORY_MB: u64 = 1024;

@@ -73,6 +73,7 @@ fn spec(home: &Home, args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
             disk_size_mb: args.disk_size,
         },
         disks: policy::disks::specs(&args.disk)?,
+        shares: policy::shares::specs(&args.volume)?,
         hostname: network.hostname,
         add_hosts: network.add_hosts,
         env: environment::collect(home, &args.env_file, &args.env)?,

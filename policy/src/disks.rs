@@ -258,14 +258,14 @@ fn options(text: &str) -> Result<(bool, Owner), Wrong> {
     Ok((readonly, owner))
 }
 
-fn id(digits: &str) -> Result<u32, Wrong> {
+pub(crate) fn id(digits: &str) -> Result<u32, Wrong> {
     // `parse` alone would also take a sign.
     let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
     digits.parse().ok().filter(|id| plain && *id != u32::MAX).ok_or_else(|| Wrong::Id(digits.to_owned()))
 }
 
 /// Checks a guest path: `^/[a-zA-Z0-9/_.-]+$`, without parts that lead elsewhere; needless parts are removed.
-fn place(path: &str) -> Result<String, Wrong> {
+pub(crate) fn place(path: &str) -> Result<String, Wrong> {
     let bad = || Wrong::GuestPath(path.to_owned());
     let rest = path.strip_prefix('/').filter(|_| path.len() <= MAX_GUEST_PATH).ok_or_else(bad)?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/_.-".contains(&byte);

@@ -13,3 +13,4 @@ pub mod names;
 pub mod network;
 pub mod ports;
 pub mod resources;
+pub mod shares;

@@ -8,11 +8,17 @@ use anyhow::Result;
 use crate::sh;
 
 /// The packages that have them.
-const PACKAGES: [&str; 4] = ["matchlock", "guest_agent", "vmm", "software"];
+const PACKAGES: [&str; 5] = ["matchlock", "guest_agent", "vmm", "software", "sharing"];
 
 /// Every program, as it is named in a release.
-pub(crate) const PROGRAMS: [&str; 5] =
-    ["matchlock", "matchlock-vmm", "matchlock-devices", "matchlock-launcher", "matchlock-guest"];
+pub(crate) const PROGRAMS: [&str; 6] = [
+    "matchlock",
+    "matchlock-vmm",
+    "matchlock-devices",
+    "matchlock-launcher",
+    "matchlock-shares",
+    "matchlock-guest",
+];
 
 /// A profile of the workspace's manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

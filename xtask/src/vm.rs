@@ -219,9 +219,7 @@ impl Suite {
             (PathBuf::from("/opt/matchlock/conformance"), self.conformance.clone()),
             (PathBuf::from("/opt/matchlock/images"), self.images.clone()),
         ];
-        for program in
-            ["matchlock", "matchlock-vmm", "matchlock-devices", "matchlock-launcher", "matchlock-guest"]
-        {
+        for program in build::PROGRAMS {
             files.push((Path::new("/opt/matchlock").join(program), self.programs.join(program)));
         }
         if let Some(kernel) = kernel::built() {

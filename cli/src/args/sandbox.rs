@@ -19,7 +19,7 @@ pub(crate) const RUN_EXAMPLES: &[(&str, &str)] = &[
 
 fn run_examples() -> String {
     let lines = RUN_EXAMPLES.iter().map(|(group, command)| format!("  {group:9}{command}\n"));
-    let later = "Not built yet: -v/--volume, --workspace (mounts); --allow-host, --dns-servers, --mtu,
+    let later = "Not built yet: overlay, --workspace (mounts); --allow-host, --dns-servers, --mtu,
   --network-intercept (the network); --secret, --secret-file, --secret-placeholder (secrets)";
     format!("Examples:\n{}\n{later}", lines.collect::<String>())
 }
@@ -121,6 +121,9 @@ pub(crate) struct RunArgs {
     /// ext4 image or named volume as a disk; options: ro, uid=N, gid=N
     #[arg(long, value_name = "PATH|@VOLUME:GUEST[:OPTIONS]", help_heading = "Disks")]
     pub(crate) disk: Vec<String>,
+    /// Directory of the host in the guest; options: host_fs or ro, then uid=N, gid=N, owner=UID:GID
+    #[arg(short = 'v', long, value_name = "HOST:GUEST:OPTIONS", help_heading = "Disks")]
+    pub(crate) volume: Vec<String>,
     /// One line of JSON on stderr at the end: when the sandbox got where
     #[arg(long, hide = true)]
     pub(crate) timings: bool,
@@ -136,8 +139,6 @@ pub(crate) struct RunArgs {
 pub(crate) struct Later {
     #[arg(long, hide = true)]
     workspace: Option<String>,
-    #[arg(short = 'v', long, hide = true)]
-    volume: Option<String>,
     #[arg(long, hide = true)]
     allow_host: Option<String>,
     #[arg(long, hide = true)]
@@ -162,7 +163,6 @@ impl Later {
         const SECRETS: &str = "secrets";
         let options = [
             ("--workspace", MOUNTS, self.workspace.is_some()),
-            ("--volume", MOUNTS, self.volume.is_some()),
             ("--allow-host", NETWORK, self.allow_host.is_some()),
             ("--secret", SECRETS, self.secret.is_some()),
             ("--secret-placeholder", SECRETS, self.secret_placeholder.is_some()),

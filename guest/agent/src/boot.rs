@@ -1,7 +1,7 @@
 //! The start of the guest: from the kernel's start of `/init` to readiness.
 //!
 //! ```text
-//!  /dev ▶ modules for vsock ▶ other modules ─┬─▶ root ▶ mounts, /etc ▶ cgroups ▶ disks ▶ shield ▶ Ready ▶ late modules
+//!  /dev ▶ modules for vsock ▶ other modules ─┬─▶ root ▶ mounts, /etc ▶ cgroups ▶ disks, shares ▶ shield ▶ Ready ▶ late modules
 //!              └▶ Hello … Boot ▶ clock, lo ──┘
 //! ```
 //!
@@ -22,7 +22,7 @@ use crate::control::{self, Control};
 use crate::modules::{self, Modules};
 use crate::orphans::Orphans;
 use crate::service::{self, Agent};
-use crate::{disks, log, mounts, root, shield, shutdown, system, timer, trim, vsock, words};
+use crate::{disks, log, mounts, root, shares, shield, shutdown, system, timer, trim, vsock, words};
 
 /// A step of the start that failed.
 #[derive(Debug, thiserror::Error)]
@@ -129,7 +129,7 @@ fn boot(started: u64) -> Result<Guest, (Failure, Option<Control>)> {
         .join()
         .unwrap_or_else(|_| Err(Failure::because("open the control stream", "its thread ended")))
         .map_err(alone)?;
-    let ready = loaded.and(configured).and_then(|()| become_ready(&control, &config, modules_us));
+    let ready = loaded.and(configured).and_then(|()| become_ready(&control, &config, modules_us, &initramfs));
     match ready {
         Ok((agent, writable)) => Ok(Guest { control, orphans, agent, writable, late: modules, initramfs }),
         Err(failure) => Err((failure, Some(control))),
@@ -152,6 +152,7 @@ fn become_ready(
     control: &Control,
     config: &BootConfig,
     modules_us: u64,
+    initramfs: &OwnedFd,
 ) -> Result<(Arc<Agent>, Writable), Failure> {
     let upper = root::assemble(config)?;
     let root_us = since_start();
@@ -165,6 +166,10 @@ fn become_ready(
     let listener = vsock::listen(AGENT_PORT).at("listen")?;
     mounts::make_directories(&config.directories);
     let writable = Writable { disks: disks::mount_all(&config.disks)?, upper };
+    if let Err(failure) = shares::mount_all(&config.shares, initramfs) {
+        shutdown::close(&writable.disks);
+        return Err(failure);
+    }
     if let Some(release) = &config.modules
         && let Err(failure) = modules::offer_all(config.layers, release)
     {

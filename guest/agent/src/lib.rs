@@ -29,6 +29,7 @@ mod mounts;
 mod orphans;
 mod root;
 pub mod service;
+mod shares;
 pub mod shield;
 mod shutdown;
 mod signals;

@@ -121,6 +121,7 @@ mod tests {
             cpu_quota_milli: 500,
             check_timer: false,
             disks: vec![DiskMount { path: path(), readonly: true, uid: Some(1), gid: None }],
+            shares: vec![ShareMount { path: path(), readonly: true }],
         };
         let change = Change { kind: ChangeKind::Removed, path: path().into() };
         let data = Head::bytes(Kind::Stdout, 5).map(|head| [&head[..], b"hello"].concat());

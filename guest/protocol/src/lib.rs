@@ -24,12 +24,15 @@ mod message;
 pub use message::{
     Answer, BootConfig, BootFailure, Change, ChangeKind, ConnectReply, ControlFromGuest, ControlFromHost,
     DiskMount, ExecFailure, ExecRequest, Exit, FileEntry, FileFailure, FileReply, FileRequest, HostEntry,
-    Pong, Program, ProgramControl, ProgramEvent, Ready, Refusal, Reply, Request, Stdio, TerminalSize,
-    UpperDisk, Usage, WatchEvent, WriteAt,
+    Pong, Program, ProgramControl, ProgramEvent, Ready, Refusal, Reply, Request, ShareMount, Stdio,
+    TerminalSize, UpperDisk, Usage, WatchEvent, WriteAt,
 };
 
 /// Raised with every incompatible change; the agent travels in the same release as the host, so equality is required.
-pub const VERSION: u16 = 6;
+pub const VERSION: u16 = 7;
+
+/// Name of the virtio-fs device that has the shared directories.
+pub const SHARES_TAG: &str = "matchlock";
 
 /// vsock port on the host where the agent opens its control stream.
 pub const HOST_PORT: u32 = 1024;

@@ -83,6 +83,18 @@ pub struct BootConfig {
     pub check_timer: bool,
     /// The disks on the block devices from the third on, in their order.
     pub disks: Vec<DiskMount>,
+    /// The host's directories in the file system with the tag [`crate::SHARES_TAG`], under their numbers from 0 on. Without
+    /// one there is no such file system.
+    pub shares: Vec<ShareMount>,
+}
+
+/// The place of a directory of the host's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareMount {
+    /// The directory that it is mounted on: an absolute path; directories on the way are made.
+    pub path: String,
+    /// Whether the host refuses writes.
+    pub readonly: bool,
 }
 
 /// The place of the guest's changes.

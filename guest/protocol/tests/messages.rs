@@ -8,8 +8,8 @@ use guest_protocol::frame::{self, FrameError, HEAD, Head, Kind};
 use guest_protocol::{
     Answer, BootConfig, BootFailure, Change, ChangeKind, ConnectReply, ControlFromGuest, ControlFromHost,
     DiskMount, ExecFailure, ExecRequest, Exit, FileEntry, FileFailure, FileReply, FileRequest, HostEntry,
-    Pong, Program, ProgramControl, ProgramEvent, Ready, Refusal, Reply, Request, Stdio, TerminalSize,
-    UpperDisk, Usage, WatchEvent, WriteAt,
+    Pong, Program, ProgramControl, ProgramEvent, Ready, Refusal, Reply, Request, ShareMount, Stdio,
+    TerminalSize, UpperDisk, Usage, WatchEvent, WriteAt,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -67,6 +67,7 @@ fn disk() -> impl Strategy<Value = DiskMount> {
 fn boot() -> impl Strategy<Value = BootConfig> {
     let hosts = (any::<String>(), any::<String>()).prop_map(|(host, ip)| HostEntry { host, ip });
     let upper = prop_oneof![Just(UpperDisk::Ext4), Just(UpperDisk::Memory)];
+    let share = (any::<String>(), any::<bool>()).prop_map(|(path, readonly)| ShareMount { path, readonly });
     (
         (any::<u16>(), any::<u64>(), any::<[u8; 32]>(), any::<u16>(), upper),
         (any::<Option<String>>(), prop::collection::vec(any::<String>(), 0..3)),
@@ -76,13 +77,14 @@ fn boot() -> impl Strategy<Value = BootConfig> {
             prop::collection::vec(any::<String>(), 0..3),
             any::<u32>(),
             prop::collection::vec(disk(), 0..4),
+            prop::collection::vec(share, 0..4),
         ),
     )
         .prop_map(
             |(
                 (version, wall_clock_ns, entropy, layers, upper),
                 (modules, directories),
-                (hostname, hosts, nameservers, quota, disks),
+                (hostname, hosts, nameservers, quota, disks, shares),
             )| {
                 BootConfig {
                     version,
@@ -98,6 +100,7 @@ fn boot() -> impl Strategy<Value = BootConfig> {
                     cpu_quota_milli: quota,
                     check_timer: false,
                     disks,
+                    shares,
                 }
             },
         )

@@ -12,7 +12,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{kernel:#?}\n{:#?}", store.list()?);
     println!(
         "{}",
-        kernels::initramfs(Path::new(&cache), &kernel, Path::new(&agent), &Default::default())?.display()
+        kernels::initramfs(Path::new(&cache), &kernel, Path::new(&agent), false, &Default::default())?
+            .display()
     );
     Ok(())
 }

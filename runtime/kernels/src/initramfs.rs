@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use waiting::CancellationToken;
 
-use crate::modules::{Tree, WANTED};
+use crate::modules::{SHARES, Tree, WANTED};
 use crate::{Error, Kernel, Result, cpio, made_once};
 
 /// Raised when the archive's layout changes, so that cached archives are made anew.
@@ -34,23 +34,25 @@ pub struct File<'a> {
 }
 
 /// The guest's archive for `kernel` with `agent` as `/init`, made once and kept: with the kernel if the kernel has
-/// modules, else below the cache directory `cache`. Waiting for another process that makes it ends at once when it is
+/// modules, else below the cache directory `cache`. With the modules for shared directories, if there are any. Waiting for another process that makes it ends at once when it is
 /// given up.
 pub fn initramfs(
     cache: &Path,
     kernel: &Kernel,
     agent: &Path,
+    with_shares: bool,
     given_up: &CancellationToken,
 ) -> Result<PathBuf> {
+    let modules: Vec<&str> = WANTED.iter().chain(SHARES.iter().filter(|_| with_shares)).copied().collect();
     let directory = match (&kernel.lease, &kernel.modules) {
         (Some(lease), Some(_)) => lease.directory().join("initramfs"),
         _ => cache.join("kernels").join("initramfs"),
     };
-    let path = directory.join(format!("{}.cpio", key(kernel, agent)?));
+    let path = directory.join(format!("{}.cpio", key(kernel, agent, &modules)?));
     let make = |staged: &Path| {
         let data = fs::read(agent).map_err(Error::io(agent))?;
         let files = [File { name: "init", mode: 0o755, data: &data }];
-        Archive { modules: WANTED, files: &files }.write(kernel, staged)
+        Archive { modules: &modules, files: &files }.write(kernel, staged)
     };
     made_once::file(&path, is_whole, make, given_up)?;
     Ok(path)
@@ -114,7 +116,7 @@ impl Archive<'_> {
 
 /// A name made of the inputs. Files count by identity and time of change: hashing their content on every start would
 /// cost more than the rest of the lookup.
-fn key(kernel: &Kernel, agent: &Path) -> Result<String> {
+fn key(kernel: &Kernel, agent: &Path, modules: &[&str]) -> Result<String> {
     let mut hasher = Sha256::new();
     hasher.update(LAYOUT.to_le_bytes());
     for path in [Some(agent), kernel.modules.as_deref()].into_iter().flatten() {
@@ -130,7 +132,7 @@ fn key(kernel: &Kernel, agent: &Path) -> Result<String> {
             hasher.update(fact.to_le_bytes());
         }
     }
-    for name in WANTED {
+    for name in modules {
         hasher.update(name.as_bytes());
     }
     Ok(hasher.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect())
@@ -158,16 +160,18 @@ mod tests {
         let agent = dir.path().join("agent");
         fs::write(&agent, "one").unwrap();
         let kernel = kernel();
-        let first = initramfs(dir.path(), &kernel, &agent, &CancellationToken::new()).unwrap();
+        let first = initramfs(dir.path(), &kernel, &agent, false, &CancellationToken::new()).unwrap();
         let made = fs::metadata(&first).unwrap().ino();
         assert_eq!(
-            fs::metadata(initramfs(dir.path(), &kernel, &agent, &CancellationToken::new()).unwrap())
+            fs::metadata(initramfs(dir.path(), &kernel, &agent, false, &CancellationToken::new()).unwrap())
                 .unwrap()
                 .ino(),
             made
         );
+        let with_shares = initramfs(dir.path(), &kernel, &agent, true, &CancellationToken::new()).unwrap();
+        assert_ne!(with_shares, first);
         fs::write(&agent, "another").unwrap();
-        assert_ne!(initramfs(dir.path(), &kernel, &agent, &CancellationToken::new()).unwrap(), first);
+        assert_ne!(initramfs(dir.path(), &kernel, &agent, false, &CancellationToken::new()).unwrap(), first);
         assert!(fs::read(&first).unwrap().windows(3).any(|window| window == b"one"));
     }
 
@@ -183,7 +187,7 @@ mod tests {
         let agent = dir.path().join("agent");
         fs::write(&agent, "agent").unwrap();
         let kernel = kernel();
-        let path = initramfs(dir.path(), &kernel, &agent, &CancellationToken::new()).unwrap();
+        let path = initramfs(dir.path(), &kernel, &agent, false, &CancellationToken::new()).unwrap();
         let left = fs::read_dir(archives).unwrap().map(|entry| entry.unwrap().path());
         assert_eq!(left.collect::<Vec<_>>(), [path]);
     }

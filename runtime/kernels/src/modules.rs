@@ -24,6 +24,9 @@ pub(crate) const WANTED: &[&str] = &[
     "virtio_balloon",
 ];
 
+/// Modules that only guests with shared directories need.
+pub(crate) const SHARES: &[&str] = &["virtiofs"];
+
 /// The modules of one kernel, by name.
 #[derive(Debug, Default)]
 pub(crate) struct Tree {

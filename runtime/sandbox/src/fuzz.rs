@@ -262,6 +262,7 @@ fn config() -> BootConfig {
         cpu_quota_milli: 0,
         check_timer: false,
         disks: Vec::new(),
+        shares: Vec::new(),
     }
 }
 

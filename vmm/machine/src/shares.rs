@@ -12,13 +12,14 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use process::{Channel, Child, Spawn};
 use serde::{Deserialize, Serialize};
 
-use crate::children::{find, in_process};
+use crate::children::{any_of, find, in_process, is_readable, wait_readable, wait_readable_for};
 use crate::descriptors::{Fd, Outgoing};
-use crate::{BackEnd, Elsewhere, MachineError};
+use crate::{BackEnd, Elsewhere, Ending, Kind, Machine, MachineError};
 
 /// The program.
 const PROGRAM: &str = "matchlock-shares";
@@ -153,6 +154,23 @@ impl Shares {
         Ok((Self { child, channel }, back_ends))
     }
 
+    /// The machine that was made beside the process, which ends with it. Where none was made, the process may know why.
+    pub fn beside(
+        mut self,
+        made: Result<Box<dyn Machine>, MachineError>,
+    ) -> Result<Box<dyn Machine>, MachineError> {
+        let machine = made.map_err(|error| self.cause().map_or(error, MachineError::Refused))?;
+        let ended = any_of(&[machine.ended(), self.ended()]);
+        let ended = ended.map_err(|source| MachineError::Process { what: PROGRAM, source })?;
+        Ok(Box::new(Beside { machine, shares: self, ended, ending: None }))
+    }
+
+    /// Why the process has ended by itself, if it has.
+    fn cause(&mut self) -> Option<String> {
+        // A process that is killed may still be ending when others notice that it is gone.
+        wait_readable_for(self.child.as_fd(), LAST_WORDS).then(|| self.failure())
+    }
+
     /// Readable once the process has ended.
     #[must_use]
     pub fn ended(&self) -> BorrowedFd<'_> {
@@ -188,5 +206,58 @@ impl Shares {
             Ok(status) => format!("the process of the shared folders ended: {status}"),
             Err(error) => format!("the process of the shared folders cannot be waited for: {error}"),
         }
+    }
+}
+
+/// How long the process may take to end once it is gone for the machine.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// A machine that ends with the process of its shared directories.
+struct Beside {
+    machine: Box<dyn Machine>,
+    shares: Shares,
+    /// Readable once either has ended.
+    ended: OwnedFd,
+    ending: Option<Ending>,
+}
+
+impl Machine for Beside {
+    fn kind(&self) -> Kind {
+        self.machine.kind()
+    }
+
+    fn pause(&mut self) -> Result<(), MachineError> {
+        self.machine.pause()
+    }
+
+    fn resume(&mut self) -> Result<(), MachineError> {
+        self.machine.resume()
+    }
+
+    fn stop(&mut self) {
+        self.machine.stop();
+    }
+
+    fn ended(&self) -> BorrowedFd<'_> {
+        self.ended.as_fd()
+    }
+
+    fn wait(&mut self) -> Ending {
+        if let Some(ending) = &self.ending {
+            return ending.clone();
+        }
+        wait_readable(self.ended.as_fd());
+        let ending = if is_readable(self.machine.ended()) {
+            match self.machine.wait() {
+                Ending::Failed(how) => Ending::Failed(self.shares.cause().unwrap_or(how)),
+                by_itself => by_itself,
+            }
+        } else {
+            let why = self.shares.failure();
+            self.machine.stop();
+            self.machine.wait();
+            Ending::Failed(why)
+        };
+        self.ending.insert(ending).clone()
     }
 }

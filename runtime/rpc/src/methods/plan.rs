@@ -78,6 +78,7 @@ pub(crate) fn plan(params: CreateParams, machine: WantedMachine) -> Result<Plan>
             disk_size_mb: positive(resources.disk_size_mb).unwrap_or(DISK_SIZE_MB),
         },
         disks,
+        shares: Vec::new(),
         hostname: checked.hostname,
         add_hosts: checked.add_hosts,
         nameservers: checked.nameservers,

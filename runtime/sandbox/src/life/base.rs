@@ -19,6 +19,7 @@ use crate::control::owner::{self, Shared};
 use crate::life::disks::Disks;
 use crate::life::error::{Error, Result};
 use crate::life::host;
+use crate::life::shares::Shares;
 use crate::life::timings::{Start, Timings};
 use crate::records::console::Console;
 use crate::records::history::{Change, Step};
@@ -43,6 +44,7 @@ pub(super) struct Base {
     pub(super) clock: Calibration,
     pub(super) vm: OwnedVm,
     pub(super) disks: Disks,
+    pub(super) shares: Shares,
     pub(super) journal: Journal,
     pub(super) console: Arc<Console>,
     pub(super) shared: Arc<Shared>,
@@ -80,6 +82,7 @@ impl Base {
         clock: Calibration,
     ) -> Result<(Self, Created)> {
         let disks = Disks::attach(home, &spec.disks)?;
+        let shares = Shares::attach(home, &spec.shares, &spec.disks)?;
         let vm = OwnedVm::create(home)?;
         // Made before the record, so that every known sandbox has a log.
         let console = Arc::new(Console::create(home, &vm.paths.logs())?);
@@ -106,6 +109,7 @@ impl Base {
             clock,
             vm,
             disks,
+            shares,
             journal,
             console,
             shared,
@@ -120,6 +124,11 @@ impl Base {
     /// Microseconds since the program's start.
     pub(super) fn now_us(&self) -> Option<u64> {
         Some(self.start.elapsed_us())
+    }
+
+    /// Whether the guest has to write data back before it ends.
+    pub(super) fn any_writable(&self) -> bool {
+        self.disks.any_writable() || self.shares.any_writable()
     }
 
     /// Adds to the sandbox's log.

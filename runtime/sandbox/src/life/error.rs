@@ -79,6 +79,17 @@ pub enum Error {
         /// The reason.
         source: Box<images::Error>,
     },
+    /// A share is not acceptable.
+    #[error(transparent)]
+    Shares(#[from] policy::shares::ShareError),
+    /// A share's directory cannot be had.
+    #[error("invalid volume mount {share:?}: {why}")]
+    Share {
+        /// The share, as it was asked for.
+        share: String,
+        /// The reason.
+        why: String,
+    },
     /// No machine fits.
     #[error(transparent)]
     NoMachine(#[from] policy::machine::Refusal),

@@ -21,6 +21,7 @@ pub mod host;
 mod prepare;
 mod remembered;
 mod running;
+mod shares;
 mod spec;
 mod stages;
 pub(crate) mod timings;

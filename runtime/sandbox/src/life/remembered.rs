@@ -76,6 +76,7 @@ mod tests {
             hostname: None,
             add_hosts: vec![("db".into(), [10, 0, 0, 1].into())],
             disks: policy::disks::specs(&["@data:/data:gid=8", "a.ext4:/a:ro"]).unwrap(),
+            shares: Vec::new(),
             env: vec![("API_KEY".into(), "s3cr3t".into())],
             nameservers: vec![[9, 9, 9, 9].into()],
             entrypoint: None,

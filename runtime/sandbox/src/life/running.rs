@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use machine::shares::Shares;
 use machine::tsc::Calibration;
 use machine::{Ending, Kind, Machine, MachineError};
 use tokio::io::{AsyncReadExt, Interest};
@@ -35,14 +36,19 @@ impl std::fmt::Debug for Booted {
 }
 
 impl Booted {
-    /// Boots a machine of this kind. Blocks, and needs a tokio runtime around it.
-    pub(super) fn boot(kind: Kind, config: machine::Config, clock: Calibration) -> Result<Self> {
-        let machine: Box<dyn Machine> = match kind {
-            Kind::Kvm => Box::new(machine::native::Native::boot(config)?),
-            Kind::Software => Box::new(machine::software::Software::boot(config, clock)?),
-            Kind::Hvf => return Err(MachineError::Refused("machine hvf is not built yet".to_owned()).into()),
-        };
-        Self::watched(machine)
+    /// Boots a machine of this kind, beside the process of its shared directories if it has any. Blocks, and needs a tokio
+    /// runtime around it.
+    pub(super) fn boot(
+        kind: Kind,
+        config: machine::Config,
+        clock: Calibration,
+        shares: Option<Shares>,
+    ) -> Result<Self> {
+        let machine = boot(kind, config, clock);
+        Self::watched(match shares {
+            Some(shares) => shares.beside(machine)?,
+            None => machine?,
+        })
     }
 
     /// Watches a machine; one that cannot be watched is stopped.
@@ -57,6 +63,14 @@ impl Booted {
             }
         }
     }
+}
+
+fn boot(kind: Kind, config: machine::Config, clock: Calibration) -> Result<Box<dyn Machine>, MachineError> {
+    Ok(match kind {
+        Kind::Kvm => Box::new(machine::native::Native::boot(config)?),
+        Kind::Software => Box::new(machine::software::Software::boot(config, clock)?),
+        Kind::Hvf => return Err(MachineError::Refused("machine hvf is not built yet".to_owned())),
+    })
 }
 
 /// A machine that runs or has ended by itself.

@@ -7,6 +7,7 @@ use images::Pull;
 use policy::disks::Disk;
 use policy::machine::WantedMachine;
 use policy::resources::WantedResources;
+use policy::shares::Share;
 
 use crate::agent::command::ImageOverrides;
 
@@ -29,6 +30,8 @@ pub struct Spec {
     pub resources: WantedResources,
     /// The user's disks.
     pub disks: Vec<Disk>,
+    /// The directories of the host that the guest sees.
+    pub shares: Vec<Share>,
     /// Host name; `None` = the id.
     pub hostname: Option<String>,
     /// Lines for /etc/hosts.

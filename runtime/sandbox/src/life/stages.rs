@@ -4,6 +4,7 @@
 //! Waiting may be given up at any await: the stage still holds every part that exists then. Not here: the decision to
 //! give up, and the record ([`super::driver`]).
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -163,9 +164,11 @@ impl Preparing {
             home.as_user(|| prepare::image(&home, &reference, pull, given_up, &*image_progress))
         });
         let (home, reference, given_up) = (base.home.clone(), base.spec.kernel.clone(), token.clone());
-        let with_modules = base.spec.privileged;
+        let (with_modules, with_shares) = (base.spec.privileged, !base.shares.is_empty());
         let kernel = Job::start(move || {
-            home.as_user(|| prepare::kernel(&home, &reference, with_modules, given_up, &*progress))
+            home.as_user(|| {
+                prepare::kernel(&home, &reference, with_modules, with_shares, given_up, &*progress)
+            })
         });
         let (home, directory) = (base.home.clone(), base.vm.paths.directory().to_path_buf());
         let size_mb = base.grant.disk_size_mb;
@@ -235,6 +238,10 @@ impl Booting {
         let (reader, writer) = std::io::pipe().map_err(Error::system("console pipe"))?;
         let mut disks = vec![read_only, upper];
         disks.extend(base.disks.devices().map_err(Error::system("disks"))?);
+        let log = OwnedFd::from(log);
+        let process_log = log.try_clone().map_err(Error::system("log pipe"))?;
+        let (shares, elsewhere) =
+            base.shares.serve(&base.home, base.grant.memory_mib, base.grant.vcpus, process_log)?.unzip();
         let config = machine::Config {
             vcpus: base.grant.vcpus,
             memory_mib: base.grant.memory_mib,
@@ -242,10 +249,10 @@ impl Booting {
             initramfs: kernel.initramfs,
             command_line: COMMAND_LINE.to_owned(),
             disks,
-            elsewhere: Vec::new(),
+            elsewhere: elsewhere.unwrap_or_default(),
             ports: device,
             console: writer.into(),
-            log: Some(log.into()),
+            log: Some(log),
         };
         // Both tasks end when the last process of the machine closes its end.
         let log = base.log();
@@ -253,7 +260,7 @@ impl Booting {
         let console = Arc::clone(&base.console);
         let console = tokio::spawn(read_pipe(reader, move |bytes| console.console(bytes)));
         let (kind, clock) = (base.kind, base.clock);
-        let call = Job::start(move || Booted::boot(kind, config, clock));
+        let call = Job::start(move || Booted::boot(kind, config, clock, shares));
         Ok(Self { call, ports, console, plan })
     }
 
@@ -290,7 +297,7 @@ pub(super) struct Starting {
 impl Starting {
     /// A machine that the test plays, with the device's end of its ports.
     #[cfg(test)]
-    pub(super) fn played(base: &Base, running: Running) -> (Self, std::os::fd::OwnedFd) {
+    pub(super) fn played(base: &Base, running: Running) -> (Self, OwnedFd) {
         let (ports, device) = Ports::pair().unwrap();
         let plan = Plan {
             config: boot_config(base, 1, None, Vec::new()).unwrap(),
@@ -405,7 +412,7 @@ async fn stopped(running: Running) -> Ending {
 /// Asks the guest to end, if there is data to save or a program to wait for, and stops its machine.
 async fn shut_down(base: &Base, mut control: Control, running: Running, grace: Duration) -> Ending {
     let mut ending = Ending::default();
-    if base.spec.keep || !grace.is_zero() || base.disks.any_writable() {
+    if base.spec.keep || !grace.is_zero() || base.any_writable() {
         let limit = base.at_most(grace.saturating_add(SHUTDOWN_LIMIT));
         // The other half is left for the guest to write everything back.
         let grace_ms = u32::try_from(grace.min(limit / 2).as_millis()).unwrap_or(u32::MAX);
@@ -416,7 +423,7 @@ async fn shut_down(base: &Base, mut control: Control, running: Running, grace: D
             }
         };
         let late = timeout(limit, shutdown).await.is_err();
-        ending.unwritten = Some(limit).filter(|_| late && base.disks.any_writable());
+        ending.unwritten = Some(limit).filter(|_| late && base.any_writable());
         let late = late.then(|| format!("the guest did not power off in {:.1} s", limit.as_secs_f32()));
         late.iter().for_each(|late| tracing::warn!("{late}"));
         ending.steps.push(Step::done("guest", late));
@@ -450,6 +457,7 @@ fn boot_config(
         cpu_quota_milli: base.grant.cpu_quota_milli,
         check_timer: base.kind == Kind::Software,
         disks: base.disks.mounts(),
+        shares: base.shares.mounts(),
     })
 }
 

@@ -88,6 +88,11 @@ impl Home {
         self.user.as_ref()
     }
 
+    /// The directory of sandboxes.
+    pub(crate) fn state(&self) -> &Path {
+        &self.state
+    }
+
     /// The directory of images and kernels.
     #[must_use]
     pub fn cache(&self) -> &Path {

@@ -83,6 +83,11 @@ impl User {
         Ok(Self { uid, gid, groups })
     }
 
+    /// The user's number, its group's, and those of all of its groups.
+    pub(crate) fn ids(&self) -> (u32, u32, Vec<u32>) {
+        (self.uid.as_raw(), self.gid.as_raw(), self.groups.iter().map(|gid| gid.as_raw()).collect())
+    }
+
     /// Does `act` as this user. Threads and processes that it starts stay this user's.
     pub(crate) fn run<T>(&self, act: impl FnOnce() -> T) -> Result<T> {
         let _back = self.take_on()?;

@@ -68,7 +68,7 @@ fn options_of_later_parts_are_refused() {
     for (option, part) in [
         (["--allow-host", "x"], "the network"),
         (["--secret", "A@b"], "secrets"),
-        (["--volume", "/a:/b"], "mounts"),
+        (["--workspace", "/b"], "mounts"),
     ] {
         let args = ["run", "--image", "x", option[0], option[1], "true"];
         refused(&home, &args, &format!("{} is not built yet ({part})", option[0]));

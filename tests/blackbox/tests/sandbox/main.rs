@@ -24,6 +24,7 @@ mod programs;
 mod records;
 mod root;
 mod rpc;
+mod shares;
 mod space;
 mod streams;
 mod sudo;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
             (Needs::Program, rpc::TESTS_WITHOUT_GUEST),
             (Needs::Guest, lifecycle::TESTS_OF_EMULATION),
             (Needs::Program, disks::TESTS_WITHOUT_GUEST),
+            (Needs::Program, shares::TESTS_WITHOUT_GUEST),
         ]);
     }
     sets.extend::<[(Needs, &[Test]); _]>([
@@ -90,6 +92,7 @@ fn main() -> ExitCode {
         (Needs::Guest, log::TESTS),
         (Needs::Guest, port_forward::TESTS),
         (Needs::Guest, disks::TESTS),
+        (Needs::Guest, shares::TESTS),
         (Needs::Guest, kernels::TESTS),
         (Needs::Sudo, sudo::TESTS),
         (Needs::Guest, interrupted::TESTS),

@@ -25,8 +25,14 @@ pub(crate) const TESTS: &[Test] = &[
     ("sudo::the_end_of_input_ends_roots_server", the_end_of_input_ends_roots_server),
 ];
 
-const PROGRAMS: [&str; 5] =
-    ["matchlock", "matchlock-vmm", "matchlock-devices", "matchlock-launcher", "matchlock-guest"];
+const PROGRAMS: [&str; 6] = [
+    "matchlock",
+    "matchlock-vmm",
+    "matchlock-devices",
+    "matchlock-launcher",
+    "matchlock-shares",
+    "matchlock-guest",
+];
 
 /// The reason why there can be no such user here, if there is one.
 pub(crate) fn missing() -> Option<String> {
