@@ -193,7 +193,8 @@ fn shared_memory_huge_pages() -> Check {
         Ok(file) => match file.pages() {
             host::Pages::Huge => check(NAME, Pass, "shmem_enabled allows them for shared memory", None),
             host::Pages::HugeByOwnMount => {
-                check(NAME, Pass, "shared memory has them from a tmpfs of its own", None)
+                let message = "the KVM machine has them for shared memory, from a tmpfs of its own; shmem_enabled gives the software machine none";
+                check(NAME, Pass, message, None)
             }
             host::Pages::Small(why) => slower(why),
         },

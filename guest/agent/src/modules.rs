@@ -8,7 +8,7 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags};
 
@@ -92,8 +92,10 @@ fn load(initramfs: &OwnedFd, path: &str) -> Result<(), Errno> {
 /// The program that the kernel starts to load a module.
 const MODPROBE: system::Setting = ("/proc/sys/kernel/modprobe", b"/sbin/modprobe\n");
 
-/// Devices whose modules the kernel loads when they are opened: name, major and minor number.
-const OPENED: [(&str, u32, u32); 3] = [("fuse", 10, 229), ("net/tun", 10, 200), ("loop-control", 10, 237)];
+/// Devices whose modules the kernel loads when they are opened: name, permissions (as udev(7) gives them), major and
+/// minor number.
+const OPENED: [(&str, u32, u32, u32); 3] =
+    [("fuse", 0o666, 10, 229), ("net/tun", 0o666, 10, 200), ("loop-control", 0o600, 10, 237)];
 
 /// Lets programs load modules of the kernel `release`, all of which are on the partition after the layers. In most
 /// images of today `/lib` is a link to `/usr/lib`.
@@ -107,11 +109,13 @@ pub(crate) fn offer_all(layers: u16, release: &str) -> Result<(), Failure> {
         rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, disks::ATTRIBUTES)
     };
     let tree = mount().at(STEP)?;
-    let at = |library| disks::put(&tree, &format!("{library}/modules/{release}"), STEP);
-    at("/lib").or_else(|_| at("/usr/lib"))?;
+    let link = rustix::fs::statat(CWD, "/lib", AtFlags::SYMLINK_NOFOLLOW);
+    let is_link = link.is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::Symlink);
+    let library = if is_link { "/usr/lib" } else { "/lib" };
+    disks::put(&tree, &format!("{library}/modules/{release}"), STEP)?;
     files::put_directory("/dev/net", 0o755).at("make /dev/net")?;
-    for (name, major, minor) in OPENED {
-        let (mode, device) = (Mode::from_raw_mode(0o600), rustix::fs::makedev(major, minor));
+    for (name, mode, major, minor) in OPENED {
+        let (mode, device) = (Mode::from_raw_mode(mode), rustix::fs::makedev(major, minor));
         match rustix::fs::mknodat(CWD, format!("/dev/{name}"), FileType::CharacterDevice, mode, device) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(Failure::new(format!("make /dev/{name}"), errno)),

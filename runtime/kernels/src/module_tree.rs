@@ -27,10 +27,17 @@ const MAX_BYTES: u64 = 4 << 30;
 
 /// The file system with all modules of `kernel`, made once and kept with the kernel; `None` = the kernel has none.
 /// Waiting for another process that makes it ends at once when it is given up.
-pub fn module_tree(kernel: &Kernel, given_up: &CancellationToken) -> Result<Option<PathBuf>> {
+pub fn module_tree(
+    kernel: &Kernel,
+    given_up: &CancellationToken,
+    progress: &dyn Fn(&str),
+) -> Result<Option<PathBuf>> {
     let (Some(lease), Some(modules)) = (&kernel.lease, &kernel.modules) else { return Ok(None) };
     let path = lease.directory().join("tree").join(format!("{LAYOUT}.erofs"));
-    let make = |staged: &Path| write(modules, staged, given_up);
+    let make = |staged: &Path| {
+        progress("unpacking the kernel's modules");
+        write(modules, staged, given_up)
+    };
     made_once::file(&path, is_whole, make, given_up)?;
     Ok(Some(path))
 }

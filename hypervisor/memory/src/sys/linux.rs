@@ -30,9 +30,9 @@ const SWITCH: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 /// A file that several processes can map as guest memory. It has no length yet.
 ///
 /// None of them may find it shorter than what it mapped, or it is ended by SIGBUS. A memfd is sealed against that. A file on
-/// a tmpfs cannot be sealed: there it is that ftruncate(2), the one call that shortens a file which has no name, is in the
-/// profile of no process that is given this one (the VMM, the device process; the list of forbidden calls has it), so one
-/// whose guest has taken it over cannot make the others end in its stead. fallocate(2) cannot shorten a file of a tmpfs.
+/// a tmpfs cannot be sealed: there it is that ftruncate(2), the one call that shortens a file which has no name, is not in
+/// the profile of the VMM (the list of forbidden calls has it), and fallocate(2) cannot shorten a file of a tmpfs. A back end
+/// elsewhere that needs ftruncate(2) for files of its own could end the VMM of its own sandbox by it, and nobody else's.
 #[derive(Debug)]
 pub struct SharedFile {
     file: File,
@@ -42,10 +42,15 @@ pub struct SharedFile {
 impl SharedFile {
     /// The best file that this host has. To be made before this process is confined.
     pub fn new() -> io::Result<Self> {
-        if memfds_are_huge() {
-            return Ok(Self { file: memfd()?, pages: Pages::Huge });
-        }
-        match on_own_mount() {
+        let made = match switch() {
+            Switch::On => return Ok(Self { file: memfd()?, pages: Pages::Huge }),
+            Switch::Denied => {
+                let source = io::Error::other("shmem_enabled denies them to all shared memory");
+                Err(NoOwnMount { step: "tmpfs with huge pages", source })
+            }
+            Switch::Off => on_own_mount(),
+        };
+        match made {
             Ok(file) => Ok(Self { file, pages: Pages::HugeByOwnMount }),
             Err(why) => Ok(Self { file: memfd()?, pages: Pages::Small(why) }),
         }
@@ -91,10 +96,24 @@ fn memfd() -> io::Result<File> {
     Ok(rustix::fs::memfd_create("guest-ram", flags)?.into())
 }
 
-/// Whether the host gives memfds huge pages, at least those that ask for them.
-fn memfds_are_huge() -> bool {
+/// What the host's switch says of huge pages for memfds.
+#[derive(Debug, PartialEq, Eq)]
+enum Switch {
+    /// Those that ask for them have them.
+    On,
+    /// Memfds have none; a tmpfs may.
+    Off,
+    /// No shared memory has any, whatever its mount says.
+    Denied,
+}
+
+fn switch() -> Switch {
     let switch = std::fs::read_to_string(SWITCH).unwrap_or_default();
-    ["[always]", "[within_size]", "[advise]", "[force]"].iter().any(|on| switch.contains(on))
+    match switch.split_once('[').and_then(|(_, rest)| rest.split_once(']')) {
+        Some(("always" | "within_size" | "advise" | "force", _)) => Switch::On,
+        Some(("deny", _)) => Switch::Denied,
+        _ => Switch::Off,
+    }
 }
 
 /// What the child does, in order.
@@ -262,7 +281,7 @@ mod tests {
         assert!(rustix::io::fcntl_getfd(&file).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
         let metadata = file.metadata().unwrap();
         assert_eq!((metadata.uid(), metadata.nlink(), metadata.len()), (getuid().as_raw(), 0, 0));
-        if std::fs::read_to_string(SWITCH).is_ok_and(|switch| switch.contains("[deny]")) {
+        if switch() == Switch::Denied {
             return skip::skip("huge-pages", "this host denies them to every shared memory");
         }
         assert_as_huge_as_private(SharedFile { file, pages: Pages::HugeByOwnMount });

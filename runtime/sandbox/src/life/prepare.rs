@@ -103,6 +103,15 @@ pub(crate) fn image(
     Ok(OpenImage { reference: image.reference, config: image.config, layers })
 }
 
+/// The modules, if the disk has room for them behind so many layers.
+pub(crate) fn if_room(modules: Option<(OpenFile, String)>, layers: usize) -> Option<(OpenFile, String)> {
+    let has_room = layers < disk::composite::MAX_FILES;
+    if modules.is_some() && !has_room {
+        tracing::warn!("an image of {layers} layers leaves no room for kernel modules");
+    }
+    modules.filter(|_| has_room)
+}
+
 /// The read-only disk: a partition for each layer, lowest first, and one after them for the modules. Returns the
 /// number of layers as well.
 pub(crate) fn read_only_disk(
@@ -138,7 +147,11 @@ pub(crate) fn kernel(
     let initramfs = kernels::initramfs(home.cache(), &kernel, &agent, with_shares, &given_up)?;
     let file = File::open(&kernel.path).map_err(Error::io(&kernel.path))?.into();
     let initramfs = File::open(&initramfs).map_err(Error::io(&initramfs))?.into();
-    let modules = if with_modules { kernels::module_tree(&kernel, &given_up)? } else { None };
+    let modules = if with_modules {
+        kernels::module_tree(&kernel, &given_up, &|step| progress.step(step, None))?
+    } else {
+        None
+    };
     let modules =
         modules.map(|path| Ok::<_, Error>((OpenFile::open(&path)?, kernel.release.clone()))).transpose()?;
     let lease = kernel.lease;

@@ -229,7 +229,7 @@ impl Booting {
             env: base.spec.env.clone(),
             privileged: base.spec.privileged,
         };
-        let (modules, release) = kernel.modules.unzip();
+        let (modules, release) = prepare::if_room(kernel.modules, image.layers.len()).unzip();
         let (read_only, layers) = prepare::read_only_disk(&image.reference, image.layers, modules)?;
         let config = boot_config(base, layers, release, volumes)?;
         let plan = Plan { config, defaults, lease: kernel.lease };

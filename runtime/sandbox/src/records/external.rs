@@ -115,13 +115,20 @@ impl Records {
         })
     }
 
-    /// The sandboxes that have resources, with or without a record of their own.
+    /// The sandboxes that have resources, with or without a record of their own. A row that names no sandbox is left alone.
     pub(crate) fn claimants(&self) -> Result<Vec<Id>> {
         self.as_user(|db| {
             let mut statement = db.prepare("SELECT DISTINCT vm_id FROM resources ORDER BY vm_id")?;
             let ids = statement.query_map([], |row| row.get::<_, String>(0))?;
-            ids.map(|id| id.map(|id| id.parse().map_err(|_| BadRow::new(&id)))?.map_err(Error::from))
-                .collect()
+            let mut claimants = Vec::new();
+            for id in ids {
+                let id = id?;
+                match id.parse() {
+                    Ok(id) => claimants.push(id),
+                    Err(_) => tracing::warn!("the records name a resource of {id:?}, which is no sandbox"),
+                }
+            }
+            Ok(claimants)
         })
     }
 

@@ -79,14 +79,18 @@ impl SocketPath {
 /// Deletes a network interface; one that is not there is no error. Needs CAP_NET_ADMIN.
 pub(crate) fn delete_interface(name: &str) -> io::Result<()> {
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    match netdevice::name_to_index(&socket, name) {
-        Err(Errno::NODEV) => return Ok(()),
-        found => found.map(drop)?,
+    let is_gone = || match netdevice::name_to_index(&socket, name) {
+        Err(Errno::NODEV) => Ok(true),
+        found => found.map(|_| false),
+    };
+    if is_gone()? {
+        return Ok(());
     }
     let ip = process::find_program("ip").ok_or_else(|| io::Error::other("ip (iproute2) is not installed"))?;
     let mut command = Command::new(ip);
     let output = command.args(["link", "delete", "dev", name]).stdin(Stdio::null()).output()?;
-    match output.status.success() {
+    // It may have gone by itself meanwhile: the end of a process takes its interface along.
+    match output.status.success() || is_gone()? {
         true => Ok(()),
         false => Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
     }
