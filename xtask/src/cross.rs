@@ -3,16 +3,19 @@
 //! `xtask/unported.toml` lists the crates that do not check yet, with the reason; it holds in both directions, so it only
 //! shrinks. Nothing is linked, so C is not compiled: the compiler of the crates that bring some is a script that says yes.
 
+mod toolchain;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::IsTerminal;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use self::toolchain::Toolchain;
 use crate::sh;
 use crate::steps::Steps;
 use crate::test::{self, Counts};
@@ -82,11 +85,12 @@ enum Outcome {
 }
 
 fn check(target: &str, listed: &BTreeMap<String, String>) -> Result<Outcome> {
-    if let Err(reason) = provide(target) {
-        return Ok(Outcome::Skipped(format!("{reason:#}")));
-    }
+    let toolchain = match Toolchain::provide(target) {
+        Ok(toolchain) => toolchain,
+        Err(reason) => return Ok(Outcome::Skipped(format!("{reason:#}"))),
+    };
     let members = members(&sh::output(sh::cargo().args(["metadata", "--no-deps", "--format-version=1"]))?)?;
-    let build = Build::read(&compile(target)?, &members);
+    let build = Build::read(&compile(&toolchain, target)?, &members);
     let findings = build.findings(listed);
     if findings.is_empty() {
         println!(
@@ -100,34 +104,13 @@ fn check(target: &str, listed: &BTreeMap<String, String>) -> Result<Outcome> {
     Ok(Outcome::Checked(findings))
 }
 
-/// Sees to it that the standard library for `target` is there.
-fn provide(target: &str) -> Result<()> {
-    if has_library(target)? {
-        return Ok(());
-    }
-    if !sh::have("rustup") {
-        bail!("the compiler has no standard library for it, and there is no rustup to add one");
-    }
-    sh::run(sh::command("rustup").args(["target", "add", target]))?;
-    if has_library(target)? {
-        Ok(())
-    } else {
-        bail!("rustup has added the target to another toolchain than cargo's")
-    }
-}
-
-fn has_library(target: &str) -> Result<bool> {
-    let path = sh::output(sh::command("rustc").args(["--print", "target-libdir", "--target", target]))?;
-    Ok(Path::new(path.trim_end()).is_dir())
-}
-
 /// Runs the compiler and its lints over every library and program; gives cargo's account, a JSON value a line.
-fn compile(target: &str) -> Result<String> {
+fn compile(toolchain: &Toolchain, target: &str) -> Result<String> {
     let tools = tools()?;
     let variable = |tool: &str| format!("{tool}_{}", target.replace('-', "_"));
-    let mut cargo = sh::cargo();
+    let mut cargo = toolchain.check();
     let format = if std::io::stderr().is_terminal() { "json-diagnostic-rendered-ansi" } else { "json" };
-    cargo.args(["clippy", "--workspace", "--keep-going", "--message-format", format]);
+    cargo.args(["--workspace", "--keep-going", "--message-format", format]);
     cargo.args(["--target", target]).args(sh::quiet());
     cargo.env(variable("CC"), tools.join("cc")).env(variable("AR"), tools.join("ar"));
     // Where Apple's headers would be, for which the crate `cc` asks a program that only a Mac has.

@@ -95,7 +95,8 @@ fn add(packages: &[&str], install: bool) -> Result<()> {
     sh::run(apt().args(["install", "-y", "-q=2", "--no-install-recommends"]).args(packages))
 }
 
-fn apt() -> Command {
+/// apt-get as root.
+pub(crate) fn apt() -> Command {
     let mut command = if rustix::process::geteuid().is_root() {
         sh::command("apt-get")
     } else {
