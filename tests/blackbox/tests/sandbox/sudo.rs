@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("sudo::files_are_the_users", files_are_the_users),
     ("sudo::files_of_root_stay_roots", files_of_root_stay_roots),
     ("sudo::machines_are_nobodys", machines_are_nobodys),
+    ("sudo::shares_are_the_users", shares_are_the_users),
     ("sudo::a_home_of_another_user", a_home_of_another_user),
     ("sudo::the_end_of_input_ends_roots_server", the_end_of_input_ends_roots_server),
 ];
@@ -302,6 +303,36 @@ fn files_of_root_stay_roots() {
     let owner = rustix::process::Pid::from_raw(vm["pid"].as_i64().unwrap().try_into().unwrap()).unwrap();
     blackbox::kill_and_wait(owner);
     user.assert_no_process();
+}
+
+/// The user owns a file that the guest's root makes in a shared directory. The guest reads no file there that the user may not.
+fn shares_are_the_users() {
+    let user = User::new();
+    let (mine, roots) = (user.home().join("mine"), user.directory.path().join("roots"));
+    for (directory, owner, mode) in [(&mine, user.uid, 0o755), (&roots, 0, 0o700)] {
+        fs::create_dir(directory).unwrap();
+        fs::write(directory.join("secret"), "hunter2\n").unwrap();
+        fs::set_permissions(directory.join("secret"), PermissionsExt::from_mode(0o600)).unwrap();
+        fs::set_permissions(directory, PermissionsExt::from_mode(mode)).unwrap();
+        std::os::unix::fs::chown(directory, Some(owner), Some(owner)).unwrap();
+    }
+    let volumes =
+        [&mine, &roots].map(|directory| format!("{}:/{}:host_fs", directory.display(), name(directory)));
+    let id = user.run_detached(&["-v", &volumes[0], "-v", &volumes[1]]);
+    let script = "echo x > /mine/new && chown 5:6 /mine/new && stat -c %u:%g /mine/new; \
+                  cat /mine/secret; ls /roots; cat /roots/secret; echo x > /roots/new";
+    let done = user.done(&["exec", &id, "--", "sh", "-c", script]);
+    assert_eq!(done.stdout, "5:6\n", "{done:?}");
+    assert_eq!(done.stderr.to_lowercase().matches("permission denied").count(), 4, "{done:?}");
+    let new = fs::metadata(mine.join("new")).unwrap();
+    assert_eq!((new.uid(), new.gid()), (user.uid, user.gid));
+    assert_eq!(blackbox::names(&roots), ["secret"]);
+    assert_eq!(user.done(&["kill", &id]), success(&format!("Killed {id}\n")));
+    user.assert_no_process();
+}
+
+fn name(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).unwrap()
 }
 
 /// Only the supervisor is root's. No process of its machine belongs to root, to the user, or to the user of another
