@@ -25,10 +25,37 @@ pub(crate) struct Directory {
     next: u32,
 }
 
+/// What a name is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    /// A name given here. It may hide one of the directory below.
+    Here { node: NodeId, hides: bool },
+    /// One of the directory below, as it was when last looked at.
+    Below(NodeId),
+    /// One of the directory below that stays whatever becomes of it there: its file, or one in it, was changed here.
+    Kept(NodeId),
+    /// A name of the directory below that was taken away here.
+    Hidden,
+}
+
+impl What {
+    pub(crate) fn node(self) -> Option<NodeId> {
+        match self {
+            Self::Here { node, .. } | Self::Below(node) | Self::Kept(node) => Some(node),
+            Self::Hidden => None,
+        }
+    }
+
+    fn is_over_one(self) -> bool {
+        !matches!(self, Self::Here { hides: false, .. })
+    }
+}
+
 #[derive(Debug)]
 struct Named {
-    node: NodeId,
-    place: u32,
+    what: What,
+    /// Nothing for a name that is listed among those below.
+    place: Option<u32>,
     charge: Charge,
 }
 
@@ -51,12 +78,17 @@ impl Directory {
         Self { parent, is_removed: false, names: HashMap::new(), order: BTreeMap::new(), next: FIRST }
     }
 
+    /// Whether no name leads anywhere, but for those below that nobody has looked at.
     pub(crate) fn is_empty(&self) -> bool {
-        self.names.is_empty()
+        self.names.values().all(|named| named.what == What::Hidden)
+    }
+
+    pub(crate) fn what(&self, name: &[u8]) -> Option<What> {
+        self.names.get(name).map(|named| named.what)
     }
 
     pub(crate) fn get(&self, name: &[u8]) -> Option<NodeId> {
-        self.names.get(name).map(|named| named.node)
+        self.what(name)?.node()
     }
 
     /// Refuses a name that could not be told apart from earlier ones when listed.
@@ -68,33 +100,78 @@ impl Directory {
     pub(crate) fn put(&mut self, name: &[u8], mut loose: Loose) {
         loose.charge.become_amount(cost(name));
         let Loose { node, charge } = loose;
-        if let Some(named) = self.names.get_mut(name) {
-            *named = Named { node, place: named.place, charge };
-            return;
-        }
-        let (place, name) = (self.next, Arc::<[u8]>::from(name));
-        self.next = self.next.saturating_add(1);
-        self.order.insert(place, name.clone());
-        self.names.insert(name, Named { node, place, charge });
+        let (hides, place) = match self.names.get(name) {
+            Some(named) => (named.what.is_over_one(), named.place),
+            None => (false, None),
+        };
+        self.insert(name, What::Here { node, hides }, place, charge);
+    }
+
+    fn insert(&mut self, name: &[u8], what: What, place: Option<u32>, charge: Charge) {
+        let name = Arc::<[u8]>::from(name);
+        let place = place.unwrap_or_else(|| {
+            let place = self.next;
+            self.next = self.next.saturating_add(1);
+            self.order.insert(place, name.clone());
+            place
+        });
+        self.names.insert(name, Named { what, place: Some(place), charge });
     }
 
     /// Has a name that is there lead to another node.
     pub(crate) fn lead(&mut self, name: &[u8], node: NodeId) {
-        if let Some(named) = self.names.get_mut(name) {
-            named.node = node;
-        }
+        let Some(Named { what, place, mut charge }) = self.names.remove(name) else { return };
+        charge.become_amount(cost(name));
+        self.insert(name, What::Here { node, hides: what.is_over_one() }, place, charge);
     }
 
+    /// Takes a name away. One of the directory below is hidden from then on.
     pub(crate) fn take(&mut self, name: &[u8]) -> Result<Loose> {
-        let Named { node, place, charge } = self.names.remove(name).ok_or(Errno::ENOENT)?;
-        self.order.remove(&place);
+        let named = self.names.get_mut(name).ok_or(Errno::ENOENT)?;
+        let node = named.what.node().ok_or(Errno::ENOENT)?;
+        let place = named.place.take();
+        let charge = named.charge.split();
+        if named.what.is_over_one() {
+            named.what = What::Hidden;
+            named.charge.become_amount(cost(name));
+        } else {
+            self.names.remove(name);
+        }
+        place.and_then(|place| self.order.remove(&place));
         Ok(Loose { node, charge })
     }
 
-    /// The names behind a place, each with its place and node.
-    pub(crate) fn behind(&self, place: u32) -> impl Iterator<Item = (u32, &[u8], NodeId)> {
+    /// Notes a name of the directory below.
+    pub(crate) fn note_below(&mut self, name: &Arc<[u8]>, node: NodeId, nothing: Charge) {
+        self.names.insert(name.clone(), Named { what: What::Below(node), place: None, charge: nothing });
+    }
+
+    /// Forgets a name of the directory below, if that is all it is.
+    pub(crate) fn forget_below(&mut self, name: &[u8]) -> Option<NodeId> {
+        let Some(What::Below(node)) = self.what(name) else { return None };
+        self.names.remove(name).map(|_| node)
+    }
+
+    /// A name of the directory below stays from now on.
+    pub(crate) fn keep(&mut self, name: &[u8]) -> Result<()> {
+        let next = self.next;
+        let Some(named) = self.names.get_mut(name) else { return Ok(()) };
+        let What::Below(node) = named.what else { return Ok(()) };
+        if next == u32::MAX {
+            return Err(Errno::ENOSPC);
+        }
+        named.charge.grow(cost(name))?;
+        named.what = What::Kept(node);
+        named.place = Some(next);
+        self.next += 1;
+        self.order.insert(next, name.into());
+        Ok(())
+    }
+
+    /// The names behind a place that were given or kept here, each with its place.
+    pub(crate) fn behind(&self, place: u32) -> impl Iterator<Item = (u32, &Arc<[u8]>, What)> {
         let later = self.order.range(place.saturating_add(1)..);
-        later.filter_map(|(place, name)| Some((*place, &**name, self.get(name)?)))
+        later.filter_map(|(place, name)| Some((*place, name, self.what(name)?)))
     }
 }
 

@@ -4,21 +4,25 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use fuse::{
-    Access, Cache, Context, Creation, Data, Entry, Errno, FileSystem, Gone, Handle, How, Listed, Listing,
-    Name, NameChange, NodeId, OpenFlags, Opened, Opening, Result, SetAttributes, Sink, Source, Stat,
-    Statistics, Sync, WriteHow, Xattr,
+    Access, Attributes, Cache, Context, Creation, Data, Entry, Errno, FileSystem, Gone, Handle, How, Listing,
+    Name, NameChange, NodeId, OpenFlags, Opened, Opening, RenameHow, Result, SetAttributes, Sink, Source,
+    Stat, Statistics, Sync, WriteHow, Xattr,
 };
 use vm_memory::VolatileSlice;
 
+use crate::below::Below;
 use crate::chunks::Chunks;
 use crate::handles::{Handles, Open};
 use crate::locks::{alone, shared};
-use crate::node::{Birth, Body, Contents, NODE_COST, Node, file_type};
+use crate::node::{Birth, Body, Contents, Former, NODE_COST, Node, file_type};
 use crate::space::Space;
 use crate::tree::{Spot, Tree};
 
 /// How long the kernel may believe what it was told: nobody else changes the files.
 const VALID: Duration = Duration::from_secs(3600);
+
+/// The same, of what is below, which others may change.
+const VALID_BELOW: Duration = Duration::from_secs(1);
 
 /// The unit in which space is told.
 const BLOCK_SIZE: u32 = 4096;
@@ -45,24 +49,33 @@ pub struct Options {
     pub gid: u32,
 }
 
-/// Files that are in this process's memory only.
+/// Files that are changed in this process's memory only.
 #[derive(Debug)]
-pub struct Memory {
+pub struct Files {
     space: Arc<Space>,
-    tree: RwLock<Tree>,
+    pub(crate) tree: RwLock<Tree>,
     handles: Handles,
 }
 
-impl Memory {
+impl Files {
     /// An empty folder. A limit that has no room even for the folder itself is an error.
-    pub fn new(options: Options) -> Result<Self> {
+    pub fn in_memory(options: Options) -> Result<Self> {
         let space = Space::new(options.limit);
         let root = Birth { mode: options.mode & 0o7777, uid: options.uid, gid: options.gid };
         let tree = Tree::new(space.clone(), root)?;
         Ok(Self { space, tree: RwLock::new(tree), handles: Handles::default() })
     }
 
-    fn node(&self, id: NodeId) -> Result<Arc<Node>> {
+    /// The files of another file system, which is only read. What is changed takes at most `limit` bytes.
+    pub fn over(below: Arc<dyn FileSystem>, limit: u64) -> Result<Self> {
+        let space = Space::new(limit);
+        let root = Below::root(below);
+        let told = root.attributes()?;
+        let tree = Tree::over(space.clone(), root, &told)?;
+        Ok(Self { space, tree: RwLock::new(tree), handles: Handles::default() })
+    }
+
+    pub(crate) fn node(&self, id: NodeId) -> Result<Arc<Node>> {
         shared(&self.tree).node(id).cloned()
     }
 
@@ -71,41 +84,141 @@ impl Memory {
         Ok(Body::File(Contents::new(Chunks::new(self.space.charge(0)?))))
     }
 
-    fn make(&self, context: &Context<'_>, spot: Spot<'_>, body: Body, mode: u32) -> Result<Entry> {
-        let node = alone(&self.tree).make(spot, body, mode, context)?;
-        Ok(entry(&node))
+    fn make(
+        &self,
+        context: &Context<'_>,
+        parent: NodeId,
+        name: Name<'_>,
+        body: Body,
+        mode: u32,
+    ) -> Result<Entry> {
+        self.make_room(parent, name)?;
+        let node = alone(&self.tree).make(spot(parent, name), body, mode, context)?;
+        self.tell(node, None)
+    }
+
+    /// Refuses a name that is taken, and has its directory ready for it.
+    fn make_room(&self, parent: NodeId, name: Name<'_>) -> Result<()> {
+        match self.hold(parent, name)? {
+            Some(_) => Err(Errno::EEXIST),
+            None => self.touch_directory(parent),
+        }
+    }
+
+    fn link(&self, parent: NodeId, name: Name<'_>, id: NodeId) -> Result<Entry> {
+        let node = self.node(id)?;
+        if node.is_directory() {
+            return Err(Errno::EPERM);
+        }
+        self.make_room(parent, name)?;
+        self.touch(&node)?;
+        let node = alone(&self.tree).link(spot(parent, name), id)?;
+        self.tell(node, None)
+    }
+
+    fn rename(
+        &self,
+        from: (NodeId, Name<'_>),
+        to: (NodeId, Name<'_>),
+        how: RenameHow,
+    ) -> Result<Option<Arc<Node>>> {
+        let moved = self.hold(from.0, from.1)?.ok_or(Errno::ENOENT)?;
+        let other = self.hold(to.0, to.1)?;
+        self.touch_directory(from.0)?;
+        self.touch_directory(to.0)?;
+        self.touch(&moved.node)?;
+        if let Some(other) = &other {
+            self.touch(&other.node)?;
+        }
+        // Whether the directory may be replaced at all is the tree's to say, and then whether it is empty.
+        let replaced =
+            other.filter(|other| how == RenameHow::Replace && !Arc::ptr_eq(&other.node, &moved.node));
+        let left = match &replaced {
+            Some(replaced) if moved.node.is_directory() => self.check_nothing_below(&replaced.node),
+            _ => Ok(()),
+        };
+        let mut tree = alone(&self.tree);
+        let (from, to) = (spot(from.0, from.1), spot(to.0, to.1));
+        if left.is_err() {
+            tree.check_rename(from, to)?;
+            return left.map(|()| None);
+        }
+        tree.rename(from, to, how)
+    }
+
+    fn remove(&self, parent: NodeId, name: Name<'_>, is_directory: bool) -> Result<Option<Arc<Node>>> {
+        let found = self.hold(parent, name)?.ok_or(Errno::ENOENT)?;
+        match (is_directory, found.node.is_directory()) {
+            (true, false) => return Err(Errno::ENOTDIR),
+            (false, true) => return Err(Errno::EISDIR),
+            (true, true) => self.check_nothing_below(&found.node)?,
+            (false, false) => {}
+        }
+        self.touch_directory(parent)?;
+        self.touch(&found.node)?;
+        let mut tree = alone(&self.tree);
+        let spot = spot(parent, name);
+        if is_directory { tree.remove_directory(spot) } else { tree.unlink(spot) }
+    }
+
+    /// Finds a name for the kernel.
+    pub(crate) fn find(&self, parent: NodeId, name: Name<'_>) -> Result<Entry> {
+        let (node, told) = self.look_up(parent, name)?;
+        self.tell(node, told)
+    }
+
+    /// Tells the kernel of a file to which it has a reference, or takes the reference back.
+    fn tell(&self, node: Arc<Node>, told: Option<Attributes>) -> Result<Entry> {
+        let told = match told {
+            Some(told) => Ok(Stat { attributes: Attributes { ino: node.ino, ..told }, valid: VALID_BELOW }),
+            None => stat(&node),
+        };
+        let stat = told.inspect_err(|_| self.forget(node.id, 1))?;
+        Ok(Entry { node: node.id, generation: 0, valid: stat.valid, stat })
+    }
+
+    pub(crate) fn forget(&self, id: NodeId, count: u64) {
+        let is_last = shared(&self.tree).forget(id, count);
+        let lost = if is_last { alone(&self.tree).let_go(id) } else { None };
+        drop(lost);
     }
 
     /// Opens a regular file.
     fn open_file(&self, node: Arc<Node>, access: Access, flags: OpenFlags) -> Result<Opened> {
         let contents = node.contents()?;
         if flags.contains(OpenFlags::TRUNCATE) {
-            contents.change(|chunks| chunks.set_len(0));
+            self.touch(&node)?;
+            contents.change(Former::Dropped, |chunks| chunks.set_len(0))?;
             let mut facts = node.facts();
             if flags.contains(OpenFlags::KILL_PRIVILEGES) {
                 facts.kill_privileges();
             }
             facts.modified();
         }
-        let handle = self.handles.keep(Open { node, is_writable: !matches!(access, Access::Read) })?;
-        Ok(Opened { handle, cache: Cache::KEEP })
+        let beneath = node.below.as_ref().filter(|_| contents.is_below());
+        let below = beneath.map(|below| below.open(false)).transpose()?;
+        let cache = if below.is_some() { Cache::empty() } else { Cache::KEEP };
+        let handle = self.handles.keep(Open { node, is_writable: !matches!(access, Access::Read), below })?;
+        Ok(Opened { handle, cache })
     }
 
     fn read(&self, open: &Open, offset: u64, into: &Sink<'_>) -> Result<u64> {
-        let count = open.node.contents()?.look().read(offset, into);
+        let count = open.node.contents()?.read(open.below.as_ref(), offset, into)?;
         open.node.facts().accessed();
         Ok(count)
     }
 
     fn write(&self, open: &Open, offset: u64, from: &Source<'_>, how: WriteHow) -> Result<u64> {
         let wanted = u64::try_from(from.len()).map_err(|_| Errno::EINVAL)?;
-        let count = open.writable()?.change(|chunks| {
+        let contents = open.writable()?;
+        self.touch(&open.node)?;
+        let count = contents.change(Former::Needed, |chunks| {
             let offset = if how.contains(WriteHow::APPEND) { chunks.len() } else { offset };
             match offset.checked_add(wanted) {
                 Some(end) if end <= MAX_OFFSET => chunks.write(offset, from),
                 _ => Err(Errno::EFBIG),
             }
-        })?;
+        })??;
         let mut facts = open.node.facts();
         if how.contains(WriteHow::KILL_PRIVILEGES) {
             facts.kill_privileges();
@@ -118,15 +231,18 @@ impl Memory {
     }
 
     fn copy(&self, from: &Open, mut offset: u64, to: &Open, mut to_offset: u64, len: u64) -> Result<u64> {
-        let (from, into) = (from.node.contents()?, to.writable()?);
+        let into = to.writable()?;
+        self.touch(&to.node)?;
         let mut buffer = vec![0; usize::try_from(len).unwrap_or(COPY_LEN).min(COPY_LEN)];
         let slices = [VolatileSlice::from(&mut buffer[..])];
         let mut done = 0;
         while done < len {
             let wanted = usize::try_from(len - done).unwrap_or(COPY_LEN).min(COPY_LEN);
-            let count = from.look().read(offset, &Sink::new(&slices, 0, wanted));
+            let into_buffer = Sink::new(&slices, 0, wanted);
+            let count = from.node.contents()?.read(from.below.as_ref(), offset, &into_buffer)?;
             let found = Source::new(&slices, 0, usize::try_from(count).unwrap_or(0));
-            let stored = match into.change(|chunks| chunks.write(to_offset, &found)) {
+            let stored = match into.change(Former::Needed, |chunks| chunks.write(to_offset, &found)).flatten()
+            {
                 Ok(stored) => stored,
                 Err(errno) if done == 0 => return Err(errno),
                 Err(_) => break,
@@ -152,41 +268,33 @@ impl Open {
     }
 }
 
-impl FileSystem for Memory {
+impl FileSystem for Files {
     fn entry(&self, context: &Context<'_>, parent: NodeId, name: Name<'_>, how: How<'_>) -> Result<Entry> {
-        let spot = spot(parent, name);
         match how {
-            How::Existing => {
-                let tree = shared(&self.tree);
-                let node = tree.find(spot)?;
-                tree.refer(node.id);
-                Ok(entry(node))
-            }
-            How::Directory { mode } => self.make(context, spot, Body::Directory, mode),
+            How::Existing => self.find(parent, name),
+            How::Directory { mode } => self.make(context, parent, name, Body::Directory, mode),
             How::Node { mode, device } => {
                 let body = match mode & file_type::MASK {
                     file_type::REGULAR => self.empty_file()?,
                     kind => Body::Special(kind, device),
                 };
-                self.make(context, spot, body, mode & !file_type::MASK)
+                self.make(context, parent, name, body, mode & !file_type::MASK)
             }
             How::SymbolicLink { target } => {
-                self.make(context, spot, Body::Link(target.as_c_str().to_bytes().into()), 0o777)
+                self.make(context, parent, name, Body::Link(target.as_c_str().to_bytes().into()), 0o777)
             }
-            How::HardLink { node } => Ok(entry(&*alone(&self.tree).link(spot, node)?)),
+            How::HardLink { node } => self.link(parent, name, node),
         }
     }
 
     fn names(&self, _: &Context<'_>, parent: NodeId, change: NameChange<'_>) -> Result<()> {
-        let mut tree = alone(&self.tree);
         let lost = match change {
-            NameChange::Unlink(name) => tree.unlink(spot(parent, name)),
-            NameChange::RemoveDirectory(name) => tree.remove_directory(spot(parent, name)),
+            NameChange::Unlink(name) => self.remove(parent, name, false),
+            NameChange::RemoveDirectory(name) => self.remove(parent, name, true),
             NameChange::Rename { from, to_parent, to, how } => {
-                tree.rename(spot(parent, from), spot(to_parent, to), how)
+                self.rename((parent, from), (to_parent, to), how)
             }
         };
-        drop(tree);
         lost.map(drop)
     }
 
@@ -199,9 +307,10 @@ impl FileSystem for Memory {
     ) -> Result<Stat> {
         let node = self.node(node)?;
         if let Some(change) = change {
+            self.touch(&node)?;
             node.change(change)?;
         }
-        Ok(stat(&node))
+        stat(&node)
     }
 
     fn open(&self, _: &Context<'_>, node: NodeId, opening: Opening) -> Result<Opened> {
@@ -209,8 +318,10 @@ impl FileSystem for Memory {
         match opening {
             Opening::File { access, flags } => self.open_file(node, access, flags),
             Opening::Directory if node.is_directory() => {
-                let handle = self.handles.keep(Open { node, is_writable: false })?;
-                Ok(Opened { handle, cache: Cache::KEEP | Cache::DIRECTORY })
+                let below = node.below.as_ref().map(|below| below.open(true)).transpose()?;
+                let cache = if below.is_some() { Cache::empty() } else { Cache::KEEP | Cache::DIRECTORY };
+                let handle = self.handles.keep(Open { node, is_writable: false, below })?;
+                Ok(Opened { handle, cache })
             }
             Opening::Directory => Err(Errno::ENOTDIR),
         }
@@ -226,32 +337,27 @@ impl FileSystem for Memory {
         let Creation { mode, access, flags, exclusive } = creation;
         self.handles.check_room()?;
         let body = self.empty_file()?;
-        let mut tree = alone(&self.tree);
         let node = match name {
             None => {
-                let node = tree.make_nameless(parent, body, mode, context)?;
+                let node = alone(&self.tree).make_nameless(parent, body, mode, context)?;
                 node.facts().nameable = !exclusive;
                 node
             }
-            Some(name) => {
-                let spot = spot(parent, name);
-                match tree.find(spot) {
-                    Ok(_) if exclusive => return Err(Errno::EEXIST),
-                    Ok(node) => {
-                        node.contents()?;
-                        tree.refer(node.id);
-                        node.clone()
-                    }
-                    Err(Errno::ENOENT) => tree.make(spot, body, mode, context)?,
-                    Err(errno) => return Err(errno),
+            Some(name) => match self.look_up(parent, name) {
+                Ok((node, _)) if exclusive => {
+                    self.forget(node.id, 1);
+                    return Err(Errno::EEXIST);
                 }
-            }
+                Ok((node, _)) => node,
+                Err(Errno::ENOENT) => {
+                    self.touch_directory(parent)?;
+                    alone(&self.tree).make(spot(parent, name), body, mode, context)?
+                }
+                Err(errno) => return Err(errno),
+            },
         };
-        drop(tree);
-        let opened = self.open_file(node.clone(), access, flags).inspect_err(|_| {
-            self.let_go(node.id, Gone::Lookups(1));
-        })?;
-        Ok((entry(&node), opened))
+        let opened = self.open_file(node.clone(), access, flags).inspect_err(|_| self.forget(node.id, 1))?;
+        Ok((self.tell(node, None)?, opened))
     }
 
     fn data(&self, _: &Context<'_>, node: NodeId, handle: Handle, act: Data<'_>) -> Result<u64> {
@@ -260,13 +366,15 @@ impl FileSystem for Memory {
             Data::Read { offset, into } => self.read(&open, offset, &into),
             Data::Write { offset, from, how } => self.write(&open, offset, &from, how),
             Data::Allocate { offset, len, how } => {
-                open.writable()?.change(|chunks| chunks.allocate(offset, len, how))?;
+                let contents = open.writable()?;
+                self.touch(&open.node)?;
+                contents.change(Former::Needed, |chunks| chunks.allocate(offset, len, how))??;
                 let mut facts = open.node.facts();
                 facts.kill_privileges();
                 facts.modified();
                 Ok(0)
             }
-            Data::Seek { offset, what } => open.node.contents()?.look().seek(offset, what),
+            Data::Seek { offset, what } => open.node.contents()?.seek(open.below.as_ref(), offset, what),
             Data::Copy { offset, to_node, to, to_offset, len } => {
                 self.copy(&open, offset, &*self.handles.get(to_node, to)?, to_offset, len)
             }
@@ -282,7 +390,7 @@ impl FileSystem for Memory {
         listing: &mut Listing<'_>,
     ) -> Result<()> {
         let open = self.handles.get(node, handle)?;
-        list(&shared(&self.tree), &open.node, cookie, listing)?;
+        self.list_directory(&open, cookie, listing)?;
         open.node.facts().accessed();
         Ok(())
     }
@@ -296,6 +404,10 @@ impl FileSystem for Memory {
 
     fn xattr(&self, _: &Context<'_>, node: NodeId, act: Xattr<'_>) -> Result<Vec<u8>> {
         let node = self.node(node)?;
+        if let Some(below) = node.live().filter(|_| matches!(act, Xattr::Get(_) | Xattr::List)) {
+            return below.xattr(act);
+        }
+        self.touch(&node)?;
         match act {
             Xattr::Get(name) => node.facts().xattr(name),
             Xattr::List => Ok(node.facts().xattrs()),
@@ -329,11 +441,7 @@ impl FileSystem for Memory {
 
     fn let_go(&self, node: NodeId, gone: Gone) {
         match gone {
-            Gone::Lookups(count) => {
-                let is_last = shared(&self.tree).forget(node, count);
-                let lost = if is_last { alone(&self.tree).let_go(node) } else { None };
-                drop(lost);
-            }
+            Gone::Lookups(count) => self.forget(node, count),
             Gone::File(handle) | Gone::Directory(handle) => self.handles.close(handle),
             Gone::Everything => {
                 self.handles.close_all();
@@ -344,41 +452,12 @@ impl FileSystem for Memory {
     }
 }
 
-/// Lists a directory's names, and for a kernel that wants them, their files, with a reference to each.
-fn list(tree: &Tree, node: &Node, cookie: u64, listing: &mut Listing<'_>) -> Result<()> {
-    const ITSELF: u64 = 1;
-    const PARENT: u64 = 2;
-    let Ok(directory) = tree.directory(node.id) else { return Ok(()) };
-    let kind = |mode: u32| u8::try_from(mode >> 12).unwrap_or_default();
-    let directory_kind = kind(file_type::DIRECTORY);
-    for (place, name, ino) in [(ITSELF, &b"."[..], node.id.0), (PARENT, b"..", directory.parent.0)] {
-        if cookie < place && !listing.add(&Listed { ino, cookie: place, kind: directory_kind, name }, None) {
-            return Ok(());
-        }
-    }
-    let Ok(place) = u32::try_from(cookie) else { return Ok(()) };
-    for (place, name, id) in directory.behind(place) {
-        if !listing.has_room(name.len()) {
-            break;
-        }
-        let node = tree.node(id)?;
-        let listed = Listed { ino: id.0, cookie: place.into(), kind: kind(node.body.kind()), name };
-        let entry = listing.wants_nodes().then(|| entry(node));
-        if listing.add(&listed, entry.as_ref()) && entry.is_some() {
-            tree.refer(id);
-        }
-    }
-    Ok(())
-}
-
 fn spot(parent: NodeId, name: Name<'_>) -> Spot<'_> {
     Spot { parent, name: name.as_bytes() }
 }
 
-fn stat(node: &Node) -> Stat {
-    Stat { attributes: node.attributes(), valid: VALID }
-}
-
-fn entry(node: &Node) -> Entry {
-    Entry { node: node.id, generation: 0, valid: VALID, stat: stat(node) }
+/// What is told of a file, and how long it holds: others may change what is below.
+fn stat(node: &Node) -> Result<Stat> {
+    let valid = if node.is_asked_below() { VALID_BELOW } else { VALID };
+    Ok(Stat { attributes: node.attributes()?, valid })
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
+use std::sync::Arc;
 
 use fuse::{
     Access, Allocation, Attributes, Context, Creation, Data, Device, Entry, Errno, FileSystem, Gone, Handle,
@@ -14,7 +15,7 @@ use fuse::{
 use vm_memory::VolatileSlice;
 
 use crate::model::{Body, File, Id, Model, ROOT};
-use crate::{Memory, Options};
+use crate::{Files, Options};
 
 /// Names that files get: so few that they meet.
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "a name of some length"];
@@ -30,14 +31,38 @@ const XATTRS: [&str; 3] = ["user.a", "security.capability", "user.another"];
 
 /// Acts on a folder in memory. Each is a byte that says what is done, and as many bytes as say with what.
 pub fn memory(data: &[u8]) {
-    let options = Options { limit: 1 << 30, mode: 0o755, uid: 0, gid: 0 };
-    let Ok(files) = Memory::new(options) else { panic!("there is no room for a folder") };
+    let files = folder();
     let free = free(&files);
     let mut run = Run::new(&files, Model::new());
     run.script(data);
     run.compare();
     run.leave_nothing();
     assert_eq!(self::free(&files), free, "space that nobody gives back");
+}
+
+/// Acts on a folder in memory, and then on what is over it. The first byte says where the one becomes the other.
+pub fn over(data: &[u8]) {
+    let Some((first, acts)) = data.split_first() else { return };
+    let (before, after) = acts.split_at(acts.len() * usize::from(*first) / 256);
+    let below = Arc::new(folder());
+    let mut run = Run::new(&*below, Model::new());
+    run.script(before);
+    let model = run.let_go();
+    let Ok(files) = Files::over(below.clone(), 1 << 30) else { panic!("a directory is there") };
+    let mut run = Run::new(&files, model.clone());
+    run.script(after);
+    run.compare();
+    run.leave_nothing();
+    files.let_go(NodeId::ROOT, Gone::Everything);
+    // Whatever was done, nothing is done below.
+    let mut run = Run::new(&*below, model);
+    run.compare();
+}
+
+fn folder() -> Files {
+    let options = Options { limit: 1 << 30, mode: 0o755, uid: 0, gid: 0 };
+    let Ok(files) = Files::in_memory(options) else { panic!("there is no room for a folder") };
+    files
 }
 
 fn free(files: &dyn FileSystem) -> (u64, u64) {
@@ -546,10 +571,16 @@ impl<'a> Run<'a> {
             });
             assert_eq!(gone, Ok(Vec::new()));
         }
+        self.let_go();
+    }
+
+    /// Closes everything and forgets it.
+    fn let_go(self) -> Model {
         for Heard { node, lookups, open, .. } in self.heard {
             open.into_iter().for_each(|handle| self.files.let_go(node, Gone::File(handle)));
             self.files.let_go(node, Gone::Lookups(lookups));
         }
+        self.model
     }
 
     /// A name that nothing is below, and its directory.
@@ -607,6 +638,15 @@ mod tests {
         "\x0f\x03",
         "\x0a\x03\x05\x07\x63",
     ];
+
+    #[test]
+    fn over() {
+        let all = examples().concat();
+        let first = [0, 60, 128, 200, 240, 255].map(|first| [&[first][..], &all].concat());
+        let each = examples().into_iter().map(|one| [&[128][..], &one, &one].concat());
+        let examples: Vec<_> = first.into_iter().chain(each).collect();
+        fuzzed::run("overlay_over", 800, &examples, &WORDS, super::over);
+    }
 
     #[test]
     fn memory() {

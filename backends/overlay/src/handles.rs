@@ -6,6 +6,7 @@ use std::sync::{Arc, RwLock};
 
 use fuse::{Errno, Handle, NodeId, Result};
 
+use crate::below::BelowOpen;
 use crate::locks::{alone, shared};
 use crate::node::Node;
 
@@ -18,6 +19,8 @@ pub(crate) struct Open {
     pub(crate) node: Arc<Node>,
     /// Its contents may be changed.
     pub(crate) is_writable: bool,
+    /// The same below, if the contents were there when it was opened.
+    pub(crate) below: Option<BelowOpen>,
 }
 
 /// Everything that is open.

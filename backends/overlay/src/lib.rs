@@ -1,28 +1,36 @@
 //! Shared folders whose changes stay with the sandbox.
 //!
 //! ```text
-//! Memory ─▶ Tree: names, links, references of the kernel ─▶ Node: facts ─▶ Chunks: contents
-//!             one lock, no input or output                   a lock each    a lock each
+//! Files ─▶ Tree: names, links, references of the kernel ─▶ Node: facts ─▶ Contents: chunks, or those below
+//!   │        one lock, no input or output                   a lock each    a lock each
+//!   └────▶ Below: another file system, looked at with no lock held
 //! ```
 //!
-//! [`Memory`] is an empty folder in memory.
+//! [`Files`] are a folder in memory, or lie over another file system. What lies over another one is a matter of fields:
+//! a name that is hidden, a directory that has one below it or none, a file whose contents are still there. So nothing
+//! is marked by files or names of its own, and a directory is renamed by moving one name.
+//!
+//! The lock of the tree comes before that of facts; contents are read, written and copied with none of the two.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
+mod below;
 mod chunks;
 mod directory;
 mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod handles;
+mod list;
 mod locks;
 #[cfg(any(test, feature = "fuzzing"))]
 mod model;
 mod node;
+mod reach;
 mod space;
 #[cfg(test)]
 mod tests;
 mod tree;
 
-pub use files::{Memory, Options};
+pub use files::{Files, Options};

@@ -1,15 +1,16 @@
 //! One file: what it is, what is told about it, and the rules by which that changes.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::{Duration, SystemTime};
 
 use fuse::{
-    Attributes, Device, Errno, MAX_XATTR_LEN, NodeId, Result, SetAttributes, SetTime, Time, XattrName,
-    XattrSet,
+    Attributes, Device, Errno, MAX_XATTR_LEN, NodeId, Result, Seek, SetAttributes, SetTime, Sink, Time,
+    XattrName, XattrSet,
 };
 
+use crate::below::{Below, BelowOpen};
 use crate::chunks::Chunks;
 use crate::locks::{alone, lock, shared};
 use crate::space::{Charge, Space};
@@ -46,10 +47,13 @@ const SECTOR: u64 = 512;
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) id: NodeId,
+    /// Number of the file, as programs see it.
+    pub(crate) ino: u64,
     pub(crate) body: Body,
+    /// What the file is in the file system below, if it came from there.
+    pub(crate) below: Option<Arc<Below>>,
     facts: Mutex<Facts>,
     space: Arc<Space>,
-    _charge: Charge,
 }
 
 /// What a file is. The names in a directory are the tree's.
@@ -78,28 +82,77 @@ impl Body {
 /// Contents, and their size, which is told while they are in use.
 #[derive(Debug)]
 pub(crate) struct Contents {
-    chunks: RwLock<Chunks>,
+    stored: RwLock<Stored>,
     len: AtomicU64,
     taken: AtomicU64,
+    is_below: AtomicBool,
+}
+
+/// Where contents are.
+#[derive(Debug)]
+enum Stored {
+    Here(Chunks),
+    /// In the file system below, until they are changed.
+    Below(Arc<Below>, Arc<Space>),
+}
+
+/// What a change of contents needs of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Former {
+    Needed,
+    Dropped,
 }
 
 impl Contents {
     pub(crate) fn new(chunks: Chunks) -> Self {
         let (len, taken) = (AtomicU64::new(chunks.len()), AtomicU64::new(chunks.taken()));
-        Self { chunks: RwLock::new(chunks), len, taken }
+        Self { stored: RwLock::new(Stored::Here(chunks)), len, taken, is_below: AtomicBool::new(false) }
     }
 
-    pub(crate) fn look(&self) -> RwLockReadGuard<'_, Chunks> {
-        shared(&self.chunks)
+    fn below(below: Arc<Below>, space: Arc<Space>) -> Self {
+        Self {
+            stored: RwLock::new(Stored::Below(below, space)),
+            len: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
+            is_below: AtomicBool::new(true),
+        }
     }
 
-    /// Changes the contents while nobody else looks.
-    pub(crate) fn change<T>(&self, act: impl FnOnce(&mut Chunks) -> T) -> T {
-        let mut chunks = alone(&self.chunks);
-        let result = act(&mut chunks);
+    pub(crate) fn is_below(&self) -> bool {
+        self.is_below.load(Ordering::Acquire)
+    }
+
+    /// Fills `into`; `below` is what was opened if the contents were below then.
+    pub(crate) fn read(&self, below: Option<&BelowOpen>, offset: u64, into: &Sink<'_>) -> Result<u64> {
+        match &*shared(&self.stored) {
+            Stored::Here(chunks) => Ok(chunks.read(offset, into)),
+            Stored::Below(..) => below.ok_or(Errno::EIO)?.read(offset, into),
+        }
+    }
+
+    pub(crate) fn seek(&self, below: Option<&BelowOpen>, offset: u64, what: Seek) -> Result<u64> {
+        match &*shared(&self.stored) {
+            Stored::Here(chunks) => chunks.seek(offset, what),
+            Stored::Below(..) => below.ok_or(Errno::EIO)?.seek(offset, what),
+        }
+    }
+
+    /// Changes the contents while nobody else looks. Those below are copied first.
+    pub(crate) fn change<T>(&self, former: Former, act: impl FnOnce(&mut Chunks) -> T) -> Result<T> {
+        let mut stored = alone(&self.stored);
+        if let Stored::Below(below, space) = &*stored {
+            let chunks = match former {
+                Former::Needed => below.copy(space)?,
+                Former::Dropped => Chunks::new(space.charge(0)?),
+            };
+            *stored = Stored::Here(chunks);
+        }
+        let Stored::Here(chunks) = &mut *stored else { return Err(Errno::EIO) };
+        let result = act(chunks);
         self.len.store(chunks.len(), Ordering::Relaxed);
         self.taken.store(chunks.taken(), Ordering::Relaxed);
-        result
+        self.is_below.store(false, Ordering::Release);
+        Ok(result)
     }
 }
 
@@ -115,6 +168,11 @@ pub(crate) struct Facts {
     pub(crate) mtime: Time,
     pub(crate) ctime: Time,
     btime: Time,
+    /// What is told is asked for below, as nobody has changed anything here.
+    is_live: bool,
+    /// The contents' time is that of the contents below.
+    mtime_is_below: bool,
+    charge: Charge,
     /// A file that has no name may get one.
     pub(crate) nameable: bool,
     xattrs: BTreeMap<Box<[u8]>, Value>,
@@ -137,7 +195,7 @@ pub(crate) struct Birth {
 
 impl Node {
     /// A new file without a name.
-    pub(crate) fn new(id: NodeId, body: Body, birth: Birth, space: &Arc<Space>) -> Result<Self> {
+    pub(crate) fn new(id: NodeId, ino: u64, body: Body, birth: Birth, space: &Arc<Space>) -> Result<Self> {
         let target = if let Body::Link(target) = &body { target.len() } else { 0 };
         let charge = space.charge(NODE_COST + wide(target))?;
         let now = now();
@@ -152,10 +210,76 @@ impl Node {
             mtime: now,
             ctime: now,
             btime: now,
+            is_live: false,
+            mtime_is_below: false,
+            charge,
             nameable: false,
             xattrs: BTreeMap::new(),
         };
-        Ok(Self { id, body, facts: Mutex::new(facts), space: space.clone(), _charge: charge })
+        Ok(Self { id, ino, body, below: None, facts: Mutex::new(facts), space: space.clone() })
+    }
+
+    /// A file of the file system below.
+    pub(crate) fn found(
+        id: NodeId,
+        below: Arc<Below>,
+        told: &Attributes,
+        target: Box<[u8]>,
+        space: &Arc<Space>,
+    ) -> Result<Self> {
+        let body = match told.mode & file_type::MASK {
+            file_type::DIRECTORY => Body::Directory,
+            file_type::REGULAR => Body::File(Contents::below(below.clone(), space.clone())),
+            file_type::LINK => Body::Link(target),
+            kind => Body::Special(kind, told.device),
+        };
+        let facts = Facts {
+            mode: told.mode & !file_type::MASK,
+            uid: told.uid,
+            gid: told.gid,
+            links: told.links,
+            atime: told.atime,
+            mtime: told.mtime,
+            ctime: told.ctime,
+            btime: told.btime.unwrap_or(told.ctime),
+            is_live: true,
+            mtime_is_below: matches!(body, Body::File(_)),
+            charge: space.charge(0)?,
+            nameable: false,
+            xattrs: BTreeMap::new(),
+        };
+        let (ino, space) = (told.ino, space.clone());
+        Ok(Self { id, ino, body, below: Some(below), facts: Mutex::new(facts), space })
+    }
+
+    /// The file below, if all that is told is asked for there.
+    pub(crate) fn live(&self) -> Option<&Arc<Below>> {
+        self.below.as_ref().filter(|_| self.facts().is_live)
+    }
+
+    /// Whether something that is told is asked for below.
+    pub(crate) fn is_asked_below(&self) -> bool {
+        let has_contents_below = matches!(&self.body, Body::File(contents) if contents.is_below());
+        has_contents_below || self.live().is_some()
+    }
+
+    /// What is told is kept here from now on, beginning with what is told below.
+    pub(crate) fn settle(&self, told: &Attributes, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Result<()> {
+        let mut facts = self.facts();
+        if !facts.is_live {
+            return Ok(());
+        }
+        let mut kept = BTreeMap::new();
+        for (name, bytes) in xattrs {
+            let charge = self.space.charge(XATTR_COST + wide(name.len() + bytes.len()))?;
+            kept.insert(name.into(), Value { bytes: bytes.into(), _charge: charge });
+        }
+        facts.is_live = false;
+        facts.xattrs = kept;
+        (facts.mode, facts.uid, facts.gid) = (told.mode & !file_type::MASK, told.uid, told.gid);
+        (facts.atime, facts.mtime, facts.ctime) = (told.atime, told.mtime, told.ctime);
+        facts.links = told.links;
+        Ok(())
     }
 
     pub(crate) fn is_directory(&self) -> bool {
@@ -176,7 +300,25 @@ impl Node {
         lock(&self.facts)
     }
 
-    pub(crate) fn attributes(&self) -> Attributes {
+    /// What is told. It is asked for below as far as nobody has changed it here.
+    pub(crate) fn attributes(&self) -> Result<Attributes> {
+        if let Some(below) = self.live() {
+            return Ok(Attributes { ino: self.ino, ..below.attributes()? });
+        }
+        let mut told = self.told();
+        if let (Body::File(contents), Some(below)) = (&self.body, &self.below)
+            && contents.is_below()
+        {
+            let beneath = below.attributes()?;
+            (told.size, told.blocks) = (beneath.size, beneath.blocks);
+            if self.facts().mtime_is_below {
+                told.mtime = beneath.mtime;
+            }
+        }
+        Ok(told)
+    }
+
+    fn told(&self) -> Attributes {
         let (size, taken) = match &self.body {
             Body::Directory => (u64::from(BLOCK_SIZE), 0),
             Body::File(contents) => {
@@ -187,7 +329,7 @@ impl Node {
         };
         let facts = self.facts();
         Attributes {
-            ino: self.id.0,
+            ino: self.ino,
             size,
             blocks: taken / SECTOR,
             atime: facts.atime,
@@ -207,7 +349,8 @@ impl Node {
     /// Changes what is told, all at once.
     pub(crate) fn change(&self, change: &SetAttributes) -> Result<()> {
         if let Some(size) = change.size {
-            self.contents()?.change(|chunks| chunks.set_len(size));
+            let former = if size == 0 { Former::Dropped } else { Former::Needed };
+            self.contents()?.change(former, |chunks| chunks.set_len(size))?;
         }
         let (now, mut facts) = (now(), self.facts());
         let time = |set: SetTime| match set {
@@ -226,6 +369,7 @@ impl Node {
         facts.atime = change.atime.map_or(facts.atime, time);
         let mtime = if change.size.is_some() { now } else { facts.mtime };
         facts.mtime = change.mtime.map_or(mtime, time);
+        facts.mtime_is_below &= change.mtime.is_none() && change.size.is_none();
         facts.ctime = change.ctime.unwrap_or(now);
         Ok(())
     }
@@ -263,6 +407,12 @@ impl Facts {
     pub(crate) fn modified(&mut self) {
         self.ctime = now();
         self.mtime = self.ctime;
+        self.mtime_is_below = false;
+    }
+
+    /// A file that was only below is one that is charged for.
+    pub(crate) fn charge_for_keeping(&mut self) -> Result<()> {
+        self.charge.grow(NODE_COST.saturating_sub(self.charge.amount()))
     }
 
     /// Something about the file has changed.
@@ -273,6 +423,9 @@ impl Facts {
     /// The contents were read: noted if nobody has noted it since they changed, and else once a day, as Linux does
     /// (`relatime`).
     pub(crate) fn accessed(&mut self) {
+        if self.is_live {
+            return;
+        }
         let now = now();
         let is_old = now.seconds.saturating_sub(self.atime.seconds) >= 24 * 60 * 60;
         if self.atime <= self.mtime || self.atime <= self.ctime || is_old {

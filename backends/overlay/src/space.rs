@@ -60,6 +60,11 @@ impl Charge {
         Ok(())
     }
 
+    /// All of the charge, as one of its own.
+    pub(crate) fn split(&mut self) -> Self {
+        Self { space: self.space.clone(), amount: std::mem::take(&mut self.amount) }
+    }
+
     /// Gives some back.
     pub(crate) fn shrink(&mut self, by: u64) {
         let by = by.min(self.amount);

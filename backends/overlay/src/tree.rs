@@ -7,14 +7,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fuse::{Context, Errno, NodeId, RenameHow, Result};
+use fuse::{Attributes, Context, Errno, NodeId, RenameHow, Result};
 
-use crate::directory::{Directory, Loose};
-use crate::node::{Birth, Body, Node};
+use crate::below::Below;
+use crate::directory::{Directory, Loose, What};
+use crate::node::{Birth, Body, Node, file_type};
 use crate::space::Space;
 
 /// Most names of a file, and most directories in one.
 const MAX_LINKS: u32 = 1 << 30;
+
+/// Marks the numbers of files that are made over others: no file system has as many.
+const OWN_INO: u64 = 1 << 63;
 
 /// All files.
 #[derive(Debug)]
@@ -23,8 +27,12 @@ pub(crate) struct Tree {
     nodes: HashMap<NodeId, Known>,
     /// Of those nodes that are directories.
     directories: HashMap<NodeId, Directory>,
+    /// Numbers of nodes by those of the file system below.
+    by_below: HashMap<NodeId, NodeId>,
     /// Numbers of nodes are never used again.
     next: u64,
+    /// What marks the numbers of files that are made here, as programs see them.
+    mark: u64,
 }
 
 /// A file, and how many references to it the kernel has.
@@ -32,6 +40,15 @@ pub(crate) struct Tree {
 struct Known {
     node: Arc<Node>,
     lookups: AtomicU64,
+    /// Where the file was found below; nothing for a file that stays whether the kernel refers to it or not.
+    found_at: Option<Vec<(NodeId, Arc<[u8]>)>>,
+}
+
+impl Known {
+    /// Nobody has the file, if the kernel does not.
+    fn is_loose(&self) -> bool {
+        self.found_at.is_some() && self.node.id != NodeId::ROOT || self.node.facts().links == 0
+    }
 }
 
 /// A name in a directory.
@@ -44,11 +61,33 @@ pub(crate) struct Spot<'a> {
 impl Tree {
     /// An empty root directory.
     pub(crate) fn new(space: Arc<Space>, root: Birth) -> Result<Self> {
-        let node = Node::new(NodeId::ROOT, Body::Directory, root, &space)?;
-        let mut tree =
-            Self { space, nodes: HashMap::new(), directories: HashMap::new(), next: NodeId::ROOT.0 + 1 };
-        tree.learn(node, NodeId::ROOT, 0);
+        let node = Node::new(NodeId::ROOT, NodeId::ROOT.0, Body::Directory, root, &space)?;
+        let mut tree = Self::with(space, 0);
+        tree.add(node, NodeId::ROOT);
         Ok(tree)
+    }
+
+    /// A root directory that is one of the file system below.
+    pub(crate) fn over(space: Arc<Space>, root: Arc<Below>, told: &Attributes) -> Result<Self> {
+        let node = Node::found(NodeId::ROOT, root, told, Box::default(), &space)?;
+        if !node.is_directory() {
+            return Err(Errno::ENOTDIR);
+        }
+        let mut tree = Self::with(space, OWN_INO);
+        let known = Known { found_at: Some(Vec::new()), ..tree.learn(node, NodeId::ROOT) };
+        tree.nodes.insert(NodeId::ROOT, known);
+        Ok(tree)
+    }
+
+    fn with(space: Arc<Space>, mark: u64) -> Self {
+        Self {
+            space,
+            nodes: HashMap::new(),
+            directories: HashMap::new(),
+            by_below: HashMap::new(),
+            next: NodeId::ROOT.0 + 1,
+            mark,
+        }
     }
 
     pub(crate) fn node(&self, id: NodeId) -> Result<&Arc<Node>> {
@@ -78,17 +117,123 @@ impl Tree {
         let less = |lookups: u64| Some(lookups.saturating_sub(count));
         let before =
             known.lookups.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).unwrap_or_default();
-        before <= count && known.node.facts().links == 0
+        before <= count && known.is_loose()
     }
 
-    /// Takes a file out that has no name and that the kernel does not refer to.
+    /// Takes a file out that the kernel does not refer to, and that has no name or is only below.
     pub(crate) fn let_go(&mut self, id: NodeId) -> Option<Arc<Node>> {
         let known = self.nodes.get(&id)?;
-        if known.lookups.load(Ordering::Relaxed) > 0 || known.node.facts().links > 0 {
+        if known.lookups.load(Ordering::Relaxed) > 0 || !known.is_loose() {
             return None;
         }
+        let known = self.nodes.remove(&id)?;
+        for (parent, name) in known.found_at.into_iter().flatten() {
+            if let Some(directory) = self.directories.get_mut(&parent)
+                && directory.what(&name) == Some(What::Below(id))
+            {
+                directory.forget_below(&name);
+            }
+        }
+        if let Some(below) = &known.node.below {
+            self.by_below.remove(&below.id());
+        }
         self.directories.remove(&id);
-        self.nodes.remove(&id).map(|known| known.node)
+        Some(known.node)
+    }
+
+    /// A file that was found below under a name. The kernel has a reference to it.
+    ///
+    /// The name may have been given away, kept or hidden meanwhile: then that counts.
+    pub(crate) fn find_below(
+        &mut self,
+        spot: Spot<'_>,
+        below: Arc<Below>,
+        told: &Attributes,
+        target: Box<[u8]>,
+    ) -> Result<Arc<Node>> {
+        match self.directory(spot.parent)?.what(spot.name) {
+            Some(What::Hidden) => return Err(Errno::ENOENT),
+            Some(What::Here { node, .. } | What::Kept(node)) => {
+                self.refer(node);
+                return self.node(node).cloned();
+            }
+            Some(What::Below(_)) | None => {}
+        }
+        let node = self.learn_below(spot.parent, below, told, target)?;
+        let name = Arc::<[u8]>::from(spot.name);
+        if self.directory(spot.parent)?.what(&name) != Some(What::Below(node.id)) {
+            let nothing = self.space.charge(0)?;
+            self.names(spot.parent)?.note_below(&name, node.id, nothing);
+            match self.nodes.get_mut(&node.id).and_then(|known| known.found_at.as_mut()) {
+                Some(found_at) => found_at.push((spot.parent, name)),
+                // The file stays, and so does each of its names.
+                None => self.keep_name(spot.parent, &name)?,
+            }
+        }
+        Ok(node)
+    }
+
+    /// A file that was found below, with a reference that the kernel has to it.
+    fn learn_below(
+        &mut self,
+        parent: NodeId,
+        below: Arc<Below>,
+        told: &Attributes,
+        target: Box<[u8]>,
+    ) -> Result<Arc<Node>> {
+        let known = self.by_below.get(&below.id()).and_then(|id| self.nodes.get(id));
+        if let Some(known) = known.filter(|known| known.node.body.kind() == told.mode & file_type::MASK) {
+            known.lookups.fetch_add(1, Ordering::Relaxed);
+            return Ok(known.node.clone());
+        }
+        let (id, below_id) = (NodeId(self.next), below.id());
+        let node = Node::found(id, below, told, target, &self.space)?;
+        self.next += 1;
+        self.by_below.insert(below_id, id);
+        let node = self.add(node, parent);
+        if let Some(known) = self.nodes.get_mut(&id) {
+            known.found_at = Some(Vec::new());
+        }
+        Ok(node)
+    }
+
+    /// A name is no longer below.
+    pub(crate) fn lose_below(&mut self, spot: Spot<'_>) {
+        if let Some(directory) = self.directories.get_mut(&spot.parent) {
+            directory.forget_below(spot.name);
+        }
+    }
+
+    /// A file that was found below stays from now on, with its names and the directories that it is in.
+    pub(crate) fn keep(&mut self, id: NodeId) -> Result<()> {
+        let (mut todo, mut order) = (vec![id], Vec::new());
+        while let Some(id) = todo.pop() {
+            if let Some(found_at) = self.nodes.get(&id).and_then(|known| known.found_at.as_ref()) {
+                todo.extend(found_at.iter().map(|(parent, _)| *parent));
+                order.push(id);
+            }
+        }
+        // Directories first: where space ends, nothing is kept that is in none.
+        for id in order.into_iter().rev() {
+            let Some(known) = self.nodes.get_mut(&id) else { continue };
+            let Some(found_at) = &known.found_at else { continue };
+            for (parent, name) in found_at {
+                if let Some(directory) = self.directories.get_mut(parent)
+                    && directory.what(name) == Some(What::Below(id))
+                {
+                    directory.keep(name)?;
+                }
+            }
+            known.node.facts().charge_for_keeping()?;
+            known.found_at = None;
+        }
+        Ok(())
+    }
+
+    /// A name that was found below stays from now on, with the directories that it is in.
+    fn keep_name(&mut self, parent: NodeId, name: &[u8]) -> Result<()> {
+        self.keep(parent)?;
+        self.names(parent)?.keep(name)
     }
 
     /// Takes all references back, and files out that have no name.
@@ -114,7 +259,7 @@ impl Tree {
         }
         let node = self.bear(&parent, body, mode, maker)?;
         let loose = Loose::new(spot.name, node.id, &self.space)?;
-        let node = self.learn(node, spot.parent, 1);
+        let node = self.add(node, spot.parent);
         self.names(spot.parent)?.put(spot.name, loose);
         if is_directory {
             parent.facts().links += 1;
@@ -136,7 +281,7 @@ impl Tree {
         self.directory(parent)?;
         let parent = self.node(parent)?.clone();
         let node = self.bear(&parent, body, mode, maker)?;
-        Ok(self.learn(node, parent.id, 1))
+        Ok(self.add(node, parent.id))
     }
 
     /// Gives a file one more name. The kernel has one more reference to it.
@@ -215,6 +360,16 @@ impl Tree {
             }
             (_, None) => self.shift(from, to, &moved, None).map(|()| None),
         }
+    }
+
+    /// Refuses what could not be renamed even if the directory that has the new name were empty.
+    pub(crate) fn check_rename(&self, from: Spot<'_>, to: Spot<'_>) -> Result<()> {
+        let (moved, other) = (self.find(from)?, self.find(to)?);
+        self.check_living(to.parent)?;
+        if moved.is_directory() && self.is_within(to.parent, moved.id) {
+            return Err(Errno::EINVAL);
+        }
+        if moved.is_directory() && !other.is_directory() { Err(Errno::ENOTDIR) } else { Ok(()) }
     }
 
     /// Moves the name of a file. One that has the new name loses it.
@@ -338,7 +493,7 @@ impl Tree {
     fn bear(&mut self, parent: &Node, body: Body, mode: u32, maker: &Context<'_>) -> Result<Node> {
         let id = NodeId(self.next);
         let birth = parent.facts().birth(maker, mode, matches!(body, Body::Directory));
-        let node = Node::new(id, body, birth, &self.space)?;
+        let node = Node::new(id, self.mark | id.0, body, birth, &self.space)?;
         for label in maker.extensions.labels() {
             node.set_xattr(label.name, label.value, fuse::XattrSet::Any)?;
         }
@@ -346,13 +501,18 @@ impl Tree {
         Ok(node)
     }
 
-    fn learn(&mut self, node: Node, parent: NodeId, lookups: u64) -> Arc<Node> {
-        let node = Arc::new(node);
+    /// A file that was not known, to which the kernel has a reference.
+    fn add(&mut self, node: Node, parent: NodeId) -> Arc<Node> {
+        let known = self.learn(node, parent);
+        let node = known.node.clone();
+        self.nodes.insert(node.id, known);
+        node
+    }
+
+    fn learn(&mut self, node: Node, parent: NodeId) -> Known {
         if node.is_directory() {
             self.directories.insert(node.id, Directory::new(parent));
         }
-        let known = Known { node: node.clone(), lookups: AtomicU64::new(lookups) };
-        self.nodes.insert(node.id, known);
-        node
+        Known { node: Arc::new(node), lookups: AtomicU64::new(1), found_at: None }
     }
 }

@@ -6,12 +6,12 @@ use fuse::{
 };
 
 use super::{Guest, ROOT};
-use crate::{Memory, Options};
+use crate::{Files, Options};
 
 const LIMIT: u64 = 1 << 30;
 
-fn folder(limit: u64) -> Memory {
-    Memory::new(Options { limit, mode: 0o755, uid: 7, gid: 8 }).unwrap()
+fn folder(limit: u64) -> Files {
+    Files::in_memory(Options { limit, mode: 0o755, uid: 7, gid: 8 }).unwrap()
 }
 
 const OLD: Time = Time { seconds: 1000, nanoseconds: 0 };
@@ -35,7 +35,7 @@ fn the_root_is_as_asked_for() {
     let files = folder(LIMIT);
     let root = Guest(&files).stat(ROOT).unwrap();
     assert_eq!((root.ino, root.mode, root.uid, root.gid, root.links), (1, 0o040_755, 7, 8, 2));
-    assert_eq!(Memory::new(Options { limit: 100, mode: 0, uid: 0, gid: 0 }).err(), Some(Errno::ENOSPC));
+    assert_eq!(Files::in_memory(Options { limit: 100, mode: 0, uid: 0, gid: 0 }).err(), Some(Errno::ENOSPC));
 }
 
 #[test]

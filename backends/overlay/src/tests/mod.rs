@@ -1,6 +1,7 @@
 //! Tests of the providers, through the seam that guests reach.
 
 mod memory;
+mod over;
 
 use std::ffi::CString;
 
