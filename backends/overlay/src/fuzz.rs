@@ -540,7 +540,8 @@ impl<'a> Run<'a> {
         };
         assert_eq!(self.files.read_link(&context, node), target);
         if let Ok(handle) = self.open(at, false) {
-            let mut buffer = vec![0xee; 100_000];
+            let len = self.model.bytes(id).map_or(0, |bytes| bytes.len());
+            let mut buffer = vec![0xee; len + 100];
             let slices = [VolatileSlice::from(&mut buffer[..])];
             let into = Sink::new(&slices, 0, usize::MAX);
             let count = self.data(at, handle, Data::Read { offset: 0, into });
