@@ -13,8 +13,8 @@ use fuse::{Attributes, Errno, MAX_XATTR_LEN, Result, Time, XattrSet};
 use crate::nodes::{alone, shared};
 use crate::sys::Identity;
 
-/// Most files with attributes of their own; each takes some 150 bytes.
-const MAX_FILES: usize = 1 << 20;
+/// Most files with attributes of their own; each takes some 150 bytes. Tests fill a smaller table.
+pub(crate) const MAX_FILES: usize = if cfg!(test) { 1 << 12 } else { 1 << 20 };
 
 /// Most bytes of extended attributes.
 const MAX_XATTR_BYTES: usize = 64 << 20;
@@ -65,6 +65,16 @@ impl Table {
         shared(&self.files).len()
     }
 
+    /// Whether a file has some.
+    pub(crate) fn has(&self, identity: Identity) -> bool {
+        shared(&self.files).contains_key(&identity)
+    }
+
+    /// Whether so many files have some that those of files that may be no more are better dropped.
+    pub(crate) fn is_crowded(&self) -> bool {
+        shared(&self.files).len() >= MAX_FILES / 2
+    }
+
     /// Puts a file's attributes over the host's.
     pub(crate) fn over(&self, identity: Identity, host: &mut Attributes) {
         if let Some(guest) = shared(&self.files).get(&identity) {
@@ -111,22 +121,24 @@ impl Table {
         now: Time,
     ) -> Result<()> {
         let mut files = alone(&self.files);
-        let full = files.len() >= MAX_FILES && !files.contains_key(&identity);
-        let file = files.entry(identity).or_default();
-        let old = file.xattrs.get(name);
+        let xattrs = files.get(&identity).map(|file| &file.xattrs);
+        let full = xattrs.is_none() && files.len() >= MAX_FILES;
+        let old = xattrs.and_then(|xattrs| xattrs.get(name));
         match how {
             XattrSet::Create if old.is_some() => return Err(Errno::EEXIST),
             XattrSet::Replace if old.is_none() => return Err(Errno::ENODATA),
             _ => {}
         }
         // A list of names has a limit, too.
-        let names: usize = file.xattrs.keys().map(|name| name.len() + 1).sum();
+        let others = xattrs.into_iter().flat_map(BTreeMap::keys).filter(|other| *other != name);
+        let names: usize = others.map(|name| name.len() + 1).sum();
         let old = old.map_or(0, |old| cost(name, old));
         let bytes = self.xattr_bytes.load(Ordering::Relaxed) - old + cost(name, value);
         if full || bytes > MAX_XATTR_BYTES || names + name.len() + 1 > MAX_XATTR_LEN {
             return Err(Errno::ENOSPC);
         }
         self.xattr_bytes.store(bytes, Ordering::Relaxed);
+        let file = files.entry(identity).or_default();
         file.xattrs.insert(name.to_vec(), value.to_vec());
         file.ctime = Some(now);
         Ok(())
@@ -183,6 +195,20 @@ mod tests {
         table.remove(FILE);
         assert_eq!(table.xattr_bytes.load(Ordering::Relaxed), 0);
         assert_eq!(table.xattr(FILE, b"user.a"), Err(Errno::ENODATA));
+    }
+
+    #[test]
+    fn what_is_refused_leaves_nothing() {
+        let table = Table::default();
+        let set = |ino, how| table.set_xattr(Identity { ino, ..FILE }, b"user.a", b"", how, NOW);
+        assert_eq!(set(1, XattrSet::Replace), Err(Errno::ENODATA));
+        assert_eq!(table.len(), 0);
+        for ino in 0..u64::try_from(MAX_FILES).unwrap() {
+            set(ino, XattrSet::Create).unwrap();
+        }
+        assert_eq!(set(u64::MAX, XattrSet::Any), Err(Errno::ENOSPC));
+        assert_eq!(table.len(), MAX_FILES);
+        set(5, XattrSet::Replace).unwrap();
     }
 
     #[test]

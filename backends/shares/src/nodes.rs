@@ -4,13 +4,13 @@
 //! first needed, closed when others need theirs, and opened again by the place, where the identity must be the same.
 //! A file that loses its place while the kernel still has it keeps its descriptor.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
-use fuse::{Errno, NodeId, Result};
+use fuse::{Errno, Handle, NodeId, Result};
 
 use crate::sys::{self, Identity, Kind};
 
@@ -49,6 +49,10 @@ impl Place {
     fn new((parent, name): At<'_>) -> Arc<Self> {
         Arc::new(Self { parent: parent.clone(), name: name.to_owned() })
     }
+
+    fn is(&self, (parent, name): At<'_>) -> bool {
+        Arc::ptr_eq(&self.parent, parent) && *self.name == *name
+    }
 }
 
 /// A node's own descriptor.
@@ -59,7 +63,27 @@ enum Slot {
     /// The file can be opened again.
     Cached(Arc<OwnedFd>),
     /// The file cannot be opened again.
-    Pinned(Arc<OwnedFd>),
+    Pinned(Pin),
+}
+
+/// A descriptor that has to be kept, and is counted for as long as it is.
+#[derive(Debug)]
+struct Pin {
+    file: Arc<OwnedFd>,
+    count: Arc<AtomicUsize>,
+}
+
+impl Pin {
+    fn new(file: Arc<OwnedFd>, count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self { file, count: count.clone() }
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A file.
@@ -72,7 +96,7 @@ pub(crate) struct Node {
     place: Mutex<Option<Arc<Place>>>,
     slot: Mutex<Slot>,
     /// Descriptors of the file that the guest has open.
-    open: Mutex<Vec<Weak<OwnedFd>>>,
+    open: Mutex<BTreeMap<Handle, Weak<OwnedFd>>>,
     /// References that the kernel has.
     lookups: AtomicU64,
     /// The file has no name, and never will again.
@@ -109,10 +133,28 @@ impl Node {
     }
 
     /// Notes a descriptor that the guest has open.
-    pub(crate) fn opened(&self, file: &Arc<OwnedFd>) {
-        let mut open = lock(&self.open);
-        open.retain(|other| other.strong_count() > 0);
-        open.push(Arc::downgrade(file));
+    pub(crate) fn opened(&self, handle: Handle, file: &Arc<OwnedFd>) {
+        lock(&self.open).insert(handle, Arc::downgrade(file));
+    }
+
+    /// Notes that the guest no longer has a descriptor open.
+    pub(crate) fn closed(&self, handle: Handle) {
+        lock(&self.open).remove(&handle);
+    }
+
+    /// How many handles are noted.
+    #[cfg(test)]
+    pub(crate) fn handles(&self) -> usize {
+        lock(&self.open).len()
+    }
+
+    /// Whether the descriptor that is kept says that the file has no name any more.
+    fn is_nameless(&self) -> bool {
+        let kept = match &*lock(&self.slot) {
+            Slot::Pinned(pin) => pin.file.clone(),
+            Slot::Closed | Slot::Cached(_) => return false,
+        };
+        sys::stat(kept.as_fd()).is_ok_and(|found| found.attributes.links == 0)
     }
 
     /// Whether the host can be asked without its name.
@@ -124,10 +166,10 @@ impl Node {
     fn at_hand(&self) -> Option<Arc<OwnedFd>> {
         self.used.store(true, Ordering::Relaxed);
         match &*lock(&self.slot) {
-            Slot::Cached(file) | Slot::Pinned(file) => return Some(file.clone()),
+            Slot::Cached(file) | Slot::Pinned(Pin { file, .. }) => return Some(file.clone()),
             Slot::Closed => {}
         }
-        lock(&self.open).iter().find_map(Weak::upgrade)
+        lock(&self.open).values().find_map(Weak::upgrade)
     }
 }
 
@@ -150,7 +192,7 @@ pub(crate) struct Nodes {
     tables: RwLock<Tables>,
     next: AtomicU64,
     cached: Mutex<VecDeque<Weak<Node>>>,
-    pinned: AtomicUsize,
+    pinned: Arc<AtomicUsize>,
     /// Most descriptors that are kept because they may be of use again, and most that have to be kept.
     budget: usize,
 }
@@ -169,7 +211,8 @@ impl Nodes {
             identity,
             kind: Kind::Directory,
             place: Mutex::default(),
-            slot: Mutex::new(Slot::Pinned(Arc::new(root))),
+            // One that nobody else may need is not among those that are counted.
+            slot: Mutex::new(Slot::Pinned(Pin::new(Arc::new(root), &Arc::default()))),
             open: Mutex::default(),
             lookups: AtomicU64::new(1),
             gone: AtomicBool::new(false),
@@ -181,7 +224,7 @@ impl Nodes {
             tables: RwLock::default(),
             next: AtomicU64::new(NodeId::ROOT.0 + 1),
             cached: Mutex::default(),
-            pinned: AtomicUsize::new(0),
+            pinned: Arc::default(),
             budget,
         };
         nodes.forget_all();
@@ -246,7 +289,8 @@ impl Nodes {
         Ok(node)
     }
 
-    /// Takes references back; what the kernel never had is not missed. Returns a node that it no longer has.
+    /// Takes references back; what the kernel never had is not missed. Returns a node that it no longer has, which is to
+    /// be [closed](Self::close).
     pub(crate) fn forget(&self, id: NodeId, count: u64) -> Option<Arc<Node>> {
         let node = self.get(id).ok()?;
         let less = |lookups: u64| Some(lookups.saturating_sub(count));
@@ -262,13 +306,17 @@ impl Nodes {
             if tables.by_identity.get(&node.identity).is_some_and(|other| Arc::ptr_eq(other, &node)) {
                 tables.by_identity.remove(&node.identity);
             }
-            drop(tables);
-            self.unpin(&node, false);
-            // The kernel forgets a directory after what is in it: nobody needs the way there.
-            let place = lock(&node.place).take();
-            drop(place);
         }
+        drop(tables);
         forgotten.then_some(node)
+    }
+
+    /// Lets go of what a forgotten node keeps open.
+    pub(crate) fn close(&self, node: &Arc<Node>) {
+        self.unpin(node, false);
+        // The kernel forgets a directory after what is in it: nobody needs the way there.
+        let place = lock(&node.place).take();
+        drop(place);
     }
 
     /// Forgets all but the root; returns what it forgot.
@@ -279,16 +327,18 @@ impl Nodes {
         tables.by_identity.insert(self.root.identity, self.root.clone());
         drop(tables);
         lock(&self.cached).clear();
-        self.pinned.store(0, Ordering::Relaxed);
         forgotten
     }
 
     /// Notes a file's place, by which its descriptor may be opened again.
     fn found_at(&self, node: &Arc<Node>, place: Option<At<'_>>) {
         let Some(place) = place.filter(|_| node.id != NodeId::ROOT) else { return };
+        if node.is_nameless() {
+            // The file was found just before it lost that name.
+            return node.lost_name();
+        }
         let mut old = lock(&node.place);
-        let same = |old: &Arc<Place>| Arc::ptr_eq(&old.parent, place.0) && *old.name == *place.1;
-        if !old.as_ref().is_some_and(same) {
+        if !old.as_ref().is_some_and(|old| old.is(place)) {
             let former = old.replace(Place::new(place));
             drop(old);
             drop(former);
@@ -302,6 +352,15 @@ impl Nodes {
         if let Some(node) = self.known(identity) {
             self.found_at(&node, Some((parent, name)));
         }
+    }
+
+    /// Notes that a file is no longer at a place, but at another one.
+    pub(crate) fn lost_place(&self, node: &Arc<Node>, place: At<'_>) {
+        let mut old = lock(&node.place);
+        let former = old.take_if(|old| old.is(place));
+        drop(old);
+        drop(former);
+        self.unpin(node, true);
     }
 
     /// A descriptor of the file, which may only name it.
@@ -356,18 +415,18 @@ impl Nodes {
 
     /// Keeps the descriptor of a file that is about to lose its place, for as long as the kernel has the file: `file`,
     /// unless there is one already.
-    pub(crate) fn pin(&self, node: &Node, file: Option<OwnedFd>) -> Result<()> {
+    pub(crate) fn pin(&self, node: &Node, file: &Arc<OwnedFd>) -> Result<()> {
         let mut slot = lock(&node.slot);
         let kept = match &*slot {
             Slot::Pinned(_) => return Ok(()),
             Slot::Cached(kept) => kept.clone(),
-            Slot::Closed => Arc::new(file.ok_or(Errno::ESTALE)?),
+            Slot::Closed => file.clone(),
         };
-        if self.pinned.fetch_add(1, Ordering::Relaxed) >= self.budget {
-            self.pinned.fetch_sub(1, Ordering::Relaxed);
+        let pin = Pin::new(kept, &self.pinned);
+        if self.pinned.load(Ordering::Relaxed) > self.budget {
             return Err(Errno::EMFILE);
         }
-        *slot = Slot::Pinned(kept);
+        *slot = Slot::Pinned(pin);
         Ok(())
     }
 
@@ -380,11 +439,10 @@ impl Nodes {
         if !matches!(*slot, Slot::Pinned(_)) {
             return;
         }
-        let Slot::Pinned(file) = std::mem::take(&mut *slot) else { return };
-        let _ = self.pinned.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
+        let Slot::Pinned(pin) = std::mem::take(&mut *slot) else { return };
         drop(slot);
         if keep {
-            self.cache(node, file);
+            self.cache(node, pin.file.clone());
         }
     }
 }

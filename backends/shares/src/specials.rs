@@ -8,7 +8,7 @@ use fuse::{Attributes, Errno, Result, Time};
 use crate::sys::Identity;
 
 /// Most names of such files, and most files, of which some may have no name.
-const MAX_NAMES: usize = 1 << 16;
+pub(crate) const MAX_NAMES: usize = 1 << 16;
 
 /// File systems of the host have no such number: it is the largest there is.
 const DEVICE: u64 = u64::MAX;
@@ -44,6 +44,11 @@ impl Specials {
         self.names.is_empty()
     }
 
+    /// Whether there are so many that those in directories that may be no more are better dropped.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.names.len() >= MAX_NAMES / 2
+    }
+
     /// The identity of the file with this number.
     pub(crate) fn identity(ino: u64) -> Identity {
         Identity { device: DEVICE, ino, btime: (0, 0) }
@@ -68,9 +73,10 @@ impl Specials {
         Ok(())
     }
 
-    /// Makes a file under a name that is free.
+    /// Makes a file under a name.
     pub(crate) fn make(&mut self, directory: Identity, name: &[u8], attributes: Attributes) -> Result<u64> {
-        if self.names.len() >= MAX_NAMES || self.files.len() >= MAX_NAMES {
+        self.is_free(directory, name)?;
+        if self.files.len() >= MAX_NAMES {
             return Err(Errno::ENOSPC);
         }
         self.made += 1;
@@ -78,6 +84,15 @@ impl Specials {
         self.files.insert(ino, Attributes { ino, links: 0, ..attributes });
         self.name(directory, name, ino);
         Ok(ino)
+    }
+
+    /// Refuses a name that is taken, and one too many.
+    fn is_free(&self, directory: Identity, name: &[u8]) -> Result<()> {
+        match self.find(directory, name) {
+            Some(_) => Err(Errno::EEXIST),
+            None if self.names.len() >= MAX_NAMES => Err(Errno::ENOSPC),
+            None => Ok(()),
+        }
     }
 
     /// Gives a file a name that is free.
@@ -89,7 +104,7 @@ impl Specials {
         }
     }
 
-    /// Gives a file one more name, which is free.
+    /// Gives a file one more name.
     pub(crate) fn link(
         &mut self,
         directory: Identity,
@@ -97,26 +112,28 @@ impl Specials {
         identity: Identity,
         now: Time,
     ) -> Result<()> {
-        if self.names.len() >= MAX_NAMES {
-            return Err(Errno::ENOSPC);
-        }
+        self.is_free(directory, name)?;
         self.change(identity, |file| file.ctime = now)?;
         self.name(directory, name, identity.ino);
         Ok(())
     }
 
-    /// Takes a name. A file without one has its attributes for as long as the kernel knows it.
-    pub(crate) fn unlink(&mut self, directory: Identity, name: &[u8], now: Time) -> bool {
-        let Some(named) = self.names.remove(&(directory, name.to_vec())) else { return false };
+    /// Takes a name, and returns the file that had it. A file without one has its attributes for as long as the kernel
+    /// knows it.
+    pub(crate) fn unlink(&mut self, directory: Identity, name: &[u8], now: Time) -> Option<Identity> {
+        let named = self.names.remove(&(directory, name.to_vec()))?;
         if let Some(file) = self.files.get_mut(&named.ino) {
             file.links = file.links.saturating_sub(1);
             file.ctime = now;
         }
-        true
+        Some(Self::identity(named.ino))
     }
 
-    /// Gives the name `from`, which is there, to `to`, which is free.
+    /// Gives the name `from` to `to`.
     pub(crate) fn rename(&mut self, from: (Identity, &[u8]), to: (Identity, &[u8]), now: Time) -> Result<()> {
+        if self.find(to.0, to.1).is_some() {
+            return Err(Errno::EEXIST);
+        }
         let named = self.names.remove(&(from.0, from.1.to_vec())).ok_or(Errno::ENOENT)?;
         self.made += 1;
         self.names.insert((to.0, to.1.to_vec()), Named { serial: self.made, ..named });
@@ -135,9 +152,9 @@ impl Specials {
         gone
     }
 
-    /// The kernel no longer has any file.
-    pub(crate) fn forget_all(&mut self) {
-        self.files.retain(|_, file| file.links > 0);
+    /// The kernel no longer has any file: those that are gone, as they have no name.
+    pub(crate) fn forget_all(&mut self) -> Vec<Identity> {
+        self.files.extract_if(|_, file| file.links == 0).map(|(ino, _)| Self::identity(ino)).collect()
     }
 
     /// Names in a directory behind a serial number, in order.
@@ -186,13 +203,17 @@ mod tests {
         );
         assert_eq!(specials.list(B, listed[0].0.serial), listed[1..]);
         assert!(!specials.forget(identity));
-        assert!(specials.unlink(B, b"again", NOW) && specials.unlink(B, b"moved", NOW));
-        assert!(!specials.unlink(B, b"moved", NOW) && specials.is_empty());
+        assert_eq!(specials.link(B, b"moved", identity, NOW), Err(Errno::EEXIST));
+        assert_eq!(specials.make(B, b"moved", fifo), Err(Errno::EEXIST));
+        assert_eq!(specials.unlink(B, b"again", NOW), Some(identity));
+        assert_eq!(specials.unlink(B, b"moved", NOW), Some(identity));
+        assert_eq!(specials.unlink(B, b"moved", NOW), None);
+        assert!(specials.is_empty());
         assert_eq!(specials.attributes(identity).unwrap().links, 0);
         let other = Specials::identity(specials.make(A, b"other", fifo).unwrap());
         specials.unlink(A, b"other", NOW);
         assert!(specials.forget(identity));
-        specials.forget_all();
+        assert_eq!(specials.forget_all(), [other]);
         assert_eq!(specials.attributes(other), Err(Errno::ESTALE));
         assert_eq!(specials.attributes(identity), Err(Errno::ESTALE));
     }

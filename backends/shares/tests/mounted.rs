@@ -238,6 +238,15 @@ fn fifos_work_in_the_guest_and_are_not_on_the_host() {
     assert_eq!(fs::read_dir(&share.host).unwrap().count(), 0);
     fs::remove_file(&path).unwrap();
     assert!(!path.exists());
+    // A directory of somebody else's, in which everybody may make names.
+    fs::create_dir(share.host.join("d")).unwrap();
+    set_mode(&share.host.join("d"), 0o777);
+    let path = share.guest.join("d/fifo");
+    rustix::fs::mknodat(CWD, &path, rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o644), 0).unwrap();
+    fs::rename(&path, share.guest.join("d/moved")).unwrap();
+    fs::remove_file(share.guest.join("d/moved")).unwrap();
+    let changed = fs::metadata(share.host.join("d")).unwrap().modified().unwrap();
+    assert!(changed.elapsed().unwrap() < Duration::from_secs(60));
 }
 
 #[test]
@@ -299,6 +308,8 @@ fn times_attributes_and_space_are_kept() {
     let state = rustix::fs::statvfs(&share.guest).unwrap();
     let of_host = rustix::fs::statvfs(&share.host).unwrap();
     assert_eq!((state.f_bsize, state.f_frsize), (4096, 4096));
+    let flags = rustix::fs::StatVfsMountFlags::NODEV | rustix::fs::StatVfsMountFlags::NOSUID;
+    assert!(state.f_flag.contains(flags), "{:?}", state.f_flag);
     assert_eq!(state.f_blocks * 4096, of_host.f_blocks * of_host.f_frsize);
 }
 

@@ -4,12 +4,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 use fuse::{
-    Access, Context, Creation, Data, Entry, Errno, FileSystem, Gone, Handle, Name, NodeId, OpenFlags, Opened,
+    Access, Context, Creation, Data, Entry, Errno, FileSystem, Gone, Handle, NodeId, OpenFlags, Opened,
     Opening, Result, WriteHow,
 };
 
 use super::names::host_mode;
-use super::{HostFs, OpenKind};
+use super::{HostFs, OpenKind, Spot};
 use crate::guest_attributes::MODE_BITS;
 use crate::nodes::Node;
 use crate::sys::{self, Directory, Kind};
@@ -48,7 +48,8 @@ impl HostFs {
             Some(place) => {
                 let directory = self.nodes.descriptor(&place.parent)?;
                 let file = sys::open_at(directory.as_fd(), &place.name, access, flags)?;
-                if sys::stat(file.as_fd())?.identity != node.identity {
+                let found = sys::stat(file.as_fd())?;
+                if found.identity != node.identity || found.kind() != Kind::File {
                     return Err(Errno::ESTALE);
                 }
                 file
@@ -73,17 +74,13 @@ impl HostFs {
     pub(super) fn create_file(
         &self,
         context: &Context<'_>,
-        parent: &Arc<Node>,
-        directory: BorrowedFd<'_>,
-        name: Option<Name<'_>>,
+        spot: &Spot<'_>,
         creation: Creation,
     ) -> Result<(Entry, Opened)> {
         self.room_for_handle()?;
+        let Spot { node: parent, directory, name } = *spot;
         let Creation { mode, access, flags, exclusive } = creation;
         let host = host_mode(mode, Kind::File);
-        let Some(name) = name else {
-            return self.create_nameless(context, parent, directory, creation);
-        };
         self.is_free(parent, name)?;
         let file = match sys::create(directory, name.as_c_str(), host, access, flags) {
             Ok(file) => file,
@@ -99,9 +96,14 @@ impl HostFs {
             }
             Err(errno) => return Err(errno),
         };
-        let found = self.made(context, parent, &sys::stat(file.as_fd())?, Some(mode & MODE_BITS))?;
-        let entry = self.learn(parent, name.as_c_str(), &found)?;
-        let opened = self.keep(self.nodes.get(entry.node)?, OpenKind::File(Arc::new(file)));
+        let found = sys::stat(file.as_fd())?;
+        let entry = self.tell_made(context, spot, &found, Some(mode & MODE_BITS))?;
+        let node = self.nodes.get(entry.node);
+        let opened = node.and_then(|node| self.keep(node, OpenKind::File(Arc::new(file))));
+        if opened.is_err() {
+            self.unmake(spot, &found);
+            self.table.remove(found.identity);
+        }
         self.told_or_forgotten(entry, opened)
     }
 
@@ -113,19 +115,22 @@ impl HostFs {
         Ok((entry, opened?))
     }
 
-    fn create_nameless(
+    pub(super) fn create_nameless(
         &self,
         context: &Context<'_>,
         parent: &Arc<Node>,
         directory: BorrowedFd<'_>,
         creation: Creation,
     ) -> Result<(Entry, Opened)> {
+        self.room_for_handle()?;
         let Creation { mode, access, flags, .. } = creation;
         let file = sys::create_nameless(directory, host_mode(mode, Kind::File), access, flags)?;
-        let found = self.made(context, parent, &sys::stat(file.as_fd())?, Some(mode & MODE_BITS))?;
-        let node = self.nodes.learn(None, found.identity, Kind::File)?;
+        let found = sys::stat(file.as_fd())?;
+        let made = self.made(context, parent, &found, Some(mode & MODE_BITS));
+        let node = made.and_then(|()| self.nodes.learn(None, found.identity, Kind::File));
+        let node = node.inspect_err(|_| self.table.remove(found.identity))?;
         let named = self.proc.open_name(file.as_fd());
-        if let Err(errno) = named.and_then(|named| self.nodes.pin(&node, Some(named))) {
+        if let Err(errno) = named.and_then(|named| self.nodes.pin(&node, &Arc::new(named))) {
             self.let_go(node.id, Gone::Lookups(1));
             return Err(errno);
         }
@@ -149,10 +154,15 @@ impl HostFs {
                     told(guest_memory::write_at(fd, from.pieces(), offset))
                 }
             }
-            Data::Allocate { offset, len, how } => sys::reserve(fd, offset, len, how).map(|()| 0),
+            // The kernel asks for privileges to be cleared at writes only, and leaves these to the file system.
+            Data::Allocate { offset, len, how } => {
+                self.kill_privileges(&self.nodes.get(node)?)?;
+                sys::reserve(fd, offset, len, how).map(|()| 0)
+            }
             Data::Seek { offset, what } => sys::seek(fd, offset, what),
             Data::Copy { offset, to_node, to, to_offset, len } => {
                 let to = self.file(to_node, to)?;
+                self.kill_privileges(&self.nodes.get(to_node)?)?;
                 sys::copy((fd, offset), (to.as_fd(), to_offset), len)
             }
         }

@@ -28,7 +28,7 @@ use fuse::{
 use crate::guest_attributes::Table;
 use crate::nodes::{Node, Nodes, alone, shared};
 use crate::specials::{Specials, is_special};
-use crate::sys::{self, Directory, Found, Kind, OwnFiles};
+use crate::sys::{self, Directory, Found, Identity, Kind, OwnFiles};
 
 /// How a directory is shared.
 #[derive(Debug, Clone)]
@@ -276,12 +276,14 @@ impl HostFs {
     /// Keeps what was opened for the guest.
     fn keep(&self, node: Arc<Node>, what: OpenKind) -> Result<Opened> {
         let handle = Handle(self.next_handle.fetch_add(1, Ordering::Relaxed));
+        // Before anybody can let go of the handle.
+        if let OpenKind::File(file) = &what {
+            node.opened(handle, file);
+        }
         let mut handles = alone(&self.handles);
         if handles.len() >= self.options.budget.handles {
+            node.closed(handle);
             return Err(Errno::EMFILE);
-        }
-        if let OpenKind::File(file) = &what {
-            node.opened(file);
         }
         handles.insert(handle, Arc::new(OpenFile { node, what }));
         Ok(Opened { handle, cache: fuse::Cache::empty() })
@@ -293,13 +295,52 @@ impl HostFs {
     }
 
     /// The kernel no longer has a node: what was kept for it goes, if nobody can find it again.
-    fn forgotten(&self, node: &Node) {
+    fn forgotten(&self, node: &Arc<Node>) {
         let gone = if is_special(node.identity) {
             alone(&self.specials).forget(node.identity)
         } else {
-            node.is_gone()
+            node.is_gone() || self.has_vanished(node)
         };
         if gone {
+            self.table.remove(node.identity);
+            self.leave(node.identity);
+        }
+        // Last, as another file may get the number of one that is gone as soon as nothing holds it.
+        self.nodes.close(node);
+    }
+
+    /// Whether the host has removed a file of which something is kept here that would stay for ever. While there is much
+    /// room for such things, nobody looks: the host may have moved the file.
+    fn has_vanished(&self, node: &Arc<Node>) -> bool {
+        let keeps = self.table.is_crowded() && self.table.has(node.identity) || {
+            let specials = shared(&self.specials);
+            specials.is_crowded() && specials.any_in(node.identity)
+        };
+        if !keeps || node.place().is_none() && !node.has_descriptor() {
+            return false;
+        }
+        match self.found(node) {
+            Ok(found) => found.attributes.links == 0,
+            Err(errno) => errno == Errno::ESTALE,
+        }
+    }
+
+    /// A directory is no more, and so are the names in it that only the guest has.
+    fn leave(&self, directory: Identity) {
+        let names = shared(&self.specials).list(directory, 0);
+        for (_, name) in names {
+            self.unlink_special(directory, &name);
+        }
+    }
+
+    /// Takes back what was kept of a file that is gone, and that the kernel forgot before it was kept.
+    fn settle(&self, node: &Node) {
+        let gone = if is_special(node.identity) {
+            shared(&self.specials).attributes(node.identity).is_err()
+        } else {
+            node.is_gone()
+        };
+        if gone && self.nodes.known(node.identity).is_none() {
             self.table.remove(node.identity);
         }
     }
@@ -325,7 +366,7 @@ impl FileSystem for HostFs {
             How::Existing => self.look_up(&parent, directory.as_fd(), name),
             _ => {
                 self.may_make(&parent, Some(name))?;
-                self.make(context, &parent, directory.as_fd(), name, how)
+                self.make(context, &Spot { node: &parent, directory: directory.as_fd(), name }, how)
             }
         }
     }
@@ -333,21 +374,19 @@ impl FileSystem for HostFs {
     fn names(&self, _: &Context<'_>, parent: NodeId, change: NameChange<'_>) -> Result<()> {
         self.writable()?;
         let (parent, directory) = self.directory(parent)?;
+        let spot = |name| Spot { node: &parent, directory: directory.as_fd(), name };
         let (NameChange::Unlink(name)
         | NameChange::RemoveDirectory(name)
         | NameChange::Rename { from: name, .. }) = change;
         self.may_change(&parent, name)?;
         match change {
-            NameChange::Unlink(name) => self.remove(&parent, directory.as_fd(), name, false),
-            NameChange::RemoveDirectory(name) => self.remove(&parent, directory.as_fd(), name, true),
+            NameChange::Unlink(name) => self.remove(&spot(name), false),
+            NameChange::RemoveDirectory(name) => self.remove(&spot(name), true),
             NameChange::Rename { from, to_parent, to, how } => {
                 let (to_parent, to_directory) = self.directory(to_parent)?;
                 self.may_change(&to_parent, to)?;
-                self.rename(
-                    &Spot { node: &parent, directory: directory.as_fd(), name: from },
-                    &Spot { node: &to_parent, directory: to_directory.as_fd(), name: to },
-                    how,
-                )
+                let to = Spot { node: &to_parent, directory: to_directory.as_fd(), name: to };
+                self.rename(&spot(from), &to, how)
             }
         }
     }
@@ -365,7 +404,9 @@ impl FileSystem for HostFs {
         if node.id == NodeId::ROOT && self.only.is_some() {
             return Err(Errno::EPERM);
         }
-        self.set_attributes(&node, handle, change)?;
+        let changed = self.set_attributes(&node, handle, change);
+        self.settle(&node);
+        changed?;
         Ok(self.stat(self.attributes_of(&node)?))
     }
 
@@ -382,7 +423,11 @@ impl FileSystem for HostFs {
     ) -> Result<(Entry, Opened)> {
         let (parent, directory) = self.directory(parent)?;
         self.may_make(&parent, name)?;
-        self.create_file(context, &parent, directory.as_fd(), name, creation)
+        let directory = directory.as_fd();
+        match name {
+            Some(name) => self.create_file(context, &Spot { node: &parent, directory, name }, creation),
+            None => self.create_nameless(context, &parent, directory, creation),
+        }
     }
 
     fn data(&self, _: &Context<'_>, node: NodeId, handle: Handle, act: Data<'_>) -> Result<u64> {
@@ -409,7 +454,13 @@ impl FileSystem for HostFs {
     }
 
     fn xattr(&self, _: &Context<'_>, node: NodeId, act: Xattr<'_>) -> Result<Vec<u8>> {
-        self.extended_attribute(&self.nodes.get(node)?, act)
+        let node = self.nodes.get(node)?;
+        let changes = matches!(act, Xattr::Set { .. });
+        let done = self.extended_attribute(&node, act);
+        if changes {
+            self.settle(&node);
+        }
+        done
     }
 
     fn statistics(&self, _: &Context<'_>, node: NodeId) -> Result<Statistics> {
@@ -439,13 +490,16 @@ impl FileSystem for HostFs {
             }
             Gone::File(handle) | Gone::Directory(handle) => {
                 let open = alone(&self.handles).remove(&handle);
-                drop(open);
+                if let Some(open) = open {
+                    open.node.closed(handle);
+                }
             }
             Gone::Everything => {
-                for node in self.nodes.forget_all().iter().filter(|node| node.is_gone()) {
-                    self.table.remove(node.identity);
-                }
-                alone(&self.specials).forget_all();
+                let forgotten = self.nodes.forget_all();
+                // A file that only the guest has is gone when it has no name.
+                let lost = forgotten.iter().filter(|node| node.is_gone() && !is_special(node.identity));
+                let lost = lost.map(|node| node.identity).chain(alone(&self.specials).forget_all());
+                lost.for_each(|identity| self.table.remove(identity));
                 let handles = std::mem::take(&mut *alone(&self.handles));
                 drop(handles);
             }
@@ -454,6 +508,7 @@ impl FileSystem for HostFs {
 }
 
 /// A name in a directory.
+#[derive(Clone, Copy)]
 struct Spot<'a> {
     node: &'a Arc<Node>,
     directory: BorrowedFd<'a>,

@@ -1,18 +1,31 @@
 //! Names: found, made, taken and given away.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use fuse::{Access, Attributes, Context, Entry, Errno, How, Name, OpenFlags, RenameHow, Result};
+use fuse::{Access, Attributes, Context, Device, Entry, Errno, How, Name, OpenFlags, RenameHow, Result};
 
 use super::{HostFs, Spot};
 use crate::guest_attributes::MODE_BITS;
 use crate::nodes::{Node, alone, shared};
 use crate::specials::{Specials, is_special};
-use crate::sys::{self, Found, Kind};
+use crate::sys::{self, Found, Identity, Kind};
 
 /// The set-group-ID bit.
 const SET_GROUP: u32 = 0o2000;
+
+/// A file that is about to lose a name.
+struct Victim {
+    found: Found,
+    file: Arc<OwnedFd>,
+}
+
+impl Victim {
+    /// Whether the name was its last one when it was found.
+    fn is_last(&self) -> bool {
+        self.found.kind() == Kind::Directory || self.found.attributes.links <= 1
+    }
+}
 
 impl HostFs {
     pub(super) fn look_up(
@@ -21,7 +34,9 @@ impl HostFs {
         directory: BorrowedFd<'_>,
         name: Name<'_>,
     ) -> Result<Entry> {
-        if let Some(ino) = shared(&self.specials).find(parent.identity, name.as_bytes()) {
+        // The lock is taken again below, which waits for ever if somebody wants it alone in between.
+        let special = shared(&self.specials).find(parent.identity, name.as_bytes());
+        if let Some(ino) = special {
             return self.learn_special(ino);
         }
         let found = sys::stat_at(directory, name.as_c_str())?;
@@ -36,14 +51,8 @@ impl HostFs {
     }
 
     /// Makes a name that is not there.
-    pub(super) fn make(
-        &self,
-        context: &Context<'_>,
-        parent: &Arc<Node>,
-        directory: BorrowedFd<'_>,
-        name: Name<'_>,
-        how: How<'_>,
-    ) -> Result<Entry> {
+    pub(super) fn make(&self, context: &Context<'_>, spot: &Spot<'_>, how: How<'_>) -> Result<Entry> {
+        let Spot { node: parent, directory, name } = *spot;
         self.is_free(parent, name)?;
         let c_name = name.as_c_str();
         match how {
@@ -52,44 +61,85 @@ impl HostFs {
                 // A directory gets its parent's group, and makes those in it do so.
                 let mode = mode | parent.told().0 & SET_GROUP;
                 sys::make_directory(directory, c_name, host_mode(mode, Kind::Directory))?;
-                let found = self.made(context, parent, &sys::stat_at(directory, c_name)?, Some(mode))?;
-                self.learn(parent, c_name, &found)
+                self.tell_made(context, spot, &sys::stat_at(directory, c_name)?, Some(mode))
             }
             How::Node { mode, .. } if Kind::of_mode(mode) == Kind::File => {
                 let host = host_mode(mode, Kind::File);
                 let file = sys::create(directory, c_name, host, Access::Write, OpenFlags::empty())?;
-                let found = self.made(context, parent, &sys::stat(file.as_fd())?, Some(mode & MODE_BITS))?;
-                self.learn(parent, c_name, &found)
+                self.tell_made(context, spot, &sys::stat(file.as_fd())?, Some(mode & MODE_BITS))
             }
-            How::Node { mode, device } => {
-                if sys::stat_at(directory, c_name).is_ok() {
-                    return Err(Errno::EEXIST);
-                }
-                let now = sys::current_time();
-                let (uid, gid) = owner(context, parent);
-                let attributes = Attributes {
-                    atime: now,
-                    mtime: now,
-                    ctime: now,
-                    btime: Some(now),
-                    mode,
-                    uid,
-                    gid,
-                    device,
-                    block_size: 4096,
-                    ..Attributes::default()
-                };
-                let ino = alone(&self.specials).make(parent.identity, name.as_bytes(), attributes)?;
-                // The host's directory has no such name, but its times are those of its names.
-                self.touch(parent)?;
-                self.learn_special(ino)
-            }
+            How::Node { mode, device } => self.make_special(context, spot, mode, device),
             How::SymbolicLink { target } => {
                 sys::make_symbolic_link(directory, c_name, target.as_c_str())?;
-                let found = self.made(context, parent, &sys::stat_at(directory, c_name)?, None)?;
-                self.learn(parent, c_name, &found)
+                self.tell_made(context, spot, &sys::stat_at(directory, c_name)?, None)
             }
-            How::HardLink { node } => self.link(&self.nodes.get(node)?, parent, directory, name),
+            How::HardLink { node } => self.link(&self.nodes.get(node)?, spot),
+        }
+    }
+
+    fn make_special(
+        &self,
+        context: &Context<'_>,
+        spot: &Spot<'_>,
+        mode: u32,
+        device: Device,
+    ) -> Result<Entry> {
+        if sys::stat_at(spot.directory, spot.name.as_c_str()).is_ok() {
+            return Err(Errno::EEXIST);
+        }
+        let now = sys::current_time();
+        let (uid, gid) = owner(context, spot.node);
+        let attributes = Attributes {
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: Some(now),
+            mode,
+            uid,
+            gid,
+            device,
+            block_size: 4096,
+            ..Attributes::default()
+        };
+        let name = spot.name.as_bytes();
+        let ino = alone(&self.specials).make(spot.node.identity, name, attributes)?;
+        self.tell_special(spot, ino)
+    }
+
+    /// Tells the kernel of a new name of a file that the host does not have. If it cannot be told, the name goes again.
+    fn tell_special(&self, spot: &Spot<'_>, ino: u64) -> Result<Entry> {
+        let told = self.learn_special(ino);
+        if told.is_err() {
+            self.unlink_special(spot.node.identity, spot.name.as_bytes());
+        } else {
+            self.touch(spot.node);
+        }
+        told
+    }
+
+    /// Tells the kernel of a file that has just been made under a name. If it cannot be told, nothing stays of the file.
+    pub(super) fn tell_made(
+        &self,
+        context: &Context<'_>,
+        spot: &Spot<'_>,
+        found: &Found,
+        mode: Option<u32>,
+    ) -> Result<Entry> {
+        let told = self.made(context, spot.node, found, mode);
+        let told = told.and_then(|()| self.learn(spot.node, spot.name.as_c_str(), found));
+        if told.is_err() {
+            self.unmake(spot, found);
+            self.table.remove(found.identity);
+        }
+        told
+    }
+
+    /// Takes a name back that has just been made, unless the host has put another file there.
+    pub(super) fn unmake(&self, spot: &Spot<'_>, made: &Found) {
+        let name = spot.name.as_c_str();
+        if sys::stat_at(spot.directory, name).is_ok_and(|found| found.identity == made.identity) {
+            // The error that is told is the one before.
+            let _ = sys::remove(spot.directory, name, made.kind() == Kind::Directory);
         }
     }
 
@@ -108,7 +158,7 @@ impl HostFs {
         parent: &Node,
         found: &Found,
         mode: Option<u32>,
-    ) -> Result<Found> {
+    ) -> Result<()> {
         let host = found.attributes;
         let (uid, gid) = owner(context, parent);
         let uid = Some(uid).filter(|uid| *uid != self.options.owner_uid.unwrap_or(host.uid));
@@ -124,87 +174,108 @@ impl HostFs {
             let (name, any) = (label.name.as_bytes(), fuse::XattrSet::Any);
             self.table.set_xattr(found.identity, name, label.value, any, host.ctime)?;
         }
-        Ok(*found)
+        Ok(())
     }
 
-    fn link(
-        &self,
-        node: &Arc<Node>,
-        parent: &Arc<Node>,
-        directory: BorrowedFd<'_>,
-        name: Name<'_>,
-    ) -> Result<Entry> {
+    fn link(&self, node: &Arc<Node>, spot: &Spot<'_>) -> Result<Entry> {
+        let Spot { node: parent, directory, name } = *spot;
         if is_special(node.identity) {
             if sys::stat_at(directory, name.as_c_str()).is_ok() {
                 return Err(Errno::EEXIST);
             }
             let now = sys::current_time();
             alone(&self.specials).link(parent.identity, name.as_bytes(), node.identity, now)?;
-            self.touch(parent)?;
-            return self.learn_special(node.identity.ino);
+            return self.tell_special(spot, node.identity.ino);
         }
-        if node.kind == Kind::Directory {
+        if matches!(node.kind, Kind::Directory | Kind::Special) {
             return Err(Errno::EPERM);
         }
         let file = self.nodes.descriptor(node)?;
         self.proc.link(file.as_fd(), directory, name.as_c_str())?;
         let found = sys::stat_at(directory, name.as_c_str())?;
-        self.learn(parent, name.as_c_str(), &found)
+        let told = self.learn(parent, name.as_c_str(), &found);
+        if told.is_err() {
+            self.unmake(spot, &found);
+        }
+        told
     }
 
     /// Takes a name.
-    pub(super) fn remove(
-        &self,
-        parent: &Arc<Node>,
-        directory: BorrowedFd<'_>,
-        name: Name<'_>,
-        is_directory: bool,
-    ) -> Result<()> {
-        if shared(&self.specials).find(parent.identity, name.as_bytes()).is_some() {
-            if is_directory {
-                return Err(Errno::ENOTDIR);
-            }
-            alone(&self.specials).unlink(parent.identity, name.as_bytes(), sys::current_time());
-            return self.touch(parent);
+    pub(super) fn remove(&self, spot: &Spot<'_>, is_directory: bool) -> Result<()> {
+        let Spot { node: parent, name, .. } = *spot;
+        if self.is_free(parent, name).is_ok() {
+            return self.remove_from_host(spot, is_directory);
         }
-        let spot = Spot { node: parent, directory, name };
-        let victim = self.victim(&spot)?;
-        let removed = if is_directory && shared(&self.specials).any_in(victim.identity) {
+        if is_directory {
+            return Err(Errno::ENOTDIR);
+        }
+        if !self.unlink_special(parent.identity, name.as_bytes()) {
+            return Err(Errno::ENOENT);
+        }
+        self.touch(parent);
+        Ok(())
+    }
+
+    fn remove_from_host(&self, spot: &Spot<'_>, is_directory: bool) -> Result<()> {
+        let name = spot.name.as_c_str();
+        let victim = self.victim(spot)?;
+        let removed = if is_directory && shared(&self.specials).any_in(victim.found.identity) {
             Err(Errno::ENOTEMPTY)
         } else {
-            sys::remove(directory, name.as_c_str(), is_directory)
+            sys::remove(spot.directory, name, is_directory)
         };
         match removed {
-            Ok(()) => self.lost_name(victim),
-            Err(_) => self.nodes.moved(victim.identity, parent, name.as_c_str()),
+            Ok(()) => self.lost_name(&victim, spot),
+            Err(_) => self.nodes.moved(victim.found.identity, spot.node, name),
         }
         removed
     }
 
+    /// Takes a name that the host does not have. Whether it was there.
+    pub(super) fn unlink_special(&self, directory: Identity, name: &[u8]) -> bool {
+        let mut specials = alone(&self.specials);
+        let Some(file) = specials.unlink(directory, name, sys::current_time()) else {
+            return false;
+        };
+        // A file that the kernel has goes when the kernel forgets it.
+        let gone = self.nodes.known(file).is_none() && specials.forget(file);
+        drop(specials);
+        if gone {
+            self.table.remove(file);
+        }
+        true
+    }
+
     /// The file that is about to lose a name. If the kernel has the file, its descriptor is kept: the file goes on without
     /// a name.
-    fn victim(&self, spot: &Spot<'_>) -> Result<Found> {
-        let file = sys::open_beneath(spot.directory, spot.name.as_c_str())?;
-        let found = sys::stat(file.as_fd())?;
-        if let Some(node) = self.nodes.known(found.identity) {
-            self.nodes.pin(&node, Some(file))?;
+    fn victim(&self, spot: &Spot<'_>) -> Result<Victim> {
+        let file = Arc::new(sys::open_beneath(spot.directory, spot.name.as_c_str())?);
+        let victim = Victim { found: sys::stat(file.as_fd())?, file };
+        if let Some(node) = self.nodes.known(victim.found.identity) {
+            let pinned = self.nodes.pin(&node, &victim.file);
+            // A file with another name can do without.
+            if victim.is_last() {
+                pinned?;
+            }
         }
-        Ok(found)
+        Ok(victim)
     }
 
     /// A file has one name less. Attributes that the guest gave it go with the last name, once the kernel forgets the
     /// file.
-    fn lost_name(&self, victim: Found) {
-        let last = victim.kind() == Kind::Directory || victim.attributes.links <= 1;
-        match self.nodes.known(victim.identity) {
-            Some(node) => {
-                if last {
-                    node.lost_name();
-                }
-                // The file may have been found by that name meanwhile. Its descriptor is at hand, so this cannot fail.
-                let _ = self.nodes.pin(&node, None);
+    fn lost_name(&self, victim: &Victim, spot: &Spot<'_>) {
+        // Others may have taken names of the file meanwhile.
+        let left = || sys::stat(victim.file.as_fd()).map(|found| found.attributes.links);
+        let last = victim.is_last() || left() == Ok(0);
+        match self.nodes.known(victim.found.identity) {
+            Some(node) if last => {
+                node.lost_name();
+                // The file may have been found by that name meanwhile. There was room for it a moment ago.
+                let _ = self.nodes.pin(&node, &victim.file);
+                self.settle(&node);
             }
-            None if last => self.table.remove(victim.identity),
+            Some(node) => self.nodes.lost_place(&node, (spot.node, spot.name.as_c_str())),
+            None if last => self.table.remove(victim.found.identity),
             None => {}
         }
     }
@@ -227,24 +298,24 @@ impl HostFs {
             },
         };
         let (old, new) = (from.name.as_c_str(), to.name.as_c_str());
-        let hides_specials = |victim: Found| shared(&self.specials).any_in(victim.identity);
-        let renamed = if how == RenameHow::Replace && victim.is_some_and(hides_specials) {
+        let hides_specials = |victim: &Victim| shared(&self.specials).any_in(victim.found.identity);
+        let renamed = if how == RenameHow::Replace && victim.as_ref().is_some_and(hides_specials) {
             Err(Errno::ENOTEMPTY)
         } else {
             sys::rename((from.directory, old), (to.directory, new), how)
         };
-        if let (Err(errno), Some(victim)) = (renamed, victim) {
-            self.nodes.moved(victim.identity, to.node, new);
+        if let (Err(errno), Some(victim)) = (renamed, &victim) {
+            self.nodes.moved(victim.found.identity, to.node, new);
             return Err(errno);
         }
         renamed?;
         let moved = sys::stat_at(to.directory, new)?;
         match victim {
             Some(victim) if how == RenameHow::Exchange => {
-                self.nodes.moved(victim.identity, from.node, old);
+                self.nodes.moved(victim.found.identity, from.node, old);
             }
             // Of two names of one file, both stay.
-            Some(victim) if victim.identity != moved.identity => self.lost_name(victim),
+            Some(victim) if victim.found.identity != moved.identity => self.lost_name(&victim, to),
             _ => {}
         }
         self.nodes.moved(moved.identity, to.node, new);
@@ -273,35 +344,34 @@ impl HostFs {
                 return Err(Errno::ENOTDIR);
             }
             sys::rename((from.directory, from.name.as_c_str()), (to.directory, to.name.as_c_str()), how)?;
-            alone(&self.specials).unlink(place(to), to.name.as_bytes(), now);
+            self.unlink_special(place(to), to.name.as_bytes());
             let moved = sys::stat_at(to.directory, to.name.as_c_str())?;
             self.nodes.moved(moved.identity, to.node, to.name.as_c_str());
             return Ok(());
         }
-        if special_to.is_none() {
-            match self.victim(to) {
+        if special_to.is_some() {
+            self.unlink_special(place(to), to.name.as_bytes());
+        } else {
+            match sys::stat_at(to.directory, to.name.as_c_str()) {
                 Ok(_) if how == RenameHow::Keep => return Err(Errno::EEXIST),
-                Ok(victim) if victim.kind() == Kind::Directory => return Err(Errno::EISDIR),
-                Ok(victim) => {
-                    sys::remove(to.directory, to.name.as_c_str(), false)?;
-                    self.lost_name(victim);
-                }
+                Ok(found) if found.kind() == Kind::Directory => return Err(Errno::EISDIR),
+                Ok(_) => self.remove_from_host(to, false)?,
                 Err(Errno::ENOENT) => {}
                 Err(errno) => return Err(errno),
             }
         }
-        let mut specials = alone(&self.specials);
-        specials.unlink(place(to), to.name.as_bytes(), now);
-        specials.rename((place(from), from.name.as_bytes()), (place(to), to.name.as_bytes()), now)?;
-        drop(specials);
-        self.touch(from.node)?;
-        self.touch(to.node)
+        let (old, new) = ((place(from), from.name.as_bytes()), (place(to), to.name.as_bytes()));
+        alone(&self.specials).rename(old, new, now)?;
+        self.touch(from.node);
+        self.touch(to.node);
+        Ok(())
     }
 
-    /// Gives a directory the times of one that has just got a name or lost one.
-    fn touch(&self, directory: &Arc<Node>) -> Result<()> {
+    /// Gives a directory the times of one that has just got a name or lost one, which is done: no error is told.
+    fn touch(&self, directory: &Arc<Node>) {
+        // Who may make names in a directory of somebody else's may set both of its times to now, and nothing else.
         let now = Some(fuse::SetTime::Now);
-        sys::set_times(self.nodes.descriptor(directory)?.as_fd(), None, now)
+        let _ = self.nodes.descriptor(directory).and_then(|file| sys::set_times(file.as_fd(), now, now));
     }
 }
 

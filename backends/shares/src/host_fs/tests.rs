@@ -3,6 +3,8 @@
 use fuse::{Access, OpenFlags, XattrName, XattrSet};
 
 use super::*;
+use crate::guest_attributes::MAX_FILES;
+use crate::specials::MAX_NAMES;
 
 /// A user of the guest whom the host does not know.
 const ASKER: Context<'static> =
@@ -76,4 +78,237 @@ fn a_name_that_stays_after_all_is_found_again() {
     }
     assert_eq!(files.nodes.pinned(), 0);
     assert!(files.attributes(&ASKER, directory, None, None).is_ok());
+}
+
+/// What tests do again and again.
+impl HostFs {
+    fn unlink(&self, old: &str) -> Result<()> {
+        let old = CString::new(old).unwrap();
+        self.names(&ASKER, NodeId::ROOT, NameChange::Unlink(Name::new(&old).unwrap()))
+    }
+
+    fn find(&self, parent: NodeId, old: &str) -> Result<Entry> {
+        let old = CString::new(old).unwrap();
+        self.entry(&ASKER, parent, Name::new(&old).unwrap(), How::Existing)
+    }
+
+    fn fill(&self, count: usize) {
+        for ino in 0..u64::try_from(count).unwrap() {
+            let other = Identity { device: 99, ino, btime: (0, 0) };
+            self.table.change(other, |file| file.uid = Some(1)).unwrap();
+        }
+    }
+}
+
+fn shared_directory() -> (tempfile::TempDir, HostFs) {
+    let shared = tempfile::tempdir().unwrap();
+    let options = Options { budget: Budget { nodes: 4, handles: 100 }, ..Options::default() };
+    let files = HostFs::new(shared.path(), options).unwrap();
+    (shared, files)
+}
+
+#[test]
+fn finding_a_special_file_does_not_wait_for_ever() {
+    const FIFO: u32 = 0o010_600;
+    let (_shared, files) = shared_directory();
+    make(&files, c"fifo", FIFO);
+    let files = Arc::new(files);
+    let (done, ended) = std::sync::mpsc::channel();
+    // Threads that wait for ever cannot be waited for.
+    for thread in 0..3 {
+        let (files, done) = (files.clone(), done.clone());
+        std::thread::spawn(move || {
+            for _ in 0..20_000 {
+                if thread == 0 {
+                    make(&files, c"other", FIFO);
+                    files.unlink("other").unwrap();
+                } else {
+                    files.find(NodeId::ROOT, "fifo").unwrap();
+                }
+            }
+            done.send(()).unwrap();
+        });
+    }
+    for _ in 0..3 {
+        ended.recv_timeout(Duration::from_secs(60)).expect("threads wait for each other");
+    }
+}
+
+#[test]
+fn what_cannot_be_told_is_not_made() {
+    let (shared, files) = shared_directory();
+    files.fill(MAX_FILES);
+    let new = name(c"new");
+    let hows = [
+        How::Directory { mode: 0o755 },
+        How::Node { mode: 0o100_644, device: fuse::Device::default() },
+        How::SymbolicLink { target: fuse::LinkTarget::new(c"target").unwrap() },
+    ];
+    for how in hows {
+        assert_eq!(files.entry(&ASKER, NodeId::ROOT, new, how).unwrap_err(), Errno::ENOSPC);
+    }
+    let creation =
+        Creation { mode: 0o640, access: Access::ReadWrite, flags: OpenFlags::empty(), exclusive: false };
+    for name in [Some(new), None] {
+        assert_eq!(files.create(&ASKER, NodeId::ROOT, name, creation).unwrap_err(), Errno::ENOSPC);
+    }
+    assert_eq!(std::fs::read_dir(shared.path()).unwrap().count(), 0);
+    assert_eq!((files.table.len(), files.nodes.pinned()), (MAX_FILES, 0));
+}
+
+#[test]
+fn a_file_with_another_name_loses_one_however_few_descriptors_there_are() {
+    let (shared, files) = shared_directory();
+    for number in 0..20 {
+        let path = |prefix: &str| shared.path().join(format!("{prefix}{number}"));
+        std::fs::write(path("a"), "a").unwrap();
+        std::fs::hard_link(path("a"), path("b")).unwrap();
+        let a = files.find(NodeId::ROOT, &format!("a{number}")).unwrap();
+        assert_eq!(files.find(NodeId::ROOT, &format!("b{number}")).unwrap().node, a.node);
+        files.attributes(&ASKER, a.node, None, Some(&owned_by(7))).unwrap();
+    }
+    for number in 0..20 {
+        files.unlink(&format!("b{number}")).unwrap();
+    }
+    assert_eq!(files.nodes.pinned(), 0);
+    for number in 0..20 {
+        let a = files.find(NodeId::ROOT, &format!("a{number}")).unwrap();
+        assert_eq!((a.stat.attributes.links, a.stat.attributes.uid), (1, 7));
+        assert!(files.attributes(&ASKER, a.node, None, None).is_ok());
+    }
+}
+
+fn owned_by(uid: u32) -> SetAttributes {
+    SetAttributes { uid: Some(uid), ..SetAttributes::default() }
+}
+
+#[test]
+fn what_was_kept_for_files_that_the_host_removed_goes_when_there_is_much() {
+    let (shared, files) = shared_directory();
+    for number in 0..3 {
+        std::fs::write(shared.path().join(format!("{number}")), "").unwrap();
+    }
+    let look = |old: &str| {
+        let node = files.find(NodeId::ROOT, old).unwrap().node;
+        files.attributes(&ASKER, node, None, Some(&owned_by(7))).unwrap();
+        node
+    };
+    let (removed, replaced, stays) = (look("0"), look("1"), look("2"));
+    files.fill(MAX_FILES / 2);
+    std::fs::remove_file(shared.path().join("0")).unwrap();
+    std::fs::write(shared.path().join("new"), "").unwrap();
+    std::fs::rename(shared.path().join("new"), shared.path().join("1")).unwrap();
+    for node in [removed, replaced, stays] {
+        files.let_go(node, Gone::Lookups(1));
+    }
+    assert_eq!(files.table.len(), MAX_FILES / 2 + 1);
+    assert_eq!(files.find(NodeId::ROOT, "2").unwrap().stat.attributes.uid, 7);
+    // Names that only the guest has in a directory that the host removed.
+    std::fs::create_dir(shared.path().join("d")).unwrap();
+    let directory = files.find(NodeId::ROOT, "d").unwrap().node;
+    for number in 0..MAX_NAMES / 2 {
+        let new = CString::new(number.to_string()).unwrap();
+        let how = How::Node { mode: 0o010_600, device: fuse::Device::default() };
+        let made = files.entry(&ASKER, directory, Name::new(&new).unwrap(), how).unwrap();
+        files.let_go(made.node, Gone::Lookups(1));
+    }
+    std::fs::remove_dir(shared.path().join("d")).unwrap();
+    files.let_go(directory, Gone::Lookups(1));
+    assert!(shared_names(&files).is_empty());
+}
+
+fn shared_names(files: &HostFs) -> std::sync::RwLockReadGuard<'_, Specials> {
+    shared(&files.specials)
+}
+
+#[test]
+fn handles_that_are_closed_are_not_remembered() {
+    let (shared, files) = shared_directory();
+    std::fs::write(shared.path().join("a"), "").unwrap();
+    let node = files.find(NodeId::ROOT, "a").unwrap().node;
+    let opening = Opening::File { access: Access::Read, flags: OpenFlags::empty() };
+    let opened: Vec<_> = (0..100).map(|_| files.open(&ASKER, node, opening).unwrap().handle).collect();
+    assert_eq!(files.open(&ASKER, node, opening), Err(Errno::EMFILE));
+    assert_eq!(files.nodes.get(node).unwrap().handles(), 100);
+    opened.into_iter().for_each(|handle| files.let_go(node, Gone::File(handle)));
+    assert_eq!(files.nodes.get(node).unwrap().handles(), 0);
+}
+
+#[test]
+fn privileges_go_with_every_change_of_contents() {
+    let (_shared, files) = shared_directory();
+    let node = make(&files, c"a", 0o100_755);
+    let opening = Opening::File { access: Access::ReadWrite, flags: OpenFlags::empty() };
+    let handle = files.open(&ASKER, node, opening).unwrap().handle;
+    let how = fuse::Allocation::Reserve { keep_size: false };
+    let copy = Data::Copy { offset: 0, to_node: node, to: handle, to_offset: 10, len: 5 };
+    for act in [Data::Allocate { offset: 0, len: 10, how }, copy] {
+        let mode = SetAttributes { mode: Some(0o6755), ..SetAttributes::default() };
+        files.attributes(&ASKER, node, None, Some(&mode)).unwrap();
+        files.data(&ASKER, node, handle, act).unwrap();
+        let found = files.attributes(&ASKER, node, None, None).unwrap();
+        assert_eq!(found.attributes.mode, 0o100_755);
+    }
+}
+
+#[test]
+fn a_special_file_goes_with_its_last_name_when_the_kernel_has_forgotten_it() {
+    let (_shared, files) = shared_directory();
+    let node = make(&files, c"a", 0o010_600);
+    tag(&files, node);
+    let identity = files.nodes.get(node).unwrap().identity;
+    // The file has a name, which a mount that ends leaves it.
+    files.let_go(NodeId::ROOT, Gone::Everything);
+    assert_eq!(files.table.len(), 1);
+    files.unlink("a").unwrap();
+    assert_eq!(shared_names(&files).attributes(identity), Err(Errno::ESTALE));
+    assert_eq!(files.table.len(), 0);
+}
+
+#[test]
+fn a_file_found_just_before_it_lost_its_name_is_gone_all_the_same() {
+    let (shared, files) = shared_directory();
+    let node = make(&files, c"a", 0o100_600);
+    let (root, directory) = files.directory(NodeId::ROOT).unwrap();
+    let found = sys::stat_at(directory.as_fd(), c"a").unwrap();
+    files.unlink("a").unwrap();
+    assert_eq!(files.learn(&root, c"a", &found).unwrap().node, node);
+    assert_eq!(files.nodes.pinned(), 1);
+    std::fs::write(shared.path().join("a"), "another").unwrap();
+    assert_eq!(files.attributes(&ASKER, node, None, None).unwrap().attributes.links, 0);
+    files.let_go(node, Gone::Lookups(2));
+    assert_eq!((files.table.len(), files.nodes.pinned()), (0, 0));
+}
+
+#[test]
+fn threads_that_come_between_leave_nothing() {
+    let (shared, files) = shared_directory();
+    let both = |one: &(dyn Fn() + std::marker::Sync), other: &(dyn Fn() + std::marker::Sync)| {
+        let start = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            for act in [one, other] {
+                scope.spawn(|| {
+                    start.wait();
+                    act();
+                });
+            }
+        });
+    };
+    for _ in 0..300 {
+        // Two names of one file, of which each may be the last.
+        let node = make(&files, c"a", 0o100_600);
+        std::fs::hard_link(shared.path().join("a"), shared.path().join("b")).unwrap();
+        files.let_go(node, Gone::Lookups(1));
+        both(&|| files.unlink("a").unwrap(), &|| files.unlink("b").unwrap());
+        assert_eq!(files.table.len(), 0, "unlink and unlink");
+        let node = make(&files, c"a", 0o100_600);
+        both(&|| files.unlink("a").unwrap(), &|| files.let_go(node, Gone::Lookups(1)));
+        assert_eq!((files.table.len(), files.nodes.pinned()), (0, 0), "unlink and forget");
+        let node = make(&files, c"a", 0o100_600);
+        files.unlink("a").unwrap();
+        let name = XattrName::new(c"user.a").unwrap();
+        let set = || drop(files.xattr(&ASKER, node, Xattr::Set { name, value: b"", how: XattrSet::Any }));
+        both(&set, &|| files.let_go(node, Gone::Lookups(1)));
+        assert_eq!(files.table.len(), 0, "set and forget");
+    }
 }

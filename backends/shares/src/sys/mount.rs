@@ -59,8 +59,14 @@ impl Mounted {
         );
         let refused = |source| MountError::Mount { path: path.to_owned(), source };
         let options = CString::new(options).map_err(|error| refused(error.into()))?;
-        rustix::mount::mount("matchlock", path, "fuse.matchlock", MountFlags::NODEV, options.as_c_str())
-            .map_err(|errno| refused(errno.into()))?;
+        rustix::mount::mount(
+            "matchlock",
+            path,
+            "fuse.matchlock",
+            MountFlags::NODEV | MountFlags::NOSUID,
+            options.as_c_str(),
+        )
+        .map_err(|errno| refused(errno.into()))?;
         let mut mounted = Self { path: path.to_owned(), threads: Vec::new() };
         let session = Arc::new(Session::new(files, Coherence::Shared));
         let enter = Arc::new(enter);
