@@ -82,12 +82,15 @@ impl Table {
         }
     }
 
+    /// Refuses one file too many, before something is done that would have to be undone.
+    pub(crate) fn has_room(&self, identity: Identity) -> Result<()> {
+        has_room(&shared(&self.files), identity)
+    }
+
     /// Changes a file's attributes.
     pub(crate) fn change(&self, identity: Identity, change: impl FnOnce(&mut GuestAttributes)) -> Result<()> {
         let mut files = alone(&self.files);
-        if files.len() >= MAX_FILES && !files.contains_key(&identity) {
-            return Err(Errno::ENOSPC);
-        }
+        has_room(&files, identity)?;
         change(files.entry(identity).or_default());
         Ok(())
     }
@@ -122,7 +125,6 @@ impl Table {
     ) -> Result<()> {
         let mut files = alone(&self.files);
         let xattrs = files.get(&identity).map(|file| &file.xattrs);
-        let full = xattrs.is_none() && files.len() >= MAX_FILES;
         let old = xattrs.and_then(|xattrs| xattrs.get(name));
         match how {
             XattrSet::Create if old.is_some() => return Err(Errno::EEXIST),
@@ -134,7 +136,8 @@ impl Table {
         let names: usize = others.map(|name| name.len() + 1).sum();
         let old = old.map_or(0, |old| cost(name, old));
         let bytes = self.xattr_bytes.load(Ordering::Relaxed) - old + cost(name, value);
-        if full || bytes > MAX_XATTR_BYTES || names + name.len() + 1 > MAX_XATTR_LEN {
+        has_room(&files, identity)?;
+        if bytes > MAX_XATTR_BYTES || names + name.len() + 1 > MAX_XATTR_LEN {
             return Err(Errno::ENOSPC);
         }
         self.xattr_bytes.store(bytes, Ordering::Relaxed);
@@ -152,6 +155,10 @@ impl Table {
         file.ctime = Some(now);
         Ok(())
     }
+}
+
+fn has_room(files: &HashMap<Identity, GuestAttributes>, identity: Identity) -> Result<()> {
+    if files.len() < MAX_FILES || files.contains_key(&identity) { Ok(()) } else { Err(Errno::ENOSPC) }
 }
 
 fn cost(name: &[u8], value: &[u8]) -> usize {

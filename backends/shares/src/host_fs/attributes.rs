@@ -25,10 +25,23 @@ impl HostFs {
         if is_special(node.identity) {
             return alone(&self.specials).change(node.identity, |file| change_special(file, change));
         }
+        let gives_away = change.uid.is_some() || change.gid.is_some();
+        if gives_away {
+            self.table.has_room(node.identity)?;
+        }
+        let sets_times = change.atime.is_some() || change.mtime.is_some();
+        if sets_times && node.kind == Kind::Special {
+            return Err(Errno::EPERM);
+        }
         if let Some(size) = change.size {
             self.truncate(node, handle, size)?;
         }
-        let gives_away = change.uid.is_some() || change.gid.is_some();
+        if let Some(mode) = change.mode {
+            self.set_mode(node, mode)?;
+        } else if change.kill_privileges || gives_away && node.kind == Kind::File {
+            self.kill_privileges(node)?;
+        }
+        // What the host may refuse is behind it.
         if gives_away {
             self.table.change(node.identity, |file| {
                 file.uid = change.uid.or(file.uid);
@@ -36,12 +49,7 @@ impl HostFs {
                 file.ctime = Some(sys::current_time());
             })?;
         }
-        if let Some(mode) = change.mode {
-            self.set_mode(node, mode)?;
-        } else if change.kill_privileges || gives_away && node.kind == Kind::File {
-            self.kill_privileges(node)?;
-        }
-        if change.atime.is_some() || change.mtime.is_some() {
+        if sets_times {
             sys::set_times(self.nodes.descriptor(node)?.as_fd(), change.atime, change.mtime)?;
         }
         Ok(())
@@ -61,13 +69,19 @@ impl HostFs {
         }
     }
 
-    /// Sets the mode that the guest sees, and of it what the host may have.
+    /// Sets the mode that the guest sees, and of it what the host may have. A device, FIFO or socket of the host's stays as
+    /// it is there.
     pub(super) fn set_mode(&self, node: &Arc<Node>, mode: u32) -> Result<()> {
-        if node.kind == Kind::SymbolicLink {
-            return Err(Errno::EOPNOTSUPP);
-        }
-        let host = host_mode(mode, node.kind);
-        self.proc.set_mode(self.nodes.descriptor(node)?.as_fd(), host)?;
+        self.table.has_room(node.identity)?;
+        let host = match node.kind {
+            Kind::SymbolicLink => return Err(Errno::EOPNOTSUPP),
+            Kind::Special => self.found(node)?.attributes.mode & MODE_BITS,
+            Kind::File | Kind::Directory => {
+                let host = host_mode(mode, node.kind);
+                self.proc.set_mode(self.nodes.descriptor(node)?.as_fd(), host)?;
+                host
+            }
+        };
         self.table.change(node.identity, |file| file.mode = (mode != host).then_some((mode, host)))
     }
 

@@ -214,13 +214,14 @@ impl HostFs {
     /// The attributes that the host has for a node.
     fn found(&self, node: &Arc<Node>) -> Result<Found> {
         let place = node.place();
-        let found = match place.filter(|_| !node.has_descriptor()) {
-            Some(place) => {
-                let found = sys::stat_at(self.nodes.descriptor(&place.parent)?.as_fd(), &place.name);
-                found.map_err(|errno| if errno == Errno::ENOENT { Errno::ESTALE } else { errno })?
-            }
-            None => sys::stat(self.nodes.descriptor(node)?.as_fd())?,
+        let Some(place) = place.filter(|_| !node.has_descriptor()) else {
+            // The descriptor is of the node, even if its file system gives it another number: an overlay does when a file
+            // is changed for the first time.
+            let found = sys::stat(self.nodes.descriptor(node)?.as_fd())?;
+            return Ok(Found { identity: node.identity, ..found });
         };
+        let found = sys::stat_at(self.nodes.descriptor(&place.parent)?.as_fd(), &place.name);
+        let found = found.map_err(|errno| if errno == Errno::ENOENT { Errno::ESTALE } else { errno })?;
         if found.identity == node.identity && found.kind() == node.kind {
             Ok(found)
         } else {

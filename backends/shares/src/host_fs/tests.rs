@@ -312,3 +312,16 @@ fn threads_that_come_between_leave_nothing() {
         assert_eq!(files.table.len(), 0, "set and forget");
     }
 }
+
+#[test]
+fn a_mode_that_cannot_be_kept_is_not_set() {
+    let (shared, files) = shared_directory();
+    std::fs::write(shared.path().join("a"), "").unwrap();
+    let node = files.find(NodeId::ROOT, "a").unwrap().node;
+    files.fill(MAX_FILES);
+    let change = SetAttributes { mode: Some(0o6751), ..SetAttributes::default() };
+    assert_eq!(files.attributes(&ASKER, node, None, Some(&change)), Err(Errno::ENOSPC));
+    let (_, directory) = files.directory(NodeId::ROOT).unwrap();
+    let host = sys::stat_at(directory.as_fd(), c"a").unwrap();
+    assert_ne!(host.attributes.mode & 0o777, 0o751);
+}

@@ -6,8 +6,10 @@
 mod guest;
 mod random;
 
+use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -206,6 +208,16 @@ fn nothing_that_does_something_is_opened() {
         for flags in 0..3 {
             assert_eq!(guest.open(node, flags), Err(ENXIO));
         }
+        // Nor is it changed: its mode is another one for the guest alone.
+        let before = fs::metadata(shared.join(OsStr::from_bytes(name))).unwrap();
+        let mode = [words(&[1, 0]), longs(&[0; 6]), words(&[0, 0, 0, 0o4712, 0, 0, 0, 0])].concat();
+        let told = guest.ask(4, node, &mode).unwrap();
+        assert_eq!(u32::from_le_bytes(told[76..80].try_into().unwrap()) & 0o7777, 0o4712);
+        let times = [words(&[0x30, 0]), longs(&[0, 0, 0, 1, 1, 1]), words(&[0; 8])].concat();
+        assert_eq!(guest.ask(4, node, &times), Err(EPERM));
+        assert_eq!(guest.ask(13, ROOT, &[longs(&[node]), b"again\0".to_vec()].concat()), Err(EPERM));
+        let after = fs::metadata(shared.join(OsStr::from_bytes(name))).unwrap();
+        assert_eq!((after.mode(), after.ctime_nsec()), (before.mode(), before.ctime_nsec()));
     }
     // Devices in a share are names like others.
     let session = share(Path::new("/dev"), Options { readonly: true, ..Options::default() });
@@ -271,6 +283,37 @@ fn put_in_its_place(house: &House) {
     fs::write(shared.join("a"), "newer").unwrap();
     assert_eq!(guest.read(other, handle).unwrap(), b"new");
     assert!(guest.attributes(other).is_ok());
+}
+
+#[test]
+fn what_an_overlay_gives_another_number_when_it_is_changed_stays_the_same() {
+    if !rustix::process::geteuid().is_root() {
+        skip::skip("root", "only root can mount an overlay");
+        return;
+    }
+    let house = House::furnish(tempfile::tempdir().unwrap(), true);
+    let at = |name: &str| house.path().join(name);
+    for name in ["lower/d", "upper", "work"] {
+        fs::create_dir_all(at(name)).unwrap();
+    }
+    fs::write(at("lower/d/a"), "lower").unwrap();
+    let part = |name: &str| format!("{name}dir={}", at(name).display());
+    let options = std::ffi::CString::new(["lower", "upper", "work"].map(part).join(",")).unwrap();
+    let flags = rustix::mount::MountFlags::empty();
+    if let Err(error) = rustix::mount::mount("none", house.path(), "overlay", flags, options.as_c_str()) {
+        skip::skip("overlay", format!("cannot mount an overlay: {error}"));
+        return;
+    }
+    let session = share(&at("d"), Options::default());
+    let mut guest = Guest::new(&session);
+    let file = guest.look_up(ROOT, b"a").unwrap();
+    assert!(guest.open(file, 0).is_ok());
+    let handle = guest.open(file, 2).unwrap();
+    guest.write(file, handle, b"upper").unwrap();
+    assert!(guest.attributes(file).is_ok());
+    assert!(guest.attributes(ROOT).is_ok());
+    guest.make_directory(ROOT, b"new").unwrap();
+    assert_eq!(guest.names(ROOT, true), [&b"a"[..], b"new"]);
 }
 
 #[test]
