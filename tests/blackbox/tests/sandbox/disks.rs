@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blackbox::rpc::Server;
 use blackbox::{Done, Home, end, kill_and_wait, machine, read_until, signal, spawn};
@@ -182,6 +182,7 @@ fn a_running_sandbox_has_them_to_itself() {
     kill_and_wait(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap());
     assert_eq!(end(child).status, 137);
     home.assert_no_process();
+    assert_let_go(&image);
     assert!(!is_clean(&image), "nobody has unmounted it");
     let unclean = "invalid disk mount \"@data:/d:ro\": it was not unmounted in order";
     refused(&run_without_guest(&home, "@data:/d:ro"), unclean);
@@ -191,6 +192,17 @@ fn a_running_sandbox_has_them_to_itself() {
     assert_eq!(home.done(["volume", "rm", "data"]).status, 0);
     assert_eq!(home.done(["prune"]).status, 0);
     home.assert_nothing_left();
+}
+
+/// Waits until nobody has a lock on the image: a process that was killed loses its environment, by which the test finds
+/// it, before its open files.
+fn assert_let_go(image: &Path) {
+    let file = File::open(image).unwrap();
+    let start = Instant::now();
+    while file.try_lock().is_err() {
+        assert!(start.elapsed() < Duration::from_secs(10), "somebody still has {}", image.display());
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Links of the image, and links of another disk.
