@@ -85,9 +85,13 @@ fn open(home: &Home, share: &Share) -> Result<OwnedFd> {
     if path == Path::new("/") {
         return Err(ours("the whole host is not shared"));
     }
-    for own in [home.state(), home.cache()] {
-        if fs::canonicalize(own).is_ok_and(|own| path.starts_with(own)) {
+    for own in [home.state(), home.cache()].into_iter().filter_map(|own| fs::canonicalize(own).ok()) {
+        if path.starts_with(&own) {
             return Err(ours("it is matchlock's own"));
+        }
+        // A guest that writes there has the kernels and images of all sandboxes.
+        if !share.readonly && own.starts_with(&path) {
+            return Err(ours("matchlock's own files are in it; share it read-only, or a directory below it"));
         }
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -99,7 +103,11 @@ mod tests {
     use super::*;
 
     fn attach(home: &Home, path: &Path) -> Result<Shares> {
-        let share = policy::shares::spec(&format!("{}:/a:ro", path.display())).unwrap();
+        attach_as(home, path, "ro")
+    }
+
+    fn attach_as(home: &Home, path: &Path, kind: &str) -> Result<Shares> {
+        let share = policy::shares::spec(&format!("{}:/a:{kind}", path.display())).unwrap();
         Shares::attach(home, &[share], &[])
     }
 
@@ -124,5 +132,10 @@ mod tests {
         let shares = attach(&home, &directory.path().join("mine")).unwrap();
         assert_eq!(shares.mounts(), [ShareMount { path: "/a".into(), readonly: true }]);
         assert!(!shares.any_writable() && !shares.is_empty());
+        // Around what is ours a guest may only read.
+        attach(&home, directory.path()).unwrap();
+        let error = attach_as(&home, directory.path(), "host_fs").unwrap_err().to_string();
+        assert!(error.contains("matchlock's own files are in it"), "{error}");
+        assert!(attach_as(&home, &directory.path().join("mine"), "host_fs").unwrap().any_writable());
     }
 }
