@@ -1,11 +1,13 @@
 //! Devices that have many requests in flight: each queue has a thread of its own, and chains that any thread completes.
 //!
-//! A ring that stops waits until every chain taken from it is back, for at most [`PATIENCE`]: the front end takes the reply
-//! to mean that nobody uses the ring any more. Chains that are later than that go nowhere.
+//! A ring that stops waits until every chain taken from it is back: the front end takes the reply to mean that nobody uses
+//! the ring any more, nor the buffers of its chains. Where that takes longer than the device's patience there is no reply,
+//! and the connection ends: a request that the host's disk does not answer would write into memory that the guest has
+//! given to something else.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use guest_memory::GuestRam;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
@@ -19,7 +21,8 @@ use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_con
 use crate::adapter::{self, MAX_CONFIG};
 use crate::ring::{Memory, Ring};
 
-/// How long a ring that stops waits for its chains: longer than a disk that works takes for one request.
+/// How long the rings of a device that stops wait for their chains, unless the device says otherwise: longer than a disk
+/// that works takes for one request.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A device whose queues are served by a thread each.
@@ -32,6 +35,10 @@ pub trait ParallelDevice: Send + Sync {
     fn read_config(&self, offset: u64, data: &mut [u8]);
     /// Queue `index` may have chains. Takes all there are. The queue's own thread calls this, and may be kept.
     fn serve(&self, index: usize, queue: &SharedQueue, memory: &Arc<GuestRam>);
+    /// How long all of its rings together may take to stop.
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
 }
 
 impl QueueHolder for Ring {
@@ -51,6 +58,8 @@ pub(crate) struct Parallel {
     /// The queue of each ring that was kicked since it last stopped.
     queues: Vec<Mutex<Option<SharedQueue>>>,
     memory: Mutex<Option<Memory>>,
+    /// When the patience with rings that stop one after the other ends; none of them does since a ring has begun.
+    stopped_by: Mutex<Option<Instant>>,
     exit: (EventConsumer, EventNotifier),
 }
 
@@ -58,13 +67,33 @@ impl Parallel {
     pub(crate) fn new(device: Box<dyn ParallelDevice>) -> io::Result<Self> {
         let queues = device.identity().queue_sizes.iter().map(|_| Mutex::default()).collect();
         let exit = new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC)?;
-        Ok(Self { device, queues, memory: Mutex::default(), exit })
+        Ok(Self { device, queues, memory: Mutex::default(), stopped_by: Mutex::default(), exit })
     }
 
     /// A ring's queue; the first look makes it.
     fn queue(&self, index: usize, ring: &Ring) -> Option<SharedQueue> {
         let mut queue = lock(self.queues.get(index)?);
-        Some(queue.get_or_insert_with(|| SharedQueue::new(Box::new(ring.clone()))).clone())
+        let make = || {
+            *lock(&self.stopped_by) = None;
+            SharedQueue::new(Box::new(ring.clone()))
+        };
+        Some(queue.get_or_insert_with(make).clone())
+    }
+
+    /// Waits for the chains of a ring. Those of all rings that stop have one patience together, since the front end waits for
+    /// one after the other.
+    fn stop(&self, index: usize) -> io::Result<()> {
+        let Some(queue) = self.queues.get(index).and_then(|queue| lock(queue).take()) else { return Ok(()) };
+        let by = *lock(&self.stopped_by).get_or_insert_with(|| Instant::now() + self.device.patience());
+        let out = queue.finish(by.saturating_duration_since(Instant::now()));
+        queue.close();
+        if out == 0 {
+            return Ok(());
+        }
+        // The connection ends here, so nobody asks the other rings to stop.
+        self.queues.iter().filter_map(|queue| lock(queue).take()).for_each(|queue| queue.close());
+        let message = format!("{out} requests of queue {index} are not done, so it cannot stop");
+        Err(io::Error::new(io::ErrorKind::TimedOut, message))
     }
 }
 
@@ -117,12 +146,12 @@ impl VhostUserBackend for Parallel {
     }
 
     fn stop_vring(&self, index: u32) -> io::Result<()> {
-        let queue = usize::try_from(index).ok().and_then(|index| lock(self.queues.get(index)?).take());
-        if let Some(queue) = queue {
-            queue.finish(PATIENCE);
-            queue.close();
-        }
-        Ok(())
+        usize::try_from(index).map_or(Ok(()), |index| self.stop(index))
+    }
+
+    fn reset_device(&self) {
+        // There is no way to say that one could not: its late chains go nowhere, but their bytes may still arrive.
+        (0..self.queues.len()).for_each(|index| drop(self.stop(index)));
     }
 
     fn handle_event(&self, _event: u16, _: EventSet, rings: &[Ring], thread: usize) -> io::Result<()> {

@@ -8,10 +8,11 @@ mod driver;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use driver::{BUFFER, QUEUE_SIZE, Rings, available, descriptors, used};
 use guest_memory::GuestRam;
+use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::VhostUserConfigFlags;
 use vhost_backend::{ParallelDevice, Served, start_parallel};
@@ -20,8 +21,11 @@ use vm_memory::{Bytes, GuestAddress};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long the device waits for its chains where a test lets it wait in vain.
+const SHORT: Duration = Duration::from_millis(300);
+
 /// Hands every chain over, to be completed whenever the test likes.
-struct Taker(Sender<(usize, Chain)>);
+struct Taker(Sender<(usize, Chain)>, Duration);
 
 impl ParallelDevice for Taker {
     fn identity(&self) -> Identity<'_> {
@@ -35,6 +39,9 @@ impl ParallelDevice for Taker {
             self.0.send((index, chain)).unwrap();
         }
     }
+    fn patience(&self) -> Duration {
+        self.1
+    }
 }
 
 /// A driver, and the chains that the device has taken from it.
@@ -46,9 +53,13 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::with_patience(PATIENCE)
+    }
+
+    fn with_patience(patience: Duration) -> Self {
         let (tell, taken) = channel();
         let (listener, stream) = process::accept_pair().unwrap();
-        let served = start_parallel("taker", Box::new(Taker(tell)), listener).unwrap();
+        let served = start_parallel("taker", Box::new(Taker(tell, patience)), listener).unwrap();
         let mut rings = Rings::connect(stream, 1 << 28);
         rings.start([0, 0], true);
         // A ring that gets a place for interrupts raises one there.
@@ -153,4 +164,19 @@ fn a_front_end_that_goes_ends_every_thread_with_chains_in_flight() {
     // The device is gone, and with it the end of the channel that it had.
     assert!(taken.recv_timeout(PATIENCE).is_err());
     drop(chains);
+}
+
+/// A request that the host does not answer: the rings do not say that they have stopped, and do not take their time each.
+#[test]
+fn a_ring_whose_chains_do_not_come_back_ends_the_connection() {
+    let bench = Bench::with_patience(SHORT);
+    bench.offer(0, 1);
+    bench.offer(1, 1);
+    let chains = [0, 1].map(|_| bench.taken.recv_timeout(PATIENCE).unwrap());
+    let start = Instant::now();
+    assert!(bench.rings.front_end.get_vring_base(0).is_err());
+    assert!(start.elapsed() >= SHORT);
+    assert!(bench.served.wait().is_err());
+    drop(chains);
+    assert_eq!([0, 1].map(|queue| bench.rings.used(queue)), [0, 0], "late chains go nowhere");
 }

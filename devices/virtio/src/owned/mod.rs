@@ -116,7 +116,8 @@ impl SharedQueue {
         self.0.lock().out
     }
 
-    /// Leaves the rings alone from now on: chains that come back later go nowhere.
+    /// Leaves the rings alone from now on: chains that come back later go nowhere. Their buffers are another matter: the holder
+    /// of such a chain may still write into them, so an owner that promises its driver more ends the process.
     pub fn close(&self) {
         self.0.lock().phase = Phase::Closed;
     }
