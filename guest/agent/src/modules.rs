@@ -115,11 +115,14 @@ pub(crate) fn offer_all(layers: u16, release: &str) -> Result<(), Failure> {
     disks::put(&tree, &format!("{library}/modules/{release}"), STEP)?;
     files::put_directory("/dev/net", 0o755).at("make /dev/net")?;
     for (name, mode, major, minor) in OPENED {
+        let path = format!("/dev/{name}");
         let (mode, device) = (Mode::from_raw_mode(mode), rustix::fs::makedev(major, minor));
-        match rustix::fs::mknodat(CWD, format!("/dev/{name}"), FileType::CharacterDevice, mode, device) {
+        match rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, mode, device) {
             Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(Failure::new(format!("make /dev/{name}"), errno)),
+            Err(errno) => return Err(Failure::new(format!("make {path}"), errno)),
         }
+        // The umask has taken some of it.
+        rustix::fs::chmod(&path, mode).at(&format!("set the mode of {path}"))?;
     }
     system::set(&[MODPROBE])
 }
