@@ -150,7 +150,8 @@ impl VhostUserBackend for Parallel {
     }
 
     fn reset_device(&self) {
-        // There is no way to say that one could not: its late chains go nowhere, but their bytes may still arrive.
+        // The protocol has no answer for a queue that cannot stop: its late chains go nowhere, but their data may still be
+        // written to the guest's memory.
         (0..self.queues.len()).for_each(|index| drop(self.stop(index)));
     }
 

@@ -121,7 +121,7 @@ pub(crate) fn offer_all(layers: u16, release: &str) -> Result<(), Failure> {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(Failure::new(format!("make {path}"), errno)),
         }
-        // The umask has taken some of it.
+        // The umask has taken bits of the mode that mknod(2) was given.
         rustix::fs::chmod(&path, mode).at(&format!("set the mode of {path}"))?;
     }
     system::set(&[MODPROBE])

@@ -249,3 +249,7 @@ pub const DEVICES: &[Call] = &[
     RECVFROM,
     SHUTDOWN, // streams
 ];
+
+/// What serving devices over vhost-user takes: threads, and the guest's memory as the front end shares it.
+pub const BACK_END: &[Call] =
+    &[ACCEPT4, EPOLL_CREATE1, EVENTFD2, FSTAT, RSEQ, RT_SIGACTION, SCHED_GETAFFINITY, SET_ROBUST_LIST];

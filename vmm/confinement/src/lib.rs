@@ -26,8 +26,8 @@ pub use limits::deny_core;
 pub use namespaces::{isolate, isolate_children, isolate_children_as_user};
 pub use paths::{ChildDomain, Domain, Landlock, Reachable};
 pub use profile::{
-    Conditional, Error, Limits, Profile, RUNTIME_IF, Report, STREAM_PAIRS, enter, enter_as_is,
-    enter_with_nothing,
+    BACK_END_IF, Conditional, Error, Limits, OWN_FCNTLS, Profile, RUNTIME_IF, Report, STREAM_PAIRS, enter,
+    enter_as_is, enter_with_nothing,
 };
 pub use root::{Shared, enter_root, enter_shared, own_descriptors};
 pub use user::{User, take_own_user, take_user};

@@ -44,6 +44,13 @@ pub const RUNTIME_IF: &[Conditional] = &[
     (calls::TGKILL, &[Test::is_own_process(0)]),
 ];
 
+/// What goes with [`calls::BACK_END`]: threads, and their names.
+pub const BACK_END_IF: &[Conditional] =
+    &[(calls::CLONE, &[Test::has(0, libc::CLONE_THREAD)]), (calls::PRCTL, &[Test::is(0, libc::PR_SET_NAME)])];
+
+/// Commands of fcntl(2) by which a process that serves devices looks after its own descriptors.
+pub const OWN_FCNTLS: &[i32] = &[libc::F_GETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC];
+
 /// Streams of a guest become socket pairs. Only of a kind that takes no address: a datagram socket, though half of a pair,
 /// sends to any other on the host (sendto(2), sendmsg(2)).
 pub const STREAM_PAIRS: Conditional =

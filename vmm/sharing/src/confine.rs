@@ -14,8 +14,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use anyhow::{Context, bail};
 use confinement::calls::{self, Call};
 use confinement::{
-    Conditional, Domain, FIONBIO, Forbidden, Landlock, Limits, Profile, RUNTIME_IF, Reachable, Shared, Test,
-    User,
+    BACK_END_IF, Domain, FIONBIO, Forbidden, Landlock, Limits, OWN_FCNTLS, Profile, RUNTIME_IF, Reachable,
+    Shared, User,
 };
 use machine::shares::View;
 use rustix::fs::{Mode, OFlags};
@@ -95,21 +95,8 @@ pub(crate) fn close_the_last_door() -> anyhow::Result<()> {
     PROFILE.filter().install_for_all_threads().context("seccomp")
 }
 
-/// Threads, and the guest's memory and events as the front end shares them.
-const SERVING: &[Call] = &[
-    calls::ACCEPT4,
-    calls::EPOLL_CREATE1,
-    calls::EPOLL_CTL,
-    calls::EPOLL_WAIT,
-    calls::EPOLL_PWAIT,
-    calls::EVENTFD2,
-    calls::FSTAT,
-    calls::RSEQ,
-    calls::RT_SIGACTION,
-    calls::SCHED_GETAFFINITY,
-    calls::SET_ROBUST_LIST,
-    calls::SHUTDOWN,
-];
+/// Events, and the end of a connection.
+const EVENTS: &[Call] = &[calls::EPOLL_CTL, calls::EPOLL_WAIT, calls::EPOLL_PWAIT, calls::SHUTDOWN];
 
 /// Files: found, opened, made, changed, moved and removed, by names in directories that are open.
 const FILES: &[Call] = &[
@@ -142,14 +129,11 @@ const FILES: &[Call] = &[
     calls::FSTATFS,
 ];
 
-const SERVING_IF: &[Conditional] =
-    &[(calls::CLONE, &[Test::has(0, libc::CLONE_THREAD)]), (calls::PRCTL, &[Test::is(0, libc::PR_SET_NAME)])];
-
 const PROFILE: Profile<'_> = Profile {
-    calls: &[calls::RUNTIME, SERVING, FILES],
-    conditional: &[RUNTIME_IF, SERVING_IF],
+    calls: &[calls::RUNTIME, calls::BACK_END, EVENTS, FILES],
+    conditional: &[RUNTIME_IF, BACK_END_IF],
     ioctls: &[FIONBIO],
-    fcntls: &[libc::F_GETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC],
+    fcntls: OWN_FCNTLS,
     // No filter can see its flags. Where it is absent, the C library starts threads by clone(2).
     absent: &[calls::CLONE3],
     otherwise: Forbidden::Kill,

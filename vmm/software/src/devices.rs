@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, bail};
-use confinement::calls::{self, Call};
-use confinement::{Conditional, FIONBIO, Forbidden, Limits, Profile, RUNTIME_IF, STREAM_PAIRS, Test};
+use confinement::{
+    BACK_END_IF, Conditional, FIONBIO, Forbidden, Limits, OWN_FCNTLS, Profile, RUNTIME_IF, STREAM_PAIRS,
+    calls,
+};
 use machine::descriptors::Incoming;
 use machine::software::protocol::{Devices, DevicesReport, Served};
 use process::Channel;
@@ -92,30 +94,13 @@ fn fail(channel: &Channel, error: &anyhow::Error) {
     let _ = channel.send(&DevicesReport::Failed(format!("device process: {error:#}")), &[]);
 }
 
-/// What serving takes besides: threads, and the guest's memory as the front end shares it.
-const SERVING: &[Call] = &[
-    calls::ACCEPT4,
-    calls::EPOLL_CREATE1,
-    calls::EVENTFD2,
-    calls::FSTAT,
-    calls::LSEEK,
-    calls::RSEQ,
-    calls::RT_SIGACTION,
-    calls::SCHED_GETAFFINITY,
-    calls::SET_ROBUST_LIST,
-];
-
-const SERVING_IF: &[Conditional] = &[
-    STREAM_PAIRS,
-    (calls::CLONE, &[Test::has(0, libc::CLONE_THREAD)]),
-    (calls::PRCTL, &[Test::is(0, libc::PR_SET_NAME)]),
-];
+const STREAMS_IF: &[Conditional] = &[STREAM_PAIRS];
 
 const PROFILE: Profile<'_> = Profile {
-    calls: &[calls::RUNTIME, calls::DEVICES, SERVING],
-    conditional: &[RUNTIME_IF, SERVING_IF],
+    calls: &[calls::RUNTIME, calls::DEVICES, calls::BACK_END, &[calls::LSEEK]],
+    conditional: &[RUNTIME_IF, BACK_END_IF, STREAMS_IF],
     ioctls: &[FIONBIO],
-    fcntls: &[libc::F_GETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC],
+    fcntls: OWN_FCNTLS,
     // No filter can see its flags. Where it is absent, the C library starts threads by clone(2).
     absent: &[calls::CLONE3],
     otherwise: Forbidden::Kill,

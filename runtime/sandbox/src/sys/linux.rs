@@ -89,7 +89,7 @@ pub(crate) fn delete_interface(name: &str) -> io::Result<()> {
     let ip = process::find_program("ip").ok_or_else(|| io::Error::other("ip (iproute2) is not installed"))?;
     let mut command = Command::new(ip);
     let output = command.args(["link", "delete", "dev", name]).stdin(Stdio::null()).output()?;
-    // It may have gone by itself meanwhile: the end of a process takes its interface along.
+    // The interface may have gone by itself meanwhile, with the process that had it open.
     match output.status.success() || is_gone()? {
         true => Ok(()),
         false => Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned())),

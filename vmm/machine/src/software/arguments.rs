@@ -81,7 +81,8 @@ impl Arguments<'_> {
             add("-chardev", format!("socket,id=device{index},fd={socket}"));
             add("-device", format!("{front_end},chardev=device{index}"));
         }
-        // Behind our devices, whose order the guest knows. Nobody inflates it: the guest reports what it has free.
+        // The balloon comes behind our devices, whose order the guest knows. The host never inflates it: by it the guest
+        // reports memory that is free.
         add("-device", "virtio-balloon-device,free-page-reporting=on".into());
         add("-kernel", by_number(*kernel));
         add("-initrd", by_number(*initramfs));

@@ -7,7 +7,7 @@
 
 pub use confinement::Error as ConfineError;
 use confinement::calls::{DEVICES, RUNTIME};
-use confinement::{Conditional, FIONBIO, Forbidden, Limits, Profile, RUNTIME_IF, STREAM_PAIRS};
+use confinement::{Conditional, FIONBIO, Forbidden, Limits, OWN_FCNTLS, Profile, RUNTIME_IF, STREAM_PAIRS};
 use machine::devices::DeviceSpec;
 use machine::native::protocol::Spec;
 
@@ -46,7 +46,7 @@ fn profile(ioctls: &[u32]) -> Profile<'_> {
         calls: &[RUNTIME, DEVICES],
         conditional: &[RUNTIME_IF, CONDITIONAL],
         ioctls,
-        fcntls: &[libc::F_GETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC],
+        fcntls: OWN_FCNTLS,
         absent: &[],
         otherwise: Forbidden::Kill,
     }
