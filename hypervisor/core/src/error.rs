@@ -1,15 +1,15 @@
-//! Errors of every backend. They state facts; hints belong to the CLI.
+//! Errors of every backend. Their texts state facts; hints belong to the CLI.
 
 /// Result of a hypervisor call.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a hypervisor call was refused.
+/// Why a hypervisor call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The host's hypervisor is not there or not open to this user.
+    /// The host's hypervisor is missing, or this user may not use it.
     #[error("hypervisor is not available: {0}")]
     Unavailable(String),
-    /// The host's hypervisor lacks something every machine needs.
+    /// The host's hypervisor lacks something that every machine needs.
     #[error("hypervisor lacks {0}")]
     Missing(&'static str),
     /// The caller asked for something out of bounds.
@@ -18,9 +18,9 @@ pub enum Error {
     /// The host refused one operation.
     #[error("{operation}: {source}")]
     Host {
-        /// What was asked, in the words of the host's API.
+        /// The operation, in the words of the host's API.
         operation: &'static str,
-        /// What the host answered.
+        /// The host's answer.
         source: std::io::Error,
     },
 }

@@ -9,9 +9,9 @@
 //!                              Vcpu: !Send ── run(io) ──▶ VcpuStop
 //! ```
 //!
-//! The backend finishes every port and MMIO access itself: program counter, register write-back and the completion of
-//! reads never leave it. Only terminal things stop a vCPU. Not here: devices, guest-physical layout, boot protocols
-//! (the VMM's), and memory allocation (`guest_memory`).
+//! The backend finishes every port and MMIO access itself: the program counter, the write-back of registers and the
+//! completion of reads never leave the backend. Only terminal events stop a vCPU. Not here: devices, guest-physical
+//! layout, boot protocols (the VMM's), and memory allocation (`guest_memory`).
 
 mod arch;
 mod error;

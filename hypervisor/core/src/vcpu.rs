@@ -1,4 +1,4 @@
-//! vCPUs: a seed that may move, a vCPU that may not, and the accesses it makes.
+//! A vCPU's seed, which may move between threads; the vCPU, which may not; and the accesses that a vCPU makes.
 
 use std::ops::ControlFlow;
 
@@ -6,7 +6,7 @@ use crate::Result;
 
 /// A vCPU that exists but is not yet bound to a thread.
 pub trait VcpuSeed: Send + 'static {
-    /// What the seed becomes on its own thread.
+    /// The vCPU that the seed becomes on its own thread.
     type Vcpu: Vcpu;
 
     /// Binds the vCPU to the calling thread, for good.
@@ -15,7 +15,7 @@ pub trait VcpuSeed: Send + 'static {
 
 /// A vCPU on its own thread. Never `Send`.
 pub trait Vcpu {
-    /// Runs guest code until something terminal happens. No access is pending when it returns.
+    /// Runs guest code until a terminal event. No access is pending when this call returns.
     fn run(&mut self, io: &mut impl VcpuIo) -> VcpuStop;
 }
 
@@ -28,9 +28,9 @@ pub trait VcpuIo {
     fn mmio_read(&mut self, address: u64, data: &mut [u8]);
     /// Takes a write to guest-physical `address`.
     fn mmio_write(&mut self, address: u64, data: &[u8]) -> ControlFlow<VcpuStop>;
-    /// Fills `data` from an x86 port. Backends without ports never call it.
+    /// Fills `data` from an x86 port. Backends without ports never call this method.
     fn port_read(&mut self, port: u16, data: &mut [u8]);
-    /// Takes a write to an x86 port. Backends without ports never call it.
+    /// Takes a write to an x86 port. Backends without ports never call this method.
     fn port_write(&mut self, port: u16, data: &[u8]) -> ControlFlow<VcpuStop>;
 }
 

@@ -11,7 +11,7 @@ use kvm_bindings::kvm_run;
 use kvm_ioctls::VcpuFd;
 use rustix::mm::{MapFlags, ProtFlags};
 
-/// Size of the mapping, which the kernel rounds up to a page of the host's.
+/// Size of the mapping, which the kernel rounds up to whole host pages.
 const SIZE: usize = size_of::<kvm_run>();
 
 /// The signal that interrupts `KVM_RUN`. Its handler does nothing.
@@ -20,7 +20,7 @@ pub fn kick_signal() -> i32 {
     libc::SIGRTMIN()
 }
 
-/// Installs the handler of [`kick_signal`]. Other system calls that the signal meets are restarted.
+/// Installs the handler of [`kick_signal`]. Other system calls that the signal interrupts are restarted.
 pub(crate) fn install_handler() -> io::Result<()> {
     extern "C" fn nothing(_signal: libc::c_int) {}
     // SAFETY: all zeroes is a valid sigaction: default handler, empty mask, no flags.
@@ -34,22 +34,23 @@ pub(crate) fn install_handler() -> io::Result<()> {
     }
 }
 
-/// One vCPU's kick, shared by its thread and whoever kicks.
+/// One vCPU's kick, shared by its thread and the threads that kick.
 ///
-/// Holds a mapping of its own of the page shared with KVM: kicks may come after the vCPU is gone, and kvm-ioctls
-/// makes exclusive references to its mapping.
+/// The value holds a mapping of its own of the page shared with KVM: kicks may come after the vCPU is gone, and
+/// kvm-ioctls makes exclusive references to its own mapping.
 #[derive(Debug)]
 pub(crate) struct Kick {
-    /// Raised by a kick, taken by the vCPU. `immediate_exit` cannot tell: the vCPU sets that for itself, too.
+    /// Raised by a kick, taken by the vCPU. `immediate_exit` cannot serve as this flag: the vCPU also sets
+    /// `immediate_exit` for itself.
     requested: AtomicBool,
-    /// The vCPU's thread; 0 while it has none.
+    /// The vCPU's thread; 0 while the vCPU has none.
     thread: AtomicI32,
     run: NonNull<kvm_run>,
 }
 
 // SAFETY: `run` is a mapping owned by this value, accessed atomically or (by the vCPU's thread alone) by volatile reads.
 unsafe impl Send for Kick {}
-// SAFETY: as above.
+// SAFETY: as for `Send`: every access to `run` is atomic or by the vCPU's thread alone.
 unsafe impl Sync for Kick {}
 
 impl Kick {
@@ -69,8 +70,9 @@ impl Kick {
     /// Makes the vCPU stop with `Kicked`, once.
     ///
     /// The order matters: [`Kick::take`] clears `immediate_exit` before it looks at `requested`, so a kick that it does
-    /// not see leaves `immediate_exit` set. A vCPU already past KVM's check of that is inside `KVM_RUN`, where the
-    /// signal is pending at the latest when it enters the guest. No thread yet: the first `KVM_RUN` sees the page.
+    /// not see leaves `immediate_exit` set. A vCPU that is past KVM's check of `immediate_exit` is inside `KVM_RUN`,
+    /// where the signal is pending at the latest when the vCPU enters the guest. If no thread is bound yet, the first
+    /// `KVM_RUN` sees the page.
     pub(crate) fn kick(&self) -> io::Result<()> {
         self.requested.store(true, SeqCst);
         self.immediate_exit().store(1, SeqCst);
@@ -78,7 +80,8 @@ impl Kick {
         if thread == 0 {
             return Ok(());
         }
-        // SAFETY: sends a signal with an empty handler; the worst a reused thread id does is to wake another thread.
+        // SAFETY: sends a signal whose handler is empty; at worst a reused thread id makes the signal wake another
+        // thread.
         let sent = unsafe { libc::syscall(libc::SYS_tgkill, process::id(), thread, kick_signal()) };
         match sent {
             0 => Ok(()),
@@ -90,27 +93,28 @@ impl Kick {
         }
     }
 
-    /// Whether somebody kicked since the last call. Lets `KVM_RUN` go on until the next kick.
+    /// Whether somebody has kicked since the last call. Afterwards `KVM_RUN` runs guest code until the next kick.
     pub(crate) fn take(&self) -> bool {
         self.immediate_exit().store(0, SeqCst);
         self.requested.swap(false, SeqCst)
     }
 
-    /// Makes `KVM_RUN` finish the pending access and come back before it runs guest code. Holds until [`Kick::take`].
+    /// Makes `KVM_RUN` finish the pending access and return before it runs guest code. The effect lasts until
+    /// [`Kick::take`].
     pub(crate) fn finish_only(&self) {
         self.immediate_exit().store(1, SeqCst);
     }
 
-    /// Names the thread to signal, the calling one. The signal must not be blocked in it.
+    /// Makes the calling thread the one that kicks signal. The signal must not be blocked in this thread.
     pub(crate) fn bind(&self) -> io::Result<()> {
         let signal = kick_signal();
         vmm_sys_util::signal::unblock_signal(signal).map_err(|error| io::Error::other(error.to_string()))?;
-        // SAFETY: always succeeds and touches no memory.
+        // SAFETY: `gettid` always succeeds and touches no memory.
         self.thread.store(unsafe { libc::gettid() }, SeqCst);
         Ok(())
     }
 
-    /// The vCPU is gone.
+    /// Notes that the vCPU is gone, so that later kicks signal no thread.
     pub(crate) fn unbind(&self) {
         self.thread.store(0, SeqCst);
     }
@@ -118,13 +122,14 @@ impl Kick {
     /// Bytes of one element of the port access that KVM just exited for.
     pub(crate) fn port_width(&self) -> usize {
         let size = self.byte(offset_of!(kvm_run, __bindgen_anon_1.io.size));
-        // SAFETY: within the mapped `kvm_run`; KVM writes it only in `KVM_RUN`, which this thread is not in.
+        // SAFETY: the field lies within the mapped `kvm_run`; KVM writes it only during `KVM_RUN`, and this thread is
+        // not in that call.
         usize::from(unsafe { size.read_volatile() }).max(1)
     }
 
     fn immediate_exit(&self) -> &AtomicU8 {
-        // SAFETY: within the mapped `kvm_run`, which outlives the reference; this process only ever accesses it
-        // atomically, and KVM only reads it.
+        // SAFETY: the field lies within the mapped `kvm_run`, which outlives the reference; this process accesses the
+        // field only atomically, and KVM only reads it.
         unsafe { AtomicU8::from_ptr(self.byte(offset_of!(kvm_run, immediate_exit))) }
     }
 
@@ -135,7 +140,7 @@ impl Kick {
 
 impl Drop for Kick {
     fn drop(&mut self) {
-        // SAFETY: the mapping made by `new`; no reference to it outlives a method of `self`.
+        // SAFETY: `run` is the mapping made by `new`; no reference into it outlives a method of `self`.
         let _ = unsafe { rustix::mm::munmap(self.run.as_ptr().cast(), SIZE) };
     }
 }

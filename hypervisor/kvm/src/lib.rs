@@ -1,24 +1,25 @@
 //! [`hypervisor::Hypervisor`] on Linux KVM, x86-64.
 //!
-//! The process that uses it opens nothing: `/dev/kvm` arrives as a descriptor ([`Kvm::from_fd`]). The interrupt
-//! controllers (PIC, IOAPIC, local APICs) and, if asked for, the PIT are KVM's own, so a halted vCPU waits in the kernel.
-//! Not here: devices, guest-physical layout, boot protocols.
+//! A process that uses this crate opens nothing: `/dev/kvm` arrives as a descriptor ([`Kvm::from_fd`]). The interrupt
+//! controllers (PIC, IOAPIC, local APICs) and, if asked for, the PIT are KVM's own, so a halted vCPU waits in the
+//! kernel. Not here: devices, guest-physical layout, boot protocols.
 //!
 //! The guest-physical range [`RESERVED`] is KVM's; neither memory nor devices may be put there.
 //!
 //! # Kicks
 //!
 //! [`Vm::kick`](hypervisor::Vm::kick) raises a flag, sets `immediate_exit` in the page shared with KVM and sends
-//! [`kick_signal`] to the vCPU's thread, in this order. Before `KVM_RUN` the page stops it, inside the signal does, and
-//! nothing is lost in between. [`Kvm::from_fd`] installs the (empty) handler for the whole process.
+//! [`kick_signal`] to the vCPU's thread, in this order. The page stops a vCPU that is about to enter `KVM_RUN`, the
+//! signal stops one that is inside, and no kick is lost in between. [`Kvm::from_fd`] installs the (empty) handler for
+//! the whole process.
 //!
 //! # System calls once `create_vm` has returned
 //!
-//! For the seccomp filter that goes on before the first `KVM_RUN`:
+//! The seccomp filter that is installed before the first `KVM_RUN` must allow these calls:
 //!
 //! | call | by |
 //! | --- | --- |
-//! | `ioctl` with a request of [`IOCTLS_AFTER_CREATE`] | all of it |
+//! | `ioctl` with a request of [`IOCTLS_AFTER_CREATE`] | every method |
 //! | `gettid`, `rt_sigprocmask` | `VcpuSeed::bind` |
 //! | `getpid`, `tgkill` with [`kick_signal`] | `Vm::kick` |
 //! | `rt_sigreturn` | the vCPU's thread, when kicked |

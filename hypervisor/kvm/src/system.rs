@@ -1,4 +1,4 @@
-//! The KVM device: what the host offers, and making machines.
+//! The KVM device: the capabilities of the host, and the creation of machines.
 
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::path::Path;
@@ -10,7 +10,7 @@ use kvm_ioctls::Cap;
 
 use crate::{KvmSeed, KvmVm, arch, host, kick};
 
-/// What every machine needs, with the name to complain about.
+/// Capabilities that every machine needs, with their names for error messages.
 const NEEDED: [(Cap, &str); 4] = [
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
     (Cap::Irqfd, "KVM_CAP_IRQFD"),
@@ -26,9 +26,9 @@ pub struct Kvm {
 }
 
 impl Kvm {
-    /// Takes an open `/dev/kvm`, checks that it is one and has what machines need.
+    /// Takes an open `/dev/kvm`, and checks that the descriptor is KVM's and has the capabilities that machines need.
     pub fn from_fd(device: OwnedFd) -> Result<Self> {
-        // SAFETY: the descriptor is open and ours; that it is KVM is checked by the first ioctl.
+        // SAFETY: this function owns the open descriptor; the first ioctl checks that it is KVM's.
         let device = unsafe { kvm_ioctls::Kvm::from_raw_fd(device.into_raw_fd()) };
         match device.get_api_version() {
             version if version.cast_unsigned() == KVM_API_VERSION => {}

@@ -16,11 +16,11 @@ use crate::arch::{self, ports};
 use crate::kick::Kick;
 use crate::vm::Slots;
 
-/// Most accesses one instruction still makes after the write that stopped the machine. A string instruction may want
-/// more; nobody runs the vCPU again to see that they are missing.
+/// Most accesses that one instruction may still make after the write that stopped the machine. A string instruction may
+/// want more; nobody runs the vCPU again to notice that they are missing.
 const FINISH_LIMIT: usize = 64;
 
-/// A vCPU without a thread.
+/// A vCPU that has no thread yet.
 #[derive(Debug)]
 pub struct KvmSeed {
     fd: VcpuFd,
@@ -43,24 +43,24 @@ impl VcpuSeed for KvmSeed {
     }
 }
 
-/// A vCPU on its thread.
+/// A vCPU that is bound to its thread.
 #[derive(Debug)]
 pub struct KvmVcpu {
     fd: VcpuFd,
     kick: Arc<Kick>,
-    /// Outlives `fd`: the kernel's machine may live as long as that.
+    /// The memory slots, which outlive `fd`: the kernel's machine may live as long as that descriptor.
     _slots: Slots,
-    /// Kicks go to the thread that bound it.
+    /// Keeps the vCPU on the thread that bound it, the thread that kicks signal.
     _bound: PhantomData<*const ()>,
 }
 
-/// What one `KVM_RUN` led to.
+/// The outcome of one `KVM_RUN`.
 enum Step {
-    /// Done; go on.
+    /// The access is served; the vCPU goes on.
     Done,
-    /// Nothing is pending and something wants attention.
+    /// No access is pending, and something asks for the vCPU's attention.
     Interrupted,
-    /// A write stops the machine; its instruction is not finished.
+    /// A write stops the machine; the instruction that wrote is not finished.
     Write(VcpuStop),
     /// The vCPU cannot go on.
     Stop(VcpuStop),
@@ -84,7 +84,7 @@ impl Vcpu for KvmVcpu {
 }
 
 impl KvmVcpu {
-    /// Enters the guest once and serves the access it comes back with.
+    /// Enters the guest once and serves the access for which it exits.
     fn step(&mut self, io: &mut impl VcpuIo) -> Step {
         match self.fd.run() {
             Ok(VcpuExit::IoOut(port, data)) => {
@@ -127,20 +127,21 @@ impl KvmVcpu {
             }
             Err(error) => match error.errno() {
                 libc::EINTR => Step::Interrupted,
-                // An application processor got its INIT or SIPI; the next KVM_RUN goes on with it.
+                // An application processor received its INIT or SIPI; the next KVM_RUN goes on from there.
                 libc::EAGAIN => Step::Done,
                 _ => self.crashed(format!("KVM_RUN: {}", std::io::Error::from(error))),
             },
         }
     }
 
-    /// Completes the access that stopped the machine, so that none is pending. Its first answer counts.
+    /// Completes the instruction that stopped the machine, so that no access is pending. The first reason for the stop
+    /// counts.
     fn finish(&mut self, io: &mut impl VcpuIo) {
         self.kick.finish_only();
         for _ in 0..FINISH_LIMIT {
             match self.step(io) {
                 Step::Done | Step::Write(_) => {}
-                // The next run finds `immediate_exit` set, and that it was no kick.
+                // The next run finds `immediate_exit` set, and that no kick set it.
                 Step::Interrupted | Step::Stop(_) => break,
             }
         }
@@ -165,7 +166,7 @@ impl KvmVcpu {
         let mut text = format!("KVM internal error {} ({name})", error.suberror);
         let flagged = error.data[0] & u64::from(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) != 0;
         if error.suberror == KVM_INTERNAL_ERROR_EMULATION && error.ndata >= 3 && flagged {
-            // After the flags: one byte that counts the instruction's bytes, then those.
+            // After the flags come one byte that counts the instruction's bytes, then the bytes themselves.
             let bytes: Vec<u8> = error.data[1..3].iter().flat_map(|word| word.to_ne_bytes()).collect();
             let code = &bytes[1..][..usize::from(bytes[0]).min(bytes.len() - 1)];
             text += &format!(", instruction {code:02x?}");
@@ -180,7 +181,8 @@ impl Drop for KvmVcpu {
     }
 }
 
-/// Cuts an access into pieces of 8, 4, 2 or 1 bytes: one that crosses a page reaches us in two, of any lengths.
+/// Cuts an access into pieces of 8, 4, 2 or 1 bytes: an access that crosses a page arrives as two accesses of any
+/// length.
 fn pieces(len: usize) -> impl Iterator<Item = (usize, usize)> {
     let mut offset = 0;
     std::iter::from_fn(move || {

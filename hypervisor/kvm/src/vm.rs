@@ -1,4 +1,4 @@
-//! A KVM machine: memory slots, interrupt lines, doorbells, and its vCPUs' seeds.
+//! A KVM machine: memory slots, interrupt lines, doorbells, and the seeds of its vCPUs.
 
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
@@ -15,8 +15,8 @@ use crate::arch::Chip;
 use crate::kick::Kick;
 use crate::{KvmSeed, host};
 
-/// What a machine's slots map. Kept alive by the machine and by each of its vCPUs, because the kernel's machine lives
-/// until the last of their descriptors is closed.
+/// The memory that a machine's slots map. The machine and each of its vCPUs keep it alive, because the kernel's machine
+/// lives until the last of their descriptors is closed.
 pub(crate) type Slots = Arc<Mutex<Vec<GuestRam>>>;
 
 /// A KVM machine.
@@ -29,8 +29,9 @@ pub struct KvmVm {
 }
 
 impl KvmVm {
-    /// A machine of this memory alone. Interrupt controllers come later: they register I/O devices, and on Linux 6.18 the
-    /// next change of memory slots then waits some milliseconds for their SRCU grace period.
+    /// Makes a machine that has this memory and nothing else. Interrupt controllers come later: they register I/O
+    /// devices, and on Linux 6.18 the next change of memory slots then waits some milliseconds for their SRCU grace
+    /// period.
     pub(crate) fn new(fd: VmFd, host_has: Capabilities, memory: &GuestRam) -> Result<Self> {
         let readonly = host_has.readonly_memory;
         let vm = Self { fd, kicks: Vec::new(), readonly, slots: Slots::default() };
@@ -50,11 +51,11 @@ impl KvmVm {
         Ok(KvmSeed::new(fd, kick, Arc::clone(&self.slots)))
     }
 
-    /// Adds one slot a region. A slot's number is the number of slots before it.
+    /// Adds one slot for each region. A slot's number is the number of slots before it.
     fn map(&self, memory: &GuestRam, flags: u32) -> Result<()> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let first: usize = slots.iter().map(|ram| ram.iter().count()).sum();
-        // Kept even if a region is refused below: those before it are mapped.
+        // The memory is kept even if a region is refused below: the regions before that one are mapped.
         slots.push(memory.clone());
         for (slot, region) in (first..).zip(memory.iter()) {
             let userspace = region
@@ -107,7 +108,7 @@ impl Doorbell for KvmVm {
     }
 }
 
-/// The event as the type kvm-ioctls wants. KVM takes its own reference; the caller's descriptor stays the caller's.
+/// The event as the type that kvm-ioctls wants. KVM takes a reference of its own; the descriptor stays the caller's.
 fn borrow(event: BorrowedFd<'_>) -> ManuallyDrop<EventFd> {
     // SAFETY: the descriptor is open while `event` is borrowed, and is never closed by this value.
     ManuallyDrop::new(unsafe { EventFd::from_raw_fd(event.as_raw_fd()) })

@@ -14,10 +14,10 @@ use vm_memory::{FileOffset, GuestAddress, GuestRegionCollectionError, GuestRegio
 use crate::page::page_size;
 use crate::{GuestRam, SharedFile, sys};
 
-/// Size of the huge page that guest and host addresses are aligned for, where pages have 4 KiB.
+/// Size of the huge page for which guest and host addresses are aligned, on hosts whose pages have 4 KiB.
 const HUGE_PAGE: u64 = 2 << 20;
 
-/// What guest RAM is made of.
+/// The kind of memory behind guest RAM.
 #[derive(Debug)]
 pub enum Backing {
     /// Private memory of this process.
@@ -46,26 +46,27 @@ pub enum Error {
     /// The host refused one operation.
     #[error("{operation} of {size} bytes of guest RAM: {source}")]
     Host {
-        /// Which system call.
+        /// The system call.
         operation: &'static str,
-        /// How much was asked for.
+        /// The number of bytes asked for.
         size: u64,
-        /// What the host answered.
+        /// The host's answer.
         source: io::Error,
     },
 }
 
 /// Allocates zeroed RAM for the given guest ranges (address and size in bytes), in ascending order.
 ///
-/// Host memory is taken when it is first touched, in huge pages where the host gives them, and stays out of core
-/// dumps. It belongs to the process and is given back when that ends, not when the last clone of the [`GuestRam`]
-/// goes: a machine's RAM lives as long as its process, and a hypervisor's mapping of it can never dangle.
+/// The host provides the memory when it is first touched, in huge pages where the host has them, and leaves the memory
+/// out of core dumps. The memory belongs to the process and is given back when the process ends, not when the last
+/// clone of the [`GuestRam`] is dropped: a machine's RAM lives as long as its process, and a hypervisor's mapping of
+/// the RAM can never dangle.
 pub fn allocate(ranges: &[(GuestAddress, usize)], backing: Backing) -> Result<GuestRam, Error> {
     let mut offset = 0u64;
     let mut placed = Vec::with_capacity(ranges.len());
     for &(start, size) in ranges {
         check(start, size)?;
-        // The file's pages can be huge only if the offset agrees with the addresses modulo 2 MiB, too.
+        // The file's pages can be huge only if the offset, too, agrees with the addresses modulo 2 MiB.
         offset += (start.0.wrapping_sub(offset)) % HUGE_PAGE;
         placed.push((start, size, offset));
         offset += size as u64;
@@ -89,10 +90,10 @@ pub fn allocate(ranges: &[(GuestAddress, usize)], backing: Backing) -> Result<Gu
 }
 
 fn check(start: GuestAddress, size: usize) -> Result<(), Error> {
-    // The host's pages: it maps nothing smaller.
+    // The host maps nothing smaller than its own page.
     let page = page_size();
     let whole_pages = start.0.is_multiple_of(page as u64) && size.is_multiple_of(page);
-    // Guest-physical addresses have at most 52 bits: bounds every sum below.
+    // Guest-physical addresses have at most 52 bits, which bounds every sum below.
     let fits = start.0.checked_add(size as u64).is_some_and(|end| end <= 1 << 52);
     if size > 0 && whole_pages && fits { Ok(()) } else { Err(Error::Range { start: start.0, size }) }
 }
@@ -121,7 +122,7 @@ fn map(
     file: Option<&FileOffset>,
 ) -> Result<*mut std::ffi::c_void, MapError> {
     let mmap = |errno| ("mmap", errno);
-    // One huge page more than needed holds an aligned start wherever the kernel puts it.
+    // One huge page more than needed leaves room for an aligned start wherever the kernel puts the mapping.
     let reserved = size + (2 << 20);
     // SAFETY: a fresh mapping at an address the kernel picks touches nothing that exists.
     let base = unsafe {
@@ -132,31 +133,33 @@ fn map(
     let head = (start.0.wrapping_sub(base.addr() as u64) % HUGE_PAGE) as usize;
     let host = base.wrapping_byte_add(head);
     if head > 0 {
-        // SAFETY: the first `head` bytes, whole pages, of the reservation made above; nothing refers to them.
+        // SAFETY: the first `head` bytes, whole pages, of the reservation made above; no reference leads into them.
         unsafe { rustix::mm::munmap(base, head) }.map_err(|errno| ("munmap", errno))?;
     }
     let tail = reserved - head - size;
     if tail > 0 {
-        // SAFETY: the last `tail` bytes, whole pages, of the reservation made above; nothing refers to them.
+        // SAFETY: the last `tail` bytes, whole pages, of the reservation made above; no reference leads into them.
         unsafe { rustix::mm::munmap(host.wrapping_byte_add(size), tail) }
             .map_err(|errno| ("munmap", errno))?;
     }
     let (prot, fixed) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::FIXED | MapFlags::NORESERVE);
     match file {
         None => {
-            // SAFETY: replaces just what is left of our reservation, which nothing refers to.
+            // SAFETY: replaces exactly the remaining part of this function's reservation, into which no reference
+            // leads.
             unsafe { rustix::mm::mmap_anonymous(host, size, prot, fixed | MapFlags::PRIVATE) }
                 .map_err(mmap)?
         }
         Some(at) => {
             let flags = fixed | MapFlags::SHARED;
-            // SAFETY: replaces just what is left of our reservation, which nothing refers to.
+            // SAFETY: replaces exactly the remaining part of this function's reservation, into which no reference
+            // leads.
             unsafe { rustix::mm::mmap(host, size, prot, flags, at.file(), at.start()) }.map_err(mmap)?
         }
     };
     for advice in sys::ADVICE {
-        // A kernel built without huge pages refuses the advice; the memory is as good.
-        // SAFETY: neither advice changes what the mapping, which is ours, contains.
+        // A kernel built without huge pages refuses the advice; the memory serves as well without it.
+        // SAFETY: neither advice changes the contents of the mapping, which this function owns.
         let _ = unsafe { rustix::mm::madvise(host, size, advice) };
     }
     Ok(host)
@@ -169,7 +172,7 @@ mod tests {
     use super::*;
     use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
-    /// A whole number of pages, whatever the host's are.
+    /// A multiple of every host's page size.
     const PAGE: usize = 64 << 10;
     const HIGH: GuestAddress = GuestAddress(4 << 30);
 

@@ -1,6 +1,6 @@
 //! Giving guest memory back to the host while the guest runs.
 //!
-//! Not here: which memory, and when (the balloon's business).
+//! Not here: which memory is given back, and when (the balloon decides both).
 
 use std::io;
 use std::ops::Range;
@@ -10,8 +10,8 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use crate::page::page_size;
 use crate::{GuestRam, sys};
 
-/// Gives back `len` bytes from `start` on, which must be in RAM: those of them that are whole pages of the host's then read
-/// as zeroes, and the others stay as they are.
+/// Gives back the whole host pages within the `len` bytes from `start` on, which must be in RAM. These pages then read
+/// as zeroes; the bytes of other pages stay as they are.
 pub fn discard(ram: &GuestRam, start: GuestAddress, len: usize) -> io::Result<()> {
     for slice in ram.get_slices(start, len) {
         let slice = slice.map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -20,14 +20,14 @@ pub fn discard(ram: &GuestRam, start: GuestAddress, len: usize) -> io::Result<()
         let address = guard.as_ptr();
         let Some(pages) = whole_pages(address.addr(), slice.len(), page_size()) else { continue };
         let first = address.wrapping_byte_add(pages.start).cast();
-        // SAFETY: the range is mapped and stays so (nothing unmaps guest RAM). What it contains changes, as it may at
-        // any time in guest memory, which nothing in Rust has a reference to.
+        // SAFETY: the range is mapped and stays mapped (nothing unmaps guest RAM). The contents of guest memory may
+        // change at any time, and no Rust reference leads into guest memory.
         unsafe { sys::give_back(first, pages.len(), shared) }?;
     }
     Ok(())
 }
 
-/// The whole pages of `len` bytes at `address`, as offsets from there. `None`: there is not one.
+/// The whole pages within the `len` bytes at `address`, as offsets from `address`; `None` if there is no whole page.
 fn whole_pages(address: usize, len: usize, page: usize) -> Option<Range<usize>> {
     let first = address.checked_next_multiple_of(page)? - address;
     let end = (address.checked_add(len)? / page * page).checked_sub(address)?;

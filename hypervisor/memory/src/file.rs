@@ -1,4 +1,4 @@
-//! Moving bytes between files and guest memory, straight.
+//! Moving bytes directly between files and guest memory.
 //!
 //! Guest memory changes while the host looks at it, so no Rust slice may refer to it; the kernel is told addresses
 //! instead. Not here: which file, and what the bytes mean.
@@ -8,10 +8,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use vm_memory::VolatileSlice;
 
-/// Most buffers of one call to the system: Linux' `UIO_MAXIOV`, Darwin's `IOV_MAX`.
+/// Most buffers of one system call: Linux' `UIO_MAXIOV`, Darwin's `IOV_MAX`.
 pub(crate) const MAX_BUFFERS: usize = 1024;
 
-/// Fills `buffers`, in order, from `offset` of `file` on. The file must have that many bytes.
+/// Fills `buffers`, in order, from `offset` of `file` on. A file that ends too early is an error.
 pub fn read_exact_at(file: BorrowedFd<'_>, buffers: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
     let (wanted, moved) = read(file, buffers.iter().copied(), offset);
     moved.all(wanted, io::ErrorKind::UnexpectedEof)
@@ -23,8 +23,8 @@ pub fn write_all_at(file: BorrowedFd<'_>, buffers: &[VolatileSlice<'_>], offset:
     moved.all(wanted, io::ErrorKind::WriteZero)
 }
 
-/// Fills `buffers`, in order, from `offset` of `file` on, up to the file's end. Returns how many bytes; an error only
-/// before the first of them.
+/// Fills `buffers`, in order, from `offset` of `file` on, up to the file's end. Returns the number of bytes read; an
+/// error is returned only if it comes before the first byte.
 pub fn read_at<'a>(
     file: BorrowedFd<'_>,
     buffers: impl Iterator<Item = VolatileSlice<'a>>,
@@ -33,8 +33,8 @@ pub fn read_at<'a>(
     read(file, buffers, offset).1.some()
 }
 
-/// Stores `buffers`, in order, from `offset` of `file` on, as far as the host takes them. Returns how many bytes; an
-/// error only before the first of them.
+/// Stores `buffers`, in order, from `offset` of `file` on, as far as the host takes them. Returns the number of bytes
+/// stored; an error is returned only if it comes before the first byte.
 pub fn write_at<'a>(
     file: BorrowedFd<'_>,
     buffers: impl Iterator<Item = VolatileSlice<'a>>,
@@ -43,7 +43,7 @@ pub fn write_at<'a>(
     write(file, buffers, offset).1.some()
 }
 
-/// Bytes that were to be read, and what became of it.
+/// Reads into `buffers`, and says how many bytes were to be read and how far the transfer came.
 fn read<'a>(
     file: BorrowedFd<'_>,
     buffers: impl Iterator<Item = VolatileSlice<'a>>,
@@ -58,7 +58,7 @@ fn read<'a>(
     })
 }
 
-/// Bytes that were to be written, and what became of it.
+/// Writes from `buffers`, and says how many bytes were to be written and how far the transfer came.
 fn write<'a>(
     file: BorrowedFd<'_>,
     buffers: impl Iterator<Item = VolatileSlice<'a>>,
@@ -77,7 +77,7 @@ fn write<'a>(
 #[derive(Default)]
 struct Moved {
     count: usize,
-    /// Why it came no farther, unless that is the file's end.
+    /// Why the transfer came no farther; `None` at the file's end.
     error: Option<io::Error>,
 }
 
@@ -102,7 +102,7 @@ pub(crate) fn vector(start: *mut u8, len: usize) -> libc::iovec {
     libc::iovec { iov_base: start.cast(), iov_len: len }
 }
 
-/// Calls `step` until every vector is used up, or it moves nothing.
+/// Calls `step` until every vector is used up, or until a step moves nothing.
 fn transfer(
     mut vectors: Vec<libc::iovec>,
     offset: u64,
@@ -129,7 +129,7 @@ fn transfer(
     (wanted, moved)
 }
 
-/// Calls `step` for as many vectors as go at once, `done` bytes behind `offset`.
+/// Calls `step` for as many vectors as one system call takes, `done` bytes behind `offset`.
 fn once(
     vectors: &[libc::iovec],
     offset: u64,

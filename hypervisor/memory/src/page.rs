@@ -1,14 +1,15 @@
-//! The host's page, the least that it maps or takes back: 4, 16 or 64 KiB. Not here: the guest's.
+//! The host's page size: 4, 16 or 64 KiB, the least that the host maps or takes back. Not here: the guest's page size.
 
-/// Bytes of a page of the host's.
+/// Bytes in a page of the host.
 pub(crate) fn page_size() -> usize {
-    // rustix may open a file to learn it, which a confined process must not; the C library was told at its start.
-    // SAFETY: reads a number, and touches no memory of ours.
+    // rustix may open a file to learn the page size, which a confined process must not; the C library learns it when
+    // the process starts.
+    // SAFETY: `sysconf` returns a number and touches no memory of this process.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(size).ok().filter(|size| size.is_power_of_two()).unwrap_or(LARGEST)
 }
 
-/// What is safe to take for a page where the host does not say.
+/// The size to assume for a page where the host does not tell one.
 const LARGEST: usize = 64 << 10;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Moving bytes between stream sockets and guest memory, straight, without waiting.
+//! Moving bytes directly between stream sockets and guest memory, without waiting.
 //!
 //! Not here: which socket, what the bytes mean, and descriptors that travel beside them.
 
@@ -10,7 +10,8 @@ use vm_memory::VolatileSlice;
 use crate::file::{MAX_BUFFERS, vector};
 use crate::sys;
 
-/// Receives up to as many bytes as `buffers` hold, in order, without waiting. 0 = end of stream (or no room).
+/// Receives up to as many bytes as `buffers` hold, in order, without waiting. Returns 0 at the end of the stream (or if
+/// `buffers` have no room).
 pub fn receive(socket: BorrowedFd<'_>, buffers: &[VolatileSlice<'_>]) -> io::Result<usize> {
     let buffers = &buffers[..buffers.len().min(MAX_BUFFERS)];
     let guards: Vec<_> = buffers.iter().map(VolatileSlice::ptr_guard_mut).collect();
@@ -22,8 +23,8 @@ pub fn receive(socket: BorrowedFd<'_>, buffers: &[VolatileSlice<'_>]) -> io::Res
     })
 }
 
-/// Sends as many bytes of `buffers`, in order, as the socket takes without waiting. A peer that hung up is an error,
-/// never a signal.
+/// Sends as many bytes of `buffers`, in order, as the socket takes without waiting. A peer that has hung up causes an
+/// error, never a signal.
 pub fn send(socket: BorrowedFd<'_>, buffers: &[VolatileSlice<'_>]) -> io::Result<usize> {
     let buffers = &buffers[..buffers.len().min(MAX_BUFFERS)];
     let guards: Vec<_> = buffers.iter().map(VolatileSlice::ptr_guard).collect();
@@ -39,7 +40,7 @@ fn transfer(
     mut vectors: Vec<libc::iovec>,
     call: impl Fn(*mut libc::msghdr) -> libc::ssize_t,
 ) -> io::Result<usize> {
-    // SAFETY: a message header is numbers and pointers; all zeroes = no name, no vectors, no control data.
+    // SAFETY: a message header consists of numbers and pointers; all zeroes mean no name, no vectors, no control data.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = vectors.as_mut_ptr();
     #[allow(

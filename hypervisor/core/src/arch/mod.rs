@@ -1,9 +1,9 @@
-//! What the machines of one architecture have and those of another do not. Plain values, which every host can name; back
-//! ends translate them.
+//! The choices that exist on the machines of one architecture only. They are plain values, which every host can name;
+//! back ends translate them.
 
 pub mod x86;
 
-/// A machine's architecture, with what is said of such a machine alone.
+/// A machine's architecture, with the choices that only such a machine has.
 #[derive(Debug, Clone)]
 pub enum Arch {
     /// x86-64.

@@ -1,36 +1,36 @@
-//! x86-64: its legacy timer, and how the boot vCPU starts.
+//! x86-64: the legacy timer, and the state in which the boot vCPU starts.
 
-/// What is fixed when an x86-64 machine is made.
+/// Choices that are fixed when an x86-64 machine is made.
 #[derive(Debug, Clone, Default)]
 pub struct Chip {
-    /// How the boot vCPU starts; `None` leaves it in its reset state. The others wait for SIPI.
+    /// How the boot vCPU starts; `None` leaves it in its reset state. All other vCPUs wait for a startup IPI (SIPI).
     pub boot: Option<BootState>,
-    /// Whether there is a legacy timer (PIT). Kernels without ACPI want it.
+    /// Whether there is a legacy timer (PIT). Kernels without ACPI want one.
     pub legacy_timer: bool,
 }
 
 /// State of the boot vCPU at its first instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BootState {
-    /// Real mode: `cs:ip` and everything else as after reset.
+    /// Real mode: `cs:ip`, and every other register as after reset.
     Real {
-        /// Code segment selector; its base is `cs << 4`.
+        /// Code segment selector; the segment's base is `cs << 4`.
         cs: u16,
-        /// Offset in it.
+        /// Offset of the first instruction in the code segment.
         ip: u16,
     },
-    /// 32-bit protected mode, paging off, flat 4 GiB segments: the PVH entry, and most conformance guests.
+    /// 32-bit protected mode, paging off, flat 4 GiB segments: the PVH entry, and the entry of most conformance guests.
     Protected {
-        /// First instruction.
+        /// Address of the first instruction.
         eip: u32,
         /// PVH: the physical address of `hvm_start_info`.
         ebx: u32,
         /// Stack pointer.
         esp: u32,
     },
-    /// 64-bit long mode with identity-mapped page tables the caller wrote: the Linux 64-bit entry.
+    /// 64-bit long mode with identity-mapped page tables that the caller wrote: the Linux 64-bit entry.
     Long {
-        /// First instruction.
+        /// Address of the first instruction.
         rip: u64,
         /// Linux: the physical address of the zero page.
         rsi: u64,

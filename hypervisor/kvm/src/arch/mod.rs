@@ -1,4 +1,4 @@
-//! What KVM has for one architecture and not for another: the chips around the vCPUs, a vCPU's first state, and its ports.
+//! The parts of KVM that belong to one architecture: the chips around the vCPUs, a vCPU's first state, and its ports.
 
 #[cfg(target_arch = "x86_64")]
 mod x86;

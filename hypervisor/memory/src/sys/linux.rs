@@ -1,8 +1,10 @@
-//! The file behind shared guest memory: one that the host backs with huge pages, where it has such a file for this process.
+//! The file behind shared guest memory: one that the host backs with huge pages, wherever this process can have such a
+//! file.
 //!
-//! Linux has one switch for all memfds (`shmem_enabled`, which many distributions leave at `never`), but one for each tmpfs
-//! (`huge=`), and lets a process without privilege mount a tmpfs in namespaces of its own. So a short-lived child of this
-//! process does that, leaves a file without a name behind, and the mount goes with the file. Not here: mapping it.
+//! Linux has one switch for all memfds (`shmem_enabled`, which many distributions leave at `never`), but another for
+//! each tmpfs (`huge=`), and it lets an unprivileged process mount a tmpfs in namespaces of its own. So a short-lived
+//! child of this process mounts one and leaves a file without a name on it; the mount disappears with the file. Not
+//! here: mapping the file.
 
 use std::ffi::{CStr, c_void};
 use std::fs::File;
@@ -18,21 +20,22 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::{NoOwnMount, Pages};
 
-/// What guest memory asks for: huge pages, and to be in no core file.
+/// Advice for all guest memory: huge pages, and no place in core files.
 pub(crate) const ADVICE: [Advice; 2] = [Advice::LinuxHugepage, Advice::LinuxDontDump];
 
-/// Keeps a send(2) to a peer that hung up from being a signal.
+/// The flag that keeps a send(2) to a peer that has hung up from raising a signal.
 pub(crate) const NO_SIGNAL: libc::c_int = libc::MSG_NOSIGNAL;
 
 /// Linux's switch for memfds.
 const SWITCH: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 
-/// A file that several processes can map as guest memory. It has no length yet.
+/// A file that several processes can map as guest memory. A new one has no length yet.
 ///
-/// None of them may find it shorter than what it mapped, or it is ended by SIGBUS. A memfd is sealed against that. A file on
-/// a tmpfs cannot be sealed: there it is that ftruncate(2), the one call that shortens a file which has no name, is not in
-/// the profile of the VMM (the list of forbidden calls has it), and fallocate(2) cannot shorten a file of a tmpfs. A back end
-/// elsewhere that needs ftruncate(2) for files of its own could end the VMM of its own sandbox by it, and nobody else's.
+/// A process that finds the file shorter than its mapping is ended by SIGBUS, so the file must never shrink. A memfd is
+/// sealed against that. A file on a tmpfs cannot be sealed; there it is protected because ftruncate(2), the one call
+/// that shortens a file without a name, is not in the VMM's profile (the list of forbidden calls has it), and
+/// fallocate(2) cannot shorten a file on a tmpfs. A back end in another process that needs ftruncate(2) for its own
+/// files could end the VMM of its own sandbox by that call, and no other.
 #[derive(Debug)]
 pub struct SharedFile {
     file: File,
@@ -40,7 +43,7 @@ pub struct SharedFile {
 }
 
 impl SharedFile {
-    /// The best file that this host has. To be made before this process is confined.
+    /// The best file that this host has. It must be made before this process is confined.
     pub fn new() -> io::Result<Self> {
         let made = match switch() {
             Switch::On => return Ok(Self { file: memfd()?, pages: Pages::Huge }),
@@ -56,19 +59,19 @@ impl SharedFile {
         }
     }
 
-    /// A memfd, whatever pages it has.
+    /// A memfd, whatever the size of its pages.
     #[cfg(test)]
     pub(crate) fn sealed() -> io::Result<Self> {
         Ok(Self { file: memfd()?, pages: Pages::Huge })
     }
 
-    /// In which pages the host keeps it.
+    /// The kind of pages in which the host keeps the file.
     #[must_use]
     pub fn pages(&self) -> &Pages {
         &self.pages
     }
 
-    /// The file with its length, which stays.
+    /// The file, after it has been given its final length.
     pub(crate) fn with_len(self, len: u64) -> Result<File, (&'static str, Errno)> {
         rustix::fs::ftruncate(&self.file, len).map_err(|errno| ("ftruncate", errno))?;
         if !matches!(self.pages, Pages::HugeByOwnMount) {
@@ -83,11 +86,11 @@ impl SharedFile {
 ///
 /// # Safety
 ///
-/// The range is mapped, of a file if it is `shared`, and no Rust reference leads into it.
+/// The range is mapped (from a file if `shared`), and no Rust reference leads into it.
 pub(crate) unsafe fn give_back(start: *mut c_void, len: usize, shared: bool) -> io::Result<()> {
-    // A private page is dropped; a shared one stays in its file unless a hole is made there.
+    // A private page can be dropped; a shared page stays in its file unless a hole is made there.
     let advice = if shared { Advice::LinuxRemove } else { Advice::LinuxDontNeed };
-    // SAFETY: the caller's promise: what the range contains may change at any time.
+    // SAFETY: the caller promises that the contents of the range may change at any time.
     Ok(unsafe { rustix::mm::madvise(start, len, advice) }?)
 }
 
@@ -96,14 +99,14 @@ fn memfd() -> io::Result<File> {
     Ok(rustix::fs::memfd_create("guest-ram", flags)?.into())
 }
 
-/// What the host's switch says of huge pages for memfds.
+/// The setting of the host's switch for huge pages in memfds.
 #[derive(Debug, PartialEq, Eq)]
 enum Switch {
-    /// Those that ask for them have them.
+    /// Memfds that ask for huge pages get them.
     On,
-    /// Memfds have none; a tmpfs may.
+    /// Memfds have no huge pages; a tmpfs may have them.
     Off,
-    /// No shared memory has any, whatever its mount says.
+    /// No shared memory has huge pages, whatever its mount asks for.
     Denied,
 }
 
@@ -116,7 +119,7 @@ fn switch() -> Switch {
     }
 }
 
-/// What the child does, in order.
+/// The child's steps, in order.
 #[derive(Debug, Clone, Copy)]
 #[repr(u8)]
 enum Step {
@@ -126,7 +129,7 @@ enum Step {
     File,
 }
 
-/// What the child says instead when it has the file.
+/// The first byte of the child's report when it has made the file, in place of a failed [`Step`].
 const DONE: u8 = u8::MAX;
 
 impl Step {
@@ -144,8 +147,9 @@ impl Step {
 
 /// A file without a name on a tmpfs with huge pages.
 ///
-/// A child makes it, because only a process with one thread may enter a user namespace, and because this one is to stay where
-/// it is. They share their descriptors, so that what the child opens is here.
+/// A child process makes the file, because only a process with one thread may enter a user namespace, and because this
+/// process must stay in its own namespaces. Parent and child share their table of descriptors, so the parent has what
+/// the child opens.
 fn on_own_mount() -> Result<File, NoOwnMount> {
     let failed = |step: &'static str| move |errno: Errno| NoOwnMount { step, source: errno.into() };
     let (mut says, tells) =
@@ -155,8 +159,9 @@ fn on_own_mount() -> Result<File, NoOwnMount> {
     let users = [(c"/proc/self/uid_map", getuid().as_raw()), (c"/proc/self/gid_map", getgid().as_raw())]
         .map(|(path, id)| (path, format!("0 {id} 1")));
     let flags = libc::CLONE_FILES | libc::SIGCHLD;
-    // SAFETY: as fork(2): without CLONE_VM the child has a copy of this process's memory, and of its threads only the
-    // calling one. It makes system calls on what was made ready above, takes no lock, allocates nothing, and ends.
+    // SAFETY: as for fork(2): without CLONE_VM the child has a copy of this process's memory, and of its threads only
+    // the calling one. The child makes system calls on values prepared above, takes no lock, allocates nothing, and
+    // ends.
     let child = unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(flags), 0, 0, 0, 0) };
     if child == 0 {
         let (step, value) = match in_child(&users) {
@@ -165,9 +170,9 @@ fn on_own_mount() -> Result<File, NoOwnMount> {
         };
         let [v0, v1, v2, v3] = value.to_le_bytes();
         let report = [step, v0, v1, v2, v3];
-        // Without a report the parent does without the file.
+        // If the report cannot be written, the parent does without the file.
         let _ = rustix::io::write(&tells, &report);
-        // SAFETY: ends the child, and runs nothing of the parent's.
+        // SAFETY: ends the child, and runs none of the parent's handlers.
         unsafe { libc::_exit(0) }
     }
     let child = i32::try_from(child).ok().and_then(Pid::from_raw);
@@ -179,22 +184,24 @@ fn on_own_mount() -> Result<File, NoOwnMount> {
     let value = RawFd::from_le_bytes([v0, v1, v2, v3]);
     match Step::ALL.get(usize::from(step)) {
         Some(step) => Err(failed(step.name())(Errno::from_raw_os_error(value))),
-        // SAFETY: the child has opened it in the table of descriptors that both share, and has ended: nobody else owns it.
+        // SAFETY: the child has opened the descriptor in the table that both processes share, and has ended: nobody
+        // else owns it.
         None => Ok(unsafe { OwnedFd::from_raw_fd(value) }.into()),
     }
 }
 
-/// Makes system calls only.
+/// Makes the file in the child, by system calls only.
 fn in_child(users: &[(&CStr, String)]) -> Result<OwnedFd, (Step, Errno)> {
     let at = |step| move |errno| (step, errno);
     let tmpfs = || rustix::mount::fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC);
     let context = match tmpfs() {
         Err(Errno::PERM) => {
-            // SAFETY: descriptors stay shared (no CLONE_FILES), and nothing here depends on the namespaces of before.
+            // SAFETY: descriptors stay shared (no CLONE_FILES), and nothing in this function depends on the previous
+            // namespaces.
             unsafe { unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }
                 .map_err(at(Step::Namespace))?;
             // user_namespaces(7): a group cannot be mapped before setgroups(2) is given up. The file needs an owner who
-            // exists in there.
+            // exists in the new namespace.
             write(c"/proc/self/setgroups", b"deny").map_err(at(Step::Users))?;
             for (path, map) in users {
                 write(path, map.as_bytes()).map_err(at(Step::Users))?;
@@ -204,7 +211,7 @@ fn in_child(users: &[(&CStr, String)]) -> Result<OwnedFd, (Step, Errno)> {
         context => context,
     };
     let mount = context.and_then(|context| {
-        // tmpfs(5): without a size it ends at half of the host's memory; 0 is no end, as for a memfd.
+        // tmpfs(5): without a size a tmpfs ends at half of the host's memory; 0 means no limit, as for a memfd.
         for (key, value) in [(c"huge", c"advise"), (c"mode", c"0700"), (c"size", c"0")] {
             rustix::mount::fsconfig_set_string(context.as_fd(), key, value)?;
         }
@@ -239,7 +246,7 @@ mod tests {
 
     const SIZE: usize = 32 << 20;
 
-    /// How much of such memory, all of it touched, is huge pages, in kB.
+    /// How many kB of such memory, all of it touched, are in huge pages.
     fn huge_kib(backing: Backing) -> u64 {
         let field = if matches!(backing, Backing::Anonymous) { "AnonHugePages:" } else { "ShmemPmdMapped:" };
         let ram = allocate(&[(GuestAddress(0), SIZE)], backing).unwrap();
@@ -253,7 +260,7 @@ mod tests {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
-    /// A host whose memory is in small pieces has few huge pages for anybody, or none.
+    /// A host whose memory is fragmented gives few huge pages, or none, to any kind of memory.
     fn assert_as_huge_as_private(file: SharedFile) {
         let (shared, private) = (huge_kib(Backing::Shared(file)), huge_kib(Backing::Anonymous));
         assert!(shared <= SIZE as u64 >> 10);
@@ -289,7 +296,7 @@ mod tests {
 
     #[test]
     fn so_it_is_for_a_user_without_privilege_and_its_process_stays_where_it_is() {
-        // Where anybody finds it.
+        // A directory that every user can reach.
         let directory = tempfile::tempdir().unwrap();
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let program = directory.path().join("tests");
@@ -302,7 +309,7 @@ mod tests {
         let output = alone.output().unwrap();
         let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
         assert!(output.status.success() && said[0].contains("1 passed"), "{said:?}");
-        // What it skipped.
+        // The notes of the skipped tests.
         eprint!("{}", said[1]);
     }
 

@@ -1,4 +1,4 @@
-//! What differs by host system: the file behind shared memory, and what is asked of the system for guest memory.
+//! Differences between host systems: the file behind shared memory, and the advice and flags for guest memory.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -16,14 +16,14 @@ pub use macos::SharedFile;
 #[cfg(target_os = "macos")]
 pub(crate) use macos::{ADVICE, NO_SIGNAL, give_back};
 
-/// In which pages the host keeps a [`SharedFile`].
+/// The kind of pages in which the host keeps a [`SharedFile`].
 #[derive(Debug)]
 pub enum Pages {
-    /// Huge ones, as for every memfd that asks for them.
+    /// Huge pages, which this host gives to every memfd that asks for them.
     Huge,
-    /// Huge ones, by a tmpfs of its own.
+    /// Huge pages, by a tmpfs that this process mounted for the file.
     HugeByOwnMount,
-    /// Small ones.
+    /// Small pages, and why there is no tmpfs with huge ones.
     Small(NoOwnMount),
 }
 
@@ -31,8 +31,8 @@ pub enum Pages {
 #[derive(Debug, thiserror::Error)]
 #[error("{step}: {source}")]
 pub struct NoOwnMount {
-    /// What was tried.
+    /// The step that failed.
     pub step: &'static str,
-    /// What the host said.
+    /// The host's answer.
     pub source: io::Error,
 }

@@ -1,4 +1,4 @@
-//! The state of a vCPU before its first instruction: what firmware would have set up.
+//! The state of a vCPU before its first instruction: the state that firmware would have set up.
 
 use hypervisor::x86::BootState;
 use hypervisor::{Error, Result};
@@ -19,7 +19,7 @@ const RFLAGS: u64 = 2;
 
 const CODE: u16 = 0x10;
 const DATA: u16 = 0x18;
-/// Four entries: two unused, code, data.
+/// Limit of the GDT, which has four entries: two unused, code, data.
 const GDT_LIMIT: u16 = 4 * 8 - 1;
 
 /// MSRs that firmware sets and Linux relies on.
@@ -39,7 +39,8 @@ const NMI: u32 = 0b100 << 8;
 pub(super) fn set_msrs(vcpu: &VcpuFd) -> Result<()> {
     let entries = MSRS.map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() });
     let msrs = Msrs::from_entries(&entries).map_err(|_| Error::Invalid("number of MSRs"))?;
-    // KVM stops at the first MSR it does not have. A host without one offers its guests none of what it controls.
+    // KVM stops at the first MSR that it does not have. A host without an MSR offers its guests none of the features
+    // that the MSR controls.
     vcpu.set_msrs(&msrs).map(drop).map_err(host("KVM_SET_MSRS"))
 }
 
@@ -64,7 +65,8 @@ pub(super) fn set_registers(vcpu: &VcpuFd, state: BootState) -> Result<()> {
     vcpu.set_regs(&regs).map_err(host("KVM_SET_REGS"))
 }
 
-/// The registers of a boot state, given those after reset. The FPU stays as KVM makes it, which is as `fninit` does.
+/// The registers of a boot state, given the registers after reset. The FPU stays as KVM makes it, which is its state
+/// after `fninit`.
 fn registers(reset: kvm_sregs, state: BootState) -> (kvm_sregs, kvm_regs) {
     let mut sregs = reset;
     let mut regs = kvm_regs { rflags: RFLAGS, ..Default::default() };

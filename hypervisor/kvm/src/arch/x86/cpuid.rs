@@ -1,4 +1,4 @@
-//! What CPUID tells the guest: all that KVM supports, with a topology of one package, one thread a core.
+//! The guest's CPUID: every feature that KVM supports, with a topology of one package and one thread per core.
 //!
 //! Leaf numbers and fields: Intel SDM vol. 2A, CPUID; AMD APM vol. 3, appendix E.
 
@@ -8,7 +8,7 @@ const VENDOR: u32 = 0;
 const FEATURES: u32 = 1;
 const INTEL_CACHES: u32 = 4;
 const TOPOLOGY: u32 = 0xb;
-/// Leaves that say the same as [`TOPOLOGY`] in more detail. Left out, so that there is one truth.
+/// Leaves that repeat [`TOPOLOGY`] in more detail. They are left out, so that the topology is told once.
 const OTHER_TOPOLOGY: [u32; 2] = [0x1f, 0x8000_0026];
 const AMD_FEATURES: u32 = 0x8000_0001;
 const AMD_SIZES: u32 = 0x8000_0008;
@@ -36,7 +36,7 @@ impl Field {
     }
 }
 
-/// The table of vCPU `index` of `vcpus`; its APIC id is its index.
+/// The CPUID table of vCPU `index` of `vcpus`; the vCPU's APIC id is its index.
 pub(super) fn for_vcpu(
     supported: &[kvm_cpuid_entry2],
     index: u8,
@@ -103,7 +103,7 @@ impl Chip {
             AMD_CACHES if self.amd => self.share_cache(entry),
             AMD_TOPOLOGY if self.amd => {
                 entry.eax = self.index;
-                // EBX: core id, and threads a core minus 1. ECX: one node, number 0.
+                // EBX: core id, and threads per core minus 1. ECX: one node, number 0.
                 entry.ebx = self.index & 0xff;
                 entry.ecx = 0;
             }

@@ -1,4 +1,4 @@
-//! x86-64: interrupt controllers, the legacy timer, CPUID, and what firmware would have set up.
+//! x86-64: interrupt controllers, the legacy timer, CPUID, and the state that firmware would have set up.
 
 mod boot;
 mod cpuid;
@@ -13,17 +13,17 @@ use kvm_ioctls::{Cap, VcpuFd, VmFd};
 
 use crate::host;
 
-/// Local APIC ids have 8 bits here and 255 is the broadcast address.
+/// Most vCPUs of a machine: local APIC ids have 8 bits, and 255 is the broadcast address.
 pub(crate) const MAX_VCPUS: usize = 254;
 
-/// What a machine of this architecture needs besides.
+/// Capabilities of KVM that machines of this architecture need besides the common ones.
 pub(crate) const NEEDED: [(Cap, &str); 2] =
     [(Cap::Irqchip, "KVM_CAP_IRQCHIP"), (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR")];
 
-/// Guest-physical addresses that KVM takes for itself: an identity map and a TSS, needed by VMX without unrestricted
-/// guest, just under the end of the 4 GiB where firmware would be.
+/// Guest-physical addresses that KVM takes for itself: an identity map and a TSS, which VMX without unrestricted guest
+/// needs, just below the end of the 4 GiB where firmware would be.
 pub const RESERVED: Range<u64> = 0xfffb_c000..0xfffc_0000;
-/// The three pages of the TSS follow the one of the identity map.
+/// Address of the TSS, whose three pages follow the page of the identity map.
 const TSS: usize = 0xfffb_d000;
 
 /// Requests of every ioctl made after `create_vm`: `KVM_RUN`, `KVM_GET_REGS`, `KVM_IRQ_LINE`, `KVM_IRQFD`,
@@ -31,9 +31,10 @@ const TSS: usize = 0xfffb_d000;
 pub const IOCTLS_AFTER_CREATE: [u32; 6] =
     [0xae80, 0x8090_ae81, 0x4008_ae61, 0x4020_ae76, 0x4040_ae79, 0x4020_ae46];
 
-/// Whether this host's processor runs guests itself. Asks the processor, not /proc: there is none to open in a sandbox.
+/// Whether this host's processor runs guests itself. The answer comes from the processor, not from /proc, which a
+/// sandboxed process cannot open.
 ///
-/// A KVM without either extension (PVM) emulates guest kernels instruction by instruction.
+/// A KVM without VMX or SVM (PVM) emulates guest kernels instruction by instruction.
 pub(crate) fn hardware() -> bool {
     // Intel SDM vol. 2A, CPUID: leaf 1 ECX bit 5 is VMX. AMD APM vol. 3 §E.4.2: leaf 8000_0001h ECX bit 2 is SVM.
     let vmx = __cpuid(1).ecx & (1 << 5) != 0;
@@ -41,12 +42,12 @@ pub(crate) fn hardware() -> bool {
     vmx || svm
 }
 
-/// Where a vCPU is, for messages.
+/// The address of the vCPU's next instruction, for messages.
 pub(crate) fn place(vcpu: &VcpuFd) -> Option<String> {
     vcpu.get_regs().ok().map(|regs| format!("rip {:#x}", regs.rip))
 }
 
-/// One machine's interrupt controllers and timer, and what its vCPUs start with.
+/// A machine's interrupt controllers and timer, and the state in which its vCPUs start.
 pub(crate) struct Chip {
     config: x86::Chip,
     vcpus: u8,
@@ -55,14 +56,14 @@ pub(crate) struct Chip {
 }
 
 impl Chip {
-    /// Makes the chips of the machine, whose memory is mapped and which has no vCPU yet.
+    /// Makes the chips of a machine whose memory is mapped and which has no vCPU yet.
     pub(crate) fn new(kvm: &kvm_ioctls::Kvm, vm: &VmFd, config: &VmConfig) -> Result<Self> {
         let Arch::X86(chip) = &config.arch;
         vm.set_identity_map_address(RESERVED.start).map_err(host("KVM_SET_IDENTITY_MAP_ADDR"))?;
         vm.set_tss_address(TSS).map_err(host("KVM_SET_TSS_ADDR"))?;
         vm.create_irq_chip().map_err(host("KVM_CREATE_IRQCHIP"))?;
         if chip.legacy_timer {
-            // Port 0x61 comes with the PIT: kernels that calibrate against it read it in a loop.
+            // Port 0x61 comes with the PIT: kernels that calibrate a clock against the PIT read the port in a loop.
             let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
             vm.create_pit2(pit).map_err(host("KVM_CREATE_PIT2"))?;
         }
@@ -79,7 +80,7 @@ impl Chip {
     pub(crate) fn start(&self, vcpu: &VcpuFd, index: u8) -> Result<()> {
         let cpuid = cpuid::for_vcpu(self.cpuid.as_slice(), index, self.vcpus, self.tsc_deadline);
         let cpuid = CpuId::from_entries(&cpuid).map_err(|_| Error::Invalid("number of CPUID entries"))?;
-        // Before any other state: what CPUID says decides which register values KVM accepts.
+        // CPUID comes before any other state: it decides which register values KVM accepts.
         vcpu.set_cpuid2(&cpuid).map_err(host("KVM_SET_CPUID2"))?;
         boot::set_msrs(vcpu)?;
         if index != 0 {

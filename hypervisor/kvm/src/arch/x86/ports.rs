@@ -1,4 +1,4 @@
-//! Port accesses: a string instruction's elements one at a time.
+//! Port accesses: the elements of a string instruction are served one at a time.
 
 use std::ops::ControlFlow;
 
