@@ -1,22 +1,23 @@
-//! Just enough of a keyboard controller for its reset line (`reboot=k`), and a status that ends every driver's wait.
+//! The part of a keyboard controller that Linux uses to reboot (`reboot=k`): its reset line, and a status that ends
+//! every driver's wait.
 //!
-//! Linux' driver first empties the output buffer, and finds no controller when that stays full; its reboot code first
-//! waits for the input buffer to be empty. One status serves both: output full, input empty. Not here: keyboards.
+//! Linux' driver first empties the output buffer, and finds no controller if that buffer stays full; its reboot code
+//! first waits for the input buffer to be empty. One status serves both: output full, input empty. Not here: keyboards.
 
 use crate::{Outcome, answer};
 
 /// First port (data).
 pub const PORT: u16 = 0x60;
-/// Number of ports, the last of which is status and command. Those between belong to nobody.
+/// Number of ports, the last of which is status and command. The ports between data and status belong to no device.
 pub const PORTS: u16 = 5;
 
 const STATUS_COMMAND: u16 = 4;
-/// Output buffer full (bit 0), input buffer empty (bit 1 clear).
+/// Status: output buffer full (bit 0), input buffer empty (bit 1 clear).
 const STATUS: u8 = 1;
-/// Pulses the CPU's reset line low.
+/// Command that pulses the CPU's reset line low.
 const PULSE_RESET: u8 = 0xfe;
 
-/// The controller. It holds nothing.
+/// The controller, which has no state.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct I8042;
 

@@ -1,8 +1,8 @@
 //! PCI configuration mechanism #1 of a machine without PCI devices.
 //!
-//! A kernel built with PCI that finds no way to configuration space says so as an error on its console. It looks
-//! whether the address register keeps what is written to it (`pci=conf1` makes it content with that); this one does,
-//! and no device answers. Not here: any device.
+//! A kernel built with PCI support that finds no way to configuration space logs an error on its console. The kernel
+//! tests whether the address register keeps the value written to it (with `pci=conf1` this test is enough for the
+//! kernel); this register keeps it, and no device answers. Not here: any device.
 
 use crate::{Outcome, answer};
 
@@ -24,9 +24,10 @@ impl PciConfig {
     /// Fills `data` from the port at `offset` from [`PORT`].
     pub fn read(&self, offset: u16, data: &mut [u8]) {
         match <&mut [u8; 4]>::try_from(&mut *data) {
-            // "Anytime a host bridge sees a full DWORD I/O write from the host to CONFIG_ADDRESS": so for reads.
+            // "Anytime a host bridge sees a full DWORD I/O write from the host to CONFIG_ADDRESS": the same holds for
+            // reads.
             Ok(data) if offset == 0 => *data = self.address.to_le_bytes(),
-            // A device that is not there: all ones.
+            // A missing device reads as all ones.
             _ => answer(data, || 0xff),
         }
     }

@@ -14,18 +14,18 @@ pub const SLEEP_CONTROL_PORT: u16 = PORT;
 pub const SLEEP_STATUS_PORT: u16 = PORT + 1;
 /// `RESET_REG`.
 pub const RESET_PORT: u16 = PORT + 4;
-/// `RESET_VALUE`: what resets when written to [`RESET_PORT`].
+/// `RESET_VALUE`: the value that resets the machine when written to [`RESET_PORT`].
 pub const RESET_VALUE: u8 = 1;
 /// The value of `SLP_TYPx` that means off: the first element of the `\_S5` package.
 pub const SLEEP_TYPE_S5: u8 = 5;
 
-/// Where `SLP_TYPx` is in the sleep control register.
+/// Position of `SLP_TYPx` in the sleep control register.
 const SLP_TYP_SHIFT: u8 = 2;
 const SLP_TYP_MASK: u8 = 0b111;
 /// ACPI 6.5 §4.8.3.7: "Setting this bit causes the system to sequence into the Sleeping state".
 const SLP_EN: u8 = 1 << 5;
 
-/// The registers. They hold nothing.
+/// The registers, which have no state.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Power;
 

@@ -1,7 +1,7 @@
-//! The CMOS real-time clock (MC146818), read-only: it tells the time whenever asked.
+//! The CMOS real-time clock (MC146818), read-only: it shows the host's time at every read.
 //!
-//! A kernel that finds none polls its ports 20,000 times, and so does one that finds an update always in progress.
-//! Here no update is ever in progress. Not here: alarms, interrupts, RAM, setting the time.
+//! A kernel that finds no clock polls the clock's ports 20,000 times, and so does one that finds an update always in
+//! progress. This clock never has an update in progress. Not here: alarms, interrupts, RAM, setting the time.
 
 use crate::{Outcome, answer};
 
@@ -12,7 +12,7 @@ pub const PORTS: u16 = 2;
 /// The register that holds the century, for the fixed ACPI table.
 pub const CENTURY: u8 = 0x32;
 
-/// The top bit of the index port masks the non-maskable interrupt, and is no part of the index.
+/// The index without the port's top bit, which masks the non-maskable interrupt.
 const INDEX_MASK: u8 = 0x7f;
 /// Register A: bit 7, update in progress, clear; a 32,768 Hz crystal, periodic rate 1,024 Hz.
 const REGISTER_A: u8 = 0x26;
@@ -24,10 +24,10 @@ const REGISTER_C: u8 = 0;
 const REGISTER_D: u8 = 0x80;
 
 const SECONDS_A_DAY: u64 = 86_400;
-/// The last second of the year 9999, the last that four digits can say.
+/// The last second of the year 9999, the last year that four digits can show.
 const LAST: u64 = 253_402_300_799;
 
-/// The clock.
+/// The real-time clock.
 pub struct Rtc {
     index: u8,
     now: Box<dyn Fn() -> u64 + Send>,
@@ -99,8 +99,8 @@ struct Date {
 impl Date {
     /// The day `days` after 1970-01-01.
     fn from_days(days: u64) -> Self {
-        // Years that begin on 1 March, counted from the year 0: then the leap day is the last of its year, and 400 of
-        // them, an era, are 146,097 days.
+        // Years begin on 1 March here, counted from the year 0: the leap day is then the last day of its year, and an
+        // era of 400 years has 146,097 days.
         let days = days + 719_468;
         let (era, of_era) = (days / 146_097, days % 146_097);
         let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
@@ -163,8 +163,8 @@ mod tests {
         }
     }
 
-    /// `mc146818_avoid_UIP()` of Linux 6.12, which goes round again while an update is in progress or the second
-    /// changed: one round here.
+    /// `mc146818_avoid_UIP()` of Linux 6.12 starts another round if an update is in progress or the second has changed:
+    /// this clock takes one round.
     #[test]
     fn linux_reads_the_time_in_one_round() {
         let mut rtc = at(1_000_000_000);

@@ -1,7 +1,7 @@
 //! The first serial line: a 16550 (vm-superio's) for early boot messages and panics.
 //!
-//! Output never makes the guest wait for a reader: what the sink does not take at once is lost and counted. Not here:
-//! line speed, flow control, anything a terminal does.
+//! Output never makes the guest wait for a reader: bytes that the sink does not take at once are lost and counted. Not
+//! here: line speed, flow control, terminals.
 
 use std::convert::Infallible;
 use std::io::Write;
@@ -34,7 +34,7 @@ impl Trigger for Irq {
     }
 }
 
-/// Counts the bytes the sink did not take.
+/// Counts the bytes that the sink did not take.
 struct Lost(Arc<AtomicU64>);
 
 impl SerialEvents for Lost {
@@ -47,22 +47,23 @@ impl SerialEvents for Lost {
 }
 
 impl Serial {
-    /// A line that makes an edge on its interrupt by `irq` and writes to `output`, which must not block
-    /// (`O_NONBLOCK`): output that would block is lost.
+    /// A line that makes an edge on its interrupt by `irq` and writes to `output`, which must not block (`O_NONBLOCK`):
+    /// output that would block is lost.
     #[must_use]
     pub fn new(irq: Box<dyn Fn() + Send>, output: Box<dyn Write + Send>) -> Self {
         Self { uart: vm_superio::Serial::with_events(Irq(irq), Lost(Arc::default()), output) }
     }
 
-    /// The number of output bytes lost so far; it goes on counting.
+    /// The number of output bytes lost so far; the counter goes on counting.
     #[must_use]
     pub fn lost(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.uart.events().0)
     }
 
-    /// Puts input where the guest reads it; returns how many bytes there was room for.
+    /// Puts input where the guest reads it; returns the number of bytes for which there was room.
     pub fn enqueue(&mut self, input: &[u8]) -> usize {
-        // Fails only in a loop (the guest tests its line) or with no room: nothing is taken.
+        // `enqueue_raw_bytes` fails only in loopback mode (the guest tests its line) or without room: then no byte is
+        // taken.
         let count = input.len().min(self.uart.fifo_capacity());
         self.uart.enqueue_raw_bytes(&input[..count]).unwrap_or(0)
     }
@@ -75,7 +76,7 @@ impl Serial {
     /// Takes a write of `data` to the port at `offset` from [`PORT`].
     pub fn write(&mut self, offset: u16, data: &[u8]) -> Outcome {
         if let (Ok(offset), Some(&value)) = (u8::try_from(offset), data.first()) {
-            // The one error is a sink that does not take the byte: it has been counted.
+            // The one error is a sink that does not take the byte, which is already counted.
             let _ = self.uart.write(offset, value);
         }
         Outcome::Continue

@@ -1,4 +1,4 @@
-//! The link to a device in a back end, and what is said over it.
+//! The link to a device in a back end, and the vhost-user dialogue over it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,19 +17,19 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
-/// What every transport offers, and the back end must therefore know.
+/// Features that every transport offers, so the back end must know them.
 const TRANSPORT: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX;
-/// VIRTIO 1.3 §6: "0 to 23 […] Feature bits for the specific device type". Of the others a front end may only pass on
-/// what needs nothing of the transport.
+/// VIRTIO 1.3 §6: "0 to 23 […] Feature bits for the specific device type". Of all other features a front end may pass
+/// on only those that need nothing of the transport.
 pub(crate) const PASSED_ON: u64 = ((1 << 24) - 1) | (1 << VIRTIO_RING_F_INDIRECT_DESC);
-/// Protocol features used where offered.
+/// Protocol features that are used if the back end offers them.
 const PROTOCOL: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
     .union(VhostUserProtocolFeatures::CONFIG)
     .union(VhostUserProtocolFeatures::REPLY_ACK)
     .union(VhostUserProtocolFeatures::RESET_DEVICE);
-/// Events taken in one call; the rest make the set readable again.
+/// Most events taken in one call; the others make the set readable again.
 const BATCH: usize = 8;
-/// The event of the connection itself. Queues have their index.
+/// The token of the connection itself. A queue's token is its index.
 const CONNECTION: u64 = u64::MAX;
 
 /// Why a back end cannot be used.
@@ -38,20 +38,20 @@ pub enum Error {
     /// The back end hung up, broke the protocol or refused.
     #[error("vhost-user {request}: {source}")]
     Request {
-        /// Which request it was.
+        /// The request that failed.
         request: &'static str,
-        /// What came of it.
+        /// The cause of the failure.
         source: vhost::Error,
     },
-    /// The back end lacks something that every driver here may use.
+    /// The back end lacks a feature that every driver here may use.
     #[error("vhost-user back end lacks {0}")]
     Missing(&'static str),
     /// The back end has fewer queues than the device.
     #[error("vhost-user back end has {has} queues, the device {needs}")]
     Queues {
-        /// Of the back end.
+        /// The number of queues that the back end has.
         has: u64,
-        /// Of the device.
+        /// The number of queues that the device has.
         needs: usize,
     },
     /// The host refused an event or a descriptor.
@@ -68,17 +68,17 @@ pub struct Frontend {
     config: Vec<u8>,
     peer: Peer,
     connection: UnixStream,
-    /// Signalled by the back end: queue i has used buffers.
+    /// Events that the back end signals: queue i has used buffers.
     calls: Vec<Event>,
     /// Readable when a call is signalled or the back end hangs up.
     events: OwnedFd,
-    /// Queues the back end has started.
+    /// Queues that the back end has started.
     started: Vec<usize>,
     hung_up: bool,
 }
 
 impl Frontend {
-    /// Agrees with the back end at the other end of `connection` on serving a device of `kind` with queues of at most
+    /// Negotiates with the back end at the other end of `connection` to serve a device of `kind` with queues of at most
     /// `sizes`.
     pub fn new(connection: UnixStream, kind: DeviceKind, sizes: &[u16]) -> Result<Self, Error> {
         let mut peer = Peer::from_stream(connection.try_clone()?, sizes.len() as u64);
@@ -95,7 +95,7 @@ impl Frontend {
         for (number, call) in (0..).zip(&calls) {
             add(call.as_fd(), number, epoll::EventFlags::IN)?;
         }
-        // Not IN: replies are read by whoever asked.
+        // The connection is not watched for IN: each request reads its own reply.
         add(connection.as_fd(), CONNECTION, epoll::EventFlags::RDHUP)?;
         Ok(Self {
             kind,
@@ -112,14 +112,15 @@ impl Frontend {
         })
     }
 
-    /// Tells the back end all it needs. Only the last message is acknowledged, and with it those before.
+    /// Tells the back end all it needs. Only the last message is acknowledged, which acknowledges the messages before
+    /// it, too.
     fn start(&mut self, activation: &Activation<'_>, queues: &[(usize, Ring)]) -> vhost::Result<()> {
         self.peer.set_features(activation.features | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits())?;
         let regions = activation.memory.iter().map(VhostUserMemoryRegionInfo::from_guest_region);
         self.peer.set_mem_table(&regions.collect::<vhost::Result<Vec<_>>>()?)?;
         for ((index, ring), left) in queues.iter().zip((0..queues.len()).rev()) {
             let index = *index;
-            // From here on it must be stopped, whatever becomes of the rest.
+            // From here on the queue must be stopped, even if a later request fails.
             self.started.push(index);
             self.peer.set_vring_num(index, ring.config.queue_size)?;
             self.peer.set_vring_base(index, ring.base)?;
@@ -157,7 +158,8 @@ impl Frontend {
     fn hang_up(&mut self, why: &dyn std::fmt::Display) {
         if !std::mem::replace(&mut self.hung_up, true) {
             tracing::warn!(device = ?self.kind, %why, "vhost-user back end is gone");
-            // Stays readable for ever. ENOENT cannot be: it was added, and is deleted only here.
+            // A lost connection stays readable for ever, so it leaves the set. ENOENT is impossible: the connection was
+            // added, and is deleted only here.
             let _ = epoll::delete(&self.events, &self.connection);
         }
     }
@@ -181,7 +183,8 @@ impl Link for Frontend {
         let (true, Ok(offset)) = (fits && !self.hung_up, u32::try_from(offset)) else { return self.state() };
         let flags = VhostUserConfigFlags::WRITABLE;
         let written = request("SET_CONFIG", self.peer.set_config(offset, flags, data));
-        // Read back: what the driver may write, and what comes of it, the back end knows.
+        // The configuration is read back: only the back end knows which fields the driver may write, and what a write
+        // changes.
         match written.and_then(|()| read_config(&mut self.peer, self.protocol, self.config.len())) {
             Ok(config) => self.config = config,
             Err(error) => self.hang_up(&error),
@@ -215,7 +218,7 @@ impl Link for Frontend {
         let none = epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) };
         let mut happened = [none; BATCH];
         let count = epoll::wait(&self.events, &mut happened, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
-        // A valid set and buffer have no error but EINTR, which needs a wait.
+        // With a valid set and buffer the only error is EINTR, which a call that does not wait never returns.
         for event in happened.iter().take(count.unwrap_or(0)) {
             let number = event.data.u64();
             match usize::try_from(number).ok().and_then(|index| Some((index, self.calls.get(index)?))) {
@@ -242,14 +245,14 @@ impl Link for Frontend {
     }
 }
 
-/// A ring as the back end is told of it.
+/// A ring, in the form in which the back end is told of it.
 struct Ring {
     config: VringConfigData,
     base: u16,
 }
 
 impl Ring {
-    /// `None` if the driver put a part of it outside of its memory.
+    /// The ring of a queue; `None` if the driver put a part of it outside guest memory.
     fn new(queue: &Queue, memory: &GuestRam) -> Option<Self> {
         if !queue.is_valid(memory) {
             return None;
@@ -272,7 +275,7 @@ fn request<T>(request: &'static str, result: vhost::Result<T>) -> Result<T, Erro
     result.map_err(|source| Error::Request { request, source })
 }
 
-/// Agrees on protocol features, and checks that the back end can do what the device needs.
+/// Negotiates protocol features, and checks that the back end can do what the device needs.
 fn agree(peer: &mut Peer, offered: u64, queues: usize) -> Result<VhostUserProtocolFeatures, Error> {
     if offered & TRANSPORT != TRANSPORT {
         return Err(Error::Missing("VIRTIO_F_VERSION_1 or VIRTIO_RING_F_EVENT_IDX"));
@@ -284,7 +287,7 @@ fn agree(peer: &mut Peer, offered: u64, queues: usize) -> Result<VhostUserProtoc
     request("SET_PROTOCOL_FEATURES", peer.set_protocol_features(protocol))?;
     let has = match protocol.contains(VhostUserProtocolFeatures::MQ) {
         true => request("GET_QUEUE_NUM", peer.get_queue_num())?,
-        // Without it the protocol has no way to ask; a queue too many is refused at activation.
+        // Without MQ the protocol has no way to ask; activation refuses a queue too many.
         false => queues as u64,
     };
     if has < queues as u64 { Err(Error::Queues { has, needs: queues }) } else { Ok(protocol) }

@@ -1,7 +1,7 @@
-//! The fuzz body of what a back end, which its guest may have taken over, answers to the front end.
+//! The fuzz body of a back end's answers to the front end; a guest may have taken the back end over.
 //!
-//! `cargo test` runs it a fixed number of times with fixed seeds; `fuzz/` has the target for libFuzzer. Not here: rings,
-//! which the front end never reads.
+//! `cargo test` runs the body a fixed number of times with fixed seeds; `fuzz/` has the target for libFuzzer. Not here:
+//! rings, which the front end never reads.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -11,8 +11,8 @@ use virtio::{DeviceKind, Identity, Link};
 
 use crate::Frontend;
 
-/// Answers, all there before they are asked for; the first byte picks the device. Features and configuration are what the
-/// device may have.
+/// Answers that are all there before the front end asks; the first byte picks the device. Features and configuration
+/// must be ones that the device may have.
 pub fn answers(data: &[u8]) {
     let Some((&kind, answers)) = data.split_first() else { return };
     let kinds = [DeviceKind::Entropy, DeviceKind::Block, DeviceKind::FileSystem];
@@ -28,7 +28,7 @@ pub fn answers(data: &[u8]) {
     assert_eq!(features & !crate::frontend::PASSED_ON, 0, "{features:#x}");
     let mut config = [0xaa; 128];
     device.read_config(0, &mut config);
-    // A back end that does not know its part is lost, which changes nothing here.
+    // A back end that breaks the protocol is lost, which later calls must bear.
     let _ = device.write_config(4, &config[..4]);
     device.read_config(u64::MAX, &mut config);
     assert_eq!(config, [0; 128]);
@@ -46,7 +46,7 @@ mod tests {
     #[test]
     fn answers() {
         let number = |request, value: u64| reply(request, &value.to_le_bytes());
-        // Version 1, event indexes, protocol features; then those, and queues.
+        // Features (version 1, event indexes, protocol features), protocol features, number of queues.
         let features = number(1, 1 << 32 | 1 << 30 | 1 << 29);
         let common = [features, number(15, 1 << 0 | 1 << 3 | 1 << 9 | 1 << 13), number(17, 2)].concat();
         let config = |len: u32| {

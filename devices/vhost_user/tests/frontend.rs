@@ -31,7 +31,7 @@ struct Filler {
 
 impl Device for Filler {
     fn identity(&self) -> Identity<'_> {
-        // Two features of its own, one that only a transport could offer.
+        // The back end has two features of its own, and one that only a transport could offer.
         let features = 1 << 6 | 1 << 9 | 1 << 34;
         Identity { kind: DeviceKind::Block, features, queue_sizes: &[SIZE, SIZE] }
     }
@@ -131,7 +131,7 @@ impl Driver {
         write(8, desc + 16 * nth + 8, 4);
         write(2, desc + 16 * nth + 12, 2);
         write(nth, avail + 4 + 2 * nth, 2);
-        // §2.7.7.1, used_event: an interrupt, please, when this one is used.
+        // §2.7.7.1, used_event: asks for an interrupt when this buffer is used.
         write(nth, avail + 4 + 2 * u64::from(SIZE), 2);
         write(nth + 1, avail + 2, 2);
         self.kicks[index].signal();
@@ -167,7 +167,7 @@ fn readable(fd: BorrowedFd<'_>, limit_s: i64) -> bool {
     poll(&mut fds, Some(&Timespec { tv_sec: limit_s, tv_nsec: 0 })).unwrap() == 1
 }
 
-/// Waits for the back end to say something; the queues it interrupted for, unless it is gone.
+/// Waits for an event of the back end; returns the queues that it interrupted for, or the loss of the back end.
 fn serve(device: &mut Frontend) -> Result<Vec<usize>, LinkLost> {
     assert!(readable(device.event(), 30), "the back end says nothing");
     let interrupts = Interrupts::default();
@@ -175,8 +175,8 @@ fn serve(device: &mut Frontend) -> Result<Vec<usize>, LinkLost> {
     Ok(interrupts.0.into_inner().unwrap())
 }
 
-/// Waits until the back end has used `count` buffers of queue `index` and told so. It may tell more often: an
-/// interrupt without a cause is no fault, and back ends raise one when they get a new call event.
+/// Waits until the back end has used `count` buffers of queue `index` and has said so. The back end may say so more
+/// often: an interrupt without a cause is no fault, and back ends raise one when they get a new call event.
 fn expect_used(device: &mut Frontend, driver: &Driver, index: usize, count: u16) {
     loop {
         let told = serve(device).unwrap();
@@ -235,7 +235,7 @@ fn a_reset_device_starts_from_zero() {
         driver.offer(0, 0);
         expect_used(&mut device, &driver, 0, 1);
         device.reset();
-        // Stopped: a kick changes nothing, and the rings are the driver's again.
+        // A kick of a stopped queue has no effect, and the rings are the driver's again.
         driver.forget();
         driver.offer(0, 0);
         assert!(!readable(device.event(), 0));

@@ -1,7 +1,7 @@
-//! Memory balloon (VIRTIO 1.3 §5.5): gives pages the guest does not use back to the host.
+//! Memory balloon (VIRTIO 1.3 §5.5): gives pages that the guest does not use back to the host.
 //!
-//! The driver gives pages when the host sets a target (inflate), and on its own when it has free ones (reporting).
-//! What giving back means is the port [`Reclaim`]. Not here: mappings, statistics, free page hinting, and the choice
+//! The driver gives pages when the host sets a target (inflate), and on its own when it has free ones (reporting). The
+//! port [`Reclaim`] decides how a page is given back. Not here: mappings, statistics, free page hinting, and the choice
 //! of a target.
 
 use std::io;
@@ -22,20 +22,20 @@ const F_PAGE_REPORTING: u64 = 1 << 5;
 
 const INFLATE: usize = 0;
 const DEFLATE: usize = 1;
-/// Inflate, deflate, statistics, free page hinting, reporting (VIRTIO 1.3 §5.5.2). The third and fourth do not exist
-/// without their feature bits, so whichever of the last three a driver sets up is the reporting queue: older Linux
-/// (and 6.12's workaround for it) number the queues without gaps.
+/// Inflate, deflate, statistics, free page hinting, reporting (VIRTIO 1.3 §5.5.2). The third and fourth queues do not
+/// exist without their feature bits, so any of the last three that a driver sets up is the reporting queue: older Linux
+/// (and 6.12's workaround for older devices) numbers the queues without gaps.
 const QUEUE_SIZES: [u16; 5] = [64; 5];
 
 /// VIRTIO 1.3 §5.5.6: page numbers count pages of 4096 bytes, "historical, and independent of the guest page size".
 const PAGE: u64 = 4096;
-/// Most page numbers of one inflate request; those beyond stay where they are. Linux sends 256.
+/// Most page numbers of one inflate request; further pages stay where they are. Linux sends 256.
 const MAX_PAGES: usize = 1024;
 
-/// Takes guest memory back from the guest.
+/// Takes back memory that the guest does not need.
 pub trait Reclaim: Send {
-    /// `len` bytes at guest-physical `address` are not needed any more: the guest reads anything there until it
-    /// writes. The range is in guest RAM, and `address` and `len` are multiples of 4096.
+    /// Takes `len` bytes at guest-physical `address`, which the guest no longer needs: until the guest writes there, it
+    /// may read anything. The range is in guest RAM, and `address` and `len` are multiples of 4096.
     fn reclaim(&mut self, address: u64, len: u64);
 }
 
@@ -48,7 +48,7 @@ pub struct Balloon {
     kicks: [Option<Event>; QUEUE_SIZES.len()],
 }
 
-/// The host's hand on a balloon.
+/// The host's handle on a balloon.
 #[derive(Debug, Clone)]
 pub struct BalloonHandle(Arc<Shared>);
 
@@ -60,7 +60,7 @@ struct Shared {
 }
 
 impl BalloonHandle {
-    /// Asks the driver to give `bytes` of memory, rounded down to pages; 0 lets it have everything back.
+    /// Asks the driver to give `bytes` of memory, rounded down to pages; with 0 the driver may take everything back.
     pub fn set_target(&self, bytes: u64) {
         self.0.target.store(u32::try_from(bytes / PAGE).unwrap_or(u32::MAX), Ordering::SeqCst);
         self.0.changed.signal();
@@ -83,7 +83,7 @@ impl Balloon {
     }
 }
 
-/// Gives back the pages whose numbers are in `bytes`, runs of them at once.
+/// Gives back the pages whose numbers are in `bytes`, adjoining ones together.
 fn inflate(reclaim: &mut dyn Reclaim, memory: &GuestRam, bytes: &[u8]) {
     let (numbers, _) = bytes.as_chunks::<4>();
     let mut pages: Vec<u64> = numbers.iter().map(|&number| u64::from(u32::from_le_bytes(number))).collect();
@@ -147,9 +147,10 @@ impl Device for Balloon {
                     let len = Buffers::new(memory, chain).readable.read(&mut numbers);
                     inflate(reclaim, memory, &numbers[..len]);
                 }
-                // Pages come back on their own, with the guest's first write to them.
+                // A page comes back by itself, with the guest's first write to it.
                 DEFLATE => {}
-                // A chain has at most as many buffers as its queue, unless through a table nobody negotiated.
+                // A chain has at most as many buffers as its queue has descriptors: indirect tables, which could hold
+                // more, are not negotiated.
                 _ => {
                     for page in chain.take(usize::from(QUEUE_SIZES[DEFLATE])).filter(|d| d.is_write_only()) {
                         give_back(reclaim, memory, page.addr().0, u64::from(page.len()));
@@ -174,7 +175,7 @@ impl Device for Balloon {
 
     fn reset(&mut self) {
         self.kicks = [const { None }; _];
-        // The driver owns all its memory again until it says otherwise.
+        // After a reset the driver owns all its memory again.
         self.shared.actual.store(0, Ordering::SeqCst);
     }
 }

@@ -1,22 +1,23 @@
-//! A descriptor chain, looked at once: from here on its buffers are slices that lie in guest memory.
+//! A descriptor chain, decoded once: from here on its buffers are slices that lie in guest memory.
 //!
-//! Not here: what the bytes mean. The slices may overlap, and the guest may change them at any moment.
+//! Not here: the meaning of the bytes. The slices may overlap, and the guest may change the bytes at any moment.
 
 use guest_memory::GuestRam;
 use virtio_queue::DescriptorChain;
 use vm_memory::{Address, GuestAddress, GuestMemory, Permissions, VolatileSlice};
 
-/// Most slices of one chain. A direct chain of a device here has at most 256; an indirect table could have 65,535.
+/// Most slices of one chain. A direct chain of a device here has at most 256 buffers; an indirect table could have
+/// 65,535.
 const MAX_SLICES: usize = 1024;
 
 /// The buffers of a chain.
 #[derive(Debug, Default)]
 pub struct Buffers<'a> {
-    /// What the driver says, in order.
+    /// The driver's bytes, in order.
     pub readable: Slices<'a>,
-    /// Where the device answers, in order.
+    /// The places for the device's answer, in order.
     pub writable: Slices<'a>,
-    /// The driver broke a rule: some buffers are missing. A device may still answer that.
+    /// Whether the driver broke a rule, so that some buffers are missing. A device may still answer such a chain.
     pub malformed: bool,
 }
 
@@ -40,7 +41,7 @@ struct Piece {
     writable: bool,
 }
 
-/// The buffers of a chain without a hold on the memory that they lie in.
+/// The buffers of a chain, without a hold on the memory in which they lie.
 #[derive(Debug, Default)]
 pub(crate) struct Pieces {
     pieces: Vec<Piece>,
@@ -54,7 +55,7 @@ impl Pieces {
         Self { pieces, malformed }
     }
 
-    /// The buffers, in the memory that they were found in.
+    /// The buffers, in the memory in which they were found.
     pub(crate) fn within<'a>(&self, memory: &'a GuestRam) -> Buffers<'a> {
         let mut buffers = Buffers { malformed: self.malformed, ..Buffers::default() };
         for Piece { at, len, writable } in &self.pieces {
@@ -84,7 +85,7 @@ fn walk<'a>(
         // VIRTIO 1.3 §2.7.4.2: "The driver MUST place any device-writable descriptor elements after any device-readable
         // descriptor elements."
         sound &= writable || !answers;
-        // The access right matters to an IOMMU, and there is none.
+        // The access right of the slice has no effect without an IOMMU.
         let slices = usize::try_from(descriptor.len())
             .ok()
             .and_then(|len| memory.get_slices(at, len, Permissions::ReadWrite).ok());
@@ -117,13 +118,13 @@ impl<'a> Slices<'a> {
         &self.0
     }
 
-    /// Number of bytes: a chain has fewer than 2^32.
+    /// Number of bytes, which is below 2^32 for every chain.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.iter().map(VolatileSlice::len).sum()
     }
 
-    /// Whether there is no byte.
+    /// Whether there are no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -160,7 +161,7 @@ impl<'a> Slices<'a> {
         Some(std::mem::replace(self, front))
     }
 
-    /// Copies as much as fits into `data`, from the front; returns how much.
+    /// Copies bytes from the front into `data`, as many as fit; returns their number.
     #[allow(clippy::must_use_candidate, reason = "often known beforehand")]
     pub fn read(&self, data: &mut [u8]) -> usize {
         let mut done = 0;
@@ -174,7 +175,7 @@ impl<'a> Slices<'a> {
         done
     }
 
-    /// Copies as much of `data` as fits, to the front; returns how much.
+    /// Copies bytes of `data` to the front, as many as fit; returns their number.
     #[allow(clippy::must_use_candidate, reason = "often known beforehand")]
     pub fn write(&self, data: &[u8]) -> usize {
         let mut done = 0;

@@ -1,7 +1,8 @@
 //! Console device (VIRTIO 1.3 §5.3): one port, no resize, no control queues.
 //!
-//! Output never makes the guest wait for a reader: what the sink does not take at once is lost and counted. Input
-//! waits in its descriptor until the driver has room. Not here: terminals and their sizes (a PTY lives in the guest).
+//! Output never makes the guest wait for a reader: bytes that the sink does not take at once are lost and counted.
+//! Input waits in its descriptor until the driver has room. Not here: terminals and their sizes (a PTY lives in the
+//! guest).
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,9 +21,9 @@ const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 /// Linux fills the receive queue with a page for each descriptor, and transmits one buffer at a time.
 const QUEUE_SIZES: [u16; 2] = [16, 16];
-/// Bytes moved at once, and most input of one buffer.
+/// Most bytes moved at once, and most input of one buffer.
 const CHUNK: usize = 4096;
-/// Most output of one chain; what is beyond is lost. Linux sends at most 32 KiB.
+/// Most output of one chain; further bytes are lost. Linux sends at most 32 KiB.
 const MAX_OUTPUT: usize = 64 << 10;
 
 /// A console with one port.
@@ -33,12 +34,12 @@ pub struct Console {
     kick: Option<Event>,
 }
 
-/// Where input comes from.
+/// The source of a console's input.
 struct Input {
     fd: OwnedFd,
-    /// Edge-triggered, so that input nobody has room for does not keep the event loop busy.
+    /// Watches the source, edge-triggered, so that input for which nobody has room does not keep the event loop busy.
     readable: EventSet,
-    /// Whether `fd` may have more; when false, an edge will tell.
+    /// Whether `fd` may have more; if false, an edge tells of new input.
     pending: bool,
 }
 
@@ -56,7 +57,7 @@ impl Console {
         Ok(Self { output, lost: Arc::default(), input, kick: None })
     }
 
-    /// The number of output bytes lost so far; it goes on counting.
+    /// The number of output bytes lost so far; the counter goes on counting.
     #[must_use]
     pub fn lost(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.lost)
@@ -100,9 +101,10 @@ impl Console {
                     filled = true;
                 }
                 result => {
-                    // Not used: it is the next one again.
+                    // The buffer was not used, so it is the next one again.
                     io.unpop(RECEIVE);
-                    // Nothing now, or (end of input, an error) never again: an edge would tell.
+                    // There is no input now, or (end of input, an error) there is none ever again; an edge tells of new
+                    // input.
                     input.pending = matches!(result, Err(Errno::INTR));
                 }
             }
@@ -113,7 +115,7 @@ impl Console {
     }
 }
 
-/// Writes what `output` takes without waiting; returns how much.
+/// Writes as much as `output` takes without waiting; returns how much.
 fn write_now(output: &mut dyn Write, bytes: &[u8]) -> usize {
     let mut written = 0;
     while written < bytes.len() {

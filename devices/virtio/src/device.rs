@@ -1,4 +1,4 @@
-//! The device seam.
+//! The seam between a virtio device and its transport.
 
 use std::os::fd::BorrowedFd;
 
@@ -27,23 +27,24 @@ pub enum DeviceKind {
     FileSystem = 26,
 }
 
-/// What a driver sees of a device before it has started it.
+/// The part of a device that its driver sees before it has started the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity<'a> {
-    /// Which device this is.
+    /// The kind of the device.
     pub kind: DeviceKind,
-    /// Device-specific feature bits offered. The transport adds `VIRTIO_F_VERSION_1` and `VIRTIO_RING_F_EVENT_IDX`.
+    /// Device-specific feature bits that the device offers. The transport adds `VIRTIO_F_VERSION_1` and
+    /// `VIRTIO_RING_F_EVENT_IDX`.
     pub features: u64,
-    /// The largest size of each queue; its length is the number of queues.
+    /// The largest size of each queue; the slice's length is the number of queues.
     pub queue_sizes: &'a [u16],
 }
 
 /// A virtio device.
 ///
-/// Called by one thread at a time. Guest-made bytes never make it panic or allocate without bound: a malformed chain
-/// is completed with an error status where the device has one, with length 0 where it has none.
+/// One thread at a time calls a device. Bytes from the guest never make it panic or allocate without bound: a malformed
+/// chain is completed with an error status if the device has one, and with length 0 otherwise.
 pub trait Device: Send {
-    /// What a driver sees of it from the start. It never changes.
+    /// The part of the device that its driver sees from the start, which never changes.
     fn identity(&self) -> Identity<'_>;
     /// Reads the configuration space; bytes past its end read as 0.
     fn read_config(&self, offset: u64, data: &mut [u8]);
@@ -51,37 +52,40 @@ pub trait Device: Send {
     fn write_config(&mut self, offset: u64, data: &[u8]) {
         let _ = (offset, data);
     }
-    /// The driver set `DRIVER_OK`. After this, `process` may be called.
+    /// Starts the device, after its driver has set `DRIVER_OK`. Only after this call may `process` be called.
     fn activate(&mut self, activation: &Activation<'_>) -> Result<(), ActivateError>;
-    /// The driver made buffers available in queue `index`. Takes all it can; must not wait.
+    /// Serves queue `index`, in which the driver has made buffers available. The device takes all it can, and must not
+    /// wait.
     fn process(&mut self, index: usize, io: &mut Io<'_>);
-    /// A descriptor that turns readable when the host side wants [`Device::process_host`] (it may be an epoll set).
+    /// A descriptor that becomes readable when the host side needs [`Device::process_host`] (it may be an epoll set).
     fn host_event(&self) -> Option<BorrowedFd<'_>> {
         None
     }
-    /// The host side has something. Takes all it can; must not wait.
+    /// Serves the host side, which has something to do. The device takes all it can, and must not wait.
     fn process_host(&mut self, io: &mut Io<'_>) {
         let _ = io;
     }
-    /// Back to the state before `activate`.
+    /// Takes the device back to its state before `activate`.
     fn reset(&mut self);
 }
 
-/// What a device learns when its driver is ready.
+/// The things that a device learns when its driver is ready.
 pub struct Activation<'a> {
-    /// Feature bits both sides agreed on, transport bits included.
+    /// Feature bits that both sides agreed on, transport bits included.
     pub features: u64,
     /// The guest's memory.
     pub memory: &'a GuestRam,
-    /// The queues as the driver set them up; index = queue index. A queue the driver left out is not ready.
+    /// The queues as the driver set them up; index = queue index. A queue that the driver left out is not ready.
     pub queues: &'a [Queue],
-    /// One event a queue, signalled by the driver's notification. A device may signal one itself to be called again
-    /// soon, so that one queue does not keep all others waiting. Empty where the caller has no other queues to serve.
+    /// One event for each queue, signalled by the driver's notification. A device may signal an event itself to be
+    /// called again soon, so that one queue does not keep all others waiting. The slice is empty if the caller has no
+    /// other queues to serve.
     pub kicks: &'a [Event],
 }
 
 impl Activation<'_> {
-    /// The kick of queue `index`, if the driver set that up, for a device that calls itself again ([`Io::serve`]).
+    /// The kick of queue `index`, if the driver set the queue up, for a device that asks for another turn
+    /// ([`Io::serve`]).
     #[must_use]
     pub fn own_kick(&self, index: usize) -> Option<Event> {
         self.queues.get(index).filter(|queue| queue.ready())?;
@@ -95,17 +99,17 @@ pub enum ActivateError {
     /// The driver's setup cannot work.
     #[error("driver left queue {0} unusable")]
     Queue(usize),
-    /// The host side is gone or refused.
+    /// The host side is gone, or it refused.
     #[error("host side: {0}")]
     Host(String),
 }
 
-/// What a request of [`Io::serve`] did.
+/// The result of one request of [`Io::serve`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Done {
     /// Bytes written to the chain.
     pub len: u32,
-    /// How much of the turn it took, in bytes moved; [`Io::TURN_BYTES`] for what may take long, whatever its size.
+    /// The request's share of the turn, in bytes moved; [`Io::TURN_BYTES`] if it may take long, whatever its size.
     pub moved: usize,
 }
 
@@ -115,39 +119,39 @@ impl From<u32> for Done {
     }
 }
 
-/// What a device is lent for one call.
+/// The things that a device is lent for one call.
 pub struct Io<'a> {
     /// The guest's memory.
     pub memory: &'a GuestRam,
     /// Every queue of the device; index = queue index.
     pub queues: &'a mut [&'a mut Queue],
-    /// How to tell the driver.
+    /// The way to notify the driver.
     pub interrupt: &'a dyn Interrupt,
 }
 
 impl<'a> Io<'a> {
-    /// Takes the next chain the driver made available in queue `index`. If there is none (or the driver broke the
-    /// queue), asks the driver to notify of the next one.
+    /// Takes the next chain that the driver made available in queue `index`. If there is none (or if the driver broke
+    /// the queue), asks the driver to notify of the next one.
     pub fn pop(&mut self, index: usize) -> Option<DescriptorChain<&'a GuestRam>> {
         pop(self.queues[index], self.memory)
     }
 
-    /// Puts the chain taken last from queue `index` back: it will be the next one again.
+    /// Puts the chain that was taken last from queue `index` back: it will be the next one again.
     pub fn unpop(&mut self, index: usize) {
         self.queues[index].go_to_previous_position();
     }
 
     /// Gives chain `head` of queue `index` back with `len` bytes written to it.
     pub fn complete(&mut self, index: usize, head: u16, len: u32) {
-        // The one error is a head that is no descriptor: such a chain cannot be given back.
+        // The one error is a head beyond the descriptor table: such a chain cannot be given back.
         let _ = self.queues[index].add_used(self.memory, head, len);
     }
 
-    /// Serves queue `index` until it is empty: `request` handles a chain and says what it did, or just the number of
+    /// Serves queue `index` until it is empty: `request` handles a chain and returns its result, or just the number of
     /// bytes it wrote.
     ///
     /// With `again`, the queue's kick, the turn ends after [`Self::TURN`] chains or [`Self::TURN_BYTES`], and the kick
-    /// is signalled if there may be more, so that other queues have their turn.
+    /// is signalled if there may be more chains, so that other queues have their turn.
     pub fn serve<R: Into<Done>>(
         &mut self,
         index: usize,
@@ -177,9 +181,10 @@ impl<'a> Io<'a> {
     /// A turn of [`Self::serve`] takes no further chain once it has moved so many bytes: a few milliseconds' worth.
     pub const TURN_BYTES: usize = 8 << 20;
 
-    /// Tells the driver that queue `index` has used buffers, unless the driver asked not to be told.
+    /// Notifies the driver that queue `index` has used buffers, unless the driver asked not to be notified.
     pub fn notify(&mut self, index: usize) {
-        // A queue whose rings the guest put outside its memory is told about: a spurious interrupt harms nobody.
+        // If the guest put the rings outside its memory, the driver is notified anyway: a spurious interrupt does no
+        // harm.
         if self.queues[index].needs_notification(self.memory).unwrap_or(true) {
             self.interrupt.queue(index);
         }
@@ -188,22 +193,23 @@ impl<'a> Io<'a> {
 
 /// Takes the next chain of a queue; if there is none, asks the driver to notify of the next one.
 pub(crate) fn pop<'a>(queue: &mut Queue, memory: &'a GuestRam) -> Option<DescriptorChain<&'a GuestRam>> {
-    // One that came between the look and the request for notification may not be notified of: look once more.
+    // The driver may not notify of a chain that came between the first look and the request for notification: look once
+    // more.
     queue.pop_descriptor_chain(memory).or_else(|| {
         let more = queue.enable_notification(memory).unwrap_or(false);
         more.then(|| queue.pop_descriptor_chain(memory)).flatten()
     })
 }
 
-/// How a device tells the driver that something changed.
+/// A device's way to tell the driver that something changed.
 pub trait Interrupt: Send + Sync {
-    /// Queue `index` has used buffers.
+    /// Tells the driver that queue `index` has used buffers.
     fn queue(&self, index: usize);
-    /// The configuration space changed.
+    /// Tells the driver that the configuration space changed.
     fn config(&self);
 }
 
-/// [`Device::read_config`] of a configuration space that is `config`.
+/// Does the work of [`Device::read_config`] for the configuration space `config`.
 pub(crate) fn copy_config(config: &[u8], offset: u64, data: &mut [u8]) {
     let from = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)).unwrap_or_default();
     let count = from.len().min(data.len());

@@ -23,7 +23,7 @@ use crate::rng::Entropy;
 use crate::vsock::{GUEST_CID, PortMessage, Vsock, channel};
 use crate::{Attached, Buffers, Chain, Device, Event, QueueHolder, SharedQueue};
 
-/// Most steps of one script: keeps a run short.
+/// Most steps of one script, so that a run stays short.
 const MAX_STEPS: usize = 64;
 
 /// A script, read from the front; past its end everything is 0.
@@ -56,7 +56,7 @@ impl Script<'_> {
         choices[usize::from(self.u8()) % choices.len()]
     }
 
-    /// An address where something may go wrong, or a fair one.
+    /// An address at which an access may go wrong, or a valid one.
     fn address(&mut self) -> u64 {
         let base = self.pick(&[harness::DATA, harness::DATA, 0, 0x1000, SEAM, END, 1 << 32, u64::MAX]);
         base.wrapping_add(u64::from(self.u16())).wrapping_sub(self.pick(&[0, 0, 1, 512, 4096]))
@@ -69,7 +69,7 @@ impl Script<'_> {
     }
 }
 
-/// A chain as a block driver makes it, with at most one thing wrong; to other devices it is only a chain. Its header is
+/// A chain as a block driver makes it, with at most one fault; to other devices it is an arbitrary chain. Its header is
 /// a request's, or page numbers.
 fn almost_right<D: Device>(script: &mut Script<'_>, rig: &mut Rig<D>, queue: usize) {
     let (header, data, status) = (harness::DATA, SEAM - 512, END - 1);
@@ -98,7 +98,7 @@ fn almost_right<D: Device>(script: &mut Script<'_>, rig: &mut Rig<D>, queue: usi
     rig.drivers[queue].chain(&rig.memory, &descriptors);
 }
 
-/// Plays the script to a device by itself.
+/// Plays the script to a device alone.
 fn device<D: Device>(device: D, data: &[u8]) {
     let mut script = Script(data);
     let mut rig = Rig::new(device, script.u8() & 1 != 0);
@@ -161,7 +161,7 @@ pub fn blk(data: &[u8]) {
     device(BlockDevice::new(Box::new(Bounded { readonly }), "fuzz"), data);
 }
 
-/// Ports that the script's streams are between.
+/// The host ports of the script's streams.
 const HOST_PORTS: [u32; 5] = [1024, 1024, 1024, 1 << 31, 7];
 const GUEST_PORTS: [u32; 3] = [7000, 7001, 9];
 
@@ -200,14 +200,14 @@ pub fn vsock(data: &[u8]) {
         }
         assert!(rig.device.is_within_limits());
     }
-    // With the hosts gone, what is not for the guest alone goes as well.
+    // Once the hosts are gone, streams that belong to them must go as well.
     drop((channel, hosts));
     rig.process(1);
     rig.process_host();
     assert!(rig.device.is_within_limits());
 }
 
-/// A packet of the guest's, as right as the script wants it.
+/// Posts a packet of the guest's, with the faults that the script picks.
 fn packet(script: &mut Script<'_>, rig: &mut Rig<Vsock>) {
     let mut header = Vec::new();
     for cid in [script.pick(&[GUEST_CID, GUEST_CID, GUEST_CID, 2]), script.pick(&[2, 2, 2, GUEST_CID])] {
@@ -235,7 +235,7 @@ fn packet(script: &mut Script<'_>, rig: &mut Rig<Vsock>) {
     rig.process(1);
 }
 
-/// Something of the host's.
+/// Takes a step of the host's.
 fn host(script: &mut Script<'_>, channel: &OwnedFd, hosts: &mut Vec<UnixStream>) {
     let index = usize::from(script.u8()) % hosts.len().max(1);
     match (script.u8() % 8, hosts.get_mut(index)) {
@@ -261,7 +261,7 @@ fn host(script: &mut Script<'_>, channel: &OwnedFd, hosts: &mut Vec<UnixStream>)
         (4 | 5, Some(host)) => drop(host.read(&mut [0; 5000])),
         (6, Some(host)) => drop(host.shutdown(script.pick(&[Shutdown::Read, Shutdown::Write]))),
         (7, Some(_)) => drop(hosts.swap_remove(index)),
-        // Whoever has the channel may also say what is no message.
+        // The owner of the channel may also send a malformed message.
         (3, None) => drop(rustix::net::send(channel, &script.bytes::<9>(), SendFlags::DONTWAIT)),
         _ => {}
     }
@@ -295,7 +295,7 @@ pub fn mmio(data: &[u8]) {
             break;
         }
         match script.u8() % 8 {
-            // The driver's way up, so that the rest of the script meets a device at work.
+            // The script takes the steps of a driver that starts, so that its later steps meet a device at work.
             0 => {
                 for (offset, value) in
                     [(0x70, 0), (0x70, 1), (0x70, 3), (0x24, 1), (0x20, 1), (0x24, 0), (0x20, 0)]
@@ -342,10 +342,10 @@ pub fn mmio(data: &[u8]) {
     }
 }
 
-/// Most of a hostile chain that the body reads and writes.
+/// Most bytes of a hostile chain that the body reads and writes.
 const TOUCHED: usize = 4096;
 
-/// Chains that are out while the driver goes on, come back in any order, late, or never.
+/// Keeps chains out while the driver goes on; they come back in any order, late, or never.
 pub fn chains(data: &[u8]) {
     let mut script = Script(data);
     let memory = Arc::new(harness::memory());
@@ -353,7 +353,8 @@ pub fn chains(data: &[u8]) {
     let mut driver = DriverQueue::new(place);
     let held = Arc::new(Held::new(driver.to_queue(script.u8() & 1 != 0)));
     let mut queue = SharedQueue::new(Box::new(Arc::clone(&held)));
-    // What is out of this queue; what is out of those before it; and what came back to this one.
+    // Chains that are out of this queue, chains that are out of the queues before it, and the number of chains that
+    // came back to this one.
     let (mut out, mut late, mut back) = (Vec::<Chain>::new(), Vec::<Chain>::new(), 0u16);
     for _ in 0..4 * MAX_STEPS {
         if script.0.is_empty() {
@@ -401,17 +402,17 @@ pub fn chains(data: &[u8]) {
     }
 }
 
-/// Uses a chain's buffers, which are where memory is.
+/// Uses a chain's buffers, whose bytes lie in guest memory.
 fn touch(chain: &Chain) {
     let Buffers { readable, mut writable, .. } = chain.buffers();
     let mut bytes = [0; TOUCHED];
     assert_eq!(readable.read(&mut bytes), readable.len().min(TOUCHED));
-    // Nothing is written: the rings are in the same memory.
+    // The body writes nothing: the rings are in the same memory.
     writable.take(writable.len() / 2);
     assert!(writable.as_slice().iter().all(|slice| !slice.is_empty()));
 }
 
-/// Checks what a balloon promises its port.
+/// Checks a balloon's promises to its port.
 struct InRam;
 
 impl Reclaim for InRam {
@@ -421,7 +422,7 @@ impl Reclaim for InRam {
     }
 }
 
-/// Checks what a block device promises its port.
+/// Checks a block device's promises to its port.
 struct Bounded {
     readonly: bool,
 }
@@ -475,7 +476,7 @@ mod tests {
     use proptest::prelude::any;
     use proptest::test_runner::{Config, RngSeed, TestRunner};
 
-    /// Calls `body` with `cases` scripts, always the same ones; a failing one is made small and printed.
+    /// Calls `body` with `cases` scripts, the same ones in every run; a failing script is shrunk and printed.
     #[allow(clippy::unwrap_used, reason = "tests")]
     fn run(cases: u32, body: fn(&[u8])) {
         let config =

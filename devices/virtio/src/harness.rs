@@ -1,7 +1,7 @@
 //! A driver for tests: memory, queues in it, and a device that serves them.
 //!
-//! It plays the guest: well-behaved by [`Rig::send`], hostile by writing descriptors and rings itself. Not here: a
-//! transport (the tests of `mmio` bring their own accesses).
+//! The harness plays the guest: a well-behaved one by [`Rig::send`], a hostile one by writing descriptors and rings
+//! itself. Not here: a transport (the tests of `mmio` make their own accesses).
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,11 +21,11 @@ use crate::{Activation, Device, Event, Interrupt, Io, QueueHolder};
 pub const NEXT: u16 = 1;
 /// VIRTIO 1.3 §2.7.5: "This marks a buffer as device write-only (otherwise device read-only)."
 pub const WRITE: u16 = 2;
-/// Where the two adjoining regions of memory meet.
+/// The address at which the two adjoining regions of memory meet.
 pub const SEAM: u64 = 0x10_0000;
-/// Where memory ends.
+/// The end of memory.
 pub const END: u64 = 0x20_0000;
-/// Where the harness puts buffers.
+/// The address from which the harness places buffers.
 pub const DATA: u64 = 0x4_0000;
 
 /// One entry of a descriptor table.
@@ -33,11 +33,11 @@ pub const DATA: u64 = 0x4_0000;
 pub struct Descriptor {
     /// Guest-physical address.
     pub addr: u64,
-    /// Bytes.
+    /// Length of the buffer in bytes.
     pub len: u32,
-    /// `NEXT`, `WRITE`.
+    /// A set of the flags `NEXT` and `WRITE`.
     pub flags: u16,
-    /// Index of the next one.
+    /// Index of the next descriptor.
     pub next: u16,
 }
 
@@ -47,7 +47,7 @@ pub fn memory() -> GuestRam {
     GuestRam::from_ranges(&[(GuestAddress(0), len), (GuestAddress(SEAM), len)]).unwrap_or_default()
 }
 
-/// Where a queue is.
+/// The place of a queue.
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
     /// Number of descriptors.
@@ -61,7 +61,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Where the harness puts queue `index`; the four kilobytes there hold sizes up to 128.
+    /// The place at which the harness puts queue `index`; its four kilobytes hold up to 128 descriptors.
     pub fn new(index: usize, size: u16) -> Self {
         let desc = 0x1000 * (index as u64 + 1);
         Self { size, desc, avail: desc + 0x800, used: desc + 0xa00 }
@@ -71,7 +71,7 @@ impl Place {
 /// The driver's side of a queue.
 #[derive(Debug)]
 pub struct DriverQueue {
-    /// Where it is.
+    /// The place of the queue.
     pub at: Place,
     next_desc: u16,
     avail_idx: u16,
@@ -79,7 +79,7 @@ pub struct DriverQueue {
 }
 
 impl DriverQueue {
-    /// A queue nothing was put in yet.
+    /// A queue into which nothing has been put.
     pub fn new(at: Place) -> Self {
         Self { at, next_desc: 0, avail_idx: 0, used_idx: 0 }
     }
@@ -101,7 +101,7 @@ impl DriverQueue {
         self.set_avail_idx(memory, self.avail_idx.wrapping_add(1));
     }
 
-    /// Moves the available index anywhere.
+    /// Sets the available index to any value.
     pub fn set_avail_idx(&mut self, memory: &GuestRam, idx: u16) {
         self.avail_idx = idx;
         write(memory, self.at.avail + 2, &idx.to_le_bytes());
@@ -147,12 +147,12 @@ impl DriverQueue {
     }
 }
 
-/// Writes guest memory; what is outside is dropped.
+/// Writes guest memory; bytes outside guest memory are dropped.
 pub fn write(memory: &GuestRam, address: u64, bytes: &[u8]) {
     let _ = memory.write(bytes, GuestAddress(address));
 }
 
-/// Reads guest memory; what is outside is left alone.
+/// Reads guest memory; bytes outside guest memory are left alone.
 pub fn read(memory: &GuestRam, address: u64, bytes: &mut [u8]) {
     let _ = memory.read(bytes, GuestAddress(address));
 }
@@ -170,12 +170,12 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Used-buffer notifications since the last look.
+    /// The number of used-buffer notifications since the last look.
     pub fn queue(&self) -> u32 {
         self.queue.swap(0, Ordering::SeqCst)
     }
 
-    /// Configuration change notifications since the last look.
+    /// The number of configuration change notifications since the last look.
     pub fn config(&self) -> u32 {
         self.config.swap(0, Ordering::SeqCst)
     }
@@ -191,7 +191,7 @@ impl Interrupt for Recorder {
     }
 }
 
-/// Holds a queue for a [`SharedQueue`](crate::SharedQueue), and records what its driver is told.
+/// Holds a queue for a [`SharedQueue`](crate::SharedQueue), and counts its driver's notifications.
 #[derive(Debug)]
 pub struct Held {
     queue: Mutex<Queue>,
@@ -205,17 +205,17 @@ impl Held {
         Self { queue: Mutex::new(queue), told: Event::new().unwrap() }
     }
 
-    /// Holds `queue` from now on, as after a reset.
+    /// Replaces the queue by another, as after a reset.
     pub fn replace(&self, queue: Queue) {
         *self.lock() = queue;
     }
 
-    /// How often the driver was told since the last look.
+    /// How often the driver was notified since the last look.
     pub fn signals(&self) -> u64 {
         signals(&self.told)
     }
 
-    /// Waits until the driver is told, and takes that; returns whether it was in time.
+    /// Waits until the driver is notified, and takes the notification; returns whether it was in time.
     pub fn wait(&self, patience: Duration) -> bool {
         wait(self.told.as_fd(), patience) && self.told.take()
     }
@@ -241,12 +241,12 @@ pub fn wait(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
     poll(&mut waited, patience.try_into().ok().as_ref()).is_ok_and(|ready| ready > 0)
 }
 
-/// What a well-behaved driver puts in a chain.
+/// A buffer that a well-behaved driver puts in a chain.
 #[derive(Debug, Clone, Copy)]
 pub enum Buffer<'a> {
-    /// The device reads this.
+    /// A buffer that the device reads.
     Out(&'a [u8]),
-    /// The device may write this many bytes.
+    /// A buffer into which the device may write this many bytes.
     In(u32),
 }
 
@@ -258,16 +258,16 @@ pub struct Rig<D> {
     pub memory: GuestRam,
     /// The driver's side of each queue.
     pub drivers: Vec<DriverQueue>,
-    /// What the device told the driver.
+    /// The device's notifications to the driver.
     pub interrupt: Recorder,
-    /// One event a queue.
+    /// One event for each queue.
     pub kicks: Vec<Event>,
     queues: Vec<Queue>,
     next_data: u64,
 }
 
 impl<D: Device> Rig<D> {
-    /// A device whose driver is ready. `event_idx` as negotiated.
+    /// A device whose driver is ready. `event_idx` tells whether the driver negotiated event indexes.
     pub fn new(device: D, event_idx: bool) -> Self {
         let memory = memory();
         let drivers: Vec<_> = device
@@ -305,7 +305,7 @@ impl<D: Device> Rig<D> {
         let _ = self.device.activate(&activation);
     }
 
-    /// Makes a chain of `buffers` available, each at a fresh place; returns where they are.
+    /// Makes a chain of `buffers` available, each at a fresh address; returns their addresses.
     pub fn send(&mut self, queue: usize, buffers: &[Buffer<'_>]) -> Vec<u64> {
         let mut descriptors = Vec::new();
         for &buffer in buffers {
@@ -339,12 +339,13 @@ impl<D: Device> Rig<D> {
         call(&mut self.device, &mut io);
         for queue in &self.queues {
             let (taken, given) = (queue.next_avail(), queue.next_used());
-            // Never more given back than taken; a chain whose head is no descriptor cannot be given back.
+            // No more chains are given back than were taken; a chain whose head is beyond the table cannot be given
+            // back.
             assert!(taken.wrapping_sub(given) < 0x8000, "gave back {given} chains, took {taken}");
         }
     }
 
-    /// Takes the next used chain of a queue: its length.
+    /// Takes the next used chain of a queue, and returns its length.
     pub fn used(&mut self, queue: usize) -> Option<u32> {
         self.drivers[queue].used(&self.memory).map(|(_, len)| len)
     }

@@ -1,7 +1,7 @@
-//! What a transport holds: a device, or a link to one that another process serves.
+//! The thing that a transport holds: a device, or a link to one that another process serves.
 //!
-//! Behind a link the queues, and the kicks that tell of them, are the other process's business. What is left here are the
-//! registers, and interrupts to pass on. Not here: what is said over the link (crate `vhost_user`).
+//! Behind a link the other process takes care of the queues and their kicks. This process keeps the registers, and
+//! passes interrupts on. Not here: the dialogue over the link (crate `vhost_user`).
 
 use std::os::fd::BorrowedFd;
 
@@ -12,25 +12,25 @@ use crate::{ActivateError, Activation, Device, Identity, Interrupt};
 #[error("the process that serves the device is gone")]
 pub struct LinkLost;
 
-/// A link to a virtio device in another process. Called by one thread at a time.
+/// A link to a virtio device in another process. One thread at a time calls a link.
 pub trait Link: Send {
-    /// What a driver sees of the device from the start. It never changes.
+    /// The part of the device that its driver sees from the start, which never changes.
     fn identity(&self) -> Identity<'_>;
     /// Reads the configuration space; bytes past its end read as 0.
     fn read_config(&self, offset: u64, data: &mut [u8]);
     /// Writes the configuration space; writes past its end, or to read-only fields, are dropped.
     fn write_config(&mut self, offset: u64, data: &[u8]) -> Result<(), LinkLost>;
-    /// The driver set `DRIVER_OK`: hands memory, queues and kicks over.
+    /// Hands memory, queues and kicks over, after the driver has set `DRIVER_OK`.
     fn activate(&mut self, activation: &Activation<'_>) -> Result<(), ActivateError>;
-    /// Turns readable when the other process has something for the driver, or is gone.
+    /// A descriptor that becomes readable when the other process has news for the driver, or is gone.
     fn event(&self) -> BorrowedFd<'_>;
-    /// Passes on what the other process has for the driver. Must not wait.
+    /// Passes the other process's news on to the driver. Must not wait.
     fn forward(&mut self, interrupt: &dyn Interrupt) -> Result<(), LinkLost>;
-    /// Takes the queues back: the other process has stopped using them.
+    /// Takes the queues back, which the other process then no longer uses.
     fn reset(&mut self);
 }
 
-/// What a transport holds.
+/// The device or link that a transport holds.
 pub enum Attached {
     /// A device of this process.
     Device(Box<dyn Device>),
@@ -39,7 +39,7 @@ pub enum Attached {
 }
 
 impl Attached {
-    /// What a driver sees of the device from the start.
+    /// The part of the device that its driver sees from the start.
     #[must_use]
     pub fn identity(&self) -> Identity<'_> {
         match self {
@@ -72,7 +72,7 @@ impl Attached {
         }
     }
 
-    /// Turns readable when the device's host side, or the other process, has something.
+    /// A descriptor that becomes readable when the device's host side, or the other process, has something to do.
     pub(crate) fn host_event(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Device(device) => device.host_event(),

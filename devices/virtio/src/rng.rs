@@ -1,25 +1,25 @@
 //! Entropy device (VIRTIO 1.3 §5.4): the host kernel's random bytes.
 //!
-//! Not here: a generator of our own. The guest gets what getrandom(2) gives.
+//! Not here: a generator of this crate's own. The guest gets the bytes of getrandom(2).
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::chain::Buffers;
 use crate::{ActivateError, Activation, Device, DeviceKind, Event, Identity, Io};
 
-/// Requests in flight. Linux makes one at a time.
+/// Most requests in flight. Linux makes one at a time.
 const QUEUE_SIZE: u16 = 8;
-/// Most bytes of one answer; it is also what getrandom(2) never interrupts.
+/// Most bytes of one answer: getrandom(2) is never interrupted for so few.
 const MAX_ANSWER: usize = 256;
 
-/// A source of random bytes.
+/// The device, a source of random bytes.
 #[derive(Debug, Default)]
 pub struct Entropy {
     kick: Option<Event>,
 }
 
 impl Entropy {
-    /// The device.
+    /// Makes the device.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -47,8 +47,8 @@ impl Device for Entropy {
             let buffer = Buffers::new(memory, chain).writable;
             let mut bytes = [0; MAX_ANSWER];
             let wanted = &mut bytes[..buffer.len().min(MAX_ANSWER)];
-            // It fails only on a host that has just booted, whose pool is empty. Then there are no random bytes, and
-            // the driver, which must look at the length, asks again.
+            // `getrandom` fails only on a host that has just booted, whose pool is empty. Then there are no random
+            // bytes, and the driver, which must look at the length, asks again.
             let filled = getrandom(&mut *wanted, GetRandomFlags::NONBLOCK).unwrap_or(0);
             u32::try_from(buffer.write(&wanted[..filled])).unwrap_or(0)
         });

@@ -44,9 +44,10 @@ fn pages_outside_memory_are_left_alone() {
     let (mut rig, _, reclaimed) = rig();
     let last = u32::try_from(END / PAGE - 1).unwrap();
     rig.send(INFLATE, &[Out(&pages(&[u32::MAX, last + 2, last]))]);
-    // A run that leaves memory is not given back at all: the driver is wrong about all of it.
+    // A run that leaves memory is not given back at all: a driver that is wrong about its end may be wrong about all of
+    // it.
     rig.send(INFLATE, &[Out(&pages(&[last, last + 1]))]);
-    // Three bytes are no page number.
+    // Three bytes are too few for a page number.
     rig.send(INFLATE, &[Out(&[1, 0, 0])]);
     rig.send(INFLATE, &[In(4)]);
     rig.process(INFLATE);

@@ -1,7 +1,8 @@
-//! Block device (VIRTIO 1.3 §5.2) over the [`Blocks`] port: one queue, requests done one after another.
+//! Block device (VIRTIO 1.3 §5.2) over the [`Blocks`] port: one queue, whose requests are done one after another.
 //!
-//! Data goes straight between guest memory and the port. A request is of bounded size, and a turn on the queue ends
-//! after so many bytes, or a flush: the thread has other devices to serve. Not here: files, partitions, caching.
+//! Data goes directly between guest memory and the port. A request is of bounded size, and a turn on the queue ends
+//! after a fixed number of bytes, or after a flush, because the thread has other devices to serve. Not here: files,
+//! partitions, caching.
 
 mod request;
 #[cfg(test)]
@@ -17,37 +18,38 @@ use vm_memory::VolatileSlice;
 
 use crate::{ActivateError, Activation, Device, DeviceKind, Event, Identity, Io};
 
-/// Unit of every offset and length the guest gives (VIRTIO 1.3 §5.2.5).
+/// Unit of every offset and length that the guest gives (VIRTIO 1.3 §5.2.5).
 const SECTOR: u64 = 512;
-/// Descriptors, and thereby requests, in flight.
+/// Number of descriptors, which bounds the requests in flight.
 const QUEUE_SIZE: u16 = 128;
-/// Data segments of one request: a chain also has a header and a status.
+/// Most data segments of one request: a chain also has a header and a status.
 const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
-/// Bytes of one data segment: the largest page of a guest, which Linux wants a segment to hold.
+/// Most bytes of one data segment: the largest page of a guest, which Linux wants a segment to hold.
 const SIZE_MAX: u32 = 64 << 10;
-/// Bytes of one request: what a driver that keeps to both limits above cannot exceed. Larger ones are refused, because
-/// buffers may overlap, and a request of overlapping ones could keep a thread for as long as it takes to move 4 GiB.
+/// Most bytes of one request, which a driver that keeps to both limits above cannot exceed. Larger requests are
+/// refused, because buffers may overlap, and a request with overlapping buffers could keep a thread for as long as it
+/// takes to move 4 GiB.
 const MAX_TRANSFER: u64 = SEG_MAX as u64 * SIZE_MAX as u64;
-/// Ranges of one discard or write-zeroes request.
+/// Most ranges of one discard or write-zeroes request.
 const MAX_RANGES: u32 = 32;
-/// Sectors of one such range: 2 GiB.
+/// Most sectors of one range of a discard or write-zeroes request: 2 GiB.
 const MAX_RANGE_SECTORS: u32 = 1 << 22;
-/// What a discard should be a multiple of, in sectors: a page of the host's file.
+/// The unit of which a discard should be a multiple, in sectors: a page of the host's file.
 const DISCARD_ALIGNMENT: u32 = 8;
 /// Bytes of the identity string (VIRTIO 1.3 §5.2.6).
 const ID_LEN: usize = 20;
 /// Bytes of the configuration space, up to and with `unused1`.
 const CONFIG_LEN: usize = 60;
 
-/// What a block device stores. Offsets and lengths are in bytes and multiples of 512 within `len`.
+/// The storage behind a block device. Offsets and lengths are in bytes and multiples of 512 within `len`.
 ///
 /// Buffers lie in guest memory, which changes while the host looks at it: `guest_memory::read_exact_at` and
-/// `write_all_at` move them straight from and to a file, `VolatileSlice::copy_from` and `copy_to` by hand. One
-/// buffer may be of any length; their sum is a multiple of 512.
+/// `write_all_at` move bytes directly between buffers and a file, `VolatileSlice::copy_from` and `copy_to` between
+/// buffers and the host's memory. One buffer may be of any length; the sum of all lengths is a multiple of 512.
 pub trait Blocks: Send {
     /// Size in bytes, a multiple of 512.
     fn len(&self) -> u64;
-    /// Whether there is nothing to store.
+    /// Whether the storage has a size of zero.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -59,8 +61,8 @@ pub trait Blocks: Send {
     fn write(&mut self, offset: u64, buffers: &[VolatileSlice<'_>]) -> io::Result<()>;
     /// Makes everything written so far durable.
     fn flush(&mut self) -> io::Result<()>;
-    /// Whether space can be given back. It costs nothing then to have a range read as zeroes; otherwise the guest writes
-    /// its zeroes itself, in requests of bounded size.
+    /// Whether space can be given back. Only then does it cost nothing to make a range read as zeroes; otherwise the
+    /// guest writes its zeroes itself, in requests of bounded size.
     fn gives_back(&self) -> bool;
     /// Gives back the space of a range, which then reads as zeroes.
     fn discard(&mut self, offset: u64, len: u64) -> io::Result<()>;
@@ -75,7 +77,7 @@ pub struct BlockDevice {
 }
 
 impl BlockDevice {
-    /// A disk with the contents of `blocks`. `id` is what the guest sees as its serial number, cut at 20 bytes.
+    /// A disk with the contents of `blocks`. The guest sees `id`, cut at 20 bytes, as the disk's serial number.
     #[must_use]
     pub fn new(blocks: Box<dyn Blocks>, id: &str) -> Self {
         let mut padded = [0; ID_LEN];
@@ -85,8 +87,8 @@ impl BlockDevice {
     }
 }
 
-/// `struct virtio_blk_config` (VIRTIO 1.3 §5.2.4). Every field the driver may read costs an exit at its probe, so
-/// nothing is offered that says no more than the default: no block size, no topology, no geometry.
+/// `struct virtio_blk_config` (VIRTIO 1.3 §5.2.4). Every field that the driver may read costs an exit at its probe, so
+/// no field is offered that says no more than the default: no block size, no topology, no geometry.
 fn config(sectors: u64, gives_back: bool) -> [u8; CONFIG_LEN] {
     let mut config = [0; CONFIG_LEN];
     let mut put = |offset: usize, field: &[u8]| config[offset..offset + field.len()].copy_from_slice(field);

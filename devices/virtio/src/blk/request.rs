@@ -12,22 +12,23 @@ use super::{Blocks, ID_LEN, MAX_RANGE_SECTORS, MAX_RANGES, MAX_TRANSFER, SECTOR}
 use crate::chain::{Buffers, Slices};
 use crate::{Done, Io};
 
-/// Type, reserved and sector.
+/// Bytes of a request's header: type, reserved and sector.
 const HEADER_LEN: usize = 16;
 /// `struct virtio_blk_discard_write_zeroes`.
 const RANGE_LEN: usize = 16;
 
-/// What may take long, whatever its size; also what the disk did not do, for it may have tried for long.
+/// The turn of a request that may take long, whatever its size. A request that the disk failed to do counts as one,
+/// because the disk may have tried for long.
 const WHOLE_TURN: Done = Done { len: 0, moved: Io::TURN_BYTES };
 
-/// Why a request is not done; each is a status byte.
+/// Why a request is not done; each reason is a status byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refusal {
     /// The driver erred.
     Driver,
     /// The storage erred.
     Storage,
-    /// No such request here.
+    /// The device has no such request.
     Unsupported,
 }
 
@@ -45,8 +46,8 @@ pub(super) fn serve(
     chain: DescriptorChain<&GuestRam>,
 ) -> Done {
     let mut buffers = Buffers::new(memory, chain);
-    // The last writable byte, however the driver cut its buffers: VIRTIO 1.3 §2.7.4.1: "The device MUST NOT make
-    // assumptions about the particular arrangement of descriptors."
+    // The status goes into the last writable byte, however the driver cut its buffers. VIRTIO 1.3 §2.7.4.1: "The device
+    // MUST NOT make assumptions about the particular arrangement of descriptors."
     let Some(status) = buffers.writable.take_last() else { return 0.into() };
     let (byte, Done { len, moved }) = match data(blocks, id, buffers) {
         Ok(done) => (VIRTIO_BLK_S_OK, done),
@@ -58,7 +59,7 @@ pub(super) fn serve(
     Done { len: len + 1, moved }
 }
 
-/// Does everything but the status.
+/// Does the whole request except the status.
 fn data(blocks: &mut dyn Blocks, id: &[u8; ID_LEN], buffers: Buffers<'_>) -> Result<Done, Refusal> {
     let Buffers { mut readable, writable, malformed: false } = buffers else { return Err(Refusal::Driver) };
     let mut header = [0; HEADER_LEN];
@@ -99,11 +100,11 @@ fn data(blocks: &mut dyn Blocks, id: &[u8; ID_LEN], buffers: Buffers<'_>) -> Res
     }
 }
 
-/// Where on the disk `data` belongs, and how much it is, if it is no more than one request may move.
+/// The place on the disk to which `data` belongs, and its length, if one request may move that much.
 fn transfer(blocks: &dyn Blocks, sector: u64, data: &Slices<'_>) -> Result<(u64, u32), Refusal> {
     let len = data.len() as u64;
     // VIRTIO 1.3 §5.2.3: "Maximum size of any single segment is in size_max", "Maximum number of segments in a request
-    // is in seg_max". How the driver cuts its buffers is its own business; together they are no more than that.
+    // is in seg_max". A driver may cut its buffers as it likes; their sum has this limit.
     if len > MAX_TRANSFER {
         return Err(Refusal::Driver);
     }

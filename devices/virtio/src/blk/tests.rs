@@ -183,17 +183,17 @@ fn directions_must_fit() {
     assert_eq!(request(&mut rig, &[Out(&header(1, 0)), In(512)]).0, IOERR);
     assert_eq!(request(&mut rig, &[Out(&header(1, 0)[..15])]).0, IOERR);
     assert_eq!(request(&mut rig, &[]).0, IOERR);
-    // Readable after writable, with a status to write.
+    // Readable buffers after writable ones, and a status to write.
     let places = rig.send(0, &[Out(&header(1, 0)), In(1), Out(&[1; 512]), In(1)]);
     rig.process(0);
     assert_eq!(rig.used(0), Some(1));
     assert_eq!(rig.read(places[3], 1), [IOERR]);
-    // The same, and right but for the order.
+    // The same request, which would be right but for the order.
     let places = rig.send(0, &[Out(&header(1, 0)), In(1), Out(&[1; 512])]);
     rig.process(0);
     assert_eq!(rig.used(0), Some(1));
     assert_eq!(rig.read(places[1], 1), [IOERR]);
-    // No writable byte at all: nowhere to answer.
+    // No writable byte at all, so no place for an answer.
     rig.send(0, &[Out(&header(1, 0)), Out(&[1; 512])]);
     rig.process(0);
     assert_eq!(rig.used(0), Some(0));
@@ -259,7 +259,7 @@ fn discard_and_zeroing_limits_hold() {
         assert_eq!(status(kind, &segment(u64::MAX, u32::MAX, 0)), IOERR);
         assert_eq!(status(kind, &segment(0, MAX_RANGE_SECTORS + 1, 0)), IOERR);
         assert_eq!(status(kind, &segment(0, 1, 2)), UNSUPP);
-        // The first range is fine, the second not: neither is touched.
+        // The first range is valid, the second is not: neither is touched.
         assert_eq!(status(kind, &[segment(0, 1, 0), segment(16, 1, 0)].concat()), IOERR);
         assert_eq!(status(kind, &segment(0, 0, 0).repeat(33)), IOERR);
         assert_eq!(status(kind, &segment(0, 0, 0).repeat(32)), OK);
@@ -269,7 +269,7 @@ fn discard_and_zeroing_limits_hold() {
     assert_eq!(request(&mut rig, &[Out(&header(13, 0)), Out(&segment(0, 1, 1))]).0, OK);
 }
 
-/// Then the guest writes its zeroes, and nothing is written for it by the gigabyte.
+/// The guest then writes its zeroes itself, and a request never makes the host write gigabytes of them.
 #[test]
 fn what_cannot_be_given_back_is_not_offered() {
     let disk = Disk { bytes: vec![1; 512], no_holes: true, ..Disk::default() };
@@ -305,7 +305,7 @@ fn hostile_chains_are_answered_or_dropped() {
     // A loop of writable buffers.
     put(&rig, 0, DATA, 16, NEXT, 1);
     put(&rig, 1, DATA + 64, 512, NEXT | WRITE, 1);
-    // A next beyond the table; a buffer beyond memory; one of nearly all of 2^32 bytes; one of none.
+    // A next beyond the table; a buffer beyond memory; a buffer of nearly 2^32 bytes; an empty buffer.
     put(&rig, 2, DATA, 16, NEXT, 500);
     put(&rig, 3, END - 8, 16, NEXT, 6);
     put(&rig, 4, DATA, u32::MAX, NEXT, 6);
@@ -321,7 +321,7 @@ fn hostile_chains_are_answered_or_dropped() {
         assert_eq!(id, u32::from(head));
         assert!(len <= 1, "{head}: {len}");
     }
-    // A head that is no descriptor cannot be given back.
+    // A head beyond the descriptor table cannot be given back.
     rig.drivers[0].offer(&rig.memory, 128);
     rig.process(0);
     assert_eq!(rig.used(0), None);
@@ -332,7 +332,7 @@ fn hostile_chains_are_answered_or_dropped() {
     assert_eq!(disk.lock().unwrap().bytes, before);
 }
 
-/// Chains that would be fine if what is wrong with them were skipped.
+/// Chains that would be valid without their one bad buffer.
 #[test]
 fn a_chain_with_one_bad_buffer_is_refused_whole() {
     for bad in 0..3 {
@@ -380,7 +380,7 @@ fn one_turn_serves_a_bounded_number_of_requests() {
     assert!(!rig.kicks[0].take());
 }
 
-/// A disk without contents that knows how many bytes were asked of it.
+/// A disk without contents that counts the bytes asked of it.
 struct Huge(Arc<Mutex<u64>>);
 
 impl Blocks for Huge {
@@ -409,7 +409,7 @@ impl Blocks for Huge {
     }
 }
 
-/// Offers a request of `segments` buffers of `len` bytes each, all at the same place.
+/// Offers a request of `segments` buffers of `len` bytes each, all at the same address.
 fn overlapping(rig: &mut Rig<BlockDevice>, kind: u32, segments: usize, len: u32) {
     crate::harness::write(&rig.memory, DATA, &header(kind, 0));
     let flags = if kind == 0 { WRITE } else { 0 };
@@ -452,7 +452,7 @@ fn one_turn_moves_a_bounded_number_of_bytes() {
         let this_turn = (0..).take_while(|_| rig.used(0).is_some()).count();
         served += this_turn;
         assert_eq!(this_turn, if served < 30 { 8 } else { 6 });
-        // Whoever has more to do says so.
+        // A turn that leaves requests behind signals the kick.
         assert_eq!(rig.kicks[0].take(), served < 30);
     }
     assert_eq!(*moved.lock().unwrap(), 30 << 20);

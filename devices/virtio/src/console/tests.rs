@@ -20,7 +20,7 @@ impl Write for Sink {
         if *self.full.lock().unwrap() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        // A sink may take less than it is given.
+        // A sink may take fewer bytes than it is given.
         let count = bytes.len().min(1000);
         self.taken.lock().unwrap().extend_from_slice(&bytes[..count]);
         Ok(count)
@@ -109,7 +109,7 @@ fn input_fills_the_buffers_there_are_and_waits_for_more() {
     assert_eq!(rig.used(RECEIVE), Some(4));
     assert_eq!(rig.read(places[0], 4), b"0123");
     assert_eq!(rig.interrupt.queue(), 1);
-    // There is more, but no room: the loop must not be kept busy.
+    // There is more input, but no room for it: the loop must not be kept busy.
     assert!(!readable(&rig));
     rig.process_host();
     assert_eq!(rig.used(RECEIVE), None);

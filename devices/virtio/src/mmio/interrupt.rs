@@ -1,4 +1,4 @@
-//! The interrupt side of the transport: what the guest's handler reads, and the edge that runs it.
+//! The interrupt side of the transport: the status that the guest's handler reads, and the edge that runs the handler.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,9 +10,10 @@ const USED_BUFFER: u32 = 1;
 /// VIRTIO 1.3 §4.2.2: "Bit 1 Configuration Change Notification".
 const CONFIGURATION_CHANGE: u32 = 2;
 
-/// Sets a bit of `InterruptStatus`, then signals an event that the VMM turns into an edge (irqfd). Clones share both.
+/// Sets a bit of `InterruptStatus`, then signals an event that the VMM turns into an edge (irqfd). Clones share status
+/// and event.
 ///
-/// Every notification makes an edge, also while its bit is set: the handler may have read the bit and not yet the
+/// Every notification makes an edge, even if its bit is already set: the handler may have read the bit and not yet the
 /// ring. Two edges that meet in the interrupt controller become one.
 #[derive(Debug, Clone)]
 pub struct MmioInterrupt(Arc<Shared>);

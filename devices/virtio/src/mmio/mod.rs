@@ -6,10 +6,10 @@
 //!                     device, queues ─┘     └─ kicks (in), irq (out): events that may bypass vCPU exits
 //! ```
 //!
-//! The transport locks inside: share it by reference. `InterruptStatus`, `InterruptACK` and `QueueNotify` take no
-//! lock, so a guest that handles an interrupt never waits for a device at work.
+//! The transport locks inside, so threads share it by reference. `InterruptStatus`, `InterruptACK` and `QueueNotify`
+//! take no lock, so a guest that handles an interrupt never waits for a device at work.
 //!
-//! Status (VIRTIO 1.3 §2.1), a bit at a time and never back but by reset:
+//! Status (VIRTIO 1.3 §2.1): the driver sets one bit after another, and only a reset clears them.
 //!
 //! ```text
 //! 0 ─▶ ACKNOWLEDGE ─▶ DRIVER ─▶ FEATURES_OK ─▶ DRIVER_OK (active)
@@ -48,7 +48,7 @@ pub const WINDOW: u64 = 0x200;
 /// Offset of `QueueNotify`: a 4-byte write of a queue's index there is that queue's kick.
 pub const QUEUE_NOTIFY: u64 = registers::QUEUE_NOTIFY;
 
-/// What the transport offers besides the device's own features.
+/// Features that the transport offers besides the device's own.
 const TRANSPORT_FEATURES: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX;
 
 /// A device behind a window of registers, or a link to one.
@@ -58,12 +58,12 @@ pub struct MmioTransport {
     memory: GuestRam,
     kicks: Vec<Event>,
     interrupt: MmioInterrupt,
-    /// Holds the device's host event while the device is active.
+    /// Contains the device's host event while the device is active.
     host: Option<EventSet>,
     state: Mutex<State>,
 }
 
-/// What only one thread at a time may see.
+/// The state that only one thread at a time may see.
 struct State {
     attached: Attached,
     offered: u64,
@@ -72,16 +72,16 @@ struct State {
     driver_features_sel: u32,
     queue_sel: u32,
     registers: Vec<QueueRegisters>,
-    /// One for each of `registers`, while active.
+    /// One queue for each of `registers`, while the device is active.
     queues: Vec<Queue>,
     status: u32,
     active: bool,
-    /// Whether a refusal was logged: the guest can repeat it at will.
+    /// Whether a refusal was logged: the guest can repeat refusals at will.
     logged: bool,
 }
 
 impl MmioTransport {
-    /// A transport for a device, whose interrupt signals `irq`.
+    /// A transport for a device; the transport's interrupt signals `irq`.
     pub fn new(attached: Attached, memory: GuestRam, irq: Event) -> io::Result<Self> {
         let identity = attached.identity();
         let registers: Vec<_> = identity.queue_sizes.iter().map(|&size| QueueRegisters::new(size)).collect();
@@ -110,20 +110,21 @@ impl MmioTransport {
         })
     }
 
-    /// Which device this is.
+    /// The kind of the device.
     #[must_use]
     pub fn kind(&self) -> DeviceKind {
         self.kind
     }
 
-    /// One event a queue. Signal it when the driver writes the queue's index to [`QUEUE_NOTIFY`] (or let the
-    /// hypervisor); when it is readable, call [`Self::process_queue`], unless [`Self::is_link`].
+    /// One event for each queue. Signal it when the driver writes the queue's index to [`QUEUE_NOTIFY`] (or let the
+    /// hypervisor signal it); when it is readable, call [`Self::process_queue`], unless [`Self::is_link`].
     #[must_use]
     pub fn kicks(&self) -> &[Event] {
         &self.kicks
     }
 
-    /// When it is readable, call [`Self::process_host`]. Never readable while the device is not active.
+    /// An event that is readable when [`Self::process_host`] must be called. The event is never readable while the
+    /// device is not active.
     #[must_use]
     pub fn host_event(&self) -> Option<BorrowedFd<'_>> {
         self.host.as_ref().map(AsFd::as_fd)
@@ -135,13 +136,13 @@ impl MmioTransport {
         self.is_link
     }
 
-    /// Whether the driver has the device running.
+    /// Whether the driver has started the device.
     #[must_use]
     pub fn activated(&self) -> bool {
         self.lock().active
     }
 
-    /// Takes back the kicks of queue `index` and serves what it holds.
+    /// Takes back the kicks of queue `index` and serves the chains that it holds.
     pub fn process_queue(&self, index: usize) {
         let mut state = self.lock();
         let State { attached: Attached::Device(device), queues, active, .. } = &mut *state else { return };
@@ -153,7 +154,7 @@ impl MmioTransport {
         }
     }
 
-    /// Serves the host side.
+    /// Serves the device's host side.
     pub fn process_host(&self) {
         let mut state = self.lock();
         let State { attached, queues, active: true, .. } = &mut *state else { return };
@@ -274,7 +275,8 @@ impl MmioTransport {
         match self.try_activate(state) {
             Ok(()) => {
                 state.active = true;
-                // Buffers made available before DRIVER_OK may have been kicked for in vain.
+                // Kicks for buffers made available before DRIVER_OK may have had no effect, so every ready queue is
+                // kicked again.
                 for (kick, _) in self.kicks.iter().zip(&state.queues).filter(|(_, queue)| queue.ready()) {
                     kick.signal();
                 }
@@ -309,7 +311,7 @@ impl MmioTransport {
         Ok(())
     }
 
-    /// Stops lending the device its queues. Only reset brings it back.
+    /// Stops lending the device its queues. Only a reset starts the device again.
     fn deactivate(&self, state: &mut State) {
         state.active = false;
         if let (Some(host), Some(member)) = (&self.host, state.attached.host_event()) {
@@ -344,7 +346,7 @@ impl MmioTransport {
         self.interrupt.config();
     }
 
-    /// Lends a device its queues; returns whether the driver has left all of them sound.
+    /// Lends a device its queues; returns whether the driver has left all of them intact.
     fn lend(
         &self,
         device: &mut dyn Device,
@@ -379,7 +381,8 @@ impl State {
             match self.driver_features_sel {
                 0 => self.accepted = self.accepted & !u64::from(u32::MAX) | u64::from(value),
                 1 => self.accepted = self.accepted & u64::from(u32::MAX) | u64::from(value) << 32,
-                // Bits past 63 are not offered: accepting one fails like accepting any other.
+                // Bits above 63 are never offered: accepting one fails like accepting any other bit that is not
+                // offered.
                 _ if value != 0 => self.accepted |= !self.offered,
                 _ => {}
             }

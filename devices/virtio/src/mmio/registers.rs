@@ -6,9 +6,9 @@ use vm_memory::GuestAddress;
 
 /// "virt", little-endian.
 pub(super) const MAGIC: u32 = 0x7472_6976;
-/// The only version after the legacy one.
+/// The version of modern devices: the only one after the legacy one.
 pub(super) const VERSION: u32 = 2;
-/// "MLCK": §4.2.2 leaves it free.
+/// "MLCK": §4.2.2 leaves the vendor id to the device.
 pub(super) const VENDOR: u32 = u32::from_le_bytes(*b"MLCK");
 
 pub(super) const MAGIC_VALUE: u64 = 0x000;
@@ -38,7 +38,8 @@ pub(super) const SHM_BASE_HIGH: u64 = 0x0bc;
 pub(super) const CONFIG_GENERATION: u64 = 0x0fc;
 pub(super) const CONFIG: u64 = 0x100;
 
-/// What the driver wrote about one queue. Anything, until [`QueueRegisters::to_queue`] has looked at it.
+/// The registers of one queue as the driver wrote them, with any values until [`QueueRegisters::to_queue`] has checked
+/// them.
 #[derive(Debug, Clone)]
 pub(super) struct QueueRegisters {
     pub(super) max_size: u16,
@@ -54,7 +55,7 @@ impl QueueRegisters {
         Self { max_size, ready: false, size: u32::from(max_size), desc: 0, driver: 0, device: 0 }
     }
 
-    /// Writes one register. Registers of a queue that is ready do not change.
+    /// Writes one register. The registers of a ready queue do not change.
     pub(super) fn write(&mut self, register: u64, value: u32) {
         if register == QUEUE_READY {
             self.ready = value & 1 != 0;
@@ -76,7 +77,8 @@ impl QueueRegisters {
         }
     }
 
-    /// The queue these registers describe, or `None` if that is none. A queue that is not ready is a queue.
+    /// The queue that these registers describe, or `None` if they describe none. A queue that is not ready is also a
+    /// queue.
     pub(super) fn to_queue(&self, event_idx: bool, memory: &GuestRam) -> Option<Queue> {
         let mut queue = Queue::new(self.max_size).ok()?;
         if !self.ready {
@@ -88,7 +90,7 @@ impl QueueRegisters {
         queue.try_set_used_ring_address(GuestAddress(self.device)).ok()?;
         queue.set_event_idx(event_idx);
         queue.set_ready(true);
-        // Address 0 is what the registers hold before the driver wrote them, and virtio-queue takes it for that.
+        // Address 0 means that the driver has not written the register, but virtio-queue accepts it as an address.
         (self.driver != 0 && queue.is_valid(memory)).then_some(queue)
     }
 }

@@ -83,7 +83,7 @@ impl Bench {
         self.write(0x44, 1);
     }
 
-    /// Up to DRIVER_OK with queue 0 only.
+    /// Brings the device up to DRIVER_OK with queue 0 only.
     fn start(&self) -> DriverQueue {
         self.write(0x70, 0);
         self.add_status(ACKNOWLEDGE);
@@ -111,7 +111,7 @@ fn readable(fd: BorrowedFd<'_>) -> bool {
 const IDENTITY: Identity<'static> =
     Identity { kind: DeviceKind::Console, features: 0b101, queue_sizes: &[16, 8] };
 
-/// A device that does as it is told, and counts.
+/// A device that does what the test tells it, and counts its calls.
 struct Puppet {
     host: Event,
     refuses: bool,
@@ -162,7 +162,7 @@ impl Device for Puppet {
     }
 }
 
-/// A link that passes a used buffer on, until it is lost.
+/// A link that passes a used buffer on, until the link is lost.
 struct PuppetLink {
     event: Event,
     lost: Arc<AtomicBool>,
@@ -242,14 +242,14 @@ fn features_ok_is_refused_without_version_1_or_with_a_bit_nobody_offered() {
         bench.add_status(DRIVER);
         bench.accept(features);
         assert_eq!(bench.add_status(FEATURES_OK) & FEATURES_OK != 0, good, "{features:#x}");
-        // Refused, a driver may try again with less.
+        // After a refusal the driver may try again with fewer features.
         bench.accept(VERSION_1);
         assert_ne!(bench.add_status(FEATURES_OK) & FEATURES_OK, 0);
-        // Accepted, it may not change its mind.
+        // After FEATURES_OK the driver may not change its choice.
         bench.accept(0b10);
         assert_eq!(bench.add_status(DRIVER_OK), ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
     }
-    // Nor may it accept bits beyond those that exist.
+    // The driver may not accept bits beyond the existing ones either.
     let bench = Bench::new(Puppet::new(false).0);
     bench.write(0x70, ACKNOWLEDGE | DRIVER);
     bench.accept(VERSION_1);
@@ -356,7 +356,7 @@ fn an_impossible_queue_needs_a_reset() {
         assert!(!bench.transport.activated());
         bench.transport.process_queue(0);
         assert_eq!(calls.activated.load(Ordering::Relaxed) + calls.queue.load(Ordering::Relaxed), 0);
-        // Reset brings it back.
+        // A reset makes the device usable again.
         bench.start();
         assert!(bench.transport.activated());
     }
@@ -392,7 +392,7 @@ fn a_request_is_served_and_its_interrupt_acknowledged() {
     assert!(!readable(bench.transport.kicks()[0].as_fd()));
     assert_eq!(queue.used(&bench.memory), Some((0, 64)));
     assert_eq!((bench.edges(), bench.read(0x60)), (1, 1));
-    // An edge for each notification, acknowledged or not.
+    // Each notification makes an edge, whether the one before was acknowledged or not.
     queue.chain(&bench.memory, &[buffer]);
     bench.transport.process_queue(0);
     assert_eq!((bench.edges(), bench.read(0x60)), (1, 1));
@@ -462,7 +462,7 @@ fn queues_served_elsewhere_are_left_alone() {
     let (bench, event, _) = linked();
     let mut queue = bench.start();
     assert!(bench.transport.is_link());
-    // Not even looked at: the other process may be past what this one knows.
+    // The transport does not look at the queue at all: the other process may have read further than this one knows.
     queue.set_avail_idx(&bench.memory, 0x7000);
     bench.write(0x50, 0);
     bench.transport.process_queue(0);
@@ -478,7 +478,7 @@ fn queues_served_elsewhere_are_left_alone() {
 
 #[test]
 fn a_link_that_is_lost_needs_a_reset_and_stays_lost() {
-    // Found while forwarding, or when the driver writes to the configuration space.
+    // The loss is noticed while forwarding, or when the driver writes to the configuration space.
     for forwarding in [true, false] {
         let (bench, event, lost) = linked();
         bench.start();
@@ -497,7 +497,7 @@ fn a_link_that_is_lost_needs_a_reset_and_stays_lost() {
     }
 }
 
-/// Driver and device on two threads, each asleep whenever the other allows it: nothing may be left behind.
+/// Driver and device run on two threads, each asleep whenever the other allows it: no request may be left behind.
 #[test]
 fn no_notification_is_lost_between_threads() {
     const REQUESTS: u16 = 20_000;
@@ -526,7 +526,8 @@ fn no_notification_is_lost_between_threads() {
         let buffer = harness::Descriptor { addr: harness::DATA, len: 8, flags: WRITE, next: 0 };
         let (avail_event, used_event) = (place.used + 4 + 8 * 8, place.avail + 4 + 2 * 8);
         for request in 0..REQUESTS {
-            // "Interrupt me for this one", then the request, then a kick if the device asked for it.
+            // The driver asks for an interrupt for this request, then offers the request, then kicks if the device
+            // asked for a kick.
             harness::write(memory, used_event, &request.to_le_bytes());
             queue.chain(memory, &[buffer]);
             std::sync::atomic::fence(Ordering::SeqCst);
@@ -557,7 +558,7 @@ fn reset_forgets_everything() {
     assert_eq!(calls.reset.load(Ordering::Relaxed), resets + 1);
     assert_eq!((bench.status(), bench.read(0x60), bench.read(0x44)), (0, 0, 0));
     assert!(bench.transport.kicks().iter().all(|kick| !readable(kick.as_fd())));
-    // The features of the last life do not count.
+    // The features that were accepted before the reset do not count.
     bench.write(0x70, ACKNOWLEDGE | DRIVER);
     assert_eq!(bench.add_status(FEATURES_OK) & FEATURES_OK, 0);
 }
@@ -615,7 +616,8 @@ impl Blocks for Nothing {
 }
 
 /// The accesses of Linux 6.12 at a probe, from `virtio_mmio_probe()` to `virtio_device_ready()`: `fields` is the number
-/// of 4-byte configuration reads its driver makes, `wide` that of 8-byte fields (two reads between two generations).
+/// of 4-byte configuration reads that the device's driver makes, `wide` the number of 8-byte fields (two reads between
+/// two generations).
 fn linux_probe(device: impl Device + 'static, queues: &[u32], fields: u32, wide: u32) -> u32 {
     let bench = Bench::new(device);
     assert_eq!((bench.read(0), bench.read(4)), (0x7472_6976, 2));
@@ -657,7 +659,7 @@ fn linux_probe(device: impl Device + 'static, queues: &[u32], fields: u32, wide:
     bench.accesses.get()
 }
 
-/// The budget is 60 MMIO exits a device; each interrupt later is two more.
+/// The budget is 60 MMIO exits for each device; each interrupt costs two more later.
 #[test]
 fn a_probe_stays_in_its_budget() {
     let console = Console::new(Box::new(io::sink()), None).unwrap();

@@ -8,8 +8,8 @@
 //!  SharedQueue:  open ── finish ─▶ no chain is taken any more ── all are back, or close ─▶ closed: late ones go nowhere
 //! ```
 //!
-//! A queue that starts again is a new [`SharedQueue`], so what is still out of the old one cannot reach the new ring. Not
-//! here: threads, and which chain goes to which of them.
+//! A queue that starts again is a new [`SharedQueue`], so chains that are still out of the old one cannot reach the new
+//! ring. Not here: threads, and which thread gets which chain.
 
 #[cfg(test)]
 mod tests;
@@ -24,21 +24,21 @@ use virtio_queue::{Queue, QueueT};
 use crate::chain::{Buffers, Pieces};
 use crate::device;
 
-/// Where a queue is, and how its driver is told. The one who has it may be a transport or a vhost-user loop.
+/// The place of a queue, and the way to notify its driver. The holder may be a transport or a vhost-user loop.
 pub trait QueueHolder: Send + Sync {
     /// Lends the queue for one call, to one caller at a time.
     fn lend(&self, borrow: &mut dyn FnMut(&mut Queue));
-    /// Tells the driver that there are used buffers.
+    /// Notifies the driver that there are used buffers.
     fn signal(&self);
 }
 
-/// A queue from which many threads take chains. Clones are the same queue.
+/// A queue from which many threads take chains. Clones of the value stand for the same queue.
 #[derive(Clone)]
 pub struct SharedQueue(Arc<Shared>);
 
 struct Shared {
     holder: Box<dyn QueueHolder>,
-    /// Held while the queue is borrowed: once it is closed, nobody is at work on the rings any more.
+    /// Held while the queue is borrowed: once the queue is closed, no thread is at work on the rings any more.
     state: Mutex<State>,
     all_back: Condvar,
 }
@@ -55,19 +55,20 @@ enum Phase {
     Open,
     /// No further chain is taken.
     Finishing,
-    /// The rings are not ours any more.
+    /// The rings no longer belong to this value.
     Closed,
 }
 
 impl SharedQueue {
-    /// The queue that `holder` has, none of whose chains is out.
+    /// The shared queue over `holder`'s queue, with no chain out.
     #[must_use]
     pub fn new(holder: Box<dyn QueueHolder>) -> Self {
         let state = Mutex::new(State { phase: Phase::Open, out: 0 });
         Self(Arc::new(Shared { holder, state, all_back: Condvar::new() }))
     }
 
-    /// Takes the next chain that the driver made available. If there is none, the driver is asked to notify of the next.
+    /// Takes the next chain that the driver made available. If there is none, asks the driver to notify of the next
+    /// one.
     #[must_use]
     pub fn pop(&self, memory: &Arc<GuestRam>) -> Option<Chain> {
         let mut state = self.0.lock();
@@ -78,8 +79,8 @@ impl SharedQueue {
             if !queue.ready() {
                 return None;
             }
-            // A driver has no more chains out than descriptors. One that offers some of them again waits, so that what is
-            // held of it has a bound.
+            // A driver has no more chains out than descriptors. A driver that offers some of them again has to wait, so
+            // that the number of chains held for it is bounded.
             if state.out >= usize::from(queue.size()) {
                 let _ = queue.enable_notification(memory.as_ref());
                 return None;
@@ -93,14 +94,14 @@ impl SharedQueue {
         Some(Chain { queue: Arc::clone(&self.0), memory: Arc::clone(memory), head, pieces, is_out: true })
     }
 
-    /// Chains completed in a batch are told of together.
+    /// A batch of chains, about whose completion the driver is notified once.
     #[must_use]
     pub fn batch(&self) -> Batch<'_> {
         Batch { queue: self, untold: None }
     }
 
-    /// Takes no further chain, and waits until all that are out are back, but no longer than `patience`. Returns how many
-    /// are out still; they may come back later, until [`Self::close`].
+    /// Takes no further chain, and waits until all chains that are out are back, but no longer than `patience`. Returns
+    /// how many are still out; they may come back later, until [`Self::close`].
     pub fn finish(&self, patience: Duration) -> usize {
         let mut state = self.0.lock();
         if state.phase == Phase::Open {
@@ -116,8 +117,9 @@ impl SharedQueue {
         self.0.lock().out
     }
 
-    /// Leaves the rings alone from now on: chains that come back later go nowhere. Their buffers are another matter: the holder
-    /// of such a chain may still write into them, so an owner that promises its driver more ends the process.
+    /// Leaves the rings alone from now on: chains that come back later are dropped. Their buffers are another matter:
+    /// the holder of such a chain may still write into them, so an owner that promises its driver more ends the
+    /// process.
     pub fn close(&self) {
         self.0.lock().phase = Phase::Closed;
     }
@@ -137,20 +139,21 @@ impl Shared {
     fn give_back(&self, memory: &GuestRam, head: u16, len: u32) {
         let mut state = self.lock();
         if state.phase != Phase::Closed {
-            // The one error is a head that is no descriptor: such a chain cannot be given back.
+            // The one error is a head beyond the descriptor table: such a chain cannot be given back.
             self.lend(|queue| queue.add_used(memory, head, len).ok());
         }
         state.out -= 1;
-        // A word to nobody would be a system call for each chain.
+        // Only a thread in `finish` waits for chains; waking nobody would cost a system call for each chain.
         if state.out == 0 && state.phase != Phase::Open {
             self.all_back.notify_all();
         }
     }
 
-    /// Tells the driver of used buffers, unless it asked not to be told.
+    /// Notifies the driver of used buffers, unless the driver asked not to be notified.
     fn tell(&self, memory: &GuestRam) {
         let state = self.lock();
-        // A queue whose rings the guest put outside its memory is told about: a spurious interrupt harms nobody.
+        // If the guest put the rings outside its memory, the driver is notified anyway: a spurious interrupt does no
+        // harm.
         if state.phase != Phase::Closed
             && self.lend(|queue| queue.needs_notification(memory).unwrap_or(true)) == Some(true)
         {
@@ -165,7 +168,7 @@ impl fmt::Debug for SharedQueue {
     }
 }
 
-/// A chain that the driver made available, until it is given back. Dropped, it goes back with length 0.
+/// A chain that the driver made available, until it is given back. A dropped chain goes back with length 0.
 pub struct Chain {
     queue: Arc<Shared>,
     memory: Arc<GuestRam>,
@@ -175,13 +178,13 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Its buffers. They lie in guest memory, which the guest may change at any moment.
+    /// The chain's buffers. They lie in guest memory, which the guest may change at any moment.
     #[must_use]
     pub fn buffers(&self) -> Buffers<'_> {
         self.pieces.within(&self.memory)
     }
 
-    /// Gives it back with `len` bytes written, and tells the driver.
+    /// Gives the chain back with `len` bytes written, and notifies the driver.
     pub fn complete(mut self, len: u32) {
         self.give_back(len);
         self.queue.tell(&self.memory);
@@ -192,7 +195,7 @@ impl Chain {
         self.queue.give_back(&self.memory, self.head, len);
     }
 
-    /// Its first descriptor's index.
+    /// The index of the chain's first descriptor.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn head(&self) -> u16 {
         self.head
@@ -217,16 +220,17 @@ impl fmt::Debug for Chain {
     }
 }
 
-/// Chains of one queue that were given back, and of which the driver has not been told. It is when the batch is dropped.
+/// Chains of one queue that were given back without notifying the driver. The driver is notified when the batch is
+/// dropped.
 #[derive(Debug)]
 pub struct Batch<'a> {
     queue: &'a SharedQueue,
-    /// The memory of the last of them.
+    /// The memory of the last chain of which the driver has not been notified.
     untold: Option<Arc<GuestRam>>,
 }
 
 impl Batch<'_> {
-    /// Gives a chain back with `len` bytes written. One of another queue is told of at once.
+    /// Gives a chain back with `len` bytes written. The driver of another queue's chain is notified at once.
     pub fn complete(&mut self, mut chain: Chain, len: u32) {
         if !Arc::ptr_eq(&chain.queue, &self.queue.0) {
             return chain.complete(len);
@@ -235,7 +239,7 @@ impl Batch<'_> {
         self.untold = Some(Arc::clone(&chain.memory));
     }
 
-    /// Tells the driver of what was completed so far.
+    /// Notifies the driver of the chains completed so far.
     pub fn tell(&mut self) {
         if let Some(memory) = self.untold.take() {
             self.queue.0.tell(&memory);

@@ -80,7 +80,7 @@ fn chains_come_back_in_any_order_from_any_thread() {
             harness::read(&bench.memory, DATA + 8 * u64::from(head), &mut bytes);
             assert_eq!(bytes, [u8::try_from(head).unwrap(); 8]);
         }
-        // With events: the driver asked for the interrupt of the first, and has not asked again.
+        // With event indexes: the driver asked for the interrupt of the first chain, and has not asked again.
         assert_eq!(bench.held.signals(), if event_idx { 1 } else { u64::from(SIZE) });
     }
 }
@@ -103,7 +103,7 @@ fn a_batch_is_told_of_once() {
     assert_eq!(bench.held.signals(), 1);
     assert_eq!(bench.used().len(), 6);
 
-    // One of another queue goes back to its own.
+    // A chain of another queue goes back to that queue.
     let mut other = Bench::new(false);
     other.offer(1);
     bench.queue.batch().complete(other.take().pop().unwrap(), 8);
@@ -180,7 +180,7 @@ fn finishing_waits_for_what_is_out_and_takes_no_more() {
     second.complete(8);
     assert_eq!(waiting.join().unwrap(), 0);
     assert!(begun.elapsed() < LONG);
-    // What finished is in the ring.
+    // The chains that came back in time are in the ring.
     assert_eq!(bench.used(), [(0, 8), (1, 8)]);
     assert_eq!(bench.queue.finish(LONG), 0);
 }
@@ -191,7 +191,7 @@ fn a_driver_has_no_more_chains_out_than_descriptors() {
         let mut bench = Bench::new(event_idx);
         bench.offer(SIZE);
         let mut chains = bench.take();
-        // The same ones again, as if they had come back.
+        // The driver offers the same chains again, as if they had come back.
         for head in 0..SIZE {
             bench.driver.offer(&bench.memory, head);
         }
@@ -260,8 +260,8 @@ fn a_queue_that_the_driver_left_out_has_no_chains() {
     assert!(bench.queue.pop(&bench.memory).is_none());
 }
 
-/// Threads that each pop for themselves and sleep when there is nothing, and a driver that tells and is told only when the
-/// rings ask for it: nothing may be left behind.
+/// Threads that each pop for themselves and sleep when there is no chain, and a driver that notifies and is notified
+/// only when the rings ask for it: no chain may be left behind.
 #[test]
 fn no_notification_is_lost_among_followers() {
     const REQUESTS: u32 = 20_000;
@@ -292,7 +292,7 @@ fn no_notification_is_lost_among_followers() {
     let (mut offered, mut back) = (0, 0);
     while back < REQUESTS {
         let room = REQUESTS.min(back + u32::from(SIZE)) - offered;
-        // §2.7.7.1, used_event: "The driver […] SHOULD NOT be notified before idx reaches it": the next one, please.
+        // §2.7.7.1, used_event: "The driver […] SHOULD NOT be notified before idx reaches it": asks for the next one.
         let next = u16::try_from(back & 0xffff).unwrap();
         harness::write(&bench.memory, used_event, &next.to_le_bytes());
         let before = u16::try_from(offered & 0xffff).unwrap();

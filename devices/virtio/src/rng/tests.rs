@@ -11,7 +11,7 @@ fn buffers_are_filled() {
     let places = rig.send(0, &[In(20), In(44)]);
     rig.process(0);
     assert_eq!(rig.used(0), Some(64));
-    // 2^-128 that one of the halves is all zeroes.
+    // The chance that one of the halves is all zeroes is 2^-128.
     assert_ne!(rig.read(places[0], 20), [0; 20]);
     assert_ne!(rig.read(places[1], 44), [0; 44]);
     assert_eq!(rig.interrupt.queue(), 1);
@@ -45,7 +45,7 @@ fn no_notification_is_lost_or_made_without_need() {
     for _ in 0..10 {
         rig.send(0, &[In(8)]);
     }
-    // More than fit: 8 descriptors.
+    // More chains than fit: the queue has 8 descriptors.
     rig.drivers[0].set_avail_idx(&rig.memory, 8);
     rig.process(0);
     assert_eq!((0..).take_while(|_| rig.used(0).is_some()).count(), 8);

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::event::{Timespec, epoll};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-/// A signal that can be given, taken, waited for and polled. Giving and taking it never block.
+/// A signal that can be given, taken, waited for and polled. Neither giving nor taking a signal blocks.
 #[derive(Debug)]
 pub struct Event(EventFd);
 
@@ -16,14 +16,14 @@ impl Event {
         EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map(Self)
     }
 
-    /// The same event once more.
+    /// Another handle on the same event.
     pub fn try_clone(&self) -> io::Result<Self> {
         self.0.try_clone().map(Self)
     }
 
-    /// Makes it readable until somebody takes the signal.
+    /// Makes the event readable until somebody takes the signal.
     pub fn signal(&self) {
-        // The only error of a non-blocking event is a full counter: it is signalled already.
+        // The only error of a non-blocking event is a full counter, and then the event is already signalled.
         let _ = self.0.write(1);
     }
 
@@ -45,23 +45,23 @@ impl AsFd for Event {
     }
 }
 
-/// For vhost, whose interface is an eventfd.
+/// The vhost crate's interface takes an eventfd.
 impl AsRef<EventFd> for Event {
     fn as_ref(&self) -> &EventFd {
         &self.0
     }
 }
 
-/// A descriptor that turns readable when a member does.
+/// A descriptor that becomes readable when a member does.
 #[derive(Debug)]
 pub(crate) struct EventSet(OwnedFd);
 
-/// How a member makes the set readable.
+/// The way in which a member makes the set readable.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Trigger {
-    /// As long as it is readable itself.
+    /// As long as the member is readable itself.
     Level,
-    /// Once for each arrival, until [`EventSet::acknowledge`].
+    /// Once for each arrival at the member, until [`EventSet::acknowledge`].
     Edge,
 }
 
@@ -78,17 +78,17 @@ impl EventSet {
         Ok(epoll::add(&self.0, member, epoll::EventData::new_u64(0), flags)?)
     }
 
-    /// Takes a member out; one that is not in is left alone.
+    /// Takes a member out of the set; a descriptor that is not in the set is left alone.
     pub(crate) fn remove(&self, member: BorrowedFd<'_>) {
         // ENOENT is the only error of valid descriptors.
         let _ = epoll::delete(&self.0, member);
     }
 
-    /// Consumes the edges that arrived so far. Does not wait.
+    /// Consumes the edges that have arrived. Does not wait.
     pub(crate) fn acknowledge(&self) {
         let mut events =
             [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 4];
-        // Nothing to do about an error: a valid set and buffer have none but EINTR, which needs a wait.
+        // With a valid set and buffer the only error is EINTR, which a call that does not wait never returns.
         let _ = epoll::wait(&self.0, &mut events, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
     }
 }

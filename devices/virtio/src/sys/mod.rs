@@ -1,4 +1,4 @@
-//! What differs by platform: the event descriptor.
+//! Differences between platforms: the event descriptor.
 
 #[cfg(target_os = "linux")]
 mod linux;

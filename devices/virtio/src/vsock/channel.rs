@@ -1,6 +1,6 @@
-//! The port channel: one message and one descriptor at a time. For both of its ends.
+//! The port channel, for both of its ends: each message travels with one descriptor.
 //!
-//! Not here: what is done about a message, and waiting for one.
+//! Not here: the reaction to a message, and waiting for one.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -25,12 +25,13 @@ pub fn send(channel: BorrowedFd<'_>, message: PortMessage, stream: BorrowedFd<'_
     Ok(())
 }
 
-/// Receives a message and the end of its stream; `None` once the other side hung up. Does not wait
-/// ([`io::ErrorKind::WouldBlock`]). What is no message is [`io::ErrorKind::InvalidData`]; the next may be one.
+/// Receives a message and the end of its stream; `None` once the other side has hung up. Does not wait
+/// ([`io::ErrorKind::WouldBlock`]). A malformed message is [`io::ErrorKind::InvalidData`]; the next message may be a
+/// valid one.
 pub fn receive(channel: BorrowedFd<'_>) -> io::Result<Option<(PortMessage, OwnedFd)>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    // One byte more, so that a longer message is seen to be one.
+    // The buffer has one byte more than a message, so that a longer message is recognized.
     let mut bytes = [0; PortMessage::LEN + 1];
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let received = rustix::net::recvmsg(channel, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)?;

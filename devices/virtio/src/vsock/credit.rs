@@ -1,11 +1,12 @@
-//! Credit of one stream (VIRTIO 1.3 §5.10.6.3): who may still send how much. Pure arithmetic on wrapping counters.
+//! Credit of one stream (VIRTIO 1.3 §5.10.6.3): how much either side may still send. Pure arithmetic on wrapping
+//! counters.
 
 use std::num::Wrapping;
 
-/// Bytes of one stream that may wait here for the host to take them: what the guest is told as `buf_alloc`.
+/// Most bytes of one stream that may wait here until the host takes them; the guest learns this number as `buf_alloc`.
 pub(super) const WINDOW: u32 = 256 << 10;
 
-/// Bytes the host took since the guest was last told, from which on it is told without asking.
+/// Number of bytes taken by the host since the guest was last told, at which the guest is told without asking.
 const UPDATE_EVERY: u32 = WINDOW / 2;
 
 /// The counters of both directions.
@@ -15,16 +16,16 @@ pub(super) struct Credit {
     sent: Wrapping<u32>,
     guest_buf_alloc: u32,
     guest_fwd_cnt: Wrapping<u32>,
-    /// Bytes the guest sent.
+    /// Bytes received from the guest.
     received: Wrapping<u32>,
-    /// Those of them that the host took.
+    /// Received bytes that the host has taken.
     taken: Wrapping<u32>,
-    /// Those of them that the guest was told of.
+    /// Taken bytes of which the guest was told.
     told: Wrapping<u32>,
 }
 
 impl Credit {
-    /// Notes what a packet of the guest says.
+    /// Notes the credit that a packet of the guest reports.
     pub(super) fn update(&mut self, buf_alloc: u32, fwd_cnt: u32) {
         self.guest_buf_alloc = buf_alloc;
         self.guest_fwd_cnt = Wrapping(fwd_cnt);
@@ -33,7 +34,7 @@ impl Credit {
     /// How many bytes may be sent to the guest.
     pub(super) fn free(&self) -> u32 {
         // "u32 peer_free = peer_buf_alloc - (tx_cnt - peer_fwd_cnt);" A guest that shrinks its buffer, or claims to
-        // have taken what it never got, gets nothing until its numbers make sense again.
+        // have taken bytes that it never got, gets nothing until its numbers make sense again.
         self.guest_buf_alloc.saturating_sub((self.sent - self.guest_fwd_cnt).0)
     }
 
@@ -42,7 +43,7 @@ impl Credit {
         self.sent += len;
     }
 
-    /// Notes bytes from the guest; false if they are more than it may send.
+    /// Notes bytes from the guest; returns false if they are more than the guest may send.
     #[must_use]
     pub(super) fn receive(&mut self, len: u32) -> bool {
         // "VIRTIO_VSOCK_OP_RW data packets MUST only be transmitted when the peer has sufficient free buffer space
@@ -59,13 +60,13 @@ impl Credit {
         (self.received - self.taken).0
     }
 
-    /// Notes that the host took bytes. True if the guest should be told.
+    /// Notes that the host took bytes. Returns true if the guest should be told.
     pub(super) fn take(&mut self, len: u32) -> bool {
         self.taken += len;
         (self.taken - self.told).0 >= UPDATE_EVERY
     }
 
-    /// `buf_alloc` and `fwd_cnt` of a packet to the guest, which is thereby told.
+    /// `buf_alloc` and `fwd_cnt` of a packet to the guest; the packet tells the guest of all bytes taken so far.
     pub(super) fn tell(&mut self) -> (u32, u32) {
         self.told = self.taken;
         (WINDOW, self.taken.0)

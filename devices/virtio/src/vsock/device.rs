@@ -1,4 +1,4 @@
-//! The device: its queues, and the turns it takes on them. What packets mean is [`super::switch`]'s.
+//! The socket device: its queues, and the turns that it takes on them. The meaning of packets is [`super::switch`]'s.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -13,11 +13,11 @@ use super::switch::Switch;
 use super::switch::{MAX_RESETS, MAX_STREAMS};
 use crate::{ActivateError, Activation, Device, DeviceKind, Event, Identity, Io};
 
-/// Packets to the guest.
+/// The queue of packets to the guest.
 const RX: usize = 0;
-/// Packets from the guest.
+/// The queue of packets from the guest.
 const TX: usize = 1;
-/// The third queue carries events that never happen here.
+/// Sizes of the queues. The third carries events, none of which ever happens here.
 const QUEUES: [u16; 3] = [128, 128, 8];
 
 /// `VIRTIO_VSOCK_F_STREAM` and `VIRTIO_VSOCK_F_NO_IMPLIED_STREAM`.
@@ -28,9 +28,9 @@ const FEATURES: u64 = 1 << 0 | 1 << 2;
 pub struct Vsock {
     switch: Switch,
     active: bool,
-    /// Packets were left in the tx queue, because there is no place for their answers.
+    /// Whether packets were left in the tx queue because there is no place for their answers.
     stalled: bool,
-    /// The queues' kicks, for another turn.
+    /// The queues' kicks, by which the device asks for another turn.
     kicks: [Option<Event>; 2],
 }
 
@@ -71,7 +71,8 @@ impl Vsock {
         }
     }
 
-    /// Gives packets to the guest, as many as there is room for. Only a guest without room is asked to notify of more.
+    /// Gives packets to the guest, as many as there is room for. Only a guest without room is asked to notify of more
+    /// room.
     fn give_packets(&mut self, io: &mut Io<'_>) {
         let turn = self.turn(RX);
         let mut given = 0;
@@ -84,7 +85,7 @@ impl Vsock {
             let head = chain.head_index();
             let len = match Room::new(io.memory, chain) {
                 Some(room) => self.switch.emit(&room),
-                // No packet fits: the driver gets it back empty.
+                // No packet fits into the chain: the driver gets it back empty.
                 None => Some(0),
             };
             match len {
@@ -92,7 +93,7 @@ impl Vsock {
                     io.complete(RX, head, len);
                     given += 1;
                 }
-                // Nothing was there after all.
+                // There was no packet after all.
                 None => io.unpop(RX),
             }
             if self.stalled && self.switch.can_resume() {
@@ -104,7 +105,7 @@ impl Vsock {
         }
     }
 
-    /// Whether it holds no more than it may: streams, bytes of the guest's, resets.
+    /// Whether the device holds no more streams, bytes from the guest, and resets than it may.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn is_within_limits(&self) -> bool {
         let streams = self.streams();
@@ -113,7 +114,7 @@ impl Vsock {
             && self.resets() <= MAX_RESETS + MAX_STREAMS
     }
 
-    /// Bytes of the guest's that wait for the host.
+    /// Bytes from the guest that wait for the host.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn waiting(&self) -> usize {
         self.switch.waiting()

@@ -1,19 +1,19 @@
 //! Socket device (VIRTIO 1.3 §5.10), its streams handed over as host sockets.
 //!
 //! The host end is one `SOCK_SEQPACKET` Unix socket between device and supervisor, the *port channel*. Each message is
-//! one [`PortMessage`] and carries one descriptor: an end of a fresh `SOCK_STREAM` socket pair, which from then on is
-//! that stream.
+//! one [`PortMessage`] and carries one descriptor: an end of a fresh `SOCK_STREAM` socket pair, which represents the
+//! stream from then on.
 //!
-//! * host to guest: the supervisor makes the pair and sends `Connect { port }` with one end. It may write at once; the
-//!   bytes wait until the guest accepts. A refusal shows as end of file before any byte.
-//! * guest to host: the device makes the pair and sends `Accept { port }` with one end, if the port is one the
-//!   supervisor listens on; else the guest gets a reset.
+//! * host to guest: the supervisor makes the pair and sends `Connect { port }` with one end. The supervisor may write at
+//!   once; the bytes wait until the guest accepts. A refusal shows as end of file before any byte.
+//! * guest to host: the device makes the pair and sends `Accept { port }` with one end, if the supervisor listens on
+//!   that port; otherwise the guest gets a reset.
 //!
-//! Shutdown of either direction on either side is passed to the other (half-close). What one side sent before its end
-//! reaches the other before that end does.
+//! Shutdown of either direction on either side is passed to the other side (half-close). All bytes that one side sent
+//! before its end reach the other side before that end does.
 //!
 //! No byte is taken from a host socket before the guest has a buffer and credit for it, so only bytes *from* the guest
-//! are ever stored: at most 256 KiB a stream, and only while the host is slower than the guest.
+//! are ever stored: at most 256 KiB for each stream, and only while the host is slower than the guest.
 
 pub mod channel;
 mod credit;
@@ -64,7 +64,7 @@ impl PortMessage {
         bytes
     }
 
-    /// The message in `bytes`, if it is one.
+    /// The message in `bytes`, if they are a valid one.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (operation, port) = bytes.split_first_chunk::<4>()?;

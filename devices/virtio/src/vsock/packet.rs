@@ -1,7 +1,7 @@
 //! Packets as they lie in the queues (VIRTIO 1.3 §5.10.6): headers become typed values here, once.
 //!
-//! A chain is a run of bytes to this file, whatever its descriptors: Linux puts header and payload into one, two, or
-//! (since 6.17, for large payloads) more of them. Not here: what a packet means for a stream.
+//! This file treats a chain as a run of bytes, whatever its descriptors: Linux puts header and payload into one, two,
+//! or (since 6.17, for large payloads) more of them. Not here: the meaning of a packet for a stream.
 
 use guest_memory::GuestRam;
 use virtio_queue::DescriptorChain;
@@ -22,7 +22,7 @@ const HEADER_LEN: u32 = 44;
 /// `VIRTIO_VSOCK_TYPE_STREAM`, the only type here.
 pub(super) const TYPE_STREAM: u16 = 1;
 
-/// What a packet is for.
+/// The purpose of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub(super) enum Operation {
@@ -46,19 +46,19 @@ impl Operation {
         Self::CreditRequest,
     ];
 
-    /// The operation of a header's `op`; `None` for those that do not exist.
+    /// The operation of a header's `op`; `None` for values that are no operation.
     pub(super) fn new(value: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|operation| *operation as u16 == value)
     }
 }
 
 bitflags::bitflags! {
-    /// What the sender of a shutdown is done with.
+    /// The directions that the sender of a shutdown gives up.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub(super) struct Done: u32 {
-        /// It will not receive any more.
+        /// The sender will not receive any more.
         const RECEIVE = 1 << 0;
-        /// It will not send any more.
+        /// The sender will not send any more.
         const SEND = 1 << 1;
     }
 }
@@ -125,14 +125,15 @@ fn field<const N: usize>(bytes: &[u8; HEADER], at: usize) -> [u8; N] {
 
 /// A packet from the guest.
 pub(super) struct Packet<'a> {
-    /// A copy: the guest may change its own at any moment.
+    /// The header, copied, because the guest may change its own at any moment.
     pub(super) header: Header,
-    /// As long as the header says; `None` if the chain is shorter, or that is over [`MAX_PAYLOAD`].
+    /// The payload, as long as the header says; `None` if the chain is shorter, or if the length is over
+    /// [`MAX_PAYLOAD`].
     pub(super) payload: Option<Slices<'a>>,
 }
 
 impl<'a> Packet<'a> {
-    /// The packet in a chain of the tx queue; `None` if there is not even a header.
+    /// The packet in a chain of the tx queue; `None` if the chain is too short for a header.
     pub(super) fn new(memory: &'a GuestRam, chain: DescriptorChain<&GuestRam>) -> Option<Self> {
         let mut readable = Buffers::new(memory, chain).readable;
         let mut header = [0; HEADER];
@@ -164,7 +165,7 @@ impl<'a> Room<'a> {
         u32::try_from(self.payload.len()).map_or(MAX_PAYLOAD, |len| len.min(MAX_PAYLOAD))
     }
 
-    /// The first `len` bytes of it.
+    /// The first `len` bytes of the room for payload.
     pub(super) fn payload(&self, len: u32) -> Vec<VolatileSlice<'a>> {
         let mut left = len as usize;
         let mut slices = Vec::with_capacity(self.payload.as_slice().len());
@@ -177,7 +178,7 @@ impl<'a> Room<'a> {
         slices
     }
 
-    /// Writes the header in front of `header.len` bytes that are there already; returns the packet's length.
+    /// Writes the header in front of `header.len` bytes of payload that are already there; returns the packet's length.
     pub(super) fn complete(&self, header: &Header) -> u32 {
         self.header.write(&header.encode());
         HEADER_LEN + header.len

@@ -1,4 +1,5 @@
-//! One stream: a host socket on one side, a connection of the guest's on the other, and what each still owes the other.
+//! One stream: a host socket on one side, a guest's connection on the other, and the bytes and notices that each side
+//! still owes the other.
 //!
 //! ```text
 //!              Connect                    RESPONSE
@@ -23,21 +24,21 @@ use super::packet::{Done, Operation, Ports, Room};
 use super::sys::Arrival;
 use crate::chain::Slices;
 
-/// Where a stream is in its life.
+/// The phase of a stream's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// The host wants it; the guest has not answered.
+    /// The host asked for the stream; the guest has not answered.
     Requested,
-    /// The guest wants it; the host's end is not handed over yet.
+    /// The guest asked for the stream; the host's end is not handed over yet.
     Offered,
-    /// Both sides have it.
+    /// Both sides have the stream.
     Open,
-    /// The guest's side is gone; the host has not taken everything yet.
+    /// The guest's side is gone; the host has not taken all bytes yet.
     Draining,
 }
 
 bitflags::bitflags! {
-    /// Packets without payload that the guest is to get.
+    /// Packets without payload that the guest is still to get.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     struct Owed: u8 {
         const REQUEST = 1 << 0;
@@ -47,7 +48,7 @@ bitflags::bitflags! {
     }
 }
 
-/// What a packet to the guest says besides addresses and credit.
+/// The contents of a packet to the guest, besides addresses and credit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Outgoing {
     pub(super) operation: Operation,
@@ -69,34 +70,34 @@ pub(super) struct Stream {
     pub(super) phase: Phase,
     pub(super) credit: Credit,
     host: OwnedFd,
-    /// From the guest, not yet taken by the host; as long as [`Credit::waiting`] says.
+    /// Bytes from the guest that the host has not taken; their number is [`Credit::waiting`].
     waiting: VecDeque<u8>,
     owed: Owed,
-    /// The host socket may have something: it was reported, and not read to its end since.
+    /// Whether the host socket may have something: it was reported readable, and has not been read to its end since.
     readable: bool,
-    /// What the guest said it is done with.
+    /// The directions that the guest has given up.
     guest_done: Done,
-    /// What the host is done with.
+    /// The directions that the host has given up.
     host_done: Done,
-    /// What the guest was told of that.
+    /// The host's given-up directions of which the guest was told.
     told_done: Done,
-    /// The guest was asked for credit, and gave none since.
+    /// Whether the guest was asked for credit, and has given none since.
     asked: bool,
-    /// The host was told that the guest sends no more.
+    /// Whether the host was told that the guest sends no more.
     told_end: bool,
-    /// The host socket is watched for room to write.
+    /// Whether the host socket is watched for room to write.
     pub(super) watched_for_writing: bool,
-    /// It is in the list of those that may have something for the guest.
+    /// Whether the stream is in the list of those that may have something for the guest.
     pub(super) queued: bool,
 }
 
 impl Stream {
-    /// A stream the host asked for.
+    /// A stream that the host asked for.
     pub(super) fn requested(ports: Ports, host: OwnedFd) -> Self {
         Self::new(ports, host, Phase::Requested, Owed::REQUEST)
     }
 
-    /// A stream the guest asked for.
+    /// A stream that the guest asked for.
     pub(super) fn offered(ports: Ports, host: OwnedFd) -> Self {
         Self::new(ports, host, Phase::Offered, Owed::empty())
     }
@@ -125,18 +126,18 @@ impl Stream {
         self.host.as_fd()
     }
 
-    /// Whether the host has to take bytes before anything else can happen to them.
+    /// Whether bytes wait for the host, which has to take them before the stream can go on.
     pub(super) fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// The host has its end: the guest's request is answered.
+    /// Answers the guest's request, once the host has its end.
     pub(super) fn accept(&mut self) {
         self.phase = Phase::Open;
         self.owed |= Owed::RESPONSE;
     }
 
-    /// The guest accepts the host's request. False if it cannot have got one yet.
+    /// Notes that the guest accepts the host's request. Returns false if the guest cannot have got a request yet.
     #[must_use]
     pub(super) fn answered(&mut self) -> bool {
         let sent = !self.owed.contains(Owed::REQUEST);
@@ -146,13 +147,13 @@ impl Stream {
         sent
     }
 
-    /// The guest asks how much it may send.
+    /// Notes that the guest asks how much it may send.
     pub(super) fn credit_requested(&mut self) {
         self.owed |= Owed::CREDIT_UPDATE;
     }
 
-    /// Takes bytes from the guest: to the host, or to the buffer if the host is slow. False if they are more than the
-    /// guest may send, or come after it said that no more would.
+    /// Passes bytes from the guest to the host, or to the buffer if the host is slow. Returns false if they are more
+    /// than the guest may send, or come after the guest said that no more would.
     #[must_use]
     pub(super) fn deliver(&mut self, mut payload: Slices<'_>) -> bool {
         let Ok(len) = u32::try_from(payload.len()) else { return false };
@@ -168,7 +169,7 @@ impl Stream {
             }
         }
         if self.host_done.contains(Done::RECEIVE) {
-            // Nobody will take them. The guest is told so by a shutdown.
+            // Nobody will take these bytes. A shutdown tells the guest so.
             self.taken(payload.len());
             return true;
         }
@@ -181,7 +182,7 @@ impl Stream {
         true
     }
 
-    /// The guest is done with sending, receiving or both. True if that is the end of the stream.
+    /// Notes that the guest is done with sending, receiving or both. Returns true if that ends the stream.
     #[must_use]
     pub(super) fn shutdown(&mut self, done: Done) -> bool {
         // VIRTIO 1.3 §5.10.6.6: "These hints are permanent once sent and successive packets with bits clear do not
@@ -194,14 +195,14 @@ impl Stream {
         self.guest_done.is_all()
     }
 
-    /// The guest's side is gone. What it sent before is still delivered.
+    /// Notes that the guest's side is gone. Bytes that the guest sent before are still delivered.
     pub(super) fn abandon(&mut self) {
         self.phase = Phase::Draining;
         self.owed = Owed::empty();
         self.stop_reading();
     }
 
-    /// Something happened to the host socket.
+    /// Notes an arrival at the host socket.
     pub(super) fn arrived(&mut self, arrival: Arrival) {
         self.readable |= arrival.readable;
         if arrival.hung_up {
@@ -212,7 +213,7 @@ impl Stream {
         }
     }
 
-    /// Gives the host as much as it takes.
+    /// Gives the host as many bytes as it takes.
     fn flush(&mut self) {
         while !self.waiting.is_empty() {
             let (front, back) = self.waiting.as_slices();
@@ -231,7 +232,7 @@ impl Stream {
                 Err(_) => self.host_takes_no_more(),
             }
         }
-        // A stream that was slow once does not keep its buffer.
+        // The buffer's memory is freed: a stream that was slow once does not keep it.
         self.waiting = VecDeque::new();
         self.pass_on_end();
     }
@@ -244,29 +245,29 @@ impl Stream {
 
     /// Notes bytes that left the buffer.
     fn taken(&mut self, count: usize) {
-        // Never more than the buffer holds.
+        // The count is never more than the buffer holds.
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         if self.credit.take(count) && !self.guest_done.contains(Done::SEND) {
             self.owed |= Owed::CREDIT_UPDATE;
         }
     }
 
-    /// Tells the host that the guest sends no more, once it has everything.
+    /// Tells the host that the guest sends no more, once the host has all bytes.
     fn pass_on_end(&mut self) {
         if self.guest_done.contains(Done::SEND) && self.waiting.is_empty() && !self.told_end {
             self.told_end = true;
-            // Fails if the host hung up, which has the same effect.
+            // `shutdown` fails if the host hung up, which has the same effect.
             let _ = rustix::net::shutdown(&self.host, Shutdown::Write);
         }
     }
 
-    /// Lets the host's writes fail: nobody will have those bytes.
+    /// Makes the host's writes fail, because nobody will read those bytes.
     fn stop_reading(&mut self) {
         self.host_done |= Done::SEND;
         let _ = rustix::net::shutdown(&self.host, Shutdown::Read);
     }
 
-    /// Whether [`Self::emit`] would have something.
+    /// Whether [`Self::emit`] would have a packet.
     pub(super) fn has_something(&self) -> bool {
         match self.phase {
             Phase::Requested => !self.owed.is_empty(),
@@ -283,14 +284,14 @@ impl Stream {
         self.readable && !self.host_done.contains(Done::SEND)
     }
 
-    /// What the guest gets next; payload is put into `room`.
+    /// The next packet for the guest; its payload is put into `room`.
     pub(super) fn emit(&mut self, room: &Room<'_>) -> Option<Outgoing> {
         if let Some(control) = self.control() {
             return Some(control);
         }
         match self.read(room) {
             Some(len) => Some(Outgoing { operation: Operation::Payload, flags: 0, len }),
-            // Reading may have found the end.
+            // Reading may have found the end of the host's bytes.
             None => self.control(),
         }
     }
@@ -326,7 +327,8 @@ impl Stream {
         }
         let len = self.credit.free().min(room.len());
         if len == 0 {
-            // Asked once: the answer may be that there is still none. The guest tells of credit by itself, too.
+            // The guest is asked only once: its answer may be that there is still no credit. The guest also reports
+            // credit by itself.
             if !self.asked {
                 self.asked = true;
                 self.owed |= Owed::CREDIT_REQUEST;
@@ -351,7 +353,7 @@ impl Stream {
         None
     }
 
-    /// Ends the host's side: what it reads next is the end of the stream.
+    /// Ends the host's side, which next reads the end of the stream.
     pub(super) fn finish(self) {
         finish(&self.host);
     }
@@ -360,8 +362,8 @@ impl Stream {
 /// Ends a host socket so that its other end sees the end of the stream and no error.
 pub(super) fn finish(host: &OwnedFd) {
     let _ = rustix::net::shutdown(host, Shutdown::Both);
-    // A Unix socket closed with bytes unread gives its peer ECONNRESET. There are at most a socket buffer of them:
-    // after the shutdown none are added.
+    // A Unix socket closed with unread bytes gives its peer ECONNRESET. At most a socket buffer of unread bytes is
+    // there: after the shutdown none are added.
     let mut unread = [0; 16 << 10];
     while let Ok(1..) | Err(Errno::INTR) =
         rustix::net::recv(host, &mut unread[..], RecvFlags::DONTWAIT).map(|(_, count)| count)

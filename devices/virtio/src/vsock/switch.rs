@@ -1,8 +1,9 @@
-//! All streams of a device: packets from the guest go to their stream, streams take turns for packets to the guest.
+//! All streams of a device: packets from the guest go to their stream, and streams take turns to give packets to the
+//! guest.
 //!
-//! Everything here is bounded: streams by [`MAX_STREAMS`], each one's buffer by its credit window, packets that belong
-//! to no stream by [`MAX_RESETS`]; packets a stream owes the guest are flags of it, not a queue, and a stream that is
-//! gone is in no list. Not here: queues.
+//! The memory of every part is bounded: the number of streams by [`MAX_STREAMS`], each stream's buffer by its credit
+//! window, packets that belong to no stream by [`MAX_RESETS`]. Packets that a stream owes the guest are flags of the
+//! stream, not a queue, and a stream that is gone is in no list. Not here: queues.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -15,17 +16,17 @@ use super::stream::{self, Outgoing, Phase, Stream};
 use super::sys::{Arrival, Watch};
 use super::{PortMessage, channel};
 
-/// Most streams at once, those included whose guest side is gone while the host still has bytes to take. Each is a
-/// descriptor, of which processes have 1,024 by default; should they run out, streams are refused.
+/// Most streams at once, including streams whose guest side is gone while the host still has bytes to take. Each stream
+/// takes a descriptor, of which processes have 1,024 by default; if none are left, streams are refused.
 pub const MAX_STREAMS: usize = 512;
 
-/// Most resets that wait for room in the rx queue. As long as there are that many, no packet is taken from the guest.
+/// Most resets that wait for room in the rx queue. At that number no more packets are taken from the guest.
 pub const MAX_RESETS: usize = 128;
 
-/// Host ports of streams to the guest start here, out of the way of those that the guest connects to.
+/// First host port of streams to the guest, out of the way of the ports that the guest connects to.
 const FIRST_EPHEMERAL_PORT: u32 = 1 << 31;
 
-/// The channel among the watched sockets; streams count up from 1.
+/// The token of the channel among the watched sockets; the tokens of streams count up from 1.
 const CHANNEL: u64 = 0;
 
 /// All streams of a device.
@@ -36,15 +37,15 @@ pub(super) struct Switch {
     listening: Vec<u32>,
     watch: Watch,
     streams: HashMap<u64, Stream>,
-    /// Those that have a guest side.
+    /// The streams that have a guest side.
     tokens: HashMap<Ports, u64>,
     next_token: u64,
     next_port: u32,
-    /// Streams that may have something for the guest, in turn; each at most once.
+    /// Streams that may have something for the guest, in turn; each stream at most once.
     ready: VecDeque<u64>,
-    /// Resets for what is no stream: its ports, and the type of the packet that is answered.
+    /// Resets for packets that belong to no stream: the packet's ports and type.
     resets: VecDeque<(Ports, u16)>,
-    /// Ends of [`Phase::Offered`] streams that the channel has not taken yet.
+    /// Host ends of [`Phase::Offered`] streams that the channel has not taken yet.
     offers: VecDeque<(u64, OwnedFd)>,
 }
 
@@ -69,18 +70,18 @@ impl Switch {
         self.cid
     }
 
-    /// Readable when [`Self::host_arrivals`] has something to do.
+    /// A descriptor that is readable when [`Self::host_arrivals`] has something to do.
     pub(super) fn event(&self) -> BorrowedFd<'_> {
         self.watch.as_fd()
     }
 
-    /// Listens to the channel. Messages that came before are still there.
+    /// Starts to listen to the channel. Messages that came before are still in it.
     pub(super) fn start(&mut self) -> io::Result<()> {
         self.stop();
         self.watch.add(self.channel.as_fd(), CHANNEL)
     }
 
-    /// Ends every stream, and lets messages wait in the channel.
+    /// Ends every stream, and leaves messages in the channel.
     pub(super) fn stop(&mut self) {
         self.watch.remove(self.channel.as_fd());
         self.tokens.clear();
@@ -90,12 +91,12 @@ impl Switch {
         self.streams.drain().for_each(|(_, stream)| stream.finish());
     }
 
-    /// Whether [`Self::accept`] may be called: its answer has a place.
+    /// Whether [`Self::accept`] may be called: there is a place for its answer.
     pub(super) fn can_accept(&self) -> bool {
         self.resets.len() < MAX_RESETS
     }
 
-    /// Whether there is place for many answers again.
+    /// Whether there is a place for many answers again.
     pub(super) fn can_resume(&self) -> bool {
         self.resets.len() <= MAX_RESETS / 2
     }
@@ -104,7 +105,7 @@ impl Switch {
     pub(super) fn accept(&mut self, packet: Packet<'_>) {
         let header = packet.header;
         // VIRTIO 1.3 §5.10.6.4.1: "The guest_cid configuration field MUST be used as the source CID when sending
-        // outgoing packets." There is nobody to answer but that CID, and nobody to answer for but the host.
+        // outgoing packets." The device answers no other source CID, and answers for no destination but the host.
         if header.src_cid != self.cid || header.dst_cid != HOST_CID {
             return;
         }
@@ -147,7 +148,7 @@ impl Switch {
                 !stream.shutdown(Done::from_bits_truncate(header.flags))
             }
             (Some(Operation::Reset), _) => return self.abandon(token),
-            // A packet that has no business here: the two sides do not agree on what the stream is.
+            // The operation makes no sense in this phase: the two sides do not agree on the state of the stream.
             _ => false,
         };
         if goes_on {
@@ -158,7 +159,7 @@ impl Switch {
         }
     }
 
-    /// The guest asks for a stream to the host.
+    /// Opens a stream to the host, as the guest asks.
     fn open(&mut self, ports: Ports, header: &Header) {
         // VIRTIO 1.3 §5.10.6.6: "A VIRTIO_VSOCK_OP_RST reply is sent if a listening socket does not exist on the
         // destination or the destination has insufficient resources to establish the connection."
@@ -202,11 +203,11 @@ impl Switch {
                 }
             }
         }
-        // It fails if the channel's other end hung up: then it is no longer watched.
+        // `change` fails if the channel's other end hung up, and then the channel is no longer watched.
         let _ = self.watch.change(self.channel.as_fd(), CHANNEL, !self.offers.is_empty());
     }
 
-    /// The host asks for a stream to the guest.
+    /// Opens a stream to the guest, as the host asks.
     fn connect(&mut self, guest_port: u32, end: OwnedFd) {
         let ports = Ports { host: self.free_port(guest_port), guest: guest_port };
         if let Some(token) = self.insert(Stream::requested(ports, end)) {
@@ -214,11 +215,11 @@ impl Switch {
         }
     }
 
-    /// A host port that makes a new pair with `guest`. The last one used comes last again.
+    /// A host port that makes a new pair with `guest`. The port that was used last is tried last.
     fn free_port(&mut self, guest: u32) -> u32 {
         loop {
             let host = self.next_port;
-            // The highest is VMADDR_PORT_ANY.
+            // The highest port number is VMADDR_PORT_ANY.
             self.next_port = if host < u32::MAX - 1 { host + 1 } else { FIRST_EPHEMERAL_PORT };
             if !self.listening.contains(&host) && !self.tokens.contains_key(&Ports { host, guest }) {
                 return host;
@@ -239,7 +240,7 @@ impl Switch {
         Some(token)
     }
 
-    /// The guest's side of a stream is gone.
+    /// Handles the loss of a stream's guest side.
     fn abandon(&mut self, token: u64) {
         let Some(stream) = self.streams.get_mut(&token) else { return };
         self.tokens.remove(&stream.ports);
@@ -248,13 +249,14 @@ impl Switch {
         self.settle(token);
     }
 
-    /// Draws the consequences of whatever happened to a stream.
+    /// Brings lists and watches up to date after a change to a stream.
     fn settle(&mut self, token: u64) {
         let Some(stream) = self.streams.get_mut(&token) else { return };
         let writing = stream.is_waiting();
         if stream.phase == Phase::Draining && !writing {
             if let Some(stream) = self.streams.remove(&token) {
-                // A guest that never makes room would else fill the host's memory with streams it opens and resets.
+                // Otherwise a guest that never makes room could fill the host's memory with streams that it opens and
+                // resets.
                 if stream.queued {
                     self.ready.retain(|ready| *ready != token);
                 }
@@ -273,7 +275,7 @@ impl Switch {
         }
     }
 
-    /// Takes what happened on the host's side. Does not wait.
+    /// Handles everything that has happened on the host's side. Does not wait.
     pub(super) fn host_arrivals(&mut self) {
         loop {
             let arrivals = self.watch.take();
@@ -286,7 +288,7 @@ impl Switch {
                     self.settle(arrival.token);
                 }
             }
-            // Whatever comes from here on is reported anew.
+            // Arrivals from here on are reported anew.
             if last {
                 return;
             }
@@ -306,12 +308,12 @@ impl Switch {
         loop {
             match channel::receive(self.channel.as_fd()) {
                 Ok(Some((PortMessage::Connect { port }, end))) => self.connect(port, end),
-                // Not for this side of the channel; its descriptor is closed.
+                // A message for the other side of the channel; its descriptor is closed.
                 Ok(Some((PortMessage::Accept { .. }, end))) => stream::finish(&end),
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Ok(None) | Err(_) => {
-                    // Streams live on without it; whoever watches the lifeline ends the process.
+                    // Streams live on without the channel; the owner of the lifeline ends the process.
                     self.watch.remove(self.channel.as_fd());
                     break;
                 }
@@ -324,8 +326,8 @@ impl Switch {
         !self.resets.is_empty() || !self.ready.is_empty()
     }
 
-    /// Puts the next packet for the guest into `room`; returns its length. `None` if there is none, and then
-    /// [`Self::wants_room`] is false.
+    /// Puts the next packet for the guest into `room`; returns the packet's length. If the result is `None`, there is
+    /// no packet, and [`Self::wants_room`] is false.
     pub(super) fn emit(&mut self, room: &Room<'_>) -> Option<u32> {
         if let Some((ports, kind)) = self.resets.pop_front() {
             let header = Header { kind, op: Operation::Reset as u16, ..self.header(ports) };
@@ -346,7 +348,7 @@ impl Switch {
         None
     }
 
-    /// What every packet to the guest has in common.
+    /// The fields that all packets to the guest share.
     fn header(&self, ports: Ports) -> Header {
         Header {
             src_cid: HOST_CID,
@@ -358,7 +360,7 @@ impl Switch {
         }
     }
 
-    /// Bytes of the guest's that wait for the host, all streams together.
+    /// Bytes from the guest that wait for the host, all streams together.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn waiting(&self) -> usize {
         self.streams.values().map(|stream| stream.credit.waiting() as usize).sum()

@@ -5,20 +5,21 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{Timespec, epoll};
 
-/// Something happened to a socket since it was last reported.
+/// The changes of a socket since it was last reported.
 #[derive(Debug, Clone, Copy)]
 pub(in super::super) struct Arrival {
-    /// Which socket.
+    /// The socket's token.
     pub(in super::super) token: u64,
     /// There are bytes, an end of stream, or an error to be had.
     pub(in super::super) readable: bool,
-    /// There may be room to write. Reported only where asked for.
+    /// There may be room to write, which is reported only for sockets watched for writing.
     pub(in super::super) writable: bool,
     /// The other end takes no more bytes.
     pub(in super::super) hung_up: bool,
 }
 
-/// A set of sockets. Each change is reported once (edge-triggered): whoever gets a report reads until there is no more.
+/// A set of sockets. Each change is reported once (edge-triggered): the receiver of a report reads until there is no
+/// more.
 #[derive(Debug)]
 pub(in super::super) struct Watch(OwnedFd);
 
@@ -30,12 +31,12 @@ impl Watch {
         Ok(Self(epoll::create(epoll::CreateFlags::CLOEXEC)?))
     }
 
-    /// Watches `socket` for reading. Closing it takes it out.
+    /// Watches `socket` for reading. A socket that is closed leaves the set.
     pub(in super::super) fn add(&self, socket: BorrowedFd<'_>, token: u64) -> io::Result<()> {
         Ok(epoll::add(&self.0, socket, epoll::EventData::new_u64(token), flags(false))?)
     }
 
-    /// Watches `socket` for reading, and for writing or not; what is possible now is reported again.
+    /// Watches `socket` for reading, and for writing if `writing`; a socket that is ready now is reported again.
     pub(in super::super) fn change(
         &self,
         socket: BorrowedFd<'_>,
@@ -45,16 +46,16 @@ impl Watch {
         Ok(epoll::modify(&self.0, socket, epoll::EventData::new_u64(token), flags(writing))?)
     }
 
-    /// Takes `socket` out; one that is not in is left alone.
+    /// Takes `socket` out of the set; one that is not in the set is left alone.
     pub(in super::super) fn remove(&self, socket: BorrowedFd<'_>) {
         // ENOENT is the only error of valid descriptors.
         let _ = epoll::delete(&self.0, socket);
     }
 
-    /// The next arrivals; none if nothing happened. Does not wait.
+    /// The next arrivals; none if nothing has happened. Does not wait.
     pub(in super::super) fn take(&self) -> Vec<Arrival> {
         let mut events = Vec::with_capacity(Self::BATCH);
-        // Nothing to do about an error: a valid set and buffer have none but EINTR, which needs a wait.
+        // With a valid set and buffer the only error is EINTR, which a call that does not wait never returns.
         let _ = epoll::wait(
             &self.0,
             rustix::buffer::spare_capacity(&mut events),

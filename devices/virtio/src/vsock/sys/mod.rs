@@ -1,4 +1,4 @@
-//! What differs by platform: watching many sockets through one descriptor.
+//! Differences between platforms: watching many sockets through one descriptor.
 
 #[cfg(target_os = "linux")]
 mod linux;

@@ -1,4 +1,4 @@
-//! What well-behaved guests and hosts see: connections, bytes, ends, and flow control.
+//! Streams between well-behaved guests and hosts: connections, bytes, ends, and flow control.
 
 use std::net::Shutdown;
 use std::time::Instant;
@@ -14,7 +14,7 @@ const MIB: usize = 1 << 20;
 fn the_host_connects_and_both_sides_talk() {
     for turns in [true, false] {
         let (mut guest, channel) = machine_with(turns);
-        // It may write at once: the bytes wait until the guest accepts.
+        // The host may write at once: the bytes wait until the guest accepts.
         let mut host = connect(&channel, GUEST_PORT);
         assert_eq!(write_now(&mut host, b"early"), 5);
         guest.settle();
@@ -85,7 +85,7 @@ fn messages_before_the_driver_wait() {
     assert_eq!(guest.read(key, 100), b"early");
 }
 
-/// Moves `len` bytes from guest to host, the host reading at most `gulp` bytes a round.
+/// Moves `len` bytes from guest to host; the host reads at most `gulp` bytes in each round.
 fn guest_to_host(guest: &mut Guest, key: (u32, u32), host: &mut UnixStream, len: usize, gulp: usize) {
     let (mut sent, mut received) = (0, 0);
     let mut chunk = pattern(0, MIB);
@@ -111,7 +111,7 @@ fn guest_to_host(guest: &mut Guest, key: (u32, u32), host: &mut UnixStream, len:
     }
 }
 
-/// Moves `len` bytes from host to guest, the guest reading at most `gulp` bytes a round.
+/// Moves `len` bytes from host to guest; the guest reads at most `gulp` bytes in each round.
 fn host_to_guest(guest: &mut Guest, key: (u32, u32), host: &mut UnixStream, len: usize, gulp: usize) {
     let (mut sent, mut received) = (0, 0);
     let mut chunk = pattern(0, MIB);
@@ -148,7 +148,7 @@ fn a_long_stream_from_the_guest_then_the_hosts_reply() {
     assert!(received == reply);
     drop(host);
     guest.settle();
-    // Everything was read, so the guest answered the full shutdown: no trace is left.
+    // All bytes were read, so the guest answered the full shutdown: no trace of the stream is left.
     assert_eq!(guest.sockets[&key].peer_done, 3);
     assert_eq!(guest.device.streams(), 0);
     assert!(guest.strays.is_empty());
@@ -193,7 +193,7 @@ fn a_reply_sent_with_the_end_arrives_before_it() {
     let mut received = Vec::new();
     while received.len() < reply.len() {
         guest.settle();
-        // The guest here refuses payload after the end.
+        // This guest refuses payload after the end.
         let bytes = guest.read(key, 3000);
         assert!(!bytes.is_empty(), "{} bytes are lost", reply.len() - received.len());
         received.extend(bytes);
@@ -215,7 +215,7 @@ fn half_close_passes_from_the_guest_while_the_host_goes_on() {
         guest.settle();
         assert_eq!(guest.read(key, usize::MAX), [round; 1000]);
     }
-    // The other direction now: that ends the stream.
+    // The end of the other direction ends the stream.
     guest.control(key, Operation::Shutdown, 1);
     guest.settle();
     assert!(guest.sockets[&key].reset);
@@ -254,7 +254,7 @@ fn half_close_passes_from_the_host_while_the_guest_goes_on() {
 fn a_host_that_hangs_up_stops_a_sending_guest() {
     let (mut guest, channel) = machine();
     let (host, key) = stream_to_guest(&mut guest, &channel);
-    // So much that some of it waits in the device.
+    // The guest sends so much that some of it waits in the device.
     while guest.send(key, &[1; 100_000]) > 0 {}
     assert!(guest.device.waiting() > 0);
     drop(host);
@@ -279,7 +279,7 @@ fn what_the_guest_sent_before_its_end_arrives_before_it() {
         assert!(guest.device.waiting() > 0);
         guest.control(key, end, if end == Operation::Shutdown { 3 } else { 0 });
         guest.settle();
-        // The guest is done with it at once, and its ports may be used again.
+        // The guest is done with the socket at once, and its ports may be used again.
         assert_eq!(guest.sockets[&key].reset, end == Operation::Shutdown);
         assert_eq!(guest.device.streams(), 1);
         let mut received = Vec::new();
@@ -314,7 +314,7 @@ fn a_slow_host_bounds_what_the_guest_may_send() {
             }
         }
     }
-    // The window is full, and not by a byte more; the rest is in the host's socket.
+    // The window is full to the last byte, and no further; the rest is in the host's socket.
     assert_eq!(guest.device.waiting(), WINDOW as usize);
     assert_eq!(guest.sockets[&key].free(), 0);
     assert!(sent < 2 * MIB);
@@ -370,7 +370,7 @@ fn no_byte_is_taken_from_the_host_without_a_buffer_of_the_guest() {
     let sent = write_now(&mut host, &pattern(0, 30_000));
     guest.settle();
     assert_eq!(guest.read(key, usize::MAX).len(), sent);
-    // All but a few buffers are used up now.
+    // The guest has only a few buffers left.
     let mut before = 0;
     loop {
         write_now(&mut host, &[0; 1]);
@@ -384,7 +384,7 @@ fn no_byte_is_taken_from_the_host_without_a_buffer_of_the_guest() {
     write_now(&mut host, b"waits");
     guest.settle();
     assert_eq!(guest.sockets[&key].inbox.len(), before);
-    // One buffer is enough for all of it, and the device hears of it.
+    // One buffer is enough for all packets, and the device is told of it.
     guest.post_rx(1);
     guest.settle();
     let inbox: Vec<u8> = guest.sockets[&key].inbox.iter().copied().collect();
@@ -398,7 +398,7 @@ fn streams_take_turns() {
     for (host, _) in &mut streams {
         write_now(host, &[0; 60_000]);
     }
-    // After a few packets, nobody is far behind.
+    // After a few packets no stream is far behind.
     guest.refill = false;
     guest.run();
     guest.take_packets();
@@ -474,7 +474,7 @@ fn guests_that_give_up_leave_no_offer() {
         guest.sockets.clear();
     }
     assert_eq!(guest.device.streams(), 0);
-    // Those that were handed over have ended; no others come.
+    // The streams that were handed over have ended; no others come.
     while let Ok(Some((_, stream))) = channel::receive(channel.as_fd()) {
         let mut host = UnixStream::from(stream);
         host.set_nonblocking(true).unwrap();

@@ -1,7 +1,7 @@
 //! A guest for tests: a driver with its queues in memory, and sockets on top that obey the norm as Linux does.
 //!
-//! It kicks only when the device asked for it, so a device that forgets to ask hangs here as it would in a machine.
-//! Hostile guests build their own packets with [`Guest::post`].
+//! The guest kicks only when the device asked for a kick, so a device that forgets to ask hangs here as it would in a
+//! machine. Hostile guests build their own packets with [`Guest::post`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::AsFd;
@@ -16,11 +16,11 @@ use crate::vsock::packet::{HEADER, Header, MAX_PAYLOAD, Operation, Ports, TYPE_S
 use crate::vsock::{GUEST_CID, Vsock};
 use crate::{Activation, Device, Event, Interrupt, Io};
 
-/// Entries of a queue.
+/// Number of entries of a queue.
 pub(super) const SIZE: u16 = 128;
-/// What Linux posts: a page each.
+/// Size of a buffer for packets from the device: a page, as Linux posts.
 const RX_BUFFER: u32 = 4096;
-/// Packets in flight to the device: each slot has room for the largest.
+/// Most packets in flight to the device: each slot has room for the largest packet.
 const TX_SLOTS: u16 = 16;
 const TX_SLOT: u64 = 0x1_1000;
 const RX_BUFFERS_AT: u64 = 0x10_0000;
@@ -35,7 +35,7 @@ struct Ring {
     base: u64,
     avail: u16,
     used: u16,
-    /// `avail` at the last look at whether to kick.
+    /// The value of `avail` when the driver last considered a kick.
     kicked: u16,
 }
 
@@ -77,7 +77,7 @@ impl Ring {
         memory.write_obj(self.avail.to_le(), GuestAddress(self.avail_at() + 2)).unwrap();
     }
 
-    /// VIRTIO 1.3 §2.7.10: whether the device wants to hear of what was offered since the last call.
+    /// VIRTIO 1.3 §2.7.10: whether the device wants a notification of the chains offered since the last call.
     fn needs_kick(&mut self, memory: &GuestRam) -> bool {
         let event: u16 = memory.read_obj(GuestAddress(self.used_at() + 4 + 8 * u64::from(SIZE))).unwrap();
         let (old, new) = (std::mem::replace(&mut self.kicked, self.avail), self.avail);
@@ -93,7 +93,7 @@ impl Ring {
         let head: u32 = memory.read_obj(GuestAddress(at)).unwrap();
         let len: u32 = memory.read_obj(GuestAddress(at + 4)).unwrap();
         self.used = self.used.wrapping_add(1);
-        // used_event: tell of the next one.
+        // used_event: asks for a notification of the next used chain.
         let event = self.avail_at() + 4 + 2 * u64::from(SIZE);
         memory.write_obj(self.used.to_le(), GuestAddress(event)).unwrap();
         Some((u16::from_le(u16::try_from(head).unwrap()), u32::from_le(len)))
@@ -117,9 +117,9 @@ impl Interrupt for Interrupts {
 pub(super) struct Socket {
     pub(super) connected: bool,
     pub(super) reset: bool,
-    /// What the host said it is done with: bit 0 receiving, bit 1 sending.
+    /// The directions that the host said it is done with: bit 0 receiving, bit 1 sending.
     pub(super) peer_done: u32,
-    /// Received, not yet read.
+    /// Bytes received and not yet read.
     pub(super) inbox: VecDeque<u8>,
     /// Size of the receive buffer.
     pub(super) buf_alloc: u32,
@@ -133,7 +133,7 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// How much may be sent.
+    /// How many bytes may be sent.
     pub(super) fn free(&self) -> u32 {
         self.peer_buf_alloc.wrapping_sub(self.tx_cnt.wrapping_sub(self.peer_fwd))
     }
@@ -147,7 +147,7 @@ pub(super) struct Guest {
     pub(super) sockets: BTreeMap<(u32, u32), Socket>,
     /// Packets that belong to no socket.
     pub(super) strays: Vec<(Header, Vec<u8>)>,
-    /// Guest ports that are listened on.
+    /// Guest ports on which a socket listens.
     pub(super) listening: Vec<u32>,
     /// Whether used rx buffers are posted again.
     pub(super) refill: bool,
@@ -182,7 +182,7 @@ impl Guest {
         guest
     }
 
-    /// What a driver does when it finds the device, or finds it again after a reset.
+    /// Does a driver's work when it finds the device, at first or after a reset.
     pub(super) fn activate(&mut self) {
         self.device.reset();
         self.rings = [0, 1, 2].map(Ring::new);
@@ -194,7 +194,7 @@ impl Guest {
         let activation =
             Activation { features, memory: &self.memory, queues: &self.queues, kicks: &self.kicks };
         self.device.activate(&activation).unwrap();
-        // Two descriptors a packet, as before Linux 6.2; others are for `post` with more pieces.
+        // Each packet takes two descriptors, as before Linux 6.2; further descriptors serve `post` with more pieces.
         self.tx_free = (0..TX_SLOTS).collect();
         self.rx_missing = (0..SIZE).collect();
         self.post_rx(usize::MAX);
@@ -220,7 +220,7 @@ impl Guest {
     }
 
     /// Puts a packet into the tx queue in pieces of these lengths (the rest is the last piece), and kicks if asked.
-    /// False if all slots are in flight.
+    /// Returns false if all slots are in flight.
     pub(super) fn post(&mut self, header: &Header, payload: &[u8], pieces: &[usize]) -> bool {
         let mut bytes = header.encode().to_vec();
         bytes.extend(payload);
@@ -285,7 +285,7 @@ impl Guest {
         Some((header, payload))
     }
 
-    /// Lets the device do whatever it was asked to. True if there was something.
+    /// Lets the device do all the work it was asked for. Returns true if there was some.
     pub(super) fn run(&mut self) -> bool {
         let mut ran = false;
         for index in 0..self.kicks.len() {
@@ -308,7 +308,7 @@ impl Guest {
         while self.run() | self.take_packets() {}
     }
 
-    /// Gives every packet that came to its socket.
+    /// Gives every packet that arrived to its socket.
     pub(super) fn take_packets(&mut self) -> bool {
         let mut any = false;
         while let Some((header, payload)) = self.receive() {
@@ -350,7 +350,7 @@ impl Guest {
             Operation::Shutdown => {
                 assert_ne!(header.flags, 0);
                 socket.peer_done |= header.flags;
-                // As Linux: with everything read, a full shutdown is answered at once.
+                // Linux answers a full shutdown at once if everything was read.
                 if socket.peer_done == 3 && socket.inbox.is_empty() {
                     socket.connected = false;
                     self.control(key, Operation::Reset, 0);
@@ -414,7 +414,7 @@ impl Guest {
                 break;
             }
             let header = Header { len: len as u32, ..self.header(key, Operation::Payload) };
-            // As Linux 6.17: the header by itself, the payload in pieces of 32 KiB.
+            // Linux 6.17 sends the header by itself, and the payload in pieces of 32 KiB.
             if !self.post(&header, &bytes[done..done + len], &[HEADER, 32 << 10]) {
                 break;
             }
@@ -425,7 +425,7 @@ impl Guest {
         done
     }
 
-    /// Reads up to `len` bytes that arrived, and tells of the room as Linux does.
+    /// Reads up to `len` bytes that arrived, and reports the freed room as Linux does.
     pub(super) fn read(&mut self, key: (u32, u32), len: usize) -> Vec<u8> {
         let socket = self.sockets.get_mut(&key).unwrap();
         let rest = socket.inbox.split_off(len.min(socket.inbox.len()));
@@ -439,7 +439,7 @@ impl Guest {
         bytes
     }
 
-    /// Closes a socket as Linux does; what comes for it later is stray.
+    /// Closes a socket as Linux does; packets that come for it later are stray.
     pub(super) fn close(&mut self, key: (u32, u32)) {
         if self.sockets[&key].connected {
             let (operation, flags) = if self.sockets[&key].peer_done == 3 {
@@ -452,7 +452,7 @@ impl Guest {
     }
 }
 
-/// A header from the guest, valid but for credit.
+/// A header from the guest, valid except for its credit.
 pub(super) fn header(ports: Ports, operation: Operation) -> Header {
     Header {
         src_cid: GUEST_CID,

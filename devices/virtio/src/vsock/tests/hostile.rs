@@ -1,4 +1,4 @@
-//! Guests that break rules: what they get, and that others do not notice.
+//! Guests that break rules: the device's answers to them, and other streams, which do not notice.
 
 use super::super::credit::WINDOW;
 use super::super::packet::{HEADER, Header, MAX_PAYLOAD, Operation, Ports};
@@ -8,7 +8,7 @@ use super::*;
 
 const KEY: (u32, u32) = (HOST_PORT, 5000);
 
-/// A guest with one good stream, to see that it goes on.
+/// A guest with one good stream, to show that the stream goes on.
 fn busy() -> (Guest, OwnedFd, UnixStream) {
     let (mut guest, channel) = machine();
     let (host, key) = stream_to_host(&mut guest, &channel, KEY.1);
@@ -25,7 +25,7 @@ fn goes_on(guest: &mut Guest, host: &mut UnixStream) {
     assert_eq!(guest.read(KEY, 100), b"too");
 }
 
-/// The packets that are answers to none of its sockets: ports, type and operation.
+/// The packets that answer none of the guest's sockets: ports, type and operation.
 fn strays(guest: &mut Guest) -> Vec<((u32, u32), u16, u16)> {
     guest.settle();
     guest
@@ -54,7 +54,7 @@ fn packets_for_no_stream_are_reset_but_resets_are_not() {
 fn unknown_types_are_reset_in_kind() {
     let (mut guest, _channel, mut host) = busy();
     for kind in [0, 2, 3, u16::MAX] {
-        // Even for the ports of a stream: it is another stream's.
+        // The same holds for the ports of an existing stream: a packet of another type belongs to another stream.
         let request = Header { kind, ..header(Ports { host: KEY.0, guest: KEY.1 }, Operation::Request) };
         guest.post(&request, &[], &[]);
         assert_eq!(strays(&mut guest), [(KEY, kind, RESET)]);
@@ -87,11 +87,11 @@ fn a_packet_out_of_place_resets_its_stream() {
         packet(&mut guest, header);
         guest.settle();
         assert!(guest.sockets[&KEY].reset);
-        // What came before is delivered, what was wrong is not.
+        // Bytes that came before the fault are delivered, the faulty ones are not.
         assert_eq!(read_now(&mut host), (b"before".to_vec(), true));
         assert_eq!(guest.device.streams(), 0);
     };
-    // A second request, an answer to no request, operations that do not exist.
+    // A second request, an answer without a request, operations that do not exist.
     for op in [0u16, 1, 2, 8] {
         let (mut guest, _channel, mut host) = busy();
         let header = Header { op, ..guest.header(KEY, Operation::Payload) };
@@ -107,7 +107,7 @@ fn a_packet_out_of_place_resets_its_stream() {
         assert!(guest.post(&Header { len, ..header }, &vec![0; len as usize], &[]));
     });
     reset_by(|guest, header| assert!(guest.post(&Header { len: u32::MAX, ..header }, &[0; 100], &[])));
-    // Payload after its end.
+    // Payload after the sender's end.
     reset_by(|guest, header| {
         guest.control(KEY, Operation::Shutdown, 2);
         assert!(guest.post(&Header { len: 4, ..header }, b"more", &[]));
@@ -127,7 +127,7 @@ fn payload_beyond_the_credit_resets_the_stream_and_is_not_stored() {
     guest.settle();
     assert!(guest.sockets[&KEY].reset);
     assert!(guest.strays.iter().all(|(header, _)| header.op == RESET));
-    // Even this guest's good bytes reach the host.
+    // Even the good bytes of a hostile guest reach the host.
     let mut received = 0;
     loop {
         let (bytes, ended) = read_now(&mut host);
@@ -144,7 +144,7 @@ fn payload_beyond_the_credit_resets_the_stream_and_is_not_stored() {
 #[test]
 fn credit_that_makes_no_sense_is_no_credit_until_the_guest_is_asked() {
     let (mut guest, _channel, mut host) = busy();
-    // Nothing was sent, so nothing can have been taken; 2^32 - 1 and more in flight leave no room anywhere.
+    // No byte was sent, so none can have been taken; 2^32 - 1 bytes and more in flight leave no room for any size.
     for (round, (buf_alloc, fwd_cnt)) in
         [(0, 0), (100, 1), (u32::MAX, 1), (100, 1 << 31)].into_iter().enumerate()
     {
@@ -177,7 +177,7 @@ fn packets_may_lie_in_any_pieces() {
         }
         assert!(received == payload, "{pieces:?}");
     }
-    // More room than the length says: "only the first len bytes will be used for the actual data."
+    // The chain has more room than the length says: "only the first len bytes will be used for the actual data."
     let header = Header { len: 3, ..guest.header(KEY, Operation::Payload) };
     guest.post(&header, b"yes, not this", &[HEADER, 2]);
     guest.settle();
@@ -206,9 +206,9 @@ fn resets_that_find_no_room_hold_the_guest_up_and_nothing_else() {
         assert!(posted < 10_000, "answers are stored without bound");
         guest.run();
     }
-    // The rx queue is full, so is the list, and the tx queue is not served.
+    // The rx queue is full, the list is full, too, and the tx queue is not served.
     assert!(guest.tx_in_flight() > 0 && posted > MAX_RESETS);
-    // Then the guest looks at its packets.
+    // Now the guest looks at its packets.
     guest.refill = true;
     guest.take_packets();
     guest.post_rx(usize::MAX);
@@ -219,12 +219,12 @@ fn resets_that_find_no_room_hold_the_guest_up_and_nothing_else() {
     goes_on(&mut guest, &mut host);
 }
 
-/// A guest that takes no packet, and opens and resets streams all the while: none of them is remembered.
+/// A guest takes no packets, and opens and resets streams all the while: the device remembers none of these streams.
 #[test]
 fn streams_that_come_and_go_leave_nothing_behind() {
     let (mut guest, channel, mut host) = busy();
     guest.refill = false;
-    // Answers to these fill the rx queue.
+    // The answers to these requests fill the rx queue.
     for port in 0..u32::from(RX_BUFFERS) {
         guest.post(&header(Ports { host: 1, guest: port }, Operation::CreditUpdate), &[], &[]);
         guest.run();
@@ -260,7 +260,7 @@ fn messages_that_are_none_are_dropped() {
     let (mut guest, channel) = machine();
     let (ours, theirs) = UnixStream::pair().unwrap();
     let send = |bytes: &[u8]| rustix::net::send(&channel, bytes, rustix::net::SendFlags::empty()).unwrap();
-    // Too short, too long, no descriptor, not for the device.
+    // Messages that are too short, too long, without a descriptor, or not for the device.
     send(b"x");
     send(&[0; 100]);
     send(&PortMessage::Connect { port: GUEST_PORT }.encode());
@@ -277,7 +277,7 @@ fn messages_that_are_none_are_dropped() {
 fn an_answer_to_a_request_that_was_not_sent_yet_is_none() {
     let (mut guest, channel, mut host) = busy();
     guest.refill = false;
-    // Answers to these leave no room for the request.
+    // The answers to these requests leave no room for the request below.
     for port in 0..u32::from(RX_BUFFERS) {
         guest.post(&header(Ports { host: 1, guest: port }, Operation::CreditUpdate), &[], &[]);
         guest.run();

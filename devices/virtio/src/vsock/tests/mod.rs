@@ -71,7 +71,7 @@ fn stream_to_host(guest: &mut Guest, channel: &OwnedFd, port: u32) -> (UnixStrea
     (accept(channel), key)
 }
 
-/// What is there now: bytes, and whether the stream ended.
+/// The bytes that are there now, and whether the stream has ended.
 fn read_now(host: &mut UnixStream) -> (Vec<u8>, bool) {
     let mut bytes = Vec::new();
     match host.read_to_end(&mut bytes) {
@@ -81,7 +81,7 @@ fn read_now(host: &mut UnixStream) -> (Vec<u8>, bool) {
     }
 }
 
-/// Writes as much as the socket takes.
+/// Writes as much as the socket takes now.
 fn write_now(host: &mut UnixStream, bytes: &[u8]) -> usize {
     let mut done = 0;
     while done < bytes.len() {
@@ -94,7 +94,7 @@ fn write_now(host: &mut UnixStream, bytes: &[u8]) -> usize {
     done
 }
 
-/// Bytes that differ by place.
+/// Bytes that differ by their position.
 fn pattern(start: usize, len: usize) -> Vec<u8> {
     (start..start + len).map(|place| (place.wrapping_mul(0x9E37_79B9) >> 13) as u8).collect()
 }

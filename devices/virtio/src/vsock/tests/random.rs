@@ -10,13 +10,13 @@ use super::*;
 /// A step of a guest that follows no rule.
 #[derive(Debug, Clone)]
 enum Wild {
-    /// A packet: fields from small sets, so that they often hit.
+    /// A packet whose fields come from small sets, so that they often hit a stream.
     Packet {
         header: Header,
         payload: usize,
         pieces: Vec<usize>,
     },
-    /// Bytes that may not even be a header.
+    /// Bytes that may be too few for a header.
     Raw(Vec<u8>),
     Connect {
         port: u32,
@@ -60,7 +60,7 @@ fn any_header() -> impl Strategy<Value = Header> {
                 2 | 3 => (1 << 31) + dst_port - 2,
                 other => other,
             },
-            // Zero = as long as the payload is.
+            // A length of zero stands for the length of the payload.
             len: len.unwrap_or(0),
             kind,
             op,
@@ -90,7 +90,7 @@ fn any_wild() -> impl Strategy<Value = Wild> {
     ]
 }
 
-/// What the device may send to one pair of ports, by the packets the guest sent.
+/// The bytes that the device may send to one pair of ports, by the packets that the guest sent.
 #[derive(Debug, Default, Clone, Copy)]
 struct Allowance {
     buf_alloc: u32,
@@ -113,7 +113,7 @@ fn wild_step(guest: &mut Guest, channel: &OwnedFd, hosts: &mut Vec<UnixStream>, 
         Wild::Connect { port } => {
             let (ours, theirs) = UnixStream::pair().unwrap();
             ours.set_nonblocking(true).unwrap();
-            // A full channel is not the device's business.
+            // A full channel is not the device's concern.
             if channel::send(channel.as_fd(), PortMessage::Connect { port: *port }, theirs.as_fd()).is_ok() {
                 hosts.push(ours);
             }
@@ -155,7 +155,7 @@ fn wild_step(guest: &mut Guest, channel: &OwnedFd, hosts: &mut Vec<UnixStream>, 
     }
 }
 
-/// Reads what the device sent, and compares with what it was allowed to.
+/// Reads the packets that the device sent, and compares them with its allowance.
 fn check_received(guest: &mut Guest, allowances: &mut std::collections::HashMap<(u32, u32), Allowance>) {
     while let Some((header, _)) = guest.receive() {
         assert_eq!((header.src_cid, header.dst_cid), (2, GUEST_CID));
@@ -165,7 +165,7 @@ fn check_received(guest: &mut Guest, allowances: &mut std::collections::HashMap<
         let key = (header.src_port, header.dst_port);
         let allowance = allowances.entry(key).or_default();
         match operation {
-            // A stream begins or ends: counters start over.
+            // A stream begins or ends here, so its counters start over.
             Operation::Request | Operation::Response if header.kind == 1 => allowance.sent = 0,
             Operation::Payload => {
                 let free = allowance.buf_alloc.saturating_sub(allowance.sent.wrapping_sub(allowance.fwd_cnt));
@@ -216,7 +216,7 @@ fn any_tame() -> impl Strategy<Value = Tame> {
     ]
 }
 
-/// One stream, and how far each direction is: bytes sent, bytes received, whether its sender ended it.
+/// One stream, with the progress of each direction: bytes sent, bytes received, whether its sender ended it.
 struct Pair {
     key: (u32, u32),
     host: UnixStream,
@@ -243,7 +243,7 @@ impl Pair {
         self.down.1 += bytes.len();
     }
 
-    /// True at the end of the stream.
+    /// Reads at the host; returns true at the end of the stream.
     fn host_read(&mut self, len: usize) -> bool {
         let mut bytes = vec![0; len];
         match self.host.read(&mut bytes) {
@@ -324,7 +324,7 @@ proptest! {
             if let Wild::Packet { header, .. } = step
                 && (header.src_cid, header.dst_cid, header.kind) == (GUEST_CID, 2, 1)
             {
-                // Answers that are on their way obey what was said before this packet.
+                // Answers that are already on their way obey the packets before this one.
                 check_received(&mut guest, &mut allowances);
                 let allowance = allowances.entry((header.dst_port, header.src_port)).or_default();
                 (allowance.buf_alloc, allowance.fwd_cnt) = (header.buf_alloc, header.fwd_cnt);
@@ -336,7 +336,7 @@ proptest! {
             check_bounds(&guest);
             check_received(&mut guest, &mut allowances);
         }
-        // With the hosts gone and the rx queue served, nothing is left over but what waits for the guest's answer.
+        // With the hosts gone and the rx queue served, only streams that wait for the guest's answer are left.
         hosts.clear();
         guest.refill = true;
         for _ in 0..20 {
