@@ -204,7 +204,8 @@ calls! {
     FUTEX_WAITV = 449;
 }
 
-/// What every program of this project may call. Nothing in it opens, starts or changes anything outside the process.
+/// Calls that every program of this project may make. None of them opens, starts or changes anything outside the
+/// process.
 pub const RUNTIME: &[Call] = &[
     READ,
     WRITE,
@@ -231,7 +232,7 @@ pub const RUNTIME: &[Call] = &[
     EXIT_GROUP,
 ];
 
-/// What serving a guest's devices takes of descriptors: events, disks, and the guest's streams.
+/// Calls on descriptors by which a guest's devices are served: events, disks, and the guest's streams.
 pub const DEVICES: &[Call] = &[
     EPOLL_CTL,
     EPOLL_WAIT,
@@ -250,6 +251,6 @@ pub const DEVICES: &[Call] = &[
     SHUTDOWN, // streams
 ];
 
-/// What serving devices over vhost-user takes: threads, and the guest's memory as the front end shares it.
+/// Calls by which devices are served over vhost-user: threads, and the guest's memory as the front end shares it.
 pub const BACK_END: &[Call] =
     &[ACCEPT4, EPOLL_CREATE1, EVENTFD2, FSTAT, RSEQ, RT_SIGACTION, SCHED_GETAFFINITY, SET_ROBUST_LIST];

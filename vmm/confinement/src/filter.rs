@@ -12,7 +12,7 @@ use libc::sock_filter;
 use crate::arch::AUDIT_ARCH;
 use crate::calls::Call;
 
-/// What happens at a call that a profile does not allow.
+/// The consequence of a call that a profile does not allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forbidden {
     /// The process is killed: for programs of this project, of which every call is known.
@@ -84,13 +84,13 @@ impl Test {
     }
 }
 
-/// What happens at one system call.
+/// The rule for one system call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rule {
     call: u32,
     /// Allowed if all tests of one case hold, or if there is no case.
     cases: Vec<Vec<Test>>,
-    /// What happens if no case holds.
+    /// The consequence if no case holds.
     otherwise: Forbidden,
 }
 
@@ -274,7 +274,7 @@ mod tests {
         rules.compile().0.iter().map(|op| (op.code, op.jt, op.jf, op.k)).collect()
     }
 
-    /// What a program returns for a call with these arguments, and in how many steps.
+    /// The result of a program for a call with these arguments, and the number of its steps.
     fn run(program: &[Instruction], arch: u32, call: u32, arguments: [u64; 6]) -> (u32, usize) {
         let load = |at: u32| match at {
             NUMBER => call,

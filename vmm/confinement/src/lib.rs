@@ -1,4 +1,4 @@
-//! What a process that handles a guest's bytes may still do, once it has what it works with.
+//! The remaining powers of a process that handles a guest's bytes, once it has everything for its work.
 //!
 //! A program declares a [`Profile`] of system calls, the [`Reachable`] files and the [`Limits`] it needs. [`enter`] closes
 //! all doors but the last, and the profile's [`Filter`] closes that one. A child that is not ours gets the same from its

@@ -6,10 +6,10 @@ use rustix::io::Result;
 use rustix::process::{getgid, getuid};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-/// What a process is put into itself.
+/// The namespaces that a process itself enters.
 const OWN: UnshareFlags = UnshareFlags::NEWNET.union(UnshareFlags::NEWIPC).union(UnshareFlags::NEWNS);
 
-/// What a child is put into.
+/// The namespaces that a child enters.
 const FLAGS: UnshareFlags = OWN.union(UnshareFlags::NEWPID);
 
 /// Puts this process into a network and a System V IPC namespace with nothing in them, and its next child with all its

@@ -1,4 +1,4 @@
-//! What a process may still open: Landlock.
+//! The files that a process may still open: Landlock.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -24,12 +24,12 @@ pub enum Landlock {
     None,
 }
 
-/// What a process may still open.
+/// The files that a process may still open.
 #[derive(Debug, Default)]
 pub struct Reachable {
     /// Files that may be executed and read: the program and where its libraries are.
     pub programs: Vec<PathBuf>,
-    /// What may be read.
+    /// Files and directories that may be read.
     pub data: Vec<PathBuf>,
     /// Files that may be opened again, to read.
     pub files: Vec<OwnedFd>,
@@ -45,7 +45,7 @@ pub struct Reachable {
 pub struct Domain(RulesetCreated);
 
 impl Domain {
-    /// The domain in which `reachable` is all there is. What of it does not exist is skipped.
+    /// A domain with `reachable` and nothing else. Paths in it that do not exist are skipped.
     pub fn new(reachable: Reachable) -> Result<Self, Error> {
         let read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
         let change = AccessFs::WriteFile

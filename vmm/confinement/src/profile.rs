@@ -36,15 +36,15 @@ pub enum Error {
 /// A call that is allowed if all tests of its arguments hold. A call may stand in several.
 pub type Conditional = (Call, &'static [Test]);
 
-/// What every program of this project may call with some arguments: memory that is never executable, and signals to its
-/// own threads (abort(3) is one). They go with [`calls::RUNTIME`].
+/// Calls that every program of this project may make with some arguments: for memory that is never executable, and for
+/// signals to its own threads (abort(3) sends one). They go with [`calls::RUNTIME`].
 pub const RUNTIME_IF: &[Conditional] = &[
     (calls::MMAP, &[Test::lacks(2, libc::PROT_EXEC)]),
     (calls::MPROTECT, &[Test::lacks(2, libc::PROT_EXEC)]),
     (calls::TGKILL, &[Test::is_own_process(0)]),
 ];
 
-/// What goes with [`calls::BACK_END`]: threads, and their names.
+/// Calls with some arguments that go with [`calls::BACK_END`]: threads, and their names.
 pub const BACK_END_IF: &[Conditional] =
     &[(calls::CLONE, &[Test::has(0, libc::CLONE_THREAD)]), (calls::PRCTL, &[Test::is(0, libc::PR_SET_NAME)])];
 
@@ -59,9 +59,9 @@ pub const STREAM_PAIRS: Conditional =
 /// The system calls of a process.
 #[derive(Debug, Clone, Copy)]
 pub struct Profile<'a> {
-    /// What may be called with any arguments.
+    /// Calls that are allowed with any arguments.
     pub calls: &'a [&'a [Call]],
-    /// What may be called with some.
+    /// Calls that are allowed with some arguments.
     pub conditional: &'a [&'a [Conditional]],
     /// Requests of ioctl(2).
     pub ioctls: &'a [u32],
@@ -69,7 +69,7 @@ pub struct Profile<'a> {
     pub fcntls: &'a [i32],
     /// Calls that look absent whatever happens at others.
     pub absent: &'a [Call],
-    /// What happens at every other call.
+    /// The consequence of every other call.
     pub otherwise: Forbidden,
 }
 
@@ -99,7 +99,7 @@ pub struct Limits {
     pub mapped_bytes: Option<u64>,
 }
 
-/// What a log, a console and the like may grow to where they are files.
+/// The least length to which a log, a console and the like may grow if they are files.
 const MIN_FILE_BYTES: u64 = 64 << 20;
 
 impl Limits {
@@ -121,7 +121,7 @@ impl Limits {
     }
 }
 
-/// What the host's kernel gave of what was asked.
+/// The parts of the confinement that the host's kernel granted.
 #[derive(Debug)]
 pub struct Report {
     /// Why the process is still root's, if it is.
@@ -131,7 +131,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// What a log should say of what is missing, a line each.
+    /// Warnings for the log about missing parts, a line each.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         let user = self.still_root.as_ref();
         let user = user.map(|error| format!("still root's, without a user of its own ({error})"));

@@ -24,14 +24,14 @@ const BASE: &str = "/proc";
 const MAX_COPY: u64 = 512 << 20;
 const OPTIONS: &std::ffi::CStr = c"mode=755,size=1100m";
 
-/// What stands at a place of the new root.
+/// The thing that stands at a place of the new root.
 #[derive(Debug)]
 enum Source {
     /// A directory of the host's.
     Directory(OwnedFd),
     /// A file of the host's.
     File(OwnedFd),
-    /// What this file contains, as its own user alone may open it, or it has no place on the host.
+    /// A copy of this file's contents, because only its own user may open it, or because it has no place on the host.
     Copy(File),
 }
 
@@ -63,12 +63,12 @@ pub struct Shared<'a> {
     pub readonly: bool,
 }
 
-/// Makes the root directory of this process one with nothing in it but `shared`, what is mounted there included; returns a
-/// descriptor of each, which may only name files. Nothing in them is executed, and no device is opened. What has been
-/// opened before stays open, and is to be closed.
+/// Makes the root directory of this process one with nothing in it but `shared`, with everything that is mounted below;
+/// returns a descriptor of each, which may only name files. No file below is executed, and no device is opened.
+/// Descriptors that were opened before stay open, and are to be closed.
 ///
-/// To be called by a process with one thread, after [`crate::isolate`], and before it gives up its user or its
-/// capabilities. After an error its root is the host's.
+/// Only a process with one thread may call this function, after [`crate::isolate`], and before the process gives up its
+/// user or its capabilities. After an error its root is the host's.
 pub fn enter_shared(shared: &[Shared<'_>]) -> io::Result<Vec<OwnedFd>> {
     own_mounts()?;
     let place = |number: usize| PathBuf::from(format!("/{number}"));

@@ -28,7 +28,7 @@ const READ_EXEC: libc::c_int = libc::PROT_READ | libc::PROT_EXEC;
 /// A system call that would succeed for another program, or do no harm if it did.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    /// What it tries.
+    /// The name of the attempt.
     pub name: &'static str,
     number: c_long,
     arguments: [c_long; 5],
@@ -110,11 +110,12 @@ impl Attempt {
     }
 }
 
-/// What this process is to try. To be asked before it confines itself; afterwards comes [`Asked::end`].
+/// The attempt that this process is to make. A process asks for it before it confines itself, and then calls
+/// [`Asked::end`].
 #[derive(Debug)]
 pub struct Asked(Option<Attempt>);
 
-/// What the environment asks of this process.
+/// The attempt that the environment asks of this process.
 #[must_use]
 pub fn asked() -> Asked {
     let which = std::env::var(WHICH).unwrap_or_default();
@@ -137,7 +138,7 @@ impl Asked {
     }
 }
 
-/// What came of a try.
+/// The outcome of an attempt.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fate {
     /// The call was made.
@@ -150,7 +151,7 @@ pub enum Fate {
     Other(ExitStatus),
 }
 
-/// What came of this try in a process of its own. `test` is the ignored test that confines itself.
+/// The outcome of this attempt in a process of its own. `test` is the ignored test that confines itself.
 fn fate(test: &str, which: &str) -> Fate {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--ignored", "--test-threads=1"]).env(WHICH, which);

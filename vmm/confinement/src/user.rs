@@ -1,10 +1,10 @@
-//! Whose a process is that handles a guest's bytes: by default, a user and a group that are its alone.
+//! The user of a process that handles a guest's bytes: by default, a user and a group that no other process has.
 //!
-//! Their number is the process's own id after a fixed one. As long as the process lives, the kernel gives that id to no
-//! other, so nobody has to write down who has which user, nor give one back. ADR 10 says why not another. Not here:
-//! which process needs one, and its capabilities (each program gives up its own).
+//! Their number is the process's own id plus a constant. As long as the process lives, the kernel gives that id to no
+//! other process, so no list of these users is needed, and none has to be given back. ADR 10 says why no other way was
+//! taken. Not here: which process needs such a user, and its capabilities (each program gives up its own).
 //!
-//! A process that reads and writes a user's files for the guest is that user's instead ([`take_user`]).
+//! A process that reads and writes a user's files for the guest runs as that user instead ([`take_user`]).
 
 use rustix::io::{Errno, Result};
 use rustix::process::{Gid, Resource, Uid, geteuid, getpid, getuid};
@@ -69,7 +69,7 @@ pub fn take_user(user: &User) -> Result<()> {
 /// Has no program that this process executes get a capability.
 fn drop_bounds() {
     for capability in CapabilitySet::all() {
-        // A kernel may be too old to know one. What is left can be had by nobody but root.
+        // A kernel may be too old to know the capability. Only root could have the remaining ones.
         let _ = remove_capability_from_bounding_set(capability);
     }
 }

@@ -19,7 +19,7 @@ fn takes_a_user() {
     }
 }
 
-/// What a process says that starts as `program` does.
+/// The output of a process that starts as `program` does.
 fn said(program: &mut Command) -> io::Result<String> {
     let args = ["--exact", "takes_a_user", "--ignored", "--nocapture"];
     let output = program.args(args).output()?;

@@ -1,4 +1,5 @@
-//! A machine's processes as its handle sees them: found, waited for, and blamed. Not here: what they are told.
+//! A machine's processes, as the machine's handle uses them: found, waited for, and blamed. Not here: the messages to
+//! them.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -9,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, epoll, poll};
 
 use crate::MachineError;
 
-/// Where one of this project's programs is, or another's.
+/// The path of a program, which is one of this project's or of the host's.
 pub(crate) fn find(program: &str) -> Result<PathBuf, MachineError> {
     process::find_program(program).ok_or_else(|| MachineError::Program { program: program.to_owned() })
 }
@@ -32,7 +33,7 @@ pub(crate) fn is_readable(descriptor: BorrowedFd<'_>) -> bool {
     wait_readable_for(descriptor, Duration::ZERO)
 }
 
-/// Waits, but no longer than that; returns whether it is readable.
+/// Waits for at most `patience`; returns whether the descriptor is readable.
 pub(crate) fn wait_readable_for(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
     let Ok(patience) = patience.try_into() else { return false };
     poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&patience)).is_ok_and(|ready| ready > 0)

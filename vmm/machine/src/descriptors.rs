@@ -1,11 +1,11 @@
-//! Descriptors that travel beside a message, which names each by its index. Not here: what they are for.
+//! Descriptors that travel beside a message, which names each by its index. Not here: the purpose of a descriptor.
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use process::Channel;
 use serde::{Deserialize, Serialize};
 
-/// A descriptor that comes with the message: its index.
+/// The index of a descriptor that comes with the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fd(pub u16);
 
@@ -14,21 +14,21 @@ pub struct Fd(pub u16);
 pub struct Outgoing(Vec<OwnedFd>);
 
 impl Outgoing {
-    /// Adds one, and says how the message names it.
+    /// Adds a descriptor, and returns the index by which the message names it.
     pub fn add(&mut self, descriptor: impl Into<OwnedFd>) -> Fd {
-        // A message has far fewer (`process`); one more than there can be is missed by the receiver.
+        // A message has far fewer descriptors (`process`); the receiver notices an index that has none.
         let index = Fd(u16::try_from(self.0.len()).unwrap_or(u16::MAX));
         self.0.push(descriptor.into());
         index
     }
 
-    /// Sends them beside the message that names them.
+    /// Sends the descriptors beside the message that names them.
     pub fn send<T: Serialize>(&self, channel: &Channel, message: &T) -> process::Result<()> {
         channel.send(message, &self.0.iter().map(AsFd::as_fd).collect::<Vec<_>>())
     }
 }
 
-/// A message names a descriptor that did not come, or names it twice.
+/// A message names a descriptor that did not come with it, or names one twice.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("descriptor {0} did not come")]
 pub struct MissingDescriptor(u16);
@@ -38,13 +38,13 @@ pub struct MissingDescriptor(u16);
 pub struct Incoming(Vec<Option<OwnedFd>>);
 
 impl Incoming {
-    /// In the order they came.
+    /// The descriptors in the order in which they came.
     #[must_use]
     pub fn new(descriptors: Vec<OwnedFd>) -> Self {
         Self(descriptors.into_iter().map(Some).collect())
     }
 
-    /// Takes one out.
+    /// Takes one descriptor out.
     pub fn take(&mut self, index: Fd) -> Result<OwnedFd, MissingDescriptor> {
         self.0.get_mut(usize::from(index.0)).and_then(Option::take).ok_or(MissingDescriptor(index.0))
     }

@@ -1,6 +1,7 @@
-//! Devices as a machine's processes are told of them, and made from that: by the VMM, and by the device process alike.
+//! Descriptions of devices, which travel to a machine's processes, and the devices made from them, by the VMM and by
+//! the device process alike.
 //!
-//! Not here: what is behind a disk's files, and devices that only the VMM has (console, balloon).
+//! Not here: the files behind a disk, and devices that only the VMM has (console, balloon).
 
 use std::os::fd::OwnedFd;
 
@@ -19,9 +20,9 @@ use crate::{Disk, LISTENING};
 pub enum DeviceSpec {
     /// A block device.
     Block {
-        /// Its serial number.
+        /// The disk's serial number.
         id: String,
-        /// What is on it.
+        /// The disk's contents.
         disk: DiskSpec,
     },
     /// The socket device: the device end of its port channel.
@@ -30,7 +31,7 @@ pub enum DeviceSpec {
     Entropy,
 }
 
-/// What is on a disk.
+/// The contents of a disk.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct DiskSpec {
     /// Contents, in order.
@@ -51,7 +52,7 @@ pub enum SegmentSpec {
         /// Number of bytes.
         len: u64,
     },
-    /// These bytes, read-only.
+    /// Literal bytes, read-only.
     Bytes(Vec<u8>),
     /// Zeroes, read-only.
     Zeroes(u64),
@@ -60,24 +61,24 @@ pub enum SegmentSpec {
 /// Why a device could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// The spec names a descriptor that did not come.
+    /// The spec names a descriptor that did not come with it.
     #[error(transparent)]
     Descriptor(#[from] MissingDescriptor),
-    /// A disk's parts are not a disk.
+    /// A disk's segments do not make a disk.
     #[error("{id}: {source}")]
     Disk {
-        /// Which one.
+        /// The disk's serial number.
         id: String,
-        /// What is wrong.
+        /// The fault.
         source: DiskError,
     },
-    /// The port channel is none.
+    /// The port channel's descriptor cannot serve as one.
     #[error("vsock: {0}")]
     Vsock(std::io::Error),
 }
 
 impl DeviceSpec {
-    /// The devices that a sandbox has of its own, in guest order: disks, sockets, entropy.
+    /// Descriptions of a sandbox's own devices, in guest order: disks, sockets, entropy.
     pub(crate) fn describe(disks: Vec<Disk>, ports: OwnedFd, descriptors: &mut Outgoing) -> Vec<Self> {
         let mut devices = Vec::with_capacity(disks.len() + 2);
         for (index, disk) in disks.into_iter().enumerate() {
@@ -87,7 +88,7 @@ impl DeviceSpec {
         devices
     }
 
-    /// What messages call it.
+    /// The device's name in messages.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -97,7 +98,7 @@ impl DeviceSpec {
         }
     }
 
-    /// How far the longest of its files is written.
+    /// The end of the longest writable file among the device's.
     #[must_use]
     pub fn writable_end(&self) -> u64 {
         let Self::Block { disk: DiskSpec { segments, readonly: false }, .. } = self else { return 0 };
@@ -149,23 +150,24 @@ impl SegmentSpec {
     }
 }
 
-/// A device that a process outside of the machine serves over vhost-user. The guest finds it behind the machine's own.
+/// A device that a process outside the machine serves over vhost-user. In guest order such devices come after the
+/// machine's own.
 #[derive(Debug)]
 pub struct BackEnd {
     /// The front end's end of the connection.
     pub socket: OwnedFd,
-    /// What is served there.
+    /// The device that is served at the other end.
     pub device: Elsewhere,
 }
 
-/// What a process outside of the machine serves.
+/// A device that a process outside the machine serves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Elsewhere {
     /// An entropy device.
     Entropy,
     /// A file system.
     FileSystem {
-        /// The name that the guest mounts it by.
+        /// The name by which the guest mounts the file system.
         tag: String,
         /// Queues besides the one for urgent requests.
         request_queues: u16,
@@ -173,7 +175,7 @@ pub enum Elsewhere {
 }
 
 impl Elsewhere {
-    /// Which device it is.
+    /// The kind of the device.
     #[must_use]
     pub fn kind(&self) -> DeviceKind {
         match self {
@@ -182,7 +184,7 @@ impl Elsewhere {
         }
     }
 
-    /// The largest size of each of its queues.
+    /// The largest size of each queue of the device.
     #[must_use]
     pub fn queue_sizes(&self) -> Vec<u16> {
         match self {
@@ -194,5 +196,5 @@ impl Elsewhere {
     }
 }
 
-/// Linux cuts a request to what fits a queue.
+/// Size of a file system's queues; Linux cuts a request to the size of a queue.
 pub const FILE_SYSTEM_QUEUE: u16 = 1024;

@@ -1,7 +1,7 @@
-//! Fuzz bodies: what the processes of a machine, which its guest may have taken over, say to their supervisor.
+//! Fuzz bodies for the messages of a machine's processes to their supervisor; the guest may have taken a process over.
 //!
-//! `cargo test` runs them a fixed number of times with fixed seeds; `fuzz/` has the targets for libFuzzer. Not here: the
-//! packets that reports come in (`process`).
+//! `cargo test` runs the bodies a fixed number of times with fixed seeds; `fuzz/` has the targets for libFuzzer. Not
+//! here: the packets in which reports come (`process`).
 
 use std::fmt::Debug;
 use std::io::BufReader;
@@ -16,7 +16,7 @@ use crate::qmp::{self, MAX_ANSWERS, MAX_LINE, Shutdown};
 use crate::shares::SharesReport;
 use crate::software::protocol::{DevicesReport, LaunchReport};
 
-/// Lines of QEMU's. The first byte is the length of the pieces that the rest comes in.
+/// Lines of QEMU's control protocol. The first byte is the length of the pieces in which the rest arrives.
 pub fn qmp(data: &[u8]) {
     let Some((&piece, bytes)) = data.split_first() else { return };
     let (answer, answers) = std::sync::mpsc::sync_channel(MAX_ANSWERS);
@@ -32,7 +32,7 @@ pub fn qmp(data: &[u8]) {
     }
 }
 
-/// A report of each kind of process. What is understood means the same when it is said again.
+/// A report of each kind of process. A report that is understood keeps its meaning when it is sent again.
 pub fn reports(data: &[u8]) {
     report::<Report>(data);
     report::<DevicesReport>(data);

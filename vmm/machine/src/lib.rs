@@ -1,4 +1,4 @@
-//! The `Machine` seam: what the supervisor sees of a virtual machine that other processes run.
+//! The `Machine` seam: the supervisor's view of a virtual machine that other processes run.
 //!
 //! ```text
 //!            boot(Config)                      pause / resume
@@ -8,9 +8,10 @@
 //!                           ended ── wait() ──▶ Ending
 //! ```
 //!
-//! Two kinds: *native* (one `matchlock-vmm` process) and *software* (QEMU as vCPU engine under a launcher, our devices
-//! in a `matchlock-devices` process). Every process holds the other end of a descriptor of the supervisor's and ends
-//! when that hangs up. Not here: what is in the guest, and what the vsock streams carry.
+//! There are two kinds: *native* (one `matchlock-vmm` process) and *software* (QEMU as vCPU engine under a launcher,
+//! and this project's devices in a `matchlock-devices` process). Every process holds the other end of a descriptor of
+//! the supervisor's and ends when the supervisor's end hangs up. Not here: the programs in the guest, and the contents
+//! of vsock streams.
 
 mod arch;
 mod children;
@@ -31,44 +32,45 @@ use disk::Segment;
 
 pub use devices::{BackEnd, Elsewhere};
 
-/// Host vsock ports the guest may connect to, on every kind of machine; streams to others are reset. 1024 is where the
-/// agent's control stream arrives (`guest_protocol::HOST_PORT`).
+/// Host vsock ports to which the guest may connect, on every kind of machine; streams to other ports are reset. The
+/// agent's control stream arrives at 1024 (`guest_protocol::HOST_PORT`).
 pub const LISTENING: [u32; 1] = [1024];
 
-/// Which kind of machine.
+/// The kind of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// Our VMM on KVM.
+    /// This project's VMM on KVM.
     Kvm,
-    /// Our VMM on Hypervisor.framework.
+    /// This project's VMM on Hypervisor.framework.
     Hvf,
-    /// QEMU TCG as vCPU engine, our devices.
+    /// QEMU TCG as vCPU engine, with this project's devices.
     Software,
 }
 
-/// Everything a machine is made of. Descriptors, not paths: the machine's processes open nothing.
+/// The parts of a machine. Files are given by descriptor, not by path, because the machine's processes open nothing.
 #[derive(Debug)]
 pub struct Config {
     /// Number of vCPUs.
     pub vcpus: u8,
-    /// Guest RAM.
+    /// Guest RAM in MiB.
     pub memory_mib: u32,
     /// The kernel.
     pub kernel: Kernel,
     /// The initial RAM file system.
     pub initramfs: OwnedFd,
-    /// Kernel parameters; the machine adds those it needs itself (console, clock).
+    /// Kernel parameters; the machine adds its own (console, clock).
     pub command_line: String,
     /// Block devices, in guest order.
     pub disks: Vec<Disk>,
-    /// Devices that processes outside of the machine serve, in guest order behind all others. With one of them, those
+    /// Devices that processes outside the machine serve, in guest order after all others. If there are any, those
     /// processes map the guest's RAM.
     pub elsewhere: Vec<BackEnd>,
     /// Device end of the vsock port channel (`virtio::vsock`).
     pub ports: OwnedFd,
-    /// Where console output goes; written without blocking the guest for ever: what the reader does not take is lost.
+    /// The destination of console output. Writing never blocks the guest for ever: output that the reader does not take
+    /// is lost.
     pub console: OwnedFd,
-    /// Where the machine's processes log: their standard error. Nowhere if none.
+    /// The log of the machine's processes: their standard error. If there is none, they log nothing.
     pub log: Option<OwnedFd>,
 }
 
@@ -77,7 +79,7 @@ pub struct Config {
 pub struct Kernel {
     /// The file.
     pub file: OwnedFd,
-    /// What is in it.
+    /// The format of the file.
     pub format: KernelFormat,
 }
 
@@ -109,7 +111,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// The same disk for another machine: the same open files.
+    /// The same disk for another machine, which shares the open files.
     pub fn try_clone(&self) -> io::Result<Self> {
         let segments = self.segments.iter().map(Segment::try_clone).collect::<io::Result<_>>()?;
         Ok(Self { segments, readonly: self.readonly })
@@ -123,44 +125,44 @@ pub enum Ending {
     PowerOff,
     /// The guest asked for a reset (a stock kernel after a panic, with `panic=-1`).
     Reset,
-    /// One of its processes failed; the text says which and how.
+    /// One of the machine's processes failed; the text says which and how.
     Failed(String),
 }
 
 /// A running virtual machine.
 pub trait Machine: Send {
-    /// Which kind it is.
+    /// The machine's kind.
     fn kind(&self) -> Kind;
-    /// Stops the vCPUs. They can be resumed.
+    /// Stops the vCPUs until they are resumed.
     fn pause(&mut self) -> Result<(), MachineError>;
-    /// Lets them go on.
+    /// Lets paused vCPUs go on.
     fn resume(&mut self) -> Result<(), MachineError>;
-    /// Ends it at once. Nothing the guest has not synced is kept. Idempotent.
+    /// Ends the machine at once. Data that the guest has not synced are lost. A second call has no effect.
     fn stop(&mut self);
-    /// Readable once the machine has ended.
+    /// A descriptor that is readable once the machine has ended.
     fn ended(&self) -> BorrowedFd<'_>;
-    /// Waits for the end, reaps every process, and says how it went.
+    /// Waits for the end, reaps every process, and returns how the machine ended.
     fn wait(&mut self) -> Ending;
 }
 
 /// Why a machine could not be made or controlled.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
-    /// A program this machine needs is not there.
+    /// A program that this machine needs is missing.
     #[error("{program} not found")]
     Program {
-        /// Its name.
+        /// The program's name.
         program: String,
     },
-    /// A process could not be started or did not do its part.
+    /// A process could not be started, or failed at a step.
     #[error("{what}: {source}")]
     Process {
-        /// Which part.
+        /// The step.
         what: &'static str,
-        /// The system's words.
+        /// The system's error.
         source: io::Error,
     },
-    /// A process of the machine refused; the text is its own.
+    /// A process of the machine refused; the text is that process's.
     #[error("{0}")]
     Refused(String),
 }

@@ -1,7 +1,7 @@
 //! The native machine: one `matchlock-vmm` process on the host's hypervisor.
 //!
-//! The handle opens what the process must not open itself, hands it over, and afterwards only listens. Not here: what the
-//! VMM does.
+//! The handle opens the files that the process must not open itself, hands them over, and afterwards only listens. Not
+//! here: the VMM's work.
 
 pub mod protocol;
 
@@ -74,8 +74,9 @@ impl Native {
         }
     }
 
-    /// How it ended, from its last words, or else from its exit status. All that a process has said is here when it has
-    /// ended; a hang-up is not to be waited for, since it may have given its end of the channel to somebody.
+    /// How the machine ended, by its process's last report, or else by the exit status. All reports have arrived when
+    /// the process has ended. This function does not wait for a hang-up, since the process may have given its end of
+    /// the channel away.
     fn last_words(&mut self) -> Ending {
         let reported = loop {
             match self.channel.try_recv() {
@@ -115,7 +116,7 @@ impl Machine for Native {
 
     fn stop(&mut self) {
         self.stopped = true;
-        // It fails only for a process that has been waited for, and that one has stopped.
+        // `kill` fails only for a process that has been waited for, and such a process has stopped.
         let _ = self.child.kill();
     }
 
@@ -128,7 +129,7 @@ impl Machine for Native {
         if self.ending.is_none() {
             self.ending = Some(if self.stopped { Ending::PowerOff } else { self.last_words() });
         }
-        // It has ended, so this only reaps it.
+        // The process has ended, so this call only reaps it.
         let _ = self.child.wait();
         self.ending.clone().unwrap_or(Ending::PowerOff)
     }
@@ -148,7 +149,7 @@ fn describe(config: Config, hypervisor: Fd, descriptors: &mut Outgoing) -> Spec 
     Spec {
         vcpus: config.vcpus,
         memory_mib: config.memory_mib,
-        // A process that serves a device reads and writes the guest's memory.
+        // A process outside the machine that serves a device reads and writes the guest's memory.
         shared_memory: !config.elsewhere.is_empty(),
         hypervisor,
         kernel: descriptors.add(config.kernel.file),
@@ -188,7 +189,7 @@ mod tests {
 
     use super::*;
 
-    /// A machine whose process has ended, and the end of the channel that it had.
+    /// A machine whose process has ended, and that process's end of the channel.
     fn dead() -> (Native, Channel) {
         let child = process::spawn_without_channel(Spawn::new(Path::new("/bin/true"))).unwrap();
         let (channel, theirs) = Channel::pair().unwrap();
@@ -212,7 +213,8 @@ mod tests {
     #[test]
     fn a_dead_process_is_not_listened_to_even_if_its_end_of_the_channel_lives() {
         let (machine, theirs) = dead();
-        // One of two descriptors of a message: the channel's own end, which the supervisor then holds itself.
+        // One of the message's two descriptors is the process's own end of the channel, which the supervisor then holds
+        // itself.
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let own = [theirs.as_fd()];

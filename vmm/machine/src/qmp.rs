@@ -1,7 +1,8 @@
-//! QEMU's control protocol, as much of it as a machine needs: `stop`, `cont`, and the events that say how it ended.
+//! The part of QEMU's control protocol that a machine needs: `stop`, `cont`, and the events that tell how the guest
+//! ended.
 //!
-//! A thread reads what QEMU says for as long as it runs, so that events nobody waits for do not pile up. QEMU is not
-//! trusted here: a guest may have taken it over. Its lines are bounded, and it gets a bounded time to answer.
+//! A thread reads QEMU's messages for as long as QEMU runs, so that events for which nobody waits do not pile up. QEMU
+//! is not trusted here: a guest may have taken it over. Its lines are bounded, and it has a bounded time to answer.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net;
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 
 /// Longest line taken from QEMU.
 pub(crate) const MAX_LINE: u64 = 64 * 1024;
-/// Answers kept until somebody asks; more than there are commands at a time.
+/// Most answers kept until somebody takes them; more than there are commands at a time.
 pub(crate) const MAX_ANSWERS: usize = 8;
 /// How long a command may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,34 +29,34 @@ pub(crate) struct Qmp {
     reader: Option<JoinHandle<Option<Shutdown>>>,
 }
 
-/// What became of a command.
+/// The answer to a command.
 #[derive(Debug)]
 pub(crate) struct Answer {
     command: u64,
     error: Option<String>,
 }
 
-/// Why QEMU said that the guest ended (QAPI `ShutdownCause`).
+/// QEMU's reason for the guest's end (QAPI `ShutdownCause`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Shutdown {
     /// `guest-shutdown`
     PowerOff,
     /// `guest-reset`
     Reset,
-    /// Any other, in QEMU's words.
+    /// Any other reason, in QEMU's words.
     Other(String),
 }
 
 impl Qmp {
-    /// Opens the conversation, and starts the vCPUs of a QEMU that was told to wait for that (`-S`): so no event is
-    /// missed. Does not wait: QEMU may not even run yet.
+    /// Opens the conversation, and starts the vCPUs of a QEMU that was told to wait (`-S`), so that no event is missed.
+    /// Does not wait: QEMU may not even run yet.
     pub(crate) fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
         let (answer, answers) = sync_channel(MAX_ANSWERS);
         let lines = BufReader::new(stream.try_clone()?);
         let reader = thread::Builder::new().name("qmp".to_owned()).spawn(move || read(lines, &answer))?;
         let mut qmp = Self { stream, commands: 0, answers, reader: Some(reader) };
-        // QEMU docs/interop/qmp-spec: no command and no event before this one.
+        // QEMU docs/interop/qmp-spec: this command comes before all others, and before any event.
         qmp.send("qmp_capabilities")?;
         qmp.send("cont")?;
         Ok(qmp)
@@ -63,7 +64,7 @@ impl Qmp {
 
     /// Runs a command without arguments and waits for its answer.
     pub(crate) fn execute(&mut self, command: &str) -> io::Result<()> {
-        // Answers nobody waited for.
+        // Answers for which nobody waited are dropped.
         while self.answers.try_recv().is_ok() {}
         let sent = self.send(command)?;
         let deadline = Instant::now() + ANSWER_TIMEOUT;
@@ -79,9 +80,9 @@ impl Qmp {
         }
     }
 
-    /// How QEMU said that the guest ended, if it has. Ends the conversation.
+    /// QEMU's reason for the guest's end, if it has given one. The call ends the conversation.
     pub(crate) fn shutdown(&mut self) -> Option<Shutdown> {
-        // What has arrived is still read; after that the reader finds the end.
+        // Messages that have arrived are still read; after them the reader finds the end.
         let _ = self.stream.shutdown(net::Shutdown::Both);
         self.reader.take()?.join().ok().flatten()
     }
@@ -101,7 +102,7 @@ impl Drop for Qmp {
     }
 }
 
-/// Reads until QEMU closes its end, or says what is no message.
+/// Reads until QEMU closes its end, or sends a malformed message.
 pub(crate) fn read(mut lines: impl BufRead, answers: &SyncSender<Answer>) -> Option<Shutdown> {
     let mut shutdown = None;
     let mut line = Vec::new();
@@ -121,7 +122,7 @@ pub(crate) fn read(mut lines: impl BufRead, answers: &SyncSender<Answer>) -> Opt
             let error = message
                 .get("error")
                 .map(|error| error.get("desc").and_then(Value::as_str).unwrap_or("unnamed error").to_owned());
-            // More than anybody asked for is nobody's.
+            // Answers beyond the number of commands are dropped.
             let _ = answers.try_send(Answer { command, error });
         }
     }

@@ -35,7 +35,7 @@ pub const MAX_MOUNTS: usize = 64;
 pub struct Serve {
     /// Memory of the machine, in bytes.
     pub memory: u64,
-    /// Whose files they are, if the process is root's on behalf of another user.
+    /// The user whose files are shared, if the process belongs to root on behalf of that user.
     pub user: Option<UserSpec>,
     /// The devices.
     pub devices: Vec<DeviceSpec>,
@@ -61,7 +61,7 @@ pub struct DeviceSpec {
     pub tag: String,
     /// Queues besides the one for urgent requests.
     pub request_queues: u16,
-    /// What is in it, each under its number.
+    /// The directories in the device, each under its number.
     pub mounts: Vec<MountSpec>,
 }
 
@@ -113,8 +113,9 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// Starts to serve `devices` to a machine with so many bytes of memory; returns also what that machine is to have
-    /// elsewhere. What the process refuses shows as its end. Started by root, the process becomes `user`'s.
+    /// Starts to serve `devices` to a machine with so many bytes of memory; returns also the back ends for that
+    /// machine's configuration. A refusal of the process shows as its end. If root starts the process, it takes on
+    /// `user`.
     pub fn start(
         devices: Vec<Device>,
         memory: u64,

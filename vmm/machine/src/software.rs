@@ -1,4 +1,4 @@
-//! The software machine: QEMU's TCG as vCPU engine, our devices in a process of their own.
+//! The software machine: QEMU's TCG as vCPU engine, and this project's devices in a process of their own.
 //!
 //! ```text
 //!  supervisor ──channel──▶ matchlock-launcher ──▶ QEMU: vCPUs, memory, serial port
@@ -7,9 +7,9 @@
 //!       └────channel──▶ matchlock-devices: vsock, blk, rng
 //! ```
 //!
-//! It is for hosts without usable hardware virtualization: everything works, slowly. The launcher exists because QEMU
-//! does not end with the supervisor by itself. Not here: how the devices work, and what QEMU is allowed (the launcher
-//! sees to it).
+//! The software machine is for hosts without usable hardware virtualization: everything works, slowly. The launcher
+//! exists because QEMU by itself does not end with the supervisor. Not here: how the devices work, and QEMU's
+//! confinement (the launcher's work).
 
 mod arguments;
 pub mod protocol;
@@ -33,21 +33,22 @@ use crate::tsc::Calibration;
 use crate::{Config, Ending, KernelFormat, Kind, Machine, MachineError};
 use arguments::{Arguments, front_end};
 
-/// Where QEMU's inherited descriptors begin: past its standard ones.
+/// The first number of QEMU's inherited descriptors, after its standard ones.
 const FIRST_INHERITED: i32 = 3;
 
-/// Kernel parameters of this machine; the caller's come after them, and of two Linux takes the last.
+/// Kernel parameters of this machine. The caller's follow, and of two settings of one parameter Linux takes the last.
 ///
-/// * `tsc=reliable`: nothing here is good enough to check the counter against, and Linux would believe the worse clock.
-/// * `noreplace-smp`: a kernel that finds one CPU patches itself all over, and TCG translates all of that again.
-/// * `pci=off`: there is none.
+/// * `tsc=reliable`: the machine has no clock good enough to check the counter, and Linux would believe the worse clock.
+/// * `noreplace-smp`: a kernel that finds one CPU patches its code in many places, and TCG translates all of them again.
+/// * `pci=off`: the machine has no PCI bus.
 const PARAMETERS: &str = "console=ttyS0 reboot=t panic=-1 tsc=reliable noreplace-smp pci=off";
 
-/// What comes after the caller's parameters: Linux calls a machine without PCI a fatal error, which is one of this level.
-/// The agent lets errors through once the kernel has looked for its devices.
+/// The parameter after the caller's: Linux calls a machine without PCI a fatal error, whose message has this level. The
+/// agent lets errors through once the kernel has looked for its devices.
 const NO_FALSE_ALARM: &str = "loglevel=3";
 
-/// In the supervisor's environment, `1` has QEMU start even on a host where nothing keeps it from its user's files.
+/// With `1` in this variable of the supervisor's environment, QEMU starts even on a host where nothing keeps it from
+/// its user's files.
 pub const UNCONFINED: &str = "MATCHLOCK_UNCONFINED_QEMU";
 
 /// The programs of this machine.
@@ -65,7 +66,7 @@ impl Programs {
     /// QEMU's name.
     pub const QEMU: &'static str = "qemu-system-x86_64";
 
-    /// Finds them where they are installed.
+    /// Finds the programs where they are installed.
     pub fn find() -> Result<Self, MachineError> {
         Ok(Self {
             qemu: find(Self::QEMU)?,
@@ -75,8 +76,8 @@ impl Programs {
     }
 }
 
-/// What keeps a QEMU that its guest has taken over from the files of its user on this host, an entry each; what is missing
-/// comes with the reason.
+/// The barriers of this host between the files of QEMU's user and a QEMU that its guest has taken over, an entry for
+/// each; a missing barrier comes with the reason.
 pub fn walls(programs: &Programs) -> Result<Vec<Result<String, String>>, MachineError> {
     let (_launcher, channel) =
         process::spawn(Spawn::new(&programs.launcher)).map_err(in_process(LAUNCHER))?;
@@ -89,7 +90,7 @@ pub fn walls(programs: &Programs) -> Result<Vec<Result<String, String>>, Machine
     }
 }
 
-/// A machine that QEMU and our device process run.
+/// A machine that QEMU and the device process run.
 #[derive(Debug)]
 pub struct Software {
     launcher: Child,
@@ -98,15 +99,15 @@ pub struct Software {
     devices_channel: Channel,
     qemu: OwnedFd,
     qmp: Qmp,
-    /// Readable when one of the three processes has ended.
+    /// A descriptor that is readable when one of the three processes has ended.
     ended: OwnedFd,
     stopped: bool,
     ending: Option<Ending>,
 }
 
 impl Software {
-    /// Boots a machine. `clock` was started as early as possible. Returns when QEMU runs; what it refuses after that
-    /// shows as the machine's end.
+    /// Boots a machine. `clock` was started as early as possible. Returns when QEMU runs; later refusals of QEMU show
+    /// as the machine's end.
     pub fn boot(config: Config, clock: Calibration) -> Result<Self, MachineError> {
         Self::boot_with(&Programs::find()?, config, clock)
     }
@@ -122,7 +123,7 @@ impl Software {
         devices_spawn.stderr = log;
         let mut launcher_spawn = Spawn::new(&programs.launcher);
         launcher_spawn.stderr = config.log.as_ref().and_then(|log| log.try_clone().ok());
-        // Both start up while the rest is put together.
+        // Both processes start up while the rest of the machine is prepared.
         let (devices, devices_channel) = process::spawn(devices_spawn).map_err(in_process(DEVICES))?;
         let (launcher, launcher_channel) = process::spawn(launcher_spawn).map_err(in_process(LAUNCHER))?;
 
@@ -149,16 +150,16 @@ impl Software {
         result.map_err(|source| MachineError::Process { what: QEMU, source })
     }
 
-    /// Why one of the processes is not there any more.
+    /// Why one of the processes has ended.
     fn cause(&mut self) -> Ending {
-        // The guest's own end comes first: QEMU tells of it before it ends.
+        // The guest's own end comes first: QEMU reports it before QEMU itself ends.
         match self.qmp.shutdown() {
             Some(Shutdown::PowerOff) => return Ending::PowerOff,
             Some(Shutdown::Reset) => return Ending::Reset,
             Some(Shutdown::Other(reason)) => return Ending::Failed(format!("QEMU shut down: {reason}")),
             None => {}
         }
-        // What QEMU says of a device process that gave up is only a consequence.
+        // If a device process gave up, QEMU's error is only a consequence.
         if let Some(why) = device_failure(&self.devices_channel) {
             return Ending::Failed(why);
         }
@@ -172,7 +173,7 @@ impl Software {
                 Ending::Failed(format!("QEMU ended ({status}){colon}{last_words}"))
             }
             Some(LaunchReport::Refused(why)) => Ending::Failed(why),
-            // It is gone, or cannot answer: somebody stopped it.
+            // The launcher is gone, or cannot answer because somebody stopped it.
             _ => match self.launcher.kill().and_then(|()| self.launcher.wait()) {
                 Ok(status) => Ending::Failed(format!("QEMU's launcher ended: {status}")),
                 Err(error) => Ending::Failed(format!("QEMU's launcher cannot be waited for: {error}")),
@@ -180,8 +181,8 @@ impl Software {
         }
     }
 
-    /// Ends what still runs, and waits until none of it is left. Nothing is waited for that was not killed, but for a
-    /// launcher that reaps QEMU, which is given a moment for it.
+    /// Ends the processes that still run, and waits until none is left. The only process that is waited for without
+    /// having been killed is a launcher that reaps QEMU, which gets a moment to do so.
     fn end_all(&mut self) {
         let _ = rustix::net::shutdown(&self.launcher_channel, rustix::net::Shutdown::Both);
         let _ = self.devices.kill();
@@ -243,16 +244,16 @@ const DEVICES: &str = "matchlock-devices";
 const LAUNCHER: &str = "matchlock-launcher";
 const QEMU: &str = "QEMU";
 
-/// How long the launcher has for what it does at once, unless somebody stopped it.
+/// How long the launcher has for an immediate step; it takes longer only if somebody stopped it.
 const LAUNCHER_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What goes to the helpers, and what stays here.
+/// The descriptors for the helpers, and the part that the supervisor keeps.
 struct Plan {
     devices: Devices,
-    /// What the device process gets.
+    /// The device process's descriptors.
     served: Outgoing,
     launch: LaunchRequest,
-    /// What the launcher gets.
+    /// The launcher's descriptors.
     inherited: Outgoing,
     qmp: Qmp,
 }
@@ -302,7 +303,7 @@ impl Plan {
     }
 }
 
-/// Descriptors for QEMU: the first of the message gets the first number, and so on.
+/// Descriptors for QEMU: the message's first descriptor gets the first number, and so on.
 #[derive(Default)]
 struct Inherited {
     descriptors: Outgoing,
@@ -318,7 +319,7 @@ impl Inherited {
     }
 }
 
-/// Waits for the launcher to say that QEMU runs: its pidfd.
+/// Waits for the launcher's report that QEMU runs; returns QEMU's pidfd.
 fn started(launcher: &Channel) -> Result<OwnedFd, MachineError> {
     let broken = || MachineError::Refused("QEMU's launcher broke the protocol".to_owned());
     match launcher.recv().map_err(in_process(LAUNCHER))? {
@@ -330,7 +331,7 @@ fn started(launcher: &Channel) -> Result<OwnedFd, MachineError> {
     }
 }
 
-/// Why the device process gave up, if it has said so: it does before it lets go of anything.
+/// Why the device process gave up, if it has reported that: it reports before it closes any connection.
 fn device_failure(channel: &Channel) -> Option<String> {
     loop {
         match channel.try_recv() {
@@ -341,7 +342,7 @@ fn device_failure(channel: &Channel) -> Option<String> {
     }
 }
 
-/// The last whole message before the peer hung up, or did not answer for too long.
+/// The last whole message before the peer hung up, or failed to answer in time.
 fn last_report<T: serde::de::DeserializeOwned>(channel: &Channel) -> Option<T> {
     let deadline = Instant::now() + LAUNCHER_PATIENCE;
     let mut last = None;

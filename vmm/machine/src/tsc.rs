@@ -1,8 +1,8 @@
-//! How fast the time-stamp counter runs, for guests that have nothing to measure it with.
+//! The frequency of the time-stamp counter, for guests that have nothing to measure it with.
 //!
-//! A guest under emulation reads the host's counter, but has no timer good enough to calibrate it: it is told the
-//! frequency. A wrong one would be accepted silently and make the guest's clock run wrong, so it is measured, never
-//! taken from what the host says about itself.
+//! A guest under emulation reads the host's counter, but has no timer good enough to calibrate it, so the guest is told
+//! the frequency. The guest would silently accept a wrong frequency and its clock would run wrong, so the frequency is
+//! measured, never taken from the host's description of itself.
 
 use std::time::Duration;
 
@@ -10,12 +10,13 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::arch::ticks;
 
-/// The error of a reading is well under a microsecond; over this it is under 0.01 %.
+/// Shortest time of a measurement. The error of a reading is well under a microsecond, so over this time it is under
+/// 0.01 %.
 const SHORTEST: Duration = Duration::from_millis(10);
-/// Readings tried at each end; the one with the least between its two looks at the clock counts.
+/// Readings tried at each end; the reading with the least time between its two looks at the clock counts.
 const READINGS: usize = 8;
 
-/// A measurement under way. The longer ago it was started, the better it is.
+/// A measurement under way. The longer it runs, the more exact it is.
 #[derive(Debug, Clone, Copy)]
 pub struct Calibration(Reading);
 
@@ -27,7 +28,7 @@ struct Reading {
 }
 
 impl Calibration {
-    /// Begins. To be called early: what is left of the shortest time it needs is waited for in the end.
+    /// Begins a measurement. The earlier the call, the better: [`Self::khz`] waits for the rest of the shortest time.
     #[must_use]
     pub fn start() -> Self {
         Self(Reading::now())
@@ -62,10 +63,10 @@ impl Reading {
     }
 }
 
-/// A clock that nothing steers.
+/// A clock that nothing adjusts.
 pub(crate) fn raw_clock_ns() -> u128 {
     let now = clock_gettime(ClockId::MonotonicRaw);
-    // It counts from the host's start: neither part is negative.
+    // The clock counts from the host's start, so neither part is negative.
     u128::from(now.tv_sec.unsigned_abs()) * 1_000_000_000 + u128::from(now.tv_nsec.unsigned_abs())
 }
 

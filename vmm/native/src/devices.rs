@@ -1,8 +1,8 @@
-//! Makes the devices a spec asks for and wires them: windows, interrupts, doorbells.
+//! Makes the devices that a spec asks for and wires them: windows, interrupts, doorbells.
 //!
-//! Where the hypervisor has doorbells, a queue's notification and a device's interrupt pass by user space. Where not,
-//! the notification is an exit that signals the same event, and the event thread raises the interrupt. Not here: how a
-//! device works.
+//! If the hypervisor has doorbells, neither a queue's notification nor a device's interrupt enters user space. If it
+//! has none, the notification is an exit that signals the same event, and the event thread raises the interrupt. Not
+//! here: how a device works.
 
 use std::fs::File;
 use std::io;
@@ -25,7 +25,7 @@ use crate::layout::{self, Slot};
 /// Why a device could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// The spec names a descriptor that did not come.
+    /// The spec names a descriptor that was not sent.
     #[error(transparent)]
     Descriptor(#[from] MissingDescriptor),
     /// A device cannot be made from its spec.
@@ -34,15 +34,15 @@ pub enum DeviceError {
     /// The back end in another process cannot be used.
     #[error(transparent)]
     BackEnd(#[from] vhost_user::Error),
-    /// The hypervisor refused to wire it.
+    /// The hypervisor refused to wire the device.
     #[error(transparent)]
     Hypervisor(#[from] hypervisor::Error),
-    /// The system refused.
+    /// The system refused a call.
     #[error("{what}: {source}")]
     System {
-        /// What was asked.
+        /// The purpose of the call.
         what: &'static str,
-        /// The system's words.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -51,14 +51,14 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> DeviceError {
     move |source| DeviceError::System { what, source }
 }
 
-/// What the event thread does for hypervisors without doorbells.
+/// The event thread's part in the wiring, for hypervisors without doorbells.
 #[derive(Default)]
 pub struct Wiring {
-    /// Interrupts it raises when the event is signalled.
+    /// The interrupt lines to raise, each when its event is signalled.
     pub interrupts: Vec<(Event, IrqLine)>,
 }
 
-/// How many virtio devices a spec makes.
+/// How many virtio devices a spec asks for.
 #[must_use]
 pub fn count(spec: &Spec) -> usize {
     spec.devices.len() + usize::from(spec.virtio_console) + usize::from(spec.balloon) + spec.elsewhere.len()
@@ -132,7 +132,7 @@ fn connect<V: Vm>(
     Ok(transport)
 }
 
-/// An event that raises an edge on `line`.
+/// An event that raises an edge on `line` when it is signalled.
 fn interrupt<V: Vm>(vm: &V, line: IrqLine, wiring: &mut Wiring) -> Result<Event, DeviceError> {
     let event = Event::new().map_err(system("event"))?;
     match vm.doorbell() {
@@ -145,19 +145,20 @@ fn interrupt<V: Vm>(vm: &V, line: IrqLine, wiring: &mut Wiring) -> Result<Event,
     Ok(event)
 }
 
-/// Output that its reader does not take is lost rather than waited for.
+/// Makes writes to the console never wait: output that its reader does not take is lost.
 fn set_nonblocking(console: &OwnedFd) -> io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(console.as_fd())?;
     Ok(rustix::fs::fcntl_setfl(console.as_fd(), flags | rustix::fs::OFlags::NONBLOCK)?)
 }
 
-/// Gives pages the guest does not need back to the host; and whether it was said that the host does not take them.
+/// Gives pages that the guest does not need back to the host. The flag says whether the log already has the warning
+/// that the host does not take them.
 struct Release(GuestRam, bool);
 
 impl Reclaim for Release {
     fn reclaim(&mut self, address: u64, len: u64) {
         let Ok(len) = usize::try_from(len) else { return };
-        // Memory the host cannot take back stays where it is.
+        // Memory that the host cannot take back stays where it is.
         if let Err(error) = guest_memory::discard(&self.0, GuestAddress(address), len)
             && !std::mem::replace(&mut self.1, true)
         {

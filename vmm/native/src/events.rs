@@ -1,7 +1,7 @@
 //! The event thread: the one loop that serves queues, devices' host sides, and the supervisor.
 //!
-//! Everything is level-triggered, so a loop turn that leaves work behind comes back to it. A turn may wait for a disk;
-//! the process ends with its supervisor all the same (`process::exit_on_hang_up`). Not here: vCPU exits.
+//! All events are level-triggered, so a loop turn that leaves work behind comes back to that work. A turn may wait for
+//! a disk; the process ends with its supervisor all the same (`process::exit_on_hang_up`). Not here: vCPU exits.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -21,39 +21,39 @@ use crate::vcpu::Gate;
 pub enum Outcome {
     /// The guest ended.
     Ended(End),
-    /// The supervisor is gone.
+    /// The supervisor hung up.
     HungUp,
 }
 
-/// What a token of the poller stands for.
+/// The meaning of a token of the poller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
-    /// The supervisor.
+    /// The supervisor sent a request or hung up.
     Channel,
     /// A vCPU stopped for good.
     Ended,
-    /// A queue has buffers.
+    /// A queue has new buffers.
     Queue { device: usize, queue: usize },
-    /// A device's host side has something.
+    /// A device's host side has something to do.
     Host { device: usize },
-    /// An interrupt that the hypervisor does not take as an event.
+    /// An interrupt to raise, for a hypervisor that does not raise it by an event.
     Interrupt { index: usize },
 }
 
-/// The loop, ready to run.
+/// The event loop, ready to run.
 pub struct EventLoop<'a, V> {
     channel: &'a Channel,
     vm: &'a V,
     board: &'a Board,
     gate: &'a Gate,
-    /// Interrupts to be raised from here.
+    /// Interrupts that this loop raises.
     interrupts: Vec<(Event, IrqLine)>,
     poller: Poller,
     sources: Vec<Source>,
 }
 
 impl<'a, V: Vm> EventLoop<'a, V> {
-    /// A loop over everything there is to wait for.
+    /// A loop that waits for every source of events.
     pub fn new(
         channel: &'a Channel,
         vm: &'a V,
@@ -90,7 +90,7 @@ impl<'a, V: Vm> EventLoop<'a, V> {
         Ok(())
     }
 
-    /// Serves until the machine ends.
+    /// Serves events until the machine ends.
     pub fn run(self) -> io::Result<Outcome> {
         let mut ready = Vec::new();
         loop {
@@ -130,14 +130,14 @@ impl<'a, V: Vm> EventLoop<'a, V> {
         Ok(None)
     }
 
-    /// Does what the supervisor asks for.
+    /// Obeys one request of the supervisor.
     fn obey(&self) -> io::Result<Option<Outcome>> {
         let request = match self.channel.try_recv::<Request>() {
             Ok(Some((request, _))) => request,
             Err(process::Error::Channel(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Ok(None);
             }
-            // Gone, or no longer making sense.
+            // The supervisor is gone, or breaks the protocol.
             Ok(None) | Err(_) => return Ok(Some(Outcome::HungUp)),
         };
         let report = match request {
@@ -234,7 +234,7 @@ mod tests {
         let gate = Gate::new(1).unwrap();
         let events = EventLoop::new(&channel, &vm, &board, &gate, wiring).unwrap();
 
-        // The guest turns the serial line's transmitter interrupt on, and it is pending at once; then it ends.
+        // The guest turns on the serial line's transmitter interrupt, which is pending at once; then the guest ends.
         assert!((&mut &board).port_write(layout::SERIAL_PORT + 1, &[2]).is_continue());
         gate.end(VcpuStop::PowerOff);
         assert_eq!(events.run().unwrap(), Outcome::Ended(End::PowerOff));

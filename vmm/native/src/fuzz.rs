@@ -1,7 +1,7 @@
 //! The fuzz body of loading a kernel: any file, of either format, is a kernel in guest memory or an error.
 //!
-//! `cargo test` runs it a fixed number of times with fixed seeds; `fuzz/` has the target for libFuzzer. Not here: what is
-//! packed in a kernel's file (`kernels`).
+//! `cargo test` runs the body a fixed number of times with fixed seeds; `fuzz/` has the target for libFuzzer. Not here:
+//! compressed kernel files (`kernels`).
 
 use std::fs::File;
 use std::io::Write;
@@ -17,10 +17,10 @@ use crate::loader::{self, Payload};
 /// The guest's memory.
 const MEMORY_MIB: u32 = 32;
 
-/// The command line, by which it is known that nothing lies over it.
+/// The command line, which shows that no other structure overwrites it.
 const COMMAND_LINE: &str = "quiet panic=-1";
 
-/// A kernel's file; the first byte picks what it is said to be.
+/// Loads a kernel's file; the first byte picks the announced format.
 pub fn kernel(data: &[u8]) {
     let Some((format, bytes)) = data.split_first() else { return };
     let format = if format % 2 == 0 { KernelFormat::Elf } else { KernelFormat::BzImage };
@@ -35,7 +35,7 @@ pub fn kernel(data: &[u8]) {
         assert!(!error.to_string().is_empty());
         return;
     }
-    // Found where it must be: at the top of memory.
+    // The initramfs must be at the top of memory.
     let top = GuestAddress((u64::from(MEMORY_MIB) << 20) - layout::PAGE);
     let mut seen = [0; 9];
     assert!(ram.read_slice(&mut seen, top).is_ok());
@@ -52,7 +52,7 @@ fn file(bytes: &[u8]) -> Option<File> {
 mod tests {
     const LOAD_AT: u64 = 0x100_0000;
 
-    /// An ELF file with a note of where it starts, and something to load.
+    /// An ELF file with a note of its entry and a segment to load.
     fn elf() -> Vec<u8> {
         let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
         file.extend([LOAD_AT, 64, 0].map(u64::to_le_bytes).concat());

@@ -1,7 +1,7 @@
 //! The VMM: where hypervisor and devices meet.
 //!
-//! One process runs one machine (`matchlock-vmm`). It opens nothing: its supervisor sends a spec and every descriptor
-//! over the process channel, and the process is confined before the guest's first instruction. Start with
+//! One process runs one machine (`matchlock-vmm`). The process opens nothing: its supervisor sends a spec and every
+//! descriptor over the process channel, and the process is confined before the guest's first instruction. Start with
 //! [`machine::run`], the machine's life from spec to end. Not here: the supervisor's side (crate `machine`), policy,
 //! and anything inside the guest.
 

@@ -1,7 +1,7 @@
 //! Log lines on standard error, which is the supervisor's pipe.
 //!
-//! A guest must not fill the host's log: after `LIMIT` lines there are no more. Not here: levels finer than warning
-//! (but for what was asked for), timestamps (the reader's), spans.
+//! A guest must not fill the host's log, so lines after the first `LIMIT` are dropped. Not here: levels finer than
+//! info, timestamps (the reader adds them), spans.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -11,12 +11,12 @@ use tracing::field::{Field, Visit};
 use tracing::span;
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// Most lines of one process.
+/// Most log lines of one process.
 const LIMIT: u32 = 1000;
 
-/// Makes tracing's events lines on standard error.
+/// Writes tracing's events to standard error, one per line.
 pub fn install() {
-    // It fails only if there is a subscriber already, and then that is the one.
+    // This call fails only if a subscriber is already set, and then that one serves.
     let _ = tracing::subscriber::set_global_default(Stderr { lines: AtomicU32::new(0) });
 }
 
@@ -37,7 +37,7 @@ impl Subscriber for Stderr {
         let mut line = Line(format!("matchlock-vmm: {}:", event.metadata().level().as_str().to_lowercase()));
         event.record(&mut line);
         line.0.push_str(if lines + 1 == LIMIT { " (no more lines follow)\n" } else { "\n" });
-        // There is nobody to tell.
+        // An error cannot be reported: standard error is the only place for it.
         let _ = std::io::stderr().write_all(line.0.as_bytes());
     }
 

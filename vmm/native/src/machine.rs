@@ -14,7 +14,7 @@
 //!  event loop, until a vCPU stops for good or the supervisor hangs up
 //! ```
 //!
-//! Not here: how the spec got here (`main`), and what the devices do.
+//! Not here: how the spec reaches this process (`main`), and the devices' work.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -33,22 +33,22 @@ use crate::sys::{self, ConfineError};
 use crate::vcpu::{self, Gate};
 use crate::{arch, layout, parameters};
 
-/// Stack of the threads besides the first. Only what is touched takes memory.
+/// Stack size of every thread but the first. Only touched pages take memory.
 const STACK: usize = 256 << 10;
 
-/// Why a machine could not be made, or went wrong on our side.
+/// Why a machine could not be made, or why the VMM failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The spec is out of bounds.
     #[error("{0}")]
     Spec(&'static str),
-    /// The spec names a descriptor that did not come.
+    /// The spec names a descriptor that was not sent.
     #[error(transparent)]
     Descriptor(#[from] MissingDescriptor),
-    /// The hypervisor refused.
+    /// The hypervisor refused a call.
     #[error(transparent)]
     Hypervisor(#[from] hypervisor::Error),
-    /// There is no memory for the guest.
+    /// The guest's memory cannot be allocated.
     #[error(transparent)]
     Memory(#[from] guest_memory::Error),
     /// Kernel or initramfs cannot be loaded.
@@ -57,23 +57,23 @@ pub enum RunError {
     /// A device cannot be made.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// Confinement failed.
+    /// Confining the process failed.
     #[error(transparent)]
     Confine(#[from] ConfineError),
     /// The channel to the supervisor failed.
     #[error(transparent)]
     Channel(#[from] process::Error),
-    /// The system refused something else.
+    /// The system refused another call.
     #[error("{what}: {source}")]
     System {
-        /// What was asked.
+        /// The purpose of the call.
         what: &'static str,
-        /// The system's words.
+        /// The system's error.
         source: std::io::Error,
     },
 }
 
-/// Names what a system call was for.
+/// Adds the purpose of a system call to its error.
 fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> RunError {
     move |source| RunError::System { what, source }
 }
@@ -88,10 +88,10 @@ pub fn run<H: Hypervisor>(
 ) -> Result<Outcome, RunError> {
     let mut descriptors = Incoming::new(descriptors);
     check(&spec)?;
-    // Such a file is made by what is out of reach afterwards.
+    // The file of shared guest memory is made before the confinement, which forbids the calls that make it.
     let backing = backing(&spec)?;
     sys::confine_process()?;
-    // The event thread sees a hang-up as well, but it may be waiting for a disk.
+    // The event thread notices a hang-up as well, but that thread may be waiting for a disk.
     process::exit_on_hang_up(channel, exit::POWER_OFF).map_err(system("thread"))?;
     let ram = allocate(&spec, backing)?;
     let loading = start_loading(&spec, &ram, &mut descriptors)?;
@@ -108,7 +108,7 @@ pub fn run<H: Hypervisor>(
     let board = Arc::new(board);
     timeline.devices_ns = sys::now_ns();
 
-    // A panic ends the process, so a thread that is joined has returned.
+    // A panic ends the whole process, so a thread that can be joined has returned.
     loading.join().map_err(|_| RunError::Spec("the loader ended early"))??;
     timeline.loaded_ns = sys::now_ns();
 

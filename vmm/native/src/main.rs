@@ -1,6 +1,7 @@
 //! `matchlock-vmm`: receives a machine over the process channel and runs it.
 //!
-//! Started by `machine::native` only. Not here: options, files, environment; there are none.
+//! Only `machine::native` starts this program. Not here: options, files and environment variables, for the program
+//! takes none.
 
 use std::process::ExitCode;
 
@@ -14,7 +15,7 @@ fn main() -> ExitCode {
     sys::frugal_allocator();
     log::install();
     std::panic::set_hook(Box::new(|panic| {
-        // No unwinding, in any build: a thread that is gone would leave the others waiting for it.
+        // A panic aborts the process in every build: other threads would otherwise wait for the one that unwound.
         tracing::error!("{panic}");
         std::process::abort();
     }));

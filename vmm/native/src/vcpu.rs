@@ -17,7 +17,7 @@ use virtio::Event;
 
 use crate::board::Board;
 
-/// What the vCPU threads should be doing.
+/// The phase that the vCPU threads should be in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Starting,
@@ -28,7 +28,7 @@ enum Phase {
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    /// Threads that wait in the gate.
+    /// How many threads wait in the gate.
     waiting: usize,
     /// Why the first vCPU stopped.
     stop: Option<VcpuStop>,
@@ -36,7 +36,7 @@ struct State {
     failure: Option<hypervisor::Error>,
 }
 
-/// Where vCPU threads wait.
+/// The place where vCPU threads wait.
 #[derive(Debug)]
 pub struct Gate {
     vcpus: usize,
@@ -54,7 +54,7 @@ impl Gate {
         Ok(Self { vcpus: vcpus.into(), state: Mutex::new(state), changed: Condvar::new(), ended })
     }
 
-    /// Readable once a vCPU has stopped for good.
+    /// An event that is readable once a vCPU has stopped for good.
     #[must_use]
     pub fn ended(&self) -> &Event {
         &self.ended
@@ -66,7 +66,7 @@ impl Gate {
         self.lock().stop.clone()
     }
 
-    /// Waits until every vCPU is bound to its thread, or one is not.
+    /// Waits until every vCPU is bound to its thread, or until one could not be bound.
     pub fn wait_ready(&self) -> hypervisor::Result<()> {
         let mut state = self.wait_until(|state| state.waiting == self.vcpus || state.failure.is_some());
         state.failure.take().map_or(Ok(()), Err)
@@ -88,7 +88,7 @@ impl Gate {
         Ok(())
     }
 
-    /// Waits, in a vCPU's thread, until it should run.
+    /// Makes a vCPU's thread wait until it should run.
     fn pass(&self) {
         let mut state = self.lock();
         state.waiting += 1;
@@ -109,7 +109,7 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// A vCPU stopped for good.
+    /// Notes that a vCPU stopped for good.
     pub(crate) fn end(&self, stop: VcpuStop) {
         self.lock().stop.get_or_insert(stop);
         self.ended.signal();
@@ -120,7 +120,7 @@ impl Gate {
     }
 }
 
-/// The life of a vCPU's thread. It does not return once its vCPU has run: the process ends with it.
+/// The life of a vCPU's thread. This function does not return once its vCPU has run: the thread ends with the process.
 pub fn run<S: VcpuSeed>(seed: S, board: &Board, gate: &Gate) {
     let mut vcpu = match seed.bind() {
         Ok(vcpu) => vcpu,

@@ -1,7 +1,8 @@
-//! What a VMM process that its guest has taken over could still do: nothing that is tried here.
+//! Attempts of a VMM process that its guest has taken over: none of them succeeds.
 //!
-//! Each try happens in a process of its own, confined by the same calls as `matchlock-vmm`. That the program makes
-//! these calls, and when, is in the tests of the process. Not here: what devices need, which their tests show.
+//! Each attempt is made in a process of its own, confined by the same calls as `matchlock-vmm`. The tests of the
+//! process show that the program makes these calls, and when. Not here: the system calls that devices need, which their
+//! own tests show.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
@@ -16,10 +17,10 @@ use confinement::testing::{self, Fate, asked, try_everything};
 use process::Spawn;
 use vmm::sys::{IOCTLS, confine_process, confine_threads};
 
-/// What the process may map.
+/// Most bytes that the process may map.
 const OWN: u64 = 1 << 30;
 
-/// What a process of this test does.
+/// The tasks of a process of this test.
 const LIFELINE: &str = "lifeline";
 const LANDLOCK: &str = "without seccomp";
 
@@ -58,7 +59,7 @@ fn confined_with_a_channel() {
     std::process::exit(0);
 }
 
-/// Memory, random numbers, streams.
+/// Uses memory, random numbers and streams, which the process may.
 fn what_it_may() {
     let large: Vec<u8> = vec![1; 4 << 20];
     assert_eq!(large.iter().map(|byte| usize::from(*byte)).sum::<usize>(), large.len());
@@ -69,7 +70,7 @@ fn what_it_may() {
     b.shutdown(std::net::Shutdown::Both).unwrap();
 }
 
-/// How a confined process fares, and whether it could say that it did what it was told.
+/// How a confined process ends, and whether it reported that it had done its task.
 fn fate(what: &str) -> (ExitStatus, bool) {
     let mut spawn = Spawn::new(&std::env::current_exe().unwrap());
     let args = ["--exact", "confined_with_a_channel", "--ignored", "--test-threads=1"];
@@ -81,7 +82,7 @@ fn fate(what: &str) -> (ExitStatus, bool) {
     (child.wait().unwrap(), did_it)
 }
 
-/// Starting a thread takes calls that are not on the list, and so does ending the process on two threads at once.
+/// Starting a thread takes calls that are not on the list, and so does ending the process while two threads run.
 #[test]
 fn a_lifeline_keeps_to_the_list_from_its_start_to_its_end() {
     for _ in 0..30 {

@@ -189,7 +189,7 @@ fn nothing_outlives_a_parent_that_was_killed() {
 fn a_busy_process_ends_with_its_parent_too() {
     let (mut busy, channel) = start(&Role::Busy, &[]);
     channel.recv::<()>().unwrap().unwrap();
-    // What is sent to it does not end it, only the hang-up.
+    // A message does not end the process; only the hang-up does.
     channel.send(&Role::Busy, &[]).unwrap();
     assert_eq!(busy.try_wait().unwrap(), None);
     drop(channel);

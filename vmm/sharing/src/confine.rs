@@ -1,4 +1,4 @@
-//! What is around the process of shared folders.
+//! The confinement of the process of shared folders.
 //!
 //! * A mount namespace whose root has the shared directories in it and nothing else: no other file of the user's has a
 //!   name. Nothing below them is executed, and no device is opened.
@@ -21,11 +21,11 @@ use machine::shares::View;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::geteuid;
 
-/// What this process maps besides the guest's memory: its code, stacks of threads, and what it remembers of files, which
-/// has limits of its own.
+/// Most bytes that this process maps besides the guest's memory: its code, stacks of threads, and its records of files,
+/// which have limits of their own.
 const OWN_MEMORY: u64 = 4 << 30;
 
-/// What the process sees from within.
+/// The descriptors by which the confined process reaches files.
 #[derive(Debug)]
 pub(crate) struct Inside {
     /// The shared directories.
@@ -159,7 +159,7 @@ mod tests {
         restrict(&[], 0).unwrap();
         close_the_last_door().unwrap();
         asked.end(|| {
-            // What it may: threads, events, memory.
+            // The process may use threads, events and memory.
             std::thread::spawn(|| vec![1u8; 1 << 20]).join().unwrap();
             virtio::Event::new().unwrap().signal();
         });

@@ -63,7 +63,7 @@ fn serve(channel: &Arc<Channel>, planned: &mut Vec<Planned>) -> anyhow::Result<(
     }
     let counts: Vec<usize> = planned.iter().map(|device| device.mounts.len()).collect();
     drop(received);
-    // What it says of the host's CPUs is in files.
+    // `Followers::count` may read the number of CPUs from files, so it comes before the confinement.
     let followers = Followers::count();
     raise_descriptor_limit()?;
     // The guest's own umask has been heeded.

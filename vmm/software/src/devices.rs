@@ -1,8 +1,8 @@
 //! The device process: serves block, socket and entropy devices to QEMU's vhost-user front ends.
 //!
-//! It holds the guest's disks and memory, and nothing else: after its one message it opens nothing, and what the guest
-//! could make of it would find no file system, no network, no other process, and would be nobody. Not here: the devices
-//! themselves.
+//! The process holds the guest's disks and memory, and nothing else: after its one message it opens nothing. A guest
+//! that took it over would find no file system, no network and no other process, and would have no user's rights. Not
+//! here: the devices themselves.
 
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use virtio::Device;
 
 const PROGRAM: &str = "matchlock-devices";
 
-/// What this process maps besides the guest's memory: its code, buffers, and stacks of threads.
+/// Most bytes that this process maps besides the guest's memory: its code, buffers, and stacks of threads.
 const OWN_MEMORY: u64 = 1 << 30;
 
-/// A device, and where its front end waits.
+/// A device, and the socket on which its front end waits.
 struct Prepared {
     name: String,
     device: Box<dyn Device>,
@@ -33,7 +33,8 @@ struct Prepared {
 /// Serves until the supervisor hangs up or a device fails.
 pub fn run(channel: Channel) -> anyhow::Result<()> {
     let channel = Arc::new(channel);
-    // They outlive the report of a failure: QEMU notices the loss of a device only after the supervisor knows why.
+    // Descriptors and devices outlive the report of a failure: QEMU notices the loss of a device only after the
+    // supervisor knows the reason.
     let (mut descriptors, mut prepared) = (Incoming::default(), Vec::new());
     let outcome = serve(&channel, &mut descriptors, &mut prepared);
     if let Err(error) = &outcome {
@@ -53,7 +54,8 @@ fn serve(
     };
     *descriptors = Incoming::new(received);
     let longest = specs.iter().map(|served| served.device.writable_end());
-    // Each device maps all of the memory for itself, and twice for a moment when its front end tells of it anew.
+    // Each device maps all of the memory for itself, and for a moment twice, when its front end sends a new memory
+    // table.
     let mapped = u64::try_from(specs.len())?.saturating_mul(2).saturating_mul(memory);
     let limits = Limits::new(longest.max().unwrap_or(0), mapped, OWN_MEMORY);
     for Served { listener, device } in specs {
@@ -82,7 +84,7 @@ fn serve(
     }
 }
 
-/// Leaves this process what serving takes, and nothing else.
+/// Leaves this process the powers that serving takes, and no others.
 fn confine(limits: Limits) -> anyhow::Result<()> {
     let report = confinement::enter_with_nothing(limits)?;
     report.warnings().for_each(|warning| crate::say(PROGRAM, &warning));
@@ -90,7 +92,7 @@ fn confine(limits: Limits) -> anyhow::Result<()> {
 }
 
 fn fail(channel: &Channel, error: &anyhow::Error) {
-    // A supervisor that is gone does not want to know.
+    // If the supervisor is gone, the report is lost with it.
     let _ = channel.send(&DevicesReport::Failed(format!("device process: {error:#}")), &[]);
 }
 
@@ -101,7 +103,7 @@ const PROFILE: Profile<'_> = Profile {
     conditional: &[RUNTIME_IF, BACK_END_IF, STREAMS_IF],
     ioctls: &[FIONBIO],
     fcntls: OWN_FCNTLS,
-    // No filter can see its flags. Where it is absent, the C library starts threads by clone(2).
+    // No filter can see the flags of clone3(2). Where that call is absent, the C library starts threads by clone(2).
     absent: &[calls::CLONE3],
     otherwise: Forbidden::Kill,
 };
@@ -127,7 +129,7 @@ mod tests {
         let asked = asked();
         confine(Limits::new(0, 0, OWN_MEMORY)).unwrap();
         asked.end(|| {
-            // What it may: threads, events, memory, streams.
+            // The process may use threads, events, memory and streams.
             thread::spawn(|| vec![1u8; 1 << 20]).join().unwrap();
             virtio::Event::new().unwrap().signal();
             drop(UnixStream::pair().unwrap());

@@ -1,16 +1,16 @@
-//! QEMU's launcher: QEMU ends when it does, and it ends when the supervisor does.
+//! QEMU's launcher: QEMU ends when the launcher does, and the launcher ends when the supervisor does.
 //!
-//! QEMU itself would outlive a supervisor that was killed. The launcher also confines it, before the first of its
-//! instructions:
+//! QEMU by itself would outlive a supervisor that was killed. The launcher also confines QEMU, before its first
+//! instruction:
 //!
-//! * namespaces of its own, where the host allows them: no network, no process but itself, and no file but those below
-//!   even to be seen;
-//! * a user of its own with the launcher, if they were root's, and no capability;
-//! * Landlock: a file system of nothing but its own program, libraries and firmware to read, in a domain below the
-//!   launcher's, so that it can neither signal nor trace it;
+//! * namespaces of its own, where the host allows them: no network, no process but QEMU, and no visible file but those
+//!   that QEMU reads;
+//! * a user of its own, shared with the launcher, if the two were root's, and no capability;
+//! * Landlock: a file system of nothing but QEMU's own program, libraries and firmware to read, in a domain below the
+//!   launcher's, so that QEMU can neither signal nor trace the launcher;
 //! * seccomp: no socket, no signal, no other process (`qemu`). QEMU adds a filter of its own (`-sandbox`).
 //!
-//! Not here: what QEMU is told (`machine::software`).
+//! Not here: QEMU's arguments (`machine::software`).
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -33,18 +33,19 @@ use crate::qemu;
 
 const PROGRAM: &str = "matchlock-launcher";
 
-/// How much of what QEMU said last is kept.
+/// How many bytes of QEMU's last output are kept.
 const LAST_WORDS: usize = 512;
 
 /// Longest file of which QEMU gets a copy.
 const MAX_COPY: u64 = 512 << 20;
 
-/// What QEMU maps besides the guest's memory: its code, buffers, stacks of threads, and what TCG makes of the guest's.
+/// Most bytes that QEMU maps besides the guest's memory: its code, buffers, stacks of threads, and TCG's translations
+/// of guest code.
 const OWN_MEMORY: u64 = 4 << 30;
 
-/// Runs QEMU until it ends or the supervisor hangs up. To be called by the main thread.
+/// Runs QEMU until it ends or the supervisor hangs up. Only the main thread may call this function.
 pub fn run(channel: &Channel) -> anyhow::Result<()> {
-    // While the supervisor puts together what to launch.
+    // The launcher isolates itself while the supervisor still prepares the request.
     let isolation = isolate();
     let Some((request, descriptors)) = channel.recv().context("first message")? else {
         return Ok(());
@@ -68,17 +69,18 @@ pub fn run(channel: &Channel) -> anyhow::Result<()> {
 
     let last_words = match watch(channel, &qemu, errors)? {
         Some(last_words) => last_words,
-        // Dropping the child kills it and waits for its end.
+        // Dropping the child kills QEMU and waits for its end.
         None => return Ok(()),
     };
     let status = qemu.wait().context("QEMU")?;
-    // A supervisor that is gone does not want to know.
+    // If the supervisor is gone, the report is lost with it.
     let _ = channel.send(&LaunchReport::Ended { status: status.into_raw(), last_words }, &[]);
     Ok(())
 }
 
-/// Puts QEMU into namespaces of its own, by privilege as long as there is one. Root's user goes at once where it is not
-/// what mounting takes; else with the rest.
+/// Puts QEMU into namespaces of its own, with privilege as long as there is any. If root may not make them, root's user
+/// is given up here, so that an ordinary user may; otherwise it is given up later, with the other privileges, because
+/// mounting takes it.
 fn isolate() -> io::Result<()> {
     confinement::isolate_children().or_else(|_| {
         leave_root();
@@ -86,14 +88,15 @@ fn isolate() -> io::Result<()> {
     })
 }
 
-/// QEMU's user as well: another's it could not end.
+/// Gives up root for a user of this process alone. QEMU gets the same user, because the launcher could not end another
+/// user's process.
 fn leave_root() {
     if let Err(error) = confinement::take_own_user() {
         crate::say(PROGRAM, &format!("still root's, without a user of its own ({error})"));
     }
 }
 
-/// What keeps QEMU from the files of its user.
+/// The barriers between QEMU and the files of its user.
 struct Walls {
     /// Whether QEMU has a root directory of its own, or why not.
     root: io::Result<()>,
@@ -115,7 +118,7 @@ impl Walls {
     }
 }
 
-/// Confines this process and its child to come as QEMU is confined.
+/// Confines this process, and prepares the confinement of its future child, QEMU.
 fn confine(
     isolation: &io::Result<()>,
     program: &Path,
@@ -132,7 +135,7 @@ fn confine(
     match &root {
         Ok(()) => {
             for (file, number) in files {
-                // Of somebody's private file there is a copy, which takes its place.
+                // The new root has a copy of a file that only its owner may read; the copy takes the file's place.
                 let found = File::open(by_number(*number)).context("a file for QEMU")?;
                 if !same_file(&found, &*file).context("a file for QEMU")? {
                     *file = found.into();
@@ -158,7 +161,7 @@ fn same_file(one: impl AsFd, other: impl AsFd) -> io::Result<bool> {
     Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
 }
 
-/// Where QEMU opens an inherited file again.
+/// The path by which QEMU opens an inherited file again.
 fn by_number(number: i32) -> PathBuf {
     format!("/proc/self/fd/{number}").into()
 }
@@ -196,7 +199,7 @@ fn start(
         stdout: Some(stdout),
         stderr: Some(stderr),
         inherit: others.into_iter().chain(files).collect(),
-        // For when the launcher itself is killed.
+        // QEMU also dies if the launcher itself is killed.
         dies_with_thread: true,
         confinement: Confinement { landlock: Some(landlock), seccomp: Some(qemu::PROFILE.filter()) },
         ..Spawn::new(&launch.program)
@@ -204,8 +207,8 @@ fn start(
     Ok((process::spawn_without_channel(spawn)?, File::from(errors)))
 }
 
-/// QEMU opens the kernel again by its number, as a user who may not read it, if it is somebody's private file. Then a
-/// copy in memory takes its place.
+/// Replaces a private file by a copy in memory. QEMU opens an inherited file again by its number, as a user who may not
+/// read another user's private file.
 fn make_reopenable(descriptor: &mut OwnedFd) -> io::Result<()> {
     match File::open(format!("/proc/self/fd/{}", descriptor.as_raw_fd())) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
@@ -221,7 +224,7 @@ fn make_reopenable(descriptor: &mut OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// What QEMU reads: itself, its libraries, and its firmware.
+/// The files that QEMU reads: its program, its libraries, and its firmware.
 fn readable(program: &Path) -> Reachable {
     let existing =
         |paths: &[&str]| paths.iter().map(PathBuf::from).filter(|path| path.exists()).collect::<Vec<_>>();
@@ -229,7 +232,7 @@ fn readable(program: &Path) -> Reachable {
         existing(&["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store"]);
     programs.push(program.to_path_buf());
     let mut data = existing(&["/usr/share", "/usr/local/share", "/etc/ld.so.cache", "/dev/null"]);
-    // An installation of its own, `…/bin/qemu-system-…`, has its firmware and libraries beside `bin`.
+    // An installation in a prefix of its own (`…/bin/qemu-system-…`) has its firmware and libraries beside `bin`.
     if let Some(directory) = program.parent().filter(|directory| directory.ends_with("bin"))
         && let Some(prefix) = directory.parent()
     {
@@ -241,7 +244,7 @@ fn readable(program: &Path) -> Reachable {
     Reachable { programs, data, ..Reachable::default() }
 }
 
-/// Waits for QEMU's end, and returns what it said last; `None` if the supervisor hung up.
+/// Waits for QEMU's end, and returns QEMU's last words; `None` if the supervisor hung up.
 fn watch(channel: &Channel, qemu: &Child, mut errors: File) -> anyhow::Result<Option<String>> {
     let mut said = Vec::new();
     let mut listening = true;
@@ -256,7 +259,7 @@ fn watch(channel: &Channel, qemu: &Child, mut errors: File) -> anyhow::Result<Op
         }
         let happened: Vec<bool> = waited.iter().map(|one| !one.revents().is_empty()).collect();
         if happened.first() == Some(&true) {
-            // There is no second message: either this is the end, or it is nonsense.
+            // The supervisor sends no second message: this is either its end or nonsense.
             return Ok(None);
         }
         if happened.get(2) == Some(&true) {
@@ -267,7 +270,7 @@ fn watch(channel: &Channel, qemu: &Child, mut errors: File) -> anyhow::Result<Op
     }
 }
 
-/// Passes on what QEMU says. Returns whether there may be more.
+/// Passes on QEMU's output. Returns whether more may come.
 fn forward(errors: &mut File, said: &mut Vec<u8>) -> anyhow::Result<bool> {
     let mut chunk = [0; 4096];
     let count = errors.read(&mut chunk).context("standard error of QEMU")?;
@@ -284,14 +287,14 @@ fn last_line(said: &[u8]) -> String {
     last.chars().filter(|c| !c.is_control()).collect()
 }
 
-/// What waiting takes besides.
+/// Calls for waiting, besides those of every program.
 const WATCHING: &[Call] = &[calls::WAITID, calls::PIDFD_SEND_SIGNAL];
 
 const PROFILE: Profile<'_> = Profile {
     calls: &[calls::RUNTIME, WATCHING],
     conditional: &[RUNTIME_IF],
     ioctls: &[],
-    // The standard library's check that a descriptor is its own to close, in debug builds.
+    // In debug builds the standard library checks that a descriptor which it closes is open.
     fcntls: &[libc::F_GETFD],
     absent: &[],
     otherwise: Forbidden::Kill,
@@ -328,7 +331,7 @@ mod tests {
         let domain = Domain::new(readable(shell)).unwrap();
         let landlock = nested.then(|| domain.for_child().unwrap());
         confinement::enter(domain, Limits::default()).unwrap();
-        // Only this thread of a test is in the domain.
+        // Only this thread of the test is in the domain.
         let thread = rustix::thread::gettid().as_raw_nonzero();
         let spawn = Spawn {
             args: vec!["-c".into(), format!("kill -0 {thread}").into()],

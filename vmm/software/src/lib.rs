@@ -1,14 +1,14 @@
 //! Helpers of the software machine: the device process and QEMU's launcher.
 //!
-//! Both get one message from the supervisor with every descriptor they will ever use, confine themselves, and end when
-//! the supervisor's end of the channel hangs up. Not here: the supervisor's side (`machine::software`), the devices,
-//! and the vhost-user protocol.
+//! Both programs get one message from the supervisor with every descriptor that they will ever use, confine themselves,
+//! and end when the supervisor's end of the channel hangs up. Not here: the supervisor's side (`machine::software`),
+//! the devices, and the vhost-user protocol.
 
 pub mod devices;
 pub mod launcher;
 mod qemu;
 
-/// Tells the log.
+/// Writes a line to the log.
 fn say(program: &str, what: &str) {
     log(format!("{program}: {what}\n").as_bytes());
 }

@@ -1,18 +1,18 @@
-//! What QEMU may call: it computes, keeps time, and uses the descriptors it was born with.
+//! The system calls that QEMU may make: it computes, keeps time, and uses the descriptors that it was born with.
 //!
-//! Landlock keeps QEMU from opening files, not from connecting to a socket that has a name, nor from a signal to its
-//! launcher on hosts whose Landlock is older than signal scopes. So it makes no socket, connects none, names no other
-//! process, and changes no file. A call that is not listed does not exist for it (ENOSYS), because that is what
-//! libraries that try one are prepared for; so is a signal to itself, and abort(3) then ends it by a fault. Newer
-//! QEMUs and C libraries call more than the one this was found with, so what is harmless is listed though that one did
-//! not call it.
+//! Landlock keeps QEMU from opening files, but not from connecting to a socket that has a name, nor, on hosts whose
+//! Landlock is older than signal scopes, from sending signals to its launcher. So QEMU may make no socket, connect
+//! none, name no other process, and change no file. A call that is not listed fails with ENOSYS, as if the kernel did
+//! not have it, because libraries that try a call are prepared for that. QEMU's signals to itself fail in the same way,
+//! and abort(3) then ends QEMU by a fault. Newer QEMUs and C libraries make more calls than the version with which this
+//! list was found, so harmless calls that this version did not make are listed, too.
 //!
 //! Not here: execve(2) after QEMU has begun, which QEMU forbids itself (`-sandbox on,spawn=deny`).
 
 use confinement::calls::*;
 use confinement::{Conditional, FIONBIO, Forbidden, Profile, Test};
 
-/// What it calls with any arguments besides what every program does.
+/// Calls that QEMU may make with any arguments, besides those of every program.
 const CALLS: &[Call] = &[
     // To become QEMU.
     EXECVE,
@@ -22,7 +22,7 @@ const CALLS: &[Call] = &[
     GET_ROBUST_LIST,
     RSEQ,
     UNAME,
-    // Memory. What TCG makes of the guest's instructions is executable.
+    // Memory. TCG's translations of the guest's instructions are executable.
     MMAP,
     MPROTECT,
     MINCORE,
@@ -31,7 +31,7 @@ const CALLS: &[Call] = &[
     MUNLOCK,
     MSYNC,
     MEMFD_CREATE,
-    // Its threads.
+    // QEMU's threads.
     FUTEX_WAITV,
     MEMBARRIER,
     SCHED_GETAFFINITY,
@@ -40,7 +40,7 @@ const CALLS: &[Call] = &[
     RT_SIGPENDING,
     RT_SIGSUSPEND,
     RT_SIGTIMEDWAIT,
-    // Itself and its host.
+    // Information about QEMU itself and its host.
     GETPPID,
     GETUID,
     GETEUID,
@@ -64,7 +64,7 @@ const CALLS: &[Call] = &[
     TIMERFD_CREATE,
     TIMERFD_SETTIME,
     TIMERFD_GETTIME,
-    // Descriptors it has, of whatever kind.
+    // Open descriptors, of whatever kind.
     READV,
     PREAD64,
     PREADV,
@@ -86,7 +86,7 @@ const CALLS: &[Call] = &[
     FTRUNCATE,
     FADVISE64,
     FSTATFS,
-    // Waiting for them.
+    // Waiting for descriptors.
     SELECT,
     PSELECT6,
     EPOLL_CREATE1,
@@ -94,7 +94,7 @@ const CALLS: &[Call] = &[
     EPOLL_WAIT,
     EPOLL_PWAIT,
     EPOLL_PWAIT2,
-    // Sockets it has. They are streams, and for those an address beside a message means nothing.
+    // Open sockets. All of them are streams, on which an address beside a message means nothing.
     SENDTO,
     RECVFROM,
     GETSOCKNAME,
@@ -102,7 +102,7 @@ const CALLS: &[Call] = &[
     GETSOCKOPT,
     SETSOCKOPT,
     SHUTDOWN,
-    // Files: which of them it reads is Landlock's business.
+    // Files. Landlock decides which of them QEMU may read.
     ACCESS,
     FACCESSAT,
     FACCESSAT2,
@@ -118,17 +118,17 @@ const CALLS: &[Call] = &[
     GETDENTS64,
 ];
 
-/// What it calls with some arguments.
+/// Calls that QEMU may make with some arguments only.
 const CONDITIONAL: &[Conditional] = &[
-    // Threads, not processes; nor in other namespaces, which a thread of the same process cannot be. clone3(2), whose
-    // flags no filter can see, is not there.
+    // Threads, not processes; nor new namespaces, which a thread of the same process cannot have. clone3(2), whose
+    // flags no filter can see, is not allowed.
     (CLONE, &[Test::has(0, libc::CLONE_THREAD)]),
-    // To read, on hosts without Landlock too.
+    // Opening to read only, on hosts without Landlock too.
     (OPEN, &[Test::lacks(1, CHANGING)]),
     (OPENAT, &[Test::lacks(2, CHANGING)]),
-    // Limits of its own, not of others.
+    // QEMU's own limits, not those of others.
     (PRLIMIT64, &[Test::is(0, 0)]),
-    // PR_SET_PDEATHSIG ends it with its launcher.
+    // PR_SET_PDEATHSIG ends QEMU with its launcher.
     (PRCTL, &[Test::is(0, libc::PR_SET_NAME)]),
     (PRCTL, &[Test::is(0, libc::PR_GET_NAME)]),
     (PRCTL, &[Test::is(0, libc::PR_MCE_KILL)]),
@@ -141,7 +141,7 @@ const CONDITIONAL: &[Conditional] = &[
     (PRCTL, &[Test::is(0, libc::PR_SET_VMA)]),
 ];
 
-/// F_SETOWN and F_SETSIG would be a way to send signals.
+/// F_SETOWN and F_SETSIG are missing: by them QEMU could send signals.
 const FCNTLS: &[i32] = &[
     libc::F_DUPFD,
     libc::F_DUPFD_CLOEXEC,
@@ -153,15 +153,15 @@ const FCNTLS: &[i32] = &[
     libc::F_GET_SEALS,
 ];
 
-/// open(2) for more than reading.
+/// Flags of open(2) for more than reading.
 const CHANGING: i32 = libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC;
 
-// Linux asm-generic/ioctls.h. The console is asked whether it is a terminal.
+// Linux asm-generic/ioctls.h. TCGETS asks whether the console is a terminal.
 const TCGETS: u32 = 0x5401;
 const TCGETS2: u32 = 0x802c_542a;
 const FIONREAD: u32 = 0x541b;
 
-/// All of it.
+/// The whole profile of QEMU.
 pub(crate) const PROFILE: Profile<'_> = Profile {
     calls: &[RUNTIME, CALLS],
     conditional: &[CONDITIONAL],

@@ -1,7 +1,7 @@
-//! What a QEMU that its guest has taken over could still do: nothing that is tried here.
+//! Attempts of a QEMU that its guest has taken over: none of them succeeds.
 //!
-//! The launcher starts this test program in QEMU's place. Not here: what QEMU itself needs, which the tests with a
-//! machine show.
+//! The launcher starts this test program in QEMU's place. Not here: the powers that QEMU itself needs, which the tests
+//! with a machine show.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "tests")]
 
@@ -22,7 +22,7 @@ use machine::software::protocol::{Launch, LaunchReport, LaunchRequest};
 use process::{Channel, Child, Confinement, Spawn};
 use tempfile::TempDir;
 
-/// A launcher that has started this program's test `taken_over`, what that says, and what the launcher does.
+/// A launcher that has started this program's test `taken_over`, with that test's output and the launcher's log.
 struct Launched {
     _program: TempDir,
     _launcher: Child,
@@ -32,7 +32,8 @@ struct Launched {
     log: PipeReader,
 }
 
-/// `victims`: a directory with sockets in it. `absent`: what the kernel does not have.
+/// Starts a launcher. `victims` is a directory with sockets in it; `absent` lists system calls that the kernel is to
+/// lack.
 fn launch(victims: &Path, absent: &[Call], unconfined: bool) -> Result<Launched, String> {
     let (log, stderr) = std::io::pipe().unwrap();
     let (said, stdout) = std::io::pipe().unwrap();
@@ -65,7 +66,7 @@ fn launch(victims: &Path, absent: &[Call], unconfined: bool) -> Result<Launched,
     Ok(Launched { _program: directory, _launcher: launcher, channel, pid, said: BufReader::new(said), log })
 }
 
-/// A copy of this program where a user of the launcher's own finds it, too.
+/// A copy of this program at a place where the launcher's own user can reach it.
 fn for_everybody() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -75,14 +76,14 @@ fn for_everybody() -> (TempDir, PathBuf) {
     (directory, program)
 }
 
-/// Tries everything, and says what it could. Its last arguments, filters to the test harness that match no test, are
-/// the victims' directory and the launcher's process id.
+/// Tries everything, and prints which attempts succeeded. The last two arguments, which the test harness takes for
+/// filters that match no test, are the victims' directory and the launcher's process id.
 #[test]
 #[ignore = "the process that another test starts in QEMU's place"]
 fn taken_over() {
     let told: Vec<String> = std::env::args().rev().take(2).collect();
     let (launcher, victims) = (told[0].parse().unwrap(), Path::new(&told[1]));
-    // What it needs: threads, and memory to run.
+    // QEMU needs threads, and memory to run.
     std::thread::spawn(|| vec![1u8; 1 << 20]).join().unwrap();
 
     say(SEE, fs::symlink_metadata(victims.join("file")).is_ok());
@@ -109,11 +110,11 @@ fn datagram(path: &Path) -> bool {
     UnixDatagram::pair().is_ok_and(|(half, _)| half.send_to(b"matchlock", path).is_ok())
 }
 
-/// The name of a file that is none of its business.
+/// The name of an attempt: to see a file that is none of QEMU's business.
 const SEE: &str = "see a file";
 
-/// What QEMU's work takes, of what is tried. Which files it reads, Landlock and the mount namespace say;
-/// it shortens none of them, for it opens none to write.
+/// Attempts that QEMU's work needs, so they succeed. Landlock and the mount namespace decide which files QEMU reads;
+/// QEMU shortens no file, because it opens none to write.
 const ALLOWED: [&str; 8] = [
     "open to read",
     "open, the old way",
@@ -132,11 +133,11 @@ fn a_qemu_that_is_taken_over_reaches_nothing() {
     File::create(at("file")).unwrap();
     let control = UnixListener::bind(at("control.sock")).unwrap();
     let log = UnixDatagram::bind(at("log.sock")).unwrap();
-    // It is not for being another user that it cannot.
+    // QEMU's attempts must fail for another reason than the files' owner.
     for name in [".", "file", "control.sock", "log.sock"] {
         fs::set_permissions(at(name), fs::Permissions::from_mode(0o777)).unwrap();
     }
-    // Both are there for others.
+    // Other processes do reach both sockets.
     drop(UnixStream::connect(at("control.sock")).unwrap());
     control.accept().unwrap();
     assert!(datagram(&at("log.sock")));
@@ -144,7 +145,7 @@ fn a_qemu_that_is_taken_over_reaches_nothing() {
 
     for (absent, sees) in [
         (&[][..], false),
-        // A file whose mode is everybody's is as open to QEMU as one of mode 0600 of its own user.
+        // A file whose mode is everybody's is as open to QEMU as one of mode 0600 of QEMU's own user.
         (&[calls::LANDLOCK_CREATE_RULESET], false),
         (&[calls::UNSHARE], true),
     ] {
@@ -160,7 +161,7 @@ fn a_qemu_that_is_taken_over_reaches_nothing() {
     }
 }
 
-/// What a QEMU that is taken over can do of what it tries.
+/// The attempts in which a QEMU that is taken over succeeds.
 fn could(victims: &Path, absent: &[Call]) -> Vec<String> {
     let launched = launch(victims, absent, false).unwrap();
     let lines = launched.said.lines().map(Result::unwrap);

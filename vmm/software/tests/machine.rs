@@ -1,7 +1,7 @@
-//! The software machine with real processes and a guest of a few instructions: how it ends, and that nothing of it is
-//! ever left.
+//! The software machine with real processes and a guest of a few instructions: how the machine ends, and that none of
+//! its processes is ever left.
 //!
-//! Needs QEMU. Without it the tests say so and pass; `REQUIRE=qemu` makes that a failure.
+//! The tests need QEMU. Without QEMU they print so and pass; `REQUIRE=qemu` makes them fail.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
@@ -29,10 +29,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_s
 use virtio::{ActivateError, Activation, Device, DeviceKind, Identity, Io};
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 
-/// Nothing here takes long, unless it hangs.
+/// The longest wait for any step; no step takes long unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Enough to see it hundreds of times where it can happen.
+/// Enough rounds to see a missed notification hundreds of times on a machine where it can happen.
 const CROSSINGS: u32 = 100_000;
 
 /// A machine's memory.
@@ -79,7 +79,7 @@ fn config(guest: Guest) -> (Config, BufReader<PipeReader>, Channel) {
     (config, BufReader::new(console), ports)
 }
 
-/// A machine whose guest has said its first word.
+/// A machine whose guest has written its first word.
 fn running(programs: &Programs, guest: Guest) -> (Software, BufReader<PipeReader>, Channel) {
     let (config, mut console, ports) = config(guest);
     let machine = Software::boot_with(programs, config, Calibration::start()).unwrap();
@@ -131,7 +131,7 @@ fn a_guest_that_powers_off_or_resets_says_so() {
     }
 }
 
-/// Every thread of a process is this user's, and can do nothing but what it is for.
+/// Asserts that every thread of a process belongs to this user and has no capability and no way to gain one.
 fn assert_confined(pid: u32, user: u32) {
     for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
         let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
@@ -152,7 +152,7 @@ fn assert_confined(pid: u32, user: u32) {
     assert!(limits.lines().any(|line| line.starts_with("Max core file size        1  ")), "{limits}");
 }
 
-/// Before it come those that a host may have.
+/// The first user id that a launcher takes; smaller ids may belong to users of the host.
 const FIRST_OWN_USER: u32 = 0x7800_0000;
 
 #[test]
@@ -164,7 +164,7 @@ fn no_process_of_roots_machine_is_roots() {
     let (_machine, _console, _ports) = running(&programs, Guest::Halt);
     let [launcher, qemu, devices] = processes();
     assert_confined(launcher, FIRST_OWN_USER + launcher);
-    // Its launcher has to be able to end it.
+    // The launcher has QEMU's user, so it is able to end QEMU.
     assert_confined(qemu, FIRST_OWN_USER + launcher);
     assert_confined(devices, FIRST_OWN_USER + devices);
 }
@@ -205,14 +205,14 @@ fn files_that_only_their_owner_reads_reach_qemu() {
     std::fs::write(&initramfs, "no initramfs").unwrap();
     std::fs::set_permissions(&initramfs, std::fs::Permissions::from_mode(0o644)).unwrap();
     let mut reopened = File::open(&kernel).unwrap();
-    // Whoever looked at it may have left off anywhere.
+    // Another reader of the descriptor may have left its offset anywhere.
     reopened.read_to_end(&mut Vec::new()).unwrap();
     (config.kernel.file, config.initramfs) = (reopened.into(), File::open(&initramfs).unwrap().into());
     let _machine = Software::boot_with(&programs, config, Calibration::start()).unwrap();
     let mut line = String::new();
     console.read_line(&mut line).unwrap();
     assert_eq!(line, "up\n");
-    // Only what has to be is copied.
+    // Only files that QEMU could not open are copied.
     let held = std::fs::read_dir(format!("/proc/{}/fd", processes()[1])).unwrap();
     let held: Vec<_> = held.map(|entry| std::fs::read_link(entry.unwrap().path()).unwrap()).collect();
     assert!(held.iter().any(|file| file == initramfs.path()), "{held:?}");
@@ -251,7 +251,7 @@ fn whichever_process_is_killed_the_others_end_and_the_machine_says_which() {
     }
 }
 
-/// Waits for the end in a thread of its own, for it might not come.
+/// Waits for the end in a thread of its own, because the end might never come.
 fn end_of(mut machine: Software) -> Ending {
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || tell.send(machine.wait()));
@@ -315,7 +315,7 @@ fn a_paused_guest_stands_still() {
     let Some(programs) = programs() else { return };
     let (mut machine, mut console, _ports) = running(&programs, Guest::Chatter);
     machine.pause().unwrap();
-    // What was on its way is read, until for a while nothing comes.
+    // The output that was on its way is read until no more comes for a while.
     let quiet = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
     let begun = Instant::now();
     loop {
@@ -348,8 +348,9 @@ fn map(ram: File) -> MmapRegion {
     MmapRegion::from_file(FileOffset::new(ram, 0), usize::try_from(MEMORY_MIB << 20).unwrap()).unwrap()
 }
 
-/// Virtio's notifications rely on this: a driver stores what it has, and then looks whether the device wants to be told;
-/// the device stores that it wants to be told, and then looks for what the driver has. Where both see the old, both wait.
+/// Virtio's notifications rely on this order: a driver stores its buffer, then looks whether the device wants a
+/// notification; the device stores that it wants one, then looks for the driver's buffer. If both read the old values,
+/// both wait for ever.
 #[test]
 fn of_a_lone_cpu_and_a_device_that_cross_at_least_one_sees_the_other() {
     let Some(programs) = programs() else { return };
@@ -357,7 +358,7 @@ fn of_a_lone_cpu_and_a_device_that_cross_at_least_one_sees_the_other() {
     assert_eq!(unseen_crossings(&memory()), 0, "of {CROSSINGS}");
 }
 
-/// The emulated host in which the KVM machine is tested depends on the same, for its own disk.
+/// The emulated host in which the KVM machine is tested depends on the same order, for its own disk.
 #[test]
 fn of_an_emulated_host_and_its_disk_that_cross_at_least_one_sees_the_other() {
     let Some(programs) = programs() else { return };
@@ -381,7 +382,7 @@ fn of_an_emulated_host_and_its_disk_that_cross_at_least_one_sees_the_other() {
         let mut line = String::new();
         (said.read_line(&mut line).unwrap() > 0).then_some(line)
     });
-    // The firmware may say something before.
+    // The firmware may print lines before the guest does.
     assert!(up.map_while(|line| line).any(|line| line.ends_with("up\n")));
     let file = File::options().read(true).write(true).open(ram).unwrap();
     let unseen = unseen_crossings(&map(file));
@@ -390,7 +391,7 @@ fn of_an_emulated_host_and_its_disk_that_cross_at_least_one_sees_the_other() {
     assert_eq!(unseen, 0, "of {CROSSINGS}");
 }
 
-/// How often a guest and this thread have stored, looked, and not seen each other.
+/// How often a guest and this thread have both stored, looked, and not seen each other.
 fn unseen_crossings(memory: &MmapRegion) -> u32 {
     let word = |distance: i8| {
         let place = usize::try_from(MEETING).unwrap().checked_add_signed(distance.into()).unwrap();
@@ -411,13 +412,13 @@ fn unseen_crossings(memory: &MmapRegion) -> u32 {
         }
         let host_seen = seen.load(Ordering::SeqCst) == round;
         unseen += u32::from(!guest_seen && !host_seen);
-        // Whoever came first waits longer the next time, so that they go on crossing.
+        // The side that came first waits longer in the next round, so that the two go on crossing.
         delay = if guest_seen { delay.saturating_sub(1) } else { delay + 1 };
     }
     unseen
 }
 
-/// A file system that nobody mounts.
+/// A file system that no guest mounts.
 struct FileSystem;
 
 impl Device for FileSystem {
@@ -455,7 +456,7 @@ fn devices_that_are_served_elsewhere_are_as_good_as_its_own() {
     assert_eq!(line, "up\n");
     machine.stop();
     assert_eq!(machine.wait(), Ending::PowerOff);
-    // Each learns that the machine is gone.
+    // Each of the connections notices that the machine is gone.
     served.into_iter().for_each(|served| served.wait().unwrap());
 
     let (mut config, _console, _ports) = self::config(Guest::Halt);
@@ -469,7 +470,7 @@ fn devices_that_are_served_elsewhere_are_as_good_as_its_own() {
 #[test]
 fn a_console_nobody_reads_does_not_stop_the_guest() {
     let Some(programs) = programs() else { return };
-    // It says more than any pipe holds, and then powers off.
+    // The guest writes more than any pipe holds, and then powers off.
     let (config, console, _ports) = config(Guest::ChatterThenPowerOff);
     let mut machine = Software::boot_with(&programs, config, Calibration::start()).unwrap();
     wait_readable(machine.ended());
@@ -480,7 +481,7 @@ fn a_console_nobody_reads_does_not_stop_the_guest() {
 #[test]
 fn what_cannot_be_booted_is_an_error_with_a_reason() {
     let Some(programs) = programs() else { return };
-    // No kernel at all: QEMU says so and ends.
+    // Without a valid kernel QEMU prints an error and ends.
     let (mut nonsense, _console, _ports) = config(Guest::Halt);
     nonsense.kernel.file = memory_file(b"this is no kernel, this is text");
     let mut machine = Software::boot_with(&programs, nonsense, Calibration::start()).unwrap();
@@ -493,14 +494,14 @@ fn what_cannot_be_booted_is_an_error_with_a_reason() {
     let ending = Software::boot_with(&programs, greedy, Calibration::start()).unwrap().wait();
     assert!(matches!(&ending, Ending::Failed(why) if why.contains("memory")), "{ending:?}");
 
-    // A disk whose file is shorter than it is said to be.
+    // A disk whose file is shorter than the spec says.
     let (mut short, _console, _ports) = config(Guest::Halt);
     short.disks[0].segments =
         vec![disk::Segment::File { file: memory_file(&[0; 512]), offset: 0, len: 4096 }];
     let ending = Software::boot_with(&programs, short, Calibration::start()).unwrap().wait();
     assert!(matches!(&ending, Ending::Failed(why) if why.contains("disk0")), "{ending:?}");
 
-    // No QEMU, and a launcher that is none.
+    // A missing QEMU, and a program in the launcher's place that is no launcher.
     let (plain, _console, _ports) = config(Guest::Halt);
     let missing = Programs { qemu: "/nonexistent/qemu".into(), ..programs.clone() };
     let error = Software::boot_with(&missing, plain, Calibration::start()).unwrap_err();
@@ -531,7 +532,7 @@ fn each_process_has_limits() {
     let Some(programs) = programs() else { return };
     let (_machine, _console, _ports) = running(&programs, Guest::Halt);
     let [launcher, qemu, devices] = processes();
-    // No disk is longer than what a log may have, nor is the memory.
+    // The bound for files is the log's, as no disk is longer, and neither is the memory.
     assert_eq!(limits(qemu), [64, 4096 + MEMORY_MIB]);
     assert_eq!(limits(launcher), limits(qemu));
     // Two disks, vsock and entropy.

@@ -1,4 +1,4 @@
-//! What differs by processor: the number of the architecture and the system calls that only some have.
+//! Differences between processors: the number of the architecture and the system calls that only some have.
 
 #[cfg(target_arch = "aarch64")]
 mod arm64;

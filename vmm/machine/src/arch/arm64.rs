@@ -2,7 +2,7 @@
 
 use crate::tsc::raw_clock_ns;
 
-/// The machine that needs it emulates x86-64 only; here the clock itself stands in.
+/// Returns the clock's value: the one machine that needs the counter emulates x86-64 only.
 pub(crate) fn ticks() -> u64 {
     u64::try_from(raw_clock_ns()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! What differs by the host's architecture: its counter.
+//! Differences between hosts' architectures: the counter.
 
 #[cfg(target_arch = "aarch64")]
 mod arm64;

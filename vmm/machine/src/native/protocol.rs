@@ -1,4 +1,4 @@
-//! What supervisor and VMM process say to each other over the process channel.
+//! The messages between supervisor and VMM process over the process channel.
 //!
 //! ```text
 //! supervisor                         VMM process
@@ -12,7 +12,7 @@
 //! ```
 //!
 //! A supervisor that hangs up ends the VMM. Descriptors travel beside the message ([`crate::descriptors`]). Not here:
-//! anything of the guest.
+//! messages to the guest.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,18 +20,18 @@ use crate::KernelFormat;
 use crate::descriptors::Fd;
 use crate::devices::{DeviceSpec, Elsewhere};
 
-/// To the VMM process.
+/// Requests to the VMM process.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
-    /// Boot this. The first request, and the only one with descriptors.
+    /// Boot this machine. It is the first request, and the only one with descriptors.
     Boot(Box<Spec>),
     /// Stop the vCPUs.
     Pause,
-    /// Let them go on.
+    /// Let the vCPUs go on.
     Resume,
 }
 
-/// From the VMM process.
+/// Reports of the VMM process.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
     /// The vCPUs are about to run.
@@ -40,24 +40,24 @@ pub enum Report {
     Refused(String),
     /// No vCPU runs.
     Paused,
-    /// They run again.
+    /// The vCPUs run again.
     Resumed,
-    /// The machine ended. The last report.
+    /// The machine ended. No report follows.
     Ended(End),
 }
 
 /// How the guest ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
-    /// It turned itself off.
+    /// The guest turned its machine off.
     PowerOff,
-    /// It asked for a reset.
+    /// The guest asked for a reset.
     Reset,
     /// A vCPU could not go on; the text says why.
     Crashed(String),
 }
 
-/// Exit codes of the VMM process, for when its last report is lost.
+/// Exit codes of the VMM process, which count if its last report is lost.
 pub mod exit {
     /// The guest powered off, or the supervisor hung up.
     pub const POWER_OFF: u8 = 0;
@@ -67,37 +67,37 @@ pub mod exit {
     pub const RESET: u8 = 3;
 }
 
-/// When things happened in the VMM process: `CLOCK_MONOTONIC` in nanoseconds.
+/// Moments in the VMM process's life: `CLOCK_MONOTONIC` in nanoseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeline {
     /// `main` began.
     pub process_ns: u64,
-    /// The spec was here.
+    /// The spec had arrived.
     pub received_ns: u64,
     /// The hypervisor had made the machine and its vCPUs.
     pub created_ns: u64,
-    /// The devices were there.
+    /// The devices were made.
     pub devices_ns: u64,
     /// Kernel, initramfs and boot structures were in guest memory.
     pub loaded_ns: u64,
-    /// The process was confined and every vCPU about to run.
+    /// The process was confined and every vCPU was about to run.
     pub running_ns: u64,
 }
 
-/// What to boot.
+/// The machine to boot.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Spec {
     /// Number of vCPUs.
     pub vcpus: u8,
-    /// Guest RAM.
+    /// Guest RAM in MiB.
     pub memory_mib: u32,
     /// Whether guest RAM is shared, so that other processes can map it.
     pub shared_memory: bool,
     /// The hypervisor's device.
     pub hypervisor: Fd,
-    /// The kernel's file, and what is in it.
+    /// The kernel's file.
     pub kernel: Fd,
-    /// What is in the kernel's file.
+    /// The format of the kernel's file.
     pub kernel_format: KernelFormat,
     /// The initial RAM file system.
     pub initramfs: Fd,
@@ -105,13 +105,13 @@ pub struct Spec {
     pub command_line: String,
     /// Devices that the process serves, in guest order.
     pub devices: Vec<DeviceSpec>,
-    /// Where console output goes.
+    /// The destination of console output.
     pub console: Fd,
-    /// Whether there is a virtio console besides the serial line, behind those devices.
+    /// Whether there is a virtio console besides the serial line, after those devices in guest order.
     pub virtio_console: bool,
-    /// Whether there is a balloon, behind the console.
+    /// Whether there is a balloon, after the console in guest order.
     pub balloon: bool,
-    /// Devices that others serve, behind all of the process's own: what each is, and the front end's end of its
-    /// vhost-user connection. They need shared memory.
+    /// Devices that other processes serve, in guest order after all of this process's own: each with the front end's
+    /// end of its vhost-user connection. These devices need shared memory.
     pub elsewhere: Vec<(Elsewhere, Fd)>,
 }

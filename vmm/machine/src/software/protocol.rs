@@ -1,4 +1,4 @@
-//! What the supervisor and the software machine's two helpers say to each other over their process channels.
+//! The messages between the supervisor and the software machine's two helpers over their process channels.
 //!
 //! ```text
 //! supervisor                         matchlock-devices
@@ -12,8 +12,8 @@
 //!                            ◀────── Ended(how), and the end
 //! ```
 //!
-//! A supervisor that hangs up ends both, and QEMU with the launcher. Descriptors travel beside the message; a [`Fd`]
-//! is an index into them. Not here: QMP, which the supervisor speaks with QEMU itself.
+//! A supervisor that hangs up ends both helpers, and QEMU with the launcher. Descriptors travel beside the message; a
+//! [`Fd`] is an index into them. Not here: QMP, which the supervisor speaks with QEMU itself.
 
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::descriptors::Fd;
 use crate::devices::DeviceSpec;
 
-/// To the device process: what to serve. The only message.
+/// The only message to the device process: the devices to serve.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Devices {
     /// Memory of the machine, in bytes.
@@ -36,11 +36,11 @@ pub struct Devices {
 pub struct Served {
     /// A listening socket at which the device's front end waits to be accepted.
     pub listener: Fd,
-    /// Which device.
+    /// The device's description.
     pub device: DeviceSpec,
 }
 
-/// From the device process.
+/// Reports of the device process.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DevicesReport {
     /// Every device waits for its driver, and the process is confined.
@@ -49,48 +49,48 @@ pub enum DevicesReport {
     Failed(String),
 }
 
-/// To the launcher. The only message.
+/// Requests to the launcher, which gets one.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum LaunchRequest {
     /// Start QEMU.
     Launch(Launch),
-    /// Build the walls that this QEMU would have around it, and say which there are.
+    /// Set up the barriers that this QEMU would have around it, and report them.
     Probe(PathBuf),
 }
 
-/// What to start.
+/// The QEMU to start.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Launch {
     /// QEMU's file.
     pub program: PathBuf,
     /// Memory of the machine, in bytes.
     pub memory: u64,
-    /// Start it even where nothing keeps it from its user's files.
+    /// Whether to start QEMU even if nothing keeps it from its user's files.
     pub unconfined: bool,
-    /// Its arguments.
+    /// QEMU's arguments.
     pub args: Vec<String>,
-    /// What it inherits, and at which number.
+    /// The descriptors that QEMU inherits, with their numbers in QEMU.
     pub inherit: Vec<(Fd, i32)>,
-    /// Its standard output: the console.
+    /// QEMU's standard output: the console.
     pub stdout: Fd,
-    /// Those of the descriptors that it opens again, by number, to read.
+    /// The descriptors whose files QEMU opens again, by number, to read.
     pub reopened: Vec<Fd>,
 }
 
-/// From the launcher.
+/// Reports of the launcher.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LaunchReport {
     /// QEMU runs; its pidfd comes along.
     Started,
-    /// What keeps QEMU from the files of its user, an entry each; what is missing comes with the reason.
+    /// The barriers between QEMU and the files of its user, an entry for each; a missing barrier comes with the reason.
     Walls(Vec<Result<String, String>>),
     /// QEMU cannot be started; the text says why.
     Refused(String),
     /// QEMU ended.
     Ended {
-        /// In the form of wait(2).
+        /// QEMU's exit status in the form of wait(2).
         status: i32,
-        /// What it said last on standard error, if anything.
+        /// QEMU's last words on standard error, if any.
         last_words: String,
     },
 }

@@ -1,5 +1,5 @@
-//! What differs by the guest's architecture: where things are, what is on the board, how a kernel is loaded and what it is
-//! told.
+//! Differences between guests' architectures: the layout, the devices of the board, how a kernel is loaded, and how the
+//! machine is described to it.
 
 #[cfg(target_arch = "x86_64")]
 mod x86;

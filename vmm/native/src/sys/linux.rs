@@ -9,10 +9,10 @@ use rustix::time::{ClockId, clock_gettime};
 /// The host's hypervisor.
 pub type Host = hypervisor_kvm::Kvm;
 
-/// Requests of the ioctls it makes once a machine is made.
+/// Requests of the ioctls that the hypervisor's crate makes once a machine is made.
 pub const IOCTLS: &[u32] = &hypervisor_kvm::IOCTLS_AFTER_CREATE;
 
-/// The hypervisor behind an open device.
+/// Opens the hypervisor behind a device's descriptor.
 pub fn hypervisor(device: OwnedFd) -> hypervisor::Result<Host> {
     Host::from_fd(device)
 }
@@ -24,38 +24,38 @@ pub fn now_ns() -> u64 {
     now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
-/// Makes all threads allocate from one arena: less memory, and glibc's further arenas read /proc when they shrink,
-/// which a confined thread must not.
+/// Makes all threads allocate from one arena. This saves memory, and avoids that glibc's further arenas read /proc when
+/// they shrink, which a confined thread must not.
 pub fn frugal_allocator() {
     #[cfg(target_env = "gnu")]
     #[allow(unsafe_code, reason = "glibc has no other way to say this")]
-    // SAFETY: takes two integers; called before there are other threads.
+    // SAFETY: `mallopt` takes two integers; this process has no other thread yet.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 
-/// Most events taken at once.
+/// Most events that one wait returns.
 const BATCH: usize = 16;
 
-/// Waits for descriptors to turn readable, level-triggered. Each has a token.
+/// Waits until descriptors become readable, level-triggered. Each descriptor has a token.
 ///
-/// Directly on epoll: a general poller makes four system calls a wake-up where this makes one.
+/// The poller calls epoll directly: a general poller makes four system calls for each wake-up where this one makes one.
 #[derive(Debug)]
 pub struct Poller(OwnedFd);
 
 impl Poller {
-    /// A poller of nothing.
+    /// A poller without descriptors.
     pub fn new() -> io::Result<Self> {
         Ok(Self(epoll::create(epoll::CreateFlags::CLOEXEC)?))
     }
 
-    /// Adds a descriptor. It stays until it is closed.
+    /// Adds a descriptor, which stays in the poller until it is closed.
     pub fn add(&self, source: BorrowedFd<'_>, token: u64) -> io::Result<()> {
         Ok(epoll::add(&self.0, source, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?)
     }
 
-    /// Waits until something is readable, and puts its token into `ready`, emptied first.
+    /// Waits until a descriptor is readable, empties `ready`, and puts the tokens of readable descriptors into it.
     pub fn wait(&self, ready: &mut Vec<u64>) -> io::Result<()> {
         let mut events =
             [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; BATCH];

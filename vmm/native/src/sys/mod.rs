@@ -1,4 +1,4 @@
-//! What differs by host system: waiting, confinement, the clock, and which hypervisor there is.
+//! Differences between host systems: waiting, confinement, the clock, and the hypervisor.
 
 #[cfg(target_os = "linux")]
 mod confine;

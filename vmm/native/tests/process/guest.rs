@@ -1,11 +1,12 @@
 //! Hand-assembled guests: 32-bit code without paging, in an ELF file with a PVH note.
 //!
-//! They run on any KVM, also one without hardware behind it, which cannot run a stock kernel. Not here: what they prove.
+//! These guests run on any KVM, also on one without hardware virtualization, which cannot run a stock kernel. Not here:
+//! the tests that use them.
 
-/// Where the code is loaded and starts.
+/// Address at which the code is loaded and starts.
 const LOAD_AT: u32 = 0x10_0000;
 
-/// Code, an instruction at a time.
+/// The code of a guest, built one instruction at a time.
 #[derive(Default)]
 pub(crate) struct Guest(Vec<u8>);
 
@@ -40,30 +41,30 @@ impl Guest {
         self
     }
 
-    /// Turns off, as ACPI says.
+    /// Ends the code with a power-off by ACPI's register.
     pub(crate) fn power_off(self) -> Vec<u8> {
         self.out(chipset::power::SLEEP_CONTROL_PORT, chipset::power::SLEEP_TYPE_S5 << 2 | 1 << 5).spin()
     }
 
-    /// Asks for a reset, as ACPI says.
+    /// Ends the code with a reset by ACPI's register.
     pub(crate) fn reset(self) -> Vec<u8> {
         self.out(chipset::power::RESET_PORT, chipset::power::RESET_VALUE).spin()
     }
 
-    /// Does nothing, for ever.
+    /// Ends the code with an endless loop.
     pub(crate) fn spin(mut self) -> Vec<u8> {
         self.0.extend([0xeb, 0xfe]);
         elf(&self.0)
     }
 
-    /// Writes one byte to the serial line, for ever.
+    /// Ends the code with an endless loop that writes a byte to the serial line.
     pub(crate) fn chatter(mut self) -> Vec<u8> {
         // mov dx, 0x3f8; mov al, '.'; out dx, al; jmp to the out
         self.0.extend([0x66, 0xba, 0xf8, 0x03, 0xb0, b'.', 0xee, 0xeb, 0xfd]);
         elf(&self.0)
     }
 
-    /// Ends in a triple fault.
+    /// Ends the code with a triple fault.
     pub(crate) fn triple_fault(mut self) -> Vec<u8> {
         // lidt [an empty table]; ud2
         let table = LOAD_AT + 0x1000;
@@ -74,7 +75,7 @@ impl Guest {
     }
 }
 
-/// An ELF file that loads `code` with a page of zeroes after it, and whose PVH entry is its first byte.
+/// An ELF file that loads `code` and a page of zeroes behind the code. The PVH entry is the code's first byte.
 fn elf(code: &[u8]) -> Vec<u8> {
     let segment = |kind: u32, offset: u64, address: u64, in_file: u64, in_memory: u64| {
         let mut header = Vec::new();

@@ -1,7 +1,7 @@
 //! The VMM process as its supervisor sees it: boots, ends, obeys, refuses, and is confined.
 //!
-//! Needs a KVM, of any kind: the guests are a few instructions each. Without one the tests say so and pass;
-//! `REQUIRE=kvm` makes that a failure. Not here: Linux guests.
+//! The tests need a KVM of any kind: the guests are a few instructions each. Without a KVM the tests print so and pass;
+//! `REQUIRE=kvm` makes them fail. Not here: Linux guests.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
@@ -20,14 +20,14 @@ use machine::devices::{DeviceSpec, DiskSpec, Elsewhere, SegmentSpec};
 use machine::native::protocol::{End, Report, Request, Spec, exit};
 use process::{Channel, Child, Spawn};
 
-/// A VMM process and what it was given.
+/// A VMM process and the descriptors that it was given.
 struct Vmm {
     child: Child,
     channel: Channel,
     console: PipeReader,
 }
 
-/// What a test changes of the usual machine.
+/// A test's change to the usual machine.
 type Change<'a> = &'a dyn Fn(&mut Spec);
 
 impl Vmm {
@@ -36,7 +36,7 @@ impl Vmm {
         Self::start_with(kernel, Vec::new(), change)
     }
 
-    /// As [`Self::start`], with further descriptors, the first of which is the fifth.
+    /// Does the same as [`Self::start`], with further descriptors, the first of which is the fifth.
     fn start_with(kernel: &[u8], further: Vec<OwnedFd>, change: Change<'_>) -> Option<Self> {
         let Ok(kvm) = File::options().read(true).write(true).open("/dev/kvm") else {
             skip::skip("kvm", "no usable /dev/kvm");
@@ -69,7 +69,7 @@ impl Vmm {
         Some(Self { child, channel, console })
     }
 
-    /// Starts, and waits until the guest runs.
+    /// Starts the process and waits until the guest runs.
     fn boot(kernel: &[u8]) -> Option<Self> {
         let vmm = Self::start(kernel, &|_| {})?;
         let Report::Running(timeline) = vmm.report() else { panic!("not running") };
@@ -94,7 +94,7 @@ impl Vmm {
         self.report()
     }
 
-    /// Waits for the end: the last report, everything on the console, the exit status.
+    /// Waits for the end, and returns the last report, everything on the console, and the exit status.
     fn end(mut self) -> (Option<End>, String, ExitStatus) {
         let mut end = None;
         while let Some((report, _)) = self.channel.recv::<Report>().unwrap() {
@@ -106,7 +106,7 @@ impl Vmm {
         (end, text, self.child.wait().unwrap())
     }
 
-    /// A file of the process in /proc.
+    /// Reads a file of the process in /proc.
     fn proc(&self, name: &str) -> String {
         std::fs::read_to_string(format!("/proc/{}/{name}", self.child.pid())).unwrap()
     }
@@ -143,7 +143,7 @@ fn a_reset_ends_the_machine() {
 
 #[test]
 fn every_device_is_in_its_window() {
-    // Magic and device id of disk, entropy, console, balloon; then a window nobody has.
+    // Magic and device id of disk, entropy, console, balloon; then a window without a device.
     let window = |index: u32, register: u32| 0xd000_0000 + index * 0x1000 + register;
     let mut guest = Guest::new();
     for index in 0..4 {
@@ -184,7 +184,7 @@ fn a_device_that_is_served_elsewhere_is_behind_all_others() {
 
 #[test]
 fn a_paused_guest_does_nothing_until_it_is_resumed() {
-    // The second vCPU waits to be started, in the hypervisor.
+    // The second vCPU waits in the hypervisor to be started.
     let Some(mut vmm) = Vmm::start(&Guest::new().chatter(), &|spec| spec.vcpus = 2) else { return };
     assert!(matches!(vmm.report(), Report::Running(_)));
     let mut chunk = [0; 4096];
@@ -288,7 +288,7 @@ fn it_is_confined_before_the_guest_runs() {
     assert!(threads >= 3, "one of events, two of vCPUs, and what KVM adds");
     let limits = vmm.proc("limits");
     assert!(limits.lines().any(|line| line.starts_with("Max core file size        1  ")), "{limits}");
-    // It holds what it was given and what it made, and nothing that has a name.
+    // The process holds the descriptors that it was given and made, and no file that has a name.
     for descriptor in std::fs::read_dir(format!("/proc/{}/fd", vmm.child.pid())).unwrap() {
         let target = std::fs::read_link(descriptor.unwrap().path()).unwrap();
         let target = target.to_string_lossy();
@@ -302,7 +302,7 @@ fn it_is_confined_before_the_guest_runs() {
 
 #[test]
 fn it_needs_little_memory_besides_the_guests() {
-    // Of a program that was linked just now, pages that are not on the disk yet count as dirty.
+    // Dirty pages of a program that was linked just now count as the process's own until they are on the disk.
     File::open(env!("CARGO_BIN_EXE_matchlock-vmm")).unwrap().sync_all().unwrap();
     let Some(vmm) = Vmm::boot(&Guest::new().spin()) else { return };
     let (mut total_kib, mut mapping_kib) = (0, 0);
@@ -310,7 +310,7 @@ fn it_needs_little_memory_besides_the_guests() {
         let mut fields = line.split_whitespace();
         match fields.next() {
             Some("Private_Dirty:") => mapping_kib = fields.next().unwrap().parse::<u64>().unwrap(),
-            // Guest RAM is what stays out of core dumps.
+            // Guest RAM is the memory that stays out of core dumps.
             Some("VmFlags:") if !fields.any(|flag| flag == "dd") => total_kib += mapping_kib,
             _ => {}
         }

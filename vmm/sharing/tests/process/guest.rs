@@ -38,7 +38,7 @@ pub(crate) const FIRST: usize = 1;
 
 pub(crate) const ROOT: u64 = 1;
 
-/// What a request is answered with: its body, or the number of an error.
+/// The answer to a request: its body, or the number of an error.
 pub(crate) type Answer = Result<Vec<u8>, i32>;
 
 /// The shared directories, and the process that serves them.
@@ -284,7 +284,7 @@ impl Guest {
     }
 }
 
-/// What a reply says.
+/// The answer in a reply.
 pub(crate) fn answer(reply: &[u8]) -> Answer {
     match reply.get(4..8).map(|error| i32::from_le_bytes(error.try_into().unwrap())) {
         None => Ok(Vec::new()),

@@ -100,7 +100,7 @@ fn files_go_both_ways() {
     let listed: Vec<u64> = (0..list.len() - 7).step_by(8).map(|at| long(&list, at)).collect();
     assert!(listed.contains(&file) && listed.contains(&made));
 
-    // What is forgotten, by the queue for that, is not there any more.
+    // A node that is forgotten, by the queue for that, is gone.
     for (node, count) in [(file, 2u64), (kept, 9)] {
         assert_eq!(guest.serve_bytes(URGENT, &request(2, node, &longs(&[count])), 0), b"");
     }

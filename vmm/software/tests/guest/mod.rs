@@ -6,12 +6,12 @@ const SERIAL: [u8; 2] = 0x3f8u16.to_le_bytes();
 const SLEEP_CONTROL: [u8; 4] = 0xfea0_0200u32.to_le_bytes();
 /// ACPI 6.5 §4.8.3.7: SLP_EN, and SLP_TYP 5 (QEMU's S5).
 const POWER_OFF: u8 = 0x20 | 5 << 2;
-/// Where the kernel is loaded and begins.
+/// Address at which the kernel is loaded and begins.
 const LOAD: u32 = 0x10_0000;
-/// More than a pipe holds.
+/// More bytes than a pipe holds.
 const MUCH: [u8; 4] = 200_000u32.to_le_bytes();
 
-/// What a guest does after it has said `up` on its console.
+/// A guest's behaviour after it has written `up` to its console.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Guest {
     Halt,
@@ -19,24 +19,25 @@ pub(crate) enum Guest {
     Reset,
     Chatter,
     ChatterThenPowerOff,
-    /// For each round of the host's: stores its number, passes a barrier, loads what the host stored.
+    /// For each round of the host's: stores its number, passes a barrier, loads the number that the host stored.
     Crossing,
 }
 
-/// Where [`Guest::Crossing`] and its host meet.
+/// The place where [`Guest::Crossing`] and its host meet.
 pub(crate) const MEETING: u32 = 0x20_0080;
 
-/// The words there, as distances. What one side writes shares no cache line with what the other does.
+/// The words at [`MEETING`], as distances from there. Words that one side writes share no cache line with words that
+/// the other side writes.
 pub(crate) mod word {
-    /// The host's: the round that may begin.
+    /// Written by the host: the round that may begin.
     pub(crate) const TURN: i8 = -128;
-    /// The guest's: the round.
+    /// Written by the guest: the round.
     pub(crate) const GUEST: i8 = -64;
-    /// The host's: the round.
+    /// Written by the host: the round.
     pub(crate) const HOST: i8 = 0;
-    /// The guest's: what it saw of the host's.
+    /// Written by the guest: the host's round as the guest saw it.
     pub(crate) const SEEN: i8 = 64;
-    /// The guest's: the round that is over.
+    /// Written by the guest: the round that is over.
     pub(crate) const DONE: i8 = 68;
 }
 
@@ -54,7 +55,7 @@ impl Guest {
         match self {
             Self::Halt => {}
             Self::PowerOff => code.extend(power_off),
-            // push 0; push 0; lidt [esp]; int3: a trap without a handler, thrice
+            // push 0; push 0; lidt [esp]; int3: a trap without a handler, three times
             Self::Reset => code.extend([0x6a, 0, 0x6a, 0, 0x0f, 0x01, 0x1c, 0x24, 0xcc]),
             // out dx, al; jmp -3
             Self::Chatter => code.extend([0xee, 0xeb, 0xfd]),

@@ -1,7 +1,7 @@
 //! ACPI tables: how a stock kernel finds the virtio devices, its CPUs, the serial line, and the way to turn off.
 //!
 //! Hardware-reduced ACPI (ACPI 6.5 §4.1): no SCI, no PM timer, no fixed events, no legacy PIC and timer. The tables are
-//! data for the guest only; nothing here runs. Not here: PCI, power buttons, hotplug.
+//! data for the guest only; this module runs none of their code. Not here: PCI, power buttons, hotplug.
 
 use acpi_tables::aml::{
     Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, Path, ResourceTemplate, Scope,
@@ -22,14 +22,14 @@ const OEM_REVISION: u32 = 1;
 /// Length of the header of a system description table.
 const SDT_HEADER: u32 = 36;
 
-/// ACPI 6.5 table 5.10: "VGA Not Present", "CMOS RTC Not Present". A kernel that is told so takes the time from its
-/// hypervisor clock instead of polling ports.
+/// ACPI 6.5 table 5.10: "VGA Not Present", "CMOS RTC Not Present". A kernel that reads these flags takes the time from
+/// its hypervisor clock and polls no ports.
 const IAPC_BOOT_ARCH: u16 = 1 << 2 | 1 << 5;
 
-/// The tables, the RSDP first, to be put at `base`.
+/// The tables, the RSDP first, for a guest that finds them at `base`.
 #[must_use]
 pub(super) fn tables(base: u64, vcpus: u8, devices: &[Slot]) -> Vec<u8> {
-    // Every address is relative to `base`: the RSDP's place is kept free until the XSDT has one.
+    // Every address is relative to `base`. The RSDP's place is kept free until the XSDT has an address.
     let mut blob = vec![0; Rsdp::len()];
     let dsdt = append(&mut blob, base, &dsdt(devices));
     let fadt = append(&mut blob, base, &bytes(&fadt(dsdt)));
@@ -59,7 +59,7 @@ fn append(blob: &mut Vec<u8>, base: u64, table: &[u8]) -> u64 {
 
 fn fadt(dsdt: u64) -> impl Aml {
     let port = |port: u16| GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, port.into());
-    // Buttons that are "present" as fixed hardware are looked for; these flags say that they are not (table 5.9).
+    // Kernels look for buttons that are "present" as fixed hardware; these flags say that there are none (table 5.9).
     let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, OEM_REVISION)
         .dsdt_64(dsdt)
         .flag(Flags::Wbinvd)
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(u64_at(fadt, 260), u64::from(chipset::power::SLEEP_STATUS_PORT));
     }
 
-    /// A second reading, by ACPICA itself.
+    /// Reads the tables a second time, by ACPICA itself.
     #[test]
     fn the_reference_disassembler_reads_the_devices() {
         if Command::new("iasl").arg("-v").output().is_err() {

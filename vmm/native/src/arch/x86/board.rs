@@ -1,7 +1,7 @@
-//! What guest accesses reach: the ports of the chipset and the windows of the virtio devices.
+//! The places that guest accesses reach: the ports of the chipset and the windows of the virtio devices.
 //!
-//! Both are a handful of fixed places (`layout`), so finding one is arithmetic. What nobody owns reads as ones and
-//! ignores writes, as on a PC. Not here: interrupts' way to the guest (`devices`).
+//! Ports and windows are a handful of fixed places (`layout`), so an access finds its device by arithmetic. A place
+//! without a device reads as ones and ignores writes, as on a PC. Not here: interrupts' way to the guest (`devices`).
 
 use std::fs::File;
 use std::ops::ControlFlow;
@@ -53,7 +53,7 @@ fn seconds_since_epoch() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// A device of the chipset, and an offset in it.
+/// A device of the chipset, and an offset in the device's ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Port {
     Serial(u16),
@@ -77,7 +77,7 @@ impl Port {
 }
 
 impl Board {
-    /// A board with these devices; transport `n` is in window `n`.
+    /// A board with these devices; transport `n` is behind window `n`.
     #[must_use]
     pub fn new(transports: Vec<MmioTransport>, legacy: Legacy) -> Self {
         Self { transports, legacy: Mutex::new(legacy) }
@@ -89,7 +89,7 @@ impl Board {
         &self.transports
     }
 
-    /// The device whose window `address` is in, and the offset in it.
+    /// The device whose window contains `address`, and the offset in that window.
     fn window(&self, address: u64) -> Option<(&MmioTransport, u64)> {
         let offset = address.checked_sub(layout::VIRTIO_WINDOWS)?;
         let index = usize::try_from(offset / layout::VIRTIO_WINDOW).ok()?;

@@ -1,4 +1,4 @@
-//! Guest-physical layout of the x86-64 machine: who is where, in one place.
+//! Guest-physical layout of the x86-64 machine, all in one place.
 //!
 //! ```text
 //! 0x0000_0000  low RAM: boot structures below 640 KiB, ACPI tables at 0xe_0000, kernel from 1 MiB, initramfs at the top
@@ -6,21 +6,21 @@
 //! 0x1_0000_0000  the rest of RAM
 //! ```
 //!
-//! Not here: what the boot structures contain (`loader`) and what the tables say (`acpi`).
+//! Not here: the contents of the boot structures (`loader`) and of the ACPI tables (`acpi`).
 
 use hypervisor::IrqLine;
 use vm_memory::GuestAddress;
 
-/// Bytes of a page of the guest's.
+/// Bytes in a page of the guest.
 pub const PAGE: u64 = 0x1000;
-/// Guest RAM is made of whole huge pages where it can be.
+/// A mebibyte.
 pub const MIB: u64 = 1 << 20;
 
-/// The jump to a PVH kernel's entry, which is not known before the kernel has been read.
+/// A stub that jumps to a PVH kernel's entry, whose address is unknown until the kernel has been read.
 pub const ENTRY_STUB: GuestAddress = GuestAddress(0x1000);
 /// Global descriptor table of the 64-bit boot protocol.
 pub const GDT: GuestAddress = GuestAddress(0x2000);
-/// `hvm_start_info` (PVH) with its module list and memory map behind it.
+/// `hvm_start_info` (PVH). The module list and the memory map follow.
 pub const START_INFO: GuestAddress = GuestAddress(0x6000);
 /// The PVH module list.
 pub const MODULES: GuestAddress = GuestAddress(0x6100);
@@ -32,17 +32,17 @@ pub const ZERO_PAGE: GuestAddress = GuestAddress(0x7000);
 pub const PAGE_TABLES: GuestAddress = GuestAddress(0x9000);
 /// Top of the stack that both boot protocols start with.
 pub const STACK_TOP: GuestAddress = GuestAddress(0x1_8ff0);
-/// The kernel's parameters.
+/// The kernel command line.
 pub const COMMAND_LINE: GuestAddress = GuestAddress(0x2_0000);
 /// Longest command line with its terminating NUL: `COMMAND_LINE_SIZE` of Linux on x86.
 pub const COMMAND_LINE_MAX: usize = 2048;
-/// End of conventional memory; what is above, up to the ACPI tables, belongs to firmware on a PC.
+/// End of conventional memory. On a PC the addresses from here to the ACPI tables belong to firmware.
 pub const LOW_MEMORY_END: u64 = 0x9_fc00;
-/// The ACPI tables, the RSDP first: an area where kernels look for it on their own.
+/// The ACPI tables, the RSDP first, in an area that kernels search for the RSDP on their own.
 pub const ACPI_TABLES: GuestAddress = GuestAddress(0xe_0000);
 /// Most bytes of ACPI tables.
 pub const ACPI_TABLES_MAX: u64 = HIGH_MEMORY.0 - ACPI_TABLES.0;
-/// First byte a kernel may be loaded at.
+/// Lowest address at which a kernel may be loaded.
 pub const HIGH_MEMORY: GuestAddress = GuestAddress(MIB);
 
 /// End of low RAM, start of the hole for devices.
@@ -51,37 +51,37 @@ pub const HOLE_START: u64 = 3 << 30;
 pub const HOLE_END: u64 = 4 << 30;
 /// Register window of the first virtio device.
 pub const VIRTIO_WINDOWS: u64 = 0xd000_0000;
-/// Size of one window.
+/// Size of one register window.
 pub const VIRTIO_WINDOW: u64 = PAGE;
 /// Most virtio devices.
 pub const VIRTIO_DEVICES_MAX: usize = 16;
-/// The I/O APIC, where every PC has it.
+/// The I/O APIC, at its usual address on a PC.
 pub const IO_APIC: u32 = 0xfec0_0000;
 /// The local APICs.
 pub const LOCAL_APIC: u32 = 0xfee0_0000;
 
 /// First port of the serial line.
 pub const SERIAL_PORT: u16 = 0x3f8;
-/// Its interrupt.
+/// Interrupt of the serial line.
 pub const SERIAL_IRQ: IrqLine = IrqLine(4);
 
-/// Smallest machine: the kernel's own needs start above this.
+/// Smallest memory of a machine: the kernel's own needs start above this.
 pub const MEMORY_MIN_MIB: u32 = 32;
-/// Largest machine.
+/// Largest memory of a machine.
 pub const MEMORY_MAX_MIB: u32 = 1 << 20;
 
-/// Where a virtio device is.
+/// The place of a virtio device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {
-    /// First byte of its register window.
+    /// First byte of the device's register window.
     pub window: u64,
-    /// Its interrupt, edge-triggered.
+    /// The device's interrupt, edge-triggered.
     pub irq: IrqLine,
 }
 
-/// Where the virtio devices are, in guest order.
+/// The places of the virtio devices, in guest order.
 pub fn slots() -> impl Iterator<Item = Slot> {
-    // GSIs 5 to 21; 8 is left to the real-time clock, where kernels expect it without being told.
+    // GSIs 5 to 21; 8 is left to the real-time clock, where kernels expect that clock without being told.
     let lines = (5..).filter(|line| *line != 8).map(IrqLine);
     let windows = (0..).map(|index| VIRTIO_WINDOWS + index * VIRTIO_WINDOW);
     windows.zip(lines).map(|(window, irq)| Slot { window, irq }).take(VIRTIO_DEVICES_MAX)
@@ -99,17 +99,17 @@ pub fn ram(memory_mib: u32) -> Vec<(GuestAddress, u64)> {
     ranges
 }
 
-/// What a part of the address space is, as firmware tells a kernel.
+/// The use of a part of the address space, as firmware tells a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Usage {
-    /// Usable.
+    /// Usable RAM.
     Ram = 1,
     /// ACPI tables: usable once they have been read.
     Acpi = 3,
 }
 
-/// The memory map a kernel is given: start, size, usage.
+/// The memory map that a kernel is given: start, size, usage.
 #[must_use]
 pub fn memory_map(memory_mib: u32) -> Vec<(u64, u64, Usage)> {
     let mut map = vec![(0, LOW_MEMORY_END, Usage::Ram), (ACPI_TABLES.0, ACPI_TABLES_MAX, Usage::Acpi)];

@@ -1,26 +1,27 @@
-//! The kernel parameters this machine needs, around those it was given.
+//! The kernel parameters that this machine needs, around the caller's.
 //!
-//! Not here: what the guest's init wants to know.
+//! Not here: parameters for the guest's init.
 
-/// For every kernel.
+/// Parameters for every kernel.
 ///
 /// * `panic=-1`: a guest that panicked resets, and the machine ends.
-/// * `reboot=acpi`: through the reset register. A kernel built with EFI would ask EFI, which is not there, if ACPI is
-///   hardware-reduced.
-/// * `pci=conf1,noearly`: the PCI bus is known to be there without a search of it, device by device; its absence would
-///   be an error on the console.
+/// * `reboot=acpi`: a reset goes through the reset register. A kernel built with EFI would otherwise ask EFI, which is
+///   missing, if ACPI is hardware-reduced.
+/// * `pci=conf1,noearly`: the kernel takes the PCI bus as present and does not search it device by device; without a
+///   bus the kernel would log an error on the console.
 const ALWAYS: &str = "panic=-1 reboot=acpi pci=conf1,noearly";
-/// For a machine with one CPU: a kernel that finds itself alone takes the lock prefixes out of its code, all over, which
-/// takes 7 % of the time to its init.
+/// For a machine with one CPU: a kernel that finds itself alone patches every lock prefix out of its code, which takes
+/// 7 % of the time to its init.
 const ONE_CPU: &str = "noreplace-smp";
-/// Without a virtio console.
+/// For a machine without a virtio console.
 const SERIAL: &str = "console=ttyS0";
-/// With one: the serial line, at two exits a byte, is for what comes before it only, and nobody probes its ports.
+/// For a machine with a virtio console. Each byte on the serial line costs two exits, so the line serves only until the
+/// console is up, and the kernel does not probe its ports.
 const VIRTIO_CONSOLE: &str = "console=hvc0 8250.nr_uarts=0";
-/// Early messages and panics. Parameters are obeyed in order: `quiet`, if given, must have come first.
+/// Early messages and panics. Kernels obey parameters in order: `quiet`, if given, must come first.
 const EARLY: &str = "earlycon=uart8250,io,0x3f8";
 
-/// The whole command line. Of two settings of one parameter, kernels take the last: the caller's.
+/// The whole command line. If a parameter is set twice, kernels take the last setting, which is the caller's.
 #[must_use]
 pub fn command_line(given: &str, vcpus: u8, virtio_console: bool) -> String {
     let mut parts = vec![ALWAYS];

@@ -352,7 +352,7 @@ mod tests {
         assert!(matches!(b.recv::<u8>(), Err(Error::Malformed(_))));
         rustix::net::send(&a, &[0, 0], SendFlags::NOSIGNAL).unwrap();
         assert!(matches!(b.recv::<u8>(), Err(Error::Malformed(_))));
-        // What had come of a message goes with the packet that broke it.
+        // A part of a message that has arrived is dropped with the packet that breaks the message.
         a.send_packet(1, &[9], &[a.as_fd()]).unwrap();
         a.send_packet(MAX_DESCRIPTORS + 1, &[], &[a.as_fd()]).unwrap();
         a.send(&7u8, &[]).unwrap();
@@ -371,7 +371,7 @@ mod tests {
         a.send_packet(1, &[9], &[]).unwrap();
         assert!(timed_out(b.recv_before::<u8>(soon())));
         a.send_packet(0, &[], &[a.as_fd()]).unwrap();
-        // What is here is taken, however late it is.
+        // A message that has arrived is taken, however late the call is.
         assert_eq!(b.recv_before::<u8>(Instant::now()).unwrap().unwrap().0, 9);
         drop(a);
         assert!(b.recv_before::<u8>(soon()).unwrap().is_none());

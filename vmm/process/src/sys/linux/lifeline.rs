@@ -13,10 +13,11 @@ use crate::Channel;
 /// Stack of the thread. Only what is touched takes memory.
 const STACK: usize = 64 << 10;
 
-/// Ends this process with `status` as soon as the parent hangs up, whatever its other threads are doing. What the parent
-/// sent before is not waited for, and nothing is received here.
+/// Ends this process with `status` as soon as the parent hangs up, whatever its other threads are doing. Messages that
+/// the parent sent before are not waited for, and this thread receives none.
 ///
-/// When this returns, the thread has all that threads ask of the system at their start: a process may confine itself.
+/// When this function returns, the thread has made all system calls of a thread's start: the process may confine
+/// itself.
 pub fn exit_on_hang_up(channel: &Channel, status: u8) -> io::Result<()> {
     let socket = channel.as_fd().try_clone_to_owned()?;
     let (begin, begun) = mpsc::channel();

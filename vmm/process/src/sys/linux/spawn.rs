@@ -21,8 +21,8 @@ const ENVIRONMENT: [&str; 2] = ["PATH", "RUST_BACKTRACE"];
 /// for which it would open a file long after the program has confined itself.
 const OUR_PROGRAMS: [(&str, &str); 1] = [("MALLOC_ARENA_MAX", "1")];
 
-/// What to start. Its input is `/dev/null`, and it leads a session of its own, so that a terminal's ^C
-/// does not reach it. It leaves no core file, nor does what it starts: the guest's memory would be in it.
+/// A process to start. Its input is `/dev/null`, and it leads a session of its own, so that a terminal's ^C does not
+/// reach it. Neither the process nor its own children leave a core file: the guest's memory would be in it.
 #[derive(Debug)]
 pub struct Spawn {
     /// The program's file.
@@ -38,11 +38,11 @@ pub struct Spawn {
     /// Second belt (`PR_SET_PDEATHSIG`): SIGKILL when the calling *thread* ends. Only for a child that is started by
     /// the main thread.
     pub dies_with_thread: bool,
-    /// What is taken from the child before its program runs.
+    /// The powers that are taken from the child before its program runs.
     pub confinement: Confinement,
 }
 
-/// What is taken from a child before its program runs, and from it alone.
+/// The powers that are taken from a child, and from it alone, before its program runs.
 #[derive(Debug, Default)]
 pub struct Confinement {
     /// A Landlock domain. The parent must have given up new privileges.
@@ -123,7 +123,7 @@ fn start(spawn: Spawn, environment: &[(&str, &str)]) -> Result<Child> {
     Child::adopt(child).map_err(start_error)
 }
 
-/// What the child does to itself before exec. `parent` is given if its end is the child's.
+/// The steps of the child before exec. `parent` is given if the child is to end with its parent.
 fn isolate(parent: Option<&OwnedFd>, landlock: Option<&ChildDomain>) -> io::Result<()> {
     rustix::process::setsid()?;
     confinement::deny_core()?;

@@ -10,21 +10,21 @@ use vm_memory::{Address, Bytes, GuestAddress};
 use super::{LoadError, Payload, load_initramfs};
 use crate::layout;
 
-/// Where the protected-mode kernel is put.
+/// Address at which the protected-mode kernel is loaded.
 const LOAD_AT: GuestAddress = layout::HIGH_MEMORY;
 /// boot.rst, "64-bit Boot Protocol": "the 64-bit kernel entry point is at load address plus 0x200".
 const ENTRY_OFFSET: u64 = 0x200;
 /// First protocol version with `xloadflags`.
 const OLDEST_PROTOCOL: u16 = 0x020c;
-/// `XLF_KERNEL_64`: there is an entry at 0x200.
+/// `XLF_KERNEL_64`: the kernel has a 64-bit entry at 0x200.
 const XLF_KERNEL_64: u16 = 1;
 /// boot.rst, `type_of_loader`: no assigned id.
 const LOADER_OTHER: u8 = 0xff;
-/// The GDT the protocol asks for: flat 4 GiB segments, code at selector 0x10, data at 0x18.
+/// The GDT that the protocol asks for: flat 4 GiB segments, code at selector 0x10, data at 0x18.
 const GDT: [u64; 4] = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
-/// Present and writable.
+/// Flags of a page table entry: present and writable.
 const TABLE: u64 = 0b11;
-/// Present, writable, and a page of 2 MiB.
+/// Flags of a page table entry: present, writable, and a page of 2 MiB.
 const HUGE_PAGE: u64 = 0x83;
 
 pub(super) fn boot_state() -> BootState {
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!((image, size), ((64 << 20) - 0x1000, 9));
         let (rsdp, entries, loader) = (params.acpi_rsdp_addr, params.e820_entries, params.hdr.type_of_loader);
         assert_eq!((rsdp, entries, loader), (layout::ACPI_TABLES.0, 3, 0xff));
-        // Walk the tables for an address in the fourth gigabyte.
+        // The test walks the tables for an address in the fourth gigabyte.
         let virt = 0xc123_4567u64;
         let entry = |table: u64, index: u64| ram.read_obj::<u64>(GuestAddress(table + index * 8)).unwrap();
         let pointers = entry(layout::PAGE_TABLES.0, 0) & !0xfff;

@@ -1,7 +1,7 @@
 //! ELF kernels with a PVH note: the Xen HVM direct boot ABI.
 //!
-//! The entry is in a note that is read together with the kernel, while the hypervisor already makes the vCPU: so the
-//! vCPU starts at a stub of two instructions that jumps to it.
+//! The entry's address is in a note that is read together with the kernel, while the hypervisor already makes the vCPU.
+//! So the vCPU starts at a stub of two instructions, which jumps to the entry.
 
 use guest_memory::GuestRam;
 use hypervisor::x86::BootState;

@@ -1,8 +1,8 @@
 //! Puts kernel, initramfs and boot structures into guest RAM.
 //!
-//! How the boot vCPU starts depends only on the kernel's format ([`arch`]), so the hypervisor can make the
-//! machine while [`load`] still reads: file contents go straight from the page cache into guest RAM. Not here: the ACPI
-//! tables, which do not depend on the kernel.
+//! The start of the boot vCPU depends only on the kernel's format ([`arch`]), so the hypervisor can make the machine
+//! while [`load`] still reads. File contents go directly from the page cache into guest RAM. Not here: the ACPI tables,
+//! which do not depend on the kernel.
 
 mod bzimage;
 mod elf;
@@ -19,14 +19,14 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use crate::layout;
 
-/// What is loaded. The offset of the kernel's file is this module's to move.
+/// The files to load. This module moves the offset of the kernel's file.
 #[derive(Debug)]
 pub struct Payload {
     /// The kernel's file.
     pub kernel: File,
-    /// What is in it.
+    /// The format of the kernel's file.
     pub format: KernelFormat,
-    /// The initial RAM file system; an empty file is none.
+    /// The initial RAM file system; an empty file means none.
     pub initramfs: File,
     /// Kernel parameters.
     pub command_line: String,
@@ -35,34 +35,34 @@ pub struct Payload {
 /// Why a kernel cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The file is something else.
+    /// The file is not of the announced format.
     #[error("kernel is not {expected}: {reason}")]
     NotAKernel {
-        /// What was announced.
+        /// The announced format.
         expected: &'static str,
-        /// What is wrong with it.
+        /// The file's fault.
         reason: &'static str,
     },
-    /// The kernel is one, but cannot be started here.
+    /// The kernel has its announced format, but cannot be started on this machine.
     #[error("kernel cannot be started: {0}")]
     Unsupported(&'static str),
     /// Guest RAM is too small.
     #[error("{what} does not fit in {memory_mib} MiB of guest memory")]
     TooLarge {
-        /// What does not fit.
+        /// The file or structure that does not fit.
         what: &'static str,
         /// The guest's memory.
         memory_mib: u32,
     },
-    /// The command line is too long, or has a NUL in it.
+    /// The command line is too long, or contains a NUL.
     #[error("kernel command line of {0} bytes is not at most {max} without NUL", max = layout::COMMAND_LINE_MAX - 1)]
     CommandLine(usize),
     /// A file cannot be read.
     #[error("{what}: {source}")]
     Read {
-        /// Which file.
+        /// The file.
         what: &'static str,
-        /// The system's words.
+        /// The system's error.
         source: io::Error,
     },
     /// A boot structure fell outside guest RAM.
@@ -70,7 +70,8 @@ pub enum LoadError {
     Memory(#[from] vm_memory::GuestMemoryError),
 }
 
-/// The machine that a kernel of this format is started on, with the boot vCPU where that kernel's boot protocol begins.
+/// The machine on which a kernel of this format is started, with the boot vCPU where that kernel's boot protocol
+/// begins.
 pub fn arch(format: KernelFormat) -> Result<Arch, LoadError> {
     // Hardware-reduced ACPI has no legacy timer; kernels take the time from the hypervisor's clock and the local APIC.
     Ok(Arch::X86(Chip { boot: Some(boot_state(format)?), legacy_timer: false }))
@@ -84,7 +85,7 @@ fn boot_state(format: KernelFormat) -> Result<BootState, LoadError> {
     }
 }
 
-/// Loads everything.
+/// Loads kernel, initramfs and command line.
 pub fn load(ram: &GuestRam, memory_mib: u32, payload: &mut Payload) -> Result<(), LoadError> {
     write_command_line(ram, &payload.command_line)?;
     match payload.format {
@@ -98,18 +99,18 @@ fn write_command_line(ram: &GuestRam, text: &str) -> Result<(), LoadError> {
     if text.len() >= layout::COMMAND_LINE_MAX || text.contains('\0') {
         return Err(LoadError::CommandLine(text.len()));
     }
-    // RAM is zeroed: the terminating NUL is there.
+    // RAM is zeroed, so the terminating NUL is already in place.
     Ok(ram.write_slice(text.as_bytes(), layout::COMMAND_LINE)?)
 }
 
-/// Where the initramfs is.
+/// The place of the initramfs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Initramfs {
     start: u64,
     size: u64,
 }
 
-/// Loads the initramfs as high as it may be below `limit`, above `floor`. An empty file is none.
+/// Loads the initramfs as high as possible below `limit`, above `floor`. An empty file means no initramfs.
 fn load_initramfs(
     ram: &GuestRam,
     memory_mib: u32,
