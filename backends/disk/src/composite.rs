@@ -1,6 +1,7 @@
 //! The composite disk: N read-only files as GPT partitions 1..=N of one disk.
 //!
-//! Pure layout (UEFI 2.10 §5): nothing is opened, and equal lengths give an equal disk, byte for byte.
+//! The layout is pure computation (UEFI 2.10 §5): no file is opened, and equal lengths give an equal disk, byte for
+//! byte.
 //!
 //! ```text
 //! LBA 0            protective MBR
@@ -16,10 +17,10 @@ use std::os::fd::OwnedFd;
 
 use crate::Segment;
 
-/// Most files of one disk: Linux looks at no more partitions of a disk (`DISK_MAX_PARTS` less the disk itself).
+/// Most files of one disk: Linux looks at no more partitions (`DISK_MAX_PARTS` less the disk itself).
 pub const MAX_FILES: usize = 255;
 
-/// Where partitions start and end: file system blocks of one page stay page-aligned.
+/// Partitions start and end at multiples of this length, so that file system blocks of one page stay page-aligned.
 pub const ALIGNMENT: u64 = 4096;
 
 const SECTOR: u64 = 512;
@@ -33,19 +34,19 @@ const HEADER: u32 = 92;
 const LINUX_DATA: [u8; 16] =
     [0xAF, 0x3D, 0xC6, 0x0F, 0x83, 0x84, 0x72, 0x47, 0x8E, 0x79, 0x3D, 0x69, 0xD8, 0x47, 0x7D, 0xE4];
 
-/// What every GUID made here starts with; version 8 of RFC 9562 ("custom"). The index is its tail.
+/// The prefix of every GUID made here; version 8 of RFC 9562 ("custom"). The rest of a GUID is an index.
 const GUID_PREFIX: [u8; 10] = [0x6C, 0x74, 0x61, 0x6D, 0x68, 0x63, 0x6C, 0x80, 0x80, 0x6B];
 
 /// Why files do not make a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// None at all: a partition table needs room for a partition.
+    /// There is no file at all: a partition table needs room for a partition.
     #[error("no files for a disk")]
     NoFiles,
-    /// More than [`MAX_FILES`].
+    /// There are more than [`MAX_FILES`] files.
     #[error("{0} files on one disk, at most {MAX_FILES} are possible")]
     TooMany(usize),
-    /// A partition cannot be empty.
+    /// A file is empty, and a partition cannot be.
     #[error("file {0} is empty")]
     Empty(usize),
     /// The disk would be over 2^63 bytes.
@@ -56,20 +57,20 @@ pub enum PlanError {
 /// A run of the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
-    /// These bytes.
+    /// Literal bytes.
     Bytes(Vec<u8>),
     /// The whole of file `index`.
     File {
-        /// Index in the lengths that were planned with.
+        /// Index in the lengths from which the disk was planned.
         index: usize,
-        /// Its length.
+        /// The file's length.
         len: u64,
     },
-    /// Zeroes.
+    /// A number of zeroes.
     Zeroes(u64),
 }
 
-/// The disk, its files still missing.
+/// The layout of a disk, without its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     parts: Vec<Part>,
@@ -89,13 +90,14 @@ impl Plan {
         self.len
     }
 
-    /// Never: a partition table is always there.
+    /// Whether the disk is empty, which it never is: a partition table is always there.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         false
     }
 
-    /// The disk with its files, in the order of the planned lengths; `None` if they are fewer or more.
+    /// The disk with its files, in the order of the planned lengths; `None` if there are fewer or more files than
+    /// lengths.
     #[must_use]
     pub fn with_files(self, files: Vec<OwnedFd>) -> Option<Vec<Segment>> {
         let mut files = files.into_iter();
@@ -153,7 +155,7 @@ pub fn plan(lengths: &[u64]) -> Result<Plan, PlanError> {
     let mut head = protective_mbr(disk.sectors);
     head.extend(disk.header(1, disk.sectors - 1, 2));
     head.extend(&entries);
-    // Reaches up to partition 1: no zeroes of its own in between.
+    // The first part reaches up to partition 1, so no zeroes of their own follow it.
     head.resize(usize::try_from(first).map_err(|_| PlanError::TooLarge)?, 0);
     let mut tail = entries;
     tail.extend(disk.header(disk.sectors - 1, 1, disk.last_usable + 1));
@@ -164,7 +166,7 @@ pub fn plan(lengths: &[u64]) -> Result<Plan, PlanError> {
     Ok(Plan { parts, len: disk.sectors * SECTOR })
 }
 
-/// What both headers say.
+/// The fields that both headers share.
 struct Geometry {
     sectors: u64,
     first_usable: u64,
@@ -187,7 +189,7 @@ impl Geometry {
         header.extend(self.last_usable.to_le_bytes());
         header.extend(guid(0));
         header.extend(entries.to_le_bytes());
-        // At most MAX_FILES rounded up.
+        // The count is at most MAX_FILES rounded up.
         header.extend(u32::try_from(self.entry_count).unwrap_or(u32::MAX).to_le_bytes());
         header.extend(ENTRY_SIZE.to_le_bytes());
         header.extend(self.entries_crc.to_le_bytes());

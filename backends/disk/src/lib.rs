@@ -5,7 +5,7 @@
 //! composite::plan(lengths) ──▶ Plan ──with the files──▶ Vec<Segment> ──▶ Disk (virtio::blk::Blocks)
 //! ```
 //!
-//! Not here: the virtio protocol (`virtio::blk`), what the files contain, and opening them.
+//! Not here: the virtio protocol (`virtio::blk`), the contents of files, and opening them.
 
 pub mod composite;
 mod segments;
@@ -15,26 +15,26 @@ use std::os::fd::OwnedFd;
 
 pub use segments::{Disk, DiskError};
 
-/// A run of a disk's contents. A disk is a list of them, in order.
+/// A run of a disk's contents. A disk is a list of segments, in order.
 #[derive(Debug)]
 pub enum Segment {
     /// A part of a file.
     File {
-        /// Open for what the disk allows.
+        /// The file, open for the operations that the disk allows.
         file: OwnedFd,
-        /// First byte.
+        /// First byte of the part.
         offset: u64,
         /// Number of bytes.
         len: u64,
     },
-    /// These bytes, read-only (partition tables).
+    /// Literal bytes, read-only (partition tables).
     Bytes(Vec<u8>),
     /// Zeroes, read-only (padding).
     Zeroes(u64),
 }
 
 impl Segment {
-    /// The same segment for another disk: the same open file.
+    /// The same segment for another disk, which shares the open file.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(match self {
             Self::File { file, offset, len } => {
@@ -54,7 +54,7 @@ impl Segment {
         }
     }
 
-    /// Whether it adds nothing to a disk.
+    /// Whether the segment adds nothing to a disk.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

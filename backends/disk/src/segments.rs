@@ -1,4 +1,4 @@
-//! [`Disk`]: segments, in order, as the blocks of one disk. Not here: caching, and any thought about the contents.
+//! [`Disk`]: segments, in order, as the blocks of one disk. Not here: caching, and the meaning of the contents.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,13 +10,13 @@ use vm_memory::VolatileSlice;
 
 use crate::Segment;
 
-/// Disks are made of these.
+/// The unit of a disk's length.
 const SECTOR: u64 = 512;
 
-/// Length of the hole by which it is found out whether a file can have some.
+/// Length of the hole by which the disk tries whether a file can have holes.
 const PROBED: u64 = 4096;
 
-/// Zeroes copied at once to where a disk has no data.
+/// Zeroes, copied in large pieces to where a disk has no data.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Why segments do not make a disk.
@@ -28,25 +28,25 @@ pub enum DiskError {
     /// The size is beyond what an offset can express.
     #[error("disk is over 2^63 bytes")]
     TooLarge,
-    /// The disk is writable and this segment is not.
+    /// The disk is writable, but this segment is not.
     #[error("segment {0} cannot be written")]
     NotWritable(usize),
     /// The file ends before the segment.
     #[error("file of segment {index} has {size} bytes, the segment ends at {end}")]
     FileTooShort {
-        /// Which segment.
+        /// Index of the segment.
         index: usize,
-        /// Size of its file.
+        /// Size of the segment's file.
         size: u64,
         /// End of the segment in the file.
         end: u64,
     },
-    /// The host refused to tell about the file.
+    /// The host refused to describe the file.
     #[error("file of segment {index}: {source}")]
     File {
-        /// Which segment.
+        /// Index of the segment.
         index: usize,
-        /// The system's words.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -54,17 +54,17 @@ pub enum DiskError {
 /// A disk made of segments.
 #[derive(Debug)]
 pub struct Disk {
-    /// None is empty.
+    /// The segments, none of which is empty.
     segments: Vec<Segment>,
     /// `ends[i]` is the disk offset where `segments[i]` ends; strictly rising.
     ends: Vec<u64>,
     readonly: bool,
-    /// Every file can have holes punched.
+    /// Whether holes can be punched in every file.
     punches: bool,
 }
 
 impl Disk {
-    /// Checks the segments and joins them. Every segment of a writable disk has to be a file open for writing.
+    /// Checks the segments and joins them. Every segment of a writable disk must be a file that is open for writing.
     pub fn new(segments: Vec<Segment>, readonly: bool) -> Result<Self, DiskError> {
         let mut disk =
             Self { segments: Vec::with_capacity(segments.len()), ends: Vec::new(), readonly, punches: false };
@@ -94,7 +94,7 @@ impl Disk {
         Ok(disk)
     }
 
-    /// The segment that holds disk offset `position`, and the part of it from there on.
+    /// The segment that holds disk offset `position`, and the part of the segment from there on.
     fn at(&self, position: u64) -> io::Result<(&Segment, Part)> {
         let index = self.ends.partition_point(|end| *end <= position);
         let (Some(segment), Some(end)) = (self.segments.get(index), self.ends.get(index)) else {
@@ -117,7 +117,7 @@ impl Disk {
     }
 }
 
-/// What of a segment is left from some position on.
+/// The rest of a segment from some position on.
 #[derive(Clone, Copy)]
 struct Part {
     /// The position, within the segment.
@@ -201,8 +201,8 @@ impl Blocks for Disk {
 }
 
 impl Disk {
-    /// Splits `buffers`, which start at disk offset `offset`, where segments meet, and calls `act` once a segment with
-    /// the offset in it.
+    /// Splits `buffers`, which start at disk offset `offset`, at the boundaries of segments, and calls `act` once for
+    /// each segment, with the offset in the segment.
     fn each_run(
         &self,
         offset: u64,
@@ -244,25 +244,26 @@ impl Disk {
     }
 }
 
-/// Makes a range of a file read as zeroes, and gives back its space. Nothing is written in place of a hole: a range may have
-/// gigabytes.
+/// Makes a range of a file read as zeroes, and gives back its space. No zeroes are written in place of a hole: a range
+/// may have gigabytes.
 fn punch(file: BorrowedFd<'_>, offset: u64, len: u64) -> rustix::io::Result<()> {
     rustix::fs::fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)
 }
 
-/// Whether the file system of a segment's file can punch holes, tried behind the end of the file, where nothing is.
+/// Whether the file system of a segment's file can punch holes. The attempt is made behind the end of the file, where
+/// there are no data.
 fn can_punch(segment: &Segment) -> bool {
     let Segment::File { file, .. } = segment else { return false };
     let end = rustix::fs::fstat(file).ok().and_then(|stat| u64::try_from(stat.st_size).ok());
     end.is_some_and(|end| punch(file.as_fd(), end.next_multiple_of(PROBED), PROBED).is_ok())
 }
 
-/// A segment's file: long enough, and open for what the disk allows.
+/// Checks that a segment's file is long enough, and open for the operations that the disk allows.
 fn check_file(index: usize, file: &OwnedFd, offset: u64, len: u64, readonly: bool) -> Result<(), DiskError> {
     let refused = |errno: Errno| DiskError::File { index, source: errno.into() };
     let end = offset.checked_add(len).filter(|end| *end <= i64::MAX as u64).ok_or(DiskError::TooLarge)?;
     let stat = rustix::fs::fstat(file).map_err(refused)?;
-    // A block device says 0 here, and refuses by itself what lies past its end.
+    // A block device reports 0 here, and by itself refuses accesses past its end.
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && size < end {
         return Err(DiskError::FileTooShort { index, size, end });

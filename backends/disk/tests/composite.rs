@@ -1,4 +1,4 @@
-//! The composite disk as others see it: sfdisk, sgdisk, the kernel of the host.
+//! The composite disk as other programs see it: sfdisk, sgdisk, the host's kernel.
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, missing_docs, reason = "tests")]
 
@@ -19,7 +19,7 @@ fn layer(index: usize, len: u64) -> Vec<u8> {
     (0..len).map(|n| (n as usize * 7 + index * 13 + 1) as u8).collect()
 }
 
-/// The disk over real files, as a file.
+/// The disk over real files, written to a file.
 fn materialize(lengths: &[u64]) -> tempfile::NamedTempFile {
     let files = lengths.iter().enumerate().map(|(index, len)| -> OwnedFd {
         let mut file = tempfile::tempfile().unwrap();
@@ -37,7 +37,7 @@ fn materialize(lengths: &[u64]) -> tempfile::NamedTempFile {
     image
 }
 
-/// Where each layer has to be: (first sector, sectors), worked out apart from the code under test.
+/// The expected place of each layer (first sector, sectors), computed independently of the code under test.
 fn expected(lengths: &[u64]) -> Vec<(u64, u64)> {
     let entries: u64 = if lengths.len() > 128 { 64 } else { 32 };
     let mut next = (2 + entries).div_ceil(8) * 8;
@@ -51,7 +51,7 @@ fn expected(lengths: &[u64]) -> Vec<(u64, u64)> {
         .collect()
 }
 
-/// A program's output; `None`, with the reason said, if it is not there.
+/// A program's output; `None`, with the reason printed, if the program is missing.
 fn output(program: &str, args: &[&str], image: &Path) -> Option<String> {
     match Command::new(program).args(args).arg(image).output() {
         Ok(output) => {
@@ -99,7 +99,7 @@ fn sgdisk_finds_no_fault() {
     assert!(verdict.contains("No problems found"), "{verdict}");
 }
 
-/// A read-only loop device with its partitions scanned; gone when dropped.
+/// A read-only loop device whose partitions are scanned. Dropping the value removes the device.
 struct Loop(String);
 
 impl Loop {
@@ -164,7 +164,7 @@ fn the_kernel_finds_every_partition_with_its_contents() {
         let Some(device) = Loop::attach(image.path()) else { return };
         for (index, place) in expected(&lengths).into_iter().enumerate() {
             assert_eq!(device.partition(index + 1), Some(place));
-            // Device nodes are udev's work; without one, the numbers above have to do.
+            // Device nodes are udev's work; without a node, the test has only the numbers above.
             let Ok(mut node) = File::open(format!("{}p{}", device.0, index + 1)) else { continue };
             let mut contents = Vec::new();
             node.read_to_end(&mut contents).unwrap();

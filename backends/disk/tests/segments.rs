@@ -1,4 +1,4 @@
-//! [`Disk`] against a flat model: whatever the segments, it reads and writes like one run of bytes.
+//! [`Disk`] against a flat model: whatever its segments, a disk reads and writes like one run of bytes.
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, missing_docs, reason = "tests")]
 
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use virtio::blk::Blocks;
 use vm_memory::VolatileSlice;
 
-/// A file with `before` bytes that are not part of the disk, then `contents`, then some more.
+/// A file with `before` bytes that are not part of the disk, then `contents`, then more bytes.
 fn file(before: usize, contents: &[u8]) -> OwnedFd {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&vec![0xEE; before]).unwrap();
@@ -78,7 +78,7 @@ fn any_run() -> impl Strategy<Value = Run> {
     ]
 }
 
-/// Where on the disk, and in buffers of which lengths.
+/// A place on the disk, and the lengths of the request's buffers.
 fn request() -> impl Strategy<Value = (prop::sample::Index, Vec<usize>)> {
     (any::<prop::sample::Index>(), proptest::collection::vec(0..1500usize, 0..6))
 }
@@ -180,7 +180,7 @@ fn a_file_truncated_later_is_an_error_not_zeroes() {
     assert!(read(&mut disk, 512, &[512]).is_err());
 }
 
-/// A range that the host cannot give back is not written over either, however long it is.
+/// If the host cannot give back a range, no zeroes are written over it either, however long it is.
 #[test]
 fn space_is_given_back_where_the_file_system_can() {
     let whole = file(0, &[1; 8192]);

@@ -1,7 +1,7 @@
-//! Directory contents: blocks that each hold entries, then their names.
+//! Directory contents: blocks, each of which holds entries and then their names.
 //!
-//! Entries are in byte order over the whole directory, `.` and `..` among them: lookups are binary searches, first for
-//! the block, then in it. An entry and its name never leave their block.
+//! Entries are in byte order over the whole directory, `.` and `..` among them, so that a lookup is a binary search,
+//! first for the block, then within it. An entry and its name are always in the same block.
 
 use crate::BLOCK_SIZE;
 use crate::format::DIRENT_SIZE;
@@ -31,7 +31,7 @@ fn pack<'a>(entries: &[Dirent<'a>], mut emit: impl FnMut(&[Dirent<'a>], usize)) 
     emit(entries.get(first..).unwrap_or_default(), used);
 }
 
-/// Length of the directory's contents: whole blocks but for the last.
+/// Length of a directory's contents, of which only the last block may be a part of one.
 pub(crate) fn size(entries: &[Dirent<'_>]) -> u64 {
     let (mut blocks, mut last) = (0u64, 0);
     pack(entries, |_, used| {
@@ -41,7 +41,7 @@ pub(crate) fn size(entries: &[Dirent<'_>]) -> u64 {
     (blocks - 1) * BLOCK_SIZE as u64 + last as u64
 }
 
-/// The directory's contents, [`size`] bytes.
+/// A directory's contents, [`size`] bytes.
 pub(crate) fn encode(entries: &[Dirent<'_>]) -> Vec<u8> {
     let mut out = Vec::new();
     pack(entries, |block, _| {
@@ -49,7 +49,7 @@ pub(crate) fn encode(entries: &[Dirent<'_>]) -> Vec<u8> {
         let mut name_offset = block.len() * DIRENT_SIZE;
         for entry in block {
             out.extend_from_slice(&entry.nid.to_le_bytes());
-            // Below 4096: `pack` has seen to it.
+            // The offset is below 4096, as `pack` ensures.
             out.extend_from_slice(&u16::try_from(name_offset).unwrap_or(u16::MAX).to_le_bytes());
             out.extend_from_slice(&[entry.file_type, 0]);
             name_offset += entry.name.len();

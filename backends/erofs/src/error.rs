@@ -24,10 +24,10 @@ pub enum Error {
     /// A name that no directory entry can have.
     #[error("{:?} is not a file name", String::from_utf8_lossy(.0))]
     Name(Vec<u8>),
-    /// A symbolic link whose target is empty, too long, or has a NUL.
+    /// A symbolic link's target is empty, too long, or contains a NUL.
     #[error("symbolic link target of {0} bytes is not valid")]
     SymlinkTarget(usize),
-    /// A device number that does not fit.
+    /// A device number does not fit into the format.
     #[error("device {major}:{minor} is out of range")]
     Device {
         /// Major number.
@@ -44,10 +44,10 @@ pub enum Error {
     /// The extended attributes of one inode together are too long.
     #[error("extended attributes of {0} bytes are too long for one inode")]
     XattrTotal(usize),
-    /// Extents that overlap, are out of order or out of bounds.
+    /// Extents of a file overlap, are out of order or out of bounds.
     #[error("the extents of a sparse file are not ordered within its size")]
     Extents,
-    /// A file over the size that the format or the caller allows.
+    /// A file is over the size that the format or the caller allows.
     #[error("a file of {0} bytes is too large")]
     FileSize(u64),
     /// The image would become larger than the caller allows.
@@ -56,7 +56,7 @@ pub enum Error {
         /// The limit.
         limit: u64,
     },
-    /// More inodes than are supported.
+    /// There are more inodes than are supported.
     #[error("more than {} inodes", crate::tree::MAX_INODES)]
     Inodes,
 }

@@ -1,6 +1,6 @@
 //! The end of an image: directory inodes and directory blocks, once every name is known.
 //!
-//! Directories name one another's inode numbers, so all of them get their places first and are encoded then.
+//! Directories contain one another's inode numbers, so all directories first get their places, and are encoded then.
 
 use crate::directory::{self, Dirent, TYPE_DIR};
 use crate::format::{self, INODE_SIZE, Inode, Layout, NID_UNIT, NLINK_OFFSET, ROOT_OFFSET};
@@ -11,20 +11,21 @@ use crate::{BLOCK_SIZE, DirId, Entry, Error, Result, xattr};
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
-/// Where a directory goes.
+/// The place of a directory in the image.
 struct Place {
     dir: DirId,
     parent: DirId,
     subdirs: u32,
     size: u64,
     inline: bool,
-    /// Where its inode is; within the region of directory inodes until that has an address.
+    /// The place of the directory's inode; an offset within the region of directory inodes until that region has an
+    /// address.
     offset: u64,
     first_block: u32,
 }
 
 impl Place {
-    /// Whole blocks outside of the metadata.
+    /// The number of whole blocks outside the metadata.
     fn blocks(&self) -> u64 {
         if self.inline { self.size / BLOCK } else { self.size.div_ceil(BLOCK) }
     }
@@ -68,7 +69,7 @@ pub(crate) fn directories<O: Output>(
     Ok((block0, inodes))
 }
 
-/// Every directory that has a name, parents first, and how many names each node has.
+/// Every directory that has a name, parents first, and the number of names of each node.
 fn walk(tree: &Tree) -> (Vec<Place>, Vec<u32>) {
     let mut links = vec![0u32; tree.node_count()];
     let start =
@@ -94,7 +95,7 @@ fn walk(tree: &Tree) -> (Vec<Place>, Vec<u32>) {
     (places, links)
 }
 
-/// Gives every directory its place. Returns the inode numbers by directory, and where the inodes are to go.
+/// Gives every directory its place. Returns the inode numbers by directory, and the address of the inodes.
 fn assign<O: Output>(tree: &Tree, sink: &mut Sink<O>, places: &mut [Place]) -> Result<(Vec<u64>, u64)> {
     let mut nids = vec![0; tree.dir_count()];
     let mut end = 0;
@@ -104,7 +105,7 @@ fn assign<O: Output>(tree: &Tree, sink: &mut Sink<O>, places: &mut [Place]) -> R
         let xattrs = xattr::encode(&tree.attributes(slot.dir).xattrs)?;
         let head = INODE_SIZE + xattrs.len();
         if slot.dir == tree.root() {
-            // Its place is fixed, with the rest of block 0 after it.
+            // The root's place is fixed; only the rest of block 0 follows it.
             slot.inline = tail > 0 && ROOT_OFFSET + head + tail <= BLOCK_SIZE;
             continue;
         }
@@ -122,7 +123,7 @@ fn assign<O: Output>(tree: &Tree, sink: &mut Sink<O>, places: &mut [Place]) -> R
     Ok((nids, base))
 }
 
-/// The directory's entries, in order.
+/// A directory's entries, in order.
 fn dirents<'a>(tree: &'a Tree, place: &Place, nids: &[u64]) -> Vec<Dirent<'a>> {
     let nid = |dir: DirId| nids.get(dir.index()).copied().unwrap_or_default();
     let dir = |name: &'static [u8], dir| Dirent { name, nid: nid(dir), file_type: TYPE_DIR };
@@ -138,7 +139,7 @@ fn dirents<'a>(tree: &'a Tree, place: &Place, nids: &[u64]) -> Vec<Dirent<'a>> {
     all
 }
 
-/// The inode with its tail, and the whole blocks.
+/// A directory's inode with its tail, and its whole blocks.
 fn encode(tree: &Tree, place: &Place, nids: &[u64], serial: u32) -> Result<(Vec<u8>, Vec<u8>)> {
     let attributes = tree.attributes(place.dir);
     let xattrs = xattr::encode(&attributes.xattrs)?;

@@ -1,10 +1,10 @@
-//! The on-disk structures, little-endian, as plain values that know how to become bytes.
+//! The on-disk structures, little-endian, as plain values that encode themselves to bytes.
 
 use crate::{Attributes, BLOCK_SIZE, Error, Result, Special};
 
-/// Where the superblock is.
+/// Offset of the superblock.
 pub(crate) const SUPER_OFFSET: usize = 1024;
-/// Where the root inode is: right after the superblock.
+/// Offset of the root inode, which follows the superblock.
 pub(crate) const ROOT_OFFSET: usize = SUPER_OFFSET + 128;
 /// The root's inode number.
 pub(crate) const ROOT_NID: u16 = 36;
@@ -31,16 +31,16 @@ pub(crate) const S_IFREG: u16 = 0o100_000;
 pub(crate) const S_IFLNK: u16 = 0o120_000;
 pub(crate) const S_IFSOCK: u16 = 0o140_000;
 
-/// Where an inode's data is.
+/// The place of an inode's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Layout {
-    /// All of it in whole blocks from here on.
+    /// All data in whole blocks, from this block on.
     Plain(u32),
-    /// Whole blocks from here on, and the rest right after the inode.
+    /// Whole blocks from this block on, and the rest right after the inode.
     Inline(u32),
     /// A block map after the inode, each entry for `2^bits` blocks.
     Chunks(u16),
-    /// None: a device number.
+    /// No data, but a device number.
     Device(u32),
 }
 
@@ -48,16 +48,16 @@ pub(crate) enum Layout {
 pub(crate) struct Inode<'a> {
     pub(crate) file_type: u16,
     pub(crate) attributes: &'a Attributes,
-    /// Encoded by `xattr::encode`.
+    /// The extended attributes, encoded by `xattr::encode`.
     pub(crate) xattrs: &'a [u8],
     pub(crate) layout: Layout,
     pub(crate) size: u64,
     pub(crate) links: u32,
-    /// A serial number; 32-bit `stat` shows it.
+    /// A serial number, which 32-bit `stat` shows.
     pub(crate) serial: u32,
 }
 
-/// Where `i_nlink` is in an inode.
+/// Offset of `i_nlink` in an inode.
 pub(crate) const NLINK_OFFSET: u64 = 44;
 
 impl Inode<'_> {
@@ -119,13 +119,14 @@ impl Superblock {
         bytes.extend_from_slice(&incompat.to_le_bytes());
         bytes.resize(ROOT_OFFSET - SUPER_OFFSET, 0);
         block[SUPER_OFFSET..ROOT_OFFSET].copy_from_slice(&bytes);
-        // The checksum covers block 0 from the superblock on, taken with the field itself zero.
+        // The checksum covers block 0 from the superblock on, with the checksum's own field set to zero.
         let checksum = crc32c(&block[SUPER_OFFSET..]);
         block[SUPER_OFFSET + 4..SUPER_OFFSET + 8].copy_from_slice(&checksum.to_le_bytes());
     }
 }
 
-/// CRC-32C (Castagnoli) without the final inversion, as the kernel's `crc32c(~0, …)`. Run once over 3 KiB.
+/// CRC-32C (Castagnoli) without the final inversion, as the kernel's `crc32c(~0, …)`. It runs once for each image, over
+/// 3 KiB.
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     bytes.iter().fold(!0, |mut crc, byte| {
         crc ^= u32::from(*byte);
@@ -136,7 +137,7 @@ pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     })
 }
 
-/// File type and device number of a special inode, as the kernel's `new_encode_dev`.
+/// File type and device number of a special inode, as `new_encode_dev` of the kernel encodes them.
 pub(crate) fn special(special: Special) -> Result<(u16, u32)> {
     let device = |major: u32, minor: u32| {
         let valid = major < 1 << 12 && minor < 1 << 20;

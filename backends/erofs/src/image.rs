@@ -1,8 +1,8 @@
-//! An image of ours, read again: names, inodes and contents, one at a time and whatever its length.
+//! Reads this crate's images: names, inodes and contents, one at a time, from images of any length.
 //!
-//! An image may have been damaged since it was written, so every place and length is held against the image's end, and
-//! nothing is believed to be in order. Only what [`crate::Writer`] writes is understood. Not here: several images as one
-//! tree, and whole images in memory (`reader`).
+//! An image may have been damaged since it was written, so every place and length is checked against the image's end,
+//! and no order is taken for granted. Only the parts of the format that [`crate::Writer`] writes are understood. Not
+//! here: several images as one tree, and whole images in memory (`reader`).
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -20,17 +20,17 @@ const BLOCK: u64 = BLOCK_SIZE as u64;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// The system refused.
+    /// The system refused to read the image.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// It is damaged, or none of ours.
+    /// The image is damaged, or this crate did not write it.
     #[error("a damaged image: {0}")]
     Damaged(&'static str),
 }
 
 type Result<T> = std::result::Result<T, ReadError>;
 
-/// Something of fixed length.
+/// A source of bytes with a fixed length.
 pub trait Input {
     /// Fills `buffer` from `offset` on.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
@@ -57,7 +57,7 @@ impl Input for [u8] {
     }
 }
 
-/// An image.
+/// An open image.
 #[derive(Debug)]
 pub struct Image<I> {
     input: I,
@@ -65,7 +65,7 @@ pub struct Image<I> {
     root: u64,
 }
 
-/// What an inode is.
+/// The kind of an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InodeKind {
     /// Directory.
@@ -74,23 +74,23 @@ pub enum InodeKind {
     File,
     /// Symbolic link.
     Symlink,
-    /// Anything else.
+    /// Device, pipe or socket.
     Special(Special),
 }
 
 /// An inode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inode {
-    /// Its number: the same for all names of one file.
+    /// The inode's number: the same for all names of one file.
     pub nid: u64,
-    /// What it is.
+    /// The inode's kind.
     pub kind: InodeKind,
     /// Mode, owner, time, extended attributes.
     pub attributes: Attributes,
-    /// Bytes of its contents.
+    /// Length of the contents in bytes.
     pub size: u64,
     layout: Layout,
-    /// Where the extended attributes end, and its tail or block map starts.
+    /// The end of the extended attributes, where the inode's tail or block map starts.
     tail: u64,
 }
 
@@ -99,9 +99,9 @@ pub struct Inode {
 pub struct DirEntry {
     /// The name.
     pub name: Vec<u8>,
-    /// Number of its inode.
+    /// Number of the name's inode.
     pub nid: u64,
-    /// Whether that is a directory.
+    /// Whether the inode is a directory.
     pub is_dir: bool,
 }
 
@@ -138,7 +138,7 @@ impl<I: Input> Image<I> {
         if root.kind == InodeKind::Dir { Ok(root) } else { Err(ReadError::Damaged("its root")) }
     }
 
-    /// The inode of a number that a directory gave.
+    /// The inode whose number a directory contains.
     pub fn inode(&self, nid: u64) -> Result<Inode> {
         let start = nid.checked_mul(NID_UNIT).ok_or(ReadError::Damaged("an inode's number"))?;
         let mut inode = [0; INODE_SIZE];
@@ -179,12 +179,12 @@ impl<I: Input> Image<I> {
         Ok(Inode { nid, kind, attributes, size, layout, tail })
     }
 
-    /// What `name` in a directory is; `None` = there is no such name.
+    /// The inode that has `name` in a directory; `None` if there is no such name.
     pub fn lookup(&self, dir: &Inode, name: &[u8]) -> Result<Option<Inode>> {
         if dir.kind != InodeKind::Dir {
             return Err(ReadError::Damaged("a directory"));
         }
-        // Names are in order over all blocks: the block is the last one that starts with no later name.
+        // Names are in order over all blocks: the right block is the last one that does not start with a later name.
         let blocks = dir.size.div_ceil(BLOCK);
         let (mut low, mut high) = (0, blocks);
         while low + 1 < high {
@@ -203,7 +203,8 @@ impl<I: Input> Image<I> {
         found.map(|(_, nid, _)| self.inode(nid)).transpose()
     }
 
-    /// What a block of a directory has of it, but itself and its parent; `None` = it has no such block.
+    /// The entries in a block of a directory, except the directory itself and its parent; `None` if there is no such
+    /// block.
     pub fn entries(&self, dir: &Inode, block: u64) -> Result<Option<Vec<DirEntry>>> {
         if block >= dir.size.div_ceil(BLOCK) {
             return Ok(None);
@@ -213,7 +214,7 @@ impl<I: Input> Image<I> {
         Ok(Some(names.map(|(name, nid, is_dir)| DirEntry { name: name.to_vec(), nid, is_dir }).collect()))
     }
 
-    /// Where a symbolic link points.
+    /// The target of a symbolic link.
     pub fn target(&self, link: &Inode) -> Result<Vec<u8>> {
         if link.size > MAX_SYMLINK_LEN as u64 {
             return Err(ReadError::Damaged("a symbolic link"));
@@ -223,7 +224,7 @@ impl<I: Input> Image<I> {
         Ok(target)
     }
 
-    /// The parts of a file that have data, if it has others.
+    /// The parts of a file that have data; `None` if the whole file has.
     pub fn extents(&self, file: &Inode) -> Result<Option<Vec<Extent>>> {
         let Layout::Chunks(bits) = file.layout else { return Ok(None) };
         let chunk = BLOCK << bits;
@@ -242,7 +243,7 @@ impl<I: Input> Image<I> {
         Ok(Some(extents))
     }
 
-    /// A file's contents, holes as zeroes.
+    /// A file's contents, with zeroes for its holes.
     pub fn data<'a>(&'a self, file: &'a Inode) -> Data<'a, I> {
         Data { image: self, file, at: 0 }
     }
@@ -258,7 +259,7 @@ impl<I: Input> Image<I> {
         Ok(block)
     }
 
-    /// Fills a buffer with what is at `at` of an inode's contents, which must not cross a chunk.
+    /// Fills a buffer with an inode's contents from `at` on; the buffer must not cross a chunk.
     fn contents(&self, inode: &Inode, at: u64, buffer: &mut [u8]) -> Result<()> {
         let place = match inode.layout {
             Layout::Plain(block) => block * BLOCK + at,
@@ -283,7 +284,7 @@ impl<I: Input> Image<I> {
         Ok(u32::from_le_bytes(entry))
     }
 
-    /// Mode, owner, time and extended attributes of the inode at `start`, and where those end.
+    /// Mode, owner, time and extended attributes of the inode at `start`, and the end of the attributes.
     fn attributes(&self, inode: &[u8; INODE_SIZE], start: u64) -> Result<(Attributes, u64)> {
         let units = usize::from(u16_at(inode, 2));
         let len = if units == 0 { 0 } else { xattr::HEADER_SIZE + 4 * (units - 1) };
@@ -318,7 +319,7 @@ pub struct Data<'a, I> {
 }
 
 impl<I> Data<'_, I> {
-    /// Goes on at this byte.
+    /// Continues at this byte.
     pub fn seek(&mut self, at: u64) {
         self.at = at;
     }
@@ -326,7 +327,8 @@ impl<I> Data<'_, I> {
 
 impl<I: Input> Read for Data<'_, I> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // Neither past the end, nor past the whole blocks of a file with a tail, nor past a chunk.
+        // One read ends at the file's end, at the end of the whole blocks of a file with a tail, and at the end of a
+        // chunk.
         let left = self.file.size.saturating_sub(self.at);
         let run = match self.file.layout {
             Layout::Plain(_) => left,

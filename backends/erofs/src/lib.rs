@@ -7,10 +7,10 @@
 //! ```
 //!
 //! The format is that of the kernel's `fs/erofs/erofs_fs.h`: uncompressed, 4 KiB blocks, extended inodes, readable by
-//! Linux 5.15 and later. The same calls make the same bytes. What is all zeroes is left a hole in the output file.
+//! Linux 5.15 and later. The same calls make the same bytes. Blocks of zeroes are left as holes in the output file.
 //!
-//! Such an image can be read again ([`Image`]); tests read it whole (feature `reader`). Not here: compression, shared extended
-//! attributes, extra devices, and any idea of what a layer or a tar is.
+//! Such an image can be read again ([`Image`]); tests read it whole (feature `reader`). Not here: compression, shared
+//! extended attributes, extra devices, and any notion of a layer or a tar.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
@@ -44,7 +44,7 @@ pub const MAX_NAME_LEN: usize = 255;
 /// Longest symbolic link target (Linux `PATH_MAX`, less the terminating NUL).
 pub const MAX_SYMLINK_LEN: usize = 4095;
 
-/// What every inode has.
+/// Attributes that every inode has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attributes {
     /// Permission bits with set-user-ID, set-group-ID and sticky: the low 12 bits of `st_mode`.
@@ -64,7 +64,7 @@ pub struct Attributes {
 pub struct Timestamp {
     /// Whole seconds, rounded down.
     pub seconds: i64,
-    /// Nanoseconds after that, below 1,000,000,000.
+    /// Nanoseconds after the whole seconds, below 1,000,000,000.
     pub nanoseconds: u32,
 }
 

@@ -1,16 +1,17 @@
-//! Reads a whole image back, for tests: every inode by its path, and the invariants checked on the way.
+//! Reads a whole image back, for tests: every inode by its path, with checks of the format's invariants.
 //!
-//! It panics on anything wrong, so it is for images of our own only. Not here: speed, and what the writer never writes.
+//! The reader panics at any fault, so it is for this crate's own images only. Not here: speed, and parts of the format
+//! that the writer never writes.
 
 use std::collections::BTreeMap;
 
 use crate::format::{self, INODE_SIZE, NULL_BLOCK, ROOT_OFFSET, SUPER_OFFSET};
 use crate::{Attributes, BLOCK_SIZE, Timestamp, xattr};
 
-/// An inode as read back.
+/// An inode, as the reader finds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inode {
-    /// Its number.
+    /// The inode's number.
     pub nid: u64,
     /// `st_mode` with the file type.
     pub st_mode: u16,
@@ -22,11 +23,11 @@ pub struct Inode {
     pub data: Vec<u8>,
     /// Device number as stored.
     pub device: u32,
-    /// How many blocks of a file are in the image; 0 for what is stored with the inode.
+    /// How many blocks of a file are in the image; 0 if the contents are stored with the inode.
     pub blocks: u64,
 }
 
-/// Every inode of `image` by its path; the root's is empty, others have no leading slash.
+/// Every inode of `image` by its path; the root's path is empty, others have no leading slash.
 pub fn read(image: &[u8]) -> BTreeMap<Vec<u8>, Inode> {
     let reader = Reader { image };
     let root_nid = reader.superblock();
@@ -138,7 +139,7 @@ impl Reader<'_> {
         (data, blocks)
     }
 
-    /// The extended attributes of the inode at `at`, and where they end.
+    /// The extended attributes of the inode at `at`, and the end of the attributes.
     fn xattrs(&self, at: usize) -> (BTreeMap<Vec<u8>, Vec<u8>>, usize) {
         let mut found = BTreeMap::new();
         let mut entry = at + INODE_SIZE;
@@ -214,7 +215,7 @@ fn check_links(found: &BTreeMap<Vec<u8>, Inode>) {
             *names.entry(inode.nid).or_default() += 1;
             continue;
         }
-        // A directory has its own name and its dot, the root two dots, each subdirectory one more.
+        // A directory is named by its entry and by its dot (the root by two dots), and by each subdirectory.
         *names.entry(inode.nid).or_default() += 2;
         let parent = path.iter().rposition(|byte| *byte == b'/').map_or(&[][..], |at| &path[..at]);
         if !path.is_empty() {

@@ -1,4 +1,4 @@
-//! Where blocks are allocated and bytes written: data runs in order, holes for zeroes.
+//! Allocates blocks and writes bytes: runs of data in order, with holes for zeroes.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -6,10 +6,10 @@ use std::ops::Range;
 
 use crate::{BLOCK_SIZE, Error, Result};
 
-/// Bytes gathered before they are written.
+/// Most bytes gathered before they are written.
 const BUFFER_SIZE: usize = 512 << 10;
 
-/// Something of no fixed length that is all zeroes until written to.
+/// A target of no fixed length that reads as zeroes wherever nothing was written.
 pub trait Output {
     /// Writes all of `bytes` at `offset`.
     fn write_all_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()>;
@@ -47,23 +47,23 @@ impl Output for Vec<u8> {
 /// Allocates blocks and writes to them.
 pub(crate) struct Sink<O> {
     output: O,
-    /// First block not allocated.
+    /// The first block that is not allocated.
     next_block: u32,
     limit_blocks: u32,
     buffer: Vec<u8>,
-    /// Where the buffer's first byte belongs.
+    /// The offset of the buffer's first byte.
     start: u64,
 }
 
 impl<O: Output> Sink<O> {
-    /// Blocks up to `reserved` are the caller's; the image ends at `limit` bytes at the latest.
+    /// A sink over an empty output. Blocks up to `reserved` are the caller's; the image is at most `limit` bytes long.
     pub(crate) fn new(output: O, reserved: u32, limit: u64) -> Self {
         let limit_blocks = u32::try_from(limit / BLOCK_SIZE as u64).unwrap_or(u32::MAX - 1);
         let buffer = Vec::with_capacity(BUFFER_SIZE);
         Self { output, next_block: reserved, limit_blocks, buffer, start: 0 }
     }
 
-    /// Takes the next `count` blocks. None of them are nowhere: block 0.
+    /// Takes the next `count` blocks. If `count` is 0, the result is block 0.
     pub(crate) fn allocate(&mut self, count: u64) -> Result<u32> {
         if count == 0 {
             return Ok(0);
@@ -88,7 +88,7 @@ impl<O: Output> Sink<O> {
         self.next_block
     }
 
-    /// The next bytes go to `offset`.
+    /// Makes `offset` the place of the next byte.
     pub(crate) fn seek(&mut self, offset: u64) -> Result<()> {
         if self.start + self.buffer.len() as u64 != offset {
             self.flush()?;
@@ -110,7 +110,7 @@ impl<O: Output> Sink<O> {
         Ok(())
     }
 
-    /// The next `len` bytes are zeroes.
+    /// Appends `len` zeroes.
     pub(crate) fn zeroes(&mut self, len: u64) -> Result<()> {
         match usize::try_from(len) {
             Ok(0) => {}
@@ -145,23 +145,23 @@ impl<O: Output> Sink<O> {
         Ok(())
     }
 
-    /// Zeroes up to `offset`, which is not before the next byte's.
+    /// Appends zeroes up to `offset`, which must not be before the place of the next byte.
     pub(crate) fn fill_to(&mut self, offset: u64) -> Result<()> {
         self.zeroes(offset.saturating_sub(self.start + self.buffer.len() as u64))
     }
 
-    /// Zeroes up to the end of the block.
+    /// Appends zeroes up to the end of the block.
     pub(crate) fn pad(&mut self) -> Result<()> {
         let end = self.start + self.buffer.len() as u64;
         self.zeroes(end.next_multiple_of(BLOCK_SIZE as u64) - end)
     }
 
-    /// Writes past the buffer.
+    /// Writes at `offset`, without the buffer.
     pub(crate) fn write_at(&mut self, bytes: &[u8], offset: u64) -> Result<()> {
         self.output.write_all_at(bytes, offset).map_err(Error::Write)
     }
 
-    /// Writes the buffer out, leaving out its blocks of zeroes: the output has zeroes there already.
+    /// Writes the buffer out, except its blocks of zeroes: the output already reads as zeroes there.
     pub(crate) fn flush(&mut self) -> Result<()> {
         let (mut offset, mut run) = (self.start, 0..0);
         for block in self.buffer.chunks(BLOCK_SIZE) {
@@ -179,7 +179,7 @@ impl<O: Output> Sink<O> {
         Ok(())
     }
 
-    /// Writes what is left, sets the length, and gives the output back.
+    /// Writes the rest of the buffer, sets the length, and gives the output back.
     pub(crate) fn finish(mut self) -> Result<O> {
         self.flush()?;
         self.output.set_len(u64::from(self.next_block) * BLOCK_SIZE as u64).map_err(Error::Write)?;
@@ -204,6 +204,6 @@ pub(crate) fn read_some(data: &mut dyn Read, buffer: &mut [u8]) -> io::Result<us
 }
 
 fn is_zero(block: &[u8]) -> bool {
-    // A first look decides almost always.
+    // The first bytes decide almost always.
     block.iter().take(16).all(|byte| *byte == 0) && block.iter().all(|byte| *byte == 0)
 }

@@ -1,6 +1,6 @@
-//! Names: directories in memory, and what their entries stand for.
+//! Names: directories in memory, and the inodes to which their entries refer.
 //!
-//! Directories are numbered, not nested, so that no depth of theirs can exhaust the stack.
+//! Directories are numbered, not nested, so that deep directories cannot exhaust the stack.
 
 use std::collections::BTreeMap;
 
@@ -13,20 +13,20 @@ pub(crate) const MAX_INODES: usize = 1 << 26;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DirId(u32);
 
-/// An inode that is not a directory; it is already in the output.
+/// An inode that is not a directory, and is already in the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(u32);
 
-/// What a name stands for.
+/// The inode to which a name refers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
-    /// A directory; it has one name only.
+    /// A directory, which has one name only.
     Dir(DirId),
-    /// Anything else; several names are hard links.
+    /// Any other inode; if it has several names, they are hard links.
     Node(NodeId),
 }
 
-/// What an inode is, as directory entries tell it.
+/// The kind of an inode, as directory entries record it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum NodeKind {
@@ -69,27 +69,27 @@ impl Tree {
         Self { dirs: vec![Dir { attributes, ..Dir::default() }], nodes: Vec::new() }
     }
 
-    /// The root directory, which is there from the start: mode 0755, owner root.
+    /// The root directory, which exists from the start, with mode 0755 and owner root.
     pub fn root(&self) -> DirId {
         DirId(0)
     }
 
-    /// What `name` in `dir` stands for.
+    /// The inode to which `name` in `dir` refers.
     pub fn entry(&self, dir: DirId, name: &[u8]) -> Option<Entry> {
         self.dir(dir).entries.get(name).copied()
     }
 
-    /// What is in `dir`, in byte order of the names.
+    /// The entries of `dir`, in byte order of the names.
     pub fn entries(&self, dir: DirId) -> impl Iterator<Item = (&[u8], Entry)> {
         self.dir(dir).entries.iter().map(|(name, entry)| (&**name, *entry))
     }
 
-    /// What kind of inode a node is.
+    /// The kind of a node.
     pub fn kind(&self, node: NodeId) -> NodeKind {
         self.node(node).kind
     }
 
-    /// A directory's attributes, to be changed until the image is finished.
+    /// A directory's attributes, which may change until the image is finished.
     pub fn attributes_mut(&mut self, dir: DirId) -> &mut Attributes {
         &mut self.dir_mut(dir).attributes
     }
@@ -99,7 +99,7 @@ impl Tree {
         &self.dir(dir).attributes
     }
 
-    /// Makes an empty directory, in place of whatever had the name.
+    /// Makes an empty directory, in place of anything that had the name.
     pub fn make_dir(&mut self, parent: DirId, name: &[u8], attributes: Attributes) -> Result<DirId> {
         check_name(name)?;
         let id = u32::try_from(self.dirs.len()).map_err(|_| Error::Inodes)?;
@@ -112,7 +112,7 @@ impl Tree {
         Ok(DirId(id))
     }
 
-    /// Gives `node` a name (one more if it has some), in place of whatever had it.
+    /// Gives `node` a further name, in place of anything that had the name.
     pub fn link(&mut self, parent: DirId, name: &[u8], node: NodeId) -> Result<()> {
         check_name(name)?;
         self.remove(parent, name);
@@ -154,7 +154,7 @@ impl Tree {
         self.nodes.iter()
     }
 
-    // Ids come from this tree and are never taken back, so they index.
+    // Ids come from this tree and are never taken back, so they are valid indexes.
     pub(crate) fn dir(&self, id: DirId) -> &Dir {
         &self.dirs[id.index()]
     }

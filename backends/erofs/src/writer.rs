@@ -1,4 +1,4 @@
-//! The writer: inodes and data as they come, directories at the end.
+//! The writer: inodes and data in the order of the calls, directories at the end.
 
 use std::io::Read;
 
@@ -10,29 +10,29 @@ use crate::{Attributes, BLOCK_SIZE, Error, MAX_SYMLINK_LEN, NodeId, NodeKind, Re
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
-/// Blocks of metadata gathered before they are written, so that inodes lie together.
+/// Most blocks of metadata gathered before they are written, so that inodes lie together.
 const METADATA_RUN_BLOCKS: u64 = 16;
 
-/// The rest of a file up to this size, its part after the last whole block, is stored with its inode. Larger files have
-/// whole blocks only: they lose 3% at most, and can be mapped directly.
+/// Largest file whose rest, the part after the last whole block, is stored with its inode. Larger files have whole
+/// blocks only: they lose 3% at most, and can be mapped directly.
 const MAX_INLINE_FILE: u64 = 64 << 10;
 
-/// Most entries of a sparse file's block map; the chunks get larger instead.
+/// Most entries of a sparse file's block map; for longer files the chunks are larger instead.
 const MAX_CHUNKS: u64 = 1 << 16;
 
 /// Largest file.
 pub(crate) const MAX_FILE_SIZE: u64 = 1 << 44;
 
-/// What an image is made with.
+/// The choices for an image.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// The volume's UUID; the same input should get the same.
+    /// The volume's UUID; equal inputs should have equal ones.
     pub uuid: [u8; 16],
     /// Largest image, in bytes.
     pub max_len: u64,
 }
 
-/// What was written.
+/// The measures of a finished image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Summary {
     /// Length of the image, a multiple of [`BLOCK_SIZE`].
@@ -44,16 +44,16 @@ pub struct Summary {
 /// A part of a sparse file that has data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// Where it starts.
+    /// Offset of the part's first byte in the file.
     pub offset: u64,
-    /// Its length.
+    /// Length of the part.
     pub len: u64,
 }
 
 /// Writes one image.
 ///
-/// Non-directories are written by one call each, in any order, and then given names in the [`Tree`]; one that gets no
-/// name, or loses it, leaves dead space.
+/// Each inode that is no directory is written by one call, in any order, and then given names in the [`Tree`]; an inode
+/// that gets no name, or loses it, leaves dead space.
 pub struct Writer<O> {
     sink: Sink<O>,
     tree: Tree,
@@ -67,7 +67,7 @@ pub struct Writer<O> {
 #[derive(Default)]
 struct Metadata {
     start: u64,
-    /// How long it may become.
+    /// The length that the run may reach.
     capacity: usize,
     bytes: Vec<u8>,
 }
@@ -90,7 +90,7 @@ impl<O: Output> Writer<O> {
         &self.tree
     }
 
-    /// The names so far, to be changed.
+    /// The names so far, for changes.
     pub fn tree_mut(&mut self) -> &mut Tree {
         &mut self.tree
     }
@@ -117,7 +117,8 @@ impl<O: Output> Writer<O> {
         self.node(NodeKind::File, format::S_IFREG, attributes, &xattrs, layout, size, tail)
     }
 
-    /// Writes a regular file of `size` bytes of which only `extents` have data; `data` is theirs, one after the other.
+    /// Writes a regular file of `size` bytes of which only `extents` have data; `data` yields the data of all extents,
+    /// one after the other.
     pub fn sparse_file(
         &mut self,
         attributes: &Attributes,
@@ -219,7 +220,7 @@ impl<O: Output> Writer<O> {
         Ok(map)
     }
 
-    /// Puts an inode and what follows it into the metadata run.
+    /// Puts an inode and the bytes that follow it into the metadata run.
     #[expect(
         clippy::too_many_arguments,
         reason = "one caller for each kind of inode, every argument differs"
@@ -267,14 +268,14 @@ impl<O: Output> Writer<O> {
     }
 }
 
-/// The first place from `at` on for an inode, so that its first `unbroken` bytes lie in one block: the kernel wants an
-/// inode's short tail there, and reads the inode itself faster.
+/// The first place for an inode at or after `at` such that its first `unbroken` bytes lie in one block: the kernel
+/// requires that of an inode's short tail, and reads the inode itself faster.
 pub(crate) fn place(at: usize, unbroken: usize) -> usize {
     let at = at.next_multiple_of(32);
     if at % BLOCK_SIZE + unbroken > BLOCK_SIZE { at.next_multiple_of(BLOCK_SIZE) } else { at }
 }
 
-/// Whether an inode with these attributes and this much data fits in one block.
+/// Whether an inode with these attributes and this number of data bytes fits in one block.
 pub(crate) fn fits_inline(xattrs: &[u8], len: usize) -> bool {
     len > 0 && INODE_SIZE + xattrs.len() + len <= BLOCK_SIZE
 }

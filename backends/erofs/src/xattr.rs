@@ -7,10 +7,10 @@ use crate::{Error, Result};
 /// Size of the header before the entries.
 pub(crate) const HEADER_SIZE: usize = 12;
 
-/// Longest encoding: the inode counts it in 16 bits.
+/// Longest encoding: the inode counts the length in 16 bits.
 const MAX_ENCODED: usize = HEADER_SIZE + 4 * (u16::MAX as usize - 1);
 
-/// Prefixes that the format knows, by their index. A whole name is a prefix with an empty rest.
+/// Prefixes that the format knows, by their index. A name may consist of the prefix alone.
 const PREFIXES: [(&[u8], u8); 5] = [
     (b"user.", 1),
     (b"system.posix_acl_access", 2),
@@ -23,17 +23,17 @@ const PREFIXES: [(&[u8], u8); 5] = [
 pub(crate) fn split_name(name: &[u8]) -> Option<(u8, &[u8])> {
     let (prefix, index) = PREFIXES.iter().find(|(prefix, _)| name.starts_with(prefix))?;
     let rest = name.get(prefix.len()..)?;
-    // The two ACLs are whole names, the others need a rest.
+    // The two ACLs are whole names; the other prefixes need a rest.
     let valid = rest.is_empty() != prefix.ends_with(b".") && name.len() <= 255 && !rest.contains(&0);
     valid.then_some((*index, rest))
 }
 
-/// The prefix of an index.
+/// The prefix with this index.
 pub(crate) fn prefix(index: u8) -> Option<&'static [u8]> {
     PREFIXES.iter().find(|(_, known)| *known == index).map(|(prefix, _)| *prefix)
 }
 
-/// Encodes what follows the inode; empty for none.
+/// Encodes extended attributes in the form in which they follow the inode; without attributes the result is empty.
 pub(crate) fn encode(xattrs: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Vec<u8>> {
     let mut out = Vec::new();
     if xattrs.is_empty() {

@@ -1,4 +1,4 @@
-//! Random trees, written and read back three ways: by our reader, by `fsck.erofs`, by the running kernel.
+//! Random trees, written and read back in three ways: by this crate's reader, by `fsck.erofs`, by the running kernel.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ use proptest::sample::Index;
 enum Kind {
     Dir,
     File(Vec<u8>),
-    /// Pieces of (gap before it, bytes), and the gap at the end.
+    /// Pieces (the gap before the bytes, the bytes), and the gap at the end.
     Sparse(Vec<(u64, Vec<u8>)>, u64),
     Symlink(Vec<u8>),
     Special(Special),
@@ -35,7 +35,7 @@ struct Item {
     kind: Kind,
 }
 
-/// What a path must be afterwards. `None` = a directory.
+/// The expected inode of each path. `None` stands for a directory.
 type Model = BTreeMap<Vec<u8>, (Attributes, Option<Kind>)>;
 
 fn name() -> impl Strategy<Value = Vec<u8>> {
@@ -116,7 +116,7 @@ fn expand(pieces: &[(u64, Vec<u8>)], end: u64) -> Vec<u8> {
     whole
 }
 
-/// Writes the items, later ones in place of earlier ones of the same name, and says what must come out.
+/// Writes the items, later ones in place of earlier ones of the same name, and returns the expected result.
 fn write(items: &[Item]) -> (Vec<u8>, Model) {
     let mut writer = Writer::new(Vec::new(), Options { uuid: [7; 16], max_len: 1 << 40 });
     let mut model = Model::new();
@@ -311,7 +311,7 @@ fn limits_are_errors() {
     assert!(matches!(value, Err(erofs::Error::XattrValue(65536))), "{value:?}");
 }
 
-/// A tree with everything in it that the tools below can show, always the same.
+/// A tree with everything that the tools below can show, the same in every run.
 fn sample() -> (Vec<u8>, Model) {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
@@ -320,7 +320,7 @@ fn sample() -> (Vec<u8>, Model) {
     for _ in 0..6 {
         all.extend(items(150).new_tree(&mut runner).unwrap().current());
     }
-    // A directory of many blocks, below a name of its own.
+    // A directory of many blocks, with a name of its own.
     let at = Attributes { mode: 0o755, ..Attributes::default() };
     let dir = all.len();
     for i in 0..3000 {
@@ -357,7 +357,8 @@ fn fsck_agrees() {
     for (relative, (_, kind)) in &model {
         let path = out.join(std::ffi::OsStr::from_bytes(relative));
         match kind {
-            // Version 1.5 leaves holes out of what it extracts, so sparse files are for the kernel to judge.
+            // Version 1.5 leaves holes out of the files that it extracts, so only the kernel's reading of sparse files
+            // is compared.
             Some(Kind::File(_)) => assert!(fs::read(&path).unwrap() == expected(kind).1, "{path:?}"),
             Some(Kind::Symlink(target)) => {
                 assert_eq!(fs::read_link(&path).unwrap().as_os_str().as_bytes(), target.as_slice());
@@ -381,8 +382,8 @@ fn the_kernel_agrees() {
     let (path, mount) = (dir.path().join("image"), dir.path().join("mount"));
     fs::write(&path, image).unwrap();
     fs::create_dir(&mount).unwrap();
-    // In a mount namespace of its own, so that nothing stays mounted, whatever happens. The shell holds it open, and
-    // its view is reached through /proc.
+    // A mount namespace of its own keeps the mount from outlasting the test. The shell holds the namespace open, and
+    // the test reaches its files through /proc.
     let mut holder = Command::new("unshare")
         .args(["--mount", "sh", "-c", "mount -t erofs -o loop,ro \"$0\" \"$1\" && echo ok && read line"])
         .args([&path, &mount])
@@ -436,7 +437,7 @@ fn check(path: &Path, attributes: &Attributes, kind: &Option<Kind>) {
     for name in names[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         let mut value = vec![0; 64 << 10];
         let got = rustix::fs::lgetxattr(path, std::ffi::OsStr::from_bytes(name), value.as_mut_slice());
-        // The kernel lists user attributes of symbolic links and devices, but does not give them out.
+        // The kernel lists user attributes of symbolic links and devices, but refuses to read them.
         if let Ok(len) = got {
             value.truncate(len);
             found.insert(name.to_vec(), value);

@@ -37,7 +37,7 @@ pub fn takes_long(request: &[VolatileSlice<'_>], reply: &[VolatileSlice<'_>]) ->
 mod tests {
     use super::*;
 
-    /// What is said of a request of `len` bytes with room for `room`.
+    /// Whether a request of `len` bytes with room for `room` takes long.
     fn said(opcode: fuse_opcode, len: usize, room: usize) -> bool {
         let (mut request, mut reply) = (vec![0; len], vec![0; room]);
         if let Some(place) = request.get_mut(4..8) {

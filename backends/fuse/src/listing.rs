@@ -87,7 +87,7 @@ impl<'a> Listing<'a> {
         true
     }
 
-    /// What was added, in order: for a file system that lists another one.
+    /// The entries added so far, in order, for a file system that lists another one.
     pub fn entries(&self) -> impl Iterator<Item = Listed<'_>> {
         let mut rest = &self.bytes[..];
         let skipped = if self.nodes { size_of::<abi::fuse_entry_out>() } else { 0 };

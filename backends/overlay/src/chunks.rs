@@ -13,14 +13,14 @@ const CHUNK_LEN: usize = 16 << 10;
 /// Least bytes that a chunk takes; a small file takes no more.
 const LEAST_LEN: usize = 512;
 
-/// What a hole reads as.
+/// The bytes of a hole.
 static ZEROES: [u8; CHUNK_LEN] = [0; CHUNK_LEN];
 
 /// Contents of a file.
 #[derive(Debug)]
 pub(crate) struct Chunks {
-    /// By their number. Each is a power of two long, at most [`CHUNK_LEN`]; what it lacks is a hole. What a chunk has
-    /// beyond the file's end is zeroes.
+    /// The chunks by their number. Each is a power of two long, at most [`CHUNK_LEN`]; the bytes that it lacks are a
+    /// hole. A chunk's bytes beyond the file's end are zeroes.
     chunks: BTreeMap<u64, Vec<u8>>,
     len: u64,
     /// For the chunks.

@@ -25,7 +25,7 @@ pub(crate) struct Directory {
     next: u32,
 }
 
-/// What a name is.
+/// The meaning of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum What {
     /// A name given here. It may hide one of the directory below.

@@ -36,7 +36,7 @@ const MAX_OFFSET: u64 = i64::MAX as u64;
 /// Bytes that are copied from file to file at once.
 const COPY_LEN: usize = 64 << 10;
 
-/// What a folder in memory is like.
+/// The properties of a folder in memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// Most bytes that its files may take, what is known about them included.
@@ -66,7 +66,7 @@ impl Files {
         Ok(Self { space, tree: RwLock::new(tree), handles: Handles::default() })
     }
 
-    /// The files of another file system, which is only read. What is changed takes at most `limit` bytes.
+    /// The files of another file system, which is only read. The changes take at most `limit` bytes.
     pub fn over(below: Arc<dyn FileSystem>, limit: u64) -> Result<Self> {
         let space = Space::new(limit);
         let root = Below::root(below);
@@ -456,7 +456,7 @@ fn spot(parent: NodeId, name: Name<'_>) -> Spot<'_> {
     Spot { parent, name: name.as_bytes() }
 }
 
-/// What is told of a file, and how long it holds: others may change what is below.
+/// A file's attributes, and how long they are valid: others may change the file system below.
 fn stat(node: &Node) -> Result<Stat> {
     let valid = if node.is_asked_below() { VALID_BELOW } else { VALID };
     Ok(Stat { attributes: node.attributes()?, valid })

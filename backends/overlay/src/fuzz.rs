@@ -54,7 +54,7 @@ pub fn over(data: &[u8]) {
     run.compare();
     run.leave_nothing();
     files.let_go(NodeId::ROOT, Gone::Everything);
-    // Whatever was done, nothing is done below.
+    // The file system below has not changed, whatever the steps were.
     let mut run = Run::new(&*below, model);
     run.compare();
 }

@@ -1,4 +1,4 @@
-//! What the guest has open.
+//! The files and directories that the guest has open.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

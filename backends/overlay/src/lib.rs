@@ -6,9 +6,9 @@
 //!   └────▶ Below: another file system, looked at with no lock held
 //! ```
 //!
-//! [`Files`] are a folder in memory, or lie over another file system. What lies over another one is a matter of fields:
-//! a name that is hidden, a directory that has one below it or none, a file whose contents are still there. So nothing
-//! is marked by files or names of its own, and a directory is renamed by moving one name.
+//! [`Files`] are a folder in memory, or lie over another file system. The relation to the file system below is in
+//! fields: a name that is hidden, a directory that has one below it or none, a file whose contents are still there. So
+//! nothing is marked by files or names of its own, and a directory is renamed by moving one name.
 //!
 //! The lock of the tree comes before that of facts; contents are read, written and copied with none of the two.
 

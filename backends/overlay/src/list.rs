@@ -77,7 +77,7 @@ impl Files {
         listing: &mut Listing<'_>,
     ) -> Result<bool> {
         loop {
-            // What is in the list has been told: an error comes next time.
+            // The entries in the list are returned first: the error comes next time.
             let names = match below.list(cookie) {
                 Ok(names) => names,
                 Err(_) if listing.entries().next().is_some() => return Ok(false),

@@ -1,4 +1,4 @@
-//! What POSIX says of files, as short as it can be put: what the fuzz body holds a provider to.
+//! POSIX's rules for files, in the shortest form: the fuzz body compares a provider with them.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ pub(crate) struct File {
     pub(crate) nameable: bool,
 }
 
-/// What a file is.
+/// The contents of a file of each kind.
 #[derive(Debug, Clone)]
 pub(crate) enum Body {
     Directory(BTreeMap<Vec<u8>, Id>),

@@ -50,13 +50,13 @@ pub(crate) struct Node {
     /// Number of the file, as programs see it.
     pub(crate) ino: u64,
     pub(crate) body: Body,
-    /// What the file is in the file system below, if it came from there.
+    /// The file in the file system below, if this one came from there.
     pub(crate) below: Option<Arc<Below>>,
     facts: Mutex<Facts>,
     space: Arc<Space>,
 }
 
-/// What a file is. The names in a directory are the tree's.
+/// The contents of a file of each kind. The names in a directory are the tree's.
 #[derive(Debug)]
 pub(crate) enum Body {
     Directory,
@@ -96,7 +96,7 @@ enum Stored {
     Below(Arc<Below>, Arc<Space>),
 }
 
-/// What a change of contents needs of them.
+/// The use that a change of contents has for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Former {
     Needed,
@@ -156,7 +156,7 @@ impl Contents {
     }
 }
 
-/// What is told about a file, and not about its contents.
+/// The facts that are told about a file, without its contents.
 #[derive(Debug)]
 pub(crate) struct Facts {
     /// Special bits and permissions.
@@ -168,7 +168,7 @@ pub(crate) struct Facts {
     pub(crate) mtime: Time,
     pub(crate) ctime: Time,
     btime: Time,
-    /// What is told is asked for below, as nobody has changed anything here.
+    /// The facts are asked for below, as nobody has changed any of them here.
     is_live: bool,
     /// The contents' time is that of the contents below.
     mtime_is_below: bool,
@@ -263,7 +263,7 @@ impl Node {
         has_contents_below || self.live().is_some()
     }
 
-    /// What is told is kept here from now on, beginning with what is told below.
+    /// Keeps the facts here from now on, beginning with those that are told below.
     pub(crate) fn settle(&self, told: &Attributes, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Result<()> {
         let mut facts = self.facts();
         if !facts.is_live {
@@ -295,12 +295,12 @@ impl Node {
         }
     }
 
-    /// What is told about the file. Nobody takes the lock of a tree while they have this one.
+    /// The facts that are told about the file. Nobody takes the lock of a tree while they have this one.
     pub(crate) fn facts(&self) -> MutexGuard<'_, Facts> {
         lock(&self.facts)
     }
 
-    /// What is told. It is asked for below as far as nobody has changed it here.
+    /// The file's attributes. They are asked for below as far as nobody has changed them here.
     pub(crate) fn attributes(&self) -> Result<Attributes> {
         if let Some(below) = self.live() {
             return Ok(Attributes { ino: self.ino, ..below.attributes()? });

@@ -23,7 +23,7 @@ impl Drop for Held<'_> {
     }
 }
 
-/// What the tree has to say of a name.
+/// The tree's answer about a name.
 enum Step {
     Known(Arc<Node>),
     /// The directory below is asked; there may be a file that it had before.
@@ -86,7 +86,7 @@ impl Files {
         }
     }
 
-    /// What is told of a file is about to change: from now on it is kept here, and the file with it.
+    /// Prepares a change of a file's facts: from now on they are kept here, and the file with them.
     pub(crate) fn touch(&self, node: &Arc<Node>) -> Result<()> {
         let Some(below) = node.live().cloned() else { return Ok(()) };
         let (told, xattrs) = (below.attributes()?, below.xattrs()?);

@@ -31,7 +31,7 @@ pub(crate) struct Tree {
     by_below: HashMap<NodeId, NodeId>,
     /// Numbers of nodes are never used again.
     next: u64,
-    /// What marks the numbers of files that are made here, as programs see them.
+    /// The bits that mark the numbers of files that are made here, as programs see them.
     mark: u64,
 }
 

@@ -33,7 +33,7 @@ impl std::fmt::Debug for Router {
     }
 }
 
-/// What a node's number stands for.
+/// The meaning of a node's number.
 enum Place<'a> {
     /// The directory itself.
     Root,
@@ -49,7 +49,7 @@ struct Mount<'a> {
 }
 
 impl Mount<'_> {
-    /// What comes in front of the numbers of its nodes.
+    /// The bits in front of the numbers of a directory's nodes.
     fn bits(&self) -> u64 {
         u64::try_from(self.number + 1).unwrap_or(u64::MAX) << OWN_BITS
     }

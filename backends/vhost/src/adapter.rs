@@ -1,4 +1,4 @@
-//! The device as `vhost-user-backend` wants to see it.
+//! Presents a device in the form that `vhost-user-backend` serves.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -18,19 +18,19 @@ use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_con
 
 use crate::ring::{Memory, Ring};
 
-/// Queues that fit the set of interrupts to raise; more than any device here has.
+/// Most queues that fit the set of interrupts to raise; no device here has so many.
 pub(crate) const MAX_QUEUES: usize = 32;
-/// What QEMU's virtio-mmio tells the driver is the largest size of any queue (`VIRTQUEUE_MAX_SIZE`), whatever the device
-/// says; Linux takes the largest.
+/// The largest queue size that QEMU's virtio-mmio tells the driver (`VIRTQUEUE_MAX_SIZE`), whatever the device's own
+/// limit; Linux takes the largest.
 const QEMU_MMIO_QUEUE_SIZE: u16 = 1024;
 /// Longest configuration space of the protocol (`VHOST_USER_CONFIG_SIZE`).
 pub(crate) const MAX_CONFIG: u32 = 256;
 
 type Epoll = VringEpollHandler<Arc<Mutex<Adapter>>>;
 
-/// A device, and what the front end has told of its driver.
+/// A device, and the front end's account of its driver.
 pub(crate) struct Adapter {
-    // The trait wants `Sync`; nobody ever waits for this lock, the loop's own is around it.
+    // The trait requires `Sync`; no thread ever waits for this lock, because the loop's own lock surrounds it.
     device: Mutex<Box<dyn Device>>,
     kind: DeviceKind,
     queues: usize,
@@ -39,20 +39,20 @@ pub(crate) struct Adapter {
     accepted: u64,
     memory: Option<Memory>,
     running: Running,
-    /// Rings stopped since the device was last active, a bit each.
+    /// Rings stopped since the device was last active, one bit each.
     stopped: u64,
     epoll: Weak<Epoll>,
-    /// How the device asks for another turn on a queue. The driver's kicks are the loop's.
+    /// Events by which the device asks for another turn on a queue. The driver's kicks belong to the loop.
     turns: Vec<Event>,
     exit: (EventConsumer, EventNotifier),
 }
 
-/// What the loop calls for.
+/// The meaning of one of the loop's event numbers.
 #[derive(Clone, Copy)]
 enum Happened {
-    /// A queue has something, or is to have another turn.
+    /// A queue has new chains, or is to have another turn.
     Queue(usize),
-    /// The device's host side has something.
+    /// The device's host side has something to do.
     Host,
 }
 
@@ -63,11 +63,12 @@ enum Running {
     Reset,
     /// The device is active and its rings move.
     Active,
-    /// The device is active and its rings stand still: a pause, or a reset that will show when they start again.
+    /// The device is active and its rings stand still: because of a pause, or of a reset that will show when they start
+    /// again.
     Stopped,
 }
 
-/// The features of a device, and what every transport has.
+/// The features of a device, and those that every transport offers.
 pub(crate) fn offered(identity: Identity<'_>) -> u64 {
     identity.features
         | 1 << VIRTIO_F_VERSION_1
@@ -83,7 +84,7 @@ pub(crate) fn protocol_features(kind: DeviceKind) -> VhostUserProtocolFeatures {
     let features = VhostUserProtocolFeatures::MQ
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::RESET_DEVICE;
-    // VIRTIO 1.3 §5.4.4: "None currently defined", and QEMU warns of one that nobody will read.
+    // VIRTIO 1.3 §5.4.4: "None currently defined", and QEMU warns of a configuration space that no driver reads.
     if kind == DeviceKind::Entropy { features } else { features | VhostUserProtocolFeatures::CONFIG }
 }
 
@@ -106,7 +107,7 @@ impl Adapter {
         })
     }
 
-    /// The loop, in which the device's own events will be.
+    /// Takes the loop's epoll set, to which the device adds its own events.
     pub(crate) fn set_epoll(&mut self, epoll: &Arc<Epoll>) -> io::Result<()> {
         for (turn, number) in self.turns.iter().zip(self.host_event() + 1..) {
             epoll.register_listener(turn.as_fd().as_raw_fd(), EventSet::IN, number)?;
@@ -119,18 +120,20 @@ impl Adapter {
         self.device.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut()
     }
 
-    /// The event number of the device's own event: the loop keeps those up to the number of queues.
+    /// The number of the device's own event: the loop keeps the numbers up to the number of queues for itself.
     fn host_event(&self) -> u64 {
         self.queues as u64 + 1
     }
 
-    /// Activates the device if its driver is new, and lets its own event in. Returns whether it is active.
+    /// Activates the device if its driver is new, and adds its own event to the loop. Returns whether the device is
+    /// active.
     fn start(&mut self, memory: &GuestRam, queues: &mut [&mut Queue]) -> bool {
         if self.running == Running::Stopped {
             let stopped = queues.iter().enumerate().filter(|(index, _)| self.stopped & 1 << index != 0);
             let (ready, next): (Vec<bool>, Vec<u16>) =
                 stopped.map(|(_, queue)| (queue.ready(), queue.next_avail())).unzip();
-            // Rings come back one after the other; only all of them together show what this is.
+            // Rings start one after the other; only all of them together show whether the device resumes or begins
+            // anew.
             if ready.contains(&false) {
                 return false;
             }
@@ -141,7 +144,7 @@ impl Adapter {
         }
         if self.running == Running::Reset {
             let features = self.accepted & !VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
-            // A copy: the device looks at how the driver set the queues up, and keeps nothing.
+            // The device gets a copy: it looks at the queues as the driver set them up, and keeps nothing.
             let Ok(queues) =
                 queues.iter().map(|queue| Queue::try_from(queue.state())).collect::<Result<Vec<_>, _>>()
             else {
@@ -159,13 +162,13 @@ impl Adapter {
         true
     }
 
-    /// Puts the device's own event into the loop, or takes it out: while the rings stand still the device could not
-    /// take what the event announces, and the loop would turn for nothing.
+    /// Adds the device's own event to the loop, or takes it out: while the rings stand still the device could not
+    /// handle the event, and the loop would turn for nothing.
     fn listen(&mut self, listen: bool) {
         let data = self.host_event();
         let Some(epoll) = self.epoll.upgrade() else { return };
         let Some(event) = self.device().host_event().map(|event| event.as_raw_fd()) else { return };
-        // The errors are "is there already" and "is not there".
+        // The possible errors mean that the event is already in the loop, or that it is not.
         let _ = if listen {
             epoll.register_listener(event, EventSet::IN, data)
         } else {
@@ -179,7 +182,8 @@ impl Adapter {
         }
     }
 
-    /// What happened, by the loop's number: a queue's kick, the device's own event, or its wish for another turn.
+    /// The meaning of an event number of the loop: a queue's kick, the device's own event, or its wish for another
+    /// turn.
     fn happened(&self, number: u16) -> Happened {
         let number = usize::from(number);
         match number.checked_sub(self.queues + 1) {
@@ -208,7 +212,7 @@ impl Adapter {
             }
             let mut io = Io { memory: &memory, queues: &mut queues, interrupt: &interrupts };
             match happened {
-                // Rings that were ready before have been kicked in vain.
+                // Kicks of rings that were ready before had no effect, so every queue is served.
                 _ if starts => (0..self.queues).for_each(|index| self.process_queue(index, &mut io)),
                 Happened::Queue(index) => self.process_queue(index, &mut io),
                 Happened::Host => self.device().process_host(&mut io),
@@ -216,7 +220,7 @@ impl Adapter {
         }
         for (index, ring) in guards.iter().enumerate() {
             if interrupts.raised(index) {
-                // A full counter is an interrupt already raised.
+                // A full counter means that the interrupt is already raised.
                 let _ = ring.signal_used_queue();
             }
         }
@@ -254,7 +258,7 @@ impl VhostUserBackendMut for Adapter {
     }
 
     fn set_event_idx(&mut self, _enabled: bool) {
-        // The loop has told the queues, which is where it matters.
+        // No work here: the loop has told the queues, which use event indexes.
     }
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
@@ -294,13 +298,13 @@ impl VhostUserBackendMut for Adapter {
         vrings: &[Ring],
         _thread: usize,
     ) -> io::Result<()> {
-        // An error would end the loop for good, and none of what a guest can do wrong is worth that.
+        // An error would end the loop for good, and no fault of a guest is worth that.
         self.process(self.happened(event), vrings);
         Ok(())
     }
 }
 
-/// Which queues have something to tell: told once the rings are free again.
+/// The queues whose drivers are to be notified, as soon as the rings are free again.
 #[derive(Default)]
 struct Interrupts(AtomicU64);
 
@@ -318,6 +322,6 @@ impl Interrupt for Interrupts {
     }
 
     fn config(&self) {
-        // No device here changes its configuration space by itself.
+        // No work here: no device changes its configuration space by itself.
     }
 }

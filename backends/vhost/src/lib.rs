@@ -2,10 +2,11 @@
 //!
 //! [`serve`] lends the device to the event loop of `vhost-user-backend`, which is only another caller of
 //! [`Device::process`]: the device does not learn that its driver's memory came over a socket. One connection is
-//! served, once; the front end (QEMU, or our own) holds the other end from the start, so no socket has a name.
+//! served, once; the front end (QEMU, or this project's own) holds the other end from the start, so no socket has a
+//! name.
 //!
-//! A front end stops and starts the rings to pause the machine as well as when the driver resets the device. The
-//! device is told of a reset only if the rings start from zero, so its state (open streams) survives a pause.
+//! A front end stops and starts the rings both to pause the machine and when the driver resets the device. The device
+//! is told of a reset only if the rings start from zero, so its state (open streams) survives a pause.
 //!
 //! A device with many requests in flight ([`ParallelDevice`]) has a thread for each queue instead ([`start_parallel`]).
 //!
@@ -35,13 +36,13 @@ use ring::Ring;
 /// Why a device could not be served to the end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A device with more queues than the loop's messages can name.
+    /// The device has more queues than the loop's messages can name.
     #[error("device with {0} queues has too many for vhost-user")]
     TooManyQueues(usize),
     /// The loop could not be set up.
     #[error("vhost-user loop: {0}")]
     Loop(io::Error),
-    /// The front end broke the protocol, or the host refused what it asked for.
+    /// The front end broke the protocol, or the host refused a call that the front end's request needed.
     #[error("vhost-user front end: {0}")]
     FrontEnd(VhostUserError),
 }
@@ -81,7 +82,7 @@ impl Served {
     pub fn wait(mut self) -> Result<(), Error> {
         match self.0.wait() {
             Ok(()) => Ok(()),
-            // A front end that was killed may hang up anywhere.
+            // A front end that was killed may hang up at any point of a message.
             Err(DaemonError::HandleRequest(
                 VhostUserError::Disconnected | VhostUserError::PartialMessage,
             )) => Ok(()),
@@ -90,7 +91,7 @@ impl Served {
     }
 }
 
-/// The loop, whichever kind of device it serves.
+/// The loop, for either kind of device.
 trait Daemon: Send {
     /// Waits until the front end hangs up, and ends the threads.
     fn wait(&mut self) -> Result<(), DaemonError>;
@@ -106,7 +107,7 @@ impl<T: Loop> Daemon for VhostUserDaemon<T> {
     }
 }
 
-/// What the loop needs of what it serves.
+/// The traits that the loop needs of a device's adapter.
 trait Loop: VhostUserBackend<Bitmap = (), Vring = Ring> + Clone + 'static {}
 
 impl<T: VhostUserBackend<Bitmap = (), Vring = Ring> + Clone + 'static> Loop for T {}
@@ -126,7 +127,7 @@ fn listen<T: Loop>(mut daemon: VhostUserDaemon<T>, listener: UnixListener) -> Re
     Ok(Served(Box::new(daemon)))
 }
 
-/// The daemon's errors, of which only the vhost-user ones can be anybody else's fault.
+/// Turns a daemon's error into this crate's. Only a vhost-user error can be the front end's fault.
 fn front_end_error(error: DaemonError) -> Error {
     match error {
         DaemonError::HandleRequest(error) | DaemonError::CreateBackendListener(error) => {

@@ -1,9 +1,9 @@
 //! Devices that have many requests in flight: each queue has a thread of its own, and chains that any thread completes.
 //!
-//! A ring that stops waits until every chain taken from it is back: the front end takes the reply to mean that nobody uses
-//! the ring any more, nor the buffers of its chains. Where that takes longer than the device's patience there is no reply,
-//! and the connection ends: a request that the host's disk does not answer would write into memory that the guest has
-//! given to something else.
+//! A ring that stops waits until every chain taken from it is back: the front end takes the reply to mean that no
+//! thread uses the ring or the buffers of its chains any more. If that takes longer than the device's patience, there
+//! is no reply and the connection ends: a late answer of the host's disk would otherwise be written into memory that
+//! the guest has given to another use.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,21 +21,22 @@ use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_con
 use crate::adapter::{self, MAX_CONFIG};
 use crate::ring::{Memory, Ring};
 
-/// How long the rings of a device that stops wait for their chains, unless the device says otherwise: longer than a disk
-/// that works takes for one request.
+/// How long the rings of a device that stops wait for their chains, unless the device sets another patience: longer
+/// than a working disk takes for one request.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A device whose queues are served by a thread each.
+/// A device each of whose queues is served by a thread of its own.
 ///
-/// It is not told of resets: what its driver says first shows that it begins anew.
+/// The device is not told of resets: the first request of a new driver shows that it begins anew.
 pub trait ParallelDevice: Send + Sync {
-    /// What a driver sees of it from the start. It never changes.
+    /// The part of the device that its driver sees from the start, which never changes.
     fn identity(&self) -> Identity<'_>;
     /// Reads the configuration space; bytes past its end read as 0.
     fn read_config(&self, offset: u64, data: &mut [u8]);
-    /// Queue `index` may have chains. Takes all there are. The queue's own thread calls this, and may be kept.
+    /// Serves queue `index`, which may have chains, until it is empty. The queue's own thread makes this call, which
+    /// may take long.
     fn serve(&self, index: usize, queue: &SharedQueue, memory: &Arc<GuestRam>);
-    /// How long all of its rings together may take to stop.
+    /// How long all rings of the device together may take to stop.
     fn patience(&self) -> Duration {
         PATIENCE
     }
@@ -47,18 +48,18 @@ impl QueueHolder for Ring {
     }
 
     fn signal(&self) {
-        // A full counter is an interrupt already raised.
+        // A full counter means that the interrupt is already raised.
         let _ = self.signal_used_queue();
     }
 }
 
-/// The device as `vhost-user-backend` wants to see it.
+/// A parallel device in the form that `vhost-user-backend` serves.
 pub(crate) struct Parallel {
     device: Box<dyn ParallelDevice>,
-    /// The queue of each ring that was kicked since it last stopped.
+    /// The queue of each ring that was kicked since the ring last stopped.
     queues: Vec<Mutex<Option<SharedQueue>>>,
     memory: Mutex<Option<Memory>>,
-    /// When the patience with rings that stop one after the other ends; none of them does since a ring has begun.
+    /// The moment at which the patience with rings that stop one after the other ends; `None` since a ring has started.
     stopped_by: Mutex<Option<Instant>>,
     exit: (EventConsumer, EventNotifier),
 }
@@ -70,7 +71,7 @@ impl Parallel {
         Ok(Self { device, queues, memory: Mutex::default(), stopped_by: Mutex::default(), exit })
     }
 
-    /// A ring's queue; the first look makes it.
+    /// A ring's queue, which the first call makes.
     fn queue(&self, index: usize, ring: &Ring) -> Option<SharedQueue> {
         let mut queue = lock(self.queues.get(index)?);
         let make = || {
@@ -80,8 +81,8 @@ impl Parallel {
         Some(queue.get_or_insert_with(make).clone())
     }
 
-    /// Waits for the chains of a ring. Those of all rings that stop have one patience together, since the front end waits for
-    /// one after the other.
+    /// Waits for the chains of a ring. All rings that stop share one patience, since the front end waits for one after
+    /// the other.
     fn stop(&self, index: usize) -> io::Result<()> {
         let Some(queue) = self.queues.get(index).and_then(|queue| lock(queue).take()) else { return Ok(()) };
         let by = *lock(&self.stopped_by).get_or_insert_with(|| Instant::now() + self.device.patience());
@@ -90,7 +91,7 @@ impl Parallel {
         if out == 0 {
             return Ok(());
         }
-        // The connection ends here, so nobody asks the other rings to stop.
+        // The connection ends here, so the front end stops no other ring.
         self.queues.iter().filter_map(|queue| lock(queue).take()).for_each(|queue| queue.close());
         let message = format!("{out} requests of queue {index} are not done, so it cannot stop");
         Err(io::Error::new(io::ErrorKind::TimedOut, message))
@@ -122,7 +123,7 @@ impl VhostUserBackend for Parallel {
     }
 
     fn set_event_idx(&self, _enabled: bool) {
-        // The loop has told the queues, which is where it matters.
+        // No work here: the loop has told the queues, which use event indexes.
     }
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
@@ -141,7 +142,7 @@ impl VhostUserBackend for Parallel {
     }
 
     fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
-        // Nobody consumes it, so one ends all threads.
+        // No thread consumes the event, so one signal ends all threads.
         self.exit.0.try_clone().ok().zip(self.exit.1.try_clone().ok())
     }
 
@@ -150,13 +151,13 @@ impl VhostUserBackend for Parallel {
     }
 
     fn reset_device(&self) {
-        // The protocol has no answer for a queue that cannot stop: its late chains go nowhere, but their data may still be
-        // written to the guest's memory.
+        // The protocol has no answer for a queue that cannot stop: late chains do not reach the ring, but their data
+        // may still be written to the guest's memory.
         (0..self.queues.len()).for_each(|index| drop(self.stop(index)));
     }
 
     fn handle_event(&self, _event: u16, _: EventSet, rings: &[Ring], thread: usize) -> io::Result<()> {
-        // A thread has the one ring of its number, and no other event.
+        // A thread has exactly the one ring of its number, and no other event.
         let Some(queue) = rings.first().and_then(|ring| self.queue(thread, ring)) else { return Ok(()) };
         let memory = lock(&self.memory).as_ref().map(|memory| memory.memory().into_inner());
         if let Some(memory) = memory {

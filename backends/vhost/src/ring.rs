@@ -1,6 +1,6 @@
 //! A vring that loses no interrupt and does not end its loop over a spurious kick.
 //!
-//! Everything else is `VringMutex`'s; these methods only pass the call on.
+//! All other behaviour is that of `VringMutex`; these methods only pass the call on.
 
 use std::fs::File;
 use std::io;
@@ -11,10 +11,10 @@ use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutG
 use virtio_queue::Error;
 use vm_memory::GuestMemoryAtomic;
 
-/// The memory a front end shares, which it may exchange.
+/// The memory that a front end shares, and may exchange.
 pub(crate) type Memory = GuestMemoryAtomic<GuestRam>;
 
-/// See the module.
+/// A vring with the two corrections that this module's documentation names.
 #[derive(Clone)]
 pub(crate) struct Ring(VringMutex<Memory>);
 
@@ -33,14 +33,14 @@ impl VringT<Memory> for Ring {
 
     fn set_call(&self, file: Option<File>) {
         self.0.set_call(file);
-        // A front end that resumes starts the ring before it says where interrupts go; one raised in between had
-        // nowhere to go. Raising it now may be for nothing, which VIRTIO 1.3 §2.7.7.2 allows ("spurious").
+        // A front end that resumes starts the ring before it names the event for interrupts; an interrupt raised in
+        // between is lost. Raising one now may be for nothing, which VIRTIO 1.3 §2.7.7.2 allows ("spurious").
         let _ = self.0.signal_used_queue();
     }
 
     fn read_kick(&self) -> io::Result<bool> {
         match self.0.read_kick() {
-            // Whoever read it first has not made the ring less ready.
+            // Another thread has already read the kick, and the ring is no less ready for that.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(self.0.get_ref().is_enabled()),
             other => other,
         }

@@ -20,7 +20,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What became of the device.
+/// A call that the device received.
 #[derive(Debug, PartialEq, Eq)]
 enum Heard {
     Activated { features: u64, ready: Vec<bool> },
@@ -29,7 +29,7 @@ enum Heard {
     Reset,
 }
 
-/// Gives every chain back, and tells.
+/// A device that gives every chain back, and reports each of its calls.
 struct Witness {
     tell: Sender<Heard>,
     host: Event,
@@ -80,7 +80,7 @@ impl Device for Witness {
     }
 }
 
-/// A driver, and what it hears of the device.
+/// A driver, and the calls that reach its device.
 struct Driver {
     rings: Rings,
     heard: Receiver<Heard>,
@@ -102,7 +102,7 @@ impl DerefMut for Driver {
 }
 
 impl Driver {
-    /// Up to the point where the rings may start.
+    /// Connects, and negotiates up to the point where the rings may start.
     fn connect() -> Self {
         let (tell, heard) = channel();
         let host = Event::new().unwrap();
@@ -121,7 +121,7 @@ impl Driver {
         assert_eq!(self.heard.recv_timeout(Duration::from_millis(50)).ok(), None);
     }
 
-    /// Connected, started, and active for the first time.
+    /// A driver that is connected and started, and whose device is active for the first time.
     fn running() -> Self {
         let mut driver = Self::connect();
         driver.start([0, 0], true);
@@ -141,7 +141,7 @@ fn chains_come_back_with_an_interrupt() {
     driver.kicks[0].write(1).unwrap();
     assert_eq!(driver.hear(), Heard::Served(3));
     assert_eq!((driver.used(0), driver.used(1)), (3, 0));
-    // The interrupt follows the rings, which the stop waits for.
+    // The device raises the interrupt after it has used the rings; `stop` waits for both.
     driver.stop();
     assert!(driver.interrupted(0));
 }
@@ -167,7 +167,7 @@ fn a_pause_keeps_the_device_and_loses_nothing() {
     assert_eq!(driver.hear(), Heard::Served(1));
     let bases = driver.stop();
     assert_eq!(bases, [1, 0]);
-    // What happens meanwhile waits.
+    // Chains that are offered meanwhile wait.
     driver.offer(0, 2);
     driver.kicks[0].write(1).unwrap();
     driver.host.signal();
@@ -233,7 +233,7 @@ fn a_front_end_that_goes_is_no_error_and_one_that_lies_is() {
 
     let mut driver = Driver::connect();
     let served = driver.served.take().unwrap();
-    // Rings where no memory is.
+    // Rings at addresses without memory.
     let rings = VringConfigData {
         queue_max_size: QUEUE_SIZE,
         queue_size: QUEUE_SIZE,

@@ -21,10 +21,10 @@ use vm_memory::{Bytes, GuestAddress};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long the device waits for its chains where a test lets it wait in vain.
+/// How long the device waits for its chains in tests that let it wait in vain.
 const SHORT: Duration = Duration::from_millis(300);
 
-/// Hands every chain over, to be completed whenever the test likes.
+/// A device that hands every chain over to the test, which completes it at any time.
 struct Taker(Sender<(usize, Chain)>, Duration);
 
 impl ParallelDevice for Taker {
@@ -62,7 +62,7 @@ impl Bench {
         let served = start_parallel("taker", Box::new(Taker(tell, patience)), listener).unwrap();
         let mut rings = Rings::connect(stream, 1 << 28);
         rings.start([0, 0], true);
-        // A ring that gets a place for interrupts raises one there.
+        // A ring that gets an event for interrupts raises one there.
         assert!([0, 1].iter().all(|queue| rings.interrupted(*queue)));
         Self { rings, taken, served }
     }
@@ -77,7 +77,7 @@ impl Bench {
         chains.map(|(from, chain)| (assert_eq!(from, queue), chain).1).collect()
     }
 
-    /// Heads in the used ring.
+    /// The heads in the used ring.
     fn heads(&self, queue: usize) -> BTreeSet<u32> {
         let entry = |position: u16| GuestAddress(used(queue) + 4 + 8 * u64::from(position));
         (0..self.rings.used(queue))
@@ -91,7 +91,7 @@ fn many_are_in_flight_and_come_back_from_anywhere() {
     let bench = Bench::new();
     bench.offer(0, QUEUE_SIZE);
     let mut chains = bench.take(0, QUEUE_SIZE.into());
-    // The other ring goes on, whatever becomes of this one.
+    // The other ring goes on while this one is held up.
     bench.offer(1, 1);
     bench.take(1, 1).pop().unwrap().complete(16);
     assert_eq!((bench.rings.used(0), bench.rings.used(1)), (0, 1));
@@ -118,7 +118,8 @@ fn a_stop_waits_for_what_is_in_flight_and_a_pause_loses_nothing() {
     let chains = bench.take(0, 2);
     let Bench { mut rings, taken, served } = bench;
     let stopping = std::thread::spawn(move || (rings.stop(), rings));
-    // Time for a stop that does not wait. Without it the test would see such a stop less often.
+    // This pause gives a stop that does not wait the time to return. Without the pause the test would notice such a
+    // stop less often.
     std::thread::sleep(Duration::from_millis(20));
     assert!(!stopping.is_finished());
     chains.into_iter().for_each(|chain| chain.complete(16));
@@ -161,12 +162,13 @@ fn a_front_end_that_goes_ends_every_thread_with_chains_in_flight() {
     let Bench { rings, taken, served } = bench;
     drop(rings);
     served.wait().unwrap();
-    // The device is gone, and with it the end of the channel that it had.
+    // The device is gone, and with it its end of the channel.
     assert!(taken.recv_timeout(PATIENCE).is_err());
     drop(chains);
 }
 
-/// A request that the host does not answer: the rings do not say that they have stopped, and do not take their time each.
+/// The host does not answer a request: the rings do not report that they have stopped, and all of them share one
+/// patience.
 #[test]
 fn a_ring_whose_chains_do_not_come_back_ends_the_connection() {
     let bench = Bench::with_patience(SHORT);

@@ -99,7 +99,7 @@ fn space_is_reserved_wholly_or_not_at_all() {
     assert_eq!((chunks.len(), chunks.taken(), space.free()), (0, 0, 100_000));
     assert_eq!(chunks.allocate(10_000, 80_000, reserve(true)), Ok(()));
     assert_eq!((chunks.len(), chunks.taken()), (0, 5 * 16_384 + 8192));
-    // What is reserved can be written to.
+    // Reserved parts can be written to.
     let rest = space.charge(space.free()).unwrap();
     assert_eq!(write(&mut chunks, 10_000, &[1; 80_000]), Ok(80_000));
     drop(rest);

@@ -94,7 +94,7 @@ fn a_list_goes_on_where_it_was() {
     }
     assert_eq!(guest.names(ROOT), all);
 
-    // What comes is removed; nothing is left out, nothing comes twice, and new names come last.
+    // Each entry that comes is removed; none is left out, none comes twice, and new names come last.
     let handle = guest.open_directory(ROOT).unwrap();
     let (mut seen, mut cookie) = (Vec::new(), 2);
     loop {

@@ -12,7 +12,7 @@ use fuse::{
 };
 use vm_memory::VolatileSlice;
 
-/// What a guest's kernel does, in short words.
+/// The calls of a guest's kernel, in short words.
 pub(crate) struct Guest<'a>(pub(crate) &'a dyn FileSystem);
 
 /// A name as it is listed: with number and place.

@@ -23,7 +23,7 @@ impl Pair {
         Self { below, files }
     }
 
-    /// Whoever changes what is below.
+    /// A guest of the file system below, which changes it.
     fn host(&self) -> Guest<'_> {
         Guest(&*self.below)
     }

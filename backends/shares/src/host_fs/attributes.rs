@@ -41,7 +41,7 @@ impl HostFs {
         } else if change.kill_privileges || gives_away && node.kind == Kind::File {
             self.kill_privileges(node)?;
         }
-        // What the host may refuse is behind it.
+        // All calls that the host may refuse come before this point.
         if gives_away {
             self.table.change(node.identity, |file| {
                 file.uid = change.uid.or(file.uid);

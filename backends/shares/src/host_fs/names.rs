@@ -369,7 +369,7 @@ impl HostFs {
 
     /// Gives a directory the times of one that has just got a name or lost one, which is done: no error is told.
     fn touch(&self, directory: &Arc<Node>) {
-        // Who may make names in a directory of somebody else's may set both of its times to now, and nothing else.
+        // A user who may make names in another user's directory may set both of its times to now, and nothing else.
         let now = Some(fuse::SetTime::Now);
         let _ = self.nodes.descriptor(directory).and_then(|file| sys::set_times(file.as_fd(), now, now));
     }

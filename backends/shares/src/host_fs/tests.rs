@@ -80,7 +80,7 @@ fn a_name_that_stays_after_all_is_found_again() {
     assert!(files.attributes(&ASKER, directory, None, None).is_ok());
 }
 
-/// What tests do again and again.
+/// Calls that tests make again and again.
 impl HostFs {
     fn unlink(&self, old: &str) -> Result<()> {
         let old = CString::new(old).unwrap();
