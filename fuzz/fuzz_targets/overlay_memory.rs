@@ -1,4 +1,4 @@
-//! What a guest may do with a folder in memory.
+//! A guest's calls to a folder in memory.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| overlay::fuzz::memory(data));

@@ -1,4 +1,4 @@
-//! What a guest may do with files over others.
+//! A guest's calls to files over others.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| overlay::fuzz::over(data));

@@ -1,4 +1,4 @@
-//! What a process can say to its parent over their channel.
+//! A process's packets to its parent over their channel.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| process::fuzz::channel(data));

@@ -1,4 +1,4 @@
-//! What a client can say to `matchlock rpc`: bytes to lines to requests.
+//! A client's input to `matchlock rpc`: bytes to lines to requests.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| rpc::fuzz::lines(data));

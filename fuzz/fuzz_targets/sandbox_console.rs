@@ -1,4 +1,4 @@
-//! What a guest's console can say of its end.
+//! A guest's console that tells of the guest's end.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| sandbox::fuzz::console(data));

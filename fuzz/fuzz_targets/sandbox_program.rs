@@ -1,4 +1,4 @@
-//! What a program of a guest can be said to do.
+//! A guest's reports about one of its programs.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| sandbox::fuzz::program(data));

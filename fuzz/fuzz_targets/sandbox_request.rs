@@ -1,4 +1,4 @@
-//! What another process asks of a sandbox's owner.
+//! Another process's request to a sandbox's owner.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| sandbox::fuzz::request(data));

@@ -1,4 +1,4 @@
-//! What a hostile guest can say to a device: `vsock`.
+//! A hostile guest's requests to a device: `vsock`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| virtio::fuzz::vsock(data));
