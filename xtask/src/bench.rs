@@ -14,14 +14,15 @@ use crate::build::Profile;
 use crate::emulated::{self, Clock, Job};
 use crate::{build, host, kernel, probe, sh, stock, vm};
 
-/// Start to /init in the emulated host, virtual seconds, slim kernel: what Firecracker v1.16.1 took when the targets were
-/// set, without and with the product's devices. Printed, marked as recorded, where the peer is not measured beside us.
+/// Virtual seconds from the start to /init in the emulated host, slim kernel: the times of Firecracker v1.16.1 when the
+/// targets were set, without and with the product's devices. They are printed, marked as recorded, if the peer is not
+/// measured in the same run.
 const RECORDED: [f64; 2] = [0.0703, 0.095];
 
-/// What to measure against.
+/// The choices of one measurement.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Measure a peer beside us: `firecracker=PATH`
+    /// Measure a peer in the same run: `firecracker=PATH`
     #[arg(long)]
     peer: Vec<String>,
     /// Only these parts: software, start, memory, exec, rpc, launch, images
@@ -52,7 +53,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if ["start", "memory", "exec", "launch"].into_iter().any(wanted) {
         let scratch = tempfile::tempdir()?;
         vm::prime(&programs, &home(scratch.path())?)?;
-        // Only the start needs a kernel that has to be built.
+        // Only the measurement of the start needs a kernel that has to be built.
         let slim = match kernel::built() {
             None if wanted("start") => Some(kernel::run()?),
             built => built,
@@ -85,7 +86,7 @@ fn peer(options: &Options) -> Result<Option<PathBuf>> {
     Ok(firecracker)
 }
 
-/// The software machine against the same QEMU and kernel, bare, to an init that resets: pairs, in turn.
+/// Measures the software machine against the same QEMU and kernel, bare, to an init that resets: the two in turn.
 fn software(options: &Options, programs: &Path, measure: &Path, stock: &stock::Kernel) -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let initramfs = marker_initramfs(stock, scratch.path())?;
@@ -118,7 +119,7 @@ fn software(options: &Options, programs: &Path, measure: &Path, stock: &stock::K
     Ok(())
 }
 
-/// What `matchlock rpc` adds, on the software machine.
+/// Measures the time that `matchlock rpc` adds, on the software machine.
 fn rpc(programs: &Path, measure: &Path) -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let home = home(scratch.path())?;
@@ -157,7 +158,7 @@ fn rpc(programs: &Path, measure: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A home whose cache is the project's own.
+/// A home directory whose cache is the project's own.
 fn home(scratch: &Path) -> Result<PathBuf> {
     let home = scratch.join("home");
     fs::create_dir_all(home.join(".cache"))?;
@@ -165,7 +166,7 @@ fn home(scratch: &Path) -> Result<PathBuf> {
     Ok(home)
 }
 
-/// Where the time from process start to the first exec's answer goes.
+/// Prints where the time from process start to the first exec's answer goes.
 fn say_breakdown(machine: &str, timings: &Value) {
     let at = |key: &str| timings[key].as_f64().map_or(f64::NAN, |us| us / 1000.0);
     let agent_ms = at("guest_agent_us");
@@ -188,7 +189,7 @@ fn say_breakdown(machine: &str, timings: &Value) {
     );
 }
 
-/// QEMU and kernel parameters as the software machine uses them, without devices.
+/// The software machine's QEMU and kernel parameters, without devices.
 fn bare_qemu(kernel: &stock::Kernel, initramfs: &Path, khz: &str) -> std::process::Command {
     let mut qemu = sh::command("qemu-system-x86_64");
     qemu.args(["-M", "microvm,pit=off,pic=off,rtc=on,auto-kernel-cmdline=off", "-accel", "tcg,thread=multi"])
@@ -225,7 +226,7 @@ fn marker_initramfs(kernel: &stock::Kernel, directory: &Path) -> Result<PathBuf>
     Ok(path)
 }
 
-/// What runs in the emulated host.
+/// The files and settings of measurements in the emulated host.
 struct Emulated<'a> {
     programs: PathBuf,
     measure: PathBuf,
@@ -251,7 +252,7 @@ impl Emulated<'_> {
         Ok(files)
     }
 
-    /// Runs `script` in an emulated host; gives the JSON objects it printed.
+    /// Runs `script` in an emulated host; returns the JSON objects that the script printed.
     fn rows(&self, script: String, clock: Clock) -> Result<Vec<Value>> {
         let scratch = tempfile::tempdir()?;
         let job = Job {
@@ -320,7 +321,8 @@ impl Emulated<'_> {
         Ok(())
     }
 
-    /// `create` with an entrypoint, by the instruction clock: what a fast host's clock would show, more or less.
+    /// Measures `create` with an entrypoint, by the instruction clock: about the time that a fast host's clock would
+    /// show.
     fn launch(&self, options: &Options) -> Result<()> {
         let script = format!(
             "./measure launch --matchlock /opt/matchlock/matchlock --machine kvm --runs {}\n",
@@ -371,7 +373,7 @@ impl Emulated<'_> {
     }
 }
 
-/// An exec, in words.
+/// Prints the figures of an exec in words.
 fn say_exec(row: &Value) {
     let of = |key: &str| row[key].as_f64().unwrap_or(f64::NAN);
     println!(

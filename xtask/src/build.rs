@@ -7,10 +7,10 @@ use anyhow::Result;
 
 use crate::sh;
 
-/// The packages that have them.
+/// The packages that contain the programs.
 const PACKAGES: [&str; 5] = ["matchlock", "guest_agent", "vmm", "software", "sharing"];
 
-/// Every program, as it is named in a release.
+/// Every program, by its name in a release.
 pub(crate) const PROGRAMS: [&str; 6] = [
     "matchlock",
     "matchlock-vmm",
@@ -39,7 +39,7 @@ impl Profile {
     }
 }
 
-/// Builds everything; gives the directory that holds all programs.
+/// Builds everything; returns the directory that holds all programs.
 pub(crate) fn programs(profile: Profile) -> Result<PathBuf> {
     with(profile, None)
 }
@@ -66,8 +66,8 @@ fn with(profile: Profile, package: Option<&str>) -> Result<PathBuf> {
     Ok(sh::target().join(profile.name()))
 }
 
-/// Says what `matchlock version` prints: the commit and the commit's own time, so that a commit always makes the same
-/// program.
+/// Sets the text that `matchlock version` prints: the commit and the commit's own time, so that a commit always makes
+/// the same program.
 fn versioned(cargo: &mut Command) -> &mut Command {
     for (name, format) in [("MATCHLOCK_COMMIT", "%h"), ("MATCHLOCK_BUILD_TIME", "%cI")] {
         let mut git = sh::command("git");

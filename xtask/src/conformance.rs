@@ -1,5 +1,5 @@
-//! `cargo xtask conformance`: suites of others, held against what is ours. Their programs are built once, into the target
-//! directory, and are no part of the product.
+//! `cargo xtask conformance`: runs other projects' test suites against parts of the product. The suites' programs are
+//! built once, into the target directory, and are no part of the product.
 
 use std::path::PathBuf;
 
@@ -12,17 +12,17 @@ use crate::test::{self, Counts};
 /// The suite of file systems: its name and version on crates.io.
 const PJDFSTEST: (&str, &str) = ("pjdfstest", "0.2.2");
 
-/// Random acts on the contents of a file, against what it should contain.
+/// The suite of file contents: it makes random changes to a file and compares its contents with a model.
 const FSX: (&str, &str) = ("fsx", "0.3.2");
 
-/// A part of the product that is held against suites.
+/// A part of the product that suites test.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Subject {
     /// Shared folders, mounted on this host: as root, and as a user without privilege
     Shares,
 }
 
-/// Runs the suites of one subject; nothing that they need may be missing.
+/// Runs the suites of one subject; a missing requirement of a suite is an error.
 pub(crate) fn run(subject: Subject) -> Result<()> {
     test::told(|steps| match subject {
         Subject::Shares => {
@@ -37,7 +37,7 @@ pub(crate) fn run(subject: Subject) -> Result<()> {
     })
 }
 
-/// A program of crates.io, built if it is not there.
+/// Builds a program of crates.io, unless it is already built; returns its path.
 fn installed((name, version): (&str, &str)) -> Result<PathBuf> {
     let root = sh::target().join("suites").join(format!("{name}-{version}"));
     let program = root.join("bin").join(name);

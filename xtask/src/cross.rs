@@ -1,7 +1,8 @@
-//! `cargo xtask check`: the workspace held to the platforms that this host is not, by the compiler and its lints.
+//! `cargo xtask check`: checks the workspace for platforms that this host does not have, by the compiler and its lints.
 //!
-//! `xtask/unported.toml` lists the crates that do not check yet, with the reason; it holds in both directions, so it only
-//! shrinks. Nothing is linked, so C is not compiled: the compiler of the crates that bring some is a script that says yes.
+//! `xtask/unported.toml` lists the crates that do not check yet, with a reason each. The list must agree with the
+//! result in both directions, so it only shrinks. The check links nothing, so it compiles no C: crates that contain C
+//! get a script in place of the compiler, which reports success.
 
 mod toolchain;
 
@@ -26,7 +27,7 @@ const TARGETS: [&str; 2] = ["aarch64-unknown-linux-musl", "aarch64-apple-darwin"
 /// The crates that do not check yet: a table for each platform, a reason for each crate.
 const UNPORTED: &str = "xtask/unported.toml";
 
-/// Names its output file, which it leaves empty; of any other call it says that it went well.
+/// A script in place of the C compiler: it makes its output file, empty, and reports success for any other call.
 const COMPILER: &str = "#!/bin/sh
 while [ $# -gt 0 ]; do
     if [ \"$1\" = -o ]; then : > \"$2\"; fi
@@ -34,7 +35,7 @@ while [ $# -gt 0 ]; do
 done
 ";
 
-/// Makes empty archives.
+/// A script in place of the archiver: it makes empty archives.
 const ARCHIVER: &str = "#!/bin/sh
 for word; do
     case $word in *.a) : > \"$word\" ;; esac
@@ -76,11 +77,11 @@ fn targets(targets: impl Iterator<Item = &'static str>, steps: &mut Steps) -> Re
     Ok(counts)
 }
 
-/// What became of one platform.
+/// The result for one platform.
 enum Outcome {
-    /// What is not as it should be.
+    /// The disagreements between crates and list.
     Checked(Vec<String>),
-    /// Why it could not be checked here.
+    /// The reason why the platform could not be checked here.
     Skipped(String),
 }
 
@@ -104,7 +105,7 @@ fn check(target: &str, listed: &BTreeMap<String, String>) -> Result<Outcome> {
     Ok(Outcome::Checked(findings))
 }
 
-/// Runs the compiler and its lints over every library and program; gives cargo's account, a JSON value a line.
+/// Runs the compiler and its lints over every library and program; returns cargo's account, a JSON value per line.
 fn compile(toolchain: &Toolchain, target: &str) -> Result<String> {
     let tools = tools()?;
     let variable = |tool: &str| format!("{tool}_{}", target.replace('-', "_"));
@@ -113,13 +114,13 @@ fn compile(toolchain: &Toolchain, target: &str) -> Result<String> {
     cargo.args(["--workspace", "--keep-going", "--message-format", format]);
     cargo.args(["--target", target]).args(sh::quiet());
     cargo.env(variable("CC"), tools.join("cc")).env(variable("AR"), tools.join("ar"));
-    // Where Apple's headers would be, for which the crate `cc` asks a program that only a Mac has.
+    // SDKROOT stands for the place of Apple's headers; without it the crate `cc` asks a program that only a Mac has.
     cargo.env("SDKROOT", &tools);
     output_of_some(&mut cargo)
 }
 
-/// Gives what cargo printed, though crates that do not check make it fail. Its progress is shown to people; to a log it
-/// would be the failures that are expected.
+/// Returns cargo's output, although crates that do not check make cargo fail. Progress is shown on a terminal only: in
+/// a log it would consist of expected failures.
 fn output_of_some(cargo: &mut Command) -> Result<String> {
     let complaints = tempfile::tempfile()?;
     if !std::io::stderr().is_terminal() {
@@ -137,7 +138,7 @@ fn output_of_some(cargo: &mut Command) -> Result<String> {
     Ok(printed)
 }
 
-/// Puts down what stands in for the tools of C; gives their directory.
+/// Writes the scripts that stand in for the tools of C; returns their directory.
 fn tools() -> Result<PathBuf> {
     let directory = sh::target().join("cross");
     fs::create_dir_all(&directory)?;
@@ -188,19 +189,19 @@ fn members(metadata: &str) -> Result<Vec<Member>> {
         .collect()
 }
 
-/// A library or a program, of what cargo calls targets.
+/// A library or a program, from a value that cargo calls a target.
 fn part(target: &Value) -> Option<(String, String)> {
     let kind = target["kind"][0].as_str()?;
     let is_checked = matches!(kind, "lib" | "bin");
     is_checked.then(|| Some((kind.to_owned(), target["name"].as_str()?.to_owned())))?
 }
 
-/// What cargo says of one build.
+/// Cargo's account of one build.
 struct Build<'a> {
     members: &'a [Member],
-    /// What was checked, by the packages' ids.
+    /// The parts that were checked, by the packages' ids.
     checked: BTreeMap<String, BTreeSet<(String, String)>>,
-    /// What the compiler complained of: the package's id, the words.
+    /// The compiler's complaints: the package's id, the words.
     complaints: Vec<(String, String)>,
 }
 
@@ -223,14 +224,14 @@ impl<'a> Build<'a> {
         build
     }
 
-    /// Whether every part of it was checked, and without a word of complaint.
+    /// Whether every part of the member was checked without a complaint.
     fn checks(&self, member: &Member) -> bool {
         let complained = self.complaints.iter().any(|(id, _)| *id == member.id);
         let none = BTreeSet::new();
         !complained && self.checked.get(&member.id).unwrap_or(&none).is_superset(&member.parts)
     }
 
-    /// Where crates and list disagree.
+    /// The disagreements between crates and list.
     fn findings(&self, listed: &BTreeMap<String, String>) -> Vec<String> {
         let mut findings = Vec::new();
         for member in self.members {
@@ -249,7 +250,7 @@ impl<'a> Build<'a> {
         findings
     }
 
-    /// Shows what the compiler complained of, but for the crates of which that is known.
+    /// Shows the compiler's complaints, except those about listed crates.
     fn show(&self, listed: &BTreeMap<String, String>) {
         let is_known = |id: &String| {
             self.members.iter().any(|member| member.id == *id && listed.contains_key(&member.name))
@@ -288,13 +289,13 @@ mod tests {
         let program = || artifact("b-1", "bin", "p");
         assert_eq!(findings(&[a(), b(), program()], &[]), Vec::<String>::new());
         assert_eq!(findings(&[a()], &["b"]), Vec::<String>::new());
-        // One of its parts does not check.
+        // One part of a listed crate does not check.
         assert_eq!(findings(&[a(), b()], &["b"]), Vec::<String>::new());
         assert_eq!(findings(&[a(), b()], &[]).len(), 1);
-        // A warning is enough.
+        // A single warning is enough.
         let warning = r#"{"reason": "compiler-message", "package_id": "a-1", "message": {"rendered": "w"}}"#;
         assert_eq!(findings(&[warning.to_owned(), a(), b(), program()], &[]).len(), 1);
-        // Listed without need, and no crate at all.
+        // A crate that is listed without need, and a listed name that is no crate.
         assert_eq!(findings(&[a(), b(), program()], &["b"]).len(), 1);
         assert_eq!(findings(&[a(), b(), program()], &["c"]).len(), 1);
     }

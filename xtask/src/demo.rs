@@ -16,13 +16,13 @@ pub(crate) fn run(install: bool) -> Result<()> {
         command.args(["run", "--image", "busybox", "--"]).args(words);
         command
     };
-    // The first run fetches the kernel and makes the built-in image; what it shows is that it works.
+    // The first run fetches the kernel and makes the built-in image; its output shows that sandboxes work.
     eprintln!("+ matchlock run --image busybox -- sh -c 'cat /etc/os-release; uname -a'");
     let status = run(&["sh", "-c", "cat /etc/os-release; uname -a"]).status()?;
     if !status.success() {
         bail!("the sandbox's command ended with {status}");
     }
-    // The second run is what every later one costs.
+    // The second run takes as long as every later one.
     let start = Instant::now();
     let status = run(&["true"]).status()?;
     let whole = start.elapsed();

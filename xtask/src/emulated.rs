@@ -1,7 +1,7 @@
-//! An emulated x86-64 host that has KVM: QEMU TCG with an SVM-capable CPU, a stock Debian kernel with kvm_amd, and our
-//! programs on a disk. There the KVM machine runs for real where this host's own KVM cannot.
+//! An emulated x86-64 host that has KVM: QEMU TCG with an SVM-capable CPU, a stock Debian kernel with kvm_amd, and the
+//! project's programs on a disk. The KVM machine runs there where this host's own KVM cannot run it.
 //!
-//! One host boots once and runs one script; what the script prints arrives line by line.
+//! One host boots once and runs one script; the script's output arrives line by line.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -15,12 +15,12 @@ use anyhow::{Context, Result, bail};
 use crate::sh;
 use crate::stock::Kernel;
 
-/// What the emulated host's kernel loads: its disk, KVM, and what sandboxes will want of a host.
+/// The modules that the emulated host's kernel loads: for its disk, for KVM, and for sandboxes.
 const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "kvm_amd", "tun", "fuse", "loop", "erofs", "overlay"];
 
-/// QEMU's machine and processor, by the wall clock. One processor: with two, nested guests hung the emulated host about
-/// once in five suites. But one that could have a second: otherwise there are no memory barriers, and notifications of the
-/// disk get lost, which a test of the software machine tries with these very arguments.
+/// QEMU's machine and processor, by the wall clock. The host has one processor: with two, nested guests hung the
+/// emulated host about once in five suites. But it could have a second one: QEMU otherwise leaves out memory barriers,
+/// and notifications of the disk get lost. A test of the software machine tries these very arguments.
 const PROCESSOR: &str = include_str!("emulated.args");
 
 /// The line that ends a script, with its exit status.
@@ -29,39 +29,39 @@ const END: &str = "MATCHLOCK-SCRIPT-END ";
 /// How the host counts time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Clock {
-    /// As it passes.
+    /// Time passes as it does on the wall.
     Wall,
-    /// By instructions: 10^9 a second, repeatable to about 1 %. One processor.
+    /// Time passes by instructions: 10^9 a second, repeatable to about 1 %. The host has one processor.
     Instructions,
 }
 
-/// What to run, and where.
+/// A script, and the host on which it runs.
 pub(crate) struct Job<'a> {
     /// The emulated host's kernel.
     pub(crate) kernel: &'a Kernel,
-    /// Files and folders of the host's root: where they go (absolute), and where they come from.
+    /// Files and folders of the host's root: their destinations (absolute), and their sources.
     pub(crate) files: Vec<(PathBuf, PathBuf)>,
-    /// Shell script, run by busybox.
+    /// Shell script that busybox runs.
     pub(crate) script: String,
-    /// Its clock.
+    /// The host's clock.
     pub(crate) clock: Clock,
     /// Memory in MiB.
     pub(crate) memory_mib: u32,
-    /// Bound on the whole, boot included.
+    /// Longest time for everything, boot included.
     pub(crate) limit: Duration,
 }
 
-/// A host that has everything its job needs, and is not started yet.
+/// A host that has everything for its job, and is not started yet.
 pub(crate) struct Host {
     qemu: Command,
-    /// QEMU's own messages.
+    /// The file of QEMU's own messages.
     complaints: PathBuf,
     limit: Duration,
     _scratch: tempfile::TempDir,
 }
 
 impl Host {
-    /// Copies what the job needs.
+    /// Copies the files of the job.
     pub(crate) fn new(job: &Job<'_>) -> Result<Self> {
         let scratch = tempfile::tempdir()?;
         let busybox = busybox()?;
@@ -72,7 +72,7 @@ impl Host {
         Ok(Self { qemu, complaints, limit: job.limit, _scratch: scratch })
     }
 
-    /// Runs the script; `line` sees each line of its output. Gives its exit status.
+    /// Runs the script; `line` gets each line of its output. Returns the script's exit status.
     pub(crate) fn run(mut self, mut line: impl FnMut(&str)) -> Result<i32> {
         let mut host = Guard(self.qemu.spawn().context("qemu-system-x86_64")?);
         let output = host.0.stdout.take().context("qemu's output")?;
@@ -109,7 +109,7 @@ struct Guard(Child);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is reaped.
+        // The process may have ended by itself; in either case it is reaped.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -128,7 +128,7 @@ impl Watchdog {
         let thread = std::thread::spawn(move || {
             let expired = wait.recv_timeout(limit) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
             if let (true, Some(pid)) = (expired, pid) {
-                // Its owner has not reaped it while this thread runs, so the pid is still its.
+                // While this thread runs, the process's owner has not reaped it, so the pid still belongs to it.
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
             expired
@@ -162,12 +162,13 @@ fn qemu(job: &Job<'_>, initramfs: &Path, disk: &Path, complaints: &Path) -> Resu
         .args(["-device", "virtio-blk-pci,drive=d"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        // One warning a processor feature that TCG lacks; kept for when the host does not come up.
+        // QEMU prints a warning for each processor feature that TCG lacks; the file serves for a host that does not
+        // boot.
         .stderr(fs::File::create(complaints)?);
     Ok(qemu)
 }
 
-/// Debian's static busybox: the emulated host's userland.
+/// Debian's static busybox, the userland of the emulated host.
 fn busybox() -> Result<PathBuf> {
     let busybox = sh::find("busybox").context("busybox is not installed")?;
     if sh::try_output(Command::new("ldd").arg(&busybox)).is_ok() {
@@ -209,13 +210,13 @@ fn disk(job: &Job<'_>, busybox: &Path, scratch: &Path) -> Result<PathBuf> {
     );
     place(&root.join("script"), script.as_bytes(), 0o755)?;
     place(&root.join("job"), job.script.as_bytes(), 0o755)?;
-    // Ours: busybox has one of that name that makes other file systems.
+    // The product's program: busybox has one of the same name that makes other file systems.
     copy(Path::new("/sbin/mke2fs"), &root.join("usr/sbin/mke2fs"), &root)?;
     for (to, from) in &job.files {
         copy(from, &root.join(to.strip_prefix("/").unwrap_or(to)), &root)?;
     }
     let disk = scratch.join("host.img");
-    // Room for what the job writes; the file is sparse.
+    // The disk has room for files that the job writes; the image is sparse.
     fs::File::create(&disk)?.set_len(8 << 30)?;
     let mut mke2fs = Command::new("/sbin/mke2fs");
     sh::output(mke2fs.args(["-q", "-t", "ext4", "-O", "^has_journal", "-d"]).arg(&root).arg(&disk))?;
@@ -252,7 +253,7 @@ fn copy(from: &Path, to: &Path, root: &Path) -> Result<()> {
 
 /// Copies the shared libraries that `program` loads.
 fn libraries(program: &Path, root: &Path) -> Result<()> {
-    // A static program makes ldd fail: it needs none.
+    // A static program makes ldd fail, and needs no libraries.
     let Ok(list) = sh::try_output(Command::new("ldd").arg(program)) else { return Ok(()) };
     for library in list.split_whitespace().filter(|word| word.starts_with('/')) {
         let to = root.join(library.trim_start_matches('/'));

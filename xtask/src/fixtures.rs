@@ -1,14 +1,15 @@
 //! The images that black-box tests pull and import: a Debian with python3 and a busybox, made of the distribution's
-//! packages and put into the forms that people have images in.
+//! packages, in the forms in which people have images.
 //!
 //! ```text
-//! data/              what a registry keeps: python:latest, python:zstd, busybox:latest
+//! data/              a registry's data: python:latest, python:zstd, busybox:latest
 //! python.docker.tar  docker-archive
 //! python.oci.tar     OCI archive
-//! rootfs.tar         its root file system
+//! rootfs.tar         the root file system of the python image
 //! ```
 //!
-//! Made once, with the programs that others make images with; nothing of ours has a hand in it. Not here: the tests.
+//! The images are made once, with other projects' programs for making images, and with no code of this project. Not
+//! here: the tests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,13 +19,13 @@ use served::Registry;
 
 use crate::sh;
 
-/// Raised when they come out differently.
+/// The version of the images, raised when this file makes different ones.
 const VERSION: u32 = 1;
 
-/// What the Debian one has, besides what that needs.
+/// The packages of the Debian image, besides those on which they depend.
 const PACKAGES: &str = "python3-minimal,dash,coreutils";
 
-/// Makes them where they are not there yet, and gives their directory.
+/// Makes the images unless they exist, and returns their directory.
 pub(crate) fn provide() -> Result<PathBuf> {
     let done = sh::target().join(format!("images-{VERSION}"));
     if done.is_dir() {
@@ -54,7 +55,7 @@ pub(crate) fn provide() -> Result<PathBuf> {
     Ok(done)
 }
 
-/// The root file system, as a tar: unpacked packages, which is all that python needs.
+/// Makes the root file system, as a tar: unpacked packages are all that python needs.
 fn debian(work: &Path) -> Result<()> {
     let mut sources: Vec<PathBuf> = fs::read_dir("/etc/apt/sources.list.d")
         .into_iter()
@@ -76,14 +77,14 @@ fn debian(work: &Path) -> Result<()> {
     sh::output(&mut command).map(drop)
 }
 
-/// An OCI layout that is being made.
+/// An OCI layout in the making.
 struct Layout {
     path: PathBuf,
     rootless: bool,
 }
 
 impl Layout {
-    /// An image in it.
+    /// The name of an image in the layout, as umoci takes it.
     fn name(&self, tag: &str) -> String {
         let separator = if tag.is_empty() { "" } else { ":" };
         format!("{}{separator}{tag}", self.path.display())
@@ -98,13 +99,13 @@ impl Layout {
         sh::output(&mut command).map(drop)
     }
 
-    /// An image of no layers.
+    /// Makes an image without layers.
     fn new_image(&self, tag: &str) -> Result<()> {
         self.umoci(&["new", "--image", &self.name(tag)])
     }
 }
 
-/// Two layers: the packages, and one that changes, adds and takes away.
+/// Makes an image of two layers: the packages, and a layer that changes, adds and removes files.
 fn python(layout: &Layout, work: &Path) -> Result<()> {
     let image = layout.name("python");
     let bundle = work.join("bundle");
@@ -123,7 +124,7 @@ fn python(layout: &Layout, work: &Path) -> Result<()> {
     layout.umoci(&[&["config", "--image", &image][..], &config].concat())
 }
 
-/// The program, its links, and something that takes a moment to fetch.
+/// Makes an image of the program, its links, and a file that takes a moment to fetch.
 fn busybox(layout: &Layout, work: &Path) -> Result<()> {
     let image = layout.name("busybox");
     let program = sh::find("busybox").context("busybox")?.display().to_string();
@@ -134,7 +135,7 @@ fn busybox(layout: &Layout, work: &Path) -> Result<()> {
     for name in ["sh", "cat", "echo"] {
         std::os::unix::fs::symlink("busybox", links.join(name))?;
     }
-    // In the image the directory is bin, which the layer below has too.
+    // The image's directory is bin, which the layer below has too.
     layout.umoci(&["insert", "--image", &image, &links.display().to_string(), "/usr/bin"])?;
     let noise = work.join("noise");
     let mut random = fs::File::open("/dev/urandom").map(|file| std::io::Read::take(file, 8 << 20))?;
@@ -143,7 +144,7 @@ fn busybox(layout: &Layout, work: &Path) -> Result<()> {
     layout.umoci(&["config", "--image", &image, "--config.cmd", "/bin/busybox"])
 }
 
-/// Fills what the tests' registry serves.
+/// Fills the data directory that the tests' registry serves.
 fn push(layout: &Layout, out: &Path) -> Result<()> {
     let registry = Registry::start(&out.join("data"), "").context("docker-registry")?;
     for (from, to, options) in [

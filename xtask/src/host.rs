@@ -1,4 +1,4 @@
-//! What a host must have, and putting it there through the distribution's packages.
+//! The packages that a host must have, and their installation.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,9 +8,9 @@ use anyhow::{Result, bail};
 
 use crate::{kernel, sh};
 
-/// A program or a file, and the Debian package it comes in.
+/// A program or a file, and the Debian package that contains it.
 pub(crate) struct Need {
-    /// A program's name; of what has no program, a file's path.
+    /// A program's name, or the path of a file.
     what: &'static str,
     package: &'static str,
     why: &'static str,
@@ -30,18 +30,18 @@ impl Need {
     }
 }
 
-/// What running sandboxes takes.
+/// Needs of running sandboxes.
 pub(crate) const RUN: &[Need] = &[
     Need::program("qemu-system-x86_64", "qemu-system-x86", "vCPU engine of the software machine"),
     Need::program("mke2fs", "e2fsprogs", "the writable disk"),
     Need::program("cc", "build-essential", "linking, and SQLite"),
 ];
 
-/// What the emulated host takes besides.
+/// Further needs of the emulated host.
 pub(crate) const EMULATED: &[Need] =
     &[Need::program("busybox", "busybox-static", "the emulated host's programs")];
 
-/// What the tests take besides.
+/// Further needs of the tests.
 pub(crate) const TEST: &[Need] = &[
     Need::program("fsck.erofs", "erofs-utils", "checks the EROFS writer"),
     Need::program("sfdisk", "fdisk", "checks partition tables"),
@@ -59,7 +59,7 @@ pub(crate) const TEST: &[Need] = &[
     Need::program("sudo", "sudo", "sandboxes of a user behind sudo"),
 ];
 
-/// What building the slim kernel takes besides.
+/// Further needs of building the slim kernel.
 pub(crate) const KERNEL: &[Need] = &[
     Need::program("flex", "flex", "kernel build"),
     Need::program("bison", "bison", "kernel build"),
@@ -71,7 +71,7 @@ pub(crate) const KERNEL: &[Need] = &[
     Need::file(kernel::SOURCE, "linux-source-6.12", "the kernel's source"),
 ];
 
-/// Installs what is missing of `needs`, after saying what.
+/// Installs the packages for all `needs` that are missing, after printing them.
 pub(crate) fn provide(needs: &[&[Need]], install: bool) -> Result<()> {
     let missing: Vec<&Need> = needs.iter().copied().flatten().filter(|need| !need.is_there()).collect();
     if missing.is_empty() {
@@ -95,7 +95,7 @@ fn add(packages: &[&str], install: bool) -> Result<()> {
     sh::run(apt().args(["install", "-y", "-q=2", "--no-install-recommends"]).args(packages))
 }
 
-/// apt-get as root.
+/// An apt-get command that runs as root.
 pub(crate) fn apt() -> Command {
     let mut command = if rustix::process::geteuid().is_root() {
         sh::command("apt-get")
@@ -108,7 +108,8 @@ pub(crate) fn apt() -> Command {
     command
 }
 
-/// Python's virtual environments, which Debian keeps in a package of their own without a program to look for.
+/// Installs Python's virtual environments, which Debian keeps in a package of their own that has no program to look
+/// for.
 pub(crate) fn provide_venv() -> Result<()> {
     let there = sh::try_output(sh::command("python3").args(["-c", "import ensurepip, venv"])).is_ok();
     if there { Ok(()) } else { add(&["python3-venv"], true) }

@@ -1,5 +1,5 @@
-//! The slim guest kernel: the distribution's source, a configuration of ours, everything built in. For boot time only;
-//! nothing but the bench needs it.
+//! The slim guest kernel: the distribution's source in this project's configuration, with everything built in. It
+//! serves to measure the time of a boot; nothing but the bench needs it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,13 @@ use anyhow::{Context, Result};
 
 use crate::{host, sh};
 
-/// The distribution's source, where its package puts it.
+/// The distribution's source, at the path of its package.
 pub(crate) const SOURCE: &str = "/usr/src/linux-source-6.12.tar.xz";
-/// The directory in there.
+/// The top directory of the source archive.
 const TREE: &str = "linux-source-6.12";
 const FRAGMENT: &str = "xtask/kernel/x86_64.config";
 
-/// The image, if it has been built.
+/// The kernel image, if it has been built.
 pub(crate) fn built() -> Option<PathBuf> {
     Some(image()).filter(|image| image.is_file())
 }
@@ -24,7 +24,7 @@ fn image() -> PathBuf {
     sh::target().join("kernel").join("vmlinux-slim")
 }
 
-/// Builds it; gives the image: an ELF file with a PVH entry, stripped.
+/// Builds the kernel; returns the image: an ELF file with a PVH entry, stripped.
 pub(crate) fn run() -> Result<PathBuf> {
     host::provide(&[host::RUN, host::KERNEL], true)?;
     let work = sh::target().join("kernel");
@@ -54,7 +54,7 @@ fn source(work: &Path) -> Result<PathBuf> {
         return Ok(tree);
     }
     fs::create_dir_all(work)?;
-    // Unpacked beside and moved: half a tree is none.
+    // The source is unpacked beside its place and then moved, so that a half-unpacked tree never counts as one.
     let unpacked = tempfile::tempdir_in(work)?;
     sh::run(Command::new("tar").arg("-C").arg(unpacked.path()).args(["-xf", SOURCE]))?;
     fs::rename(unpacked.path().join(TREE), &tree).context("the kernel's source")?;

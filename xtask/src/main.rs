@@ -1,4 +1,4 @@
-//! `cargo xtask`: everything a developer runs. What users run is the `matchlock` binary.
+//! `cargo xtask`: all commands of a developer. The users' command is the `matchlock` binary.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
 
@@ -37,17 +37,18 @@ struct Arguments {
 enum Task {
     /// Install what the host lacks, build, run one command in a sandbox and print how long its start took
     Demo {
-        /// Say what would be installed, and stop if anything would be
+        /// Print the packages that would be installed, and stop if there are any
         #[arg(long)]
         no_install: bool,
     },
-    /// Everything: tidy, format, lints, documentation, unit and conformance tests, and the VM tests on every machine
+    /// Run every check: tidy, format, lints, documentation, unit and conformance tests, and the VM tests on every
+    /// machine
     Test {
-        /// Leave out the VM matrix
+        /// Leave the VM matrix out
         #[arg(long)]
         no_vm: bool,
     },
-    /// The hardware matrix: real guests on every kind of machine this host can offer
+    /// Run the hardware matrix: real guests on every kind of machine that this host can offer
     TestVm {
         /// Run this cell only
         #[arg(long)]
@@ -59,16 +60,16 @@ enum Task {
         #[arg(long, default_value = "")]
         filter: String,
     },
-    /// Measure: each figure beside its peer, as a ratio
+    /// Measure the product: each figure beside its peer's, as a ratio
     Bench(bench::Options),
-    /// Suites of others, held against what is ours
+    /// Run other projects' test suites against a part of the product
     Conformance {
-        /// What of it
+        /// The part to test
         subject: conformance::Subject,
     },
     /// Build the slim guest kernel from the distribution's source
     Kernel,
-    /// Check what no compiler checks: layers, dependencies, where platforms are named, module docs, file length
+    /// Check rules that no compiler checks: layers, dependencies, where platforms are named, module docs, file length
     Tidy,
     /// Check the crates for the platforms to come, as far as they are ported (xtask/unported.toml)
     Check {
@@ -76,11 +77,11 @@ enum Task {
         #[arg(long)]
         target: Option<String>,
     },
-    /// What to run before a push: the fast half of `test`
+    /// Run the checks to make before a push: the fast half of `test`
     Prepush,
     /// Build every program into target/release
     Build {
-        /// As published: optimized across crates, into target/dist
+        /// Build as for a release: optimized across crates, into target/dist
         #[arg(long)]
         dist: bool,
     },
@@ -89,7 +90,7 @@ enum Task {
 fn main() -> ExitCode {
     match run(Arguments::parse().task) {
         Ok(()) => ExitCode::SUCCESS,
-        // Without the stack, which `RUST_BACKTRACE` would add where the error itself is returned.
+        // The error is printed here, because returning it would add a stack if `RUST_BACKTRACE` is set.
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

@@ -1,6 +1,6 @@
-//! The marker program: what a measured guest runs as its init.
+//! The marker program: the init of a measured guest.
 
-/// What the marker program writes to its console.
+/// The byte that the marker program writes to its console.
 pub(crate) const MARKER: u8 = 0xa5;
 
 /// A static x86-64 ELF program: write the marker to descriptor 1, then `reboot(RESTART)`.
@@ -47,8 +47,8 @@ mod tests {
     use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
 
-    /// Run by an ordinary user's kernel it writes the marker, is refused the reset, and spins: so it is started under
-    /// a limit of processor time.
+    /// Run under an ordinary user's kernel, the program writes the marker, is refused the reset, and spins, so the test
+    /// limits its processor time.
     #[test]
     fn the_marker_program_writes_the_marker() {
         if rustix::process::geteuid().is_root() {

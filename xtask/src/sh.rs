@@ -1,4 +1,4 @@
-//! Running other programs: say what, run it, fail with its name.
+//! Running other programs: prints the command, runs it, and names it in its error.
 
 use std::ffi::OsStr;
 use std::io::IsTerminal;
@@ -9,33 +9,33 @@ use anyhow::{Context, Result, bail};
 
 /// The top of the checkout.
 pub(crate) fn root() -> PathBuf {
-    // xtask lives one level below it.
+    // The directory of xtask is one level below the top.
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
 }
 
-/// Where cargo puts what it builds.
+/// The directory into which cargo builds.
 pub(crate) fn target() -> PathBuf {
     root().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
-/// A program at the top of the checkout.
+/// A command that runs a program at the top of the checkout.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(root());
     command
 }
 
-/// Cargo, as the one that runs this.
+/// The cargo that runs this program.
 pub(crate) fn cargo() -> Command {
     command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// What keeps cargo from showing its progress where nobody watches.
+/// The option that keeps cargo from showing its progress where nobody watches.
 pub(crate) fn quiet() -> Option<&'static str> {
     (!std::io::stderr().is_terminal()).then_some("--quiet")
 }
 
-/// Shows the command line, runs it, and wants success.
+/// Prints the command line and runs it; any other end than success is an error.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     eprintln!("+ {}", line(command));
     let status = command.status().with_context(|| line(command))?;
@@ -45,12 +45,12 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Gives what a command printed; what the command complains of is shown as it comes.
+/// Returns a command's standard output; its standard error is shown as it comes.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     printed(command.stderr(Stdio::inherit()))
 }
 
-/// Gives what a command printed, of a command that may well fail: complaints are swallowed.
+/// Returns the standard output of a command that may well fail; its standard error is discarded.
 pub(crate) fn try_output(command: &mut Command) -> Result<String> {
     printed(command.stderr(Stdio::null()))
 }
@@ -68,10 +68,10 @@ pub(crate) fn have(program: &str) -> bool {
     find(program).is_some()
 }
 
-/// Where `program` is on the PATH.
+/// The path of `program`, if it is on the PATH.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    // Debian keeps mke2fs and iasl's kind in sbin, which users' PATH leaves out.
+    // Debian keeps programs such as mke2fs in sbin, which users' PATH leaves out.
     let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path)
         .chain(sbin)

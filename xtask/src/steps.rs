@@ -18,7 +18,7 @@ struct Step {
 }
 
 impl Steps {
-    /// Takes a step; it counts whether it succeeds or not.
+    /// Takes a step, which is recorded whether it succeeds or not.
     pub(crate) fn take<T>(&mut self, name: &str, step: impl FnOnce() -> Result<T>) -> Result<T> {
         let (start, cpu) = (Instant::now(), children());
         let result = step();
@@ -42,12 +42,12 @@ impl fmt::Display for Steps {
     }
 }
 
-/// Processor time of the processes that this one has started and waited for, with theirs.
+/// Processor time of the processes that this process has started and waited for, and of their own children.
 fn children() -> Duration {
     fs::read_to_string("/proc/self/stat").ok().and_then(|stat| of_children(&stat)).unwrap_or_default()
 }
 
-/// `cutime` and `cstime` of proc(5), in ticks of a hundredth of a second, whatever the kernel's own tick is.
+/// `cutime` and `cstime` of proc(5), in ticks of a hundredth of a second, which do not depend on the kernel's own tick.
 fn of_children(stat: &str) -> Option<Duration> {
     // The second field is the program's name in parentheses, which may hold anything.
     let (_, fields) = stat.rsplit_once(')')?;

@@ -1,5 +1,5 @@
-//! The product's default kernel, through the program `stock-kernel`: xtask links none of the product's crates, which are
-//! heavy to build.
+//! The product's default kernel, through the program `stock-kernel`, because xtask links none of the product's crates,
+//! which take long to build.
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,7 @@ impl Kernel {
         Ok(Self { path: PathBuf::from(path.trim_end()), program, cache })
     }
 
-    /// Packs an archive for this kernel at `archive`: modules with what they need, and files by the names they get.
+    /// Packs an archive for this kernel at `archive`: modules with their dependencies, and files under the given names.
     pub(crate) fn pack(&self, modules: &[&str], files: &[(&str, &Path)], archive: &Path) -> Result<()> {
         let mut command = sh::command(&self.program);
         command.arg(&self.cache).arg("--initramfs").arg(archive);

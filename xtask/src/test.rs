@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything, with where the time went and one count at the end.
+//! `cargo xtask test`: all checks, with the time that each step took and one count at the end.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,7 +17,7 @@ pub(crate) struct Counts {
     pub(crate) failed: u32,
     pub(crate) skipped: u32,
     pub(crate) skipped_cells: u32,
-    /// Tests of the running program that said so themselves: the harness takes them for passed.
+    /// Tests of the running program that reported that they were skipped: the harness counts them as passed.
     unrun: BTreeSet<String>,
 }
 
@@ -29,10 +29,10 @@ impl Counts {
         self.skipped_cells += other.skipped_cells;
     }
 
-    /// Takes the closing line of one test program, if `line` is one.
+    /// Counts the closing line of a test program, if `line` is one.
     pub(crate) fn read(&mut self, line: &str) {
         // libtest and libtest-mimic: "test result: ok. 6 passed; 0 failed; 0 ignored; 0 measured; …"
-        // tests/sdk/run.py, of all its parts: "python: 6 passed, 0 failed, 0 skipped"
+        // tests/sdk/run.py, for all its parts: "python: 6 passed, 0 failed, 0 skipped"
         let line = line.trim_start();
         if let Some((test, _)) = line.strip_prefix(skip::MARK).and_then(|rest| rest.split_once(": ")) {
             self.unrun.insert(test.to_owned());
@@ -51,7 +51,7 @@ impl Counts {
         self.skipped += count(" ignored").or_else(|| count(" skipped")).unwrap_or(0);
     }
 
-    /// Runs tests, shows their output, counts.
+    /// Runs tests, shows their output, and counts them.
     pub(crate) fn of_run(command: &mut Command) -> Result<Self> {
         let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().context("tests")?;
         let output = child.stdout.take().context("the tests' output")?;
@@ -91,12 +91,12 @@ impl fmt::Display for Counts {
     }
 }
 
-/// What costs no virtual machine.
+/// Runs the checks that need no virtual machine.
 pub(crate) fn fast() -> Result<()> {
     told(without_vms)
 }
 
-/// Everything.
+/// Runs all checks.
 pub(crate) fn all(vms: bool) -> Result<()> {
     told(|steps| {
         let mut counts = without_vms(steps)?;
@@ -109,7 +109,7 @@ pub(crate) fn all(vms: bool) -> Result<()> {
     })
 }
 
-/// Runs tests; says at the end where the time went, and how many passed.
+/// Runs tests; prints at the end where the time went, and how many passed.
 pub(crate) fn told(tests: impl FnOnce(&mut Steps) -> Result<Counts>) -> Result<()> {
     let mut steps = Steps::default();
     let counts = tests(&mut steps);
@@ -148,7 +148,7 @@ fn without_vms(steps: &mut Steps) -> Result<Counts> {
     Ok(counts)
 }
 
-/// The runner of the Python suites.
+/// A command that runs the Python suites.
 pub(crate) fn python() -> Command {
     let mut python = sh::command("python3");
     python.arg(sh::root().join("tests/sdk/run.py"));

@@ -1,8 +1,9 @@
-//! What no compiler checks: which crate may use which, that a manifest names nothing that is not used, where platforms
-//! may be named, that every file says what it is, that none grows past its limit, that comments begin with their
-//! subject, and that every fuzz body has its target.
+//! Rules that no compiler checks: which crate may use which, that a manifest names nothing that is not used, where
+//! platforms may be named, that every file says what it is, that none grows past its limit, that the sentences of
+//! comments begin with their subject, and that every fuzz body has its target.
 //!
-//! A list of what is allowed is checked in both directions: what is not on it must not be, and what is on it must be.
+//! A list of exceptions is checked in both directions: an exception that is not listed is a finding, and so is an entry
+//! that is not needed.
 
 mod fuzz;
 mod layers;
@@ -17,13 +18,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::sh;
 
-/// Lines a source file may have. Past it, the design is telling something.
+/// Most lines of a source file. A file that grows past this limit needs another design.
 const MAX_FILE_LINES: usize = 800;
 
-/// Folders whose comments begin with their subject, never with a [`RELATIVE`] word.
-const BEGIN_WITH_SUBJECT: [&str; 6] = ["cli", "guest", "policy", "runtime", "sdk", "tests"];
-
-/// Words that leave a sentence without a subject.
+/// Words that leave a sentence without a subject if they begin it.
 const RELATIVE: [&str; 5] = ["What ", "Who ", "Whoever ", "Whatever ", "Whose "];
 
 /// A member of the workspace.
@@ -46,12 +44,12 @@ impl Member {
 
 /// A Rust file that git knows or would add.
 struct Source {
-    /// From the top of the checkout.
+    /// The path from the top of the checkout.
     path: PathBuf,
     text: String,
 }
 
-/// Checks everything; prints every finding, then fails if there was one.
+/// Checks all rules, prints every finding, and fails if there is one.
 pub(crate) fn run() -> Result<()> {
     let workspace = manifest(Path::new("Cargo.toml"))?;
     let members =
@@ -97,7 +95,7 @@ fn sources() -> Result<Vec<Source>> {
     list.lines().map(PathBuf::from).filter(exists).map(read).collect()
 }
 
-/// What holds for each file by itself.
+/// The findings about a file by itself.
 fn file(source: &Source) -> Vec<String> {
     let mut findings = Vec::new();
     let shown = source.path.display();
@@ -110,15 +108,17 @@ fn file(source: &Source) -> Vec<String> {
     if !first.is_some_and(|line| line.starts_with("//!")) {
         findings.push(format!("{shown}: opens without `//!`"));
     }
-    let edited = BEGIN_WITH_SUBJECT.iter().any(|folder| source.path.starts_with(folder));
-    for (number, line) in source.text.lines().enumerate().filter(|_| edited) {
-        let comment =
-            line.trim_start().strip_prefix("//").map(|line| line.trim_start_matches(['/', '!', ' ']));
-        if comment.is_some_and(|text| RELATIVE.iter().any(|word| text.starts_with(word))) {
-            findings.push(format!("{shown}:{}: the comment begins without its subject", number + 1));
-        }
+    for (number, _) in source.text.lines().enumerate().filter(|(_, line)| lacks_subject(line)) {
+        findings.push(format!("{shown}:{}: a sentence begins without its subject", number + 1));
     }
     findings
+}
+
+/// Whether a sentence of this line begins with a [`RELATIVE`] word, if the line is a comment.
+fn lacks_subject(line: &str) -> bool {
+    let comment = line.trim_start().strip_prefix("//").unwrap_or_default();
+    let mut sentences = comment.trim_start_matches(['/', '!', ' ']).split(". ");
+    sentences.any(|sentence| RELATIVE.iter().any(|word| sentence.starts_with(word)))
 }
 
 #[cfg(test)]
@@ -132,9 +132,8 @@ mod tests {
         assert_eq!(findings("//! A.\n"), 0);
         assert_eq!(findings("#![cfg(target_os = \"linux\")]\n//! A.\n"), 0);
         assert_eq!(findings("mod a;\n"), 1);
-        let edited =
-            |text: &str| file(&Source { path: "cli/src/main.rs".into(), text: text.to_owned() }).len();
-        assert_eq!(edited("//! A.\n/// What it does.\n    // Whatever a.\n// Whole.\n"), 2);
+        assert_eq!(findings("//! A.\n/// What it does.\n    // Whatever a.\n// Whole.\n"), 2);
+        assert_eq!(findings("//! A. What b.\n// A: what b. Who\nlet a = \". What \";\n"), 1);
         assert_eq!(findings(&"//! A.\n".repeat(801)), 1);
     }
 

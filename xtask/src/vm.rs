@@ -1,4 +1,4 @@
-//! The hardware matrix: the same black-box suite against every kind of machine, with every kernel there is.
+//! The hardware matrix: the same black-box suite against every kind of machine, with every available kernel.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ const CELLS: &[Cell] = &[
     Cell::new("hvf-aarch64", "", false),
 ];
 
-/// Where a cell's guests run.
+/// The place where a cell's guests run.
 enum Place {
     /// On this host.
     Here,
@@ -44,7 +44,7 @@ enum Place {
 }
 
 impl Cell {
-    /// Where it runs, or why it does not.
+    /// The place where the cell runs, or the reason why it does not run.
     fn place(&self) -> Result<Place, String> {
         if self.machine.is_empty() {
             return Err(format!("{} is not built yet", self.name));
@@ -102,14 +102,14 @@ fn matrix<'a>(cells: impl Iterator<Item = &'a Cell>, filter: &str, steps: &mut S
 }
 
 impl Suite {
-    /// Runs the cells; those in emulated hosts beside those here.
+    /// Runs the cells; cells in emulated hosts run beside those on this host.
     fn run<'a>(&self, cells: impl Iterator<Item = &'a Cell>, filter: &str) -> Result<Counts> {
         let mut counts = Counts::default();
         let (mut here, mut emulated) = (Vec::new(), Vec::new());
         for cell in cells {
             match cell.place() {
                 Ok(Place::Here) => here.push(cell),
-                // Copied before any test here changes the cache that both have.
+                // The emulated host gets its copy before any test on this host changes the shared cache.
                 Ok(Place::Emulated) => emulated.push((cell, self.emulated_host(cell, filter)?)),
                 Err(reason) => {
                     println!("SKIP cell {}: {reason}", cell.name);
@@ -117,7 +117,7 @@ impl Suite {
                 }
             }
         }
-        // An emulated host takes one processor and waits for nobody: it runs beside the others.
+        // An emulated host takes one processor and waits for no other cell, so it runs beside them.
         std::thread::scope(|scope| {
             let beside = scope.spawn(|| {
                 emulated.into_iter().try_fold(Counts::default(), |mut all, (cell, host)| {
@@ -136,7 +136,7 @@ impl Suite {
     }
 }
 
-/// Runs a cell and says how it went.
+/// Runs a cell and prints its result.
 fn told(cell: &Cell, run: impl FnOnce() -> Result<Counts>) -> Result<Counts> {
     let start = Instant::now();
     let result = run().with_context(|| format!("cell {}", cell.name))?;
@@ -144,7 +144,7 @@ fn told(cell: &Cell, run: impl FnOnce() -> Result<Counts>) -> Result<Counts> {
     Ok(result)
 }
 
-/// The suite in an emulated host, whose lines are told from those of the cells beside it.
+/// Runs the suite in an emulated host; the cell's name marks its lines among those of cells beside it.
 fn emulated_cell(cell: &Cell, host: emulated::Host) -> Result<Counts> {
     let mut counts = Counts::default();
     let status = host.run(|line| {
@@ -157,12 +157,12 @@ fn emulated_cell(cell: &Cell, host: emulated::Host) -> Result<Counts> {
     Ok(counts)
 }
 
-/// The suite and what it needs.
+/// The suite, and the files that it needs.
 struct Suite {
     programs: PathBuf,
     binary: PathBuf,
     conformance: PathBuf,
-    /// Of the images that are pulled and imported.
+    /// The directory of the images that tests pull and import.
     images: PathBuf,
     home: tempfile::TempDir,
 }
@@ -172,7 +172,7 @@ impl Suite {
         let programs = build::programs(Profile::Release)?;
         let binary = test_binary("blackbox", "sandbox")?;
         let conformance = test_binary("hypervisor_conformance", "kvm")?;
-        // One home for all cells: kernel and built-in image are fetched once.
+        // All cells share one home, so kernel and built-in image are fetched once.
         let home = tempfile::tempdir()?;
         let cache = sh::target().join("cache");
         std::fs::create_dir_all(&cache)?;
@@ -251,14 +251,14 @@ impl Suite {
     }
 }
 
-/// Puts kernel and built-in image into this home's cache: an emulated host could not fetch them.
+/// Puts kernel and built-in image into this home's cache, because an emulated host could not fetch them.
 pub(crate) fn prime(programs: &Path, home: &Path) -> Result<()> {
     let mut command = sh::command(programs.join("matchlock"));
     command.env("HOME", home).args(["run", "--machine", "software", "--image", "busybox", "--", "true"]);
     sh::run(&mut command)
 }
 
-/// Builds a test target and gives its executable.
+/// Builds a test target and returns its executable.
 fn test_binary(package: &str, target: &str) -> Result<PathBuf> {
     let mut cargo = sh::cargo();
     cargo.args(["test", "--no-run", "-p", package, "--test", target, "--message-format"]);

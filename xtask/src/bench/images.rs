@@ -1,4 +1,4 @@
-//! What images and disks cost: the import beside `mkfs.erofs`, the upper disks of ten sandboxes, the warm start.
+//! The cost of images and disks: the import beside `mkfs.erofs`, the upper disks of ten sandboxes, the warm start.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -19,10 +19,11 @@ const SIZE: u64 = 1 << 30;
 /// Sandboxes that start from one image.
 const SANDBOXES: usize = 10;
 
-/// Their disks, which are of a size that nothing else has.
+/// Size of a sandbox's disk, which no other disk on the host has.
 const DISK_MIB: u64 = 5119;
 
-/// Runs a command and says, as JSON, how long it took and the most memory that it or a child of it had.
+/// A program that runs a command and prints, as JSON, the time that the command took and the most memory that it or a
+/// child of it had.
 const TIMED: &str = "
 import json, resource, subprocess, sys, time
 start = time.monotonic()
@@ -41,10 +42,10 @@ pub(super) fn run(options: &Options, programs: &Path) -> Result<()> {
     uppers(programs, &home)
 }
 
-/// A layer of a gigabyte as it comes out of a registry or `docker save`, against what makes the same file system of the
-/// unpacked tree. Both end when the file is on the disk.
+/// Measures the import of a layer of a gigabyte, in the form in which it comes out of a registry or `docker save`,
+/// against the program that makes the same file system of the unpacked tree. Both end when the file is on the disk.
 fn import(options: &Options, programs: &Path) -> Result<()> {
-    // Where the store would be: what is in memory is not what users have.
+    // The scratch directory is on the disk on which users have their store, not in memory.
     let scratch = tempfile::tempdir_in(sh::target())?;
     let (tree, layout) = (scratch.path().join("tree"), scratch.path().join("layout"));
     let files = plant(&tree)?;
@@ -84,7 +85,8 @@ fn import(options: &Options, programs: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Fills a tree with files of 1 to 127 KiB of noise, as many in a directory as distributions have. Gives their number.
+/// Fills a tree with files of 1 to 127 KiB of noise, with as many files in a directory as distributions have. Returns
+/// the number of files.
 fn plant(tree: &Path) -> Result<u64> {
     let mut random = io::BufReader::with_capacity(1 << 20, File::open("/dev/urandom")?);
     let (mut written, mut files) = (0, 0);
@@ -93,7 +95,7 @@ fn plant(tree: &Path) -> Result<u64> {
         if files % 64 == 0 {
             fs::create_dir_all(&directory)?;
         }
-        // From 1 to 127, all of them, in a fixed order.
+        // The lengths take all values from 1 to 127, in a fixed order.
         let len = (1 + files * 37 % 127) << 10;
         let mut file = File::create(directory.join(format!("f{files}")))?;
         io::copy(&mut random.by_ref().take(len), &mut file)?;
@@ -103,7 +105,7 @@ fn plant(tree: &Path) -> Result<u64> {
     Ok(files)
 }
 
-/// An OCI layout of one layer.
+/// Makes an OCI layout with one layer.
 fn pack(tree: &Path, layout: &Path) -> Result<()> {
     let blobs = layout.join("blobs/sha256");
     fs::create_dir_all(&blobs)?;
@@ -137,7 +139,7 @@ fn sha256(path: &Path) -> Result<String> {
     line.split_whitespace().next().map(str::to_owned).context("sha256sum")
 }
 
-/// Seconds, and KiB of memory.
+/// Seconds that a command took, and KiB of memory.
 fn timed(command: &mut Command) -> Result<(f64, f64)> {
     let row: Value = serde_json::from_str(&sh::output(command)?)?;
     if row["status"] != 0 {
@@ -146,7 +148,7 @@ fn timed(command: &mut Command) -> Result<(f64, f64)> {
     Ok((row["seconds"].as_f64().unwrap_or(f64::NAN), row["kib"].as_f64().unwrap_or(f64::NAN)))
 }
 
-/// What a file or the files below a directory take of the disk.
+/// Bytes that a file, or all files below a directory, take on the disk.
 fn blocks(path: &Path) -> Result<u64> {
     let metadata = fs::symlink_metadata(path)?;
     let mut bytes = metadata.blocks() * 512;
@@ -158,7 +160,8 @@ fn blocks(path: &Path) -> Result<u64> {
     Ok(bytes)
 }
 
-/// From the start of the process until everything is at hand that a machine needs: image, kernel, initramfs, disks.
+/// Measures the time from the start of the process until all parts of a machine are at hand: image, kernel, initramfs,
+/// disks.
 fn warm(options: &Options, programs: &Path, home: &Path) -> Result<()> {
     let mut prepared = Vec::new();
     for _ in 0..=options.runs {
@@ -171,7 +174,7 @@ fn warm(options: &Options, programs: &Path, home: &Path) -> Result<()> {
         let row = row.with_context(|| format!("no timings: {stderr}"))?;
         prepared.push(row["prepared_us"].as_f64().unwrap_or(f64::NAN) / 1000.0);
     }
-    // The first one may have had something to make.
+    // The first run may have had files to make.
     prepared.remove(0);
     println!(
         "warm start: {:.1} ms from the start of the process to image, kernel and disks at hand (target 5)",
@@ -180,7 +183,7 @@ fn warm(options: &Options, programs: &Path, home: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Sandboxes of one image, at the same time.
+/// Measures the disks of several sandboxes that run from one image at the same time.
 fn uppers(programs: &Path, home: &Path) -> Result<()> {
     let matchlock = |args: &[&str]| {
         let mut command = sh::command(programs.join("matchlock"));
@@ -213,11 +216,11 @@ fn uppers(programs: &Path, home: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What the unnamed disks of this size take that processes have open.
+/// Bytes on the disk taken by the unnamed files of this length that processes have open.
 fn unnamed(len: u64) -> Result<Vec<u64>> {
     let mut disks = BTreeMap::new();
     for process in fs::read_dir("/proc")? {
-        // Most of what is there has no such folder, and processes end.
+        // Most entries of /proc have no such folder, and processes may end meanwhile.
         for file in fs::read_dir(process?.path().join("fd")).into_iter().flatten().flatten() {
             let Ok(file) = fs::metadata(file.path()) else { continue };
             if file.is_file() && file.nlink() == 0 && file.len() == len {

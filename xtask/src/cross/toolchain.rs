@@ -1,5 +1,6 @@
-//! A compiler that has the standard library for another platform: the project's own, with what rustup adds to it; or else
-//! Debian's, unpacked into the build directory, with a library that is checked like any crate, since nothing is linked.
+//! A compiler that has the standard library for another platform: the project's own, with rustup's library for that
+//! platform; or else Debian's, unpacked into the build directory. Debian's library is checked like any crate, since
+//! nothing is linked.
 
 use std::ffi::OsString;
 use std::fs;
@@ -15,20 +16,20 @@ const PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
 /// The compiler for one platform.
 pub(super) enum Toolchain {
-    /// The one that this project is built with.
+    /// The compiler with which this project is built.
     Own,
-    /// Debian's, below this directory.
+    /// Debian's compiler, below this directory.
     Debian(PathBuf),
 }
 
 impl Toolchain {
-    /// Provides what is needed for `target`.
+    /// Provides the compiler for `target`.
     pub(super) fn provide(target: &str) -> Result<Self> {
         if has_library(target)? {
             return Ok(Self::Own);
         }
         if sh::have("rustup") {
-            // Without a network it fails, and says so.
+            // Without a network rustup fails, and prints the reason.
             let added = sh::run(sh::command("rustup").args(["target", "add", target]));
             if added.is_ok() && has_library(target)? {
                 return Ok(Self::Own);
@@ -42,7 +43,7 @@ impl Toolchain {
         Ok(Self::Debian(debian))
     }
 
-    /// Cargo, about to check: with lints only of the compiler that the project is held to.
+    /// A cargo command for a check, with lints only if the compiler is the project's own.
     pub(super) fn check(&self) -> Command {
         match self {
             Self::Own => {
@@ -87,7 +88,7 @@ fn unpack(debian: &Path) -> Result<()> {
     Ok(fs::rename(&new, debian)?)
 }
 
-/// The package of a line of apt's: `'https://…' NAME_VERSION_ARCHITECTURE.deb SIZE HASH`.
+/// The package named by a line of apt-get's output: `'https://…' NAME_VERSION_ARCHITECTURE.deb SIZE HASH`.
 fn package(line: &str) -> Option<&str> {
     let file = line.split_whitespace().nth(1)?;
     file.ends_with(".deb").then(|| file.split('_').next())?
@@ -104,7 +105,7 @@ fn provide_library(debian: &Path, target: &str) -> Result<()> {
     let mut cargo = debian_cargo(debian);
     cargo.arg("check").args(sh::quiet()).args(["--target", target]).arg("--target-dir").arg(&built);
     cargo.arg("--manifest-path").arg(rustlib.join("src/rust/library/sysroot/Cargo.toml"));
-    // As Rust's own build has it: parts of the library use what is not stable in others.
+    // The flags of Rust's own build: parts of the library use features that are not stable in other parts.
     cargo.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Zforce-unstable-if-unmarked -Awarnings");
     sh::run(&mut cargo)?;
     let new = library.with_extension("new");
@@ -117,11 +118,11 @@ fn provide_library(debian: &Path, target: &str) -> Result<()> {
         }
     }
     fs::rename(&new, &library)?;
-    // Some hundred megabytes that nothing needs again.
+    // The directory has some hundred megabytes that no later step needs.
     Ok(fs::remove_dir_all(&built)?)
 }
 
-/// Cargo and compiler where they were unpacked.
+/// A cargo command with Debian's cargo and compiler, from the directory into which they were unpacked.
 fn debian_cargo(debian: &Path) -> Command {
     let programs = debian.join("usr/bin");
     let mut path = OsString::from(&programs);

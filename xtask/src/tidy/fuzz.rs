@@ -1,8 +1,9 @@
-//! Every body of a fuzz target has a target that is named after it and calls it, and every target a body.
+//! Checks that every fuzz body has a target that is named after the body and calls it, and that every target has a
+//! body.
 
 use super::{Source, layers};
 
-/// Holds the crates' bodies, the files of `fuzz/`, and its manifest to each other.
+/// Compares the crates' bodies, the files of `fuzz/`, and its manifest.
 pub(super) fn check(sources: &[Source], manifest: &toml::Table) -> Vec<String> {
     let bodies: Vec<_> = sources.iter().flat_map(bodies).collect();
     let targets: Vec<_> = sources.iter().filter_map(target).collect();

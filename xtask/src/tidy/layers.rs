@@ -2,7 +2,7 @@
 
 use super::{Member, manifests};
 
-/// Who may depend on whom: crate, its folder, and the crates of this workspace it may name in `[dependencies]`. Arrows
+/// The layers: a crate, its folder, and the crates of this workspace that it may name in `[dependencies]`. Dependencies
 /// point down only: a crate names crates of rows above its own.
 const LAYERS: &[(&str, &str, &[&str])] = &[
     // 0: leaves
@@ -54,7 +54,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
         "vmm/sharing",
         &["confinement", "fuse", "guest_memory", "machine", "process", "shares", "vhost_backend", "virtio"],
     ),
-    // inside the guest: nothing of the host
+    // inside the guest: no crate of the host
     ("guest_agent", "guest/agent", &["guest_protocol"]),
     // 4: one sandbox's life
     ("images", "runtime/images", &["debian", "erofs", "waiting"]),
@@ -77,9 +77,9 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
             "waiting",
         ],
     ),
-    // 5: what programs drive
+    // 5: the crates that programs drive
     ("rpc", "runtime/rpc", &["guest_protocol", "images", "policy", "sandbox", "wire"]),
-    // 6: what people run
+    // 6: the programs that people run
     (
         "matchlock",
         "cli",
@@ -95,12 +95,12 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
 /// A row of the layer table: a crate, its folder, and the crates of this workspace it may name in `[dependencies]`.
 type Layer<'a> = (&'a str, &'a str, &'a [&'a str]);
 
-/// Holds the members to the layer table, and the layer table to the members.
+/// Compares the members with the layer table, in both directions.
 pub(super) fn check(members: &[Member]) -> Vec<String> {
     held(LAYERS, members)
 }
 
-/// The crate whose folder this is.
+/// The crate in this folder.
 pub(super) fn name(folder: &std::path::Path) -> Option<&'static str> {
     LAYERS.iter().find(|(_, path, _)| folder == std::path::Path::new(path)).map(|(name, ..)| *name)
 }
@@ -151,7 +151,7 @@ mod tests {
         let uses = || b("[target.'cfg(unix)'.dependencies]\na.workspace = true\n");
         let rows: &[Layer<'_>] = &[("a", "x/a", &[]), ("b", "x/b", &["a"])];
         assert_eq!(held(rows, &[a(), uses()]), Vec::<String>::new());
-        // an arrow that is not allowed, one that nobody uses, one that points up
+        // a dependency that is not allowed, one that no crate uses, one that points up
         assert_eq!(held(&[("a", "x/a", &[]), ("b", "x/b", &[])], &[a(), uses()]).len(), 1);
         assert_eq!(held(rows, &[a(), b("[dev-dependencies]\na.workspace = true\n")]).len(), 1);
         assert_eq!(held(&[("b", "x/b", &["a"]), ("a", "x/a", &[])], &[a(), uses()]).len(), 1);

@@ -1,9 +1,9 @@
-//! That a manifest names nothing that is not used: each dependency stands in the source of its crate, each entry of
-//! `[workspace.dependencies]` in a manifest, and each package of a profile in the lock file.
+//! Checks that a manifest names nothing that is not used: each dependency stands in the source of its crate, each entry
+//! of `[workspace.dependencies]` in a manifest, and each package of a profile in the lock file.
 
 use super::{Member, Source};
 
-/// Holds the manifests to the sources and to each other.
+/// Compares the manifests with the sources and with each other.
 pub(super) fn check(
     workspace: &toml::Table,
     lock: &toml::Table,
@@ -31,7 +31,7 @@ pub(super) fn check(
     findings
 }
 
-/// Names in `[dependencies]` and `[target.*.dependencies]`; what only tests use may reach further.
+/// The names in `[dependencies]` and `[target.*.dependencies]`; dependencies of tests are not limited by layers.
 pub(super) fn dependencies(manifest: &toml::Table) -> impl Iterator<Item = &str> {
     let targets = tables(manifest.get("target")).map(|target| target.get("dependencies"));
     std::iter::once(manifest.get("dependencies")).chain(targets).flat_map(keys)
@@ -70,7 +70,7 @@ fn unused(member: &Member, sources: &[Source]) -> Vec<String> {
     findings
 }
 
-/// The part of a file that is no test: nothing of a file of tests, everything above a module of tests.
+/// The part of a file that is no test: nothing of a file of tests, otherwise everything above the module of tests.
 fn product<'a>(source: &'a Source, folder: &str) -> &'a str {
     let path = source.path.strip_prefix(folder).unwrap_or(&source.path);
     let is_test = path.iter().any(|part| part == "tests" || part == "tests.rs");
@@ -80,7 +80,7 @@ fn product<'a>(source: &'a Source, folder: &str) -> &'a str {
     source.text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default()
 }
 
-/// Whether a line of code names the crate: in a path (`name::`), or by itself in a `use`.
+/// Whether a line of code names the crate: in a path (`name::`), or alone in a `use`.
 fn names(text: &str, name: &str) -> bool {
     let name = name.replace('-', "_");
     text.lines().map(str::trim_start).filter(|line| !line.starts_with("//")).any(|line| {

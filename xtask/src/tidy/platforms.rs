@@ -6,11 +6,11 @@ use super::Source;
 
 /// A condition that names a platform.
 struct Condition {
-    /// As it stands in the source.
+    /// The condition as the source spells it.
     name: &'static str,
-    /// Folders that are there for it: the file that picks of theirs, `mod.rs`, may name it.
+    /// Folders that exist for the condition: the file that picks among their modules, `mod.rs`, may name it.
     folders: &'static [&'static str],
-    /// Files besides.
+    /// Further files that may name the condition.
     files: &'static [&'static str],
 }
 
@@ -19,9 +19,9 @@ const CONDITIONS: &[Condition] = &[
     Condition { name: "target_arch", folders: &["arch", "sys"], files: &[] },
 ];
 
-/// Holds the files to the conditions' places, and the lists of places to the files.
+/// Compares the files with the conditions' places, and the lists of places with the files.
 pub(super) fn check(sources: &[Source]) -> Vec<String> {
-    // xtask's own files speak of the conditions.
+    // xtask's own files mention the conditions.
     let sources: Vec<&Source> = sources.iter().filter(|source| !source.path.starts_with("xtask")).collect();
     CONDITIONS.iter().flat_map(|condition| condition.check(&sources)).collect()
 }

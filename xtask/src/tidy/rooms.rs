@@ -1,11 +1,11 @@
-//! Which room of a large crate may use which: what `layers` is between crates, inside of one.
+//! Which room of a large crate may use which, as `layers` does for whole crates.
 
 use super::Source;
 
-/// A crate's folder, and its rooms: each may use those before it, and the modules that are in no room.
+/// A crate's folder, and its rooms: each room may use those before it, and the modules that are in no room.
 const ROOMS: &[(&str, &[&str])] = &[("runtime/sandbox", &["records", "agent", "control", "guest", "life"])];
 
-/// Paths of one room in another that stands before it.
+/// The findings: paths from a room to one that stands after it.
 pub(super) fn check(sources: &[Source]) -> Vec<String> {
     ROOMS
         .iter()
@@ -18,7 +18,7 @@ fn upward(folder: &str, rooms: &[&str], source: &Source) -> Vec<String> {
     let Some(room) = below.ok().and_then(|path| path.iter().next()?.to_str()) else { return Vec::new() };
     let Some(number) = rooms.iter().position(|known| *known == room) else { return Vec::new() };
     let later = rooms.iter().skip(number + 1);
-    // Tests may play what is above.
+    // Tests may use any room.
     let code = source.text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
     let code = || code.lines().filter(|line| !line.trim_start().starts_with("//"));
     let used = later.filter(|later| code().any(|line| line.contains(&format!("crate::{later}::"))));
