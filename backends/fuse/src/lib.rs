@@ -42,7 +42,7 @@ pub use file_system::{
     OpenFlags, Opened, Opening, RenameHow, Seek, Sync, WriteHow, Xattr, XattrSet,
 };
 pub use length::takes_long;
-pub use listing::{Listed, Listing};
+pub use listing::{Fate, Listed, Listing};
 pub use name::{LinkTarget, Name, XattrName};
 pub use negotiate::Coherence;
 pub use payload::{Sink, Source};

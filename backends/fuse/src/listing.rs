@@ -21,6 +21,17 @@ pub struct Listed<'a> {
     pub name: &'a [u8],
 }
 
+/// The fate of an entry of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// The entry stays as it is.
+    Stays,
+    /// The entry stays, as one that was not looked up.
+    WithoutNode,
+    /// The entry goes.
+    Goes,
+}
+
 /// Room for entries of a directory.
 #[derive(Debug)]
 pub struct Listing<'a> {
@@ -89,15 +100,46 @@ impl<'a> Listing<'a> {
 
     /// The entries added so far, in order, for a file system that lists another one.
     pub fn entries(&self) -> impl Iterator<Item = Listed<'_>> {
-        let mut rest = &self.bytes[..];
-        let skipped = if self.nodes { size_of::<abi::fuse_entry_out>() } else { 0 };
+        let mut at = 0;
         std::iter::from_fn(move || {
-            let (head, after) = abi::fuse_dirent::read_from_prefix(rest.get(skipped..)?).ok()?;
-            let len = usize::try_from(head.namelen).ok()?;
-            let name = after.get(..len)?;
-            rest = rest.get(self.len_of(len)..)?;
-            Some(Listed { ino: head.ino, cookie: head.off, kind: u8::try_from(head.type_).ok()?, name })
+            let (listed, _, len) = self.entry_at(at)?;
+            at += len;
+            Some(listed)
         })
+    }
+
+    /// Has `judge` look at each entry with its node, if it was looked up: for a layer before what made the list. A node
+    /// that the kernel is not told of is the layer's to let go.
+    pub fn sift(&mut self, mut judge: impl FnMut(&Listed<'_>, Option<NodeId>) -> Fate) {
+        let (mut from, mut to) = (0, 0);
+        while let Some((listed, node, len)) = self.entry_at(from) {
+            let fate = judge(&listed, node);
+            if fate == Fate::WithoutNode && self.nodes {
+                self.bytes[from..from + size_of::<abi::fuse_entry_out>()].fill(0);
+            }
+            if fate != Fate::Goes {
+                self.bytes.copy_within(from..from + len, to);
+                to += len;
+            }
+            from += len;
+        }
+        self.bytes.truncate(to);
+    }
+
+    /// The entry that begins behind so many bytes, its node, and its length.
+    fn entry_at(&self, at: usize) -> Option<(Listed<'_>, Option<NodeId>, usize)> {
+        let rest = self.bytes.get(at..)?;
+        let (node, rest) = if self.nodes {
+            let (entry, rest) = abi::fuse_entry_out::read_from_prefix(rest).ok()?;
+            (Some(NodeId(entry.nodeid & !self.node_bits)).filter(|node| node.0 != 0), rest)
+        } else {
+            (None, rest)
+        };
+        let (head, rest) = abi::fuse_dirent::read_from_prefix(rest).ok()?;
+        let len = usize::try_from(head.namelen).ok()?;
+        let name = rest.get(..len)?;
+        let listed = Listed { ino: head.ino, cookie: head.off, kind: u8::try_from(head.type_).ok()?, name };
+        Some((listed, node, self.len_of(len)))
     }
 
     /// Bytes of an entry with a name of `len` bytes.
@@ -164,5 +206,44 @@ mod tests {
         assert!(listing.add(&listed(b"known"), Some(&entry)) && listing.add(&listed(b"unknown"), None));
         assert_eq!(listing.as_bytes()[..8], numbers(&[1 << 48 | 77]));
         assert_eq!(listing.as_bytes()[160..168], numbers(&[0]));
+    }
+
+    #[test]
+    fn entries_go_and_lose_their_nodes() {
+        let entry = |node| Entry {
+            node: NodeId(node),
+            generation: 3,
+            valid: Default::default(),
+            stat: Stat::default(),
+        };
+        for nodes in [false, true] {
+            let mut bytes = Vec::new();
+            let mut listing = Listing::new(&mut bytes, 2000, nodes);
+            listing.mark_nodes(1 << 48);
+            for (name, node) in [("gone", 7), ("a long name that stays", 8), ("gone", 9), ("without", 10)] {
+                assert!(listing.add(&listed(name.as_bytes()), Some(&entry(node))));
+            }
+            assert!(listing.add(&listed(b"not looked up"), None));
+            let mut seen = Vec::new();
+            listing.sift(|listed, node| {
+                seen.push(node.map(|node| node.0));
+                match listed.name {
+                    b"gone" => Fate::Goes,
+                    b"without" => Fate::WithoutNode,
+                    _ => Fate::Stays,
+                }
+            });
+            let looked_up = |node| nodes.then_some(node);
+            assert_eq!(seen, [looked_up(7), looked_up(8), looked_up(9), looked_up(10), None]);
+            let left: Vec<_> = listing.entries().map(|one| one.name.to_vec()).collect();
+            assert_eq!(left, [&b"a long name that stays"[..], b"without", b"not looked up"]);
+            let mut left = Vec::new();
+            listing.sift(|_, node| {
+                left.push(node.map(|node| node.0));
+                Fate::Goes
+            });
+            assert_eq!(left, [looked_up(8), None, None]);
+            assert!(listing.is_empty() && listing.room() == 2000);
+        }
     }
 }

@@ -21,6 +21,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("erofs", "backends/erofs", &[]),
     ("fuse", "backends/fuse", &[]),
     ("overlay", "backends/overlay", &["fuse"]),
+    ("rules", "backends/rules", &["fuse", "policy"]),
     // 1: devices see guest memory, never a hypervisor or a policy
     ("virtio", "devices/virtio", &["guest_memory"]),
     ("chipset", "devices/chipset", &[]),
