@@ -23,6 +23,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, sockopt};
 
+use crate::sending;
 use crate::stream::{ENDED, HungUp, Stream};
 use crate::words;
 
@@ -136,7 +137,7 @@ impl Direction {
     fn drain(&mut self, sink: BorrowedFd<'_>) -> Result<(), Errno> {
         while self.has_bytes() {
             let rest = self.buffer.get(self.start..self.end).unwrap_or_default();
-            match rustix::net::send(sink, rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            match sending::send(sink, rest, SendFlags::DONTWAIT) {
                 Ok(sent) => self.start += sent,
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => {}

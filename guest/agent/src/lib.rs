@@ -28,6 +28,7 @@ mod modules;
 mod mounts;
 mod orphans;
 mod root;
+mod sending;
 pub mod service;
 mod shares;
 pub mod shield;

@@ -11,6 +11,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
+use crate::sending;
+
 /// Bytes received at once where little is expected.
 pub(crate) const MESSAGE_CHUNK: usize = 4096;
 
@@ -44,7 +46,7 @@ impl<'a> Stream<'a> {
     pub(crate) fn send(self, mut rest: &[u8]) -> Result<(), HungUp> {
         while !rest.is_empty() {
             if self.wait(PollFlags::OUT)?.contains(PollFlags::OUT) {
-                match rustix::net::send(self.0, rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                match sending::send(self.0, rest, SendFlags::DONTWAIT) {
                     Ok(sent) => rest = rest.get(sent..).ok_or(HungUp)?,
                     Err(Errno::AGAIN | Errno::INTR) => {}
                     Err(_) => return Err(HungUp),
@@ -124,7 +126,7 @@ pub(crate) fn send_reply(stream: impl AsFd, reply: &impl Answer) -> Result<(), F
 /// Sends bytes, waiting until the host takes them.
 pub(crate) fn send_all(stream: impl AsFd, mut rest: &[u8]) -> Result<(), FrameError> {
     while !rest.is_empty() {
-        let sent = rustix::io::retry_on_intr(|| rustix::net::send(&stream, rest, SendFlags::NOSIGNAL));
+        let sent = rustix::io::retry_on_intr(|| sending::send(&stream, rest, SendFlags::empty()));
         rest = sent.ok().and_then(|sent| rest.get(sent..)).ok_or(FrameError::Truncated)?;
     }
     Ok(())

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::spawn::{self, Child, Streams};
+use crate::sending;
 use crate::service::Counted;
 use crate::signals;
 
@@ -387,7 +388,7 @@ impl<'a> Relay<'a> {
     fn flush(&mut self) {
         let Some(stream) = self.stream else { return };
         while let Some(rest) = self.frames.get(self.sent..).filter(|rest| !rest.is_empty()) {
-            match rustix::net::send(stream, rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            match sending::send(stream, rest, SendFlags::DONTWAIT) {
                 Ok(sent) => self.sent += sent,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return,
