@@ -33,6 +33,7 @@ mod payload;
 mod request;
 mod scratch;
 mod session;
+mod shared;
 
 pub use attributes::{Attributes, Device, Entry, SetAttributes, SetTime, Stat, Statistics, Time};
 pub use errno::{Errno, Result};

@@ -8,8 +8,7 @@ use fuse::{
 };
 use vm_memory::VolatileSlice;
 
-use crate::chunks::Chunks;
-use crate::space::Space;
+use crate::bytes::{Bytes, Home};
 
 /// Bytes that are copied at once.
 const COPY_LEN: usize = 256 << 10;
@@ -98,10 +97,11 @@ impl Below {
         Ok(BelowOpen { of: self.clone(), handle: opened.handle, is_directory })
     }
 
-    /// Copies the contents, holes left out.
-    pub(crate) fn copy(self: &Arc<Self>, space: &Arc<Space>) -> Result<Chunks> {
-        let (open, size) = (self.open(false)?, self.attributes()?.size);
-        let mut chunks = Chunks::new(space.charge(0)?);
+    /// Copies the contents, holes left out; returns also what the file was just before.
+    pub(crate) fn copy(self: &Arc<Self>, home: &Home) -> Result<(Bytes, Attributes)> {
+        let (open, told) = (self.open(false)?, self.attributes()?);
+        let size = told.size;
+        let mut bytes = home.empty()?;
         let mut buffer = vec![0; usize::try_from(size).map_or(COPY_LEN, |size| size.min(COPY_LEN))];
         let slices = [VolatileSlice::from(&mut buffer[..])];
         let (mut at, mut end) = (0, 0);
@@ -120,13 +120,13 @@ impl Below {
                 break;
             }
             let found = Source::new(&slices, 0, usize::try_from(count).map_err(|_| Errno::EIO)?);
-            if chunks.write(at, &found)? < count {
+            if bytes.write(at, &found)? < count {
                 return Err(Errno::ENOSPC);
             }
             at += count;
         }
-        chunks.set_len(size);
-        Ok(chunks)
+        bytes.set_len(size)?;
+        Ok((bytes, told))
     }
 }
 

@@ -8,7 +8,7 @@ use vm_memory::VolatileSlice;
 use crate::space::Charge;
 
 /// Each chunk begins at a multiple of this.
-const CHUNK_LEN: usize = 16 << 10;
+pub(crate) const CHUNK_LEN: usize = 16 << 10;
 
 /// Least bytes that a chunk takes; a small file takes no more.
 const LEAST_LEN: usize = 512;
@@ -40,6 +40,11 @@ impl Chunks {
     /// Bytes that the file takes.
     pub(crate) fn taken(&self) -> u64 {
         self.charge.amount()
+    }
+
+    /// The most that a file of one chunk takes for its bytes up to `end`.
+    pub(crate) fn taken_for(end: u64) -> u64 {
+        if end == 0 { 0 } else { wide(stored_len(usize::try_from(end).unwrap_or(CHUNK_LEN).min(CHUNK_LEN))) }
     }
 
     /// Fills `into` from `offset` on; returns how many bytes of the file there are.

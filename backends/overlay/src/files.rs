@@ -1,8 +1,11 @@
 //! The provider: the tree behind the seam [`FileSystem`].
 
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use changes::{Gone as Lost, Record, Writer};
 use fuse::{
     Access, Attributes, Cache, Context, Creation, Data, Entry, Errno, FileSystem, Gone, Handle, How, Listing,
     Name, NameChange, NodeId, OpenFlags, Opened, Opening, RenameHow, Result, SetAttributes, Sink, Source,
@@ -11,12 +14,13 @@ use fuse::{
 use vm_memory::VolatileSlice;
 
 use crate::below::Below;
-use crate::chunks::Chunks;
+use crate::bytes::Home;
 use crate::handles::{Handles, Open};
 use crate::locks::{alone, shared};
 use crate::node::{Birth, Body, Contents, Former, NODE_COST, Node, file_type};
 use crate::space::Space;
-use crate::tree::{Spot, Tree};
+use crate::store::Store;
+use crate::tree::{Changed, Spot, Tree};
 
 /// How long the kernel may believe what it was told: nobody else changes the files.
 const VALID: Duration = Duration::from_secs(3600);
@@ -49,30 +53,74 @@ pub struct Options {
     pub gid: u32,
 }
 
-/// Files that are changed in this process's memory only.
+/// Most bytes that is known of files whose contents are elsewhere: of some 200,000.
+const MAX_FACTS: u64 = 256 << 20;
+
+/// Files whose changes stay here: in this process's memory, or contents in files of their own.
 #[derive(Debug)]
 pub struct Files {
+    /// For what is known of files.
     space: Arc<Space>,
+    home: Home,
     pub(crate) tree: RwLock<Tree>,
     handles: Handles,
+    is_kept: AtomicBool,
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        if let Some(store) = self.home.store().filter(|_| self.is_kept.load(Ordering::Acquire)) {
+            store.outlive();
+        }
+    }
 }
 
 impl Files {
     /// An empty folder. A limit that has no room even for the folder itself is an error.
     pub fn in_memory(options: Options) -> Result<Self> {
         let space = Space::new(options.limit);
+        let home = Home::new(space.clone(), None);
         let root = Birth { mode: options.mode & 0o7777, uid: options.uid, gid: options.gid };
-        let tree = Tree::new(space.clone(), root)?;
-        Ok(Self { space, tree: RwLock::new(tree), handles: Handles::default() })
+        let tree = Tree::new(space.clone(), home.clone(), root)?;
+        Ok(Self { space, home, tree: RwLock::new(tree), handles: Handles::default(), is_kept: false.into() })
     }
 
-    /// The files of another file system, which is only read. The changes take at most `limit` bytes.
+    /// The files of another file system, which is only read. The changes take at most `limit` bytes of memory.
     pub fn over(below: Arc<dyn FileSystem>, limit: u64) -> Result<Self> {
         let space = Space::new(limit);
+        let home = Home::new(space.clone(), None);
+        Self::over_with(below, space, home)
+    }
+
+    /// The same, with contents in files of `directory`, which is empty and nobody else's. They take at most `limit` bytes.
+    pub fn over_kept(below: Arc<dyn FileSystem>, limit: u64, directory: OwnedFd) -> Result<Self> {
+        let home = Home::new(Space::new(limit), Some(Store::new(directory)));
+        Self::over_with(below, Space::new(MAX_FACTS), home)
+    }
+
+    fn over_with(below: Arc<dyn FileSystem>, space: Arc<Space>, home: Home) -> Result<Self> {
         let root = Below::root(below);
         let told = root.attributes()?;
-        let tree = Tree::over(space.clone(), root, &told)?;
-        Ok(Self { space, tree: RwLock::new(tree), handles: Handles::default() })
+        let tree = Tree::over(space.clone(), home.clone(), root, &told)?;
+        Ok(Self { space, home, tree: RwLock::new(tree), handles: Handles::default(), is_kept: false.into() })
+    }
+
+    /// Writes down what was changed, beside the contents: where they have [files of their own](Self::over_kept). Then contents
+    /// outlive these files.
+    pub fn keep(&self) -> changes::Result<()> {
+        let Some(store) = self.home.store() else { return Ok(()) };
+        let Changed { gone, there, left_out } = shared(&self.tree).changed();
+        let mut list = Writer::new(store.directory())?;
+        gone.into_iter().try_for_each(|(place, was)| list.add(&Record::Gone(Lost { place, was })))?;
+        for (place, origin, node) in there {
+            list.add(&Record::There(node.record(place, origin)))?;
+        }
+        if left_out > 0 {
+            list.add(&Record::LeftOut(left_out))?;
+        }
+        list.end()?;
+        self.is_kept.store(true, Ordering::Release);
+        Ok(())
     }
 
     pub(crate) fn node(&self, id: NodeId) -> Result<Arc<Node>> {
@@ -81,7 +129,7 @@ impl Files {
 
     /// An empty regular file.
     fn empty_file(&self) -> Result<Body> {
-        Ok(Body::File(Contents::new(Chunks::new(self.space.charge(0)?))))
+        Ok(Body::File(Contents::new(self.home.empty()?)))
     }
 
     fn make(
@@ -188,7 +236,7 @@ impl Files {
         let contents = node.contents()?;
         if flags.contains(OpenFlags::TRUNCATE) {
             self.touch(&node)?;
-            contents.change(Former::Dropped, |chunks| chunks.set_len(0))?;
+            contents.change(Former::Dropped, |bytes| bytes.set_len(0))??;
             let mut facts = node.facts();
             if flags.contains(OpenFlags::KILL_PRIVILEGES) {
                 facts.kill_privileges();
@@ -212,10 +260,10 @@ impl Files {
         let wanted = u64::try_from(from.len()).map_err(|_| Errno::EINVAL)?;
         let contents = open.writable()?;
         self.touch(&open.node)?;
-        let count = contents.change(Former::Needed, |chunks| {
-            let offset = if how.contains(WriteHow::APPEND) { chunks.len() } else { offset };
+        let count = contents.change(Former::Needed, |bytes| {
+            let offset = if how.contains(WriteHow::APPEND) { bytes.len() } else { offset };
             match offset.checked_add(wanted) {
-                Some(end) if end <= MAX_OFFSET => chunks.write(offset, from),
+                Some(end) if end <= MAX_OFFSET => bytes.write(offset, from),
                 _ => Err(Errno::EFBIG),
             }
         })??;
@@ -241,8 +289,7 @@ impl Files {
             let into_buffer = Sink::new(&slices, 0, wanted);
             let count = from.node.contents()?.read(from.below.as_ref(), offset, &into_buffer)?;
             let found = Source::new(&slices, 0, usize::try_from(count).unwrap_or(0));
-            let stored = match into.change(Former::Needed, |chunks| chunks.write(to_offset, &found)).flatten()
-            {
+            let stored = match into.change(Former::Needed, |bytes| bytes.write(to_offset, &found)).flatten() {
                 Ok(stored) => stored,
                 Err(errno) if done == 0 => return Err(errno),
                 Err(_) => break,
@@ -368,7 +415,7 @@ impl FileSystem for Files {
             Data::Allocate { offset, len, how } => {
                 let contents = open.writable()?;
                 self.touch(&open.node)?;
-                contents.change(Former::Needed, |chunks| chunks.allocate(offset, len, how))??;
+                contents.change(Former::Needed, |bytes| bytes.allocate(offset, len, how))??;
                 let mut facts = open.node.facts();
                 facts.kill_privileges();
                 facts.modified();
@@ -417,15 +464,15 @@ impl FileSystem for Files {
     }
 
     fn statistics(&self, _: &Context<'_>, _: NodeId) -> Result<Statistics> {
-        let (limit, free) = (self.space.limit(), self.space.free());
+        let (limit, free) = (self.home.space().limit(), self.home.space().free());
         let blocks = |bytes: u64| bytes / u64::from(BLOCK_SIZE);
         Ok(Statistics {
             block_size: BLOCK_SIZE,
             blocks: blocks(limit),
             free: blocks(free),
             available: blocks(free),
-            files: limit / NODE_COST,
-            free_files: free / NODE_COST,
+            files: self.space.limit() / NODE_COST,
+            free_files: self.space.free() / NODE_COST,
             name_len: MAX_NAME_LEN,
         })
     }

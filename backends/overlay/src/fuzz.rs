@@ -42,13 +42,28 @@ pub fn memory(data: &[u8]) {
 
 /// Acts on a folder in memory, and then on what is over it. The first byte says where the one becomes the other.
 pub fn over(data: &[u8]) {
+    over_with(data, |below| Files::over(below, 1 << 30));
+}
+
+/// The same, with contents in files of their own, of which none stays.
+pub fn kept(data: &[u8]) {
+    let Ok(directory) = tempfile::tempdir() else { panic!("no temporary directory") };
+    let count = || std::fs::read_dir(directory.path()).map(Iterator::count).unwrap_or_default();
+    over_with(data, |below| {
+        let opened = std::fs::File::open(directory.path()).map_err(|_| Errno::EIO)?;
+        Files::over_kept(below, 1 << 30, opened.into())
+    });
+    assert_eq!(count(), 0, "files that nobody removes");
+}
+
+fn over_with(data: &[u8], over: impl FnOnce(Arc<dyn FileSystem>) -> Result<Files>) {
     let Some((first, acts)) = data.split_first() else { return };
     let (before, after) = acts.split_at(acts.len() * usize::from(*first) / 256);
     let below = Arc::new(folder());
     let mut run = Run::new(&*below, Model::new());
     run.script(before);
     let model = run.let_go();
-    let Ok(files) = Files::over(below.clone(), 1 << 30) else { panic!("a directory is there") };
+    let Ok(files) = over(below.clone()) else { panic!("a directory is there") };
     let mut run = Run::new(&files, model.clone());
     run.script(after);
     run.compare();
@@ -640,13 +655,21 @@ mod tests {
         "\x0a\x03\x05\x07\x63",
     ];
 
-    #[test]
-    fn over() {
+    fn examples_over() -> Vec<Vec<u8>> {
         let all = examples().concat();
         let first = [0, 60, 128, 200, 240, 255].map(|first| [&[first][..], &all].concat());
         let each = examples().into_iter().map(|one| [&[128][..], &one, &one].concat());
-        let examples: Vec<_> = first.into_iter().chain(each).collect();
-        fuzzed::run("overlay_over", 800, &examples, &WORDS, super::over);
+        first.into_iter().chain(each).collect()
+    }
+
+    #[test]
+    fn over() {
+        fuzzed::run("overlay_over", 800, &examples_over(), &WORDS, super::over);
+    }
+
+    #[test]
+    fn kept() {
+        fuzzed::run("overlay_kept", 150, &examples_over(), &WORDS, super::kept);
     }
 
     #[test]

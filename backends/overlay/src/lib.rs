@@ -1,8 +1,8 @@
 //! Shared folders whose changes stay with the sandbox.
 //!
 //! ```text
-//! Files ─▶ Tree: names, links, references of the kernel ─▶ Node: facts ─▶ Contents: chunks, or those below
-//!   │        one lock, no input or output                   a lock each    a lock each
+//! Files ─▶ Tree: names, links, references of the kernel ─▶ Node: facts ─▶ Contents: in memory, in a file of the host's,
+//!   │        one lock, no input or output                   a lock each    or those below; a lock each
 //!   └────▶ Below: another file system, looked at with no lock held
 //! ```
 //!
@@ -16,9 +16,12 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 mod below;
+mod bytes;
 mod chunks;
 mod directory;
+mod extents;
 mod files;
+mod flat;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod handles;
@@ -27,8 +30,11 @@ mod locks;
 #[cfg(any(test, feature = "fuzzing"))]
 mod model;
 mod node;
+mod origin;
 mod reach;
 mod space;
+mod store;
+mod sys;
 #[cfg(test)]
 mod tests;
 mod tree;

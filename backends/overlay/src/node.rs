@@ -5,14 +5,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::{Duration, SystemTime};
 
+use changes::{Base, Place, There, What};
 use fuse::{
     Attributes, Device, Errno, MAX_XATTR_LEN, NodeId, Result, Seek, SetAttributes, SetTime, Sink, Time,
     XattrName, XattrSet,
 };
 
 use crate::below::{Below, BelowOpen};
-use crate::chunks::Chunks;
+use crate::bytes::{Bytes, Home};
 use crate::locks::{alone, lock, shared};
+use crate::origin::Origin;
 use crate::space::{Charge, Space};
 
 /// Bytes that each file is charged for, besides what it contains and its names: one with a byte in it takes some 1,400 in
@@ -52,6 +54,8 @@ pub(crate) struct Node {
     pub(crate) body: Body,
     /// The file in the file system below, if this one came from there.
     pub(crate) below: Option<Arc<Below>>,
+    /// Its path there, unless that is too long.
+    pub(crate) origin: Option<Arc<Origin>>,
     facts: Mutex<Facts>,
     space: Arc<Space>,
 }
@@ -91,9 +95,10 @@ pub(crate) struct Contents {
 /// Where contents are.
 #[derive(Debug)]
 enum Stored {
-    Here(Chunks),
+    /// With the file below as it was when its contents were copied.
+    Here(Bytes, Option<Box<Base>>),
     /// In the file system below, until they are changed.
-    Below(Arc<Below>, Arc<Space>),
+    Below(Arc<Below>, Home),
 }
 
 /// The use that a change of contents has for them.
@@ -104,14 +109,14 @@ pub(crate) enum Former {
 }
 
 impl Contents {
-    pub(crate) fn new(chunks: Chunks) -> Self {
-        let (len, taken) = (AtomicU64::new(chunks.len()), AtomicU64::new(chunks.taken()));
-        Self { stored: RwLock::new(Stored::Here(chunks)), len, taken, is_below: AtomicBool::new(false) }
+    pub(crate) fn new(bytes: Bytes) -> Self {
+        let (len, taken) = (AtomicU64::new(bytes.len()), AtomicU64::new(bytes.taken()));
+        Self { stored: RwLock::new(Stored::Here(bytes, None)), len, taken, is_below: AtomicBool::new(false) }
     }
 
-    fn below(below: Arc<Below>, space: Arc<Space>) -> Self {
+    fn below(below: Arc<Below>, home: Home) -> Self {
         Self {
-            stored: RwLock::new(Stored::Below(below, space)),
+            stored: RwLock::new(Stored::Below(below, home)),
             len: AtomicU64::new(0),
             taken: AtomicU64::new(0),
             is_below: AtomicBool::new(true),
@@ -125,34 +130,52 @@ impl Contents {
     /// Fills `into`; `below` is what was opened if the contents were below then.
     pub(crate) fn read(&self, below: Option<&BelowOpen>, offset: u64, into: &Sink<'_>) -> Result<u64> {
         match &*shared(&self.stored) {
-            Stored::Here(chunks) => Ok(chunks.read(offset, into)),
+            Stored::Here(bytes, _) => bytes.read(offset, into),
             Stored::Below(..) => below.ok_or(Errno::EIO)?.read(offset, into),
         }
     }
 
     pub(crate) fn seek(&self, below: Option<&BelowOpen>, offset: u64, what: Seek) -> Result<u64> {
         match &*shared(&self.stored) {
-            Stored::Here(chunks) => chunks.seek(offset, what),
+            Stored::Here(bytes, _) => bytes.seek(offset, what),
             Stored::Below(..) => below.ok_or(Errno::EIO)?.seek(offset, what),
         }
     }
 
     /// Changes the contents while nobody else looks. Those below are copied first.
-    pub(crate) fn change<T>(&self, former: Former, act: impl FnOnce(&mut Chunks) -> T) -> Result<T> {
+    pub(crate) fn change<T>(&self, former: Former, act: impl FnOnce(&mut Bytes) -> T) -> Result<T> {
         let mut stored = alone(&self.stored);
-        if let Stored::Below(below, space) = &*stored {
-            let chunks = match former {
-                Former::Needed => below.copy(space)?,
-                Former::Dropped => Chunks::new(space.charge(0)?),
+        if let Stored::Below(below, home) = &*stored {
+            let (bytes, base) = match former {
+                Former::Needed => below.copy(home).map(|(bytes, told)| (bytes, Some(base_of(&told))))?,
+                Former::Dropped => (home.empty()?, None),
             };
-            *stored = Stored::Here(chunks);
+            *stored = Stored::Here(bytes, base);
         }
-        let Stored::Here(chunks) = &mut *stored else { return Err(Errno::EIO) };
-        let result = act(chunks);
-        self.len.store(chunks.len(), Ordering::Relaxed);
-        self.taken.store(chunks.taken(), Ordering::Relaxed);
+        let Stored::Here(bytes, _) = &mut *stored else { return Err(Errno::EIO) };
+        let result = act(bytes);
+        self.len.store(bytes.len(), Ordering::Relaxed);
+        self.taken.store(bytes.taken(), Ordering::Relaxed);
         self.is_below.store(false, Ordering::Release);
         Ok(result)
+    }
+}
+
+impl Contents {
+    /// The place of the contents, as a list of changes tells it.
+    fn recorded(&self) -> changes::Contents {
+        match &*shared(&self.stored) {
+            Stored::Below(..) => changes::Contents { len: 0, stored: changes::Stored::Below },
+            Stored::Here(bytes, _) => changes::Contents { len: bytes.len(), stored: bytes.told() },
+        }
+    }
+
+    /// The file below when its contents were copied.
+    fn base(&self) -> Option<Base> {
+        match &*shared(&self.stored) {
+            Stored::Here(_, base) => base.as_deref().copied(),
+            Stored::Below(..) => None,
+        }
     }
 }
 
@@ -172,6 +195,8 @@ pub(crate) struct Facts {
     is_live: bool,
     /// The contents' time is that of the contents below.
     mtime_is_below: bool,
+    /// The file below when something was changed here first.
+    base: Option<Box<Base>>,
     charge: Charge,
     /// A file that has no name may get one.
     pub(crate) nameable: bool,
@@ -212,24 +237,27 @@ impl Node {
             btime: now,
             is_live: false,
             mtime_is_below: false,
+            base: None,
             charge,
             nameable: false,
             xattrs: BTreeMap::new(),
         };
-        Ok(Self { id, ino, body, below: None, facts: Mutex::new(facts), space: space.clone() })
+        let space = space.clone();
+        Ok(Self { id, ino, body, below: None, origin: None, facts: Mutex::new(facts), space })
     }
 
     /// A file of the file system below.
     pub(crate) fn found(
         id: NodeId,
-        below: Arc<Below>,
+        (below, origin): (Arc<Below>, Option<Arc<Origin>>),
         told: &Attributes,
         target: Box<[u8]>,
         space: &Arc<Space>,
+        home: &Home,
     ) -> Result<Self> {
         let body = match told.mode & file_type::MASK {
             file_type::DIRECTORY => Body::Directory,
-            file_type::REGULAR => Body::File(Contents::below(below.clone(), space.clone())),
+            file_type::REGULAR => Body::File(Contents::below(below.clone(), home.clone())),
             file_type::LINK => Body::Link(target),
             kind => Body::Special(kind, told.device),
         };
@@ -244,12 +272,13 @@ impl Node {
             btime: told.btime.unwrap_or(told.ctime),
             is_live: true,
             mtime_is_below: matches!(body, Body::File(_)),
+            base: None,
             charge: space.charge(0)?,
             nameable: false,
             xattrs: BTreeMap::new(),
         };
         let (ino, space) = (told.ino, space.clone());
-        Ok(Self { id, ino, body, below: Some(below), facts: Mutex::new(facts), space })
+        Ok(Self { id, ino, body, below: Some(below), origin, facts: Mutex::new(facts), space })
     }
 
     /// The file below, if all that is told is asked for there.
@@ -275,6 +304,7 @@ impl Node {
             kept.insert(name.into(), Value { bytes: bytes.into(), _charge: charge });
         }
         facts.is_live = false;
+        facts.base = Some(base_of(told));
         facts.xattrs = kept;
         (facts.mode, facts.uid, facts.gid) = (told.mode & !file_type::MASK, told.uid, told.gid);
         (facts.atime, facts.mtime, facts.ctime) = (told.atime, told.mtime, told.ctime);
@@ -346,11 +376,31 @@ impl Node {
         }
     }
 
+    /// The file below when the change of it began, if there is one.
+    pub(crate) fn base(&self) -> Option<Base> {
+        let copied = if let Body::File(contents) = &self.body { contents.base() } else { None };
+        copied.or_else(|| self.facts().base.as_deref().copied())
+    }
+
+    /// The file as a list of changes tells it.
+    pub(crate) fn record(&self, place: Place, origin: Option<Place>) -> There {
+        let what = match &self.body {
+            Body::Directory => What::Directory,
+            Body::File(contents) => What::File(contents.recorded()),
+            Body::Link(target) => What::Link(target.to_vec()),
+            Body::Special(..) => What::Special,
+        };
+        let (was, facts) = (self.base(), self.facts());
+        let mtime = changes::Time { seconds: facts.mtime.seconds, nanoseconds: facts.mtime.nanoseconds };
+        let was = was.filter(|_| origin.is_some());
+        There { place, origin, was, file: self.id.0, mode: facts.mode, mtime, what }
+    }
+
     /// Changes what is told, all at once.
     pub(crate) fn change(&self, change: &SetAttributes) -> Result<()> {
         if let Some(size) = change.size {
             let former = if size == 0 { Former::Dropped } else { Former::Needed };
-            self.contents()?.change(former, |chunks| chunks.set_len(size))?;
+            self.contents()?.change(former, |bytes| bytes.set_len(size))??;
         }
         let (now, mut facts) = (now(), self.facts());
         let time = |set: SetTime| match set {
@@ -461,6 +511,13 @@ impl Facts {
     fn xattr_list_len(&self) -> usize {
         self.xattrs.keys().map(|name| name.len() + 1).sum()
     }
+}
+
+/// The facts that show later whether the file below has changed.
+fn base_of(told: &Attributes) -> Box<Base> {
+    let time = |time: Time| changes::Time { seconds: time.seconds, nanoseconds: time.nanoseconds };
+    let (mtime, ctime) = (time(told.mtime), time(told.ctime));
+    Box::new(Base { mode: told.mode, ino: told.ino, size: told.size, mtime, ctime })
 }
 
 /// The host's clock.

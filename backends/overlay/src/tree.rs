@@ -7,12 +7,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use changes::{Base, Place};
 use fuse::{Attributes, Context, Errno, NodeId, RenameHow, Result};
 
 use crate::below::Below;
+use crate::bytes::Home;
 use crate::directory::{Directory, Loose, What};
 use crate::node::{Birth, Body, Node, file_type};
-use crate::space::Space;
+use crate::origin::Origin;
+use crate::space::{Charge, Space};
 
 /// Most names of a file, and most directories in one.
 const MAX_LINKS: u32 = 1 << 30;
@@ -20,10 +23,14 @@ const MAX_LINKS: u32 = 1 << 30;
 /// Marks the numbers of files that are made over others: no file system has as many.
 const OWN_INO: u64 = 1 << 63;
 
+/// Bytes that each name below is charged for that leads to its file no more.
+const LOSS_COST: u64 = 256;
+
 /// All files.
 #[derive(Debug)]
 pub(crate) struct Tree {
     space: Arc<Space>,
+    home: Home,
     nodes: HashMap<NodeId, Known>,
     /// Of those nodes that are directories.
     directories: HashMap<NodeId, Directory>,
@@ -33,6 +40,29 @@ pub(crate) struct Tree {
     next: u64,
     /// The bits that mark the numbers of files that are made here, as programs see them.
     mark: u64,
+    /// Names below that lead to their files no more.
+    losses: Vec<Loss>,
+    /// How many more there are, whose paths are too long.
+    untold: u64,
+}
+
+/// A name below that leads to its file no more.
+#[derive(Debug)]
+struct Loss {
+    directory: Arc<Origin>,
+    name: Arc<[u8]>,
+    was: Base,
+    _charge: Charge,
+}
+
+/// Everything that is other than below, by path.
+#[derive(Debug, Default)]
+pub(crate) struct Changed {
+    pub(crate) gone: Vec<(Place, Base)>,
+    /// Each file's path here, and its path below if it came from there.
+    pub(crate) there: Vec<(Place, Option<Place>, Arc<Node>)>,
+    /// How many more there are, whose paths are too long.
+    pub(crate) left_out: u64,
 }
 
 /// A file, and how many references to it the kernel has.
@@ -60,33 +90,37 @@ pub(crate) struct Spot<'a> {
 
 impl Tree {
     /// An empty root directory.
-    pub(crate) fn new(space: Arc<Space>, root: Birth) -> Result<Self> {
+    pub(crate) fn new(space: Arc<Space>, home: Home, root: Birth) -> Result<Self> {
         let node = Node::new(NodeId::ROOT, NodeId::ROOT.0, Body::Directory, root, &space)?;
-        let mut tree = Self::with(space, 0);
+        let mut tree = Self::with(space, home, 0);
         tree.add(node, NodeId::ROOT);
         Ok(tree)
     }
 
     /// A root directory that is one of the file system below.
-    pub(crate) fn over(space: Arc<Space>, root: Arc<Below>, told: &Attributes) -> Result<Self> {
-        let node = Node::found(NodeId::ROOT, root, told, Box::default(), &space)?;
+    pub(crate) fn over(space: Arc<Space>, home: Home, root: Arc<Below>, told: &Attributes) -> Result<Self> {
+        let root = (root, Some(Origin::root()));
+        let node = Node::found(NodeId::ROOT, root, told, Box::default(), &space, &home)?;
         if !node.is_directory() {
             return Err(Errno::ENOTDIR);
         }
-        let mut tree = Self::with(space, OWN_INO);
+        let mut tree = Self::with(space, home, OWN_INO);
         let known = Known { found_at: Some(Vec::new()), ..tree.learn(node, NodeId::ROOT) };
         tree.nodes.insert(NodeId::ROOT, known);
         Ok(tree)
     }
 
-    fn with(space: Arc<Space>, mark: u64) -> Self {
+    fn with(space: Arc<Space>, home: Home, mark: u64) -> Self {
         Self {
             space,
+            home,
             nodes: HashMap::new(),
             directories: HashMap::new(),
             by_below: HashMap::new(),
             next: NodeId::ROOT.0 + 1,
             mark,
+            losses: Vec::new(),
+            untold: 0,
         }
     }
 
@@ -159,8 +193,8 @@ impl Tree {
             }
             Some(What::Below(_)) | None => {}
         }
-        let node = self.learn_below(spot.parent, below, told, target)?;
         let name = Arc::<[u8]>::from(spot.name);
+        let node = self.learn_below((spot.parent, &name), below, told, target)?;
         if self.directory(spot.parent)?.what(&name) != Some(What::Below(node.id)) {
             let nothing = self.space.charge(0)?;
             self.names(spot.parent)?.note_below(&name, node.id, nothing);
@@ -176,7 +210,7 @@ impl Tree {
     /// A file that was found below, with a reference that the kernel has to it.
     fn learn_below(
         &mut self,
-        parent: NodeId,
+        (parent, name): (NodeId, &Arc<[u8]>),
         below: Arc<Below>,
         told: &Attributes,
         target: Box<[u8]>,
@@ -187,7 +221,8 @@ impl Tree {
             return Ok(known.node.clone());
         }
         let (id, below_id) = (NodeId(self.next), below.id());
-        let node = Node::found(id, below, told, target, &self.space)?;
+        let origin = self.node(parent)?.origin.as_ref().and_then(|origin| origin.join(name));
+        let node = Node::found(id, (below, origin), told, target, &self.space, &self.home)?;
         self.next += 1;
         self.by_below.insert(below_id, id);
         let node = self.add(node, parent);
@@ -314,6 +349,7 @@ impl Tree {
         if node.is_directory() {
             return Err(Errno::EISDIR);
         }
+        self.note_loss(spot)?;
         drop(self.names(spot.parent)?.take(spot.name)?);
         self.node(spot.parent)?.facts().modified();
         Ok(self.lose(&node, spot.parent))
@@ -325,6 +361,7 @@ impl Tree {
         if !self.directory(node.id)?.is_empty() {
             return Err(Errno::ENOTEMPTY);
         }
+        self.note_loss(spot)?;
         drop(self.names(spot.parent)?.take(spot.name)?);
         self.node(spot.parent)?.facts().modified();
         Ok(self.lose(&node, spot.parent))
@@ -388,6 +425,8 @@ impl Tree {
         if lost.is_none() {
             self.names(to.parent)?.check_room()?;
         }
+        self.note_loss(from)?;
+        self.note_loss(to)?;
         let loose = self.names(from.parent)?.take(from.name)?;
         self.names(to.parent)?.put(to.name, loose);
         if goes_elsewhere {
@@ -403,6 +442,8 @@ impl Tree {
         if other.is_directory() && self.is_within(from.parent, other.id) {
             return Err(Errno::EINVAL);
         }
+        self.note_loss(from)?;
+        self.note_loss(to)?;
         self.names(from.parent)?.lead(from.name, other.id);
         self.names(to.parent)?.lead(to.name, moved.id);
         if from.parent != to.parent {
@@ -457,6 +498,63 @@ impl Tree {
             (true, true) if !self.directory(other.id)?.is_empty() => Err(Errno::ENOTEMPTY),
             _ => Ok(()),
         }
+    }
+
+    /// Notes that a name is about to lead to another file than below, if it is the first time.
+    fn note_loss(&mut self, spot: Spot<'_>) -> Result<()> {
+        let Some(What::Below(id) | What::Kept(id)) = self.directory(spot.parent)?.what(spot.name) else {
+            return Ok(());
+        };
+        let (directory, was) = (self.node(spot.parent)?.origin.clone(), self.node(id)?.base());
+        match (directory, was) {
+            (Some(directory), Some(was)) => {
+                // Names can be taken away whether there is space or not.
+                let mut charge = self.space.charge(0)?;
+                charge.become_amount(LOSS_COST);
+                self.losses.push(Loss { directory, name: spot.name.into(), was, _charge: charge });
+            }
+            _ => self.untold += 1,
+        }
+        Ok(())
+    }
+
+    /// Everything that is other than below.
+    pub(crate) fn changed(&self) -> Changed {
+        let mut changed = Changed { left_out: self.untold, ..Changed::default() };
+        for loss in &self.losses {
+            match loss.directory.place_of(&loss.name) {
+                Some(place) => changed.gone.push((place, loss.was)),
+                None => changed.left_out += 1,
+            }
+        }
+        let mut directories = vec![(NodeId::ROOT, None::<Place>)];
+        while let Some((id, at)) = directories.pop() {
+            let (Ok(parent), Some(directory)) = (self.node(id), self.directories.get(&id)) else { continue };
+            for (_, name, what) in directory.behind(0) {
+                let Some(node) = what.node().and_then(|id| self.nodes.get(&id)).map(|known| &known.node)
+                else {
+                    continue;
+                };
+                let place = match &at {
+                    Some(at) => at.join(name),
+                    None => Place::new(name),
+                };
+                let origin = match what {
+                    What::Kept(_) => parent.origin.as_ref().and_then(|origin| origin.place_of(name)),
+                    _ => node.origin.as_ref().and_then(|origin| origin.place()),
+                };
+                match place {
+                    Some(place) if origin.is_some() || node.below.is_none() => {
+                        if node.is_directory() {
+                            directories.push((node.id, Some(place.clone())));
+                        }
+                        changed.there.push((place, origin, node.clone()));
+                    }
+                    _ => changed.left_out += 1,
+                }
+            }
+        }
+        changed
     }
 
     /// Refuses a name that is taken, or that is in no directory.

@@ -62,12 +62,28 @@ fn files_in_memory_behave_as_posix_says() {
     suites.hold("in memory", Files::in_memory(options).unwrap(), || ());
 }
 
-#[test]
-fn files_over_others_behave_as_posix_says() {
-    let Some(suites) = suite::Suites::found() else { return };
+/// Runs the suites on files over a directory, which is as it was in the end.
+fn run_over(suites: &suite::Suites, what: &str, over: impl FnOnce(Arc<HostFs>) -> Files) {
     let shared = tempfile::tempdir().unwrap();
     fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let host = HostFs::new(shared.path(), Options { readonly: true, ..Options::default() }).unwrap();
-    suites.hold("over a directory", Files::over(Arc::new(host), LIMIT).unwrap(), || ());
+    suites.hold(what, over(Arc::new(host)), || ());
     assert_eq!(fs::read_dir(shared.path()).unwrap().count(), 0, "the directory is as it was");
+}
+
+#[test]
+fn files_over_others_behave_as_posix_says() {
+    let Some(suites) = suite::Suites::found() else { return };
+    run_over(&suites, "over a directory", |host| Files::over(host, LIMIT).unwrap());
+}
+
+#[test]
+fn files_over_others_with_contents_in_files_behave_as_posix_says() {
+    let Some(suites) = suite::Suites::found() else { return };
+    let contents = tempfile::tempdir().unwrap();
+    let directory = fs::File::open(contents.path()).unwrap().into();
+    run_over(&suites, "over a directory, contents in files", |host| {
+        Files::over_kept(host, LIMIT, directory).unwrap()
+    });
+    assert_eq!(fs::read_dir(contents.path()).unwrap().count(), 0, "files that nobody removes");
 }

@@ -20,7 +20,8 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("debian", "runtime/debian", &["waiting", "web"]),
     ("erofs", "backends/erofs", &[]),
     ("fuse", "backends/fuse", &[]),
-    ("overlay", "backends/overlay", &["fuse"]),
+    ("changes", "backends/changes", &[]),
+    ("overlay", "backends/overlay", &["changes", "fuse"]),
     ("rules", "backends/rules", &["fuse", "policy"]),
     // 1: devices see guest memory, never a hypervisor or a policy
     ("virtio", "devices/virtio", &["guest_memory"]),

@@ -1,0 +1,247 @@
+//! Changes taken over: all of them, or none.
+//!
+//! ```text
+//! everything new is made in a directory beside it all, .matchlock-N
+//! what is removed, replaced or renamed is moved there, from the deepest path up
+//! what is new or renamed is moved to its path, from the top down
+//! what was removed or replaced is deleted
+//! ```
+//!
+//! So a disk that is full ends it before anything has changed, every further step is a rename or as small as one, and what
+//! was done is undone where a later step fails.
+
+use std::collections::BTreeMap;
+
+use crate::host::finish;
+use crate::judge::judge;
+use crate::{Change, Error, Host, Kept, Kind, Place, Result, What};
+
+/// Takes changes over, and returns how many; `tell` hears how many steps of how many are done.
+///
+/// Devices, FIFOs and sockets are not made. A change that is too late keeps all of them from being taken over.
+pub fn apply(
+    changes: Vec<Change>,
+    host: &Host,
+    kept: &Kept,
+    tell: &mut dyn FnMut(usize, usize),
+) -> Result<usize> {
+    let judged = judge(changes, host, kept)?;
+    let conflicts = || judged.iter().filter_map(|(change, conflict)| Some((change, conflict.clone()?)));
+    if let Some((first, conflict)) = conflicts().next() {
+        let (place, others) = (first.place.clone(), conflicts().count() - 1);
+        return Err(Error::Conflict { place, conflict, others });
+    }
+    let changes: Vec<Change> = judged.into_iter().map(|(change, _)| change).filter(is_made).collect();
+    if changes.is_empty() {
+        return Ok(0);
+    }
+    let total = changes.len().saturating_mul(2);
+    let mut work =
+        Work { host, kept, staging: stage(host)?, number: 0, undo: Vec::new(), removed: Vec::new() };
+    let mut told = 0;
+    let done = work.all(&changes, &mut || {
+        told += 1;
+        tell(told, total);
+    });
+    if let Err(why) = done {
+        return Err(match work.undo() {
+            Ok(()) => why,
+            Err(undoing) => {
+                Error::Stuck { why: Box::new(why), undoing: Box::new(undoing), kept: work.staging }
+            }
+        });
+    }
+    work.clear()?;
+    Ok(changes.len())
+}
+
+fn is_made(change: &Change) -> bool {
+    !change.now.as_ref().is_some_and(|there| there.what == What::Special && change.kind != Kind::Renamed)
+}
+
+/// Makes the directory beside it all.
+fn stage(host: &Host) -> Result<Place> {
+    for number in 0..64u8 {
+        let Some(place) = Place::new(format!(".matchlock-{number}").as_bytes()) else { continue };
+        if host.look(&place)?.is_none() {
+            return host.make_directory(&place, 0o700).map(|()| place);
+        }
+    }
+    Err(Error::at(&".matchlock-*")(std::io::Error::from(std::io::ErrorKind::AlreadyExists)))
+}
+
+/// A step that was done, as what undoes it.
+enum Undo {
+    /// Moves a file from one path to the other.
+    Move(Place, Place),
+    /// Removes a file, or an empty directory.
+    Remove(Place, bool),
+    /// Makes a directory with a mode.
+    Make(Place, u32),
+    SetMode(Place, u32),
+}
+
+struct Work<'a> {
+    host: &'a Host,
+    kept: &'a Kept,
+    staging: Place,
+    number: u64,
+    undo: Vec<Undo>,
+    /// Files in the directory beside it all that nobody wants.
+    removed: Vec<Place>,
+}
+
+impl Work<'_> {
+    fn all(&mut self, changes: &[Change], tell: &mut dyn FnMut()) -> Result<()> {
+        let mut made = self.make(changes, tell)?;
+        let mut takes: Vec<&Change> = changes.iter().filter(|change| change.taken().is_some()).collect();
+        takes.sort_by(|one, other| other.taken().cmp(&one.taken()));
+        let mut moved = BTreeMap::new();
+        for change in takes {
+            if let Some(at) = self.take(change)? {
+                moved.insert(change.place.clone(), at);
+            }
+        }
+        let (links, others): (Vec<_>, Vec<_>) =
+            changes.iter().partition(|change| matches!(made.get(&change.place), Some(Made::Link(_))));
+        for change in others.into_iter().chain(links) {
+            self.put(change, &mut made, &mut moved)?;
+            tell();
+        }
+        self.removed.extend(moved.into_values());
+        Ok(())
+    }
+
+    /// A path in the directory beside it all.
+    fn beside(&mut self) -> Result<Place> {
+        self.number += 1;
+        let place = self.staging.join(self.number.to_string().as_bytes());
+        place.ok_or(Error::TooLong)
+    }
+
+    /// Makes every file that is new.
+    fn make(&mut self, changes: &[Change], tell: &mut dyn FnMut()) -> Result<BTreeMap<Place, Made>> {
+        let (mut made, mut first) = (BTreeMap::new(), BTreeMap::new());
+        for change in changes {
+            tell();
+            let Some(there) = change.now.as_ref().filter(|_| change.kind != Kind::Attributes) else {
+                continue;
+            };
+            if change.kind == Kind::Renamed && !change.has_contents() {
+                continue;
+            }
+            let what = match (&there.what, &change.linked) {
+                (What::Directory, _) => Made::Directory,
+                (What::Special, _) => continue,
+                (_, Some(linked)) if !change.has_contents() => Made::Link(linked.clone()),
+                (What::File(_), _) if first.contains_key(&there.file) => {
+                    Made::Link(first.get(&there.file).cloned().unwrap_or_else(|| change.place.clone()))
+                }
+                (What::Link(target), _) => {
+                    let at = self.beside()?;
+                    self.host.make_link(&at, target)?;
+                    self.undo.push(Undo::Remove(at.clone(), false));
+                    Made::At(at)
+                }
+                (What::File(contents), _) => {
+                    first.insert(there.file, change.place.clone());
+                    let at = self.beside()?;
+                    let file = self.host.create(&at)?;
+                    self.undo.push(Undo::Remove(at.clone(), false));
+                    let origin = change.from.as_ref().or(change.origin.as_ref());
+                    let source = self.kept.open(contents, origin, self.host);
+                    let copied = source.and_then(|mut source| source.copy(contents.len, &file));
+                    copied
+                        .and_then(|()| finish(&file, there.mode, there.mtime))
+                        .map_err(Error::at(&change.place))?;
+                    Made::At(at)
+                }
+            };
+            made.insert(change.place.clone(), what);
+        }
+        Ok(made)
+    }
+
+    /// Takes what a change begins with from its path; returns where it is if it is not gone.
+    fn take(&mut self, change: &Change) -> Result<Option<Place>> {
+        let (Some(place), Some(was)) = (change.taken(), change.was) else { return Ok(None) };
+        if was.is_directory() && change.kind != Kind::Renamed {
+            self.host.remove(place, true)?;
+            self.undo.push(Undo::Make(place.clone(), was.mode));
+            return Ok(None);
+        }
+        let at = self.beside()?;
+        self.host.rename(place, &at)?;
+        self.undo.push(Undo::Move(at.clone(), place.clone()));
+        if change.kind == Kind::Renamed {
+            return Ok(Some(at));
+        }
+        self.removed.push(at);
+        Ok(None)
+    }
+
+    /// Gives a path what it is to have.
+    fn put(
+        &mut self,
+        change: &Change,
+        made: &mut BTreeMap<Place, Made>,
+        moved: &mut BTreeMap<Place, Place>,
+    ) -> Result<()> {
+        let (place, Some(there)) = (&change.place, &change.now) else { return Ok(()) };
+        let at = match made.remove(place) {
+            Some(Made::Directory) => {
+                self.host.make_directory(place, there.mode)?;
+                self.undo.push(Undo::Remove(place.clone(), true));
+                return Ok(());
+            }
+            Some(Made::Link(first)) => {
+                self.host.link(&first, place)?;
+                self.undo.push(Undo::Remove(place.clone(), false));
+                return Ok(());
+            }
+            Some(Made::At(at)) => Some(at),
+            None if change.kind == Kind::Renamed => moved.remove(place),
+            None => None,
+        };
+        if let Some(at) = at {
+            self.host.rename(&at, place)?;
+            self.undo.push(Undo::Move(place.clone(), at));
+        }
+        let Some(was) = change.was.filter(|was| was.mode & 0o777 != there.mode & 0o777) else {
+            return Ok(());
+        };
+        let is_settable = matches!(there.what, What::Directory | What::File(_));
+        if is_settable && matches!(change.kind, Kind::Attributes | Kind::Renamed) {
+            self.host.set_mode(place, there.mode)?;
+            self.undo.push(Undo::SetMode(place.clone(), was.mode));
+        }
+        Ok(())
+    }
+
+    /// Undoes everything, the last step first.
+    fn undo(&mut self) -> Result<()> {
+        while let Some(step) = self.undo.pop() {
+            match step {
+                Undo::Move(from, to) => self.host.rename(&from, &to),
+                Undo::Remove(place, is_directory) => self.host.remove(&place, is_directory),
+                Undo::Make(place, mode) => self.host.make_directory(&place, mode),
+                Undo::SetMode(place, mode) => self.host.set_mode(&place, mode),
+            }?;
+        }
+        self.host.remove(&self.staging, true)
+    }
+
+    /// Deletes what nobody wants.
+    fn clear(&self) -> Result<()> {
+        self.removed.iter().try_for_each(|place| self.host.remove(place, false))?;
+        self.host.remove(&self.staging, true)
+    }
+}
+
+/// A file that is made, or that is made when its path is there.
+enum Made {
+    At(Place),
+    /// A further name of the file that has this path then.
+    Link(Place),
+    Directory,
+}

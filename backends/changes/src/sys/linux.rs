@@ -1,0 +1,29 @@
+//! Files on Linux.
+
+use std::fs::File;
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::{AtFlags, StatxFlags, statx};
+
+use crate::host::Facts;
+use crate::{Base, Time};
+
+/// The facts of a file: the one of a name in a directory, or with no name the directory itself.
+pub(crate) fn facts(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Facts> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT;
+    let found = statx(directory, name, flags, StatxFlags::BASIC_STATS)?;
+    let time = |time: rustix::fs::StatxTimestamp| Time { seconds: time.tv_sec, nanoseconds: time.tv_nsec };
+    let base = Base {
+        mode: found.stx_mode.into(),
+        ino: found.stx_ino,
+        size: found.stx_size,
+        mtime: time(found.stx_mtime),
+        ctime: time(found.stx_ctime),
+    };
+    Ok(Facts { base, device: u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor) })
+}
+
+/// Has an empty file share the blocks of another one, if the file system can.
+pub(crate) fn clone(from: &File, to: &File) -> bool {
+    rustix::fs::ioctl_ficlone(to, from).is_ok()
+}
