@@ -428,6 +428,16 @@ mod tests {
     }
 
     #[test]
+    fn folders() {
+        let args = run("--image a -v /x:/y --mount type=memory,target=/z,ro -v a,b:c --workspace /w x");
+        assert_eq!(
+            (args.volume, args.mount),
+            (vec!["/x:/y".into(), "a,b:c".into()], vec!["type=memory,target=/z,ro".into()])
+        );
+        assert_eq!((args.workspace.as_str(), run("--image a x").workspace.as_str()), ("/w", ""));
+    }
+
+    #[test]
     fn several_sandboxes() {
         let Command::Kill(args) = parsed("kill a b --all=false c").unwrap().command else { panic!() };
         assert_eq!((args.ids, args.all), (vec!["a".into(), "b".into(), "c".into()], false));
@@ -437,7 +447,6 @@ mod tests {
 
     #[test]
     fn options_of_later_parts_are_named() {
-        assert_eq!(run("--image a --workspace /y").later.given(), Some(("--workspace", "mounts")));
         assert_eq!(
             run("--image a -v /x:/y:ro -v .:/z:host_fs,uid=1").volume,
             ["/x:/y:ro", ".:/z:host_fs,uid=1"]

@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use sandbox::{Config, DiskConfig, Home, Id, Record, Records, RecordsError, Version};
+use sandbox::{Config, DiskConfig, Home, Id, MountConfig, Record, Records, RecordsError, Version};
 use wire::state::{
     CleanupStep, Inspection, Lifecycle, LifecycleResources, StepStatus, VmConfig, VmDetails, VmDisk, VmHost,
-    VmImageConfig, VmKernel, VmNetwork, VmResources, VmVfs,
+    VmImageConfig, VmKernel, VmMount, VmNetwork, VmResources, VmVfs,
 };
 
 use crate::args::IdsArgs;
@@ -70,7 +70,7 @@ fn config(config: &Config) -> VmConfig {
             add_hosts: hosts.map(|(host, ip)| VmHost { host: host.clone(), ip: ip.to_string() }).collect(),
             dns_servers: config.nameservers.iter().map(ToString::to_string).collect(),
         },
-        vfs: VmVfs { workspace: config.workspace.clone() },
+        vfs: vfs(config),
         env: masked(&config.env),
         env_names: config.env.clone(),
         image_config: VmImageConfig {
@@ -97,6 +97,21 @@ fn disk(disk: &DiskConfig) -> VmDisk {
         owner_uid: disk.uid,
         owner_gid: disk.gid,
     }
+}
+
+/// A sandbox's directories beside its image's.
+pub(crate) fn vfs(config: &Config) -> VmVfs {
+    let mount = |mount: &MountConfig| {
+        let wire = VmMount {
+            kind: mount.kind.clone(),
+            host_path: mount.host_path.clone(),
+            readonly: mount.readonly,
+            owner_uid: mount.uid,
+            owner_gid: mount.gid,
+        };
+        (mount.guest_path.clone(), wire)
+    };
+    VmVfs { workspace: config.workspace.clone(), mounts: config.mounts.iter().map(mount).collect() }
 }
 
 /// The versions, each with the facts that earlier ones recorded.
@@ -154,6 +169,13 @@ mod tests {
                 timeout_seconds: Some(300.0),
                 time_limit_seconds: Some(4.5),
                 workspace: "/work".into(),
+                mounts: vec![MountConfig {
+                    guest_path: "/work/src".into(),
+                    kind: "host_fs".into(),
+                    host_path: Some("/src".into()),
+                    uid: Some(0),
+                    ..MountConfig::default()
+                }],
                 no_network: true,
                 launch_entrypoint: true,
                 ..Config::default()
@@ -192,7 +214,7 @@ mod tests {
 
     #[test]
     fn the_record_as_json() {
-        let expected = r#"{"id":"vm-00000001","pid":0,"status":"stopped","image":"busybox","created_at":"2026-01-02T03:04:05Z","config":{"image":"busybox","privileged":false,"launch_entrypoint":true,"init":false,"kernel":{"ref":""},"resources":{"cpus":0.5,"memory_mb":0,"disk_size_mb":0,"timeout_seconds":300.0,"time_limit_seconds":4.5},"extra_disks":[],"network":{"no_network":true,"add_hosts":[],"dns_servers":[]},"vfs":{"workspace":"/work"},"env":{"API_KEY":"***"},"env_names":["API_KEY"],"image_config":{"env":{"LANG":"***"},"env_names":["LANG"]}}}"#;
+        let expected = r#"{"id":"vm-00000001","pid":0,"status":"stopped","image":"busybox","created_at":"2026-01-02T03:04:05Z","config":{"image":"busybox","privileged":false,"launch_entrypoint":true,"init":false,"kernel":{"ref":""},"resources":{"cpus":0.5,"memory_mb":0,"disk_size_mb":0,"timeout_seconds":300.0,"time_limit_seconds":4.5},"extra_disks":[],"network":{"no_network":true,"add_hosts":[],"dns_servers":[]},"vfs":{"workspace":"/work","mounts":{"/work/src":{"type":"host_fs","host_path":"/src","readonly":false,"owner_uid":0}}},"env":{"API_KEY":"***"},"env_names":["API_KEY"],"image_config":{"env":{"LANG":"***"},"env_names":["LANG"]}}}"#;
         assert_eq!(serde_json::to_string(&details(&a_record())).unwrap(), expected);
     }
 }

@@ -9,7 +9,9 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use guest_protocol::{Program, Stdio};
+use policy::mounts::{self, Mount};
 use sandbox::{
     AgentError, DEFAULT_GRACE, Error, Exec, Guest, Handle, Home, ImageOverrides, ProgramStream, Spec, Start,
     Stop, Terms, TimeLimit, Timings, Why,
@@ -58,6 +60,7 @@ pub(crate) fn run(args: RunArgs, arguments: &[OsString], start: Start) -> anyhow
 /// The sandbox that the options describe.
 fn spec(home: &Home, args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
     let network = network(args)?;
+    let (workspace, mounts) = folders(args)?;
     let entrypoint = args.entrypoint.as_ref().map(|program| match program.as_str() {
         "" => Vec::new(),
         program => vec![program.to_owned()],
@@ -73,13 +76,13 @@ fn spec(home: &Home, args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
             disk_size_mb: args.disk_size,
         },
         disks: policy::disks::specs(&args.disk)?,
-        shares: policy::shares::specs(&args.volume)?,
+        mounts,
         hostname: network.hostname,
         add_hosts: network.add_hosts,
         env: environment::collect(home, &args.env_file, &args.env)?,
         nameservers: network.nameservers,
         entrypoint,
-        image_config: ImageOverrides::default(),
+        image_config: ImageOverrides { workspace, ..ImageOverrides::default() },
         privileged: args.privileged,
         no_network: network.no_network,
         launch_entrypoint: true,
@@ -89,6 +92,17 @@ fn spec(home: &Home, args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
         keep: detached || !args.rm,
         grace: args.graceful_shutdown.unwrap_or(DEFAULT_GRACE),
     })
+}
+
+/// The workspace (empty = none) and the mounts that the options describe.
+fn folders(args: &RunArgs) -> anyhow::Result<(String, Vec<Mount>)> {
+    let has_mounts = !args.volume.is_empty() || !args.mount.is_empty();
+    let workspace = mounts::workspace(&args.workspace, has_mounts).context("invalid workspace")?;
+    let workspace = workspace.unwrap_or_default();
+    let volumes = args.volume.iter().map(|text| mounts::volume(text, &workspace));
+    let named = args.mount.iter().map(|text| mounts::mount(text, &workspace));
+    let mounts = volumes.chain(named).collect::<Result<Vec<_>, _>>()?;
+    Ok((workspace, mounts))
 }
 
 /// The network that the options describe.
@@ -168,6 +182,7 @@ impl Run {
             Err(why) => return Err(failed(why)),
         };
         self.tell_of_no_network();
+        self.make_workspace(&ready.guest).await?;
         let _forwards = self.ports.bind(&ready.guest)?;
         if self.detached {
             detach::report(sandbox.id())?;
@@ -195,6 +210,15 @@ impl Run {
             return Err(failed(sandbox.over().await));
         }
         Ok(status)
+    }
+
+    async fn make_workspace(&self, guest: &Guest) -> anyhow::Result<()> {
+        let workspace = &self.spec.image_config.workspace;
+        if !workspace.is_empty() {
+            let made = guest.files().make_directory(workspace, 0o755, true).await;
+            made.with_context(|| format!("workspace {workspace}"))?;
+        }
+        Ok(())
     }
 
     /// Without this line a sandbox would seem to have a broken network.

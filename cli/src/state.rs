@@ -8,7 +8,7 @@ use crate::args::{KillArgs, ListArgs, RmArgs};
 use crate::failure::{self, FAILED};
 use crate::hint::Hint;
 use crate::say::{self, say};
-use crate::table;
+use crate::{inspect, table};
 
 /// Lists sandboxes, newest first.
 pub(crate) fn list(args: &ListArgs) -> anyhow::Result<u8> {
@@ -39,6 +39,7 @@ fn wire_vm(record: &Record) -> wire::Vm {
         image: record.image.clone(),
         created_at: table::from_record(&record.created_at),
         pid: record.pid,
+        vfs: inspect::vfs(&record.config),
     }
 }
 

@@ -16,4 +16,3 @@ pub mod names;
 pub mod network;
 pub mod ports;
 pub mod resources;
-pub mod shares;

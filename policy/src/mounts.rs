@@ -1,67 +1,133 @@
-//! The folders that a guest may have mounted, and their places.
+//! The folders that a guest has beside its image's, and their places.
 //!
-//! A front end fills a [`WantedMounts`] from its own words. Not here: the folders themselves.
+//! ```text
+//! HOST:GUEST[:OPTIONS]                 OPTIONS = overlay, host_fs, memory; ro; uid=N, gid=N, owner=UID:GID
+//! type=TYPE,source=HOST,target=GUEST[,OPTIONS]
+//! ```
+//!
+//! The first form ([`volume`]) is read from its end, so that a path of the host may have colons; the second one
+//! ([`mount()`]) names its parts, so that a path has no commas. A front end with words of its own fills a [`WantedMount`].
+//! Not here: the folders themselves.
 
-/// The place of mounts unless the user says otherwise.
+use std::fmt;
+
+use crate::disks::{self, Disk, Owner};
+
+/// The workspace of a guest with mounts unless the user says otherwise.
 pub const DEFAULT_WORKSPACE: &str = "/workspace";
 
-/// The requested mounts.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct WantedMounts<'a> {
-    /// The folder that programs start in; empty = [`DEFAULT_WORKSPACE`] if there are mounts, else none.
-    pub workspace: &'a str,
-    /// The mounts.
-    pub mounts: Vec<Mount<'a>>,
-    /// Whether there are rules for files, or events are wanted.
-    pub rules: bool,
+/// Most mounts of a sandbox.
+pub const MAX_MOUNTS: usize = 32;
+
+/// A folder of the guest's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// The folder's place: absolute, without `.`, `..` and needless slashes.
+    pub guest_path: String,
+    /// The files in the folder.
+    pub content: Content,
 }
 
-/// One requested mount.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Mount<'a> {
-    /// The mount's place in the guest.
+/// The files in a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// None at first; those that the guest makes end with it.
+    Memory,
+    /// A directory of the host's, and what the guest does there is done on the host.
+    Host {
+        /// The directory's path on the host; not empty.
+        path: String,
+        /// Whether the guest may only read.
+        readonly: bool,
+        /// The owner that the guest sees of files to which it gave no other; `None` is the host's.
+        owner: Owner,
+    },
+    /// A directory of the host's; the guest's changes stay with the guest, and end with it.
+    Overlay {
+        /// The directory's path on the host; not empty.
+        path: String,
+        /// Whether the guest may only read.
+        readonly: bool,
+    },
+}
+
+/// A requested mount, in a front end's words.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WantedMount<'a> {
+    /// The place in the guest.
     pub guest_path: &'a str,
     /// `memory`, `host_fs` (also called `real_fs`) or `overlay`; empty = `memory`.
     pub kind: &'a str,
-    /// Whether every file is to have an owner of the caller's choice.
-    pub owned: bool,
+    /// The host's directory; empty = none.
+    pub host_path: &'a str,
+    /// Whether the guest may only read.
+    pub readonly: bool,
+    /// The owner of all files.
+    pub owner: Owner,
 }
 
-/// The content of a mount.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MountKind {
-    /// An empty folder in memory.
-    Memory,
-    /// A folder of the host.
-    Host,
-    /// A folder of the host; changes stay in the sandbox.
-    Overlay,
-}
-
-/// Mounts that are not acceptable.
+/// A mount that is not acceptable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum MountError {
-    /// There are rules for files, but no mounts.
-    #[error("rules need at least one mount")]
-    RulesWithoutMounts,
-    /// Nothing can be mounted at the workspace.
-    #[error("workspace: {0}")]
-    Workspace(PathError),
-    /// Nothing can be mounted at the place.
-    #[error(transparent)]
-    Path(PathError),
-    /// There is no such kind of mount.
-    #[error("{path}: unknown mount type {kind:?}")]
-    Kind {
-        /// The mount's place.
-        path: String,
-        /// The requested kind.
-        kind: String,
-    },
-    /// The mount is not the host's, so its files have no owner to choose.
-    #[error("{0}: owner_uid/owner_gid are only supported for host_fs mounts")]
-    Owner(String),
+#[error("invalid volume mount {mount:?}: {why}")]
+pub struct MountError {
+    /// The mount, as it was given.
+    pub mount: String,
+    /// The fault.
+    pub why: Wrong,
 }
+
+/// The fault of a mount.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Wrong {
+    /// The text is not `HOST:GUEST[:OPTIONS]`.
+    #[error("expected HOST:GUEST or HOST:GUEST:OPTIONS")]
+    Shape,
+    /// The text does not say what kind of mount it means.
+    #[error("type= is missing: memory, host_fs or overlay")]
+    NoKind,
+    /// The text does not say where the mount is to be.
+    #[error("target= is missing")]
+    NoTarget,
+    /// Nothing can be mounted at the path.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// There is no such kind of mount.
+    #[error("unknown mount type {0:?}; there are memory, host_fs, overlay")]
+    Kind(String),
+    /// The directory is missing.
+    #[error("no directory of the host is named")]
+    NoSource,
+    /// Memory has no directory of the host's.
+    #[error("a memory mount has no directory of the host")]
+    Source,
+    /// Memory has nothing to read until it is written to.
+    #[error("a memory mount cannot be read-only")]
+    ReadOnlyMemory,
+    /// Files of the mount are the guest's own, so that there is no owner to choose.
+    #[error("owner_uid/owner_gid are only supported for host_fs mounts")]
+    Owner,
+    /// The option is unknown.
+    #[error("unknown option {0:?}; there are {OPTIONS}")]
+    UnknownOption(String),
+    /// The text is no user or group id.
+    #[error("{0:?} is no id: a number from 0 to 4294967294")]
+    Id(String),
+    /// The option was given before, or one that says the same.
+    #[error("option {0:?} comes twice")]
+    Twice(String),
+    /// Another mount is there.
+    #[error("something else is mounted at {0}")]
+    Taken(String),
+    /// The place of a disk is below the mount's.
+    #[error("the disk at {0} would be in it")]
+    HoldsDisk(String),
+    /// There are as many as there can be.
+    #[error("it is one too many: a sandbox has at most {MAX_MOUNTS} mounts")]
+    TooMany,
+}
+
+/// The options of both forms, for people.
+const OPTIONS: &str = "host_fs, overlay, memory, ro, readonly, uid=N, gid=N, owner=UID:GID";
 
 /// The reason why nothing can be mounted at a path of the guest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,89 +135,454 @@ pub enum PathError {
     /// The path does not begin with a slash.
     #[error("guest path must be absolute: {0:?}")]
     Relative(String),
-    /// The path is not `^/[a-zA-Z0-9/_.-]+$`, or has a `..`.
+    /// The path is not `^/[a-zA-Z0-9/_.-]+$`, is too long, or has a `.` or `..`.
     #[error("invalid guest mount path {0:?}")]
     Shape(String),
+    /// The directory is the kernel's.
+    #[error("{0} is the kernel's own")]
+    Reserved(String),
 }
 
-/// Checks the requested mounts; returns the workspace, if there is to be one.
-pub fn check<'a>(request: &WantedMounts<'a>) -> Result<Option<&'a str>, MountError> {
-    if request.rules && request.mounts.is_empty() {
-        return Err(MountError::RulesWithoutMounts);
+impl Mount {
+    /// Checks the parts of a mount.
+    pub fn new(wanted: &WantedMount<'_>) -> Result<Self, Wrong> {
+        let guest_path = place(wanted.guest_path)?;
+        let (path, readonly) = (wanted.host_path.to_owned(), wanted.readonly);
+        let content = match wanted.kind {
+            "" | "memory" if !path.is_empty() => return Err(Wrong::Source),
+            "" | "memory" if readonly => return Err(Wrong::ReadOnlyMemory),
+            "" | "memory" => Content::Memory,
+            "host_fs" | "real_fs" => Content::Host { path, readonly, owner: wanted.owner },
+            "overlay" => Content::Overlay { path, readonly },
+            kind => return Err(Wrong::Kind(kind.to_owned())),
+        };
+        let mount = Self { guest_path, content };
+        if mount.owner() != wanted.owner {
+            return Err(Wrong::Owner);
+        }
+        if mount.host_path() == Some("") {
+            return Err(Wrong::NoSource);
+        }
+        Ok(mount)
     }
-    let default = (!request.mounts.is_empty()).then_some(DEFAULT_WORKSPACE);
-    let workspace = Some(request.workspace).filter(|workspace| !workspace.is_empty()).or(default);
-    workspace.map_or(Ok(()), guest_path).map_err(MountError::Workspace)?;
-    for mount in &request.mounts {
-        let path = || mount.guest_path.to_owned();
-        guest_path(mount.guest_path).map_err(MountError::Path)?;
-        let kind = kind(mount.kind);
-        let kind = kind.ok_or_else(|| MountError::Kind { path: path(), kind: mount.kind.to_owned() })?;
-        if mount.owned && kind != MountKind::Host {
-            return Err(MountError::Owner(path()));
+
+    /// The name of the mount's kind.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self.content {
+            Content::Memory => "memory",
+            Content::Host { .. } => "host_fs",
+            Content::Overlay { .. } => "overlay",
         }
     }
-    Ok(workspace)
-}
 
-fn kind(name: &str) -> Option<MountKind> {
-    match name {
-        "" | "memory" => Some(MountKind::Memory),
-        "host_fs" | "real_fs" => Some(MountKind::Host),
-        "overlay" => Some(MountKind::Overlay),
-        _ => None,
+    /// The directory of the host's.
+    #[must_use]
+    pub fn host_path(&self) -> Option<&str> {
+        match &self.content {
+            Content::Memory => None,
+            Content::Host { path, .. } | Content::Overlay { path, .. } => Some(path),
+        }
+    }
+
+    /// Whether the guest may only read.
+    #[must_use]
+    pub fn is_readonly(&self) -> bool {
+        match self.content {
+            Content::Memory => false,
+            Content::Host { readonly, .. } | Content::Overlay { readonly, .. } => readonly,
+        }
+    }
+
+    /// The owner that the guest sees of files to which it gave no other.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        match self.content {
+            Content::Host { owner, .. } => owner,
+            Content::Memory | Content::Overlay { .. } => Owner::default(),
+        }
     }
 }
 
-fn guest_path(path: &str) -> Result<(), PathError> {
-    let rest = path.strip_prefix('/').ok_or_else(|| PathError::Relative(path.to_owned()))?;
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/_.-".contains(&byte);
-    match !rest.is_empty() && rest.bytes().all(plain) && !rest.split('/').any(|part| part == "..") {
-        true => Ok(()),
-        false => Err(PathError::Shape(path.to_owned())),
+/// The form that [`volume`] reads.
+impl fmt::Display for Mount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.content {
+            Content::Host { readonly: true, .. } => "ro",
+            Content::Overlay { readonly: true, .. } => "overlay,ro",
+            _ => self.kind(),
+        };
+        write!(f, "{}:{}:{kind}", self.host_path().unwrap_or_default(), self.guest_path)?;
+        let ids = [("uid", self.owner().uid), ("gid", self.owner().gid)];
+        ids.into_iter()
+            .filter_map(|(name, id)| Some((name, id?)))
+            .try_for_each(|(name, id)| write!(f, ",{name}={id}"))
     }
+}
+
+/// The directory that programs start in where neither image nor request names another: the wanted one, or
+/// [`DEFAULT_WORKSPACE`] where there are mounts.
+pub fn workspace(wanted: &str, has_mounts: bool) -> Result<Option<String>, PathError> {
+    match wanted {
+        "" if !has_mounts => Ok(None),
+        "" => Ok(Some(DEFAULT_WORKSPACE.to_owned())),
+        path => place(path).map(Some),
+    }
+}
+
+/// Parses `HOST:GUEST[:OPTIONS]`. `GUEST` may be relative to the workspace; without options the mount is an overlay.
+pub fn volume(text: &str, workspace: &str) -> Result<Mount, MountError> {
+    parse_volume(text, workspace).map_err(|why| MountError { mount: text.to_owned(), why })
+}
+
+/// Parses `type=TYPE,source=HOST,target=GUEST[,OPTIONS]`, in any order. `GUEST` may be relative to the workspace.
+pub fn mount(text: &str, workspace: &str) -> Result<Mount, MountError> {
+    parse_mount(text, workspace).map_err(|why| MountError { mount: text.to_owned(), why })
+}
+
+/// Checks that mounts and disks go together in one guest. A mount may be in another one or in a disk, but no disk in a
+/// mount.
+pub fn check(mounts: &[Mount], disks: &[Disk]) -> Result<(), MountError> {
+    let wrong = |mount: &Mount, why| Err(MountError { mount: mount.to_string(), why });
+    if let Some(mount) = mounts.get(MAX_MOUNTS) {
+        return wrong(mount, Wrong::TooMany);
+    }
+    for (index, mount) in mounts.iter().enumerate() {
+        let place = &mount.guest_path;
+        let others = mounts.iter().take(index).map(|other| &other.guest_path);
+        let mut disks = disks.iter().map(|disk| &disk.guest_path);
+        if others.chain(disks.clone()).any(|other| other == place) {
+            return wrong(mount, Wrong::Taken(place.clone()));
+        }
+        if let Some(disk) = disks.find(|disk| is_within(disk, place)) {
+            return wrong(mount, Wrong::HoldsDisk(disk.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// Whether `path` is `directory` or below it.
+fn is_within(path: &str, directory: &str) -> bool {
+    path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn parse_volume(text: &str, workspace: &str) -> Result<Mount, Wrong> {
+    let (host_path, guest_path, options) = match text.rsplit_once(":/") {
+        Some((host_path, rest)) => {
+            let (guest_path, options) = apart(rest);
+            (host_path, format!("/{guest_path}"), options)
+        }
+        None => {
+            let (host_path, rest) = text.split_once(':').ok_or(Wrong::Shape)?;
+            let (guest_path, options) = apart(rest);
+            if guest_path.is_empty() {
+                return Err(Wrong::Shape);
+            }
+            (host_path, within(workspace, guest_path), options)
+        }
+    };
+    let mut read = Options::default();
+    options.into_iter().flat_map(|options| options.split(',')).try_for_each(|option| read.take(option))?;
+    // A word on access alone means the host's own files.
+    let bare = if read.readonly && read.kind.is_none() { "host_fs" } else { "overlay" };
+    read.mount(&guest_path, host_path, bare)
+}
+
+/// Splits `GUEST[:OPTIONS]`.
+fn apart(text: &str) -> (&str, Option<&str>) {
+    text.split_once(':').map_or((text, None), |(path, options)| (path, Some(options)))
+}
+
+fn parse_mount(text: &str, workspace: &str) -> Result<Mount, Wrong> {
+    let (mut read, mut source, mut target) = (Options::default(), None, None);
+    for part in text.split(',') {
+        let twice = match part.split_once('=') {
+            Some(("type", kind)) => read.kind.replace(kind).is_some(),
+            Some(("source" | "src", path)) => source.replace(path).is_some(),
+            Some(("target" | "destination" | "dst", path)) => target.replace(path).is_some(),
+            // The kind has a name of its own in this form.
+            None if ["host_fs", "overlay", "memory"].contains(&part) => {
+                return Err(Wrong::UnknownOption(part.to_owned()));
+            }
+            _ => read.take(part).map(|()| false)?,
+        };
+        if twice {
+            return Err(Wrong::Twice(part.to_owned()));
+        }
+    }
+    let target = target.filter(|path| !path.is_empty()).ok_or(Wrong::NoTarget)?;
+    let guest_path = if target.starts_with('/') { target.to_owned() } else { within(workspace, target) };
+    let kind = read.kind.filter(|kind| !kind.is_empty()).ok_or(Wrong::NoKind)?;
+    read.mount(&guest_path, source.unwrap_or_default(), kind)
+}
+
+fn within(workspace: &str, path: &str) -> String {
+    format!("{workspace}/{path}")
+}
+
+/// The options that were read so far.
+#[derive(Default)]
+struct Options<'a> {
+    kind: Option<&'a str>,
+    readonly: bool,
+    owner: Owner,
+}
+
+impl<'a> Options<'a> {
+    /// Reads one more.
+    fn take(&mut self, option: &'a str) -> Result<(), Wrong> {
+        let id = |digits: &str| disks::id(digits).map_err(|_| Wrong::Id(digits.to_owned()));
+        let twice = match option.split_once('=') {
+            None if ["host_fs", "overlay", "memory"].contains(&option) => self.kind.replace(option).is_some(),
+            None if ["ro", "readonly"].contains(&option) => std::mem::replace(&mut self.readonly, true),
+            Some(("uid", digits)) => self.owner.uid.replace(id(digits)?).is_some(),
+            Some(("gid", digits)) => self.owner.gid.replace(id(digits)?).is_some(),
+            Some(("owner", both)) => {
+                let (uid, gid) = both.split_once(':').ok_or_else(|| Wrong::Id(both.to_owned()))?;
+                let (uid, gid) = (self.owner.uid.replace(id(uid)?), self.owner.gid.replace(id(gid)?));
+                uid.or(gid).is_some()
+            }
+            _ => return Err(Wrong::UnknownOption(option.to_owned())),
+        };
+        if twice { Err(Wrong::Twice(option.to_owned())) } else { Ok(()) }
+    }
+
+    /// The mount at a place, of the kind `bare` if the options say none.
+    fn mount(self, guest_path: &str, host_path: &str, bare: &str) -> Result<Mount, Wrong> {
+        let (kind, readonly, owner) = (self.kind.unwrap_or(bare), self.readonly, self.owner);
+        Mount::new(&WantedMount { guest_path, kind, host_path, readonly, owner })
+    }
+}
+
+/// Checks a guest path; needless parts are removed.
+fn place(path: &str) -> Result<String, PathError> {
+    disks::place(path).map_err(|wrong| match wrong {
+        disks::Wrong::Reserved(directory) => PathError::Reserved(directory),
+        _ if path.starts_with('/') => PathError::Shape(path.to_owned()),
+        _ => PathError::Relative(path.to_owned()),
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    fn mount<'a>(guest_path: &'a str, kind: &'a str) -> Mount<'a> {
-        Mount { guest_path, kind, owned: false }
+    fn host(path: &str, readonly: bool, uid: Option<u32>, gid: Option<u32>) -> Content {
+        Content::Host { path: path.into(), readonly, owner: Owner { uid, gid } }
+    }
+
+    fn overlay(path: &str, readonly: bool) -> Content {
+        Content::Overlay { path: path.into(), readonly }
+    }
+
+    fn at(guest_path: &str, content: Content) -> Mount {
+        Mount { guest_path: guest_path.into(), content }
+    }
+
+    fn plain(text: &str) -> Result<Mount, MountError> {
+        volume(text, "/w")
+    }
+
+    #[test]
+    fn volumes_in_every_form() {
+        for (text, guest_path, content) in [
+            (".:/work:host_fs", "/work", host(".", false, None, None)),
+            ("/a:/b:ro", "/b", host("/a", true, None, None)),
+            ("/a:/b:ro,host_fs", "/b", host("/a", true, None, None)),
+            ("/a:/b//c/:readonly,uid=7", "/b/c", host("/a", true, Some(7), None)),
+            ("/a:/b:host_fs,gid=0,uid=4294967294", "/b", host("/a", false, Some(u32::MAX - 1), Some(0))),
+            ("/a:/b:owner=1:2,host_fs", "/b", host("/a", false, Some(1), Some(2))),
+            ("/od:d:/c:/b:ro", "/b", host("/od:d:/c", true, None, None)),
+            ("/a:/b", "/b", overlay("/a", false)),
+            ("/a:/b:overlay", "/b", overlay("/a", false)),
+            ("a,b:/b:overlay,ro", "/b", overlay("a,b", true)),
+            (":/b:memory", "/b", Content::Memory),
+            (".:src", "/w/src", overlay(".", false)),
+            (".:ro", "/w/ro", overlay(".", false)),
+            ("a b:src/x:ro", "/w/src/x", host("a b", true, None, None)),
+            (".:src:host_fs,owner=1:2", "/w/src", host(".", false, Some(1), Some(2))),
+        ] {
+            let expected = at(guest_path, content);
+            assert_eq!(plain(text).as_ref(), Ok(&expected), "{text}");
+            assert_eq!(plain(&expected.to_string()), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn wrong_volumes_say_what_is_wrong() {
+        let shape = |path: &str| Wrong::Path(PathError::Shape(path.into()));
+        for (text, why) in [
+            ("", Wrong::Shape),
+            ("/a", Wrong::Shape),
+            ("/a:", Wrong::Shape),
+            ("/a::ro", Wrong::Shape),
+            (":/b:ro", Wrong::NoSource),
+            (":/b", Wrong::NoSource),
+            (":src", Wrong::NoSource),
+            ("/a:/b:uid=1", Wrong::Owner),
+            ("/a:/b:overlay,gid=1", Wrong::Owner),
+            (":/b:memory,uid=1", Wrong::Owner),
+            ("/a:/b:memory", Wrong::Source),
+            (":/b:memory,ro", Wrong::ReadOnlyMemory),
+            ("/a:/:ro", shape("/")),
+            ("/a:/b/../c:ro", shape("/b/../c")),
+            ("/a:../c:ro", shape("/w/../c")),
+            ("/a:/proc/x:ro", Wrong::Path(PathError::Reserved("/proc".into()))),
+            ("/a:/b:", Wrong::UnknownOption(String::new())),
+            ("/a:/b:rw", Wrong::UnknownOption("rw".into())),
+            ("/a:/b:ro:rw", Wrong::UnknownOption("ro:rw".into())),
+            ("/a:/b:type=memory", Wrong::UnknownOption("type=memory".into())),
+            ("/a:/b:host_fs,overlay", Wrong::Twice("overlay".into())),
+            ("/a:/b:ro,readonly", Wrong::Twice("readonly".into())),
+            ("/a:/b:ro,uid=1,owner=1:1", Wrong::Twice("owner=1:1".into())),
+            ("/a:/b:ro,uid=4294967295", Wrong::Id("4294967295".into())),
+            ("/a:/b:ro,uid=-1", Wrong::Id("-1".into())),
+            ("/a:/b:ro,owner=1", Wrong::Id("1".into())),
+        ] {
+            assert_eq!(plain(text), Err(MountError { mount: text.into(), why }), "{text}");
+        }
+    }
+
+    #[test]
+    fn mounts_in_every_form() {
+        for (text, guest_path, content) in [
+            ("type=memory,target=/m", "/m", Content::Memory),
+            ("dst=m,type=memory", "/w/m", Content::Memory),
+            ("type=host_fs,source=/a:b,target=/b", "/b", host("/a:b", false, None, None)),
+            ("type=real_fs,src=a,destination=/b,ro,uid=7", "/b", host("a", true, Some(7), None)),
+            (
+                "readonly,owner=1:2,type=host_fs,source=a=b,target=b/",
+                "/w/b",
+                host("a=b", true, Some(1), Some(2)),
+            ),
+            ("type=overlay,source=.,target=/b", "/b", overlay(".", false)),
+            ("type=overlay,source=.,target=/b,readonly", "/b", overlay(".", true)),
+        ] {
+            let expected = at(guest_path, content);
+            assert_eq!(mount(text, "/w").as_ref(), Ok(&expected), "{text}");
+            assert_eq!(plain(&expected.to_string()), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn wrong_mounts_say_what_is_wrong() {
+        for (text, why) in [
+            ("", Wrong::UnknownOption(String::new())),
+            ("type=memory", Wrong::NoTarget),
+            ("type=memory,target=", Wrong::NoTarget),
+            ("target=/a", Wrong::NoKind),
+            ("type=,target=/a", Wrong::NoKind),
+            ("memory,target=/a", Wrong::UnknownOption("memory".into())),
+            ("type=tmpfs,target=/a", Wrong::Kind("tmpfs".into())),
+            ("type=memory,target=/a,source=/b", Wrong::Source),
+            ("type=memory,target=/a,readonly", Wrong::ReadOnlyMemory),
+            ("type=host_fs,target=/a", Wrong::NoSource),
+            ("type=overlay,source=,target=/a", Wrong::NoSource),
+            ("type=overlay,source=/b,target=/a,uid=1", Wrong::Owner),
+            ("type=overlay,source=/b,target=/sys", Wrong::Path(PathError::Reserved("/sys".into()))),
+            ("type=overlay,source=/b,target=..", Wrong::Path(PathError::Shape("/w/..".into()))),
+            ("type=overlay,source=/b,target=/a,dst=/c", Wrong::Twice("dst=/c".into())),
+            ("type=overlay,type=overlay", Wrong::Twice("type=overlay".into())),
+            ("type=overlay,source=/b,target=/a,rw", Wrong::UnknownOption("rw".into())),
+            ("type=host_fs,source=/b,target=/a,uid=x", Wrong::Id("x".into())),
+        ] {
+            assert_eq!(mount(text, "/w"), Err(MountError { mount: text.into(), why }), "{text}");
+        }
+        let error = mount("type=nfs,target=/a", "").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "invalid volume mount \"type=nfs,target=/a\": unknown mount type \"nfs\"; there are memory, host_fs, overlay"
+        );
+    }
+
+    #[test]
+    fn kinds_and_owners_of_a_front_ends_words() {
+        for (kind, host_path) in
+            [("", ""), ("memory", ""), ("host_fs", "/x"), ("real_fs", "/x"), ("overlay", "/x")]
+        {
+            let wanted = WantedMount { guest_path: "/a", kind, host_path, ..WantedMount::default() };
+            let mount = Mount::new(&wanted).unwrap();
+            assert_eq!(mount.host_path().unwrap_or_default(), host_path);
+            // Zero is an owner, too.
+            let owner = Owner { uid: Some(0), gid: None };
+            let owned = Mount::new(&WantedMount { owner, ..wanted });
+            let is_host = matches!(mount.content, Content::Host { .. });
+            assert_eq!(owned.map(|mount| mount.owner()), if is_host { Ok(owner) } else { Err(Wrong::Owner) });
+        }
+        let relative = Mount::new(&WantedMount { guest_path: "a", ..WantedMount::default() });
+        assert_eq!(relative, Err(Wrong::Path(PathError::Relative("a".into()))));
     }
 
     #[test]
     fn the_workspace() {
-        let memory = || vec![mount("/a", "")];
-        for (workspace, mounts, expected) in [
-            ("", vec![], None),
-            ("", memory(), Some(DEFAULT_WORKSPACE)),
-            ("/w", vec![], Some("/w")),
-            ("/w", memory(), Some("/w")),
+        for (wanted, has_mounts, expected) in [
+            ("", false, None),
+            ("", true, Some(DEFAULT_WORKSPACE)),
+            ("/w", false, Some("/w")),
+            ("/w//x/", true, Some("/w/x")),
         ] {
-            assert_eq!(check(&WantedMounts { workspace, mounts, rules: false }), Ok(expected));
+            assert_eq!(workspace(wanted, has_mounts), Ok(expected.map(ToOwned::to_owned)));
         }
-        for workspace in ["w", "/", "/a b", "/a/../b", "/ä"] {
-            let request = WantedMounts { workspace, ..WantedMounts::default() };
-            assert!(matches!(check(&request), Err(MountError::Workspace(_))), "{workspace}");
+        assert_eq!(workspace("w", false), Err(PathError::Relative("w".into())));
+        assert_eq!(workspace("/proc", false), Err(PathError::Reserved("/proc".into())));
+        for path in ["/", "/a b", "/a/../b", "/ä"] {
+            assert_eq!(workspace(path, false), Err(PathError::Shape(path.into())));
         }
     }
 
     #[test]
-    fn kinds_and_owners() {
-        for kind in ["", "memory", "host_fs", "real_fs", "overlay"] {
-            let request =
-                WantedMounts { mounts: vec![mount("/a", kind)], rules: true, ..WantedMounts::default() };
-            assert!(check(&request).is_ok(), "{kind}");
-            let owned = Mount { owned: true, ..mount("/a", kind) };
-            let result = check(&WantedMounts { mounts: vec![owned], ..WantedMounts::default() });
-            assert_eq!(result.is_ok(), kind.ends_with("_fs"), "{kind}");
+    fn mounts_go_together_or_not() {
+        let mounts = |texts: &[&str]| texts.iter().map(|text| plain(text).unwrap()).collect::<Vec<_>>();
+        let disk = |path: &str| disks::spec(&format!("@d:{path}")).unwrap();
+        let all = mounts(&["/x:/a:ro", "/x:/ab:host_fs", "/x:/b/c", ":/a/b:memory", "/x:/b/c/d"]);
+        assert_eq!(check(&all, &[disk("/b"), disk("/abc")]), Ok(()));
+        let twice = mounts(&[":/a:memory", "/x:/a/:ro"]);
+        assert_eq!(check(&twice, &[]).unwrap_err().why, Wrong::Taken("/a".into()));
+        assert_eq!(check(&all, &[disk("/ab")]).unwrap_err().why, Wrong::Taken("/ab".into()));
+        assert_eq!(check(&all, &[disk("/a/c")]).unwrap_err().why, Wrong::HoldsDisk("/a/c".into()));
+        let many: Vec<_> =
+            (0..=MAX_MOUNTS).map(|number| at(&format!("/{number}"), Content::Memory)).collect();
+        assert_eq!(check(&many[..MAX_MOUNTS], &[]), Ok(()));
+        assert_eq!(check(&many, &[]).unwrap_err().why, Wrong::TooMany);
+    }
+
+    fn any_mount() -> impl Strategy<Value = Mount> {
+        let path = prop::collection::vec("[a-z_-][a-z0-9._-]{0,6}", 1..4);
+        let path = path.prop_map(|names| format!("/m-{}", names.join("/")));
+        let id = || prop::option::of(0..u32::MAX);
+        let source = || "[a-zA-Z/. :@,=ä-]{1,20}";
+        let content = prop_oneof![
+            Just(Content::Memory),
+            (source(), any::<bool>(), id(), id()).prop_map(|(path, readonly, uid, gid)| Content::Host {
+                path,
+                readonly,
+                owner: Owner { uid, gid }
+            }),
+            (source(), any::<bool>()).prop_map(|(path, readonly)| Content::Overlay { path, readonly }),
+        ];
+        (path, content).prop_map(|(guest_path, content)| Mount { guest_path, content })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_is_read_as_the_same(mount in any_mount()) {
+            prop_assert_eq!(plain(&mount.to_string()), Ok(mount));
         }
-        let request = WantedMounts { mounts: vec![mount("/a", "nfs")], ..WantedMounts::default() };
-        assert_eq!(check(&request).unwrap_err().to_string(), "/a: unknown mount type \"nfs\"");
-        let request = WantedMounts { rules: true, ..WantedMounts::default() };
-        assert_eq!(check(&request), Err(MountError::RulesWithoutMounts));
-        let request = WantedMounts { mounts: vec![mount("a", "")], ..WantedMounts::default() };
-        assert_eq!(check(&request), Err(MountError::Path(PathError::Relative("a".into()))));
+
+        #[test]
+        fn whatever_is_accepted_is_a_plain_path_and_a_fixed_point(text in "[/a.:,=-]{0,12}(:/?[a-z./]{0,8})?(:(ro|memory|uid=[0-9]{1,11}|[a-z,=]{0,6}))?") {
+            if let Ok(mount) = plain(&text) {
+                let names: Vec<&str> = mount.guest_path.split('/').skip(1).collect();
+                prop_assert!(!names.is_empty() && names.iter().all(|name| !["", ".", ".."].contains(name)), "{}", mount.guest_path);
+                prop_assert_eq!(plain(&mount.to_string()), Ok(mount));
+            }
+        }
+
+        #[test]
+        fn no_text_is_too_strange(text in any::<String>(), workspace in any::<String>()) {
+            let _ = (volume(&text, &workspace), mount(&text, &workspace));
+        }
     }
 }

@@ -15,6 +15,7 @@ import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import matchlock
@@ -475,13 +476,9 @@ REFUSED = [
     (Sandbox("A").allow_private_ips(), "network.block_private_ips = false"),
     (Sandbox("A").with_dns_servers("1.1.1.1"), "network.dns_servers"),
     (Sandbox("A").with_network_mtu(1400), "network.mtu"),
-    (Sandbox("A").with_workspace("/workspace").mount_memory("/workspace/tmp"), "vfs.mounts"),
-    (Sandbox("A").with_workspace("/w").mount_host_dir("/w/a", "/tmp", owner_uid=1, owner_gid=2), "vfs.mounts"),
-    (Sandbox("A").with_workspace("/w").mount_host_dir_readonly("/w/a", "/tmp", owner_uid=1), "vfs.mounts"),
-    (Sandbox("A").with_workspace("/w").mount_overlay("/w/a", "/tmp"), "vfs.mounts"),
     (
-        Sandbox("A").with_workspace("/w").mount("/w/a", MountConfig(type="real_fs", host_path="/tmp")),
-        "vfs.mounts",
+        Sandbox("A").mount_memory("/m").with_vfs_interception(VFSInterceptionConfig(emit_events=True)),
+        "vfs.interception",
     ),
 ]
 
@@ -494,6 +491,78 @@ def test_what_is_not_built_yet_is_refused_by_name(home: homes.Home, alpine: str,
             client.launch(sandbox)
         assert caught.value.is_vm_error() and caught.value.message == f"{part}: not built yet"
         assert client.vm_id is None
+
+
+def test_directories_of_the_host(home: homes.Home, alpine: str, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(f"{name}\n", encoding="utf-8")
+    old = MountConfig(type="real_fs", host_path=str(tmp_path / "c"))
+    sandbox = (
+        Sandbox(alpine)
+        .mount_host_dir("/workspace/a", str(tmp_path / "a"), owner_uid=1, owner_gid=2)
+        .mount_host_dir_readonly("/elsewhere/b", str(tmp_path / "b"), owner_uid=4294967294)
+        .mount("/workspace/c", old)
+    )
+    with Client() as client:
+        client.launch(sandbox)
+        assert client.exec("pwd; ls; cat */file").stdout == "/workspace\na\nc\na\nc\n"
+        assert client.exec("stat -c %u:%g a/file; stat -c %u /elsewhere/b/file").stdout == "1:2\n4294967294\n"
+        assert client.exec("echo x > /elsewhere/b/new").exit_code != 0
+        client.write_file("/workspace/a/made", "by the client", mode=0o640)
+        assert client.exec("mkdir c/d && mv a/made a/moved && echo guest > c/d/made").exit_code == 0
+        (tmp_path / "c" / "later").write_text("later\n", encoding="utf-8")
+        assert client.read_file("/workspace/c/later") == b"later\n"
+        assert [file.name for file in client.list_files("/workspace/a")] == ["file", "moved"]
+    assert (tmp_path / "a" / "moved").read_text(encoding="utf-8") == "by the client"
+    assert (tmp_path / "c" / "d" / "made").read_text(encoding="utf-8") == "guest\n"
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["file"]
+    client.remove()
+
+
+def test_files_that_stay_with_the_sandbox(home: homes.Home, alpine: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("of the host\n", encoding="utf-8")
+    sandbox = (
+        Sandbox(alpine)
+        .with_workspace("/w")
+        .mount_overlay("/w", str(tmp_path))
+        .mount_memory("/w/memory/inner")
+        .mount_host_dir("/w/memory/inner/host", str(tmp_path))
+    )
+    with Client() as client:
+        try:
+            client.launch(sandbox)
+        except RPCError as error:
+            if "is not built yet" in error.message:
+                pytest.skip(f"waiting for mounts: {error.message}")
+            raise
+        assert client.exec("pwd; ls; cat file memory/inner/host/file").stdout == (
+            "/w\nfile\nmemory\nof the host\nof the host\n"
+        )
+        client.write_file("/w/file", "of the guest\n")
+        client.write_file("/w/memory/inner/made", "in memory\n")
+        assert client.exec("rm -r memory/inner/made && ls memory/inner && cat file").stdout == "host\nof the guest\n"
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "of the host\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    client.remove()
+
+
+@pytest.mark.parametrize(
+    ("mount", "code", "text"),
+    [
+        (MountConfig(type="nfs"), -32602, "invalid configuration: /w: unknown mount type 'nfs'"),
+        (MountConfig(owner_uid=1), -32602, "/w: owner_uid/owner_gid are only supported for host_fs mounts"),
+        (MountConfig(type="overlay"), -32000, "/w: host_path is required for overlay mounts"),
+        (MountConfig(type="host_fs", host_path="/no/such"), -32000, "No such file or directory"),
+        (MountConfig(type="host_fs", host_path="/"), -32000, "the whole host is not shared"),
+    ],
+)
+def test_mounts_that_cannot_be(home: homes.Home, alpine: str, mount: MountConfig, code: int, text: str) -> None:
+    with Client() as client, pytest.raises(RPCError) as caught:
+        client.create(Sandbox(alpine).mount("/w", mount).options())
+    assert caught.value.code == code and text in caught.value.message.replace('"', "'"), caught.value
+    with pytest.raises(ValueError, match="owner_uid"):
+        MountConfig(type="host_fs", host_path="/", owner_uid=1 << 32)
 
 
 def test_what_cannot_be(home: homes.Home, alpine: str) -> None:

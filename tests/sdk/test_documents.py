@@ -1,7 +1,7 @@
 """Every block of code in the documents runs as it is written.
 
-Each in a process of its own, in an empty directory, with local images of the names it uses. A block that asks for
-mounts or for the network is refused for now, by name; that is checked, and the block counted as waiting.
+Each in a process of its own, in an empty directory, with local images of the names it uses. A block that asks for the
+network is refused for now, by name; that is checked, and the block counted as waiting.
 """
 
 from __future__ import annotations
@@ -60,9 +60,14 @@ WAITING = {
 WAITING_TO_LAUNCH = {
     (PLAIN, "interception rules"): "network.intercept",
     (PLAIN, "interception callback"): "network.intercept",
-    (PLAIN, "mounts"): "vfs.mounts",
-    (FENCED, "filesystem mounts"): "vfs.mounts",
-    (PLAIN, "owners"): "vfs.mounts",
+}
+
+# Blocks that build a sandbox with mounts; what a program in it says of them; and what the host has of them afterwards.
+MADE = "config:file\ncustom:made\ndata:file\nsrc:file\nsrc:made\n"
+MOUNTS = {
+    (PLAIN, "mounts"): ("config no\ncustom yes\ndata yes\nsrc yes\ntmp yes\n", MADE),
+    (FENCED, "filesystem mounts"): ("config no\ncustom yes\ndata yes\nsrc yes\ntmp yes\n", MADE),
+    (PLAIN, "owners"): ("1000:1000\n1000\nconfig no\nsrc yes\n", "config:file\ndata:file\nsrc:file\nsrc:made\n"),
 }
 
 CONFIGURATION = [(PLAIN, "configuration"), (FENCED, "custom configuration")]
@@ -138,35 +143,76 @@ def test_launch_of_what_a_block_builds(key: tuple[str, str], home: homes.Home, t
     conftest.provide(home, "alpine:latest")
     text = next(block.text for block in PYTHON if (block.document, block.name) == key)
     launch = "from matchlock import Client, Sandbox\n{}\nwith Client() as client:\n    client.launch(sandbox)\n"
-    if key[1] == "mounts" or key[1] == "filesystem mounts" or key[1] == "owners":
-        # The published client sends mounts as they are.
-        launch = launch.replace("launch(sandbox)", 'launch(sandbox.with_workspace("/workspace"))')
     done = run(launch.format(text), home, tmp_path)
     assert done.stderr.rstrip().endswith(f"RPCError: [-32000] {part}: not built yet"), done.stderr
     pytest.skip(f"waiting for {part}: refused with -32000, which says so")
 
 
+@pytest.mark.parametrize("key", MOUNTS, ids=" ".join)
+def test_mounts_that_a_block_asks_for(key: tuple[str, str], home: homes.Home, tmp_path: Path) -> None:
+    conftest.provide(home, "alpine:latest")
+    text = next(block.text for block in PYTHON if (block.document, block.name) == key)
+    if key[1] == "owners":
+        text = next(block.text for block in PYTHON if block.name == "mounts") + text
+        command = "stat -c %u:%g src; stat -c %u config; "
+    else:
+        command = ""
+    command += "for name in *; do if echo x 2>/dev/null > $name/made; then echo $name yes; else echo $name no; fi; done"
+    launch = (
+        f"with Client() as client:\n    client.launch(sandbox)\n    print(client.exec({command!r}).stdout, end='')\n"
+    )
+    (tmp_path / "block.py").write_text(text + launch, encoding="utf-8")
+    # The documents' directories of the host, where nothing of this host's is.
+    script = f"""
+        mount -t tmpfs none /home &&
+        mkdir -p /home/user/project && cd /home/user/project && mkdir src config data &&
+        touch src/file config/file data/file && cd '{tmp_path}' &&
+        '{sys.executable}' block.py || exit
+        for file in /home/user/project/*/* /tmp/custom/*; do
+            [ ! -e "$file" ] || echo "$(basename "$(dirname "$file")"):${{file##*/}}"
+        done | sort
+    """
+    if any(Path(needed).is_relative_to("/home") for needed in (sys.executable, homes.program(), home.path, tmp_path)):
+        pytest.skip("what the test needs is in /home")
+    custom = Path("/tmp/custom")
+    custom.mkdir()
+    try:
+        done = privately(script, home, tmp_path)
+    finally:
+        shutil.rmtree(custom)
+    if "is not built yet" in done.stderr:
+        pytest.skip(f"waiting for mounts: {done.stderr.splitlines()[-1]}")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "".join(MOUNTS[key]), "")
+    home.assert_no_process()
+
+
 def configuration(text: str, home: homes.Home, directory: Path) -> None:
     """The block wants sudo, and the program in /usr/local/bin: a private mount of that directory has it."""
-    for needed in ("sudo", "unshare"):
-        if shutil.which(needed) is None:
-            pytest.skip(f"{needed} is not installed")
-    if os.geteuid() != 0:
-        pytest.skip("putting the program in a private /usr/local/bin takes root")
+    if shutil.which("sudo") is None:
+        pytest.skip("sudo is not installed")
     (directory / "block.py").write_text(text, encoding="utf-8")
     script = f"""
-        mount --make-rprivate / &&
         mount -t tmpfs none /usr/local/bin &&
         for program in '{Path(homes.program()).parent}'/matchlock*; do ln -s "$program" /usr/local/bin/; done &&
         exec '{sys.executable}' block.py
     """
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script],
+    done = privately(script, home, directory)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def privately(script: str, home: homes.Home, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a script with mounts that nobody else has."""
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare is not installed")
+    if os.geteuid() != 0:
+        pytest.skip("private mounts take root")
+    return subprocess.run(
+        ["unshare", "--mount", "sh", "-c", f"mount --make-rprivate / && {script.lstrip()}"],
         cwd=directory,
         env=home.env(),
         capture_output=True,
         text=True,
+        stdin=subprocess.DEVNULL,
         timeout=300,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -249,11 +250,16 @@ def test_a_stream_that_blocks_holds_up_no_other_request(client: Client) -> None:
         assert slow.result().exit_code == 0
 
 
-def test_mounts_without_a_workspace_are_below_workspace(home: homes.Home, alpine: str) -> None:
-    with Client() as client, pytest.raises(RPCError) as caught:
-        client.launch(Sandbox(alpine).mount_memory("/workspace/tmp"))
-    # Not -32602: there is nothing wrong with it but that mounts come later.
-    assert caught.value.is_vm_error() and caught.value.message == "vfs.mounts: not built yet"
+def test_mounts_of_an_asyncio_client(home: homes.Home, alpine: str, tmp_path: Path) -> None:
+    async def calls() -> None:
+        async with AsyncClient() as client:
+            await client.launch(Sandbox(alpine).mount_host_dir("/workspace/here", str(tmp_path), owner_gid=7))
+            assert (await client.exec("pwd; stat -c %g here")).stdout == "/workspace\n7\n"
+            await client.write_file("/workspace/here/made", b"x" * 100_000)
+        await client.remove()
+
+    asyncio.run(calls())
+    assert (tmp_path / "made").read_bytes() == b"x" * 100_000
 
 
 def test_a_volume_outlives_its_sandbox(home: homes.Home, alpine: str) -> None:

@@ -15,12 +15,13 @@ pub(crate) const RUN_EXAMPLES: &[(&str, &str)] = &[
     ("Life", "matchlock run --image busybox --detach --timeout 3600"),
     ("Network", "matchlock run --image busybox --detach -p 18080:80 -- httpd -f"),
     ("Disks", "matchlock run --image busybox --disk @data:/data:ro -- ls /data"),
+    ("Folders", "matchlock run --image busybox -v .:src:host_fs -- ls src"),
 ];
 
 fn run_examples() -> String {
     let lines = RUN_EXAMPLES.iter().map(|(group, command)| format!("  {group:9}{command}\n"));
-    let later = "Not built yet: overlay, --workspace (mounts); --allow-host, --dns-servers, --mtu,
-  --network-intercept (the network); --secret, --secret-file, --secret-placeholder (secrets)";
+    let later = "Not built yet: --allow-host, --dns-servers, --mtu, --network-intercept (the network);
+  --secret, --secret-file, --secret-placeholder (secrets)";
     format!("Examples:\n{}\n{later}", lines.collect::<String>())
 }
 
@@ -43,7 +44,7 @@ pub(crate) struct RunArgs {
     /// File with one NAME[=VALUE] a line
     #[arg(long, value_name = "FILE", help_heading = "Command")]
     pub(crate) env_file: Vec<PathBuf>,
-    /// Working directory [default: the image's]
+    /// Working directory [default: the image's, then the workspace]
     #[arg(short, long, value_name = "DIR", help_heading = "Command")]
     pub(crate) workdir: Option<String>,
     /// User, user:group or :group, names or numbers [default: the image's]
@@ -121,9 +122,16 @@ pub(crate) struct RunArgs {
     /// ext4 image or named volume as a disk; options: ro, uid=N, gid=N
     #[arg(long, value_name = "PATH|@VOLUME:GUEST[:OPTIONS]", help_heading = "Disks")]
     pub(crate) disk: Vec<String>,
-    /// Directory of the host in the guest; options: host_fs or ro, then uid=N, gid=N, owner=UID:GID
-    #[arg(short = 'v', long, value_name = "HOST:GUEST:OPTIONS", help_heading = "Disks")]
+    /// Directory of the host in the guest, whose changes end with the sandbox; with host_fs they are the host's, with ro
+    /// there are none. More options: uid=N, gid=N, owner=UID:GID
+    #[arg(short = 'v', long, value_name = "HOST:GUEST[:OPTIONS]", help_heading = "Folders")]
     pub(crate) volume: Vec<String>,
+    /// The same by names: type=host_fs|overlay|memory,source=HOST,target=GUEST[,readonly][,uid=N][,gid=N]
+    #[arg(long, value_name = "NAME=VALUE,...", help_heading = "Folders")]
+    pub(crate) mount: Vec<String>,
+    /// Directory that relative GUEST paths are in; it is made if missing [default with folders: /workspace]
+    #[arg(long, value_name = "DIR", default_value = "", hide_default_value = true, help_heading = "Folders")]
+    pub(crate) workspace: String,
     /// One line of JSON on stderr at the end: when the sandbox got where
     #[arg(long, hide = true)]
     pub(crate) timings: bool,
@@ -137,8 +145,6 @@ pub(crate) struct RunArgs {
 /// Options for parts that do not exist yet. They are parsed to be refused by name.
 #[derive(Debug, Args)]
 pub(crate) struct Later {
-    #[arg(long, hide = true)]
-    workspace: Option<String>,
     #[arg(long, hide = true)]
     allow_host: Option<String>,
     #[arg(long, hide = true)]
@@ -158,11 +164,9 @@ pub(crate) struct Later {
 impl Later {
     /// The first of the options that was given, and its part.
     pub(crate) fn given(&self) -> Option<(&'static str, &'static str)> {
-        const MOUNTS: &str = "mounts";
         const NETWORK: &str = "the network";
         const SECRETS: &str = "secrets";
         let options = [
-            ("--workspace", MOUNTS, self.workspace.is_some()),
             ("--allow-host", NETWORK, self.allow_host.is_some()),
             ("--secret", SECRETS, self.secret.is_some()),
             ("--secret-placeholder", SECRETS, self.secret_placeholder.is_some()),

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use guest_protocol::TerminalSize;
 use policy::machine::WantedMachine;
-use sandbox::{Home, Id};
+use sandbox::{Home, Id, Spec};
 use tokio::sync::mpsc;
 use tokio::task::{self, AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, timeout_at};
@@ -27,7 +27,6 @@ use wire::rpc::{CancelParams, CancelResult, CloseParams, ErrorCode, IdParams, Re
 use crate::admission::{Admission, Admitted, Alone, Target};
 use crate::budget::{Budget, Held};
 use crate::failure::Failure;
-use crate::methods::create::Plan;
 use crate::methods::{self, Answer, Call, Inside, Run, bytes, close, create};
 use crate::outbox::Outbox;
 use crate::request::{Params, Refused, Request};
@@ -54,7 +53,7 @@ const MAX_AHEAD: usize = 64 << 20;
 const STALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// Makes a sandbox.
-pub(crate) type Make = Box<dyn Fn(&Plan) -> Result<Arc<Vm>, Failure> + Send>;
+pub(crate) type Make = Box<dyn Fn(&Spec) -> Result<Arc<Vm>, Failure> + Send>;
 
 /// The state of one client's session.
 pub(crate) struct Session {
@@ -111,8 +110,8 @@ impl Session {
     pub(crate) fn new(setup: Setup, outbox: Outbox) -> Self {
         let Setup { home, machine, kernel } = setup;
         let state = home.clone();
-        let make = move |plan: &Plan| {
-            Vm::start(&state, plan.spec.clone()).map_err(|error| Failure::vm(error.to_string()))
+        let make = move |spec: &Spec| {
+            Vm::start(&state, spec.clone()).map_err(|error| Failure::vm(error.to_string()))
         };
         Self { kernel, ..Self::with(home, machine, Box::new(make), outbox) }
     }
@@ -266,12 +265,12 @@ impl Session {
     }
 
     fn create(&mut self, request: Request, held: Held) -> Result<(), Failure> {
-        let mut plan = create::plan(request.params.parse()?, self.machine)?;
-        if plan.spec.kernel.is_empty() {
-            plan.spec.kernel.clone_from(&self.kernel);
+        let mut spec = create::plan(request.params.parse()?, self.machine)?;
+        if spec.kernel.is_empty() {
+            spec.kernel.clone_from(&self.kernel);
         }
-        let vm = (self.make)(&plan)?;
-        let task = create::run(request.id, plan, Arc::clone(&vm));
+        let vm = (self.make)(&spec)?;
+        let task = create::run(request.id, spec, Arc::clone(&vm));
         let flight = |abort| Flight {
             id: request.id,
             alone: Some(Alone::Create),

@@ -37,6 +37,7 @@ pub use life::{
     host, spawn,
 };
 pub use records::{
-    BadRow, Config, DiskConfig, Error as RecordsError, Found, Home, Id, Judgement, Record, Records, Resource,
-    Status, Step, Version, end_by_force, gc, lifecycle, log, reconcile, remove, wait_for_end,
+    BadRow, Config, DiskConfig, Error as RecordsError, Found, Home, Id, Judgement, MountConfig, Record,
+    Records, Resource, Status, Step, Version, end_by_force, gc, lifecycle, log, reconcile, remove,
+    wait_for_end,
 };

@@ -27,7 +27,7 @@ fn spec() -> Spec {
         machine: policy::machine::WantedMachine::Auto,
         resources: policy::resources::WantedResources { cpus: 1.0, memory_mb: 128, disk_size_mb: 64 },
         disks: Vec::new(),
-        shares: Vec::new(),
+        mounts: Vec::new(),
         hostname: None,
         add_hosts: Vec::new(),
         env: Vec::new(),

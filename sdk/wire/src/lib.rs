@@ -22,6 +22,8 @@ pub struct Vm {
     pub created_at: String,
     /// Owner's process id; 0 = it has ended.
     pub pid: u32,
+    /// Directories.
+    pub vfs: state::VmVfs,
 }
 
 /// One image of `matchlock image ls --json`.

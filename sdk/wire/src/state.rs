@@ -114,6 +114,28 @@ pub struct VmVfs {
     /// The working directory if neither sandbox nor image has one.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub workspace: String,
+    /// The folders beside the image's, by their places.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub mounts: BTreeMap<String, VmMount>,
+}
+
+/// A folder of a sandbox's beside its image's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VmMount {
+    /// `memory`, `host_fs`, `overlay`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The host's directory: an absolute path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_path: Option<String>,
+    /// Whether the guest cannot write to the folder.
+    pub readonly: bool,
+    /// The user that the guest sees as the owner of files to which it gave no other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner_uid: Option<u32>,
+    /// The group that the guest sees likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner_gid: Option<u32>,
 }
 
 /// A line of /etc/hosts.

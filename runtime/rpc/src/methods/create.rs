@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guest_protocol::{ExecFailure, Program, Stdio};
-use sandbox::{AgentError, Exec, GuestError, Ready};
+use sandbox::{AgentError, Exec, GuestError, Ready, Spec};
 use tokio::time::{Instant, timeout_at};
 use wire::rpc::CreateResult;
 
@@ -15,7 +15,7 @@ use crate::encode;
 use crate::failure::Failure;
 use crate::vm::Vm;
 
-pub(crate) use super::plan::{Plan, plan};
+pub(crate) use super::plan::plan;
 
 /// How long after the guest is ready an early failure of the entrypoint is waited for, if the guest is fast.
 const EARLY_EXIT: Duration = Duration::from_millis(15);
@@ -24,8 +24,8 @@ const EARLY_EXIT: Duration = Duration::from_millis(15);
 /// namespace, and takes longer than its start.
 const EARLY_EXIT_STARTS: u32 = 3;
 
-pub(crate) async fn run(id: Option<u64>, plan: Plan, vm: Arc<Vm>) -> Result<Answer> {
-    match bring_up(&plan, &vm).await {
+pub(crate) async fn run(id: Option<u64>, spec: Spec, vm: Arc<Vm>) -> Result<Answer> {
+    match bring_up(&spec, &vm).await {
         Ok(()) => {
             Ok(Answer { line: encode::result(id, &CreateResult { id: vm.id.to_string() }), held: None })
         }
@@ -36,17 +36,18 @@ pub(crate) async fn run(id: Option<u64>, plan: Plan, vm: Arc<Vm>) -> Result<Answ
     }
 }
 
-async fn bring_up(plan: &Plan, vm: &Vm) -> Result<()> {
+async fn bring_up(spec: &Spec, vm: &Vm) -> Result<()> {
     let ready = vm.ready().await?;
-    if let Some(workspace) = &plan.workspace {
+    let workspace = &spec.image_config.workspace;
+    if !workspace.is_empty() {
         let made = ready.guest.files().make_directory(workspace, 0o755, true).await;
         if let Err(error) = made {
             return Err(Failure::vm(format!("workspace {workspace}: {}", vm.explain(error).await)));
         }
     }
     let entrypoint = ready.command(&[]);
-    if plan.spec.launch_entrypoint && !entrypoint.is_empty() {
-        launch(vm, ready, entrypoint, plan.spec.init).await?;
+    if spec.launch_entrypoint && !entrypoint.is_empty() {
+        launch(vm, ready, entrypoint, spec.init).await?;
     }
     Ok(())
 }

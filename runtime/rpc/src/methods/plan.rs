@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use policy::disks::Disk;
+use policy::disks::{Disk, Owner};
 use policy::machine::WantedMachine;
-use policy::mounts::MountError;
+use policy::mounts::{self, WantedMount};
 use policy::names;
 use policy::network::{Member, Network as Checked, Wrong};
 use policy::resources::WantedResources;
 use sandbox::{DEFAULT_GRACE, ImageOverrides, Spec, TimeLimit};
-use wire::rpc::{CreateParams, ExtraDisk, HostMapping, Network, Vfs};
+use wire::rpc::{CreateParams, ExtraDisk, HostMapping, Mount, Network, Vfs};
 
 use super::Result;
 use crate::failure::Failure;
@@ -27,16 +27,8 @@ const MEMORY_MB: u64 = 512;
 /// Default of `resources.disk_size_mb`.
 const DISK_SIZE_MB: u64 = 5120;
 
-/// The sandbox to make.
-#[derive(Debug)]
-pub(crate) struct Plan {
-    pub(crate) spec: Spec,
-    /// The directory to make.
-    pub(crate) workspace: Option<String>,
-}
-
-/// Checks the parameters, and turns them into a plan.
-pub(crate) fn plan(params: CreateParams, machine: WantedMachine) -> Result<Plan> {
+/// Checks the parameters, and turns them into a specification.
+pub(crate) fn plan(params: CreateParams, machine: WantedMachine) -> Result<Spec> {
     let image = params.image.filter(|image| !image.is_empty());
     let image = image.ok_or_else(|| Failure::params("image is required (e.g., alpine:latest)"))?;
     if params.id.is_some_and(|id| !id.is_empty()) {
@@ -44,13 +36,13 @@ pub(crate) fn plan(params: CreateParams, machine: WantedMachine) -> Result<Plan>
     }
     let network = params.network.unwrap_or_else(default_network);
     let checked = check_network(&network)?;
-    let workspace = check_vfs(params.vfs.as_ref())?;
+    let (workspace, mounts) = check_vfs(params.vfs.as_ref())?;
     let env = variables(params.env)?;
     let image_config = params.image_config.unwrap_or_default();
     let overrides = ImageOverrides {
         user: image_config.user.unwrap_or_default(),
         working_dir: image_config.working_dir.unwrap_or_default(),
-        workspace: workspace.clone().unwrap_or_default(),
+        workspace: workspace.unwrap_or_default(),
         cmd: image_config.cmd,
         env: image_config
             .env
@@ -67,7 +59,7 @@ pub(crate) fn plan(params: CreateParams, machine: WantedMachine) -> Result<Plan>
     // A limit that no clock can hold is none.
     let time_limit = resources.time_limit_seconds.filter(|seconds| *seconds > 0.0);
     let time_limit = time_limit.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    let spec = Spec {
+    Ok(Spec {
         image,
         pull: images::Pull::Missing,
         kernel: params.kernel.and_then(|kernel| kernel.reference).unwrap_or_default(),
@@ -78,7 +70,7 @@ pub(crate) fn plan(params: CreateParams, machine: WantedMachine) -> Result<Plan>
             disk_size_mb: positive(resources.disk_size_mb).unwrap_or(DISK_SIZE_MB),
         },
         disks,
-        shares: Vec::new(),
+        mounts,
         hostname: checked.hostname,
         add_hosts: checked.add_hosts,
         nameservers: checked.nameservers,
@@ -93,8 +85,7 @@ pub(crate) fn plan(params: CreateParams, machine: WantedMachine) -> Result<Plan>
         time_limit: time_limit.map(TimeLimit::FromReady),
         keep: true,
         grace: DEFAULT_GRACE,
-    };
-    Ok(Plan { spec, workspace })
+    })
 }
 
 fn default_network() -> Network {
@@ -148,27 +139,42 @@ fn member(member: Member) -> &'static str {
     }
 }
 
-/// The workspace, if there is to be one.
-fn check_vfs(vfs: Option<&Vfs>) -> Result<Option<String>> {
-    let Some(vfs) = vfs else { return Ok(None) };
-    let mounts = vfs.mounts.iter().flatten().filter_map(|(path, mount)| Some((path, mount.as_ref()?)));
-    let request = policy::mounts::WantedMounts {
-        workspace: vfs.workspace.as_deref().unwrap_or_default(),
-        mounts: mounts
-            .map(|(guest_path, mount)| policy::mounts::Mount {
-                guest_path,
-                kind: mount.kind.as_deref().unwrap_or_default(),
-                owned: mount.owner_uid.is_some() || mount.owner_gid.is_some(),
-            })
-            .collect(),
-        rules: vfs.interception.is_some(),
+/// The workspace, if there is to be one, and the mounts.
+fn check_vfs(vfs: Option<&Vfs>) -> Result<(Option<String>, Vec<mounts::Mount>)> {
+    let Some(vfs) = vfs else { return Ok((None, Vec::new())) };
+    let wanted = vfs.mounts.iter().flatten().filter_map(|(path, mount)| Some((path, mount.as_ref()?)));
+    let has_mounts = wanted.clone().next().is_some();
+    if vfs.interception.is_some() && !has_mounts {
+        return Err(invalid("vfs.interception requires at least one vfs.mounts entry"));
+    }
+    let workspace = mounts::workspace(vfs.workspace.as_deref().unwrap_or_default(), has_mounts)
+        .map_err(|error| invalid(format!("vfs.workspace: {error}")))?;
+    let mounts = wanted.map(|(path, mount)| check_mount(path, mount)).collect::<Result<Vec<_>>>()?;
+    mounts::check(&mounts, &[]).map_err(invalid)?;
+    Ok((workspace, mounts))
+}
+
+/// A mount. A directory that is not as its kind needs it counts as a fault of the sandbox, as in the 0.2 releases.
+fn check_mount(guest_path: &str, mount: &Mount) -> Result<mounts::Mount> {
+    let wanted = WantedMount {
+        guest_path,
+        kind: mount.kind.as_deref().unwrap_or_default(),
+        host_path: mount.host_path.as_deref().unwrap_or_default(),
+        readonly: mount.readonly.unwrap_or_default(),
+        owner: Owner { uid: mount.owner_uid, gid: mount.owner_gid },
     };
-    let workspace = policy::mounts::check(&request).map_err(|error| match error {
-        MountError::RulesWithoutMounts => invalid("vfs.interception requires at least one vfs.mounts entry"),
-        MountError::Workspace(_) => invalid(format!("vfs.{error}")),
-        error => invalid(error),
-    })?;
-    Ok(workspace.map(ToOwned::to_owned))
+    if wanted.kind == "overlay" && (mount.upper.is_some() || mount.lower.is_some()) {
+        return Err(Failure::vm(format!(
+            "{guest_path}: overlay mounts have no upper and lower of their own"
+        )));
+    }
+    mounts::Mount::new(&wanted).map_err(|wrong| match wrong {
+        mounts::Wrong::Path(error) => invalid(error),
+        mounts::Wrong::NoSource => {
+            Failure::vm(format!("{guest_path}: host_path is required for {} mounts", wanted.kind))
+        }
+        wrong => invalid(format!("{guest_path}: {wrong}")),
+    })
 }
 
 /// Disks of the host. A fault of theirs counts as one of the sandbox, not of the parameters.
@@ -197,7 +203,7 @@ fn not_built_yet(network: &Network, vfs: Option<&Vfs>) -> Result<()> {
         ("network.block_private_ips = false", networked && network.block_private_ips != Some(true)),
         ("network.dns_servers", networked && any(network.dns_servers.as_ref())),
         ("network.mtu", networked && network.mtu.is_some_and(|mtu| mtu != 0)),
-        ("vfs.mounts", vfs.is_some_and(|vfs| vfs.mounts.as_ref().is_some_and(|mounts| !mounts.is_empty()))),
+        ("vfs.interception", vfs.is_some_and(|vfs| vfs.interception.is_some())),
         (
             "vfs.direct_mounts",
             vfs.is_some_and(|vfs| vfs.direct_mounts.as_ref().is_some_and(|mounts| !mounts.is_empty())),
@@ -227,11 +233,11 @@ mod tests {
 
     use super::*;
 
-    fn plan_of(params: Value) -> Result<Plan> {
+    fn plan_of(params: Value) -> Result<Spec> {
         plan(serde_json::from_value(params).unwrap(), WantedMachine::Auto)
     }
 
-    fn with(member: &str, value: Value) -> Result<Plan> {
+    fn with(member: &str, value: Value) -> Result<Spec> {
         let mut params = json!({"image": "alpine"});
         params[member] = value;
         plan_of(params)
@@ -243,18 +249,19 @@ mod tests {
             json!({"image": "a"}),
             json!({"image": "a", "network": null, "resources": {"cpus": 0, "memory_mb": -1}}),
         ] {
-            let plan = plan_of(params).unwrap();
+            let spec = plan_of(params).unwrap();
             let resources = WantedResources { cpus: 1.0, memory_mb: 512, disk_size_mb: 5120 };
-            assert_eq!((plan.spec.resources, plan.spec.time_limit, plan.workspace), (resources, None, None));
-            assert!(plan.spec.keep && !plan.spec.privileged);
-            assert!(!plan.spec.launch_entrypoint && !plan.spec.init);
-            assert_eq!((plan.spec.entrypoint, plan.spec.hostname), (None, None));
+            assert_eq!((spec.resources, spec.time_limit, spec.mounts), (resources, None, vec![]));
+            assert_eq!(spec.image_config.workspace, "");
+            assert!(spec.keep && !spec.privileged);
+            assert!(!spec.launch_entrypoint && !spec.init);
+            assert_eq!((spec.entrypoint, spec.hostname), (None, None));
         }
     }
 
     #[test]
     fn everything_that_is_there_arrives() {
-        let plan = plan_of(json!({
+        let spec = plan_of(json!({
             "image": "alpine", "id": "", "privileged": true, "kernel": {"ref": "file:///k"}, "launch_entrypoint": true,
             "init": true, "resources": {"cpus": 0.5, "memory_mb": 256, "disk_size_mb": 100, "timeout_seconds": 300, "time_limit_seconds": 1.5},
             "network": {"allowed_hosts": [], "block_private_ips": true, "hostname": "box",
@@ -263,7 +270,6 @@ mod tests {
             "image_config": {"user": "1000", "working_dir": "", "entrypoint": ["sleep"], "cmd": [], "env": {"X": "y"}},
         }))
         .unwrap();
-        let spec = plan.spec;
         assert_eq!(spec.resources, WantedResources { cpus: 0.5, memory_mb: 256, disk_size_mb: 100 });
         let limit = Some(TimeLimit::FromReady(Duration::from_millis(1500)));
         assert_eq!((spec.time_limit, spec.unenforced_timeout_seconds), (limit, Some(300.0)));
@@ -284,7 +290,6 @@ mod tests {
                 env: Some(vec!["X=y".into()]),
             }
         );
-        assert_eq!(plan.workspace.as_deref(), Some("/work"));
         assert!(spec.launch_entrypoint && spec.init && spec.privileged && !spec.no_network);
     }
 
@@ -295,7 +300,7 @@ mod tests {
             {"host_path": "/a.ext4", "guest_mount": "/a", "readonly": true},
         ]);
         let expected = policy::disks::specs(&["@data:/data:uid=0", "/a.ext4:/a:ro"]).unwrap();
-        assert_eq!(with("extra_disks", disks).unwrap().spec.disks, expected);
+        assert_eq!(with("extra_disks", disks).unwrap().disks, expected);
         for (disk, why) in [
             (json!({}), "\":\": no image is named"),
             (json!({"host_path": "a"}), "\"a:\": \"\" is no place for a disk"),
@@ -312,6 +317,55 @@ mod tests {
         }
         let same = json!([{"host_path": "a", "guest_mount": "/a"}, {"host_path": "b", "guest_mount": "/a"}]);
         assert!(with("extra_disks", same).unwrap_err().message.ends_with("/a has another disk already"));
+    }
+
+    #[test]
+    fn mounts_of_every_type() {
+        let texts = |vfs: Value| {
+            let spec = with("vfs", vfs).unwrap();
+            let mounts: Vec<String> = spec.mounts.iter().map(ToString::to_string).collect();
+            (spec.image_config.workspace, mounts)
+        };
+        let vfs = json!({"mounts": {
+            "/workspace": null, "/workspace/a": {"type": "host_fs", "host_path": "/a", "owner_uid": 0, "owner_gid": null},
+            "/workspace/a/b/": {"type": "memory", "upper": {}}, "/c": {"type": "real_fs", "host_path": "c", "readonly": true},
+            "/d": {"type": "overlay", "host_path": "/d"}, "/e": {"type": "", "readonly": false, "host_path": ""},
+        }});
+        let expected = [
+            "c:/c:ro",
+            "/d:/d:overlay",
+            ":/e:memory",
+            "/a:/workspace/a:host_fs,uid=0",
+            ":/workspace/a/b:memory",
+        ];
+        assert_eq!(texts(vfs), ("/workspace".to_owned(), expected.map(str::to_owned).to_vec()));
+        // The largest id is one that the documents name.
+        let largest = json!({"type": "host_fs", "host_path": "/a", "owner_uid": u32::MAX});
+        let spec = with("vfs", json!({"workspace": "/w/", "mounts": {"/a": largest}})).unwrap();
+        assert_eq!(
+            (spec.image_config.workspace.as_str(), spec.mounts[0].owner().uid),
+            ("/w", Some(u32::MAX))
+        );
+        assert_eq!(texts(json!({"mounts": {"/a": null}, "workspace": ""})), (String::new(), vec![]));
+    }
+
+    #[test]
+    fn a_directory_of_the_host_that_does_not_fit_is_no_fault_of_the_parameters() {
+        for (mount, message) in [
+            (json!({"type": "overlay"}), "/a: host_path is required for overlay mounts"),
+            (json!({"type": "host_fs", "host_path": ""}), "/a: host_path is required for host_fs mounts"),
+            (
+                json!({"type": "overlay", "host_path": "/x", "upper": {}}),
+                "/a: overlay mounts have no upper and lower of their own",
+            ),
+            (
+                json!({"type": "overlay", "host_path": "/x", "lower": "/y"}),
+                "/a: overlay mounts have no upper and lower of their own",
+            ),
+        ] {
+            let failure = with("vfs", json!({"mounts": {"/a": mount}})).unwrap_err();
+            assert_eq!((failure.code, failure.message.as_str()), (ErrorCode::Vm, message));
+        }
     }
 
     #[test]
@@ -372,8 +426,18 @@ mod tests {
             (("vfs", json!({"workspace": "/"})), "vfs.workspace: invalid guest mount path"),
             (("vfs", json!({"workspace": "/a b"})), "vfs.workspace: invalid guest mount path"),
             (("vfs", json!({"workspace": "/a/../b"})), "vfs.workspace: invalid guest mount path"),
-            (mount("a", json!({})), "guest path must be absolute"),
+            (("vfs", json!({"workspace": "/sys/a"})), "vfs.workspace: /sys is the kernel's own"),
+            (mount("a", json!({})), "guest path must be absolute: \"a\""),
+            (mount("/a/../b", json!({})), "invalid guest mount path \"/a/../b\""),
+            (mount("/proc/a", json!({})), "/proc is the kernel's own"),
             (mount("/a", json!({"type": "nfs"})), "/a: unknown mount type \"nfs\""),
+            (mount("/a", json!({"host_path": "/x"})), "/a: a memory mount has no directory of the host"),
+            (mount("/a", json!({"readonly": true})), "/a: a memory mount cannot be read-only"),
+            (
+                mount("/a", json!({"type": "overlay", "host_path": "/x", "owner_gid": 7})),
+                "/a: owner_uid/owner_gid are only supported for host_fs mounts",
+            ),
+            (("vfs", json!({"mounts": {"/a": {}, "/a/": {}}})), "something else is mounted at /a"),
             (
                 mount("/a", json!({"owner_uid": 0})),
                 "/a: owner_uid/owner_gid are only supported for host_fs mounts",
@@ -405,12 +469,7 @@ mod tests {
                 "network.dns_servers",
             ),
             ("network", json!({"block_private_ips": true, "mtu": 1400}), "network.mtu"),
-            ("vfs", json!({"mounts": {"/workspace": {"type": "memory"}}}), "vfs.mounts"),
-            (
-                "vfs",
-                json!({"mounts": {"/a": {"type": "real_fs", "host_path": "/", "owner_uid": 0}}}),
-                "vfs.mounts",
-            ),
+            ("vfs", json!({"mounts": {"/a": {}}, "interception": {"emit_events": true}}), "vfs.interception"),
             ("vfs", json!({"direct_mounts": {"/a": {}}}), "vfs.direct_mounts"),
         ] {
             let failure = with(member, value).unwrap_err();

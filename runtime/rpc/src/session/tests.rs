@@ -83,7 +83,7 @@ impl Client {
         let (sender, lines) = mpsc::unbounded_channel();
         let outbox = Outbox::start(Output { lines: sender, stage: Arc::clone(&stage) });
         let theirs = Arc::clone(&stage);
-        let make = move |_: &Plan| Ok(make(&theirs));
+        let make = move |_: &Spec| Ok(make(&theirs));
         let home = Home::at(std::path::Path::new("/no/such/home"));
         let mut session = Session::with(home, WantedMachine::Auto, Box::new(make), outbox);
         session.max_ahead = 1 << 20;

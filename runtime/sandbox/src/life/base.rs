@@ -81,8 +81,8 @@ impl Base {
         kind: MachineKind,
         clock: Calibration,
     ) -> Result<(Self, Created)> {
+        let shares = Shares::attach(home, &spec.mounts, &spec.disks)?;
         let disks = Disks::attach(home, &spec.disks)?;
-        let shares = Shares::attach(home, &spec.shares, &spec.disks)?;
         let vm = OwnedVm::create(home)?;
         // Made before the record, so that every known sandbox has a log.
         let console = Arc::new(Console::create(home, &vm.paths.logs())?);

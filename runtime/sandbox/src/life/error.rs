@@ -79,9 +79,9 @@ pub enum Error {
         /// The reason.
         source: Box<images::Error>,
     },
-    /// A share is not acceptable.
+    /// A mount is not acceptable.
     #[error(transparent)]
-    Shares(#[from] policy::shares::ShareError),
+    Mounts(#[from] policy::mounts::MountError),
     /// A share's directory cannot be had.
     #[error("invalid volume mount {share:?}: {why}")]
     Share {

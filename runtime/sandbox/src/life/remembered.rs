@@ -4,10 +4,11 @@
 //! shown goes through here. Not here: the stored form ([`Config`]).
 
 use policy::disks::{Disk, Owner, Source};
+use policy::mounts::Mount;
 use policy::resources::Grant;
 
 use super::spec::Spec;
-use crate::{Config, DiskConfig};
+use crate::{Config, DiskConfig, MountConfig};
 
 impl Config {
     pub(crate) fn new(spec: &Spec, grant: Grant) -> Self {
@@ -19,6 +20,7 @@ impl Config {
             memory_mb: grant.memory_mib,
             disk_size_mb: grant.disk_size_mb,
             disks: spec.disks.iter().map(DiskConfig::new).collect(),
+            mounts: spec.mounts.iter().map(MountConfig::new).collect(),
             timeout_seconds: spec.unenforced_timeout_seconds,
             time_limit_seconds: spec.time_limit.map(|limit| limit.duration().as_secs_f64()),
             hostname: spec.hostname.clone(),
@@ -42,15 +44,31 @@ impl Config {
 impl DiskConfig {
     fn new(disk: &Disk) -> Self {
         let source = match &disk.source {
-            Source::Path(path) => {
-                // Without a working directory the path stays relative.
-                std::path::absolute(path).map_or_else(|_| path.clone(), |path| path.display().to_string())
-            }
+            Source::Path(path) => absolute(path),
             volume @ Source::Volume(_) => volume.to_string(),
         };
         let Owner { uid, gid } = disk.owner();
         Self { source, guest_path: disk.guest_path.clone(), readonly: !disk.is_writable(), uid, gid }
     }
+}
+
+impl MountConfig {
+    fn new(mount: &Mount) -> Self {
+        let Owner { uid, gid } = mount.owner();
+        Self {
+            guest_path: mount.guest_path.clone(),
+            kind: mount.kind().to_owned(),
+            host_path: mount.host_path().map(absolute),
+            readonly: mount.is_readonly(),
+            uid,
+            gid,
+        }
+    }
+}
+
+/// The path from the root on. Without a working directory it stays relative.
+fn absolute(path: &str) -> String {
+    std::path::absolute(path).map_or_else(|_| path.to_owned(), |path| path.display().to_string())
 }
 
 /// The name in `NAME=VALUE`.
@@ -76,7 +94,9 @@ mod tests {
             hostname: None,
             add_hosts: vec![("db".into(), [10, 0, 0, 1].into())],
             disks: policy::disks::specs(&["@data:/data:gid=8", "a.ext4:/a:ro"]).unwrap(),
-            shares: Vec::new(),
+            mounts: ["src:/work/src:ro,gid=8", ":/work/tmp:memory"]
+                .map(|text| policy::mounts::volume(text, "").unwrap())
+                .to_vec(),
             env: vec![("API_KEY".into(), "s3cr3t".into())],
             nameservers: vec![[9, 9, 9, 9].into()],
             entrypoint: None,
@@ -107,6 +127,11 @@ mod tests {
             DiskConfig { source, guest_path, readonly: false, uid: None, gid: Some(8) }
         );
         assert!(config.disks[1].source.starts_with('/') && config.disks[1].readonly);
+        let MountConfig { guest_path, kind, host_path, readonly, uid, gid } = &config.mounts[0];
+        assert_eq!((guest_path.as_str(), kind.as_str(), *readonly), ("/work/src", "host_fs", true));
+        assert!(host_path.as_ref().is_some_and(|path| path.starts_with('/') && path.ends_with("/src")));
+        assert_eq!((*uid, *gid), (None, Some(8)));
+        assert_eq!((config.mounts[1].kind.as_str(), config.mounts[1].host_path.as_ref()), ("memory", None));
         assert_eq!(config.image_env.as_deref(), Some(&["TOKEN".to_owned()][..]));
         let stored = serde_json::to_string(&config).unwrap();
         assert!(!stored.contains("s3cr3t"), "{stored}");

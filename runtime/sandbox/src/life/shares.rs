@@ -1,7 +1,7 @@
 //! The shared directories of a sandbox: opened before anything else of it is made, and served by a process of their own
 //! from the moment when the machine is made.
 //!
-//! Not here: the checks of a share (`policy::shares`), and how files are served (`matchlock-shares`).
+//! Not here: the checks of a mount (`policy::mounts`), and how files are served (`matchlock-shares`).
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -10,8 +10,8 @@ use std::path::Path;
 use guest_protocol::{SHARES_TAG, ShareMount};
 use machine::BackEnd;
 use machine::shares::{Device, Shares as Process, UserSpec, View};
-use policy::disks::Disk;
-use policy::shares::Share;
+use policy::disks::{Disk, Owner};
+use policy::mounts::{Content, Mount as Wanted};
 use rustix::fs::{Mode, OFlags};
 
 use crate::Home;
@@ -20,16 +20,49 @@ use crate::life::error::{Error, Result};
 /// Most queues of the device: of more, guests make no use.
 const MAX_QUEUES: u8 = 4;
 
+/// A directory of the host and its place in the guest.
+#[derive(Debug)]
+struct Share {
+    host_path: String,
+    guest_path: String,
+    readonly: bool,
+    owner: Owner,
+    /// The mount as it was asked for, for people.
+    text: String,
+}
+
 /// Directories that are open.
 #[derive(Debug)]
 pub(crate) struct Shares(Vec<(Share, OwnedFd)>);
 
 impl Shares {
     /// Opens all directories, as the user they belong to.
-    pub(crate) fn attach(home: &Home, shares: &[Share], disks: &[Disk]) -> Result<Self> {
-        policy::shares::check(shares, disks)?;
-        let attach = |share: &Share| Ok((share.clone(), home.as_user(|| open(home, share))?));
-        Ok(Self(shares.iter().map(attach).collect::<Result<_>>()?))
+    pub(crate) fn attach(home: &Home, mounts: &[Wanted], disks: &[Disk]) -> Result<Self> {
+        policy::mounts::check(mounts, disks)?;
+        let attach = |mount: &Wanted| {
+            let refused = |why: &str| Error::Share { share: mount.to_string(), why: why.to_owned() };
+            let Content::Host { path, readonly, owner } = &mount.content else {
+                return Err(refused(&format!("{} is not built yet; host_fs is", mount.kind())));
+            };
+            let inside = |other: &Wanted| {
+                let rest = mount.guest_path.strip_prefix(other.guest_path.as_str());
+                rest.is_some_and(|rest| rest.starts_with('/'))
+            };
+            // The inner one's place would be made on the host.
+            if let Some(outer) = mounts.iter().find(|other| inside(other)) {
+                return Err(refused(&format!("a mount in that at {} is not built yet", outer.guest_path)));
+            }
+            let share = Share {
+                host_path: path.clone(),
+                guest_path: mount.guest_path.clone(),
+                readonly: *readonly,
+                owner: *owner,
+                text: mount.to_string(),
+            };
+            let directory = home.as_user(|| open(home, &share))?;
+            Ok((share, directory))
+        };
+        Ok(Self(mounts.iter().map(attach).collect::<Result<_>>()?))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -79,8 +112,8 @@ impl Shares {
 
 /// Opens a share's directory, unless what is in it is ours.
 fn open(home: &Home, share: &Share) -> Result<OwnedFd> {
-    let wrong = |why: std::io::Error| Error::Share { share: share.to_string(), why: why.to_string() };
-    let ours = |what: &str| Error::Share { share: share.to_string(), why: what.to_owned() };
+    let wrong = |why: std::io::Error| Error::Share { share: share.text.clone(), why: why.to_string() };
+    let ours = |what: &str| Error::Share { share: share.text.clone(), why: what.to_owned() };
     let path = fs::canonicalize(&share.host_path).map_err(wrong)?;
     if path == Path::new("/") {
         return Err(ours("the whole host is not shared"));
@@ -107,8 +140,8 @@ mod tests {
     }
 
     fn attach_as(home: &Home, path: &Path, kind: &str) -> Result<Shares> {
-        let share = policy::shares::spec(&format!("{}:/a:{kind}", path.display())).unwrap();
-        Shares::attach(home, &[share], &[])
+        let mount = policy::mounts::volume(&format!("{}:/a:{kind}", path.display()), "").unwrap();
+        Shares::attach(home, &[mount], &[])
     }
 
     #[test]
@@ -137,5 +170,21 @@ mod tests {
         let error = attach_as(&home, directory.path(), "host_fs").unwrap_err().to_string();
         assert!(error.contains("matchlock's own files are in it"), "{error}");
         assert!(attach_as(&home, &directory.path().join("mine"), "host_fs").unwrap().any_writable());
+    }
+
+    #[test]
+    fn what_is_not_built_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::at(directory.path());
+        let inner = format!("{}:/a/b:ro", directory.path().display());
+        for (texts, why) in [
+            (&[":/a:memory"][..], "\":/a:memory\": memory is not built yet"),
+            (&["/x:/a"], "\"/x:/a:overlay\": overlay is not built yet"),
+            (&[&inner, "/x:/a:ro"], "a mount in that at /a is not built yet"),
+        ] {
+            let mounts: Vec<_> = texts.iter().map(|text| policy::mounts::volume(text, "").unwrap()).collect();
+            let error = Shares::attach(&home, &mounts, &[]).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use images::Pull;
 use policy::disks::Disk;
 use policy::machine::WantedMachine;
+use policy::mounts::Mount;
 use policy::resources::WantedResources;
-use policy::shares::Share;
 
 use crate::agent::command::ImageOverrides;
 
@@ -30,8 +30,8 @@ pub struct Spec {
     pub resources: WantedResources,
     /// The user's disks.
     pub disks: Vec<Disk>,
-    /// The directories of the host that the guest sees.
-    pub shares: Vec<Share>,
+    /// The folders that the guest has beside its image's.
+    pub mounts: Vec<Mount>,
     /// Host name; `None` = the id.
     pub hostname: Option<String>,
     /// Lines for /etc/hosts.

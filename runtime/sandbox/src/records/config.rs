@@ -23,6 +23,8 @@ pub struct Config {
     pub disk_size_mb: u64,
     /// The user's disks.
     pub disks: Vec<DiskConfig>,
+    /// The folders beside the image's.
+    pub mounts: Vec<MountConfig>,
     /// A client's `timeout_seconds`: not enforced.
     pub timeout_seconds: Option<f64>,
     /// How long the sandbox may live.
@@ -70,5 +72,23 @@ pub struct DiskConfig {
     /// The user that owns the disk's root directory.
     pub uid: Option<u32>,
     /// The group that owns the disk's root directory.
+    pub gid: Option<u32>,
+}
+
+/// A folder beside the image's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MountConfig {
+    /// The folder's place.
+    pub guest_path: String,
+    /// `memory`, `host_fs`, `overlay`.
+    pub kind: String,
+    /// The host's directory: an absolute path.
+    pub host_path: Option<String>,
+    /// Whether the guest may only read.
+    pub readonly: bool,
+    /// The user that the guest sees as the owner of files to which it gave no other.
+    pub uid: Option<u32>,
+    /// The group that the guest sees likewise.
     pub gid: Option<u32>,
 }

@@ -17,7 +17,7 @@ pub(crate) mod store;
 pub(crate) mod user;
 pub(crate) mod writer;
 
-pub use config::{Config, DiskConfig};
+pub use config::{Config, DiskConfig, MountConfig};
 pub use error::Error;
 pub use external::Resource;
 pub use history::{Step, Version};

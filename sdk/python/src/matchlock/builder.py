@@ -52,7 +52,7 @@ class Sandbox:
         return self
 
     def with_workspace(self, path: str) -> Sandbox:
-        """Sets the directory of mounts in the guest."""
+        """Sets the directory that commands start in unless they or the image name one."""
         self._options.workspace = path
         return self
 

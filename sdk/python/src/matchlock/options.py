@@ -223,7 +223,7 @@ class CreateOptions:
     """Values that the guest never sees."""
 
     workspace: str = ""
-    """Directory of mounts in the guest; `/workspace` when there are mounts."""
+    """Directory that commands start in unless they or the image name one; `/workspace` when there are mounts."""
 
     dns_servers: list[str] = field(default_factory=list[str])
     """Resolvers."""

@@ -179,6 +179,8 @@ fn prune_and_gc() {
 
 fn sandboxes_of_rpc_are_like_any_other() {
     let home = Home::new();
+    let shared = tempfile::tempdir().unwrap();
+    std::fs::write(shared.path().join("file"), "shared\n").unwrap();
     let mut rpc = spawn(home.matchlock(["rpc", "--machine", &blackbox::machine()]).stdin(Stdio::piped()));
     let kernel = std::env::var("MATCHLOCK_TEST_KERNEL").unwrap_or_default();
     let params = serde_json::json!({
@@ -187,7 +189,7 @@ fn sandboxes_of_rpc_are_like_any_other() {
         "resources": {"memory_mb": 256, "timeout_seconds": 300, "time_limit_seconds": 600.5},
         "env": {"API_KEY": "s3cr3t"},
         "network": {"no_network": true},
-        "vfs": {"workspace": "/work"},
+        "vfs": {"workspace": "/work", "mounts": {"/work/here": {"type": "host_fs", "host_path": shared.path(), "readonly": true}}},
     });
     let call = serde_json::json!({"jsonrpc": "2.0", "id": 1, "method": "create", "params": params});
     writeln!(rpc.stdin.as_mut().unwrap(), "{call}").unwrap();
@@ -199,7 +201,12 @@ fn sandboxes_of_rpc_are_like_any_other() {
     let (yes, no) = (Value::from(true), Value::from(false));
     assert_eq!(vm["config"]["resources"]["timeout_seconds"], 300.0);
     assert_eq!(vm["config"]["resources"]["time_limit_seconds"], 600.5);
-    assert_eq!(vm["config"]["vfs"]["workspace"], "/work");
+    let mount = serde_json::json!({"type": "host_fs", "host_path": shared.path(), "readonly": true});
+    let vfs = serde_json::json!({"workspace": "/work", "mounts": {"/work/here": mount}});
+    assert_eq!(vm["config"]["vfs"], vfs);
+    assert_eq!(json(&home.done(["inspect", &id]))["vm"]["config"]["vfs"], vfs);
+    assert_eq!(json(&home.done(["list", "--json", &id]))[0]["vfs"], vfs);
+    assert_eq!(home.done(["exec", &id, "--", "sh", "-c", "pwd; cat here/file"]).stdout, "/work\nshared\n");
     assert_eq!((&vm["config"]["launch_entrypoint"], &vm["config"]["network"]["no_network"]), (&no, &yes));
     assert_eq!(vm["config"]["env_names"], Value::from(vec!["API_KEY"]));
     assert_eq!(home.done(["exec", &id, "echo", "hi"]).stdout, "hi\n");

@@ -13,6 +13,7 @@ pub(crate) const TESTS_WITHOUT_GUEST: &[Test] =
 
 pub(crate) const TESTS: &[Test] = &[
     ("shares::files_go_both_ways", files_go_both_ways),
+    ("shares::the_workspace", the_workspace),
     ("shares::the_sandbox_ends_with_the_process_that_serves_them", the_sandbox_ends_with_its_process),
 ];
 
@@ -29,8 +30,11 @@ fn what_cannot_be_shared_is_refused_at_once() {
     fs::write(&file, "").unwrap();
     let file = file.display();
     for (volume, why) in [
-        ("/tmp:/a".to_owned(), "overlay is not built yet"),
-        ("/tmp:a:ro".to_owned(), "expected HOST:GUEST:OPTIONS"),
+        ("/tmp".to_owned(), "expected HOST:GUEST or HOST:GUEST:OPTIONS"),
+        ("/tmp:../a:ro".to_owned(), "invalid guest mount path \"/workspace/../a\""),
+        ("/tmp:/a:rw".to_owned(), "unknown option \"rw\""),
+        ("/tmp:/a:memory".to_owned(), "a memory mount has no directory of the host"),
+        ("/tmp:/a:uid=1".to_owned(), "owner_uid/owner_gid are only supported for host_fs mounts"),
         ("/tmp:/a:ro,uid=4294967295".to_owned(), "\"4294967295\" is no id"),
         ("/tmp:/proc/a:ro".to_owned(), "/proc is the kernel's own"),
         ("/no/such:/a:ro".to_owned(), "No such file or directory"),
@@ -44,6 +48,52 @@ fn what_cannot_be_shared_is_refused_at_once() {
             ["run", "--machine", &machine, "--image", "no/such:image", "-v", &volume, "--", "true"];
         refused(&home.done(arguments), &format!("invalid volume mount \"{volume}\": {why}"));
     }
+    for (options, message) in [
+        (
+            &["--mount", "type=nfs,target=/a"][..],
+            "invalid volume mount \"type=nfs,target=/a\": unknown mount type \"nfs\"",
+        ),
+        (
+            &["--mount", "type=host_fs,target=/a"],
+            "invalid volume mount \"type=host_fs,target=/a\": no directory of the host is named",
+        ),
+        (
+            &["-v", "/tmp:/a:ro", "--mount", "type=memory,target=/a/"],
+            "invalid volume mount \":/a:memory\": something else is mounted at /a",
+        ),
+        (
+            &["-v", "/tmp:/a:ro", "--disk", "/no/such:/a/b"],
+            "invalid volume mount \"/tmp:/a:ro\": the disk at /a/b would be in it",
+        ),
+        (&["--workspace", "w"], "invalid workspace: guest path must be absolute: \"w\""),
+        (&["--workspace", "/proc/1"], "invalid workspace: /proc is the kernel's own"),
+    ] {
+        let machine = machine();
+        let arguments = ["run", "--machine", &machine, "--image", "no/such:image"];
+        refused(&home.done(arguments.iter().chain(options).chain(&["--", "true"])), message);
+    }
+    home.assert_nothing_left();
+}
+
+/// Programs start in the workspace, which relative paths of the guest are in.
+fn the_workspace() {
+    let home = Home::new();
+    let shared = tempfile::tempdir().unwrap();
+    fs::write(shared.path().join("file"), "of the host\n").unwrap();
+    let here = shared.path().display();
+    let run = |options: &[&str], command: &str| {
+        let mut run = home.run(options.iter().copied());
+        let done = blackbox::done(run.args(["--", "sh", "-c", command]));
+        assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{done:?}");
+        done.stdout
+    };
+    assert_eq!(run(&["--workspace", "/w/x/"], "pwd; touch here"), "/w/x\n");
+    let volume = format!("{here}:src:ro");
+    assert_eq!(run(&["-v", &volume], "pwd; cat src/file"), "/workspace\nof the host\n");
+    let mount = format!("type=host_fs,source={here},target=src,uid=7");
+    let script = "pwd; stat -c %u /w/src/file; echo of the guest > /w/src/file";
+    assert_eq!(run(&["--mount", &mount, "--workspace", "/w", "-w", "/tmp"], script), "/tmp\n7\n");
+    assert_eq!(fs::read_to_string(shared.path().join("file")).unwrap(), "of the guest\n");
     home.assert_nothing_left();
 }
 

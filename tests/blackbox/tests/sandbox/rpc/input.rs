@@ -177,7 +177,21 @@ fn sandboxes_that_cannot_be() {
             VM,
             "network.allowed_hosts: not built yet",
         ),
-        (json!({"image": "a", "vfs": {"mounts": {"/workspace": {}}}}), VM, "vfs.mounts: not built yet"),
+        (
+            json!({"image": "a", "vfs": {"mounts": {"/a": {}}, "interception": {}}}),
+            VM,
+            "vfs.interception: not built yet",
+        ),
+        (
+            json!({"image": "a", "vfs": {"mounts": {"/a": {"type": "tmpfs"}}}}),
+            INVALID_PARAMS,
+            "invalid configuration: /a: unknown mount type \"tmpfs\"; there are memory, host_fs, overlay",
+        ),
+        (
+            json!({"image": "a", "vfs": {"mounts": {"/a": {"type": "host_fs", "host_path": "/no/such"}}}}),
+            VM,
+            "invalid volume mount \"/no/such:/a:host_fs\": No such file or directory (os error 2)",
+        ),
     ] {
         assert_eq!(server.call("create", params), Err((code, message.to_owned())));
     }
