@@ -9,7 +9,6 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use guest_protocol::{Program, Stdio};
 use policy::mounts::{self, Mount};
 use sandbox::{
@@ -97,8 +96,9 @@ fn spec(home: &Home, args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
 /// The workspace (empty = none) and the mounts that the options describe.
 fn folders(args: &RunArgs) -> anyhow::Result<(String, Vec<Mount>)> {
     let has_mounts = !args.volume.is_empty() || !args.mount.is_empty();
-    let workspace = mounts::workspace(&args.workspace, has_mounts).context("invalid workspace")?;
-    let workspace = workspace.unwrap_or_default();
+    let workspace = mounts::workspace(&args.workspace, has_mounts);
+    let workspace =
+        workspace.map_err(|error| anyhow::anyhow!("invalid workspace: {error}"))?.unwrap_or_default();
     let volumes = args.volume.iter().map(|text| mounts::volume(text, &workspace));
     let named = args.mount.iter().map(|text| mounts::mount(text, &workspace));
     let mounts = volumes.chain(named).collect::<Result<Vec<_>, _>>()?;
@@ -216,7 +216,7 @@ impl Run {
         let workspace = &self.spec.image_config.workspace;
         if !workspace.is_empty() {
             let made = guest.files().make_directory(workspace, 0o755, true).await;
-            made.with_context(|| format!("workspace {workspace}"))?;
+            made.map_err(|error| anyhow::anyhow!("workspace {workspace}: {error}"))?;
         }
         Ok(())
     }
