@@ -126,7 +126,7 @@ pub(crate) struct RunArgs {
     /// there are none. More options: uid=N, gid=N, owner=UID:GID
     #[arg(short = 'v', long, value_name = "HOST:GUEST[:OPTIONS]", help_heading = "Folders")]
     pub(crate) volume: Vec<String>,
-    /// The same by names: type=host_fs|overlay|memory,source=HOST,target=GUEST[,readonly][,uid=N][,gid=N]
+    /// The same by names: type=host_fs|overlay|memory,source=HOST,target=GUEST; then readonly, uid=N, gid=N
     #[arg(long, value_name = "NAME=VALUE,...", help_heading = "Folders")]
     pub(crate) mount: Vec<String>,
     /// Directory that relative GUEST paths are in; it is made if missing [default with folders: /workspace]
