@@ -1,9 +1,9 @@
 //! seccomp filters as search trees.
 //!
-//! When a filter is installed, the kernel runs it for every system call number there is, to remember which are always
-//! allowed. A program that compares one number after the other takes 1 ms for that, where a whole start takes 60; a tree
-//! takes a tenth of it, and is as quick when it runs. The tests hold the trees to what seccompiler makes of the same
-//! rules. Not here: what is allowed (`profile`).
+//! When a filter is installed, the kernel runs it for every system call number there is, to remember which calls are
+//! always allowed. A program that compares one number after the other takes 1 ms for that, where a whole start takes
+//! 60; a tree takes a tenth of that time, and is as quick when it runs. The tests compare the trees with seccompiler's
+//! programs for the same rules. Not here: which calls are allowed (`profile`).
 
 use std::io;
 
@@ -15,13 +15,13 @@ use crate::calls::Call;
 /// The consequence of a call that a profile does not allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forbidden {
-    /// The process is killed: for programs of this project, of which every call is known.
+    /// The process is killed: for programs of this project, all of whose calls are known.
     Kill,
     /// The call looks absent (ENOSYS): for programs of others, whose libraries try calls and go on without them.
     Absent,
     /// The call is refused with this error number.
     Refuse(u16),
-    /// The call is allowed after all: for filters that name only what is forbidden.
+    /// The call is allowed after all: for filters that name only forbidden calls.
     Allow,
 }
 
@@ -102,12 +102,12 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    /// No rule yet: every call meets `otherwise`.
+    /// No rule yet: every call has the consequence `otherwise`.
     pub(crate) fn new(otherwise: Forbidden) -> Self {
         Self { rules: Vec::new(), otherwise }
     }
 
-    /// Allows a call with any arguments, whatever else is said of it.
+    /// Allows a call with any arguments, whatever other rules say of the call.
     pub(crate) fn allow(&mut self, call: Call) {
         if let Some(rule) = self.rule(call) {
             *rule = Rule { cases: Vec::new(), otherwise: Forbidden::Allow, ..rule.clone() };
@@ -121,7 +121,7 @@ impl Rules {
         }
     }
 
-    /// Has this happen at a call, unless a case of it holds.
+    /// Gives a call a consequence of its own, which it has unless one of its cases holds.
     pub(crate) fn forbid(&mut self, call: Call, how: Forbidden) {
         if let Some(rule) = self.rule(call) {
             rule.otherwise = how;
@@ -140,8 +140,8 @@ impl Rules {
         self.rules.get_mut(at)
     }
 
-    /// The program that enforces the rules. Another architecture's calls meet what other calls do, and are never
-    /// allowed: there numbers mean something else (seccomp(2)).
+    /// The program that enforces the rules. Calls of another architecture have the consequence of unlisted calls and
+    /// are never allowed, because their numbers mean other calls (seccomp(2)).
     pub(crate) fn compile(&self) -> Filter {
         let foreign = if self.otherwise == Forbidden::Allow { Forbidden::Absent } else { self.otherwise };
         let mut program = vec![
@@ -161,13 +161,13 @@ impl Rules {
 pub struct Filter(Vec<sock_filter>);
 
 impl Filter {
-    /// Installs the filter for the calling thread and those it starts. Needs no_new_privs. Makes one system call, and
-    /// neither allocates nor takes a lock: it may stand between fork(2) and execve(2).
+    /// Installs the filter for the calling thread and those that it starts. The thread needs no_new_privs. The method
+    /// makes one system call, and neither allocates nor takes a lock, so it may run between fork(2) and execve(2).
     pub fn install(&self) -> io::Result<()> {
         self.load(0)
     }
 
-    /// As [`Filter::install`], for every thread of the process.
+    /// Does the same as [`Filter::install`], for every thread of the process.
     pub fn install_for_all_threads(&self) -> io::Result<()> {
         self.load(libc::SECCOMP_FILTER_FLAG_TSYNC)
     }
@@ -179,7 +179,8 @@ impl Filter {
         // SAFETY: the kernel only reads `program` and the `len` instructions it points to, which outlive the call.
         match unsafe { libc::syscall(libc::SYS_seccomp, set, flags, &raw const program) } {
             0 => Ok(()),
-            // seccomp(2): with TSYNC, the id of a thread that cannot take the filter, as it has another one.
+            // seccomp(2): with TSYNC, the result is the id of a thread that cannot take the filter because it has
+            // another one.
             thread if thread > 0 => Err(io::ErrorKind::ResourceBusy.into()),
             _ => Err(io::Error::last_os_error()),
         }
@@ -239,8 +240,8 @@ fn leaf(rule: &Rule, otherwise: sock_filter) -> Vec<sock_filter> {
     code
 }
 
-/// Allows if all tests hold, and else goes on behind. There are six arguments, and a test of each is at most three
-/// instructions, so its jumps are short.
+/// Allows the call if all tests hold, and otherwise goes on behind the case. There are six arguments, and the test of
+/// each is at most three instructions, so the jumps are short.
 fn case(tests: &[Test]) -> Vec<sock_filter> {
     let mut code = vec![Forbidden::Allow.verdict()];
     for test in tests.iter().rev() {
@@ -302,7 +303,7 @@ mod tests {
         }
     }
 
-    /// The same rules by seccompiler, which knows no rule that forbids.
+    /// The same rules compiled by seccompiler, which has no rule that forbids.
     fn reference(rules: &Rules, otherwise: SeccompAction) -> Vec<Instruction> {
         let condition = |test: &Test| {
             let op = match test.mask {
@@ -326,7 +327,7 @@ mod tests {
         program.iter().map(|op| (op.code, op.jt, op.jf, op.k)).collect()
     }
 
-    /// As much of everything as the largest profile has.
+    /// Rules of every kind, as many as the largest profile has.
     fn rules(otherwise: Forbidden) -> Rules {
         let mut rules = Rules::new(otherwise);
         for call in calls::RUNTIME.iter().chain(calls::DEVICES) {

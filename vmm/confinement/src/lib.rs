@@ -1,10 +1,11 @@
 //! The remaining powers of a process that handles a guest's bytes, once it has everything for its work.
 //!
-//! A program declares a [`Profile`] of system calls, the [`Reachable`] files and the [`Limits`] it needs. [`enter`] closes
-//! all doors but the last, and the profile's [`Filter`] closes that one. A child that is not ours gets the same from its
-//! parent, between fork(2) and execve(2): [`ChildDomain`], [`Limits`], [`Filter`].
+//! A program declares a [`Profile`] of system calls, the [`Reachable`] files and the [`Limits`] that it needs.
+//! [`enter`] takes everything but system calls, which the profile's [`Filter`] takes last. A child that runs another
+//! project's program gets the same from its parent, between fork(2) and execve(2): [`ChildDomain`], [`Limits`],
+//! [`Filter`].
 //!
-//! Not here: which program needs what, and starting processes (`process`).
+//! Not here: which program needs which powers, and starting processes (`process`).
 
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, reason = "seccomp, Landlock of a child, and namespaces have no safe wrapper")]

@@ -10,7 +10,7 @@ use landlock::{
 
 use crate::Error;
 
-/// The newest Landlock this was written for; older kernels enforce what they know.
+/// The newest Landlock for which this module is written; an older kernel enforces the part that it knows.
 const LANDLOCK: ABI = ABI::V6;
 
 /// How much of Landlock the host's kernel enforces.
@@ -27,20 +27,20 @@ pub enum Landlock {
 /// The files that a process may still open.
 #[derive(Debug, Default)]
 pub struct Reachable {
-    /// Files that may be executed and read: the program and where its libraries are.
+    /// Files that may be executed and read: the program, and the directories of its libraries.
     pub programs: Vec<PathBuf>,
     /// Files and directories that may be read.
     pub data: Vec<PathBuf>,
     /// Files that may be opened again, to read.
     pub files: Vec<OwnedFd>,
-    /// Directories of which the contents may be read.
+    /// Directories whose contents may be read.
     pub directories: Vec<OwnedFd>,
-    /// Directories in which files, directories and links may be made, changed and removed besides.
+    /// Directories in which files, directories and links may also be made, changed and removed.
     pub writable: Vec<OwnedFd>,
 }
 
-/// A Landlock domain to enter: nothing of the file system and the network but what is readable, no signal to a process
-/// outside, no abstract socket outside.
+/// A Landlock domain to enter: of the file system only the reachable files, no network, no signal to a process outside,
+/// no abstract socket outside.
 #[derive(Debug)]
 pub struct Domain(RulesetCreated);
 
@@ -87,8 +87,8 @@ impl Domain {
         Ok(Self(ruleset))
     }
 
-    /// The same rules for a child. In a domain of its own below this process's, it can neither signal nor trace this
-    /// process.
+    /// The same rules for a child. The child's domain lies below this process's, so the child can neither signal nor
+    /// trace this process.
     pub fn for_child(&self) -> Result<ChildDomain, Error> {
         Ok(ChildDomain(self.0.try_clone().map_err(Error::Descriptor)?.into()))
     }
@@ -102,13 +102,13 @@ impl Domain {
     }
 }
 
-/// A domain for a child to enter; nothing where the kernel has no Landlock.
+/// A domain for a child to enter; without an effect if the kernel has no Landlock.
 #[derive(Debug)]
 pub struct ChildDomain(Option<OwnedFd>);
 
 impl ChildDomain {
-    /// Enters the domain. Needs no_new_privs. Makes one system call, and neither allocates nor takes a lock: it may stand
-    /// between fork(2) and execve(2).
+    /// Enters the domain. The thread needs no_new_privs. The method makes one system call, and neither allocates nor
+    /// takes a lock, so it may run between fork(2) and execve(2).
     pub fn enter(&self) -> std::io::Result<()> {
         let Some(ruleset) = &self.0 else { return Ok(()) };
         // SAFETY: the call takes two integers and touches no memory.

@@ -1,4 +1,4 @@
-//! Profiles: what a process may still do, as one value, and the one way in.
+//! Profiles: the remaining powers of a process as one value, and the one way to enter it.
 
 use std::io;
 
@@ -22,7 +22,7 @@ pub enum Error {
     /// A limit could not be lowered.
     #[error("limits: {0}")]
     Limits(#[source] io::Error),
-    /// Landlock is there and refused.
+    /// The kernel has Landlock, but refused the domain.
     #[error("landlock: {0}")]
     Landlock(#[from] landlock::RulesetError),
     /// A descriptor could not be duplicated.
@@ -33,7 +33,7 @@ pub enum Error {
     Seccomp(#[source] io::Error),
 }
 
-/// A call that is allowed if all tests of its arguments hold. A call may stand in several.
+/// A call that is allowed if all tests of its arguments hold. A call may have several such entries.
 pub type Conditional = (Call, &'static [Test]);
 
 /// Calls that every program of this project may make with some arguments: for memory that is never executable, and for
@@ -48,11 +48,11 @@ pub const RUNTIME_IF: &[Conditional] = &[
 pub const BACK_END_IF: &[Conditional] =
     &[(calls::CLONE, &[Test::has(0, libc::CLONE_THREAD)]), (calls::PRCTL, &[Test::is(0, libc::PR_SET_NAME)])];
 
-/// Commands of fcntl(2) by which a process that serves devices looks after its own descriptors.
+/// Commands of fcntl(2) by which a process that serves devices manages its own descriptors.
 pub const OWN_FCNTLS: &[i32] = &[libc::F_GETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC];
 
-/// Streams of a guest become socket pairs. Only of a kind that takes no address: a datagram socket, though half of a pair,
-/// sends to any other on the host (sendto(2), sendmsg(2)).
+/// The call that makes socket pairs for a guest's streams, of a kind that takes no address only: a datagram socket,
+/// even as half of a pair, can send to any other on the host (sendto(2), sendmsg(2)).
 pub const STREAM_PAIRS: Conditional =
     (calls::SOCKETPAIR, &[Test::is(0, libc::AF_UNIX), Test::is(1, libc::SOCK_STREAM | libc::SOCK_CLOEXEC)]);
 
@@ -67,7 +67,7 @@ pub struct Profile<'a> {
     pub ioctls: &'a [u32],
     /// Commands of fcntl(2).
     pub fcntls: &'a [i32],
-    /// Calls that look absent whatever happens at others.
+    /// Calls that look absent, whatever the consequence of other calls is.
     pub absent: &'a [Call],
     /// The consequence of every other call.
     pub otherwise: Forbidden,
@@ -90,7 +90,7 @@ impl Profile<'_> {
     }
 }
 
-/// Limits on what a process takes from its host; none where nothing is said.
+/// Limits on the resources that a process takes from its host; `None` means no limit.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Limits {
     /// The longest file that the process may write or make (`RLIMIT_FSIZE`).
@@ -112,7 +112,8 @@ impl Limits {
         }
     }
 
-    /// Lowers the limits of this process for good. Makes system calls only: it may stand between fork(2) and execve(2).
+    /// Lowers the limits of this process for good. Makes system calls only, so it may run between fork(2) and
+    /// execve(2).
     pub fn apply(self) -> io::Result<()> {
         for (resource, limit) in [(Resource::Fsize, self.file_bytes), (Resource::As, self.mapped_bytes)] {
             limit.map_or(Ok(()), |limit| limits::lower(resource, limit))?;
@@ -124,7 +125,7 @@ impl Limits {
 /// The parts of the confinement that the host's kernel granted.
 #[derive(Debug)]
 pub struct Report {
-    /// Why the process is still root's, if it is.
+    /// Why the process still belongs to root, if it does.
     pub still_root: Option<io::Error>,
     /// Landlock.
     pub landlock: Landlock,
@@ -141,22 +142,22 @@ impl Report {
     }
 }
 
-/// Takes root, privileges, capabilities, resources and the file system from the calling thread, the only one, and those
-/// it will start, in the one order in which each step still may be taken. A [`Filter`] comes last, when the process has
-/// what it works with.
+/// Takes root, privileges, capabilities, resources and the file system from the calling thread, which must be the only
+/// one, and from the threads that it starts later, in the one order in which every step is still possible. A [`Filter`]
+/// comes last, when the process has everything for its work.
 pub fn enter(domain: Domain, limits: Limits) -> Result<Report, Error> {
     let still_root = user::take_own_user().err().map(io::Error::from);
     Ok(Report { still_root, landlock: enter_as_is(domain, limits)? })
 }
 
-/// As [`enter`], for a process whose user is to have what the process makes: it stays that user's.
+/// Does the same as [`enter`], for a process that keeps its user, who is to own the files that the process makes.
 pub fn enter_as_is(domain: Domain, limits: Limits) -> Result<Landlock, Error> {
     drop_privileges()?;
     limits.apply().map_err(Error::Limits)?;
     Ok(domain.enter()?)
 }
 
-/// As [`enter`], for a process that opens nothing any more.
+/// Does the same as [`enter`], for a process that opens nothing any more.
 pub fn enter_with_nothing(limits: Limits) -> Result<Report, Error> {
     enter(Domain::new(Reachable::default())?, limits)
 }

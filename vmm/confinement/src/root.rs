@@ -1,8 +1,8 @@
-//! A root directory in which a process finds what it needs, and nothing else.
+//! A root directory in which a process finds the files that it needs, and no others.
 //!
-//! Landlock forbids to open files; their names, sizes and owners stay visible, and not every kernel has Landlock. In a
-//! mount namespace whose root is a small file system in memory, only what is mounted there has a name at all. Not here:
-//! the namespace (`namespaces`), and what the child needs (each program).
+//! Landlock forbids opening files; their names, sizes and owners stay visible, and not every kernel has Landlock. In a
+//! mount namespace whose root is a small file system in memory, only files that are mounted there have a name at all.
+//! Not here: the namespace (`namespaces`), and the files that a child needs (each program).
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
@@ -17,7 +17,7 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, geteuid, pivot_root, umask};
 
-/// Where the new root is put together. It exists on every host, and nothing of it is wanted any more by then.
+/// The directory on which the new root is mounted. It exists on every host, and is no longer needed at that moment.
 const BASE: &str = "/proc";
 
 /// Longest file of which the child gets a copy; the new root holds a few.
@@ -35,11 +35,12 @@ enum Source {
     Copy(File),
 }
 
-/// Makes the root directory of this process one with nothing in it but `paths` of the host's, and `files` at the places
-/// that are given, all of them to read. Paths below another of `paths` come with it.
+/// Makes the root directory of this process one with nothing in it but `paths` of the host's, and `files` at the given
+/// places, all of them to read only. Paths below another of `paths` come with that one.
 ///
-/// To be called by a process with one thread, after [`crate::isolate_children`] or [`crate::isolate_children_as_user`],
-/// and before it gives up its user or its capabilities. After an error its root is the host's.
+/// Only a process with one thread may call this function, after [`crate::isolate_children`] or
+/// [`crate::isolate_children_as_user`], and before the process gives up its user or its capabilities. After an error
+/// its root is the host's.
 pub fn enter_root(paths: &[PathBuf], files: &[(PathBuf, BorrowedFd<'_>)]) -> io::Result<()> {
     own_mounts()?;
     let mut sources = Vec::new();
@@ -54,12 +55,12 @@ pub fn enter_root(paths: &[PathBuf], files: &[(PathBuf, BorrowedFd<'_>)]) -> io:
     enter_filled(&sources)
 }
 
-/// A directory of the host's that is to be used by a process that sees nothing else.
+/// A directory of the host's for a process that sees no other.
 #[derive(Debug)]
 pub struct Shared<'a> {
     /// The directory.
     pub directory: BorrowedFd<'a>,
-    /// Whether nothing in it can be changed.
+    /// Whether the process may only read the directory.
     pub readonly: bool,
 }
 
@@ -85,20 +86,20 @@ pub fn enter_shared(shared: &[Shared<'_>]) -> io::Result<Vec<OwnedFd>> {
     opened.collect()
 }
 
-/// A mount of what of `/proc` concerns this process' own descriptors, without a place: nothing is above it. A process
-/// whose root has no `/proc` opens files by it.
+/// A mount of the part of `/proc` with this process's own descriptors, which is attached nowhere, so nothing is above
+/// it. A process whose root has no `/proc` opens files by this mount.
 pub fn own_descriptors() -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     Ok(open_tree(CWD, "/proc/self/fd", flags)?)
 }
 
-/// Keeps from the host what is mounted from now on.
+/// Keeps later mounts of this process from appearing on the host.
 fn own_mounts() -> io::Result<()> {
     Ok(mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?)
 }
 
-/// A mount of the directory that is open. The descriptor may have come from another mount namespace, where nothing can be
-/// cloned from; what is at its path is the same directory, or else it cannot be had.
+/// A mount of the open directory. The descriptor may have come from another mount namespace, in which nothing can be
+/// cloned; then the mount is of the directory at the same path, if that is the same directory.
 fn clone_of_open(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let path = fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
     let clone = clone_of(&path)?;
@@ -109,7 +110,7 @@ fn clone_of_open(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Err(io::Error::new(io::ErrorKind::NotFound, format!("{} is another directory by now", path.display())))
 }
 
-/// Enters a root with these sources in it.
+/// Enters a new root that contains these sources.
 fn enter_filled(sources: &[(PathBuf, Source)]) -> io::Result<()> {
     mount("tmpfs", BASE, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, OPTIONS)?;
     let entered = fill(sources).and_then(|()| {
@@ -119,7 +120,8 @@ fn enter_filled(sources: &[(PathBuf, Source)]) -> io::Result<()> {
             "",
         )?;
         chdir(BASE)?;
-        // pivot_root(2): with the same directory twice, the old root comes to lie on the new one, and can be let go.
+        // pivot_root(2): with the same directory twice, the old root ends up on top of the new one, and can be
+        // unmounted.
         Ok(pivot_root(".", ".")?)
     });
     if let Err(error) = entered {
@@ -133,26 +135,26 @@ fn enter_filled(sources: &[(PathBuf, Source)]) -> io::Result<()> {
 fn of_host(path: &Path) -> io::Result<Source> {
     let clone = clone_of(path)?;
     let kind = fs::metadata(path)?.file_type();
-    // A device is wanted as one.
+    // A source that is a device is to work as one.
     let nodev = if kind.is_dir() || kind.is_file() { libc::MOUNT_ATTR_NODEV } else { 0 };
     restrict(&clone, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | nodev)?;
     Ok(if kind.is_dir() { Source::Directory(clone) } else { Source::File(clone) })
 }
 
-/// A mount of what is at `path`, with all that is mounted below, still without a place.
+/// A mount of the file or directory at `path`, with everything mounted below, which is attached nowhere yet.
 fn clone_of(path: &Path) -> io::Result<OwnedFd> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     Ok(open_tree(CWD, path, flags)?)
 }
 
-/// An inherited file that the child opens again by its name. It may have come from another mount namespace, so its own
-/// mount cannot be cloned; what is at its path is the same file, or else it is copied.
+/// An inherited file that the child opens again by its name. The file may have come from another mount namespace, so
+/// its own mount cannot be cloned; the file at its path is taken if it is the same file, and otherwise a copy is made.
 fn reopenable(file: BorrowedFd<'_>) -> io::Result<Source> {
     let link = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let file = File::from(file.try_clone_to_owned()?);
     let metadata = file.metadata()?;
-    // Root opens everything, but the child will be another user, of no group that anything belongs to.
+    // Root can open every file, but the child will be another user, in no group to which files belong.
     let readable = match geteuid().is_root() {
         true => metadata.mode() & 0o004 != 0,
         false => File::open(&link).is_ok(),
@@ -169,8 +171,8 @@ fn reopenable(file: BorrowedFd<'_>) -> io::Result<Source> {
     Ok(Source::Copy(file))
 }
 
-/// Sets attributes of a mount and of those below. A kernel before 5.12 cannot; there its file permissions and the
-/// child's filter, which opens nothing to write, have to do.
+/// Sets attributes of a mount and of all mounts below. A kernel before 5.12 cannot; on such a kernel only the files'
+/// permissions and the child's filter, which allows no opening to write, protect the files.
 fn restrict(mount: &OwnedFd, attributes: u64) -> io::Result<()> {
     let set = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
     let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;

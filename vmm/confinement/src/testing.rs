@@ -1,7 +1,7 @@
-//! The one list of what a process that its guest has taken over might try, and what tries it.
+//! The one list of attempts of a process that its guest has taken over, and the code that makes them.
 //!
-//! Each try happens in a process of its own: the test program, executed again, confines itself as the profile says and
-//! makes one call. A profile that allows something of the list for a reason names it, and then it has to work.
+//! Each attempt is made in a process of its own: the test program, executed again, confines itself by the profile and
+//! makes one call. A profile that allows a call of the list for a reason names it, and then the call must succeed.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -14,14 +14,14 @@ use libc::c_long;
 use crate::calls::{self, Call};
 use crate::{Filter, Forbidden, Profile};
 
-/// Says in the environment which call a process is to make.
+/// The environment variable that tells a process which call to make.
 const WHICH: &str = "CONFINEMENT_ATTEMPT";
-/// The status of a process that could, and of one for which the call looks absent.
+/// The statuses of a process whose call was made, and of one whose call looks absent.
 const COULD: i32 = 77;
 const ABSENT: i32 = 78;
 
 const STREAM: libc::c_int = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
-/// A socket that sends to whichever address it is told, though it is half of a pair.
+/// A kind of socket that, even as half of a pair, sends to any address.
 const DATAGRAM: libc::c_int = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
 const READ_EXEC: libc::c_int = libc::PROT_READ | libc::PROT_EXEC;
 
@@ -34,7 +34,7 @@ pub struct Attempt {
     arguments: [c_long; 5],
 }
 
-/// Everything that is tried, some of it on the process `victim`. Every pointer is null.
+/// All attempts, some of them on the process `victim`. Every pointer is null.
 #[must_use]
 pub fn attempts(victim: u32) -> Vec<Attempt> {
     let victim = victim.cast_signed();
@@ -99,12 +99,12 @@ pub fn attempts(victim: u32) -> Vec<Attempt> {
 }
 
 impl Attempt {
-    /// Makes the call. Returns whether it is anything but absent; a filter may rather kill the process.
+    /// Makes the call. Returns false if the call looks absent, and true otherwise; a filter may also kill the process.
     #[must_use]
     pub fn make(&self) -> bool {
         let [a, b, c, d, e] = self.arguments;
-        // SAFETY: every pointer of the list is null, so the kernel writes nowhere; a mapping is a new one. A fork(2) that
-        // should not be is a process that at once says that it could.
+        // SAFETY: every pointer of the list is null, so the kernel writes nowhere; a mapping is a new one. A fork(2)
+        // that is wrongly allowed makes a process that at once reports its success.
         let result = unsafe { libc::syscall(self.number, a, b, c, d, e) };
         result >= 0 || std::io::Error::last_os_error().raw_os_error() != Some(libc::ENOSYS)
     }
@@ -124,7 +124,8 @@ pub fn asked() -> Asked {
 }
 
 impl Asked {
-    /// Tries, and ends the process with what came of it. A process that was asked nothing does what it `may`.
+    /// Makes the attempt, and ends the process with its outcome. A process that was asked for no attempt does what it
+    /// `may`.
     pub fn end(self, may: impl FnOnce()) -> ! {
         let could = match self.0 {
             Some(attempt) => attempt.make(),
@@ -133,7 +134,7 @@ impl Asked {
                 true
             }
         };
-        // SAFETY: returns nothing, runs no handler, and touches no memory.
+        // SAFETY: `_exit` does not return, runs no handler, and touches no memory.
         unsafe { libc::_exit(if could { COULD } else { ABSENT }) }
     }
 }
@@ -147,7 +148,7 @@ pub enum Fate {
     Absent,
     /// The process was killed by its filter.
     Killed,
-    /// The process did not get that far.
+    /// The process ended before the attempt.
     Other(ExitStatus),
 }
 
@@ -164,11 +165,10 @@ fn fate(test: &str, which: &str) -> Fate {
     }
 }
 
-/// Tries everything against the profile with which the ignored test `test` confines itself. `exceptions` are the tries
-/// that come to something else there, for a reason; every other must come to `forbidden`.
+/// Makes all attempts against the profile with which the ignored test `test` confines itself. `exceptions` are the
+/// attempts that have another outcome there, for a reason; all others must have the outcome `forbidden`.
 ///
-/// # Panics
-/// If a try comes to something else, or an exception names none.
+/// # Panics If an attempt has another outcome, or if an exception names no attempt.
 pub fn try_everything(test: &str, exceptions: &[(&str, Fate)], forbidden: &Fate) {
     assert_eq!(fate(test, "nothing forbidden"), Fate::Could, "what it may");
     let attempts = attempts(std::process::id());
@@ -182,32 +182,31 @@ pub fn try_everything(test: &str, exceptions: &[(&str, Fate)], forbidden: &Fate)
     }
 }
 
-/// Has these calls look absent to the calling thread and what it starts, as they do on an older kernel.
+/// Makes these calls look absent to the calling thread and those that it starts, as on an older kernel.
 ///
-/// # Panics
-/// If the kernel refuses the filter.
+/// # Panics If the kernel refuses the filter.
 pub fn pretend_absent(absent: &[Call]) {
     pretend_absent_filter(absent).install().unwrap();
 }
 
-/// The filter of [`pretend_absent`], for a child. Needs no_new_privs, which this sets for the calling thread.
+/// The filter of [`pretend_absent`], for a child. The filter needs no_new_privs, which this function sets for the
+/// calling thread.
 ///
-/// # Panics
-/// If the kernel refuses no_new_privs.
+/// # Panics If the kernel refuses no_new_privs.
 pub fn pretend_absent_filter(absent: &[Call]) -> Filter {
     rustix::thread::set_no_new_privs(true).unwrap();
     let otherwise = Forbidden::Allow;
     Profile { calls: &[], conditional: &[], ioctls: &[], fcntls: &[], absent, otherwise }.filter()
 }
 
-/// Whether the kernel's Landlock knows networks, as it does since ABI 4.
+/// Whether the kernel's Landlock covers networks, as it does since ABI 4.
 #[must_use]
 pub fn has_landlock_of_networks() -> bool {
     let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
     ruleset.handle_access(AccessNet::from_all(ABI::V4)).is_ok()
 }
 
-/// Whether the kernel's Landlock knows signals, as it does since ABI 6.
+/// Whether the kernel's Landlock covers signals, as it does since ABI 6.
 #[must_use]
 pub fn has_landlock_of_signals() -> bool {
     let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);

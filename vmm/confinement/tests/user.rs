@@ -1,4 +1,4 @@
-//! Real processes of root's and of others, and who they are afterwards.
+//! Real processes of root's and of others, and their users afterwards.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "tests")]
 

@@ -1,9 +1,9 @@
-//! Where the programs of this project are.
+//! The places of this project's programs.
 
 use std::path::{Path, PathBuf};
 
-/// Finds one of this project's programs, or another's: beside this executable, in `../libexec/matchlock` seen from
-/// there, then on `PATH`.
+/// Finds a program of this project or of the host: beside this executable, in `../libexec/matchlock` seen from there,
+/// then on `PATH`.
 #[must_use]
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_path_buf));
@@ -15,7 +15,7 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
 
 fn first_executable(mut directories: impl Iterator<Item = PathBuf>, name: &str) -> Option<PathBuf> {
     directories.find_map(|directory| {
-        // execvp(3) reads an empty entry of PATH as the working directory; a sandbox does not run what lies there.
+        // execvp(3) takes an empty entry of PATH for the working directory; a sandbox runs no program from there.
         let candidate = directory.is_absolute().then(|| directory.join(name))?;
         let executable = rustix::fs::access(&candidate, rustix::fs::Access::EXEC_OK).is_ok();
         (executable && candidate.is_file()).then_some(candidate)

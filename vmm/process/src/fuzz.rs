@@ -1,7 +1,7 @@
-//! The fuzz body of what a process at the other end of a channel sends: any packets become messages or errors.
+//! The fuzz body of the packets from the other end of a channel: any packets become messages or errors.
 //!
-//! `cargo test` runs it a fixed number of times with fixed seeds; `fuzz/` has the target for libFuzzer. Not here: what a
-//! message means to whoever gets it.
+//! `cargo test` runs the body a fixed number of times with fixed seeds; `fuzz/` has the target for libFuzzer. Not here:
+//! the meaning of a message to its receiver.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -13,7 +13,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use crate::sys::MAX_PACKET_DESCRIPTORS;
 use crate::{Channel, Error, MAX_DESCRIPTORS, MAX_MESSAGE};
 
-/// Packets: of each, the first byte is the number of descriptors, the second the length of what follows.
+/// Sends packets: each packet's first byte is the number of descriptors, its second the length of the rest.
 pub fn channel(data: &[u8]) {
     let (Ok((ours, theirs)), Ok(null)) = (Channel::pair(), File::open("/dev/null")) else { return };
     let mut rest = data;
@@ -21,9 +21,9 @@ pub fn channel(data: &[u8]) {
         let (packet, later) = after.split_at(after.len().min(usize::from(len)));
         let sent = send(&theirs, packet, &vec![null.as_fd(); usize::from(descriptors)]);
         rest = later;
-        // One that is full is read first.
+        // A channel that is full is read first.
         let now = sent.is_err() || packet.first().is_some_and(|byte| byte % 4 == 0);
-        // An empty packet is as good as a hang-up.
+        // An empty packet has the effect of a hang-up.
         if now && receive(&ours) {
             return;
         }
@@ -32,7 +32,7 @@ pub fn channel(data: &[u8]) {
     assert!(receive(&ours), "the peer is gone");
 }
 
-/// Takes what has come, until there is nothing, or nothing whole. Whether the peer hung up.
+/// Takes the messages that have come, until there is no whole one. Returns whether the peer hung up.
 fn receive(channel: &Channel) -> bool {
     loop {
         match channel.try_recv::<(u8, String, Vec<u16>)>() {

@@ -1,20 +1,19 @@
-//! Programs that are not ours, such as package tools and formatters: they end with this process, and so does all they
-//! start.
+//! Programs of others, such as package tools and formatters: they end with this process, and so do their own children.
 //!
-//! They know nothing of channels, and their own children nothing of a parent-death signal. So they run in a process
-//! group whose leader is a shell that waits for a pipe to end and then kills the group, itself included. The pipe ends
-//! when its only writing end is closed: when the program is done, or when this process ends, however that happens. Not
-//! here: programs of this project (`spawn`).
+//! Such programs know nothing of channels, and their own children nothing of a parent-death signal. So they run in a
+//! process group whose leader is a shell that waits for the end of a pipe and then kills the group, itself included.
+//! The pipe ends when its only writing end is closed: when the program is done, or when this process ends, however that
+//! happens. Not here: programs of this project (`spawn`).
 
 use std::io::{self, PipeWriter};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-/// POSIX shell; nothing is ever written to its input. POSIX kill: "If pid is zero, the signal is sent to all processes
-/// […] whose process group ID is equal to the process group ID of the sender".
+/// The leader's program for a POSIX shell, to whose input nothing is ever written. POSIX kill: "If pid is zero, the
+/// signal is sent to all processes […] whose process group ID is equal to the process group ID of the sender".
 const LEADER: &str = "read -r _; kill -KILL 0";
 
-/// A process group that is killed when this is dropped, and when this process ends.
+/// A process group that is killed when this value is dropped, and when this process ends.
 #[derive(Debug)]
 pub struct Group {
     leader: Child,
@@ -39,7 +38,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.lifeline = None;
-        // Its number stays the group's until here.
+        // The leader's number stays the group's until this call.
         let _ = self.leader.wait();
     }
 }

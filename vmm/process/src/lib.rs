@@ -28,13 +28,13 @@ pub enum Error {
     Start {
         /// The program.
         program: String,
-        /// The system's words.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A system call on a channel was refused.
     #[error("process channel: {0}")]
     Channel(#[from] std::io::Error),
-    /// A message does not encode, or does not decode as what was expected.
+    /// A message cannot be encoded, or not decoded as the expected type.
     #[error("process channel message: {0}")]
     Message(#[from] postcard::Error),
     /// A message is longer than [`MAX_MESSAGE`].
@@ -43,7 +43,7 @@ pub enum Error {
     /// A message has more than [`MAX_DESCRIPTORS`] descriptors.
     #[error("process channel message with {0} descriptors has too many")]
     TooManyDescriptors(usize),
-    /// The peer sent packets that are no message.
+    /// The peer sent packets that make no message.
     #[error("process channel: {0}")]
     Malformed(&'static str),
     /// This process was not started by [`spawn()`].

@@ -1,4 +1,4 @@
-//! Real children: what they inherit, and that nothing outlives its parent.
+//! Real children: the descriptors that they inherit, and that none outlives its parent.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
@@ -19,11 +19,12 @@ enum Role {
     Exit(u8),
     /// Wait for the parent's end, then write a word to the descriptor.
     Outlive,
-    /// Start an `Outlive` and a child bound by the death signal; tell their pids. The latter in namespaces, if so told.
+    /// Start an `Outlive` and a child bound by the death signal, and tell their pids. The bound child starts in
+    /// namespaces, if so told.
     Middle {
         isolated: bool,
     },
-    /// Have a lifeline, and never look at the channel.
+    /// Have a lifeline, and never read the channel.
     Busy,
 }
 
@@ -96,7 +97,7 @@ fn describe() -> Description {
     Description {
         pid: std::process::id(),
         session: rustix::process::getsid(None).unwrap().as_raw_nonzero().get().unsigned_abs(),
-        // Without the one that read the directory.
+        // The descriptor that reads the directory does not count.
         descriptors: descriptors
             .into_iter()
             .filter(|fd| std::fs::read_link(format!("/proc/self/fd/{fd}")).is_ok())
@@ -116,7 +117,7 @@ fn wait_readable(fd: &impl AsFd) {
 
 #[test]
 fn a_child_inherits_what_it_is_given_and_nothing_else() {
-    // One that somebody forgot to mark.
+    // A descriptor that lacks the close-on-exec mark by mistake.
     let leaky = File::open("/dev/null").unwrap();
     rustix::io::fcntl_setfd(&leaky, rustix::io::FdFlags::empty()).unwrap();
     let mut spec = this_program();
@@ -209,14 +210,14 @@ fn a_program_that_cannot_start_is_an_error() {
 
 #[test]
 fn a_process_nobody_spawned_has_no_parent_channel() {
-    // In a process of its own: here descriptor 3 may be any other test's.
+    // The child runs in a process of its own: in this process descriptor 3 may belong to any other test.
     let spec = this_program();
     let output = std::process::Command::new(spec.program).args(spec.args).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && text.contains("NoParent"), "{text}");
 }
 
-/// A kernel before 5.11 has no close_range(2) that marks.
+/// A kernel before 5.11 lacks the close_range(2) that marks descriptors.
 #[test]
 fn an_older_kernel_passes_nothing_on_either() {
     let channel = Channel::pair().unwrap();

@@ -1,4 +1,4 @@
-//! A program of others, and what it starts, when its parent is killed and when it is done.
+//! A program of others, and its own children, when its parent is killed and when it is done.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-/// Where the child finds the name of its pipe.
+/// The variable that tells the child the name of its pipe.
 const PIPE: &str = "MATCHLOCK_TEST_PIPE";
 
 fn output_in_group(command: &mut Command) -> std::io::Result<Output> {
@@ -26,7 +26,7 @@ fn pipe(directory: &Path) -> PathBuf {
     path
 }
 
-/// The processes that are told through the pipe, and are still there.
+/// The processes whose ids come through the pipe, and that still run.
 fn told(pipe: &Path) -> Vec<OwnedFd> {
     let pids = fs::read_to_string(pipe).unwrap();
     let open = |pid: &str| pidfd_open(Pid::from_raw(pid.parse().unwrap()).unwrap(), PidfdFlags::empty());
@@ -67,7 +67,7 @@ fn nothing_of_a_program_outlives_it() {
         let pipe = pipe.clone();
         move || told(&pipe)
     });
-    // It says who its child is, and ends.
+    // The script prints the id of its child, and ends.
     let script = format!("sleep 1000 > /dev/null 2>&1 & echo $! > {}; echo done; exit 3", pipe.display());
     let output = output_in_group(Command::new("sh").args(["-c", &script])).unwrap();
     assert_eq!((output.stdout.as_slice(), output.status.code()), (&b"done\n"[..], Some(3)));

@@ -5,7 +5,7 @@ use crate::calls::Call;
 /// `AUDIT_ARCH_AARCH64` of linux/audit.h: 64-bit, little-endian, the ELF machine.
 pub(crate) const AUDIT_ARCH: u32 = 0xc000_00b7;
 
-/// Calls of x86-64 that do not exist here; a profile that lists one means nothing by it.
+/// Calls of x86-64 that do not exist on arm64; in a profile they have no effect.
 pub(crate) mod legacy {
     use super::Call;
 

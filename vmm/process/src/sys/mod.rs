@@ -1,5 +1,5 @@
-//! Children of this project's programs and the channel to them, which are made of what each system has for it. Only Linux
-//! has its part yet.
+//! Children of this project's programs and the channel to them, made of each system's own parts. Only Linux has its
+//! part yet.
 
 #[cfg(target_os = "linux")]
 mod linux;

@@ -77,7 +77,7 @@ impl Channel {
         Ok((a.into(), b.into()))
     }
 
-    /// Sends `message` with copies of `descriptors`. The peer being gone is an error (`EPIPE`).
+    /// Sends `message` with copies of `descriptors`. A peer that is gone is an error (`EPIPE`).
     pub fn send<T: Serialize>(&self, message: &T, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
         let bytes = postcard::to_stdvec(message)?;
         if bytes.len() > MAX_MESSAGE {
@@ -113,13 +113,13 @@ impl Channel {
         }
     }
 
-    /// Waits for the next message. `None`: the peer hung up.
+    /// Waits for the next message; `None` if the peer hung up.
     pub fn recv<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>> {
         self.recv_until(None)
     }
 
-    /// As [`Self::recv`], but waits no longer than until `deadline`, for a peer that may not be able to answer:
-    /// then `TimedOut`.
+    /// Does the same as [`Self::recv`], but waits only until `deadline`, for a peer that may not be able to answer; the
+    /// error is then `TimedOut`.
     pub fn recv_before<T: DeserializeOwned>(&self, deadline: Instant) -> Result<Option<(T, Vec<OwnedFd>)>> {
         self.recv_until(Some(deadline))
     }
@@ -138,12 +138,12 @@ impl Channel {
         }
     }
 
-    /// The next message if it is here already. `None`: the peer hung up; `WouldBlock` if nothing whole is here.
+    /// The next message if it is already here; `None` if the peer hung up, `WouldBlock` if no whole message is here.
     pub fn try_recv<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>> {
         decode(self.recv_packets()?)
     }
 
-    /// Reads packets up to the end of a message; what is read of one is kept if the rest would block.
+    /// Reads packets up to the end of a message; if the rest would block, the packets that were read are kept.
     fn recv_packets(&self) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
         let mut partial = self.partial.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -191,7 +191,8 @@ impl Channel {
             match recvmsg(&self.socket, &mut packet, &mut control, flags) {
                 Ok(received) => break received,
                 Err(Errno::INTR) => {}
-                // The peer closed with our messages unread. Told once; what it sent before is still to be read.
+                // The peer closed its end with unread messages in it. The error comes once; messages of the peer are
+                // still to be read.
                 Err(Errno::CONNRESET) => {}
                 Err(error) => return Err(Error::Channel(error.into())),
             }
@@ -249,7 +250,8 @@ pub fn parent_channel() -> Result<Channel> {
     if TAKEN.swap(true, Ordering::AcqRel) {
         return Err(Error::NoParent);
     }
-    // SAFETY: borrowed for the next two calls only; a closed descriptor makes them fail with EBADF, nothing worse.
+    // SAFETY: the descriptor is borrowed for the next two calls only; if it is closed, they fail with EBADF, and
+    // nothing worse.
     let inherited = unsafe { BorrowedFd::borrow_raw(CHANNEL_FD) };
     let is_channel = sockopt::socket_domain(inherited) == Ok(AddressFamily::UNIX)
         && sockopt::socket_type(inherited) == Ok(SocketType::SEQPACKET);
@@ -257,8 +259,8 @@ pub fn parent_channel() -> Result<Channel> {
         return Err(Error::NoParent);
     }
     rustix::io::fcntl_setfd(inherited, rustix::io::FdFlags::CLOEXEC).map_err(io::Error::from)?;
-    // SAFETY: the descriptor is open (checked above) and was put there for this process alone by whoever started it;
-    // `TAKEN` makes this its only owner.
+    // SAFETY: the descriptor is open (checked above), and the process's starter put it there for this process alone;
+    // `TAKEN` makes the result its only owner.
     let socket = unsafe { OwnedFd::from_raw_fd(CHANNEL_FD) };
     Ok(socket.into())
 }
@@ -312,7 +314,7 @@ mod tests {
         a.send(&1u8, &[]).unwrap();
         b.send(&2u8, &[]).unwrap();
         drop(a);
-        // The peer's last words are not lost, and then comes the end.
+        // The peer's last messages are not lost; the end comes after them.
         let mut seen = Vec::new();
         while let Some((value, _)) = b.recv::<u8>().unwrap() {
             seen.push(value);
@@ -332,7 +334,7 @@ mod tests {
         assert_eq!(b.recv::<Vec<u8>>().unwrap().unwrap().0, fits);
         let many = vec![a.as_fd(); MAX_DESCRIPTORS + 1];
         assert!(matches!(a.send(&0u8, &many), Err(Error::TooManyDescriptors(_))));
-        // A peer that announces more than the limit.
+        // A peer announces more descriptors than the limit.
         a.send_packet(MAX_DESCRIPTORS + 1, &[0], &[]).unwrap();
         assert!(matches!(b.recv::<u8>(), Err(Error::TooManyDescriptors(_))));
     }
@@ -367,7 +369,7 @@ mod tests {
         let timed_out =
             |received| matches!(received, Err(Error::Channel(e)) if e.kind() == io::ErrorKind::TimedOut);
         assert!(timed_out(b.recv_before::<u8>(soon())));
-        // A peer that stops in the middle.
+        // A peer stops in the middle of a message.
         a.send_packet(1, &[9], &[]).unwrap();
         assert!(timed_out(b.recv_before::<u8>(soon())));
         a.send_packet(0, &[], &[a.as_fd()]).unwrap();

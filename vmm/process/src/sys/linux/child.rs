@@ -1,4 +1,4 @@
-//! A child process, held by its pidfd: signals reach this process or nobody, even after its pid is reused.
+//! A child process, held by its pidfd: signals reach this process or none, even after its pid is reused.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,7 +10,8 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal, waitid,
 };
 
-/// A child process. Its descriptor is readable once it has ended. Dropping it kills it and reaps it.
+/// A child process. Its descriptor is readable once the process has ended. Dropping the value kills and reaps the
+/// process.
 #[derive(Debug)]
 pub struct Child {
     pidfd: OwnedFd,
@@ -27,7 +28,7 @@ impl Child {
         match pidfd_open(raw, PidfdFlags::empty()) {
             Ok(pidfd) => Ok(Self { pidfd, pid, status: None }),
             Err(error) => {
-                // Ending it by its pid is all that is left; it is still unreaped.
+                // Only the pid is left to end the process by; it is not reaped yet.
                 let _ = child.kill();
                 let _ = child.wait();
                 Err(error.into())
@@ -35,13 +36,13 @@ impl Child {
         }
     }
 
-    /// Its process id, for messages. After the end it may be somebody else's.
+    /// The child's process id, for messages. After the child's end the id may be another process's.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Sends SIGKILL. A process that has ended already is fine.
+    /// Sends SIGKILL. A process that has already ended is no error.
     pub fn kill(&self) -> io::Result<()> {
         match pidfd_send_signal(&self.pidfd, Signal::KILL) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
@@ -49,7 +50,7 @@ impl Child {
         }
     }
 
-    /// Waits for its end.
+    /// Waits for the child's end.
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
         loop {
             if let Some(status) = self.reap(WaitIdOptions::EXITED)? {
@@ -58,7 +59,7 @@ impl Child {
         }
     }
 
-    /// How it ended, if it has.
+    /// How the child ended, if it has.
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         self.reap(WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
     }
@@ -75,7 +76,7 @@ impl Child {
     }
 }
 
-/// waitid(2)'s account in the form of wait(2), which the standard library speaks.
+/// waitid(2)'s account in the form of wait(2), which the standard library uses.
 fn exit_status(status: &WaitIdStatus) -> ExitStatus {
     const CORE_DUMPED: i32 = 0x80;
     let raw = match (status.exit_status(), status.terminating_signal()) {

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::Channel;
 
-/// Stack of the thread. Only what is touched takes memory.
+/// Stack of the thread. Only touched pages take memory.
 const STACK: usize = 64 << 10;
 
 /// Ends this process with `status` as soon as the parent hangs up, whatever its other threads are doing. Messages that
@@ -23,14 +23,14 @@ pub fn exit_on_hang_up(channel: &Channel, status: u8) -> io::Result<()> {
     let (begin, begun) = mpsc::channel();
     let wait = move || {
         drop(begin);
-        // POLLHUP needs no asking; for anything else there is another thread.
+        // poll(2) always reports POLLHUP; other events are for another thread.
         while let Ok(0) | Err(Errno::INTR) = poll(&mut [PollFd::new(&socket, PollFlags::empty())], None) {}
-        // The standard library's exit would wait in pause(2) for another thread that is ending the process already.
-        // SAFETY: returns nothing, runs no handler, and touches no memory.
+        // The standard library's exit would wait in pause(2) if another thread is already ending the process.
+        // SAFETY: `_exit` does not return, runs no handler, and touches no memory.
         unsafe { libc::_exit(status.into()) }
     };
     thread::Builder::new().name("lifeline".to_owned()).stack_size(STACK).spawn(wait)?;
-    // The other end is dropped, never used.
+    // The other end of this channel is dropped, never used.
     let _: Result<(), _> = begun.recv();
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! A connected stream whose one end is still to be accepted.
+//! A connected stream, one end of which is still to be accepted.
 //!
-//! Some servers take a listener and nothing else. They get one that has exactly one connection waiting, whose other
-//! end we hold, and no name in any file system.
+//! Some servers take a listener and nothing else. Such a server gets a listener that has no name in any file system and
+//! exactly one connection waiting, whose other end this process holds.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,8 +13,8 @@ use rustix::net::{
 
 /// Makes a listener with one connection waiting to be accepted, and the other end of that connection.
 ///
-/// Nobody else can be the one accepted first: the listener has room for one, and ours is in it. Another user who sees its
-/// abstract name may be quicker to connect; then the next listener has another name.
+/// No other connection can be accepted first: the listener has room for one, and this one is in it. Another user who
+/// sees the listener's abstract name may be quicker to connect; then the next listener has another name.
 pub fn accept_pair() -> io::Result<(UnixListener, UnixStream)> {
     let mut tries = 0..MAX_TRIES;
     loop {
@@ -25,10 +25,11 @@ pub fn accept_pair() -> io::Result<(UnixListener, UnixStream)> {
     }
 }
 
-/// How often somebody else may be quicker, in the few microseconds there are, before this is given up.
+/// How often another user may be quicker, within a few microseconds, before the attempts end.
 const MAX_TRIES: u32 = 1000;
 
-/// Makes a pair. `WouldBlock`: somebody else was quicker to connect. `between` is what happens before we connect.
+/// Makes a pair. The error is `WouldBlock` if another user was quicker to connect. `between` runs before this process
+/// connects.
 fn attempt(between: impl FnOnce(&OwnedFd)) -> io::Result<(UnixListener, UnixStream)> {
     let listener = stream_socket(SocketFlags::empty())?;
     // unix(7): "If a bind(2) call specifies addrlen as sizeof(sa_family_t) […] then the socket is autobound to an
@@ -37,7 +38,7 @@ fn attempt(between: impl FnOnce(&OwnedFd)) -> io::Result<(UnixListener, UnixStre
     listen(&listener, 0)?;
     between(&listener);
     let connection = stream_socket(SocketFlags::NONBLOCK)?;
-    // Without room this is EAGAIN, because it does not wait.
+    // Without room this call fails with EAGAIN, because the socket does not wait.
     connect(&connection, &getsockname(&listener)?)?;
     let connection = UnixStream::from(connection);
     connection.set_nonblocking(false)?;

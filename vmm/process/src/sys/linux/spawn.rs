@@ -14,11 +14,11 @@ use rustix::process::{PidfdFlags, Resource, Signal, getpid, getrlimit, pidfd_ope
 
 use crate::{CHANNEL_FD, Channel, Child, Error, Result};
 
-/// The only variables a child inherits.
+/// The only variables that a child inherits.
 const ENVIRONMENT: [&str; 2] = ["PATH", "RUST_BACKTRACE"];
 
-/// Variables for programs of this project. One malloc arena is enough for them, and glibc then never counts the CPUs,
-/// for which it would open a file long after the program has confined itself.
+/// Variables for programs of this project. One malloc arena is enough for them, and with one glibc never counts the
+/// CPUs, for which it would open a file long after the program has confined itself.
 const OUR_PROGRAMS: [(&str, &str); 1] = [("MALLOC_ARENA_MAX", "1")];
 
 /// A process to start. Its input is `/dev/null`, and it leads a session of its own, so that a terminal's ^C does not
@@ -33,10 +33,10 @@ pub struct Spawn {
     pub stdout: Option<OwnedFd>,
     /// Standard error; `/dev/null` if none.
     pub stderr: Option<OwnedFd>,
-    /// Descriptors the child inherits, and at which numbers.
+    /// Descriptors that the child inherits, with their numbers in the child.
     pub inherit: Vec<(OwnedFd, RawFd)>,
-    /// Second belt (`PR_SET_PDEATHSIG`): SIGKILL when the calling *thread* ends. Only for a child that is started by
-    /// the main thread.
+    /// A second protection (`PR_SET_PDEATHSIG`): SIGKILL when the calling *thread* ends. It is only for a child that
+    /// the main thread starts.
     pub dies_with_thread: bool,
     /// The powers that are taken from the child before its program runs.
     pub confinement: Confinement,
@@ -47,12 +47,12 @@ pub struct Spawn {
 pub struct Confinement {
     /// A Landlock domain. The parent must have given up new privileges.
     pub landlock: Option<ChildDomain>,
-    /// A seccomp filter. It must let execve(2) pass, and write(2), which tells of a failed one.
+    /// A seccomp filter. It must allow execve(2), and write(2), which reports a failed execve(2).
     pub seccomp: Option<Filter>,
 }
 
 impl Spawn {
-    /// Just the program.
+    /// A program without arguments or anything else to inherit.
     #[must_use]
     pub fn new(program: &Path) -> Self {
         Self {
@@ -105,15 +105,16 @@ fn start(spawn: Spawn, environment: &[(&str, &str)]) -> Result<Child> {
     let parent = parent.map_err(io::Error::from).map_err(start_error)?;
     let Confinement { landlock, seccomp } = confinement;
     let isolate = move || isolate(parent.as_ref(), landlock.as_ref());
-    // SAFETY: `isolate` makes system calls only: it neither allocates nor takes a lock, as must be between fork and
+    // SAFETY: `isolate` makes system calls only; it neither allocates nor takes a lock, as is required between fork and
     // exec in a process that may have other threads.
     unsafe { command.pre_exec(isolate) };
-    // Runs after `isolate`, which marks every descriptor close-on-exec; these it unmarks again.
+    // These mappings run after `isolate`, which marks every descriptor close-on-exec, and take the mark from the mapped
+    // ones.
     let mappings =
         inherit.into_iter().map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).collect();
     command.fd_mappings(mappings).map_err(|_| Error::Collision(CHANNEL_FD))?;
     if let Some(filter) = seccomp {
-        // SAFETY: as above: one system call.
+        // SAFETY: as for `isolate`: the closure makes one system call.
         unsafe { command.pre_exec(move || filter.install()) };
     }
 
@@ -129,8 +130,8 @@ fn isolate(parent: Option<&OwnedFd>, landlock: Option<&ChildDomain>) -> io::Resu
     confinement::deny_core()?;
     if let Some(parent) = parent {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        // It may have ended before the line above. Its number would not tell: there is none in another process
-        // namespace.
+        // The parent may have ended before the line above. Its process id would not show that: in another process
+        // namespace the parent has none.
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         if poll(&mut [PollFd::new(parent, PollFlags::IN)], Some(&now))? > 0 {
             return Err(io::ErrorKind::BrokenPipe.into());
@@ -142,10 +143,11 @@ fn isolate(parent: Option<&OwnedFd>, landlock: Option<&ChildDomain>) -> io::Resu
     keep_descriptors()
 }
 
-/// `nr_open` of proc(5), as every kernel sets it: the most where no limit is set.
+/// `nr_open` of proc(5), as every kernel sets it: the highest number of descriptors if there is no limit.
 const MAX_DESCRIPTORS: RawFd = 1 << 20;
 
-/// Marks every descriptor past the standard ones close-on-exec: what the caller has open is no business of the child's.
+/// Marks every descriptor after the standard ones close-on-exec: the caller's open files are no business of the
+/// child's.
 fn keep_descriptors() -> io::Result<()> {
     // SAFETY: the call takes three integers, touches no memory, and closes nothing in this process.
     let marked = unsafe {
@@ -154,7 +156,7 @@ fn keep_descriptors() -> io::Result<()> {
     if marked == 0 {
         return Ok(());
     }
-    // A kernel before 5.11 has to be told one by one.
+    // On a kernel before 5.11 each descriptor is marked by a call of its own.
     let limit = getrlimit(Resource::Nofile).current.and_then(|limit| RawFd::try_from(limit).ok());
     for number in CHANNEL_FD..limit.unwrap_or(MAX_DESCRIPTORS) {
         // SAFETY: the call takes integers and touches no memory. A number that is no descriptor is refused.
