@@ -59,8 +59,9 @@ pub(crate) const TEST: &[Need] = &[
     Need::program("sudo", "sudo", "sandboxes of a user behind sudo"),
 ];
 
-/// Further needs of building the slim kernel.
+/// Needs of building the slim kernel.
 pub(crate) const KERNEL: &[Need] = &[
+    Need::program("cc", "build-essential", "kernel build"),
     Need::program("flex", "flex", "kernel build"),
     Need::program("bison", "bison", "kernel build"),
     Need::program("bc", "bc", "kernel build"),

@@ -26,7 +26,7 @@ fn image() -> PathBuf {
 
 /// Builds the kernel; returns the image: an ELF file with a PVH entry, stripped.
 pub(crate) fn run() -> Result<PathBuf> {
-    host::provide(&[host::RUN, host::KERNEL], true)?;
+    host::provide(&[host::KERNEL], true)?;
     let work = sh::target().join("kernel");
     let tree = source(&work)?;
     let make = || {

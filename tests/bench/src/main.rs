@@ -10,6 +10,7 @@ mod rpc;
 mod start;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -47,8 +48,19 @@ enum What {
     Memory(Under),
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().what {
+fn main() -> ExitCode {
+    match run(Arguments::parse().what) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The error is printed here, because returning it would add a stack if `RUST_BACKTRACE` is set.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(what: What) -> Result<()> {
+    match what {
         What::Start(options) => start::run(&options),
         What::Exec(options) => exec::run(&options),
         What::Rpc(options) => rpc::run(&options),

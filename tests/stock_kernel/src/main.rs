@@ -7,6 +7,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -28,11 +29,21 @@ struct Arguments {
     files: Vec<(String, PathBuf)>,
 }
 
-fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The error is printed here, because returning it would add a stack if `RUST_BACKTRACE` is set.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
     let kernel = Store::open(&arguments.cache)?.default_kernel(&|step| eprintln!("{step}"))?;
     if let Some(initramfs) = &arguments.initramfs {
-        pack(&arguments, &kernel, initramfs)?;
+        pack(arguments, &kernel, initramfs)?;
     }
     println!("{}", kernel.path.display());
     Ok(())
