@@ -1,4 +1,4 @@
-//! Attributes of a file as they are told, and those that can be changed.
+//! Attributes of a file as the kernel is told them, and changes of attributes.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::NodeId;
 pub struct Time {
     /// Whole seconds; negative before 1970.
     pub seconds: i64,
-    /// Nanoseconds after those, under a thousand million.
+    /// Nanoseconds after the whole seconds, under a thousand million.
     pub nanoseconds: u32,
 }
 
@@ -39,7 +39,7 @@ impl Device {
 pub struct Attributes {
     /// Number of the file, as programs see it.
     pub ino: u64,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
     /// Space taken, in units of 512 bytes.
     pub blocks: u64,
@@ -49,11 +49,11 @@ pub struct Attributes {
     pub mtime: Time,
     /// Last change of anything.
     pub ctime: Time,
-    /// When it was made, where that is known.
+    /// Time at which the file was made, if it is known.
     pub btime: Option<Time>,
     /// Type, special bits and permissions: `st_mode`.
     pub mode: u32,
-    /// Names it has.
+    /// Number of the file's names.
     pub links: u32,
     /// Owner.
     pub uid: u32,
@@ -61,9 +61,10 @@ pub struct Attributes {
     pub gid: u32,
     /// The device that a device node stands for.
     pub device: Device,
-    /// Bytes best moved at once.
+    /// The best number of bytes to move at once.
     pub block_size: u32,
-    /// The root of a mount of its own: the kernel gives it a device number that no other mount has.
+    /// Whether the file is the root of a mount of its own: the kernel then gives it a device number that no other mount
+    /// has.
     pub submount: bool,
 }
 
@@ -72,18 +73,18 @@ pub struct Attributes {
 pub struct Stat {
     /// The attributes.
     pub attributes: Attributes,
-    /// How long they hold.
+    /// How long the attributes are valid.
     pub valid: Duration,
 }
 
-/// The node that a name leads to. The kernel has one reference more to the node for each entry that the kernel is told.
+/// The node to which a name leads. The kernel has one more reference to the node for each entry that it is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
     /// The node.
     pub node: NodeId,
-    /// Tells apart nodes that have the same number one after the other.
+    /// A number that differs between nodes that have the same number one after the other.
     pub generation: u64,
-    /// How long the name leads there.
+    /// How long the name is valid.
     pub valid: Duration,
     /// The node's attributes.
     pub stat: Stat,
@@ -107,7 +108,7 @@ pub struct SetAttributes {
     pub uid: Option<u32>,
     /// Group; never 2^32 - 1.
     pub gid: Option<u32>,
-    /// Bytes: at most 2^63 - 1.
+    /// Size in bytes: at most 2^63 - 1.
     pub size: Option<u64>,
     /// Last read.
     pub atime: Option<SetTime>,
@@ -115,24 +116,24 @@ pub struct SetAttributes {
     pub mtime: Option<SetTime>,
     /// Last change of anything: only from a kernel that keeps that time itself.
     pub ctime: Option<Time>,
-    /// The set-user-ID bit, the set-group-ID bit of what its group may run, and capabilities are to go.
+    /// Whether to clear the set-user-ID bit, the set-group-ID bit of a file that its group may run, and capabilities.
     pub kill_privileges: bool,
 }
 
 /// The state of a file system.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Statistics {
-    /// Size of a block: the unit of the next three.
+    /// Size of a block, the unit of the next three fields.
     pub block_size: u32,
-    /// Blocks.
+    /// All blocks.
     pub blocks: u64,
-    /// Free ones.
+    /// Free blocks.
     pub free: u64,
-    /// Free ones that users without privilege may have.
+    /// Free blocks that users without privilege may have.
     pub available: u64,
-    /// Files it has room for.
+    /// How many files the file system has room for.
     pub files: u64,
-    /// Files it still has room for.
+    /// How many more files the file system has room for.
     pub free_files: u64,
     /// Longest name.
     pub name_len: u32,
@@ -144,7 +145,7 @@ mod tests {
 
     #[test]
     fn device_numbers_are_packed_as_linux_packs_them() {
-        // mknod(1) of "b 8 1", /dev/pts/300 (136:300), and the largest there are.
+        // mknod(1) of "b 8 1", /dev/pts/300 (136:300), and the largest numbers.
         for (major, minor, packed) in [(8, 1, 0x801), (136, 300, 0x10_882c), (0xfff, 0xf_ffff, u32::MAX)] {
             assert_eq!(Device { major, minor }.packed(), packed);
             assert_eq!(Device::unpacked(packed), Device { major, minor });

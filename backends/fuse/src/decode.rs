@@ -1,4 +1,4 @@
-//! Bytes of a request to what they ask for: the only place where a guest's bytes are read.
+//! Decodes the bytes of a request, and is the only place where a guest's bytes are read.
 
 use std::ffi::CStr;
 
@@ -36,7 +36,7 @@ mod file_type {
     pub(super) const SOCKET: u32 = 0o140_000;
 }
 
-/// Flags of open(2) that have the same bits on every architecture of ours (asm-generic/fcntl.h).
+/// Flags of open(2) that have the same bits on every architecture of this project (asm-generic/fcntl.h).
 mod open_flag {
     pub(super) const ACCESS: u32 = 3;
     pub(super) const EXCLUSIVE: u32 = 0o200;
@@ -62,7 +62,7 @@ pub(crate) fn decode<'a>(header: &abi::fuse_in_header, args: &'a [u8]) -> Result
     let operation =
         opcode.map_or(Ok(Operation::Unserved(Unserved::Unknown)), |op| operation(op, &mut args))?;
     match operation {
-        // Nobody looks at their arguments.
+        // The arguments of these requests are not looked at.
         Operation::Unserved(_) | Operation::NotifyReply => {}
         _ if args.0.is_empty() => {}
         _ => return Err(Errno::EINVAL),
@@ -239,7 +239,7 @@ fn rename<'a>(args: &mut Args<'a>, newdir: u64, how: RenameHow) -> Result<Operat
     Ok(Operation::Names(NameChange::Rename { from, to_parent: NodeId(newdir), to, how }))
 }
 
-/// A whiteout (`RENAME_WHITEOUT`, 4) is a device node, which no host gets.
+/// A whiteout (`RENAME_WHITEOUT`, 4) is a device node, which the host is never asked to make.
 fn rename2<'a>(args: &mut Args<'a>) -> Result<Operation<'a>> {
     let abi::fuse_rename2_in { newdir, flags, .. } = args.take()?;
     let how = match flags {
@@ -345,7 +345,7 @@ fn create<'a>(args: &mut Args<'a>, nameless: bool) -> Result<Operation<'a>> {
     Ok(Operation::Create { name, creation })
 }
 
-/// Refuses, with `error`, a range that goes beyond where a file can.
+/// Refuses, with `error`, a range that goes beyond the largest offset in a file.
 fn within(offset: u64, len: u64, error: Errno) -> Result<()> {
     match offset.checked_add(len) {
         Some(end) if end <= MAX_OFFSET => Ok(()),
@@ -353,7 +353,7 @@ fn within(offset: u64, len: u64, error: Errno) -> Result<()> {
     }
 }
 
-/// The length of data, if one request may move as much.
+/// The length of data, if one request may move that much.
 fn data_len(size: u32) -> Result<usize> {
     usize::try_from(size).ok().filter(|len| *len <= MAX_DATA_LEN).ok_or(Errno::EINVAL)
 }
@@ -370,7 +370,7 @@ fn write<'a>(args: &mut Args<'_>) -> Result<Operation<'a>> {
     let mut how = WriteHow::empty();
     how.set(WriteHow::KILL_PRIVILEGES, write_flags & abi::FUSE_WRITE_KILL_SUIDGID != 0);
     how.set(WriteHow::DELAYED, write_flags & abi::FUSE_WRITE_CACHE != 0);
-    // A kernel that keeps pages has found the end itself.
+    // A kernel that caches pages has already found the file's end itself.
     how.set(WriteHow::APPEND, flags & open_flag::APPEND != 0 && !how.contains(WriteHow::DELAYED));
     Ok(Operation::Use { handle: Handle(fh), act: Act::Write { offset, len: data_len(size)?, how } })
 }
@@ -392,7 +392,7 @@ fn fallocate<'a>(args: &mut Args<'_>) -> Result<Operation<'a>> {
     Ok(Operation::Use { handle: Handle(fh), act: Act::Contents(Data::Allocate { offset, len, how }) })
 }
 
-/// The kernel itself knows a file's start, its end, and where it is (`whence` 0 to 2).
+/// The kernel itself handles seeks from a file's start, its end, and the current offset (`whence` 0 to 2).
 fn seek<'a>(args: &mut Args<'_>) -> Result<Operation<'a>> {
     let abi::fuse_lseek_in { fh, offset, whence, .. } = args.take()?;
     let what = match whence {
@@ -422,7 +422,7 @@ fn copy<'a>(args: &mut Args<'_>) -> Result<Operation<'a>> {
     Ok(Operation::Use { handle: Handle(sent.fh_in), act: Act::Contents(act) })
 }
 
-/// A list may be shorter than asked for.
+/// A list may be shorter than the request allows.
 fn list<'a>(args: &mut Args<'_>, nodes: bool) -> Result<Operation<'a>> {
     let abi::fuse_read_in { fh, offset: cookie, size, .. } = args.take()?;
     let len = usize::try_from(size).map_or(MAX_DATA_LEN, |size| size.min(MAX_DATA_LEN));

@@ -1,4 +1,4 @@
-//! Answers of a file system are made into the bytes of a reply.
+//! Encodes the answers of a file system into the bytes of a reply.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{Attributes, Data, Entry, Errno, Opened, Sink, Stat, Statistics, Time
 /// Bytes of the header of a reply.
 pub(crate) const HEADER_LEN: usize = size_of::<abi::fuse_out_header>();
 
-/// Bytes that a reply to `operation` needs at least behind its header.
+/// The least number of bytes that a reply to `operation` needs behind its header.
 pub(crate) fn least_len(operation: &Operation<'_>) -> usize {
     match operation {
         Operation::Init(_) => size_of::<abi::fuse_init_out>(),
@@ -49,7 +49,7 @@ mod statx_mask {
     pub(super) const BTIME: u32 = 0x800;
 }
 
-/// Where a reply goes. Its header is written last, when the rest of it is there.
+/// The place for a reply. Its header is written last, when the rest of the reply is there.
 pub(crate) struct Reply<'a> {
     slices: &'a [VolatileSlice<'a>],
     unique: u64,
@@ -60,7 +60,7 @@ impl<'a> Reply<'a> {
         Self { slices, unique }
     }
 
-    /// Bytes that a reply may have, its header included.
+    /// Most bytes of a reply, its header included.
     pub(crate) fn room(&self) -> usize {
         Sink::new(self.slices, 0, usize::MAX).len()
     }
@@ -70,17 +70,17 @@ impl<'a> Reply<'a> {
         Sink::new(self.slices, HEADER_LEN, len)
     }
 
-    /// Puts `value` behind the header; returns how many bytes.
+    /// Puts `value` behind the header; returns the number of its bytes.
     pub(crate) fn put(&self, value: &(impl IntoBytes + Immutable + ?Sized)) -> usize {
         self.put_at(0, value)
     }
 
-    /// Puts `value` behind the header and `at` bytes; returns how many bytes.
+    /// Puts `value` behind the header and `at` bytes; returns the number of its bytes.
     fn put_at(&self, at: usize, value: &(impl IntoBytes + Immutable + ?Sized)) -> usize {
         Sink::new(self.slices, HEADER_LEN + at, usize::MAX).copy_from(value.as_bytes())
     }
 
-    /// Puts what CREATE and TMPFILE are answered with.
+    /// Puts the answer to CREATE and TMPFILE.
     pub(crate) fn put_created(&self, made: &Entry, handle: &Opened) -> usize {
         let len = self.put(&entry(made));
         len + self.put_at(len, &opened(handle))
@@ -92,7 +92,7 @@ impl<'a> Reply<'a> {
         if bytes.len() > body.len() { Err(Errno::ERANGE) } else { Ok(body.copy_from(bytes)) }
     }
 
-    /// Ends the reply: `len` bytes are behind the header, or there is an error. Returns the length of all.
+    /// Ends the reply: `len` bytes are behind the header, or there is an error. Returns the whole reply's length.
     pub(crate) fn finish(&self, result: Result<usize, Errno>) -> usize {
         let (error, len) = match result {
             Ok(len) => (0, HEADER_LEN + len),

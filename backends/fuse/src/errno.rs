@@ -1,9 +1,9 @@
-//! Why a request is not granted, in Linux's numbers.
+//! The reason why a request fails, in Linux's numbers.
 
 /// The answer of a file system.
 pub type Result<T> = std::result::Result<T, Errno>;
 
-/// The number of an error as Linux has it (asm-generic/errno.h), whatever the host calls it.
+/// The number of an error on Linux (asm-generic/errno.h), whatever the host calls it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Errno(u16);
 
@@ -24,7 +24,7 @@ impl Errno {
     pub const EACCES: Self = Self(13);
     /// In use.
     pub const EBUSY: Self = Self(16);
-    /// There already.
+    /// Already there.
     pub const EEXIST: Self = Self(17);
     /// On another file system.
     pub const EXDEV: Self = Self(18);
@@ -32,7 +32,7 @@ impl Errno {
     pub const ENOTDIR: Self = Self(20);
     /// A directory.
     pub const EISDIR: Self = Self(21);
-    /// Nonsense.
+    /// Invalid argument.
     pub const EINVAL: Self = Self(22);
     /// Too many open files.
     pub const EMFILE: Self = Self(24);
@@ -62,13 +62,14 @@ impl Errno {
     pub const EPROTO: Self = Self(71);
     /// Not supported.
     pub const EOPNOTSUPP: Self = Self(95);
-    /// Not the file it was; the kernel looks its name up again.
+    /// The file is not the expected one; the kernel looks its name up again.
     pub const ESTALE: Self = Self(116);
 
-    /// Numbers end before this one: from here on they mean something inside the kernel, which refuses them in a reply.
+    /// The first number that is no error number: from here on numbers have a meaning inside the kernel, which refuses
+    /// them in a reply.
     const END: i32 = 512;
 
-    /// The error of a number of Linux's; what is none is an [`EIO`](Self::EIO).
+    /// The error with a number of Linux's; any other number is an [`EIO`](Self::EIO).
     pub fn from_number(number: i32) -> Self {
         match u16::try_from(number) {
             Ok(small) if (1..Self::END).contains(&number) => Self(small),

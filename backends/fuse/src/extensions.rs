@@ -1,6 +1,6 @@
 //! Extensions of a request that makes a file: security labels for the file, and groups of its maker.
 //!
-//! An extension of a kind that is not known is skipped, so a newer kernel may send more.
+//! An extension of an unknown kind is skipped, so a newer kernel may send more.
 
 use std::ffi::CStr;
 
@@ -12,13 +12,13 @@ use crate::{Errno, Result, XattrName};
 /// Most bytes of a request's extensions.
 const MAX_LEN: usize = 3 << 10;
 
-/// The wire counts the length of all extensions in this unit, and each begins at a multiple of it.
+/// The unit in which the wire counts the length of all extensions; each extension begins at a multiple of it.
 const UNIT: usize = 8;
 
 /// A label that a security module gives to a new file: an extended attribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Label<'a> {
-    /// Such as `security.selinux`.
+    /// The attribute's name, such as `security.selinux`.
     pub name: XattrName<'a>,
     /// The label's value.
     pub value: &'a [u8],
@@ -27,17 +27,17 @@ pub struct Label<'a> {
 /// A request's extensions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Extensions<'a> {
-    /// Labels one after the other, which have been looked at.
+    /// Labels one after the other, already checked.
     labels: Option<&'a [u8]>,
     /// Numbers of groups, 32 bits each.
     groups: Option<&'a [u8]>,
 }
 
 impl<'a> Extensions<'a> {
-    /// None at all.
+    /// No extensions.
     pub const NONE: Self = Self { labels: None, groups: None };
 
-    /// Splits the arguments of a request, of which the extensions are the last `units`.
+    /// Splits the arguments of a request, whose last `units` are the extensions.
     pub(crate) fn split(args: &'a [u8], units: u16) -> Result<(&'a [u8], Self)> {
         let len = usize::from(units) * UNIT;
         if len > MAX_LEN {
@@ -52,14 +52,14 @@ impl<'a> Extensions<'a> {
         Ok((args, extensions))
     }
 
-    /// Takes the first extension of `rest` and returns what comes after it.
+    /// Takes the first extension of `rest` and returns the bytes after it.
     fn add(&mut self, rest: &'a [u8]) -> Result<&'a [u8]> {
         let (header, _) = abi::fuse_ext_header::read_from_prefix(rest).map_err(|_| Errno::EINVAL)?;
         let size = usize::try_from(header.size).map_err(|_| Errno::EINVAL)?;
         let extension = rest.get(..size).ok_or(Errno::EINVAL)?;
         let body = extension.get(size_of::<abi::fuse_ext_header>()..).ok_or(Errno::EINVAL)?;
         let earlier = match header.type_ {
-            // The header of labels is an extension's too, with their number in the place of its type.
+            // The header of labels has the form of an extension's, with the number of labels in the place of its type.
             count if count <= abi::fuse_ext_type::FUSE_MAX_NR_SECCTX as u32 => {
                 self.labels.replace(checked_labels(body, count)?)
             }
@@ -82,14 +82,14 @@ impl<'a> Extensions<'a> {
         })
     }
 
-    /// Groups that its maker is in, of those that matter for the new file.
+    /// Groups of the file's maker, as far as they matter for the new file.
     pub fn groups(&self) -> impl Iterator<Item = u32> {
         let (groups, _) = self.groups.unwrap_or_default().as_chunks();
         groups.iter().copied().map(u32::from_ne_bytes)
     }
 }
 
-/// The part of `body` that is `count` labels.
+/// The part of `body` that consists of `count` labels.
 fn checked_labels(body: &[u8], count: u32) -> Result<&[u8]> {
     let mut rest = body;
     for _ in 0..count {
@@ -98,7 +98,7 @@ fn checked_labels(body: &[u8], count: u32) -> Result<&[u8]> {
     body.get(..body.len() - rest.len()).ok_or(Errno::EINVAL)
 }
 
-/// The first label, and what comes after it.
+/// The first label, and the bytes after it.
 fn label(bytes: &[u8]) -> Result<(Label<'_>, &[u8])> {
     let (header, rest) = abi::fuse_secctx::read_from_prefix(bytes).map_err(|_| Errno::EINVAL)?;
     let name = CStr::from_bytes_until_nul(rest).map_err(|_| Errno::EINVAL)?;
@@ -110,7 +110,7 @@ fn label(bytes: &[u8]) -> Result<(Label<'_>, &[u8])> {
     Ok((Label { name: XattrName::new(name)?, value }, after))
 }
 
-/// The part of `body` that is numbers of groups.
+/// The part of `body` that consists of numbers of groups.
 fn groups(body: &[u8]) -> Result<&[u8]> {
     let (count, groups) = u32::read_from_prefix(body).map_err(|_| Errno::EINVAL)?;
     let len = usize::try_from(count).ok().and_then(|count| count.checked_mul(size_of::<u32>()));
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn labels_and_groups_are_found_among_others() {
         assert_eq!(split(b""), Ok((vec![], vec![])));
-        // Linux without a security module sends a header for no label.
+        // Linux without a security module sends a header for zero labels.
         assert_eq!(split(&extension(0, b"")), Ok((vec![], vec![])));
         let labels =
             [one_label(b"security.selinux\0", b"a_t:s0\0"), one_label(b"security.b\0", b"")].concat();
@@ -166,15 +166,15 @@ mod tests {
     fn lengths_are_within_the_request() {
         let numbers = |numbers: &[u32]| numbers.iter().flat_map(|number| number.to_ne_bytes()).collect();
         let broken: [Vec<u8>; 9] = [
-            // A size that does not cover the header, that leaves the request, that is as large as can be.
+            // A size that does not cover the header, one that reaches beyond the request, and the largest one.
             numbers(&[7, 99]),
             numbers(&[0, 99]),
             numbers(&[24, 99, 0, 0]),
             numbers(&[u32::MAX, 32]),
-            // Groups that are not there, and more of them than numbers go.
+            // Groups that are missing, and a number of groups that exceeds the limit.
             extension(32, &numbers(&[3, 1, 2])),
             extension(32, &numbers(&[u32::MAX, 1])),
-            // A label without an end of its name, with a value that is not there, and one that is not there itself.
+            // A label whose name has no end, one whose value is missing, and a missing label.
             extension(1, &numbers(&[4, 0, u32::MAX, u32::MAX])),
             extension(1, &[&one_label(b"security.a\0", b"")[..16], &[1; 8]].concat()[..12]),
             extension(2, &one_label(b"security.a\0", b"")),

@@ -1,4 +1,4 @@
-//! A file system that only notes what it is asked, for the tests of the protocol and its fuzz body.
+//! A file system that only notes the calls that it gets, for the tests of the protocol and its fuzz body.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -9,18 +9,18 @@ use crate::{
     Xattr,
 };
 
-/// A node that is not there.
+/// A node that does not exist.
 pub(crate) const MISSING: NodeId = NodeId(404);
 
 /// The contents of every file, the target of every link, and the value of every attribute.
 pub(crate) const CONTENTS: &[u8] = b"contents";
 
-/// The file system.
+/// The notes of a file system.
 #[derive(Debug, Default)]
 pub(crate) struct Notes(Mutex<Vec<String>>);
 
 impl Notes {
-    /// Notes since the last time.
+    /// Takes the notes since the last call.
     pub(crate) fn take(&self) -> Vec<String> {
         self.0.lock().map(|mut notes| std::mem::take(&mut *notes)).unwrap_or_default()
     }

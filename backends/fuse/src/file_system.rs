@@ -1,6 +1,7 @@
-//! The seam between the protocol and whoever has the files: a provider, or a layer before one (rules, events, quotas).
+//! The seam between the protocol and the owner of the files: a provider, or a layer before one (rules, events, quotas).
 //!
-//! Twelve verbs; what answers with the same thing is one verb, so that a layer looks at an enum and passes it on.
+//! The trait has twelve verbs; calls with the same kind of answer are one verb, so that a layer looks at an enum and
+//! passes it on.
 
 use crate::{
     Attributes, Device, Entry, Extensions, LinkTarget, Listing, Name, Result, SetAttributes, Sink, Source,
@@ -15,10 +16,11 @@ pub trait FileSystem: Send + std::marker::Sync {
     /// Finds or makes a name in a directory. The kernel then has one reference more to the entry's node.
     fn entry(&self, context: &Context<'_>, parent: NodeId, name: Name<'_>, how: How<'_>) -> Result<Entry>;
 
-    /// Takes a name from a directory, or gives it to another one.
+    /// Takes a name from a directory, or moves it to another one.
     fn names(&self, context: &Context<'_>, parent: NodeId, change: NameChange<'_>) -> Result<()>;
 
-    /// Tells a file's attributes, changed or as they are. `handle` is that of a file that the asking program has open.
+    /// Returns a file's attributes, after a change or as they are. `handle` is that of a file that the asking program
+    /// has open.
     fn attributes(
         &self,
         context: &Context<'_>,
@@ -30,7 +32,7 @@ pub trait FileSystem: Send + std::marker::Sync {
     /// Opens a file or a directory.
     fn open(&self, context: &Context<'_>, node: NodeId, opening: Opening) -> Result<Opened>;
 
-    /// Makes and opens a file: under a name, or one that has no name yet.
+    /// Makes and opens a file, under a name or without one.
     fn create(
         &self,
         context: &Context<'_>,
@@ -39,10 +41,11 @@ pub trait FileSystem: Send + std::marker::Sync {
         creation: Creation,
     ) -> Result<(Entry, Opened)>;
 
-    /// Acts on the contents of an open file; returns how many bytes it moved, or where it found what it looked for.
+    /// Acts on the contents of an open file; returns the number of bytes that the act moved, or the place that it
+    /// found.
     fn data(&self, context: &Context<'_>, node: NodeId, handle: Handle, act: Data<'_>) -> Result<u64>;
 
-    /// Lists an open directory behind `cookie`: that of an entry listed before, or 0.
+    /// Lists an open directory from `cookie` on: the cookie of an entry listed before, or 0.
     fn list(
         &self,
         context: &Context<'_>,
@@ -55,16 +58,16 @@ pub trait FileSystem: Send + std::marker::Sync {
     /// The target of a symbolic link.
     fn read_link(&self, context: &Context<'_>, node: NodeId) -> Result<Vec<u8>>;
 
-    /// Acts on extended attributes; returns a value or a list of names, each with its NUL, and for a change nothing.
+    /// Acts on extended attributes; returns a value, or a list of names, each with its NUL, or for a change nothing.
     fn xattr(&self, context: &Context<'_>, node: NodeId, act: Xattr<'_>) -> Result<Vec<u8>>;
 
     /// The state of the file system that a node is on.
     fn statistics(&self, context: &Context<'_>, node: NodeId) -> Result<Statistics>;
 
-    /// Has what was written stored for good.
+    /// Stores written data for good.
     fn sync(&self, context: &Context<'_>, node: NodeId, what: Sync) -> Result<()>;
 
-    /// Hears what the kernel no longer needs. It may say so of what it never had.
+    /// Takes note of things that the kernel no longer needs. The kernel may name things that it never had.
     fn let_go(&self, node: NodeId, gone: Gone);
 }
 
@@ -73,15 +76,16 @@ pub trait FileSystem: Send + std::marker::Sync {
 pub struct NodeId(pub u64);
 
 impl NodeId {
-    /// The root directory: there without having been looked up.
+    /// The root directory, which the kernel has without a lookup.
     pub const ROOT: Self = Self(fuse_abi::linux::FUSE_ROOT_ID);
 }
 
-/// The number of something open.
+/// The number of an open file or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Handle(pub u64);
 
-/// On whose behalf the guest's kernel asks. It has checked what they may; these are for what they make.
+/// The asker on whose behalf the guest's kernel makes a request. The kernel has checked the asker's permissions; these
+/// fields serve for the files that the asker makes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Context<'a> {
     /// User.
@@ -90,14 +94,14 @@ pub struct Context<'a> {
     pub gid: u32,
     /// Thread.
     pub pid: u32,
-    /// More about the asker, and about what is made.
+    /// More about the asker, and about the file that is made.
     pub extensions: Extensions<'a>,
 }
 
-/// How an entry comes to be.
+/// The way in which an entry comes to be.
 #[derive(Debug, Clone, Copy)]
 pub enum How<'a> {
-    /// The name is there.
+    /// The entry of an existing name.
     Existing,
     /// A new directory.
     Directory {
@@ -113,10 +117,10 @@ pub enum How<'a> {
     },
     /// A new symbolic link.
     SymbolicLink {
-        /// Where it leads.
+        /// The link's target.
         target: LinkTarget<'a>,
     },
-    /// A further name for a file that is there.
+    /// A further name for an existing file.
     HardLink {
         /// The file.
         node: NodeId,
@@ -143,7 +147,7 @@ pub enum NameChange<'a> {
     },
 }
 
-/// The fate of a file whose name another one gets.
+/// The fate of a file whose name another file gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RenameHow {
     /// The file loses the name.
@@ -154,7 +158,7 @@ pub enum RenameHow {
     Exchange,
 }
 
-/// The use that an open file may be put to.
+/// The kind of access that an open file allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// Reading.
@@ -166,18 +170,19 @@ pub enum Access {
 }
 
 bitflags::bitflags! {
-    /// How a file is opened, besides its access.
+    /// The ways in which a file is opened, besides its access.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct OpenFlags: u32 {
-        /// The file's contents go.
+        /// The file's contents are dropped.
         const TRUNCATE = 1;
         /// Each write goes to the end.
         const APPEND = 1 << 1;
         /// Each write is stored for good.
         const SYNC = 1 << 2;
-        /// Each write is stored for good, but not the times.
+        /// Each write is stored for good, but the times need not be.
         const DATA_SYNC = 1 << 3;
-        /// With [`TRUNCATE`](Self::TRUNCATE): privileges of the file go, as with [`SetAttributes::kill_privileges`].
+        /// With [`TRUNCATE`](Self::TRUNCATE): the file's privileges are cleared, as with
+        /// [`SetAttributes::kill_privileges`].
         const KILL_PRIVILEGES = 1 << 4;
     }
 }
@@ -185,28 +190,28 @@ bitflags::bitflags! {
 /// A file or a directory that is opened.
 #[derive(Debug, Clone, Copy)]
 pub enum Opening {
-    /// A file that is there.
+    /// An existing file.
     File {
-        /// For what.
+        /// The kind of access.
         access: Access,
-        /// How.
+        /// Further flags.
         flags: OpenFlags,
     },
     /// A directory, to be listed.
     Directory,
 }
 
-/// A file that is made and opened.
+/// The way in which a file is made and opened.
 #[derive(Debug, Clone, Copy)]
 pub struct Creation {
-    /// Special bits and permissions, of which the umask's are gone. The handle is as writable as asked even if they
-    /// forbid writing.
+    /// Special bits and permissions, after the umask has been applied. The handle is as writable as asked even if the
+    /// permissions forbid writing.
     pub mode: u32,
-    /// For what it is opened.
+    /// The kind of access.
     pub access: Access,
-    /// How it is opened.
+    /// Further flags.
     pub flags: OpenFlags,
-    /// A file that is there is an error.
+    /// Whether a file that already exists is an error.
     pub exclusive: bool,
 }
 
@@ -237,45 +242,45 @@ pub struct Opened {
 pub enum Data<'a> {
     /// Fills `into` from `offset` on, up to the file's end; returns how many bytes.
     Read {
-        /// Where in the file.
+        /// Offset in the file.
         offset: u64,
         /// The room to fill.
         into: Sink<'a>,
     },
     /// Stores `from` at `offset`; returns how many bytes.
     Write {
-        /// Where in the file.
+        /// Offset in the file.
         offset: u64,
         /// The bytes to store.
         from: Source<'a>,
-        /// How.
+        /// Further flags.
         how: WriteHow,
     },
     /// Changes the space that a range of the file takes; returns nothing.
     Allocate {
-        /// Where the range begins.
+        /// Start of the range.
         offset: u64,
         /// Bytes of the range; never 0.
         len: u64,
-        /// How.
+        /// The kind of change.
         how: Allocation,
     },
-    /// Returns the offset, from `offset` on, of what is looked for.
+    /// Returns the offset of the next such place, from `offset` on.
     Seek {
-        /// Where to begin.
+        /// The offset at which to begin.
         offset: u64,
         /// The kind of place to look for.
         what: Seek,
     },
     /// Copies to another open file; returns how many bytes.
     Copy {
-        /// Where from.
+        /// Offset in this file.
         offset: u64,
         /// The other file's node.
         to_node: NodeId,
-        /// The other file.
+        /// The other file's handle.
         to: Handle,
-        /// Where to.
+        /// Offset in the other file.
         to_offset: u64,
         /// Bytes, at most as many as one request may move.
         len: u64,
@@ -283,14 +288,15 @@ pub enum Data<'a> {
 }
 
 bitflags::bitflags! {
-    /// How a write is done.
+    /// The ways in which a write is done.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct WriteHow: u32 {
-        /// To the file's end, wherever the kernel thinks that it is.
+        /// The write goes to the file's end, wherever the kernel thinks that is.
         const APPEND = 1;
-        /// Privileges of the file go, as with [`SetAttributes::kill_privileges`].
+        /// The file's privileges are cleared, as with [`SetAttributes::kill_privileges`].
         const KILL_PRIVILEGES = 1 << 1;
-        /// From pages that the kernel kept: of no program in particular, and later than its write.
+        /// The data come from pages that the kernel cached, not from a particular program, and later than the program's
+        /// write.
         const DELAYED = 1 << 2;
     }
 }
@@ -300,14 +306,14 @@ bitflags::bitflags! {
 pub enum Allocation {
     /// The space is taken.
     Reserve {
-        /// The file stays as long as it is.
+        /// Whether the file keeps its length.
         keep_size: bool,
     },
-    /// The space is given back, and the range reads as zeroes; the file stays as long as it is.
+    /// The space is given back, and the range reads as zeroes; the file keeps its length.
     Punch,
     /// The space is taken, and the range reads as zeroes.
     Zero {
-        /// The file stays as long as it is.
+        /// Whether the file keeps its length.
         keep_size: bool,
     },
 }
@@ -317,38 +323,38 @@ pub enum Allocation {
 pub enum Seek {
     /// Bytes that are stored.
     Data,
-    /// A hole, such as the file's end.
+    /// A hole, which includes the file's end.
     Hole,
 }
 
 /// Acts on the extended attributes of a file.
 #[derive(Debug, Clone, Copy)]
 pub enum Xattr<'a> {
-    /// Tells a value.
+    /// Returns a value.
     Get(XattrName<'a>),
-    /// Tells the names.
+    /// Returns the names.
     List,
     /// Sets a value.
     Set {
-        /// Of this name.
+        /// The attribute's name.
         name: XattrName<'a>,
-        /// To this: at most [`MAX_XATTR_LEN`](crate::MAX_XATTR_LEN) bytes.
+        /// The new value: at most [`MAX_XATTR_LEN`](crate::MAX_XATTR_LEN) bytes.
         value: &'a [u8],
-        /// Whether there may be one, or has to be.
+        /// Whether the attribute may or must already exist.
         how: XattrSet,
     },
-    /// Takes a value away.
+    /// Removes an attribute.
     Remove(XattrName<'a>),
 }
 
-/// Whether an attribute that is set has to be there.
+/// Whether an attribute that is set may or must already exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum XattrSet {
-    /// The attribute may be there.
+    /// The attribute may exist.
     Any,
-    /// The attribute must not be there.
+    /// The attribute must not exist.
     Create,
-    /// The attribute must be there.
+    /// The attribute must exist.
     Replace,
 }
 
@@ -359,7 +365,7 @@ pub enum Sync {
     File {
         /// The file's handle.
         handle: Handle,
-        /// Times need not be.
+        /// Whether times need not be stored.
         data_only: bool,
     },
     /// An open directory.

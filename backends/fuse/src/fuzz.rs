@@ -1,14 +1,14 @@
-//! The fuzz body of what a guest's kernel asks for.
+//! The fuzz body of a guest kernel's requests.
 //!
-//! `cargo test` runs it a fixed number of times with fixed seeds; `fuzz/` has the target for libFuzzer.
+//! `cargo test` runs the body a fixed number of times with fixed seeds; `fuzz/` has the target for libFuzzer.
 
 use vm_memory::VolatileSlice;
 
 use crate::fake::Notes;
 use crate::{Coherence, Scratch, Session};
 
-/// Requests of one mount. The first byte says whether the version is agreed on already; then come, for each request, the
-/// length of the memory's pieces, the room for its reply, its length in two bytes, and itself.
+/// Requests of one mount. The first byte says whether the version is already agreed on. For each request follow the
+/// length of the memory's pieces, the room for its reply, its length in two bytes, and the request itself.
 pub fn requests(data: &[u8]) {
     let Some((first, mut script)) = data.split_first() else { return };
     let session = Session::new(Notes::default(), Coherence::Shared);
@@ -37,7 +37,7 @@ pub(crate) fn init() -> Vec<u8> {
     bytes
 }
 
-/// Serves one request from pieces of memory, and checks what every reply has in common.
+/// Serves one request from pieces of memory, and checks the rules for every reply.
 fn serve(session: &Session<Notes>, scratch: &mut Scratch, request: &mut [u8], piece: usize, room: usize) {
     let unique: Vec<u8> = request.get(8..16).unwrap_or_default().to_vec();
     let mut reply = vec![0xaa; room];

@@ -1,4 +1,4 @@
-//! A look at a request before it is served: whether others should wait for it.
+//! Looks at a request before it is served: whether other requests should wait for it.
 
 use std::mem::offset_of;
 
@@ -8,13 +8,13 @@ use vm_memory::VolatileSlice;
 
 use crate::Source;
 
-/// A READ or WRITE of so many bytes takes longer than it takes to hand it to another thread.
+/// Least bytes of a READ or WRITE that takes longer than handing it to another thread does.
 const MUCH_DATA: usize = 64 << 10;
 
-/// Whether a request may take long, as it moves much data or waits for a disk.
+/// Whether a request may take long, because it moves much data or waits for a disk.
 ///
-/// The guest may change what is looked at before the request is served. So this says where a request is served best, and
-/// nothing of what it may do.
+/// The guest may change the bytes that are looked at before the request is served. So the answer decides only where a
+/// request is served, not what it may do.
 pub fn takes_long(request: &[VolatileSlice<'_>], reply: &[VolatileSlice<'_>]) -> bool {
     let mut opcode = [0; size_of::<u32>()];
     Source::new(request, offset_of!(abi::fuse_in_header, opcode), opcode.len()).copy_to(&mut opcode);

@@ -1,4 +1,4 @@
-//! Names of files and of extended attributes, and targets of symbolic links: what the decoder lets through.
+//! Names of files and of extended attributes, and targets of symbolic links, in the forms that the decoder accepts.
 //!
 //! A name or a target is a string with its terminating NUL, as a system call takes it.
 
@@ -20,7 +20,7 @@ const MAX_XATTR_NAME_LEN: usize = 255;
 pub struct Name<'a>(&'a CStr);
 
 impl<'a> Name<'a> {
-    /// Lets a name through that cannot lead out of its directory.
+    /// Accepts a name that cannot lead out of its directory.
     pub fn new(name: &'a CStr) -> Result<Self> {
         match name.to_bytes() {
             b"" => Err(Errno::ENOENT),
@@ -47,7 +47,7 @@ impl<'a> Name<'a> {
 pub struct LinkTarget<'a>(&'a CStr);
 
 impl<'a> LinkTarget<'a> {
-    /// Lets a target through that a file system can store.
+    /// Accepts a target that a file system can store.
     pub fn new(target: &'a CStr) -> Result<Self> {
         match target.to_bytes().len() {
             0 => Err(Errno::ENOENT),
@@ -67,7 +67,7 @@ impl<'a> LinkTarget<'a> {
 pub struct XattrName<'a>(&'a CStr);
 
 impl<'a> XattrName<'a> {
-    /// Lets a name through that an attribute can have.
+    /// Accepts a name that an attribute can have.
     pub fn new(name: &'a CStr) -> Result<Self> {
         match name.to_bytes().len() {
             1..=MAX_XATTR_NAME_LEN => Ok(Self(name)),

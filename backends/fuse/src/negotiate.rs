@@ -1,19 +1,20 @@
-//! Kernel and server agree on a version first, and on its features.
+//! The agreement between kernel and server on a version and its features, which comes before any other request.
 
 use fuse_abi::linux as abi;
 
 use crate::{Errno, MAX_DATA_LEN, Result};
 
-/// The oldest minor version that is served: Linux 5.4, which brought virtio-fs. Structures have their size since then.
+/// The oldest minor version that is served: that of Linux 5.4, which brought virtio-fs. Since then the structures have
+/// kept their sizes.
 const OLDEST_MINOR: u32 = 31;
 
-/// Since this minor version a request says how long its extensions are.
+/// The first minor version whose requests tell the length of their extensions.
 const EXTENSION_LENGTHS_MINOR: u32 = 38;
 
 /// Most requests that the kernel has under way for its own sake, such as reading ahead, before it waits.
 const MAX_BACKGROUND: u16 = 64;
 
-/// From here on it regards the mount as busy.
+/// The number of such requests at which the kernel regards the mount as busy.
 const CONGESTED: u16 = 48;
 
 /// Unit of a request's data.
@@ -21,8 +22,8 @@ const PAGE_SIZE: usize = 4096;
 
 /// Features of every mount.
 ///
-/// Left out on purpose: locks that the host sees (a wait for one could not be interrupted), lookups of `.` and `..`,
-/// access control lists, a cache of symbolic links that others change.
+/// Some features are left out on purpose: locks that the host sees (a wait for one could not be interrupted), lookups
+/// of `.` and `..`, access control lists, a cache of symbolic links that others change.
 const ALWAYS: u64 = (abi::FUSE_ASYNC_READ
     | abi::FUSE_ATOMIC_O_TRUNC
     | abi::FUSE_BIG_WRITES
@@ -37,18 +38,18 @@ const ALWAYS: u64 = (abi::FUSE_ASYNC_READ
     | abi::FUSE_SECURITY_CTX
     | abi::FUSE_DIRECT_IO_ALLOW_MMAP;
 
-/// Features of files that others change, too.
+/// Features of files that other programs change, too.
 const SHARED: u64 = abi::FUSE_AUTO_INVAL_DATA as u64;
 
-/// Features of files that only this kernel changes: it may write later, and keep what links say.
+/// Features of files that only this kernel changes: it may delay writes, and cache the targets of links.
 const EXCLUSIVE: u64 = (abi::FUSE_WRITEBACK_CACHE | abi::FUSE_CACHE_SYMLINKS) as u64;
 
 /// Whether anybody but the kernel that asks changes the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coherence {
-    /// The host's programs do.
+    /// The host's programs change the files, too.
     Shared,
-    /// Nobody else does.
+    /// Only that kernel changes the files.
     Exclusive,
 }
 
@@ -69,7 +70,7 @@ pub(crate) enum Agreement {
     Agreed(abi::fuse_init_out),
 }
 
-/// Agrees on what both have.
+/// Agrees on the features that both sides have.
 pub(crate) fn negotiate(offer: Init, coherence: Coherence) -> Result<Agreement> {
     let newest = abi::fuse_init_out {
         major: abi::FUSE_KERNEL_VERSION,

@@ -1,7 +1,7 @@
-//! The data of a WRITE and the room for that of a READ: pieces of memory that a guest may change meanwhile.
+//! The data of a WRITE, and the room for a READ's data: pieces of memory that a guest may change meanwhile.
 //!
-//! A file system hands the pieces to preadv(2) or pwritev(2), so that no byte is copied on its way; one that has the
-//! bytes in memory copies them.
+//! A file system hands the pieces to preadv(2) or pwritev(2), so that no byte is copied on its way; a file system that
+//! has the bytes in memory copies them.
 
 use vm_memory::VolatileSlice;
 
@@ -16,7 +16,7 @@ struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    /// As much of the part from `start` to `start + len` as there is.
+    /// The part from `start` to `start + len`, as far as the slices reach.
     fn new(slices: &'a [VolatileSlice<'a>], start: usize, len: usize) -> Self {
         let all = slices.iter().fold(0usize, |sum, slice| sum.saturating_add(slice.len()));
         Self { slices, start, len: len.min(all.saturating_sub(start)) }
@@ -35,12 +35,12 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Data from the guest. It may change at any moment: what is read twice may differ.
+/// Data from the guest, which may change at any moment: bytes that are read twice may differ.
 #[derive(Debug, Clone, Copy)]
 pub struct Source<'a>(Part<'a>);
 
 impl<'a> Source<'a> {
-    /// As many bytes of `slices` from `start` on as there are, at most `len`.
+    /// Bytes of `slices` from `start` on, at most `len`, as far as the slices reach.
     pub fn new(slices: &'a [VolatileSlice<'a>], start: usize, len: usize) -> Self {
         Self(Part::new(slices, start, len))
     }
@@ -56,7 +56,7 @@ impl<'a> Source<'a> {
         self.0.pieces()
     }
 
-    /// Copies as much as fits into `buffer`; returns how much.
+    /// Copies as many bytes as fit into `buffer`; returns their number.
     pub fn copy_to(&self, buffer: &mut [u8]) -> usize {
         let mut done = 0;
         for piece in self.pieces() {
@@ -71,7 +71,7 @@ impl<'a> Source<'a> {
 pub struct Sink<'a>(Part<'a>);
 
 impl<'a> Sink<'a> {
-    /// As many bytes of `slices` from `start` on as there are, at most `len`.
+    /// Room in `slices` from `start` on, at most `len` bytes, as far as the slices reach.
     pub fn new(slices: &'a [VolatileSlice<'a>], start: usize, len: usize) -> Self {
         Self(Part::new(slices, start, len))
     }
@@ -87,7 +87,7 @@ impl<'a> Sink<'a> {
         self.0.pieces()
     }
 
-    /// Copies as much of `data` as fits to the front; returns how much.
+    /// Copies as many bytes of `data` as fit to the front; returns their number.
     pub fn copy_from(&self, data: &[u8]) -> usize {
         let mut done = 0;
         for piece in self.pieces() {

@@ -1,4 +1,4 @@
-//! A request as the decoder understood it.
+//! A decoded request.
 
 use zerocopy::FromBytes;
 
@@ -8,7 +8,7 @@ use crate::file_system::{
 use crate::negotiate::Init;
 use crate::{Errno, Name, SetAttributes};
 
-/// A request that is in order, but for nodes and handles that may not exist.
+/// A valid request, whose nodes and handles may still not exist.
 #[derive(Debug)]
 pub(crate) struct Request<'a> {
     pub(crate) node: NodeId,
@@ -60,16 +60,16 @@ pub(crate) enum Act<'a> {
     },
 }
 
-/// In which form attributes are told.
+/// The form in which attributes are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StatForm {
-    /// To GETATTR.
+    /// The form of GETATTR's reply.
     Plain,
-    /// To STATX.
+    /// The form of STATX's reply.
     Extended,
 }
 
-/// Requests that no file system is asked for.
+/// Requests that no file system is asked to serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unserved {
     /// FLUSH, at each close(2): nothing waits for it while locks are the guest kernel's own, and it saves a request in
@@ -110,7 +110,7 @@ impl Unserved {
     }
 }
 
-/// Nodes of which the kernel gives references back, with their numbers.
+/// Nodes to which the kernel gives up references, with the number of references.
 #[derive(Clone, Copy)]
 pub(crate) struct Forgets<'a>(pub(crate) &'a [u8]);
 

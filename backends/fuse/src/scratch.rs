@@ -30,7 +30,7 @@ impl Default for Scratch {
     }
 }
 
-/// A request's header, and its arguments if its length is one that such a request can have.
+/// A request's header, and its arguments if its length is valid for such a request.
 pub(crate) struct Received<'s> {
     pub(crate) header: abi::fuse_in_header,
     pub(crate) args: Result<&'s [u8]>,
@@ -38,7 +38,7 @@ pub(crate) struct Received<'s> {
 }
 
 impl Scratch {
-    /// Copies a request, except for the data of a WRITE. Nothing, if there is no header.
+    /// Copies a request, except for the data of a WRITE. Returns `None` if there is no header.
     pub(crate) fn receive(&mut self, slices: &[VolatileSlice<'_>]) -> Option<Received<'_>> {
         let all = Source::new(slices, 0, usize::MAX).len();
         self.request.truncate(HEAD_LEN);
@@ -50,7 +50,7 @@ impl Scratch {
         Some(Received { header, args, list })
     }
 
-    /// Copies what of the request is not copied yet; returns where its arguments end.
+    /// Copies the rest of the request; returns the end of its arguments.
     fn rest(
         &mut self,
         slices: &[VolatileSlice<'_>],

@@ -12,7 +12,7 @@ use fuse_abi::linux as abi;
 struct Comparison {
     program: String,
     expected: String,
-    /// The minor version of the protocol since which the header has what comes next.
+    /// The first minor version of the protocol whose header has the following lines.
     since: u32,
 }
 
@@ -21,7 +21,7 @@ impl Comparison {
         let since = self.since;
         writeln!(self.program, "#if FUSE_KERNEL_MINOR_VERSION >= {since}").unwrap();
         writeln!(self.program, "printf(\"{name} %llu\\n\", (unsigned long long)({c}));").unwrap();
-        // An older header leaves the line to be skipped.
+        // With an older header the program prints the line without values.
         writeln!(self.program, "#else\nputs(\"{name} -\");\n#endif").unwrap();
         writeln!(self.expected, "{name} {value}").unwrap();
     }
@@ -32,7 +32,7 @@ macro_rules! structures {
         let size = u64::try_from(size_of::<abi::$name>()).unwrap();
         $to.line(stringify!($name), concat!("sizeof(struct ", stringify!($name), ")"), size);
         $(
-            // A keyword of Rust's has an underscore more here.
+            // A field that is a keyword of Rust's has an underscore at its end in Rust.
             let field = stringify!($field).strip_suffix('_').unwrap_or(stringify!($field));
             let offset = u64::try_from(std::mem::offset_of!(abi::$name, $field)).unwrap();
             let name = format!("{}.{field}", stringify!($name));
@@ -100,7 +100,7 @@ fn requests(to: &mut Comparison) {
         fuse_ext_header { size, type_ }
     }
     to.since = 39;
-    // Some headers of 38 have no groups.
+    // Some headers of version 38 have no groups.
     structures! { to:
         fuse_supp_groups { nr_groups, groups }
     }
