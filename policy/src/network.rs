@@ -5,6 +5,8 @@
 
 use std::net::IpAddr;
 
+use egress_policy::{Pattern, PatternError};
+
 use crate::names::{self, NameError};
 
 /// The requested network.
@@ -66,6 +68,9 @@ pub enum Wrong {
     /// A name or mapping is not acceptable.
     #[error(transparent)]
     Name(#[from] NameError),
+    /// A pattern of hosts is not understood.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
     /// The text is no IP address.
     #[error("{0:?} is no IP address")]
     Address(String),
@@ -101,6 +106,9 @@ pub fn check(request: &WantedNetwork) -> Result<Network, NetworkError> {
     ];
     if let Some((member, _)) = needs_network.into_iter().find(|(_, given)| *given && request.no_network) {
         return Err(wrong(member)(Wrong::NoNetwork));
+    }
+    for host in &request.allowed_hosts {
+        Pattern::parse(host).map_err(Wrong::from).map_err(wrong(Member::AllowedHosts))?;
     }
     overlap(&request.placeholders).map_err(wrong(Member::Secrets))?;
     if !(0..=65_535).contains(&request.mtu) {
@@ -197,6 +205,10 @@ mod tests {
         let default = WantedNetwork::default;
         let names = |list: &[(&str, &str)]| list.iter().map(|(a, b)| ((*a).into(), (*b).into())).collect();
         for (request, member) in [
+            (
+                WantedNetwork { allowed_hosts: vec!["a".into(), "b c".into()], ..default() },
+                Member::AllowedHosts,
+            ),
             (WantedNetwork { mtu: -1, ..default() }, Member::Mtu),
             (WantedNetwork { mtu: 65_536, ..default() }, Member::Mtu),
             (WantedNetwork { hostname: Some("-".into()), ..default() }, Member::Hostname),

@@ -1,5 +1,5 @@
-//! `cargo xtask conformance`: runs other projects' test suites against parts of the product. The suites' programs are
-//! built once, into the target directory, and are no part of the product.
+//! `cargo xtask conformance`: runs other projects' test suites against parts of the product, and proofs that are too long
+//! for every test run. The suites' programs are built once, into the target directory, and are no part of the product.
 
 use std::path::PathBuf;
 
@@ -20,6 +20,8 @@ const FSX: (&str, &str) = ("fsx", "0.3.2");
 pub(crate) enum Subject {
     /// Shared folders, mounted on this host: as root, and as a user without privilege
     Shares,
+    /// The egress policy: every address of IPv4, a million questions against a second policy
+    Network,
 }
 
 /// Runs the suites of one subject; a missing requirement of a suite is an error.
@@ -33,6 +35,12 @@ pub(crate) fn run(subject: Subject) -> Result<()> {
             cargo.args(["--", "--nocapture"]);
             cargo.env("PJDFSTEST", pjdfstest).env("FSX", fsx).env("REQUIRE", "root,fuse,pjdfstest,fsx");
             steps.take("shares", || Counts::of_run(&mut cargo))
+        }
+        Subject::Network => {
+            let mut cargo = sh::cargo();
+            cargo.args(["test", "--package", "egress_policy", "--tests"]).args(sh::quiet());
+            cargo.env("LONG_PROOFS", "1").env("REQUIRE", "long-proofs");
+            steps.take("egress policy", || Counts::of_run(&mut cargo))
         }
     })
 }

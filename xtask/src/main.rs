@@ -62,7 +62,7 @@ enum Task {
     },
     /// Measure the product: each figure beside its peer's, as a ratio
     Bench(bench::Options),
-    /// Run other projects' test suites against a part of the product
+    /// Run other projects' test suites, or proofs of ours that take minutes, against a part of the product
     Conformance {
         /// The part to test
         subject: conformance::Subject,

@@ -7,7 +7,8 @@ use super::{Member, manifests};
 const LAYERS: &[(&str, &str, &[&str])] = &[
     // 0: leaves
     ("guest_memory", "hypervisor/memory", &[]),
-    ("policy", "policy", &[]),
+    ("egress_policy", "policy/egress", &[]),
+    ("policy", "policy", &["egress_policy"]),
     ("guest_protocol", "guest/protocol", &[]),
     ("wire", "sdk/wire", &[]),
     ("served", "tests/served", &[]),

@@ -414,6 +414,10 @@ mod tests {
                 "invalid add-host mapping",
             ),
             (("network", json!({"add_hosts": [{"host": "a"}]})), "invalid add-host mapping"),
+            (
+                ("network", json!({"allowed_hosts": ["a", "http://b"]})),
+                "network.allowed_hosts: invalid host pattern \"http://b\": is a URL",
+            ),
             (("network", json!({"add_hosts": [{"host": "a:1", "ip": "::1"}]})), "invalid add-host mapping"),
             (("network", json!({"hostname": "-"})), "network.hostname: invalid hostname"),
             (("network", json!({"dns_servers": ["dns.example"]})), "no IP address"),
