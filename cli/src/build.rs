@@ -34,7 +34,7 @@ const BUILDERS: &[Builder] = &[
 ];
 
 /// Builds an image and stores it.
-pub(crate) fn build(args: &BuildArgs) -> anyhow::Result<u8> {
+pub(crate) fn build(args: &BuildArgs, home: impl FnOnce() -> anyhow::Result<Home>) -> anyhow::Result<u8> {
     if let Some(option) = args.later.given() {
         bail!("{option} is not built yet (builds in a sandbox)");
     }
@@ -55,7 +55,7 @@ pub(crate) fn build(args: &BuildArgs) -> anyhow::Result<u8> {
     // The builder ends with this process, in whatever way that ends.
     let group = Group::start()?;
     let image = builder.run(args, &file, &group)?;
-    let imported = builder.store(&image, &args.tag, &group)?;
+    let imported = builder.store(&image, &args.tag, &group, home)?;
     if let (true, Some(summary)) = (args.json, imported.stored.first()) {
         say::json(&wire_image(summary))?;
         return Ok(0);
@@ -92,12 +92,19 @@ impl Builder {
     }
 
     /// Stores the image that was built.
-    fn store(&self, image: &str, tag: &str, group: &Group) -> anyhow::Result<Imported> {
+    fn store(
+        &self,
+        image: &str,
+        tag: &str,
+        group: &Group,
+        home: impl FnOnce() -> anyhow::Result<Home>,
+    ) -> anyhow::Result<Imported> {
         let mut command = self.command();
         command.args(self.save.iter().map(|word| if *word == "{}" { image } else { word }));
         let mut child = group.place(&mut command)?.stdout(Stdio::piped()).spawn().context(self.program)?;
         let mut output = child.stdout.take().context("the builder's output")?;
-        let home = Home::from_env()?;
+        // Behind sudo the builder is root's; the one who reads what it writes is not.
+        let home = home()?;
         let bar = Bar::default();
         let imported = home.as_user(|| -> anyhow::Result<_> {
             let store = Store::open(home.cache())?;

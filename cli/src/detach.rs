@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use crate::say;
 use crate::streams::{Stderr, Stdout};
-use sandbox::Id;
+use sandbox::{Home, Id};
 
 /// Marks the child.
 const CHILD_ENV: &str = "MATCHLOCK_DETACHED";
@@ -24,8 +24,12 @@ pub(crate) fn is_child() -> bool {
     std::env::var_os(CHILD_ENV).is_some()
 }
 
-/// Starts the child with this process's arguments and waits for its report.
-pub(crate) fn launch(arguments: &[OsString]) -> anyhow::Result<u8> {
+/// Starts the child with this process's arguments and waits for its report. Under sudo the child is root's at its start,
+/// as this process is, which becomes the user's `home`'s then.
+pub(crate) fn launch(
+    arguments: &[OsString],
+    home: impl FnOnce() -> anyhow::Result<Home>,
+) -> anyhow::Result<u8> {
     let mut child = Command::new(std::env::current_exe()?)
         .args(arguments.iter().skip(1))
         .env(CHILD_ENV, "1")
@@ -33,6 +37,7 @@ pub(crate) fn launch(arguments: &[OsString]) -> anyhow::Result<u8> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
+    home()?;
     let errors = child.stderr.take().map(|mut stderr| {
         std::thread::spawn(move || {
             let _ = std::io::copy(&mut stderr, &mut Stderr);

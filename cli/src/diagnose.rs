@@ -12,7 +12,8 @@ use crate::hint::Hint;
 use crate::say::{self, say};
 
 /// This project's programs beside the command line.
-const PROGRAMS: [&str; 4] = ["matchlock-vmm", "matchlock-devices", "matchlock-launcher", "matchlock-shares"];
+const PROGRAMS: [&str; 5] =
+    ["matchlock-vmm", "matchlock-devices", "matchlock-launcher", "matchlock-shares", "matchlock-broker"];
 
 /// Memory below which the default sandbox does not fit.
 const ENOUGH_MEMORY_MB: u64 = 1024;
@@ -21,17 +22,16 @@ const ENOUGH_MEMORY_MB: u64 = 1024;
 const ENOUGH_DISK_MB: u64 = 2048;
 
 /// Prints every check; status 1 if one failed.
-pub(crate) fn diagnose(args: &JsonArgs) -> anyhow::Result<u8> {
-    let home = Home::from_env()?;
+pub(crate) fn diagnose(args: &JsonArgs, home: &Home) -> anyhow::Result<u8> {
     let facts = host::facts();
     let mut checks = vec![machine(&facts)];
     checks.extend(kvm(&facts));
     checks.push(qemu(&facts));
     checks.extend(qemu_walls());
     checks.extend(programs());
-    checks.push(kernel(&home));
+    checks.push(kernel(home));
     checks.push(memory());
-    checks.push(disk(&home));
+    checks.push(disk(home));
     checks.push(shared_memory_huge_pages());
     let ok = checks.iter().all(|check| check.status != Fail);
     let diagnosis = Diagnosis { ok, checks };

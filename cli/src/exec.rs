@@ -13,8 +13,7 @@ use crate::stdio::Unwatched;
 use crate::{block_on, environment, run, stdio};
 
 /// Runs a command, and returns its exit status.
-pub(crate) fn exec(args: ExecArgs) -> anyhow::Result<u8> {
-    let home = Home::from_env()?;
+pub(crate) fn exec(args: ExecArgs, home: &Home) -> anyhow::Result<u8> {
     let mode = stdio::mode(args.interactive, args.tty)?;
     let mut argv = args.command;
     if argv.is_empty() {
@@ -24,7 +23,7 @@ pub(crate) fn exec(args: ExecArgs) -> anyhow::Result<u8> {
         }
     }
     let mut env: Vec<_> = run::terminal_type(mode).into_iter().collect();
-    env.extend(environment::collect(&home, &[], &args.env)?);
+    env.extend(environment::collect(home, &[], &args.env)?);
     let exec = Exec {
         program: Program::Argv(argv),
         env,
@@ -36,7 +35,7 @@ pub(crate) fn exec(args: ExecArgs) -> anyhow::Result<u8> {
     };
     block_on(async {
         let id: Id = args.id.parse().map_err(not_found)?;
-        let program = Guest::of(&home, &id).exec(exec).await.map_err(not_found)?;
+        let program = Guest::of(home, &id).exec(exec).await.map_err(not_found)?;
         let mut signals = Signals::catch()?;
         let mut nobody = Unwatched;
         let result = tokio::select! {

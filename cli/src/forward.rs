@@ -43,15 +43,14 @@ impl Wanted {
 }
 
 /// Forwards until ^C, or until the sandbox ends.
-pub(crate) fn port_forward(args: &PortForwardArgs) -> anyhow::Result<u8> {
+pub(crate) fn port_forward(args: &PortForwardArgs, home: &Home) -> anyhow::Result<u8> {
     let wanted = Wanted::new(&args.ports, &args.address)?;
-    let home = Home::from_env()?;
     let id: Id = args.id.parse().map_err(not_found)?;
     block_on(async {
         let mut signals = Signals::catch()?;
         // If the sandbox cannot be reached, this says why.
-        drop(Client::connect(&home, &id).map_err(not_found)?);
-        let forwards = wanted.bind(&Guest::of(&home, &id))?;
+        drop(Client::connect(home, &id).map_err(not_found)?);
+        let forwards = wanted.bind(&Guest::of(home, &id))?;
         let (owned, of) = (home.clone(), id.clone());
         let ended = spawn_blocking(move || sandbox::wait_for_end(&owned, &of));
         let result = tokio::select! {

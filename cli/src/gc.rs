@@ -10,23 +10,22 @@ use crate::hint::Hint;
 use crate::say::say;
 
 /// Cleans up after one sandbox, several or all.
-pub(crate) fn gc(args: &GcArgs) -> anyhow::Result<u8> {
-    let home = Home::from_env()?;
-    let records = Records::open(&home)?;
+pub(crate) fn gc(args: &GcArgs, home: &Home) -> anyhow::Result<u8> {
+    let records = Records::open(home)?;
     let only = args.ids.iter().map(|id| id.parse::<Id>()).collect::<Result<Vec<_>, _>>()?;
     let mut found = Vec::new();
     match only.is_empty() {
-        true => found = sandbox::gc(&home, &records, None)?,
+        true => found = sandbox::gc(home, &records, None)?,
         false => {
             for id in &only {
-                found.append(&mut sandbox::gc(&home, &records, Some(id))?);
+                found.append(&mut sandbox::gc(home, &records, Some(id))?);
             }
         }
     }
     if args.force_running {
         for found in &mut found {
             if matches!(found.judgement, Judgement::Running) {
-                found.judgement = by_force(&home, &records, &found.name).unwrap_or_else(Judgement::Failed);
+                found.judgement = by_force(home, &records, &found.name).unwrap_or_else(Judgement::Failed);
             }
         }
     }

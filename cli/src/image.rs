@@ -20,8 +20,8 @@ use crate::streams::Stdin;
 use crate::table;
 
 /// Lists images.
-pub(crate) fn ls(args: &JsonArgs) -> anyhow::Result<u8> {
-    let list = with_store(|store| Ok(store.list()?))?;
+pub(crate) fn ls(args: &JsonArgs, home: &Home) -> anyhow::Result<u8> {
+    let list = with_store(home, |store| Ok(store.list()?))?;
     if args.json {
         let list: Vec<_> = list.iter().map(wire_image).collect();
         say::json(&list)?;
@@ -46,9 +46,10 @@ pub(crate) fn wire_image(image: &ImageSummary) -> wire::Image {
 }
 
 /// Shows an image.
-pub(crate) fn inspect(args: &ImageInspectArgs) -> anyhow::Result<u8> {
-    let (image, summary) = with_store(|store| Ok(store.get(&args.tag)?.zip(store.summary(&args.tag)?)))?
-        .ok_or_else(|| images::Error::UnknownTag(args.tag.clone()))?;
+pub(crate) fn inspect(args: &ImageInspectArgs, home: &Home) -> anyhow::Result<u8> {
+    let (image, summary) =
+        with_store(home, |store| Ok(store.get(&args.tag)?.zip(store.summary(&args.tag)?)))?
+            .ok_or_else(|| images::Error::UnknownTag(args.tag.clone()))?;
     let ImageConfig { user, working_dir, entrypoint, cmd, env, volumes: _ } = image.config;
     let layers = image.layers.iter();
     let layers =
@@ -63,7 +64,7 @@ pub(crate) fn inspect(args: &ImageInspectArgs) -> anyhow::Result<u8> {
 }
 
 /// Imports an archive.
-pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<u8> {
+pub(crate) fn import(args: &ImportArgs, home: &Home) -> anyhow::Result<u8> {
     let bar = Bar::default();
     let config = config(&args.config)?;
     let mut reader = Stdin;
@@ -88,7 +89,7 @@ pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<u8> {
         ImportSource::Path(&args.path)
     };
     let (imported, form) =
-        with_store(|store| Ok(store.import_as(source, args.tag.as_deref(), config, &bar)?))?;
+        with_store(home, |store| Ok(store.import_as(source, args.tag.as_deref(), config, &bar)?))?;
     bar.clear();
     if args.json {
         let stored: Vec<_> = imported.stored.iter().map(wire_image).collect();
@@ -125,11 +126,11 @@ fn config(args: &ConfigArgs) -> anyhow::Result<Option<ImageConfig>> {
 }
 
 /// Removes tags; a failure for one does not affect the others.
-pub(crate) fn rm(args: &ImageRmArgs) -> anyhow::Result<u8> {
+pub(crate) fn rm(args: &ImageRmArgs, home: &Home) -> anyhow::Result<u8> {
     let mut all = wire::ImagesRemoved::default();
     let mut status = 0;
     for tag in &args.tags {
-        match with_store(|store| Ok(store.remove(tag)?)) {
+        match with_store(home, |store| Ok(store.remove(tag)?)) {
             Ok(Collected { blobs, bytes }) => {
                 (all.blobs, all.freed) = (all.blobs + blobs, all.freed + bytes);
                 all.removed.push(tag.clone());
@@ -150,8 +151,8 @@ pub(crate) fn rm(args: &ImageRmArgs) -> anyhow::Result<u8> {
 }
 
 /// Gives an image one more tag.
-pub(crate) fn tag(args: &ImageTagArgs) -> anyhow::Result<u8> {
-    let summary = with_store(|store| Ok(store.tag(&args.image, &args.tag)?))?;
+pub(crate) fn tag(args: &ImageTagArgs, home: &Home) -> anyhow::Result<u8> {
+    let summary = with_store(home, |store| Ok(store.tag(&args.image, &args.tag)?))?;
     match args.json {
         true => say::json(&wire_image(&summary))?,
         false => say!("Tagged: {}", summary.tag),
@@ -160,8 +161,8 @@ pub(crate) fn tag(args: &ImageTagArgs) -> anyhow::Result<u8> {
 }
 
 /// Removes images that can be pulled again, or all, unless a sandbox runs on them.
-pub(crate) fn prune(args: &ImagePruneArgs) -> anyhow::Result<u8> {
-    let (home, records) = crate::state::open()?;
+pub(crate) fn prune(args: &ImagePruneArgs, home: &Home) -> anyhow::Result<u8> {
+    let records = crate::state::open(home)?;
     let records = records.list()?;
     let running = records.iter().filter(|record| record.status == Status::Running);
     let all = wire::ImagesRemoved::default();
@@ -188,8 +189,8 @@ pub(crate) fn prune(args: &ImagePruneArgs) -> anyhow::Result<u8> {
 }
 
 /// Removes files that no image needs.
-pub(crate) fn gc(args: &JsonArgs) -> anyhow::Result<u8> {
-    let Collected { blobs, bytes } = with_store(|store| Ok(store.gc()?))?;
+pub(crate) fn gc(args: &JsonArgs, home: &Home) -> anyhow::Result<u8> {
+    let Collected { blobs, bytes } = with_store(home, |store| Ok(store.gc()?))?;
     if args.json {
         return removal(&wire::ImagesRemoved { removed: Vec::new(), blobs, freed: bytes });
     }
@@ -202,8 +203,7 @@ fn removal(what: &wire::ImagesRemoved) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn with_store<T>(act: impl FnOnce(Store) -> anyhow::Result<T>) -> anyhow::Result<T> {
-    let home = Home::from_env()?;
+fn with_store<T>(home: &Home, act: impl FnOnce(Store) -> anyhow::Result<T>) -> anyhow::Result<T> {
     home.as_user(|| act(Store::open(home.cache())?))
 }
 

@@ -17,17 +17,17 @@ use crate::{say, state, table};
 const MASK: &str = "***";
 
 /// Prints a sandbox's record.
-pub(crate) fn get(args: &IdsArgs) -> anyhow::Result<u8> {
-    let (_, records) = state::open()?;
+pub(crate) fn get(args: &IdsArgs, home: &Home) -> anyhow::Result<u8> {
+    let records = state::open(home)?;
     state::each(&args.ids, "VM ID required", |id| say::json(&details(&record(&records, id)?)))
 }
 
 /// Prints a sandbox's record and its history.
-pub(crate) fn inspect(args: &IdsArgs) -> anyhow::Result<u8> {
-    let (home, records) = state::open()?;
+pub(crate) fn inspect(args: &IdsArgs, home: &Home) -> anyhow::Result<u8> {
+    let records = state::open(home)?;
     state::each(&args.ids, "VM ID required", |id| {
         let record = record(&records, id)?;
-        let history = history(&home, &record, records.history(&record.id)?);
+        let history = history(home, &record, records.history(&record.id)?);
         let lifecycle = history.last().cloned();
         say::json(&Inspection { vm: details(&record), lifecycle, history })
     })

@@ -13,8 +13,8 @@ use crate::say::{self, say};
 use crate::table;
 
 /// Lists kernels.
-pub(crate) fn ls(args: &JsonArgs) -> anyhow::Result<u8> {
-    let list = with_store(|store| store.list())?;
+pub(crate) fn ls(args: &JsonArgs, home: &Home) -> anyhow::Result<u8> {
+    let list = with_store(home, |store| store.list())?;
     if args.json {
         let list: Vec<_> = list.into_iter().map(wire_kernel).collect();
         say::json(&list)?;
@@ -42,19 +42,19 @@ fn wire_kernel(kernel: StoredKernel) -> wire::Kernel {
 }
 
 /// Removes one kernel, or every one that no sandbox uses.
-pub(crate) fn rm(args: &KernelRmArgs) -> anyhow::Result<u8> {
+pub(crate) fn rm(args: &KernelRmArgs, home: &Home) -> anyhow::Result<u8> {
     let named: Vec<_> = args.kernels.iter().chain(&args.reference).cloned().collect();
     let wanted = match named.is_empty() {
         false => named,
         true if args.all => {
-            with_store(|store| store.list())?.into_iter().map(|kernel| kernel.identifier).collect()
+            with_store(home, |store| store.list())?.into_iter().map(|kernel| kernel.identifier).collect()
         }
         true => anyhow::bail!("kernel required (or use --all)"),
     };
     let mut all = wire::KernelsRemoved::default();
     let mut status = 0;
     for kernel in wanted {
-        match with_store(|store| store.remove(&kernel)) {
+        match with_store(home, |store| store.remove(&kernel)) {
             Ok(freed) => {
                 all.freed += freed;
                 if !args.json {
@@ -76,7 +76,6 @@ pub(crate) fn rm(args: &KernelRmArgs) -> anyhow::Result<u8> {
     Ok(status)
 }
 
-fn with_store<T>(act: impl FnOnce(Store) -> kernels::Result<T>) -> sandbox::Result<T> {
-    let home = Home::from_env()?;
+fn with_store<T>(home: &Home, act: impl FnOnce(Store) -> kernels::Result<T>) -> sandbox::Result<T> {
     home.as_user(|| Ok(act(Store::open(home.cache())?)?))
 }

@@ -15,14 +15,13 @@ use crate::tame::Tamer;
 use crate::{block_on, say};
 
 /// Prints the log; with `--follow` until ^C, or until the sandbox is removed.
-pub(crate) fn log(args: &LogArgs) -> anyhow::Result<u8> {
-    let home = Home::from_env()?;
+pub(crate) fn log(args: &LogArgs, home: &Home) -> anyhow::Result<u8> {
     let id: Id = args.id.parse()?;
     let mut tamer = (!args.raw && io::stdout().is_terminal()).then(Tamer::default);
     if args.follow {
-        return block_on(follow(&home, &id, tamer))?;
+        return block_on(follow(home, &id, tamer))?;
     }
-    let mut log = log::read(&home, &id)?;
+    let mut log = log::read(home, &id)?;
     if let Some(mut tamer) = tamer.take() {
         log = [tamer.piece(&log), tamer.end()].concat().into_bytes();
     }

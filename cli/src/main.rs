@@ -42,7 +42,7 @@ use args::{Cli, Command, ImageCommand, KernelCommand, VolumeCommand};
 use failure::advice;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use sandbox::Start;
+use sandbox::{Home, Powers, Start};
 use say::say;
 
 fn main() -> ExitCode {
@@ -69,41 +69,44 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(cli: Cli, arguments: &[OsString], start: Start) -> anyhow::Result<u8> {
+    // Under sudo this process is root's up to here.
+    let home = |powers| -> anyhow::Result<Home> { Ok(Home::from_env()?.become_owner(powers)?) };
+    let (nothing, take_back, all) = (None, Some(Powers::TakeBack), Some(Powers::Sandbox));
     match cli.command {
-        Command::Run(args) => run::run(*args, arguments, start),
-        Command::Exec(args) => exec::exec(args),
-        Command::Rpc(args) => rpc::rpc(&args),
-        Command::List(args) => state::list(&args),
-        Command::Kill(args) => state::kill(&args),
-        Command::Rm(args) => state::rm(&args),
-        Command::Prune => state::prune(),
-        Command::Gc(args) => gc::gc(&args),
-        Command::Get(args) => inspect::get(&args),
-        Command::Inspect(args) => inspect::inspect(&args),
-        Command::Log(args) => log::log(&args),
-        Command::PortForward(args) => forward::port_forward(&args),
-        Command::Pull(args) => pull::pull(&args),
-        Command::Build(args) => build::build(&args),
+        Command::Run(args) => run::run(*args, arguments, start, home),
+        Command::Exec(args) => exec::exec(args, &home(take_back)?),
+        Command::Rpc(args) => rpc::rpc(&args, home(all)?),
+        Command::List(args) => state::list(&args, &home(take_back)?),
+        Command::Kill(args) => state::kill(&args, &home(take_back)?),
+        Command::Rm(args) => state::rm(&args, &home(take_back)?),
+        Command::Prune => state::prune(&home(take_back)?),
+        Command::Gc(args) => gc::gc(&args, &home(take_back)?),
+        Command::Get(args) => inspect::get(&args, &home(take_back)?),
+        Command::Inspect(args) => inspect::inspect(&args, &home(take_back)?),
+        Command::Log(args) => log::log(&args, &home(nothing)?),
+        Command::PortForward(args) => forward::port_forward(&args, &home(all)?),
+        Command::Pull(args) => pull::pull(&args, &home(nothing)?),
+        Command::Build(args) => build::build(&args, || home(nothing)),
         Command::Image { command } => match command {
-            ImageCommand::Ls(args) => image::ls(&args),
-            ImageCommand::Import(args) => image::import(&args),
-            ImageCommand::Inspect(args) => image::inspect(&args),
-            ImageCommand::Rm(args) => image::rm(&args),
-            ImageCommand::Tag(args) => image::tag(&args),
-            ImageCommand::Prune(args) => image::prune(&args),
-            ImageCommand::Gc(args) => image::gc(&args),
+            ImageCommand::Ls(args) => image::ls(&args, &home(nothing)?),
+            ImageCommand::Import(args) => image::import(&args, &home(nothing)?),
+            ImageCommand::Inspect(args) => image::inspect(&args, &home(nothing)?),
+            ImageCommand::Rm(args) => image::rm(&args, &home(nothing)?),
+            ImageCommand::Tag(args) => image::tag(&args, &home(nothing)?),
+            ImageCommand::Prune(args) => image::prune(&args, &home(take_back)?),
+            ImageCommand::Gc(args) => image::gc(&args, &home(nothing)?),
         },
         Command::Kernel { command } => match command {
-            KernelCommand::Ls(args) => kernel::ls(&args),
-            KernelCommand::Rm(args) => kernel::rm(&args),
+            KernelCommand::Ls(args) => kernel::ls(&args, &home(nothing)?),
+            KernelCommand::Rm(args) => kernel::rm(&args, &home(nothing)?),
         },
         Command::Volume { command } => match command {
-            VolumeCommand::Create(args) => volume::create(&args),
-            VolumeCommand::Ls(args) => volume::ls(&args),
-            VolumeCommand::Rm(args) => volume::rm(&args),
-            VolumeCommand::Cp(args) => volume::copy(&args),
+            VolumeCommand::Create(args) => volume::create(&args, &home(nothing)?),
+            VolumeCommand::Ls(args) => volume::ls(&args, &home(nothing)?),
+            VolumeCommand::Rm(args) => volume::rm(&args, &home(nothing)?),
+            VolumeCommand::Cp(args) => volume::copy(&args, &home(nothing)?),
         },
-        Command::Diagnose(args) => diagnose::diagnose(&args),
+        Command::Diagnose(args) => diagnose::diagnose(&args, &home(all)?),
         Command::Completion { shell } => {
             say::bytes(&args::completion(shell));
             Ok(0)

@@ -11,8 +11,7 @@ use crate::progress::Bar;
 use crate::say::{self, say, tell};
 
 /// Fetches an image. Parts that have not changed are not fetched again.
-pub(crate) fn pull(args: &PullArgs) -> anyhow::Result<u8> {
-    let home = Home::from_env()?;
+pub(crate) fn pull(args: &PullArgs, home: &Home) -> anyhow::Result<u8> {
     let bar = Bar::default();
     if !args.json {
         tell!("Pulling {}...", args.image);

@@ -17,8 +17,8 @@ use crate::signals::Signals;
 use crate::streams::{Stdin, Stdout};
 
 /// Serves until the client is gone, or a signal comes.
-pub(crate) fn rpc(args: &RpcArgs) -> anyhow::Result<u8> {
-    let setup = Setup { home: Home::from_env()?, machine: args.machine, kernel: args.kernel.clone() };
+pub(crate) fn rpc(args: &RpcArgs, home: Home) -> anyhow::Result<u8> {
+    let setup = Setup { home, machine: args.machine, kernel: args.kernel.clone() };
     let last = std::io::stdin().as_fd().try_clone_to_owned()?;
     block_on(async {
         let mut signals = Signals::catch()?;

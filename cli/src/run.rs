@@ -12,8 +12,8 @@ use std::time::Duration;
 use guest_protocol::{Program, Stdio};
 use policy::mounts::{self, Mount};
 use sandbox::{
-    AgentError, DEFAULT_GRACE, Error, Exec, Guest, Handle, Home, ImageOverrides, ProgramStream, Spec, Start,
-    Stop, Terms, TimeLimit, Timings, Why,
+    AgentError, DEFAULT_GRACE, Error, Exec, Guest, Handle, Home, ImageOverrides, Powers, ProgramStream, Spec,
+    Start, Stop, Terms, TimeLimit, Timings, Why,
 };
 use tokio::time::timeout;
 
@@ -33,7 +33,12 @@ const LAST_OUTPUT_LIMIT: Duration = Duration::from_secs(2);
 const LAST_WORDS_LIMIT: Duration = Duration::from_millis(200);
 
 /// Runs the command, and returns its exit status.
-pub(crate) fn run(args: RunArgs, arguments: &[OsString], start: Start) -> anyhow::Result<u8> {
+pub(crate) fn run(
+    args: RunArgs,
+    arguments: &[OsString],
+    start: Start,
+    home: impl FnOnce(Option<Powers>) -> anyhow::Result<Home>,
+) -> anyhow::Result<u8> {
     if let Some((option, part)) = args.later.given() {
         anyhow::bail!("{option} is not built yet ({part})");
     }
@@ -41,7 +46,10 @@ pub(crate) fn run(args: RunArgs, arguments: &[OsString], start: Start) -> anyhow
         anyhow::bail!("--detach cannot be combined with -t/--tty or -i/--interactive");
     }
     let detached = detach::is_child();
-    let home = Home::from_env()?;
+    if args.detach && !detached {
+        return detach::launch(arguments, || home(None));
+    }
+    let home = home(Some(Powers::Sandbox))?;
     let run = Run {
         mode: stdio::mode(args.interactive && !detached, args.tty)?,
         spec: spec(&home, &args, detached)?,
@@ -50,9 +58,6 @@ pub(crate) fn run(args: RunArgs, arguments: &[OsString], start: Start) -> anyhow
         start,
         args,
     };
-    if run.args.detach && !detached {
-        return detach::launch(arguments);
-    }
     block_on(run.supervise(&home))?
 }
 

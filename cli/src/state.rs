@@ -11,8 +11,8 @@ use crate::say::{self, say};
 use crate::{inspect, table};
 
 /// Lists sandboxes, newest first.
-pub(crate) fn list(args: &ListArgs) -> anyhow::Result<u8> {
-    let (_, records) = open()?;
+pub(crate) fn list(args: &ListArgs, home: &Home) -> anyhow::Result<u8> {
+    let records = open(home)?;
     let mut list = records.list()?;
     let unknown = args.ids.iter().filter(|id| !list.iter().any(|record| record.id.as_str() == *id));
     let unknown: Vec<_> = unknown.map(|id| RecordsError::UnknownVm(id.clone())).collect();
@@ -44,14 +44,14 @@ fn wire_vm(record: &Record) -> wire::Vm {
 }
 
 /// Ends sandboxes, and waits until they have ended.
-pub(crate) fn kill(args: &KillArgs) -> anyhow::Result<u8> {
-    let (home, records) = open()?;
+pub(crate) fn kill(args: &KillArgs, home: &Home) -> anyhow::Result<u8> {
+    let records = open(home)?;
     if args.all {
         let running = records.list()?.into_iter().filter(|record| record.status == Status::Running);
-        return Ok(for_each(running, "Killed", |id| Ok(Client::connect(&home, id)?.stop()?)).status);
+        return Ok(for_each(running, "Killed", |id| Ok(Client::connect(home, id)?.stop()?)).status);
     }
     each(&args.ids, "VM ID required (or use --all)", |id| {
-        match Client::connect(&home, id).and_then(Client::stop) {
+        match Client::connect(home, id).and_then(Client::stop) {
             Err(ControlError::NotRunning { .. }) => anyhow::bail!("VM {id} is not running"),
             result => result?,
         }
@@ -61,26 +61,26 @@ pub(crate) fn kill(args: &KillArgs) -> anyhow::Result<u8> {
 }
 
 /// Removes what is left of ended sandboxes.
-pub(crate) fn rm(args: &RmArgs) -> anyhow::Result<u8> {
-    let (home, records) = open()?;
+pub(crate) fn rm(args: &RmArgs, home: &Home) -> anyhow::Result<u8> {
+    let records = open(home)?;
     if args.stopped {
         let ended = records.list()?.into_iter().filter(|record| record.status != Status::Running);
         // Failures are printed but do not change the status: the command did as much as it could.
-        for_each(ended, "Removed", |id| Ok(sandbox::remove(&home, &records, id)?));
+        for_each(ended, "Removed", |id| Ok(sandbox::remove(home, &records, id)?));
         return Ok(0);
     }
     each(&args.ids, "VM ID required (or use --stopped)", |id| {
-        sandbox::remove(&home, &records, id)?;
+        sandbox::remove(home, &records, id)?;
         say!("Removed {id}");
         Ok(())
     })
 }
 
 /// Removes what is left of every ended sandbox.
-pub(crate) fn prune() -> anyhow::Result<u8> {
-    let (home, records) = open()?;
+pub(crate) fn prune(home: &Home) -> anyhow::Result<u8> {
+    let records = open(home)?;
     let ended = records.list()?.into_iter().filter(|record| record.status != Status::Running);
-    let Counted { done, status } = for_each(ended, "Pruned", |id| Ok(sandbox::remove(&home, &records, id)?));
+    let Counted { done, status } = for_each(ended, "Pruned", |id| Ok(sandbox::remove(home, &records, id)?));
     say!("Pruned {done} VMs");
     Ok(status)
 }
@@ -133,9 +133,8 @@ pub(crate) fn each(
 }
 
 /// The records, after a reconcile.
-pub(crate) fn open() -> anyhow::Result<(Home, Records)> {
-    let home = Home::from_env()?;
-    let records = Records::open(&home)?;
-    sandbox::reconcile(&home, &records)?;
-    Ok((home, records))
+pub(crate) fn open(home: &Home) -> anyhow::Result<Records> {
+    let records = Records::open(home)?;
+    sandbox::reconcile(home, &records)?;
+    Ok(records)
 }

@@ -12,8 +12,8 @@ use crate::say::{self, say};
 use crate::table;
 
 /// Makes a volume.
-pub(crate) fn create(args: &VolumeCreateArgs) -> anyhow::Result<u8> {
-    let volume = with_volumes(|volumes| volumes.create(&args.name, args.size))?;
+pub(crate) fn create(args: &VolumeCreateArgs, home: &Home) -> anyhow::Result<u8> {
+    let volume = with_volumes(home, |volumes| volumes.create(&args.name, args.size))?;
     if args.json {
         say::json_line(&wire_volume(&volume))?;
     } else {
@@ -23,8 +23,8 @@ pub(crate) fn create(args: &VolumeCreateArgs) -> anyhow::Result<u8> {
 }
 
 /// Lists volumes.
-pub(crate) fn ls(args: &JsonArgs) -> anyhow::Result<u8> {
-    let list = with_volumes(|volumes| volumes.list())?;
+pub(crate) fn ls(args: &JsonArgs, home: &Home) -> anyhow::Result<u8> {
+    let list = with_volumes(home, |volumes| volumes.list())?;
     if args.json {
         let list: Vec<_> = list.iter().map(wire_volume).collect();
         say::json_line(&list)?;
@@ -35,10 +35,10 @@ pub(crate) fn ls(args: &JsonArgs) -> anyhow::Result<u8> {
 }
 
 /// Removes volumes; a failure for one does not affect the others.
-pub(crate) fn rm(args: &VolumeRmArgs) -> anyhow::Result<u8> {
+pub(crate) fn rm(args: &VolumeRmArgs, home: &Home) -> anyhow::Result<u8> {
     let mut status = 0;
     for name in &args.names {
-        match with_volumes(|volumes| volumes.remove(name)) {
+        match with_volumes(home, |volumes| volumes.remove(name)) {
             Ok(()) => say!("Removed volume {name}"),
             Err(error) => {
                 failure::show(&error);
@@ -50,14 +50,13 @@ pub(crate) fn rm(args: &VolumeRmArgs) -> anyhow::Result<u8> {
 }
 
 /// Copies a volume.
-pub(crate) fn copy(args: &VolumeCopyArgs) -> anyhow::Result<u8> {
-    with_volumes(|volumes| volumes.copy(&args.from, &args.to))?;
+pub(crate) fn copy(args: &VolumeCopyArgs, home: &Home) -> anyhow::Result<u8> {
+    with_volumes(home, |volumes| volumes.copy(&args.from, &args.to))?;
     say!("Copied volume {} to {}", args.from, args.to);
     Ok(0)
 }
 
-fn with_volumes<T>(act: impl FnOnce(Volumes) -> images::Result<T>) -> anyhow::Result<T> {
-    let home = Home::from_env()?;
+fn with_volumes<T>(home: &Home, act: impl FnOnce(Volumes) -> images::Result<T>) -> anyhow::Result<T> {
     home.as_user(|| Ok(act(Volumes::open(home.cache())?)?))
 }
 

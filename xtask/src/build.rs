@@ -8,11 +8,12 @@ use anyhow::Result;
 use crate::sh;
 
 /// The packages that contain the programs.
-const PACKAGES: [&str; 5] = ["matchlock", "guest_agent", "vmm", "software", "sharing"];
+const PACKAGES: [&str; 6] = ["matchlock", "broker", "guest_agent", "vmm", "software", "sharing"];
 
 /// Every program, by its name in a release.
-pub(crate) const PROGRAMS: [&str; 6] = [
+pub(crate) const PROGRAMS: [&str; 7] = [
     "matchlock",
+    "matchlock-broker",
     "matchlock-vmm",
     "matchlock-devices",
     "matchlock-launcher",

@@ -21,6 +21,8 @@ mod records;
 pub mod stand_in;
 mod sys;
 
+pub use broker::Powers;
+
 pub use agent::{
     DETACHED_TAIL, DetachedInfo, DetachedState, Error as AgentError, Event, Exec, ImageOverrides, Input,
     MAX_DETACHED, Output, ProgramStream,

@@ -31,7 +31,7 @@ pub use profile::{
     enter_as_is, enter_with_nothing,
 };
 pub use root::{Shared, enter_root, enter_shared, own_descriptors};
-pub use user::{User, take_own_user, take_user};
+pub use user::{User, become_user, keep_capabilities, take_own_user, take_user};
 
 /// ioctl(2): makes a descriptor non-blocking, or not (Linux asm-generic/ioctls.h).
 pub const FIONBIO: u32 = 0x5421;

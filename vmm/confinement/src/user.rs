@@ -4,13 +4,16 @@
 //! other process, so no list of these users is needed, and none has to be given back. ADR 10 says why no other way was
 //! taken. Not here: which process needs such a user, and its capabilities (each program gives up its own).
 //!
-//! A process that reads and writes a user's files for the guest runs as that user instead ([`take_user`]).
+//! A process that reads and writes a user's files for the guest runs as that user instead ([`take_user`]), and so does a
+//! process that the user has started as root ([`become_user`]).
+
+use std::ffi::OsString;
 
 use rustix::io::{Errno, Result};
-use rustix::process::{Gid, Resource, Uid, geteuid, getpid, getuid};
+use rustix::process::{DumpableBehavior, Gid, Resource, Uid, geteuid, getpid, getuid, set_dumpable_behavior};
 use rustix::thread::{
-    CapabilitySet, capabilities, remove_capability_from_bounding_set, set_thread_groups, set_thread_res_gid,
-    set_thread_res_uid,
+    CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set, set_capabilities,
+    set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
 use crate::limits;
@@ -54,16 +57,67 @@ pub struct User {
     pub groups: Vec<u32>,
 }
 
-/// Makes this process, which is root's, that of `user`, with the user's groups and no other.
+impl User {
+    /// The user as a program's arguments.
+    #[must_use]
+    pub fn arguments(&self) -> Vec<OsString> {
+        [self.uid, self.gid].iter().chain(&self.groups).map(|id| id.to_string().into()).collect()
+    }
+
+    /// The user that a program's arguments tell of; `None` if they tell of none.
+    #[must_use]
+    pub fn from_arguments(arguments: impl IntoIterator<Item = OsString>) -> Option<Self> {
+        let ids = arguments.into_iter().map(|id| id.to_str()?.parse().ok());
+        let ids = ids.collect::<Option<Vec<u32>>>()?;
+        let ([uid, gid], groups) = ids.split_first_chunk()?;
+        Some(Self { uid: *uid, gid: *gid, groups: groups.to_vec() })
+    }
+}
+
+/// Makes this process, which is root's, that of `user`, with the user's groups and no other. What it executes gets no
+/// capability.
 ///
 /// To be called by a process with one thread.
 pub fn take_user(user: &User) -> Result<()> {
     drop_bounds();
+    change_to(user)
+}
+
+/// Makes this process, which is root's, one as the user's own processes are, with the user's groups and no other. It has
+/// no capability and no way back. As it has been root's, none of the user's other processes may look into it.
+///
+/// To be called by a process with one thread.
+pub fn become_user(user: &User) -> Result<()> {
+    change_to(user)?;
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    match set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT) {
+        Err(_) if getuid().as_raw() == user.uid && geteuid().as_raw() == user.uid => Ok(()),
+        _ => Err(Errno::PERM),
+    }
+}
+
+fn change_to(user: &User) -> Result<()> {
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     let groups: Vec<_> = user.groups.iter().copied().map(Gid::from_raw).collect();
     set_thread_groups(&groups)?;
     set_thread_res_gid(gid, gid, gid)?;
     set_thread_res_uid(uid, uid, uid)
+}
+
+/// Leaves this process, and all that it executes, at most these capabilities.
+///
+/// To be called by a process with one thread.
+pub fn keep_capabilities(kept: CapabilitySet) -> Result<()> {
+    for capability in CapabilitySet::all().difference(kept) {
+        // A kernel may be too old to know one.
+        let _ = remove_capability_from_bounding_set(capability);
+    }
+    let kept = kept.intersection(capabilities(None)?.permitted);
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets)?;
+    set_no_new_privs(true)
 }
 
 /// Has no program that this process executes get a capability.

@@ -7,7 +7,8 @@ pub mod protocol;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use process::{Channel, Child, Spawn};
+use broker::{Child, Program};
+use process::{Channel, Spawn};
 use protocol::{End, Report, Request, Spec, exit};
 
 use crate::children::{find, in_process, wait_readable};
@@ -17,8 +18,6 @@ use crate::{Config, Ending, Kind, Machine, MachineError};
 
 /// The VMM's program.
 const PROGRAM: &str = "matchlock-vmm";
-/// KVM's device.
-const KVM: &str = "/dev/kvm";
 
 /// A machine that a VMM process runs.
 #[derive(Debug)]
@@ -33,10 +32,10 @@ impl Native {
     /// Boots a machine. Returns when its vCPUs run.
     pub fn boot(config: Config) -> Result<Self, MachineError> {
         let mut descriptors = Outgoing::default();
-        let hypervisor = descriptors.add(open_kvm()?);
+        let hypervisor = descriptors.add(broker::open_kvm().map_err(system("/dev/kvm"))?);
         let mut spawn = Spawn::new(&find(PROGRAM)?);
         spawn.stderr = config.log.as_ref().map(OwnedFd::try_clone).transpose().map_err(system("log"))?;
-        let (child, channel) = process::spawn(spawn).map_err(in_process(PROGRAM))?;
+        let (child, channel) = broker::start(Program::Vmm, spawn).map_err(in_process(PROGRAM))?;
         let spec = describe(config, hypervisor, &mut descriptors);
         descriptors.send(&channel, &Request::Boot(Box::new(spec))).map_err(in_process(PROGRAM))?;
         let mut machine = Self { child, channel, stopped: false, ending: None };
@@ -168,10 +167,6 @@ fn describe(config: Config, hypervisor: Fd, descriptors: &mut Outgoing) -> Spec 
     }
 }
 
-fn open_kvm() -> Result<OwnedFd, MachineError> {
-    Ok(std::fs::File::options().read(true).write(true).open(KVM).map_err(system(KVM))?.into())
-}
-
 fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> MachineError {
     move |source| MachineError::Process { what, source }
 }
@@ -193,7 +188,7 @@ mod tests {
     fn dead() -> (Native, Channel) {
         let child = process::spawn_without_channel(Spawn::new(Path::new("/bin/true"))).unwrap();
         let (channel, theirs) = Channel::pair().unwrap();
-        (Native { child, channel, stopped: false, ending: None }, theirs)
+        (Native { child: child.into(), channel, stopped: false, ending: None }, theirs)
     }
 
     fn ending(mut machine: Native) -> Ending {

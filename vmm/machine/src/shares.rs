@@ -14,7 +14,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use process::{Channel, Child, Spawn};
+use broker::{Child, Program, User};
+use process::{Channel, Spawn};
 use serde::{Deserialize, Serialize};
 
 use crate::children::{any_of, find, in_process, is_readable, wait_readable, wait_readable_for};
@@ -30,26 +31,13 @@ pub const MAX_DEVICES: usize = 2;
 /// Most mounts of one device.
 pub const MAX_MOUNTS: usize = 64;
 
-/// To the process: what to serve, and as who. The only message.
+/// To the process: what to serve. The only message.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Serve {
     /// Memory of the machine, in bytes.
     pub memory: u64,
-    /// The user whose files are shared, if the process belongs to root on behalf of that user.
-    pub user: Option<UserSpec>,
     /// The devices.
     pub devices: Vec<DeviceSpec>,
-}
-
-/// A user of the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UserSpec {
-    /// The user's number.
-    pub uid: u32,
-    /// Its group.
-    pub gid: u32,
-    /// The groups that it is in besides.
-    pub groups: Vec<u32>,
 }
 
 /// A device to serve.
@@ -114,27 +102,26 @@ pub struct Shares {
 
 impl Shares {
     /// Starts to serve `devices` to a machine with so many bytes of memory; returns also the back ends for that
-    /// machine's configuration. A refusal of the process shows as its end. If root starts the process, it takes on
-    /// `user`.
+    /// machine's configuration. A refusal of the process shows as its end.
     pub fn start(
         devices: Vec<Device>,
         memory: u64,
-        user: Option<UserSpec>,
         log: Option<OwnedFd>,
     ) -> Result<(Self, Vec<BackEnd>), MachineError> {
-        Self::start_with(&find(PROGRAM)?, devices, memory, user, log)
+        Self::start_with(&find(PROGRAM)?, devices, memory, None, log)
     }
 
-    /// [`Shares::start`] with a program from elsewhere.
+    /// [`Shares::start`] with a program from elsewhere. Started by root, the process becomes `user`'s.
     pub fn start_with(
         program: &Path,
         devices: Vec<Device>,
         memory: u64,
-        user: Option<UserSpec>,
+        user: Option<User>,
         log: Option<OwnedFd>,
     ) -> Result<(Self, Vec<BackEnd>), MachineError> {
-        let spawn = Spawn { stderr: log, ..Spawn::new(program) };
-        let (child, channel) = process::spawn(spawn).map_err(in_process(PROGRAM))?;
+        let args = user.map(|user| user.arguments()).unwrap_or_default();
+        let spawn = Spawn { stderr: log, args, ..Spawn::new(program) };
+        let (child, channel) = broker::start(Program::Shares, spawn).map_err(in_process(PROGRAM))?;
         let (mut descriptors, mut specs, mut back_ends) = (Outgoing::default(), Vec::new(), Vec::new());
         for Device { tag, request_queues, mounts } in devices {
             let pair = process::accept_pair();
@@ -150,7 +137,7 @@ impl Shares {
             let device = Elsewhere::FileSystem { tag, request_queues };
             back_ends.push(BackEnd { socket: socket.into(), device });
         }
-        let serve = Serve { memory, user, devices: specs };
+        let serve = Serve { memory, devices: specs };
         descriptors.send(&channel, &serve).map_err(in_process(PROGRAM))?;
         Ok((Self { child, channel }, back_ends))
     }

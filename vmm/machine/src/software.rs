@@ -22,7 +22,8 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use process::{Channel, Child, Spawn};
+use broker::{Child, Program};
+use process::{Channel, Spawn};
 use protocol::{Devices, DevicesReport, Launch, LaunchReport, LaunchRequest, Served};
 
 use crate::children::{any_of, find, in_process, is_readable, wait_readable, wait_readable_for};
@@ -64,7 +65,7 @@ pub struct Programs {
 
 impl Programs {
     /// QEMU's name.
-    pub const QEMU: &'static str = "qemu-system-x86_64";
+    pub const QEMU: &'static str = broker::QEMU;
 
     /// Finds the programs where they are installed.
     pub fn find() -> Result<Self, MachineError> {
@@ -74,15 +75,18 @@ impl Programs {
             devices: find("matchlock-devices")?,
         })
     }
+
+    fn launcher(&self) -> Spawn {
+        Spawn { args: vec![self.qemu.clone().into()], ..Spawn::new(&self.launcher) }
+    }
 }
 
 /// The barriers of this host between the files of QEMU's user and a QEMU that its guest has taken over, an entry for
 /// each; a missing barrier comes with the reason.
 pub fn walls(programs: &Programs) -> Result<Vec<Result<String, String>>, MachineError> {
-    let (_launcher, channel) =
-        process::spawn(Spawn::new(&programs.launcher)).map_err(in_process(LAUNCHER))?;
-    let request = LaunchRequest::Probe(programs.qemu.clone());
-    channel.send(&request, &[]).map_err(in_process(LAUNCHER))?;
+    let started = broker::start(Program::Launcher, programs.launcher());
+    let (_launcher, channel) = started.map_err(in_process(LAUNCHER))?;
+    channel.send(&LaunchRequest::Probe, &[]).map_err(in_process(LAUNCHER))?;
     match channel.recv().map_err(in_process(LAUNCHER))? {
         Some((LaunchReport::Walls(walls), _)) => Ok(walls),
         Some((LaunchReport::Refused(why), _)) => Err(MachineError::Refused(why)),
@@ -121,14 +125,15 @@ impl Software {
         let log = log.map_err(|source| MachineError::Process { what: "log", source })?;
         let mut devices_spawn = Spawn::new(&programs.devices);
         devices_spawn.stderr = log;
-        let mut launcher_spawn = Spawn::new(&programs.launcher);
+        let mut launcher_spawn = programs.launcher();
         launcher_spawn.stderr = config.log.as_ref().and_then(|log| log.try_clone().ok());
         // Both processes start up while the rest of the machine is prepared.
-        let (devices, devices_channel) = process::spawn(devices_spawn).map_err(in_process(DEVICES))?;
-        let (launcher, launcher_channel) = process::spawn(launcher_spawn).map_err(in_process(LAUNCHER))?;
+        let (devices, devices_channel) =
+            broker::start(Program::Devices, devices_spawn).map_err(in_process(DEVICES))?;
+        let (launcher, launcher_channel) =
+            broker::start(Program::Launcher, launcher_spawn).map_err(in_process(LAUNCHER))?;
 
-        let plan = Plan::new(programs, config, clock)
-            .map_err(|source| MachineError::Process { what: QEMU, source })?;
+        let plan = Plan::new(config, clock).map_err(|source| MachineError::Process { what: QEMU, source })?;
         plan.served.send(&devices_channel, &plan.devices).map_err(in_process(DEVICES))?;
         plan.inherited.send(&launcher_channel, &plan.launch).map_err(in_process(LAUNCHER))?;
         let qemu = started(&launcher_channel)?;
@@ -181,12 +186,17 @@ impl Software {
         }
     }
 
+    /// Ends QEMU at once, or has its launcher do so: behind a broker, only root and the launcher may kill QEMU.
+    fn end_qemu(&self) {
+        let _ = rustix::process::pidfd_send_signal(&self.qemu, rustix::process::Signal::KILL);
+        let _ = rustix::net::shutdown(&self.launcher_channel, rustix::net::Shutdown::Both);
+    }
+
     /// Ends the processes that still run, and waits until none is left. The only process that is waited for without
     /// having been killed is a launcher that reaps QEMU, which gets a moment to do so.
     fn end_all(&mut self) {
-        let _ = rustix::net::shutdown(&self.launcher_channel, rustix::net::Shutdown::Both);
         let _ = self.devices.kill();
-        let _ = rustix::process::pidfd_send_signal(&self.qemu, rustix::process::Signal::KILL);
+        self.end_qemu();
         wait_readable_for(self.launcher.as_fd(), LAUNCHER_PATIENCE);
         let _ = self.launcher.kill();
         let _ = self.launcher.wait();
@@ -211,7 +221,7 @@ impl Machine for Software {
     fn stop(&mut self) {
         if self.ending.is_none() {
             self.stopped = true;
-            let _ = rustix::process::pidfd_send_signal(&self.qemu, rustix::process::Signal::KILL);
+            self.end_qemu();
         }
     }
 
@@ -223,8 +233,12 @@ impl Machine for Software {
         if let Some(ending) = &self.ending {
             return ending.clone();
         }
-        wait_readable(self.ended.as_fd());
-        let ending = if self.stopped { Ending::PowerOff } else { self.cause() };
+        let ending = if self.stopped {
+            Ending::PowerOff
+        } else {
+            wait_readable(self.ended.as_fd());
+            self.cause()
+        };
         self.end_all();
         self.ending = Some(ending.clone());
         ending
@@ -259,7 +273,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(programs: &Programs, config: Config, clock: Calibration) -> io::Result<Self> {
+    fn new(config: Config, clock: Calibration) -> io::Result<Self> {
         let (mut served, mut inherited) = (Outgoing::default(), Inherited::default());
         let (mut devices, mut front_ends) = (Vec::new(), Vec::new());
         for device in DeviceSpec::describe(config.disks, config.ports, &mut served) {
@@ -291,8 +305,8 @@ impl Plan {
         let stdout = inherited.add(config.console);
         let memory = u64::from(config.memory_mib) << 20;
         let unconfined = std::env::var_os(UNCONFINED).is_some_and(|value| value == "1");
-        let (program, args) = (programs.qemu.clone(), args.build());
-        let launch = Launch { program, memory, unconfined, args, inherit, stdout, reopened };
+        let args = args.build();
+        let launch = Launch { memory, unconfined, args, inherit, stdout, reopened };
         Ok(Self {
             devices: Devices { memory, devices },
             served,

@@ -20,7 +20,7 @@ use anyhow::{Context, bail, ensure};
 use confinement::User;
 use fuse::{Coherence, FileSystem, Session};
 use machine::descriptors::Incoming;
-use machine::shares::{DeviceSpec, MAX_DEVICES, MAX_MOUNTS, MountSpec, Serve, SharesReport, UserSpec, View};
+use machine::shares::{DeviceSpec, MAX_DEVICES, MAX_MOUNTS, MountSpec, Serve, SharesReport, View};
 use process::Channel;
 use rustix::fs::{FileType, Mode};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -40,20 +40,20 @@ struct Planned {
     mounts: Vec<(OwnedFd, View)>,
 }
 
-/// Serves until the supervisor hangs up or a device fails.
-pub fn run(channel: Channel) -> anyhow::Result<()> {
+/// Serves until the supervisor hangs up or a device fails; as `user`, if this process is root's on that user's behalf.
+pub fn run(channel: Channel, user: Option<&User>) -> anyhow::Result<()> {
     let channel = Arc::new(channel);
     // They outlive the report of a failure: a machine notices that a device is gone only after the supervisor knows why.
     let mut planned = Vec::new();
-    let outcome = serve(&channel, &mut planned);
+    let outcome = serve(&channel, user, &mut planned);
     if let Err(error) = &outcome {
         fail(&channel, error);
     }
     outcome
 }
 
-fn serve(channel: &Arc<Channel>, planned: &mut Vec<Planned>) -> anyhow::Result<()> {
-    let Some((Serve { memory, user, devices }, received)) = channel.recv().context("first message")? else {
+fn serve(channel: &Arc<Channel>, user: Option<&User>, planned: &mut Vec<Planned>) -> anyhow::Result<()> {
+    let Some((Serve { memory, devices }, received)) = channel.recv().context("first message")? else {
         return Ok(());
     };
     ensure!(devices.len() <= MAX_DEVICES, "{} devices are too many", devices.len());
@@ -69,11 +69,10 @@ fn serve(channel: &Arc<Channel>, planned: &mut Vec<Planned>) -> anyhow::Result<(
     // The guest's own umask has been heeded.
     rustix::process::umask(Mode::empty());
 
-    let user = user.map(|UserSpec { uid, gid, groups }| User { uid, gid, groups });
     // Each device maps all of the memory for itself, and twice for a moment when its front end tells of it anew.
     let mapped = u64::try_from(planned.len())?.saturating_mul(2).saturating_mul(memory);
     let shared = planned.iter_mut().flat_map(|device| device.mounts.drain(..)).collect();
-    let inside = confine::walls(shared, user.as_ref(), mapped)?;
+    let inside = confine::walls(shared, user, mapped)?;
     let sessions = sessions(inside, &counts)?;
     confine::close_the_last_door()?;
 

@@ -43,8 +43,8 @@ const MAX_COPY: u64 = 512 << 20;
 /// of guest code.
 const OWN_MEMORY: u64 = 4 << 30;
 
-/// Runs QEMU until it ends or the supervisor hangs up. Only the main thread may call this function.
-pub fn run(channel: &Channel) -> anyhow::Result<()> {
+/// Runs QEMU, the file `program`, until it ends or the supervisor hangs up. Only the main thread may call this function.
+pub fn run(channel: &Channel, program: &Path) -> anyhow::Result<()> {
     // The launcher isolates itself while the supervisor still prepares the request.
     let isolation = isolate();
     let Some((request, descriptors)) = channel.recv().context("first message")? else {
@@ -52,12 +52,12 @@ pub fn run(channel: &Channel) -> anyhow::Result<()> {
     };
     let launch = match request {
         LaunchRequest::Launch(launch) => launch,
-        LaunchRequest::Probe(program) => {
-            let (walls, _) = confine(&isolation, &program, &mut [], Limits::default())?;
+        LaunchRequest::Probe => {
+            let (walls, _) = confine(&isolation, program, &mut [], Limits::default())?;
             return Ok(channel.send(&LaunchReport::Walls(walls.describe()), &[])?);
         }
     };
-    let (mut qemu, errors) = match start(&isolation, launch, descriptors) {
+    let (mut qemu, errors) = match start(&isolation, program, launch, descriptors) {
         Ok(started) => started,
         Err(error) => {
             channel.send(&LaunchReport::Refused(format!("{error:#}")), &[])?;
@@ -169,6 +169,7 @@ fn by_number(number: i32) -> PathBuf {
 /// Starts QEMU, confined; returns also its standard error.
 fn start(
     isolation: &io::Result<()>,
+    program: &Path,
     launch: Launch,
     descriptors: Vec<OwnedFd>,
 ) -> anyhow::Result<(Child, File)> {
@@ -183,7 +184,7 @@ fn start(
         if reopened { &mut files } else { &mut others }.push((descriptor, number));
     }
     let limits = Limits::new(launch.memory, launch.memory, OWN_MEMORY);
-    let (walls, landlock) = confine(isolation, &launch.program, &mut files, limits)?;
+    let (walls, landlock) = confine(isolation, program, &mut files, limits)?;
     let missing: Vec<String> = walls.describe().into_iter().filter_map(Result::err).collect();
     if !missing.is_empty() {
         crate::say(PROGRAM, &format!("QEMU has {}", missing.join(", ")));
@@ -202,7 +203,7 @@ fn start(
         // QEMU also dies if the launcher itself is killed.
         dies_with_thread: true,
         confinement: Confinement { landlock: Some(landlock), seccomp: Some(qemu::PROFILE.filter()) },
-        ..Spawn::new(&launch.program)
+        ..Spawn::new(program)
     };
     Ok((process::spawn_without_channel(spawn)?, File::from(errors)))
 }

@@ -37,17 +37,17 @@ struct Launched {
 fn launch(victims: &Path, absent: &[Call], unconfined: bool) -> Result<Launched, String> {
     let (log, stderr) = std::io::pipe().unwrap();
     let (said, stdout) = std::io::pipe().unwrap();
+    let (directory, program) = for_everybody();
     let spawn = Spawn {
+        args: vec![program.into()],
         stderr: Some(stderr.into()),
         confinement: Confinement { landlock: None, seccomp: Some(pretend_absent_filter(absent)) },
         ..Spawn::new(Path::new(env!("CARGO_BIN_EXE_matchlock-launcher")))
     };
     let (launcher, channel) = process::spawn(spawn).unwrap();
-    let (directory, program) = for_everybody();
     let args = ["--exact", "taken_over", "--ignored", "--nocapture"].map(str::to_owned);
     let told = [victims.to_str().unwrap().to_owned(), launcher.pid().to_string()];
     let launch = Launch {
-        program,
         memory: 1 << 30,
         unconfined,
         args: args.into_iter().chain(told).collect(),

@@ -16,6 +16,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("fuzzed", "tests/fuzzed", &[]),
     ("confinement", "vmm/confinement", &[]),
     ("process", "vmm/process", &["confinement"]),
+    ("broker", "vmm/broker", &["confinement", "process"]),
     ("waiting", "runtime/waiting", &["process"]),
     ("web", "runtime/web", &["waiting"]),
     ("debian", "runtime/debian", &["waiting", "web"]),
@@ -35,7 +36,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("shares", "backends/shares", &["fuse", "guest_memory"]),
     ("vhost_backend", "backends/vhost", &["guest_memory", "virtio"]),
     // 3: the only place where hypervisor and devices meet
-    ("machine", "vmm/machine", &["disk", "process", "virtio"]),
+    ("machine", "vmm/machine", &["broker", "disk", "process", "virtio"]),
     (
         "vmm",
         "vmm/native",
@@ -67,6 +68,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
         "sandbox",
         "runtime/sandbox",
         &[
+            "broker",
             "disk",
             "guest_memory",
             "guest_protocol",

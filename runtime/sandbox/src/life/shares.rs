@@ -9,7 +9,7 @@ use std::path::Path;
 
 use guest_protocol::{SHARES_TAG, ShareMount};
 use machine::BackEnd;
-use machine::shares::{Device, Shares as Process, UserSpec, View};
+use machine::shares::{Device, Shares as Process, View};
 use policy::disks::{Disk, Owner};
 use policy::mounts::{Content, Mount as Wanted};
 use rustix::fs::{Mode, OFlags};
@@ -84,7 +84,6 @@ impl Shares {
     /// Starts to serve the shares to a machine with so much memory; returns what the machine has elsewhere for that.
     pub(crate) fn serve(
         &self,
-        home: &Home,
         memory_mib: u32,
         vcpus: u8,
         log: OwnedFd,
@@ -102,11 +101,7 @@ impl Shares {
         let request_queues = vcpus.clamp(1, MAX_QUEUES).into();
         let device = Device { tag: SHARES_TAG.to_owned(), request_queues, mounts };
         let memory = u64::from(memory_mib) << 20;
-        let user = home.user().map(|user| {
-            let (uid, gid, groups) = user.ids();
-            UserSpec { uid, gid, groups }
-        });
-        Ok(Some(Process::start(vec![device], memory, user, Some(log))?))
+        Ok(Some(Process::start(vec![device], memory, Some(log))?))
     }
 }
 

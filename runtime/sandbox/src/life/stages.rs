@@ -241,7 +241,7 @@ impl Booting {
         let log = OwnedFd::from(log);
         let process_log = log.try_clone().map_err(Error::system("log pipe"))?;
         let (shares, elsewhere) =
-            base.shares.serve(&base.home, base.grant.memory_mib, base.grant.vcpus, process_log)?.unzip();
+            base.shares.serve(base.grant.memory_mib, base.grant.vcpus, process_log)?.unzip();
         let config = machine::Config {
             vcpus: base.grant.vcpus,
             memory_mib: base.grant.memory_mib,

@@ -19,6 +19,9 @@ pub enum Error {
     /// Root was asked to act for a user that this host does not know.
     #[error("SUDO_USER names no user with a home directory: {0:?}")]
     SudoUser(String),
+    /// This process is root's on behalf of a user, and could not become that user's.
+    #[error(transparent)]
+    User(#[from] broker::Error),
     /// An operation on a file or directory failed.
     #[error("{path}: {source}", path = path.display())]
     Io {

@@ -11,10 +11,10 @@ use std::io;
 
 use rusqlite::params;
 
+use crate::Id;
 use crate::records::error::{Error, Result};
 use crate::records::history::Step;
 use crate::records::store::{BadRow, Records};
-use crate::{Id, sys};
 
 /// A kind of external resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +41,7 @@ impl Kind {
     /// The resource of this kind that a sandbox may have.
     fn of(self, id: &Id) -> Resource {
         let name = match self {
-            // Linux takes at most 15 bytes.
-            Self::Interface => id.as_str().replacen("vm-", "ml-", 1),
+            Self::Interface => broker::interface(id.number()),
         };
         Resource { kind: self, name }
     }
@@ -67,10 +66,10 @@ impl Resource {
         resource.ok_or_else(|| BadRow::new(&format!("{id} {kind} {name}")))
     }
 
-    /// Takes the resource back; one that was never made, or is gone, is no error.
-    fn undo(&self) -> io::Result<()> {
+    /// Takes the resource back from the sandbox that has it; one that was never made, or is gone, is no error.
+    fn undo(&self, id: &Id) -> io::Result<()> {
         match self.kind {
-            Kind::Interface => sys::delete_interface(&self.name),
+            Kind::Interface => broker::delete_interface(id.number()),
         }
     }
 }
@@ -145,16 +144,16 @@ impl Records {
         })
     }
 
-    /// Takes back the resources of a sandbox without an owner, with the rights of this process and not of the home's
-    /// user.
+    /// Takes back the resources of a sandbox without an owner.
     pub(crate) fn take_back(&self, id: &Id) -> Result<TakenBack> {
         let mut taken = TakenBack::default();
         for resource in self.resources(id)? {
             let (name, undone) = match resource {
                 Ok(resource) => {
                     let name = resource.to_string();
-                    let undone =
-                        resource.undo().map_err(|source| Error::External { resource: name.clone(), source });
+                    let undone = resource
+                        .undo(id)
+                        .map_err(|source| Error::External { resource: name.clone(), source });
                     if undone.is_ok() {
                         self.release(id, &resource)?;
                         taken.names.push(name.clone());

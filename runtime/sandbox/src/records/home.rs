@@ -23,6 +23,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use broker::Powers;
 use registry::{Registries, Trust};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
@@ -61,6 +62,18 @@ impl Home {
             Some(home) if home.is_absolute() => Ok(Self { user: User::of_home(&home)?, ..Self::at(&home) }),
             _ => Err(Error::NoHome),
         }
+    }
+
+    /// If this process is root's on behalf of the user who owns the files here, makes it that user's, for good. With
+    /// `powers`, it has a broker for what still takes root, and ends with that.
+    ///
+    /// To be called by a process with one thread.
+    pub fn become_owner(self, powers: Option<Powers>) -> Result<Self> {
+        if let Some(user) = &self.user {
+            let (uid, gid, groups) = user.ids();
+            broker::become_user(&broker::User { uid, gid, groups }, powers)?;
+        }
+        Ok(Self { user: None, ..self })
     }
 
     /// The home of another user.

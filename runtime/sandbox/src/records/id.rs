@@ -17,6 +17,12 @@ impl Id {
         Ok(Self(format!("vm-{:08x}", u32::from_be_bytes(bytes))))
     }
 
+    /// The id's digits as a number.
+    pub(crate) fn number(&self) -> u32 {
+        // An id has eight of them.
+        self.0.strip_prefix("vm-").and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or_default()
+    }
+
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -52,6 +58,7 @@ mod tests {
     fn only_what_random_makes_is_an_id() {
         let id = Id::random().unwrap();
         assert_eq!(id.as_str().parse::<Id>().unwrap(), id);
+        assert_eq!("vm-00ffee01".parse::<Id>().unwrap().number(), 0x00ff_ee01);
         for text in
             ["", "vm-", "vm-1234567", "vm-123456789", "vm-1234567G", "vm-ABCDEF01", "../x", "vm-../../a"]
         {

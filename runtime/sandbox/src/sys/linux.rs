@@ -1,16 +1,14 @@
-//! Linux: KVM as the host shows it, RAM, sockets below long paths, and network interfaces.
+//! Linux: KVM as the host shows it, RAM, and sockets below long paths.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use policy::machine::{HostFacts, KvmDevice};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 
 use crate::arch::hardware_virtualization;
 
@@ -23,18 +21,15 @@ pub(crate) fn facts(qemu: Option<String>) -> HostFacts {
 }
 
 fn kvm() -> KvmDevice {
-    match kvm_ioctls::Kvm::new() {
-        Ok(kvm) => KvmDevice::Open { api_version: kvm.get_api_version() },
-        Err(error) => {
-            let error = io::Error::from_raw_os_error(error.errno());
-            match error.kind() {
-                io::ErrorKind::NotFound => KvmDevice::Absent,
-                io::ErrorKind::PermissionDenied => KvmDevice::Denied,
-                // The node exists without a driver behind it.
-                _ if matches!(error.raw_os_error(), Some(ENXIO | ENODEV)) => KvmDevice::Absent,
-                _ => KvmDevice::Broken(error.to_string()),
-            }
-        }
+    match broker::kvm_api_version() {
+        Ok(api_version) => KvmDevice::Open { api_version },
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound => KvmDevice::Absent,
+            io::ErrorKind::PermissionDenied => KvmDevice::Denied,
+            // The node exists without a driver behind it.
+            _ if matches!(error.raw_os_error(), Some(ENXIO | ENODEV)) => KvmDevice::Absent,
+            _ => KvmDevice::Broken(error.to_string()),
+        },
     }
 }
 
@@ -73,26 +68,6 @@ impl SocketPath {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
-    }
-}
-
-/// Deletes a network interface; one that is not there is no error. Needs CAP_NET_ADMIN.
-pub(crate) fn delete_interface(name: &str) -> io::Result<()> {
-    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    let is_gone = || match netdevice::name_to_index(&socket, name) {
-        Err(Errno::NODEV) => Ok(true),
-        found => found.map(|_| false),
-    };
-    if is_gone()? {
-        return Ok(());
-    }
-    let ip = process::find_program("ip").ok_or_else(|| io::Error::other("ip (iproute2) is not installed"))?;
-    let mut command = Command::new(ip);
-    let output = command.args(["link", "delete", "dev", name]).stdin(Stdio::null()).output()?;
-    // The interface may have gone by itself meanwhile, with the process that had it open.
-    match output.status.success() || is_gone()? {
-        true => Ok(()),
-        false => Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
     }
 }
 

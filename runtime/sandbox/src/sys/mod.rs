@@ -1,5 +1,4 @@
-//! Differences between operating systems: the host's facts, long socket paths, network interfaces, processes, changes
-//! in directories.
+//! Differences between operating systems: the host's facts, long socket paths, processes, changes in directories.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -9,7 +8,7 @@ mod process;
 mod watch;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{SocketPath, delete_interface, facts, memory_mb};
+pub(crate) use linux::{SocketPath, facts, memory_mb};
 #[cfg(target_os = "linux")]
 pub(crate) use process::ProcessHandle;
 #[cfg(target_os = "linux")]

@@ -21,13 +21,15 @@ pub(crate) const TESTS: &[Test] = &[
     ("sudo::files_are_the_users", files_are_the_users),
     ("sudo::files_of_root_stay_roots", files_of_root_stay_roots),
     ("sudo::machines_are_nobodys", machines_are_nobodys),
+    ("sudo::supervisors_are_the_users", supervisors_are_the_users),
     ("sudo::shares_are_the_users", shares_are_the_users),
     ("sudo::a_home_of_another_user", a_home_of_another_user),
     ("sudo::the_end_of_input_ends_roots_server", the_end_of_input_ends_roots_server),
 ];
 
-const PROGRAMS: [&str; 6] = [
+const PROGRAMS: [&str; 7] = [
     "matchlock",
+    "matchlock-broker",
     "matchlock-vmm",
     "matchlock-devices",
     "matchlock-launcher",
@@ -141,6 +143,12 @@ impl User {
         let done = self.sudo(&[&arguments, more].concat());
         assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{done:?}");
         done.stdout.trim_end().to_owned()
+    }
+
+    /// The process id of a sandbox's supervisor.
+    fn supervisor(&self, id: &str) -> String {
+        let vm: serde_json::Value = serde_json::from_str(&self.done(&["get", id]).stdout).unwrap();
+        vm["pid"].as_u64().unwrap().to_string()
     }
 
     fn assert_owns_everything(&self) {
@@ -335,7 +343,7 @@ fn name(path: &Path) -> &str {
     path.file_name().and_then(|name| name.to_str()).unwrap()
 }
 
-/// Only the supervisor is root's. No process of its machine belongs to root, to the user, or to the user of another
+/// Only a broker is root's. No process of its machine belongs to root, to the user, or to the user of another
 /// sandbox's process.
 fn machines_are_nobodys() {
     let user = User::new();
@@ -343,11 +351,13 @@ fn machines_are_nobodys() {
     let mut users = BTreeSet::new();
     for id in &ids {
         assert_eq!(user.done(&["exec", id, "echo", "hi"]), success("hi\n"));
-        let vm: serde_json::Value = serde_json::from_str(&user.done(&["get", id]).stdout).unwrap();
-        let supervisor = vm["pid"].as_u64().unwrap().to_string();
-        assert_eq!(status(&supervisor, "Uid:"), ["0"; 4]);
-        let processes = descendants(&supervisor);
+        let supervisor = user.supervisor(id);
+        assert_eq!(status(&supervisor, "Uid:"), vec![user.uid.to_string(); 4]);
+        let broker = broker(&supervisor);
+        assert_eq!(status(&broker, "Uid:"), ["0"; 4]);
+        let processes = descendants(&broker);
         assert!(!processes.is_empty());
+        assert_eq!(descendants(&supervisor).len(), 1 + processes.len());
         for pid in processes {
             let ids = status(&pid, "Uid:");
             let who = format!("{:?}: {ids:?}", status(&pid, "Name:"));
@@ -369,6 +379,48 @@ fn machines_are_nobodys() {
     assert_eq!(different.len(), users.len(), "{users:?}");
     ids.iter().for_each(|id| assert_eq!(user.done(&["kill", id]).status, 0));
     user.assert_no_process();
+}
+
+/// While a guest runs, no thread of its supervisor has anything of root's; what has does not outlive the sandbox, nor the
+/// sandbox it. The user may end the sandbox, and so may root.
+fn supervisors_are_the_users() {
+    let user = User::new();
+    let port =
+        (600..1024).rev().find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap();
+    let id = user.run_detached(&["--publish", &format!("127.0.0.1:{port}:7")]);
+    assert_eq!(user.done(&["exec", &id, "echo", "hi"]), success("hi\n"));
+    std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let supervisor = user.supervisor(&id);
+    let threads = blackbox::names(&Path::new("/proc").join(&supervisor).join("task"));
+    assert!(threads.len() > 1, "{threads:?}");
+    for thread in threads {
+        let (uid, gid) = (user.uid.to_string(), user.gid.to_string());
+        assert_eq!(status(&thread, "Uid:"), vec![uid; 4]);
+        assert_eq!(status(&thread, "Gid:"), vec![gid.clone(); 4]);
+        assert_eq!(status(&thread, "Groups:"), [gid]);
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+            assert_eq!(status(&thread, set), ["0000000000000000"], "{set}");
+        }
+    }
+    let broker = broker(&supervisor);
+    assert_eq!((status(&broker, "Threads:"), status(&broker, "NoNewPrivs:")), (one("1"), one("1")));
+
+    blackbox::kill_and_wait(rustix::process::Pid::from_raw(broker.parse().unwrap()).unwrap());
+    user.assert_no_process();
+    assert!(user.done(&["list"]).stdout.contains("crashed"));
+    assert_eq!(user.done(&["rm", &id]), success(&format!("Removed {id}\n")));
+
+    let id = user.run_detached(&[]);
+    let forced = user.sudo(&["gc", "--force-running", &id]);
+    assert_eq!((forced.status, forced.stderr.as_str()), (0, ""), "{forced:?}");
+    user.assert_no_process();
+    user.assert_owns_everything();
+}
+
+/// The process that stays root's beside a supervisor.
+fn broker(supervisor: &str) -> String {
+    let is_broker = |pid: &String| status(pid, "Name:") == ["matchlock-broke"];
+    descendants(supervisor).into_iter().find(is_broker).unwrap()
 }
 
 fn one(value: &str) -> Vec<String> {

@@ -15,8 +15,6 @@
 //! A supervisor that hangs up ends both helpers, and QEMU with the launcher. Descriptors travel beside the message; a
 //! [`Fd`] is an index into them. Not here: QMP, which the supervisor speaks with QEMU itself.
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 
 use crate::descriptors::Fd;
@@ -49,20 +47,18 @@ pub enum DevicesReport {
     Failed(String),
 }
 
-/// Requests to the launcher, which gets one.
+/// Requests to the launcher, which gets one. QEMU's file is an argument of the launcher's.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum LaunchRequest {
     /// Start QEMU.
     Launch(Launch),
-    /// Set up the barriers that this QEMU would have around it, and report them.
-    Probe(PathBuf),
+    /// Set up the barriers that QEMU would have around it, and report them.
+    Probe,
 }
 
 /// The QEMU to start.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Launch {
-    /// QEMU's file.
-    pub program: PathBuf,
     /// Memory of the machine, in bytes.
     pub memory: u64,
     /// Whether to start QEMU even if nothing keeps it from its user's files.

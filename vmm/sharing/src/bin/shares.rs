@@ -1,5 +1,7 @@
 //! `matchlock-shares`: serves directories of the host to a guest. Started by matchlock, not by people.
 
+use anyhow::Context;
+
 fn main() -> anyhow::Result<()> {
     // No unwinding, in any build: a thread that is gone would leave its queue standing still.
     let said = std::panic::take_hook();
@@ -7,5 +9,9 @@ fn main() -> anyhow::Result<()> {
         said(panic);
         std::process::abort();
     }));
-    sharing::run(process::parent_channel()?)
+    // Not from the supervisor, whose user may have less to say than the one who starts this.
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let told = (!arguments.is_empty()).then(|| confinement::User::from_arguments(arguments));
+    let user = told.map(|user| user.context("the user of the shared folders")).transpose()?;
+    sharing::run(process::parent_channel()?, user.as_ref())
 }

@@ -7,8 +7,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use confinement::User;
 use guest_memory::{Backing, GuestRam, SharedFile, allocate};
-use machine::shares::{Device, Shares, UserSpec, View};
+use machine::shares::{Device, Shares, View};
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
@@ -87,11 +88,7 @@ fn used(queue: usize) -> u64 {
 }
 
 /// Starts the process, and lets it come to where it serves.
-pub(crate) fn start(
-    program: &Path,
-    mounts: &[(&Path, View)],
-    user: Option<UserSpec>,
-) -> (Shares, UnixStream) {
+pub(crate) fn start(program: &Path, mounts: &[(&Path, View)], user: Option<User>) -> (Shares, UnixStream) {
     let open = |(path, view): &(&Path, View)| (OwnedFd::from(File::open(path).unwrap()), *view);
     let device =
         Device { tag: "matchlock".to_owned(), request_queues: 2, mounts: mounts.iter().map(open).collect() };

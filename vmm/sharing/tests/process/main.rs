@@ -10,11 +10,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use confinement::User;
 use guest::{
     FIRST, Guest, IN_TABLE, NEXT, PATIENCE, QUEUE_SIZE, REPLY, REQUEST, ROOT, URGENT, WRITE, answer, long,
     longs, request, terminated, words,
 };
-use machine::shares::{UserSpec, View};
+use machine::shares::View;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
@@ -253,7 +254,7 @@ fn root_serves_a_users_directory_as_that_user_and_sees_nothing_else() {
     chown(&shared, Some(USER), Some(USER)).unwrap();
     fs::write(shared.join("of root"), "x").unwrap();
     fs::set_permissions(shared.join("of root"), fs::Permissions::from_mode(0o600)).unwrap();
-    let user = UserSpec { uid: USER, gid: USER, groups: vec![USER, 4242] };
+    let user = User { uid: USER, gid: USER, groups: vec![USER, 4242] };
     let served = guest::start(Path::new(PROGRAM), &[(&shared, View::default())], Some(user));
     let guest = Guest::served_by(served);
     assert_eq!(of_proc(guest.shares.pid(), "status", "Groups:"), format!("{USER} 4242"));

@@ -1,0 +1,199 @@
+//! The broker itself: one thread that takes a request after the other, and the processes that it started.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+
+use confinement::User;
+use process::{Channel, Child, Spawn};
+use rustix::fs::FileType;
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::CapabilitySet;
+
+use crate::requests::{
+    Begin, DeleteInterface, Kill, KvmVersion, Listen, OpenKvm, Powers, Program, Question, Reap, Reply,
+    Request, Start, Started,
+};
+use crate::{QEMU, acts};
+
+/// Most processes at once. A sandbox has four.
+const MAX_CHILDREN: usize = 16;
+
+/// What stays of root's powers: processes get users of their own and namespaces, and are ended; programs lie where only
+/// their owner finds them; ports below 1024, and interfaces. A filter of system calls would hold for all that is started,
+/// QEMU's launcher included.
+const KEPT: CapabilitySet = CapabilitySet::SETUID
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::KILL)
+    .union(CapabilitySet::SYS_ADMIN)
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::NET_BIND_SERVICE)
+    .union(CapabilitySet::NET_ADMIN);
+
+/// Serves until the one who asks hangs up, or sends what is no request; then all that was started is killed.
+pub fn serve(channel: &Channel) -> process::Result<()> {
+    let Some((Begin { uid, gid, groups, powers }, _)) = channel.recv()? else { return Ok(()) };
+    let begun: Reply<()> = begin().map_err(Into::into);
+    channel.send(&begun, &[])?;
+    if begun.is_err() {
+        return Ok(());
+    }
+    let mut broker = Broker::new(User { uid, gid, groups }, powers);
+    while let Some((request, descriptors)) = channel.recv()? {
+        broker.obey(request, descriptors, channel)?;
+    }
+    Ok(())
+}
+
+/// Gives up what no request takes.
+fn begin() -> io::Result<()> {
+    confinement::keep_capabilities(KEPT)?;
+    // What is started inherits the limit; it is one on descriptors under way, too.
+    let limit = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
+}
+
+/// A broker that has begun.
+#[derive(Debug)]
+pub(crate) struct Broker {
+    user: User,
+    powers: Powers,
+    /// What was started and is not reaped yet.
+    children: BTreeMap<u32, Child>,
+    /// The number that the next child gets.
+    next: u32,
+}
+
+impl Broker {
+    pub(crate) fn new(user: User, powers: Powers) -> Self {
+        Self { user, powers, children: BTreeMap::new(), next: 0 }
+    }
+
+    /// Does what is asked, or refuses it, and says so.
+    pub(crate) fn obey(
+        &mut self,
+        request: Request,
+        descriptors: Vec<OwnedFd>,
+        channel: &Channel,
+    ) -> process::Result<()> {
+        let is_allowed = match self.powers {
+            Powers::TakeBack => matches!(request, Request::DeleteInterface(_)),
+            Powers::Sandbox => true,
+        };
+        if !is_allowed {
+            let refused: Reply<()> = Err(io::Error::from(Errno::PERM).into());
+            return channel.send(&refused, &[]);
+        }
+        match request {
+            Request::Start(Start { program }) => {
+                let started = self.start(program, descriptors);
+                let (started, descriptors) =
+                    started.map_or_else(|error| (Err(error), Vec::new()), |(all, fds)| (Ok(all), fds));
+                reply::<Start>(channel, started, &descriptors)
+            }
+            Request::Kill(Kill { child }) => reply::<Kill>(channel, self.kill(child), &[]),
+            Request::Reap(Reap { child }) => reply::<Reap>(channel, self.reap(child), &[]),
+            Request::OpenKvm(OpenKvm {}) => reply_with::<OpenKvm>(channel, acts::open_kvm()),
+            Request::KvmVersion(KvmVersion {}) => reply::<KvmVersion>(channel, acts::kvm_api_version(), &[]),
+            Request::Listen(Listen { address }) => {
+                reply_with::<Listen>(channel, TcpListener::bind(address).map(OwnedFd::from))
+            }
+            Request::DeleteInterface(DeleteInterface { sandbox }) => {
+                reply::<DeleteInterface>(channel, acts::delete_interface(sandbox), &[])
+            }
+        }
+    }
+
+    fn start(&mut self, program: Program, descriptors: Vec<OwnedFd>) -> io::Result<(Started, Vec<OwnedFd>)> {
+        if self.children.len() >= MAX_CHILDREN {
+            return Err(io::Error::other("too many processes"));
+        }
+        let log = descriptors.into_iter().next();
+        // What the program says there before it gives up root's rights, root writes. A pipe takes it for what it is.
+        let is_pipe =
+            |log| rustix::fs::fstat(log).map(|stat| FileType::from_raw_mode(stat.st_mode).is_fifo());
+        if let Some(log) = &log
+            && !is_pipe(log)?
+        {
+            return Err(Errno::INVAL.into());
+        }
+        let args = self.arguments(program)?;
+        let spawn = Spawn { stderr: log, args, ..Spawn::new(&find(program.name())?) };
+        let (child, channel) = process::spawn(spawn).map_err(|error| match error {
+            process::Error::Start { source, .. } => source,
+            other => io::Error::other(other),
+        })?;
+        let descriptors = vec![child.as_fd().try_clone_to_owned()?, channel.into()];
+        let (number, pid) = (self.next, child.pid());
+        // Sixteen processes at once do not start four thousand million in a sandbox's life; if they did, the broker ends.
+        self.next = number.checked_add(1).ok_or_else(|| io::Error::other("too many processes"))?;
+        self.children.insert(number, child);
+        Ok((Started { child: number, pid }, descriptors))
+    }
+
+    /// What a program that starts as root's must not be told by the one who asks.
+    fn arguments(&self, program: Program) -> io::Result<Vec<OsString>> {
+        Ok(match program {
+            Program::Vmm | Program::Devices => Vec::new(),
+            Program::Launcher => vec![find(QEMU)?.into()],
+            Program::Shares => self.user.arguments(),
+        })
+    }
+
+    fn kill(&self, child: u32) -> io::Result<()> {
+        self.children.get(&child).map_or_else(unknown, Child::kill)
+    }
+
+    fn reap(&mut self, child: u32) -> io::Result<Option<i32>> {
+        let status = self.children.get_mut(&child).map_or_else(unknown, Child::try_wait)?;
+        if status.is_some() {
+            self.children.remove(&child);
+        }
+        Ok(status.map(ExitStatusExt::into_raw))
+    }
+}
+
+impl Drop for Broker {
+    /// Kills all before the first is waited for.
+    fn drop(&mut self) {
+        for child in self.children.values() {
+            let _ = child.kill();
+        }
+    }
+}
+
+fn find(program: &str) -> io::Result<PathBuf> {
+    let not_found = || io::Error::new(io::ErrorKind::NotFound, format!("{program} not found"));
+    process::find_program(program).ok_or_else(not_found)
+}
+
+fn unknown<T>() -> io::Result<T> {
+    Err(io::Error::other("no such process"))
+}
+
+fn reply<Q: Question>(
+    channel: &Channel,
+    answer: io::Result<Q::Answer>,
+    descriptors: &[OwnedFd],
+) -> process::Result<()> {
+    let reply: Reply<Q::Answer> = answer.map_err(Into::into);
+    channel.send(&reply, &descriptors.iter().map(AsFd::as_fd).collect::<Vec<_>>())
+}
+
+/// Replies with a descriptor and nothing else.
+fn reply_with<Q: Question<Answer = ()>>(
+    channel: &Channel,
+    opened: io::Result<OwnedFd>,
+) -> process::Result<()> {
+    match opened {
+        Ok(descriptor) => reply::<Q>(channel, Ok(()), &[descriptor]),
+        Err(error) => reply::<Q>(channel, Err(error), &[]),
+    }
+}
