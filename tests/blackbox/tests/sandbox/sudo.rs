@@ -125,6 +125,12 @@ impl User {
     }
 
     fn run_detached(&self, more: &[&str]) -> String {
+        let done = self.detach(more);
+        assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{done:?}");
+        done.stdout.trim_end().to_owned()
+    }
+
+    fn detach(&self, more: &[&str]) -> Done {
         let kernel = std::env::var("MATCHLOCK_TEST_KERNEL").unwrap_or_default();
         let machine = machine();
         let arguments = [
@@ -140,9 +146,7 @@ impl User {
             "256",
             "--no-network",
         ];
-        let done = self.sudo(&[&arguments, more].concat());
-        assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{done:?}");
-        done.stdout.trim_end().to_owned()
+        self.sudo(&[&arguments, more].concat())
     }
 
     /// The process id of a sandbox's supervisor.
@@ -387,7 +391,10 @@ fn supervisors_are_the_users() {
     let user = User::new();
     let port =
         (600..1024).rev().find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap();
-    let id = user.run_detached(&["--publish", &format!("127.0.0.1:{port}:7")]);
+    let detached = user.detach(&["--publish", &format!("127.0.0.1:{port}:7")]);
+    let said = format!("Forwarding 127.0.0.1:{port} -> sandbox:7\n");
+    assert_eq!((detached.status, detached.stderr), (0, said));
+    let id = detached.stdout.trim_end().to_owned();
     assert_eq!(user.done(&["exec", &id, "echo", "hi"]), success("hi\n"));
     std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     let supervisor = user.supervisor(&id);
