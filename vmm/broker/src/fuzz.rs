@@ -25,7 +25,7 @@ pub fn requests(data: &[u8]) {
     let Ok(Some((again, _))) = again else { panic!("{request:?} cannot be said again") };
     assert_eq!(request, again);
     assert!(size_of_val(&request) <= LONGEST, "a request that holds a list");
-    // What has an effect on the host is for a broker that may do nothing.
+    // A broker that may do nothing gets the requests that would have an effect on the host.
     let powers = match request {
         Request::Kill(_) | Request::Reap(_) => Powers::Sandbox,
         Request::DeleteInterface(_) => return,

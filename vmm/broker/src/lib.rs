@@ -1,4 +1,4 @@
-//! What takes root under sudo: a process that stays root's and does a few things on request, `matchlock-broker`, and the
+//! The acts that take root under sudo: a process that stays root's and does them on request, `matchlock-broker`, and the
 //! requests of the supervisor, which is the user's.
 //!
 //! ```text

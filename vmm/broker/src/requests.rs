@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// What a broker may be asked for. It follows from the command that was called.
+/// The requests that a broker obeys, which follow from the command that was called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Powers {
     /// To take back what killed sandboxes left in the kernel.
@@ -52,7 +52,7 @@ pub(crate) struct Begin {
     pub(crate) gid: u32,
     /// The groups that the user is in besides.
     pub(crate) groups: Vec<u32>,
-    /// What the command may ask for.
+    /// The requests that the command may make.
     pub(crate) powers: Powers,
 }
 

@@ -24,9 +24,9 @@ use crate::{QEMU, acts};
 /// Most processes at once. A sandbox has four.
 const MAX_CHILDREN: usize = 16;
 
-/// What stays of root's powers: processes get users of their own and namespaces, and are ended; programs lie where only
-/// their owner finds them; ports below 1024, and interfaces. A filter of system calls would hold for all that is started,
-/// QEMU's launcher included.
+/// The capabilities that stay: for processes' users, namespaces and ends, for programs that only their owner finds, for
+/// ports below 1024, and for interfaces. A filter of system calls would hold for all programs that the broker starts, QEMU's
+/// launcher included.
 const KEPT: CapabilitySet = CapabilitySet::SETUID
     .union(CapabilitySet::SETGID)
     .union(CapabilitySet::SETPCAP)
@@ -55,7 +55,7 @@ pub fn serve(channel: &Channel) -> process::Result<()> {
 /// Gives up what no request takes.
 fn begin() -> io::Result<()> {
     confinement::keep_capabilities(KEPT)?;
-    // What is started inherits the limit; it is one on descriptors under way, too.
+    // The programs inherit the limit, which also counts descriptors under way.
     let limit = getrlimit(Resource::Nofile);
     Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
 }
@@ -65,7 +65,7 @@ fn begin() -> io::Result<()> {
 pub(crate) struct Broker {
     user: User,
     powers: Powers,
-    /// What was started and is not reaped yet.
+    /// The processes that are not reaped yet.
     children: BTreeMap<u32, Child>,
     /// The number that the next child gets.
     next: u32,
@@ -116,7 +116,7 @@ impl Broker {
             return Err(io::Error::other("too many processes"));
         }
         let log = descriptors.into_iter().next();
-        // What the program says there before it gives up root's rights, root writes. A pipe takes it for what it is.
+        // The program may write there as root. Nothing but text comes of that in a pipe.
         let is_pipe =
             |log| rustix::fs::fstat(log).map(|stat| FileType::from_raw_mode(stat.st_mode).is_fifo());
         if let Some(log) = &log
@@ -138,7 +138,7 @@ impl Broker {
         Ok((Started { child: number, pid }, descriptors))
     }
 
-    /// What a program that starts as root's must not be told by the one who asks.
+    /// The arguments of a program that starts as root's: a supervisor must not choose these.
     fn arguments(&self, program: Program) -> io::Result<Vec<OsString>> {
         Ok(match program {
             Program::Vmm | Program::Devices => Vec::new(),

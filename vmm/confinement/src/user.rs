@@ -74,8 +74,8 @@ impl User {
     }
 }
 
-/// Makes this process, which is root's, that of `user`, with the user's groups and no other. What it executes gets no
-/// capability.
+/// Makes this process, which is root's, that of `user`, with the user's groups and no other. No program
+/// that this process executes gets a capability.
 ///
 /// To be called by a process with one thread.
 pub fn take_user(user: &User) -> Result<()> {
