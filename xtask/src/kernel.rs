@@ -38,7 +38,7 @@ pub(crate) fn run() -> Result<PathBuf> {
     sh::run(make().arg("allnoconfig"))?;
     let fragment = sh::root().join(FRAGMENT);
     let mut merge = Command::new("scripts/kconfig/merge_config.sh");
-    sh::run(merge.current_dir(&tree).args(["-n", "-m", ".config"]).arg(&fragment))?;
+    sh::run(merge.current_dir(&tree).args(["-Q", "-n", "-m", ".config"]).arg(&fragment))?;
     sh::run(make().arg("olddefconfig"))?;
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     sh::run(make().arg(format!("-j{jobs}")).arg("vmlinux"))?;

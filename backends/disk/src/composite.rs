@@ -44,7 +44,7 @@ pub enum PlanError {
     #[error("no files for a disk")]
     NoFiles,
     /// There are more than [`MAX_FILES`] files.
-    #[error("{0} files on one disk, at most {MAX_FILES} are possible")]
+    #[error("{0} files are too many for one disk, which has at most {MAX_FILES}")]
     TooMany(usize),
     /// A file is empty, and a partition cannot be.
     #[error("file {0} is empty")]

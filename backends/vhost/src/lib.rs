@@ -37,7 +37,7 @@ use ring::Ring;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The device has more queues than the loop's messages can name.
-    #[error("device with {0} queues has too many for vhost-user")]
+    #[error("device has {0} queues, which is too many for vhost-user")]
     TooManyQueues(usize),
     /// The loop could not be set up.
     #[error("vhost-user loop: {0}")]

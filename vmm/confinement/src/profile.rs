@@ -135,7 +135,8 @@ impl Report {
     /// Warnings for the log about missing parts, a line each.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         let user = self.still_root.as_ref();
-        let user = user.map(|error| format!("still root's, without a user of its own ({error})"));
+        let user =
+            user.map(|error| format!("the process is still root's, without a user of its own ({error})"));
         let landlock = (self.landlock == Landlock::None)
             .then(|| "the host's kernel has no Landlock: files are denied by seccomp alone".to_owned());
         [user, landlock].into_iter().flatten()

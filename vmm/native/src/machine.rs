@@ -147,7 +147,7 @@ fn backing(spec: &Spec) -> Result<Backing, RunError> {
     }
     let file = SharedFile::new().map_err(system("file for the guest's memory"))?;
     if let Pages::Small(why) = file.pages() {
-        tracing::info!(%why, "the guest's memory has small pages, and starts slower");
+        tracing::info!(%why, "the guest's memory has small pages, so the guest starts slower");
     }
     Ok(Backing::Shared(file))
 }

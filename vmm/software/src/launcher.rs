@@ -92,7 +92,7 @@ fn isolate() -> io::Result<()> {
 /// user's process.
 fn leave_root() {
     if let Err(error) = confinement::take_own_user() {
-        crate::say(PROGRAM, &format!("still root's, without a user of its own ({error})"));
+        crate::say(PROGRAM, &format!("the process is still root's, without a user of its own ({error})"));
     }
 }
 

@@ -137,10 +137,10 @@ impl Step {
 
     fn name(self) -> &'static str {
         match self {
-            Self::Namespace => "namespaces of its own",
-            Self::Users => "users in them",
+            Self::Namespace => "namespaces of the process's own",
+            Self::Users => "users in the namespace",
             Self::Mount => "tmpfs with huge pages",
-            Self::File => "file on it",
+            Self::File => "file on the tmpfs",
         }
     }
 }

@@ -55,7 +55,7 @@ pub enum LoadError {
         memory_mib: u32,
     },
     /// The command line is too long, or contains a NUL.
-    #[error("kernel command line of {0} bytes is not at most {max} without NUL", max = layout::COMMAND_LINE_MAX - 1)]
+    #[error("kernel command line of {0} bytes is too long (at most {max}), or has a NUL in it", max = layout::COMMAND_LINE_MAX - 1)]
     CommandLine(usize),
     /// A file cannot be read.
     #[error("{what}: {source}")]
