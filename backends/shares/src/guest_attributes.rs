@@ -1,8 +1,8 @@
-//! Attributes of files that the guest gave them and the host does not have: owners, special bits, exact permissions,
+//! Attributes that the guest gave to files and that the host does not have: owners, special bits, exact permissions,
 //! extended attributes.
 //!
-//! The host's file keeps permissions with which this process can go on working with it. Where the host's user changes
-//! them afterwards, theirs count again.
+//! The host's file keeps permissions that let this process go on working with it. If the host's user changes the
+//! permissions afterwards, the host's count again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::RwLock;
@@ -13,7 +13,7 @@ use fuse::{Attributes, Errno, MAX_XATTR_LEN, Result, Time, XattrSet};
 use crate::nodes::{alone, shared};
 use crate::sys::Identity;
 
-/// Most files with attributes of their own; each takes some 150 bytes. Tests fill a smaller table.
+/// Most files with attributes in the table; each takes some 150 bytes. Tests fill a smaller table.
 pub(crate) const MAX_FILES: usize = if cfg!(test) { 1 << 12 } else { 1 << 20 };
 
 /// Most bytes of extended attributes.
@@ -30,15 +30,15 @@ const XATTR_OVERHEAD: usize = 64;
 pub(crate) struct GuestAttributes {
     pub(crate) uid: Option<u32>,
     pub(crate) gid: Option<u32>,
-    /// Special bits and permissions as the guest set them, and as the host has them since.
+    /// Special bits and permissions as the guest set them, and the host's file's permissions at that time.
     pub(crate) mode: Option<(u32, u32)>,
-    /// When any of these was last changed.
+    /// Time at which one of these attributes was last changed.
     pub(crate) ctime: Option<Time>,
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl GuestAttributes {
-    /// Puts these over the host's.
+    /// Puts these attributes over the host's.
     fn over(&self, host: &mut Attributes) {
         host.uid = self.uid.unwrap_or(host.uid);
         host.gid = self.gid.unwrap_or(host.gid);
@@ -59,18 +59,18 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// How many files have some.
+    /// The number of files that have attributes.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         shared(&self.files).len()
     }
 
-    /// Whether a file has some.
+    /// Whether a file has attributes.
     pub(crate) fn has(&self, identity: Identity) -> bool {
         shared(&self.files).contains_key(&identity)
     }
 
-    /// Whether so many files have some that those of files that may be no more are better dropped.
+    /// Whether so many files have attributes that those of files that may no longer exist are better dropped.
     pub(crate) fn is_crowded(&self) -> bool {
         shared(&self.files).len() >= MAX_FILES / 2
     }
@@ -82,7 +82,7 @@ impl Table {
         }
     }
 
-    /// Refuses one file too many, before something is done that would have to be undone.
+    /// Refuses an attribute for one file too many, before any step that would have to be undone.
     pub(crate) fn has_room(&self, identity: Identity) -> Result<()> {
         has_room(&shared(&self.files), identity)
     }
@@ -95,7 +95,7 @@ impl Table {
         Ok(())
     }
 
-    /// The file is no more.
+    /// Drops the attributes of a file that no longer exists.
     pub(crate) fn remove(&self, identity: Identity) {
         if let Some(gone) = alone(&self.files).remove(&identity) {
             let bytes = gone.xattrs.iter().map(|(name, value)| cost(name, value)).sum();
@@ -131,7 +131,7 @@ impl Table {
             XattrSet::Replace if old.is_none() => return Err(Errno::ENODATA),
             _ => {}
         }
-        // A list of names has a limit, too.
+        // The list of names has a limit, too.
         let others = xattrs.into_iter().flat_map(BTreeMap::keys).filter(|other| *other != name);
         let names: usize = others.map(|name| name.len() + 1).sum();
         let old = old.map_or(0, |old| cost(name, old));

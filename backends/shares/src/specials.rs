@@ -1,5 +1,5 @@
-//! Devices, FIFOs and sockets that the guest makes: its kernel serves them, and the host gets none. They are names in
-//! directories of the host for as long as the sandbox lives.
+//! Devices, FIFOs and sockets that the guest makes: its kernel serves them, and the host gets none. For as long as the
+//! sandbox lives, their names appear in directories of the host.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,10 +10,10 @@ use crate::sys::Identity;
 /// Most names of such files, and most files, of which some may have no name.
 pub(crate) const MAX_NAMES: usize = 1 << 16;
 
-/// File systems of the host have no such number: it is the largest there is.
+/// The largest number of a file system, which none of the host's has.
 const DEVICE: u64 = u64::MAX;
 
-/// Numbers of files that no file system of the host gives.
+/// The first number of such a file; no file system of the host gives numbers from here on.
 const FIRST_INO: u64 = 1 << 63;
 
 /// Whether this is the identity of a file that the host does not have.
@@ -21,19 +21,19 @@ pub(crate) fn is_special(identity: Identity) -> bool {
     identity.device == DEVICE
 }
 
-/// A name.
+/// A name of such a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Named {
-    /// Rises with each name, so that a list can go on behind one.
+    /// A number that rises with each name, so that a list can go on behind a name.
     pub(crate) serial: u64,
     /// The file.
     pub(crate) ino: u64,
 }
 
-/// All of them.
+/// All such files and their names.
 #[derive(Debug, Default)]
 pub(crate) struct Specials {
-    /// By directory and name.
+    /// Names by directory and name.
     names: BTreeMap<(Identity, Vec<u8>), Named>,
     files: HashMap<u64, Attributes>,
     made: u64,
@@ -44,7 +44,7 @@ impl Specials {
         self.names.is_empty()
     }
 
-    /// Whether there are so many that those in directories that may be no more are better dropped.
+    /// Whether there are so many names that those in directories that may no longer exist are better dropped.
     pub(crate) fn is_crowded(&self) -> bool {
         self.names.len() >= MAX_NAMES / 2
     }
@@ -56,7 +56,7 @@ impl Specials {
 
     /// The file that a name in a directory leads to.
     pub(crate) fn find(&self, directory: Identity, name: &[u8]) -> Option<u64> {
-        // An empty map has no key to compare with, so this is where most calls end.
+        // Most calls end here: an empty map has no key to compare with.
         if self.names.is_empty() {
             return None;
         }
@@ -86,7 +86,7 @@ impl Specials {
         Ok(ino)
     }
 
-    /// Refuses a name that is taken, and one too many.
+    /// Refuses a name that is taken, and a name beyond the limit.
     fn is_free(&self, directory: Identity, name: &[u8]) -> Result<()> {
         match self.find(directory, name) {
             Some(_) => Err(Errno::EEXIST),
@@ -95,7 +95,7 @@ impl Specials {
         }
     }
 
-    /// Gives a file a name that is free.
+    /// Gives a file a name, which must be free.
     fn name(&mut self, directory: Identity, name: &[u8], ino: u64) {
         self.made += 1;
         self.names.insert((directory, name.to_vec()), Named { serial: self.made, ino });
@@ -118,8 +118,8 @@ impl Specials {
         Ok(())
     }
 
-    /// Takes a name, and returns the file that had it. A file without one has its attributes for as long as the kernel
-    /// knows it.
+    /// Takes a name, and returns the file that had it. A file without a name keeps its attributes for as long as the
+    /// kernel has the file.
     pub(crate) fn unlink(&mut self, directory: Identity, name: &[u8], now: Time) -> Option<Identity> {
         let named = self.names.remove(&(directory, name.to_vec()))?;
         if let Some(file) = self.files.get_mut(&named.ino) {
@@ -129,7 +129,7 @@ impl Specials {
         Some(Self::identity(named.ino))
     }
 
-    /// Gives the name `from` to `to`.
+    /// Renames `from` to `to`.
     pub(crate) fn rename(&mut self, from: (Identity, &[u8]), to: (Identity, &[u8]), now: Time) -> Result<()> {
         if self.find(to.0, to.1).is_some() {
             return Err(Errno::EEXIST);
@@ -143,7 +143,7 @@ impl Specials {
         Ok(())
     }
 
-    /// The kernel no longer has the file: whether it is gone, as it has no name.
+    /// Notes that the kernel no longer has the file; returns whether the file is gone, because it has no name.
     pub(crate) fn forget(&mut self, identity: Identity) -> bool {
         let gone = is_special(identity) && self.files.get(&identity.ino).is_some_and(|file| file.links == 0);
         if gone {
@@ -152,7 +152,7 @@ impl Specials {
         gone
     }
 
-    /// The kernel no longer has any file: those that are gone, as they have no name.
+    /// Notes that the kernel no longer has any file; returns the files that are gone, because they have no name.
     pub(crate) fn forget_all(&mut self) -> Vec<Identity> {
         self.files.extract_if(|_, file| file.links == 0).map(|(ino, _)| Self::identity(ino)).collect()
     }
@@ -169,7 +169,7 @@ impl Specials {
         later
     }
 
-    /// Whether a directory has any.
+    /// Whether a directory has any such name.
     pub(crate) fn any_in(&self, directory: Identity) -> bool {
         let mut all = self.names.range((directory, Vec::new())..);
         all.next().is_some_and(|((place, _), _)| *place == directory)

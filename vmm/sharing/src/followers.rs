@@ -9,13 +9,13 @@ use fuse::{Scratch, Session};
 use shares::Router;
 use virtio::{Buffers, Chain};
 
-/// Fewest and most threads. One that waits for a slow disk leaves others.
+/// Fewest and most threads. While one waits for a slow disk, others serve.
 const THREADS: (usize, usize) = (2, 8);
 
-/// Most bytes that are on the way at once, waiting or being moved.
+/// Most bytes that requests may hold at once, whether they wait or are served.
 const MAX_BYTES: usize = 64 << 20;
 
-/// Each request counts for so many bytes at least.
+/// Each request counts for at least so many bytes.
 const LEAST_BYTES: usize = 64 << 10;
 
 /// A request that takes long.
@@ -32,7 +32,7 @@ impl Job {
     }
 }
 
-/// The threads. They end once this is dropped, each after the request that it is at.
+/// The threads. They end after this value is dropped, each after its current request.
 pub(crate) struct Followers(Arc<Shared>);
 
 #[derive(Default)]
@@ -44,13 +44,13 @@ struct Shared {
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Job>,
-    /// Bytes of all that wait or are being served.
+    /// Bytes of all requests that wait or are served.
     bytes: usize,
     ended: bool,
 }
 
 impl Followers {
-    /// How many threads this host should have. Reads files.
+    /// The number of threads for this host. Reads files.
     pub(crate) fn count() -> usize {
         thread::available_parallelism().map_or(THREADS.0, usize::from).clamp(THREADS.0, THREADS.1)
     }
@@ -65,7 +65,7 @@ impl Followers {
         Ok(followers)
     }
 
-    /// Has a thread serve a request. One for which there is no room comes back.
+    /// Hands a request to a thread; returns the request if there is no room for it.
     pub(crate) fn hand_over(&self, job: Job) -> Result<(), Job> {
         let mut state = self.0.lock();
         if state.bytes + job.weight() > MAX_BYTES {
@@ -91,7 +91,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Serves requests until there will be no more.
+    /// Serves requests until no more will come.
     fn follow(&self) {
         let mut scratch = Scratch::default();
         while let Some(job) = self.next() {
@@ -112,7 +112,7 @@ impl Shared {
 
 /// Serves the request that is in `buffers`; returns how many bytes its reply has there.
 pub(crate) fn serve(session: &Session<Router>, scratch: &mut Scratch, buffers: &Buffers<'_>) -> u32 {
-    // Of a driver that breaks the rules of descriptors, no request is whole.
+    // If a driver breaks the rules of descriptors, none of the chain's requests is whole.
     if buffers.malformed {
         return 0;
     }

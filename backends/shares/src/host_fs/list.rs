@@ -1,4 +1,4 @@
-//! Directories that are listed: what the host has in them, then what only the guest has.
+//! Lists directories: first the host's names, then those that only the guest has.
 
 use std::ffi::CStr;
 use std::os::fd::AsFd;
@@ -11,10 +11,10 @@ use crate::nodes::{Node, lock, shared};
 use crate::specials::Specials;
 use crate::sys;
 
-/// Marks a cookie behind everything that the host has.
+/// Marks a cookie behind all names of the host's.
 const SPECIAL: u64 = 1 << 63;
 
-/// The kernel takes some four times as many bytes for an entry with its node as for one in the host's list.
+/// The kernel's entry with its node takes some four times as many bytes as an entry of the host's list.
 const NODE_FACTOR: usize = 4;
 
 impl HostFs {
@@ -47,7 +47,7 @@ impl HostFs {
             });
             match ended {
                 Ok(true) => {}
-                // Listed nodes have been counted as told: the error comes next time.
+                // Listed nodes count as told to the kernel, so the error comes next time.
                 Ok(false) => return Ok(()),
                 Err(_) if !listing.is_empty() => return Ok(()),
                 Err(errno) => return Err(errno),
@@ -78,7 +78,7 @@ impl HostFs {
             let kind =
                 specials.attributes(Specials::identity(named.ino)).as_ref().map_or(0, Attributes::kind);
             let listed = Listed { ino: named.ino, cookie: named.serial | SPECIAL, kind, name: &name };
-            // Without its node: the kernel looks it up when somebody asks.
+            // The entry is listed without its node: the kernel looks the node up when a program asks.
             if !listing.add(&listed, None) {
                 return;
             }
