@@ -219,11 +219,11 @@ impl Folder {
 /// The entries of a user's list: a pattern's number is its place.
 pub(crate) fn entries(
     patterns: &[Pattern],
-    usual_ports: impl Fn(&Hosts) -> Vec<Ports>,
+    usual_ports: impl Fn(&Pattern) -> Vec<Ports>,
 ) -> impl Iterator<Item = Entry> {
     patterns.iter().enumerate().map(move |(number, pattern)| Entry {
         hosts: pattern.hosts.clone(),
-        ports: pattern.ports.map_or_else(|| usual_ports(&pattern.hosts), |ports| vec![ports]),
+        ports: pattern.ports.map_or_else(|| usual_ports(pattern), |ports| vec![ports]),
         requests: pattern.requests.clone(),
         number,
     })

@@ -23,6 +23,9 @@ pub enum BadPath {
     /// It begins with something else than `/`, and is not `*`.
     #[error("no path")]
     Relative,
+    /// A fragment, which no request has.
+    #[error("a path with a fragment")]
+    Fragment,
     /// A percent sign without two hexadecimal digits.
     #[error("a stray percent sign in a path")]
     Percent,
@@ -38,7 +41,10 @@ impl Path {
     ///
     /// If the target has no path that can be judged.
     pub fn parse(target: &str) -> Result<Self, BadPath> {
-        let path = target.split(['?', '#']).next().unwrap_or_default();
+        if target.contains('#') {
+            return Err(BadPath::Fragment);
+        }
+        let path = target.split('?').next().unwrap_or_default();
         let path = if path.is_empty() { "/" } else { path };
         if path.len() > MAX_PATH {
             return Err(BadPath::TooLong);
@@ -339,6 +345,8 @@ mod tests {
         for (target, error) in [
             ("a", BadPath::Relative),
             ("http://a/", BadPath::Relative),
+            ("/a#b", BadPath::Fragment),
+            ("/a?b#c", BadPath::Fragment),
             ("/%", BadPath::Percent),
             ("/%4", BadPath::Percent),
             ("/%zz", BadPath::Percent),

@@ -155,18 +155,22 @@ pub enum Change {
 pub(crate) struct Patterns {
     patterns: Vec<Pattern>,
     list: List,
+    /// Patterns for certain requests on ports that they name.
+    pub(crate) by_port: List,
     /// Whether names, or requests to them, are in the list: they cannot be told from the address alone.
     pub(crate) has_names: bool,
 }
 
 impl Patterns {
-    fn new(patterns: Vec<Pattern>, usual_ports: impl Fn(&Hosts) -> Vec<Ports>) -> Self {
+    fn new(patterns: Vec<Pattern>, usual_ports: impl Fn(&Pattern) -> Vec<Ports>) -> Self {
         let list = List::new(list::entries(&patterns, usual_ports));
+        let requests = patterns.iter().filter(|pattern| pattern.requests.is_some());
+        let by_port = List::new(requests.flat_map(|pattern| on_its_ports(pattern, 0)));
         let by_address = |pattern: &Pattern| {
             matches!(pattern.hosts, Hosts::Any | Hosts::Network(_)) && pattern.requests.is_none()
         };
         let has_names = !patterns.iter().all(by_address);
-        Self { patterns, list, has_names }
+        Self { patterns, list, by_port, has_names }
     }
 
     pub(crate) fn list(&self) -> &List {
@@ -192,6 +196,8 @@ pub(crate) struct Secret {
 pub(crate) struct Rules {
     pub(crate) rules: Vec<Rule>,
     list: List,
+    /// Rules on ports that they name.
+    pub(crate) by_port: List,
 }
 
 /// A rule, without what it matches.
@@ -245,11 +251,10 @@ impl Policy {
     ///
     /// If a pattern that is to be added is not understood.
     pub fn change(&self, change: &Change) -> Result<(Self, Vec<String>), PolicyError> {
-        let has = |text: &str| self.allowed().any(|own| own == text);
+        let known: BTreeSet<&str> = self.allowed().collect();
         let (allow, changed) = match change {
             Change::Add(texts) => {
                 let added = distinct(parse(texts, &Place::Allow)?);
-                let known: BTreeSet<&str> = self.allowed().collect();
                 let added: Vec<_> =
                     added.into_iter().filter(|pattern| !known.contains(pattern.as_str())).collect();
                 let changed = added.iter().map(|pattern| pattern.as_str().to_owned()).collect();
@@ -258,7 +263,7 @@ impl Policy {
             Change::Delete(texts) => {
                 let named: BTreeSet<&str> = texts.iter().map(|text| text.trim()).collect();
                 let kept = self.allow.patterns.iter().filter(|pattern| !named.contains(pattern.as_str()));
-                let changed = named.iter().filter(|text| has(text)).map(|text| (*text).to_owned()).collect();
+                let changed = named.intersection(&known).map(|text| (*text).to_owned()).collect();
                 (kept.cloned().collect(), changed)
             }
         };
@@ -290,7 +295,7 @@ impl Secret {
 impl Rules {
     fn new(wanted: &[WantedRule]) -> Result<Self, PolicyError> {
         bounded(wanted.len(), MAX_PATTERNS, Place::Rules)?;
-        let (mut rules, mut entries) = (Vec::new(), Vec::new());
+        let (mut rules, mut entries, mut by_port) = (Vec::new(), Vec::new(), Vec::new());
         for (number, rule) in wanted.iter().enumerate() {
             let name = if rule.name.is_empty() { (number + 1).to_string() } else { rule.name.clone() };
             let place = || Place::Rule(name.clone());
@@ -306,6 +311,7 @@ impl Rules {
             if hosts.is_empty() {
                 hosts = parse(&["*".to_owned()], &place())?;
             }
+            by_port.extend(hosts.iter().filter_map(|pattern| on_its_ports(pattern, number)));
             entries.extend(hosts.into_iter().map(|pattern| Entry {
                 hosts: pattern.hosts,
                 ports: vec![pattern.ports.unwrap_or(Ports::ALL)],
@@ -315,7 +321,7 @@ impl Rules {
             bounded(entries.len(), MAX_PATTERNS, Place::Rules)?;
             rules.push(Rule { name: name.into(), phase: rule.phase, effect: rule.effect });
         }
-        Ok(Self { rules, list: List::new(entries) })
+        Ok(Self { rules, list: List::new(entries), by_port: List::new(by_port) })
     }
 
     /// Numbers of the rules for a request, in their order. A path that a server may see in two ways is blocked for
@@ -341,6 +347,12 @@ fn parse(texts: &[String], place: &Place) -> Result<Vec<Pattern>, PolicyError> {
     texts.iter().map(parse).collect()
 }
 
+/// An entry for a pattern's hosts on the ports that it names, if it names any.
+fn on_its_ports(pattern: &Pattern, number: usize) -> Option<Entry> {
+    let ports = vec![pattern.ports?];
+    Some(Entry { hosts: pattern.hosts.clone(), ports, requests: None, number })
+}
+
 /// Patterns that say nothing about requests.
 fn hosts_only(texts: &[String], place: &Place) -> Result<Vec<Pattern>, PolicyError> {
     let whole = |pattern: Pattern| {
@@ -359,10 +371,11 @@ fn bounded(count: usize, most: usize, place: Place) -> Result<(), PolicyError> {
     if count > most { Err(PolicyError::TooMany(place, most)) } else { Ok(()) }
 }
 
-/// Ports that an allowed pattern without any is for: names are known on those of HTTP and TLS alone.
-fn allowed_ports(hosts: &Hosts) -> Vec<Ports> {
-    match hosts {
-        Hosts::Any | Hosts::Network(_) => vec![Ports::ALL],
+/// Ports that an allowed pattern without any is for: requests, and names of hosts, are known on those of HTTP and TLS
+/// alone.
+fn allowed_ports(pattern: &Pattern) -> Vec<Ports> {
+    match pattern.hosts {
+        Hosts::Any | Hosts::Network(_) if pattern.requests.is_none() => vec![Ports::ALL],
         _ => vec![Ports::HTTP, Ports::HTTPS],
     }
 }

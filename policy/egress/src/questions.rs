@@ -219,8 +219,13 @@ impl Policy {
             Ok(reached) => reached,
             Err(reason) => return verdict(Hello::Deny, reason),
         };
-        let peer = peer(name.filter(|_| reached.is_pinned), connection);
-        let passed = self.passthrough.list().whole(peer).filter(|_| matches!(bytes, FirstBytes::Tls(_)));
+        let name = name.filter(|_| reached.is_pinned);
+        let peer = peer(name, connection);
+        // Where only certain requests are allowed, or some are denied, each has to be seen.
+        let may_pass = matches!(bytes, FirstBytes::Tls(_))
+            && self.is_whole(name, connection)
+            && self.deny.list().some_requests(peer).is_none();
+        let passed = self.passthrough.list().whole(peer).filter(|_| may_pass);
         match passed {
             Some(number) => verdict(Hello::Pass, self.passthrough.because(Reason::Passthrough, number)),
             None => verdict(Hello::Intercept, reached.reason),
@@ -387,26 +392,36 @@ impl Policy {
         self.allow.list().whole(peer).or_else(|| self.allow.list().some_requests(peer)).is_some()
     }
 
-    /// Whether the first bytes of a connection have to be seen: where its address alone does not allow it, or something
-    /// is to be found inside.
+    /// Whether all traffic with an address under a name is allowed, and not only certain requests.
+    fn is_whole(&self, name: Option<&Name>, connection: Connection<'_>) -> bool {
+        let is_listed = || self.allow.list().whole(peer(name, connection)).is_some();
+        let decided = self.decide(name, connection.address, connection.port, None);
+        decided.is_ok() && (!self.is_closed || is_listed())
+    }
+
+    /// Whether the first bytes of a connection have to be seen: where its address alone does not allow all of it, or
+    /// something is to be found inside. On ports that are not those of HTTP and TLS, a pattern has to say so.
     fn look(&self, connection: Connection<'_>) -> Option<Look> {
-        let Connection { address, port, names } = connection;
-        let look = match port {
+        let look = match connection.port {
             80 => Look::Http,
             443 => Look::Tls,
             _ => {
-                let with = |name, address| {
-                    let peer = Peer { name, address, port };
-                    self.secrets.iter().any(|secret| secret.hosts.whole(peer).is_some())
-                };
-                let is_for_secret = with(None, Some(address.to_canonical()))
-                    || names.iter().any(|name| with(Some(name), None));
-                return is_for_secret.then_some(Look::Either);
+                let names = || std::iter::once(None).chain(connection.names.iter().map(Some));
+                return names().any(|name| self.is_looked_into(name, connection)).then_some(Look::Either);
             }
         };
         let is_inside =
             self.intercept || !self.secrets.is_empty() || !self.rules.rules.is_empty() || self.deny.has_names;
-        (is_inside || self.decide(None, address, port, None).is_err()).then_some(look)
+        (is_inside || !self.is_whole(None, connection)).then_some(look)
+    }
+
+    /// Whether a pattern for secrets or requests names this port of the host's.
+    fn is_looked_into(&self, name: Option<&Name>, connection: Connection<'_>) -> bool {
+        let peer = peer(name, connection);
+        self.secrets.iter().any(|secret| secret.hosts.whole(peer).is_some())
+            || self.rules.by_port.whole(peer).is_some()
+            || self.deny.by_port.whole(peer).is_some()
+            || (self.allow.by_port.whole(peer).is_some() && !self.is_whole(name, connection))
     }
 
     /// Whether a request may carry a secret's value.

@@ -210,7 +210,7 @@ impl Model {
     }
 
     fn usual(entry: &Entry) -> &'static [u16] {
-        if entry.host == "*" || entry.is_network() { &[] } else { &[80, 443] }
+        if !entry.is_for_requests() && (entry.host == "*" || entry.is_network()) { &[] } else { &[80, 443] }
     }
 
     fn is_closed(&self, address: IpAddr) -> bool {
@@ -281,11 +281,22 @@ impl Model {
             80 => Look::Http,
             443 => Look::Tls,
             port => {
-                let here = |entry: &Entry| {
-                    let named = question.names.iter().any(|name| entry.is_of(Some(name), &[]));
-                    (named || entry.is_of(None, &[address.to_canonical()])) && entry.is_on(port, &[443])
+                let names: Vec<_> =
+                    std::iter::once(None).chain(question.names.iter().map(|name| Some(*name))).collect();
+                let there = [address.to_canonical()];
+                let secret = |entry: &Entry, name| entry.is_of(name, &there) && entry.is_on(port, &[443]);
+                let named = |entry: &Entry, name: Option<&str>| {
+                    entry.ports.is_some() && entry.is_of(name, &there) && entry.is_on(port, &[])
                 };
-                return self.secrets.iter().any(here).then_some(Look::Either);
+                let asked = |entry: &Entry, name| entry.is_for_requests() && named(entry, name);
+                let looked = names.into_iter().any(|name| {
+                    self.secrets.iter().any(|entry| secret(entry, name))
+                        || self.blocked.iter().any(|(hosts, _)| hosts.iter().any(|entry| named(entry, name)))
+                        || self.deny.iter().any(|entry| asked(entry, name))
+                        || (self.allow.iter().any(|entry| asked(entry, name))
+                            && !self.is_whole(name, question))
+                });
+                return looked.then_some(Look::Either);
             }
         };
         let names = |entry: &Entry| entry.is_for_requests() || !(entry.host == "*" || entry.is_network());
@@ -293,8 +304,18 @@ impl Model {
             || !self.secrets.is_empty()
             || !self.blocked.is_empty()
             || self.deny.iter().any(names);
-        let by_address = self.decide(None, address, question.port, None, false);
-        (inside || by_address != Kind::Allowed).then_some(look)
+        (inside || !self.is_whole(None, question)).then_some(look)
+    }
+
+    /// Whether everything is allowed, and not only certain requests.
+    fn is_whole(&self, name: Option<&str>, question: &Question) -> bool {
+        let (address, port) = (question.to(), question.port);
+        let whole = |entry: &Entry| {
+            let here = entry.is_of(name, &[address.to_canonical()]) && entry.is_on(port, Self::usual(entry));
+            here && !entry.is_for_requests()
+        };
+        let is_open = self.allowed().next().is_none() || self.allowed().any(whole);
+        is_open && !self.denied(name, address, port, None) && !self.is_closed(address)
     }
 
     fn flow(&self, question: &Question) -> Option<Option<Look>> {
@@ -332,7 +353,10 @@ impl Model {
         let pinned = question.stated.filter(|stated| question.names.contains(stated));
         let there = [question.to().to_canonical()];
         let passes = |entry: &Entry| entry.is_of(pinned, &there) && entry.is_on(question.port, &[443]);
-        if self.passthrough.iter().any(passes) { Hello::Pass } else { Hello::Intercept }
+        let asked = |entry: &Entry| entry.is_for_requests() && entry.is_of(pinned, &forms(question.to()));
+        let is_judged = self.deny.iter().any(|entry| asked(entry) && entry.is_on(question.port, &[]));
+        let may_pass = self.is_whole(pinned, question) && !is_judged;
+        if may_pass && self.passthrough.iter().any(passes) { Hello::Pass } else { Hello::Intercept }
     }
 
     /// The secrets that a request over TLS carries; `None` if it is denied.
@@ -536,6 +560,22 @@ fn the_index_decides_as_the_list_does() {
                 request: model.request(&question),
             };
             assert_eq!(answered(&policy, &question), expected, "{question:?}");
+        }
+    });
+}
+
+/// A connection that nobody looks into is one of which everything is allowed, under each of its names that is not denied.
+#[test]
+fn what_is_carried_as_it_is_is_allowed_as_a_whole() {
+    hold(1000, (model(), questions()), |(model, questions)| {
+        let policy = model.policy();
+        for question in questions {
+            let answered = answered(&policy, &question);
+            let any_name = std::iter::once(None).chain(question.names.iter().map(|name| Some(*name)));
+            let mut whole = any_name.filter(|name| model.is_whole(*name, &question));
+            if answered.flow == Some(None) || answered.hello == Hello::Pass {
+                assert!(whole.next().is_some(), "{question:?}");
+            }
         }
     });
 }

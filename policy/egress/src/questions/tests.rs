@@ -205,6 +205,52 @@ fn flows_that_something_is_to_be_found_in() {
     assert_eq!(look(secret, 8443), Flow::Look(Look::Either));
 }
 
+/// Where only certain requests are allowed or denied, no connection is carried as it is.
+#[test]
+fn patterns_for_requests_have_connections_looked_into() {
+    let ok = names(&["ok.test"]);
+    let flow =
+        |wanted: &WantedPolicy, port| policy(wanted.clone()).flow(Protocol::Tcp, to(OK, port, &ok)).decision;
+    let allow = |list: &[&str]| WantedPolicy { allow: texts(list), ..WantedPolicy::default() };
+    let deny = |list: &[&str]| WantedPolicy { deny: texts(list), ..WantedPolicy::default() };
+    let rule = |host: &str| WantedRule {
+        name: String::new(),
+        phase: Phase::Before,
+        hosts: texts(&[host]),
+        methods: Vec::new(),
+        path: None,
+        effect: Effect::Block,
+    };
+    let rules = |host: &str| WantedPolicy { rules: vec![rule(host)], ..WantedPolicy::default() };
+    for (wanted, port, decision) in [
+        (allow(&["GET *"]), 443, Flow::Look(Look::Tls)),
+        (allow(&["GET *"]), 22, Flow::Deny(Refusal::Reset)),
+        (allow(&["GET *"]), 80, Flow::Look(Look::Http)),
+        (allow(&["GET *:8080"]), 8080, Flow::Look(Look::Either)),
+        (allow(&["ok.test:8080/v1"]), 8080, Flow::Look(Look::Either)),
+        (allow(&["ok.test:8080/v1"]), 443, Flow::Deny(Refusal::Alert)),
+        (allow(&["ok.test:8080/v1", "ok.test:8080"]), 8080, Flow::Direct),
+        (allow(&["ok.test:8080/v1", "203.0.113.0/24"]), 8080, Flow::Direct),
+        (deny(&["DELETE *:8080"]), 8080, Flow::Look(Look::Either)),
+        (deny(&["DELETE *:8080"]), 22, Flow::Direct),
+        (deny(&["DELETE *"]), 22, Flow::Direct),
+        (deny(&["DELETE *"]), 443, Flow::Look(Look::Tls)),
+        (rules("ok.test:8080"), 8080, Flow::Look(Look::Either)),
+        (rules("ok.test:8080"), 8081, Flow::Direct),
+        (rules("ok.test"), 8080, Flow::Direct),
+    ] {
+        assert_eq!(flow(&wanted, port), decision, "{wanted:?} {port}");
+    }
+    let hello = |mut wanted: WantedPolicy| {
+        wanted.passthrough = texts(&["ok.test"]);
+        policy(wanted).hello(to(OK, 443, &ok), FirstBytes::Tls(Some(&ok[0]))).decision
+    };
+    assert_eq!(hello(allow(&["ok.test"])), Hello::Pass);
+    assert_eq!(hello(allow(&["GET ok.test"])), Hello::Intercept);
+    assert_eq!(hello(deny(&["DELETE ok.test"])), Hello::Intercept);
+    assert_eq!(hello(rules("ok.test")), Hello::Pass);
+}
+
 #[test]
 fn one_denied_name_of_an_address_denies_what_is_not_looked_into() {
     let denying = policy(WantedPolicy { deny: texts(&["evil.test"]), ..WantedPolicy::default() });
