@@ -1,8 +1,9 @@
 //! The host's files, as a guest sees them.
 //!
-//! [`HostFs`] is a directory of the host: a provider of the seam [`fuse::FileSystem`]. [`Router`] makes several providers one
-//! file system. [`Mounted`] mounts any provider on
-//! the host itself, through `/dev/fuse`, for people who want to look and for suites that want to be quick.
+//! [`HostFs`] is a directory of the host: a provider of the seam [`fuse::FileSystem`]. Three layers go before any provider:
+//! [`OneFile`] is a file of it, [`Places`] makes room in it for mounts, and [`Router`] makes several of them one file system.
+//! [`Mounted`] mounts any of these on the host itself, through `/dev/fuse`, for people who want to look and for suites that
+//! want to be quick.
 //!
 //! Not here: the way from a guest to a provider, and what is allowed on it.
 
@@ -10,12 +11,17 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 mod guest_attributes;
+mod held;
 mod host_fs;
 mod nodes;
+mod one_file;
+mod places;
 mod router;
 mod specials;
 mod sys;
 
 pub use host_fs::{Budget, HostFs, Options, RootError};
+pub use one_file::OneFile;
+pub use places::{Place, Places};
 pub use router::Router;
 pub use sys::{MountError, Mounted, OwnFiles};

@@ -1,7 +1,8 @@
 //! Several file systems as one: a directory that cannot be changed, in which each has an entry, its number.
 //!
-//! Each entry is a mount of its own for the kernel that asks, so nothing is renamed or linked from one to another. What
-//! the file systems call their nodes is kept; their number comes in front.
+//! Each entry that is a directory is a mount of its own for the kernel that asks, so nothing is renamed or linked from one to
+//! another; an entry may be a file, too ([`crate::OneFile`]). The file systems' own numbers of nodes are kept; that of the
+//! file system comes in front.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ const OWN_BITS: u32 = 48;
 /// Type and permissions of the directory.
 const ROOT_MODE: u32 = 0o040_555;
 
-/// Type of its entries (`DT_DIR`).
+/// Type of a directory (`DT_DIR`).
 const DIRECTORY: u8 = 4;
 
 /// How long the kernel may believe what it was told of the directory, which never changes.
@@ -109,7 +110,7 @@ impl Router {
         let number = (0..self.mounts.len()).find(named).ok_or(Errno::ENOENT)?;
         let files = self.mounts.get(number).ok_or(Errno::ENOENT)?.as_ref();
         let mut stat = files.attributes(context, NodeId::ROOT, None, None)?;
-        stat.attributes.submount = true;
+        stat.attributes.submount = stat.attributes.kind() == DIRECTORY;
         let mount = Mount { number, files, node: NodeId::ROOT };
         Ok(Entry { node: mount.number_of(NodeId::ROOT)?, generation: 0, valid: ROOT_VALID, stat })
     }
@@ -122,12 +123,15 @@ impl Router {
     }
 
     /// Lists the directory; a cookie is the number of the next entry.
-    fn list_root(&self, cookie: u64, listing: &mut Listing<'_>) {
+    fn list_root(&self, context: &Context<'_>, cookie: u64, listing: &mut Listing<'_>) {
         let first = usize::try_from(cookie).unwrap_or(usize::MAX);
-        for number in first..self.mounts.len() {
+        for (number, files) in self.mounts.iter().enumerate().skip(first) {
             let next = u64::try_from(number + 1).unwrap_or(u64::MAX);
             let name = number.to_string();
-            let listed = Listed { ino: next + 1, cookie: next, kind: DIRECTORY, name: name.as_bytes() };
+            // An entry that cannot tell its type is listed without one.
+            let stat = files.attributes(context, NodeId::ROOT, None, None);
+            let kind = stat.map_or(0, |stat| stat.attributes.kind());
+            let listed = Listed { ino: next + 1, cookie: next, kind, name: name.as_bytes() };
             if !listing.add(&listed, None) {
                 return;
             }
@@ -216,7 +220,7 @@ impl FileSystem for Router {
     ) -> Result<()> {
         match self.place(node)? {
             Place::Root => {
-                self.list_root(cookie, listing);
+                self.list_root(context, cookie, listing);
                 Ok(())
             }
             Place::In(mount) => {

@@ -10,6 +10,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::sync::Arc;
 
+use fuse::Coherence;
 use overlay::Files;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Gid, Uid};
@@ -41,7 +42,7 @@ fn run(suites: &suite::Suites, served_by: Option<u32>, in_memory: bool) {
     let files =
         HostFs::new(shared.path(), Options { owner_uid: Some(0), owner_gid: Some(0), ..Options::default() })
             .unwrap();
-    suites.hold(&format!("served by {served_by:?}, in memory {in_memory}"), files, enter);
+    suites.hold(&format!("served by {served_by:?}, in memory {in_memory}"), files, Coherence::Shared, enter);
     if in_memory {
         unmount(shared.path(), UnmountFlags::DETACH).unwrap();
     }
@@ -59,7 +60,11 @@ fn files_behave_as_posix_says() {
 fn files_in_memory_behave_as_posix_says() {
     let Some(suites) = suite::Suites::found() else { return };
     let options = overlay::Options { limit: LIMIT, mode: 0o755, uid: 0, gid: 0 };
-    suites.hold("in memory", Files::in_memory(options).unwrap(), || ());
+    // The kernel writes at once, or later and by times of its own.
+    for coherence in [Coherence::Shared, Coherence::Exclusive] {
+        let files = Files::in_memory(options).unwrap();
+        suites.hold(&format!("in memory, {coherence:?}"), files, coherence, || ());
+    }
 }
 
 /// Runs the suites on files over a directory, which is as it was in the end.
@@ -67,7 +72,7 @@ fn run_over(suites: &suite::Suites, what: &str, over: impl FnOnce(Arc<HostFs>) -
     let shared = tempfile::tempdir().unwrap();
     fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let host = HostFs::new(shared.path(), Options { readonly: true, ..Options::default() }).unwrap();
-    suites.hold(what, over(Arc::new(host)), || ());
+    suites.hold(what, over(Arc::new(host)), Coherence::Shared, || ());
     assert_eq!(fs::read_dir(shared.path()).unwrap().count(), 0, "the directory is as it was");
 }
 

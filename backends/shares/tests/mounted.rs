@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, ch
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fuse::Coherence;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::process::{Gid, Uid};
 use shares::{Budget, HostFs, MountError, Mounted, Options};
@@ -44,7 +45,7 @@ fn share(options: Options) -> Option<Share> {
         rustix::thread::set_thread_res_uid(user, user, user).unwrap();
     };
     let files = HostFs::new(shared.path(), Options { valid: Duration::ZERO, ..options }).unwrap();
-    let mounted = match Mounted::new(files, place.path(), 2, enter) {
+    let mounted = match Mounted::new(files, Coherence::Shared, place.path(), 2, enter) {
         Ok(mounted) => mounted,
         Err(MountError::Device(error)) => {
             skip::skip("fuse", format!("/dev/fuse: {error}"));

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use changes::{Change, Conflict, Error, Host, Kept, apply, below_with_directories, changes, judge};
+use fuse::Coherence;
 use overlay::Files;
 use rustix::fs::{CWD, RenameFlags};
 use shares::{HostFs, MountError, Mounted, Options};
@@ -38,7 +39,7 @@ impl Overlaid {
         let below = Arc::new(HostFs::new(shared.path(), options).unwrap());
         let directory = File::open(kept.path()).unwrap().into();
         let files = Arc::new(Files::over_kept(below, 1 << 30, directory).unwrap());
-        match Mounted::new(files.clone(), place.path(), 1, || ()) {
+        match Mounted::new(files.clone(), Coherence::Shared, place.path(), 1, || ()) {
             Ok(mounted) => Some(Self { shared, kept, place, files, mounted: Some(mounted) }),
             Err(MountError::Device(error)) => {
                 skip::skip("fuse", format!("/dev/fuse: {error}"));

@@ -93,6 +93,8 @@ struct Guest {
     orphans: Orphans,
     agent: Arc<Agent>,
     writable: Writable,
+    /// The devices of the shares, which are to stay open.
+    shares: Vec<OwnedFd>,
     late: Modules,
     initramfs: OwnedFd,
 }
@@ -131,7 +133,9 @@ fn boot(started: u64) -> Result<Guest, (Failure, Option<Control>)> {
         .map_err(alone)?;
     let ready = loaded.and(configured).and_then(|()| become_ready(&control, &config, modules_us, &initramfs));
     match ready {
-        Ok((agent, writable)) => Ok(Guest { control, orphans, agent, writable, late: modules, initramfs }),
+        Ok((agent, writable, shares)) => {
+            Ok(Guest { control, orphans, agent, writable, shares, late: modules, initramfs })
+        }
         Err(failure) => Err((failure, Some(control))),
     }
 }
@@ -153,7 +157,7 @@ fn become_ready(
     config: &BootConfig,
     modules_us: u64,
     initramfs: &OwnedFd,
-) -> Result<(Arc<Agent>, Writable), Failure> {
+) -> Result<(Arc<Agent>, Writable, Vec<OwnedFd>), Failure> {
     let upper = root::assemble(config)?;
     let root_us = since_start();
     let terminals = mounts::mount_all()?;
@@ -166,10 +170,8 @@ fn become_ready(
     let listener = vsock::listen(AGENT_PORT).at("listen")?;
     mounts::make_directories(&config.directories);
     let writable = Writable { disks: disks::mount_all(&config.disks)?, upper };
-    if let Err(failure) = shares::mount_all(&config.shares, initramfs) {
-        shutdown::close(&writable.disks);
-        return Err(failure);
-    }
+    let shares = shares::mount_all(&config.shares, initramfs);
+    let shares = shares.inspect_err(|_| shutdown::close(&writable.disks))?;
     if let Some(release) = &config.modules
         && let Err(failure) = modules::offer_all(config.layers, release)
     {
@@ -184,13 +186,13 @@ fn become_ready(
         .spawn(move || service::accept_streams(&listener, &shared))
         .map_err(|error| Failure::because("start a thread", error.to_string()))?;
     control.send(&ControlFromGuest::Ready(Ready { modules_us, root_us, ready_us: since_start() }));
-    Ok((agent, writable))
+    Ok((agent, writable, shares))
 }
 
 impl Guest {
     /// Serves requests until the host ends the guest.
     fn serve(self) -> ! {
-        let Self { mut control, orphans, agent, writable, mut late, initramfs } = self;
+        let Self { mut control, orphans, agent, writable, shares: _shares, mut late, initramfs } = self;
         let tidy = std::thread::Builder::new().name("tidy".to_owned()).stack_size(64 << 10);
         // Nobody waits for this, so it happens only while the CPU is idle, and may fail.
         let _ = tidy.spawn(move || {

@@ -85,13 +85,18 @@ fn give(file_system: &OwnedFd, disk: &DiskMount) -> Result<(), Failure> {
         .at(&format!("set the owner of the disk at {}", disk.path))
 }
 
-/// Moves a file system to its place.
-pub(crate) fn put(file_system: &OwnedFd, path: &str, step: &str) -> Result<(), Failure> {
+/// Moves a file system to its place, or a file.
+pub(crate) fn put(tree: &OwnedFd, path: &str, step: &str) -> Result<(), Failure> {
     let root =
         rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).at(step)?;
-    let place = place(root, path).map_err(|why| Failure::because(step, why))?;
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(tree).at(step)?.st_mode);
+    let place = match kind {
+        FileType::Directory => place(root, path),
+        _ => file_place(root, path),
+    };
+    let place = place.map_err(|why| Failure::because(step, why))?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    rustix::mount::move_mount(file_system, "", &place, "", flags).at(step)
+    rustix::mount::move_mount(tree, "", &place, "", flags).at(step)
 }
 
 /// The directory at `path` below `root`; missing directories on the way are made. The error names the obstacle.
@@ -118,6 +123,28 @@ fn place(root: OwnedFd, path: &str) -> Result<OwnedFd, String> {
         };
     }
     Ok(directory)
+}
+
+/// The file at `path` below `root`; a missing one is made, and so are directories on the way.
+fn file_place(root: OwnedFd, path: &str) -> Result<OwnedFd, String> {
+    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let directory = place(root, parent)?;
+    let refused = |errno: Errno| format!("{path}: {}", words(errno));
+    if ["", ".", ".."].contains(&name) {
+        return Err(refused(Errno::INVAL));
+    }
+    let make = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    match rustix::fs::openat(&directory, name, make, Mode::from_raw_mode(0o644)) {
+        Ok(_) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(refused(errno)),
+    }
+    let named = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(&directory, name, named, Mode::empty()).map_err(refused)?;
+    match FileType::from_raw_mode(rustix::fs::fstat(&file).map_err(refused)?.st_mode) {
+        FileType::Symlink => Err(format!("{path} is a symbolic link")),
+        FileType::Directory => Err(refused(Errno::ISDIR)),
+        _ => Ok(file),
+    }
 }
 
 fn is_link(directory: impl AsFd, name: &str) -> bool {
@@ -166,6 +193,28 @@ mod tests {
         ] {
             assert_eq!(at(path), Err(why.to_owned()), "{path}");
         }
+        let file_at = |path: &str| {
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            let place = file_place(rustix::fs::open(root, flags, Mode::empty()).unwrap(), path)?;
+            Ok::<_, String>(rustix::fs::fstat(place).unwrap().st_ino)
+        };
+        for path in ["/file", "/made", "/there/made", "/newer/deep/made"] {
+            let inode = file_at(path).unwrap();
+            let expected = root.join(path.trim_start_matches('/')).metadata().unwrap();
+            assert_eq!((inode, expected.is_file()), (expected.ino(), true), "{path}");
+        }
+        for (path, why) in [
+            ("/there", "/there: is a directory"),
+            ("/out", "/out is a symbolic link"),
+            ("/out/made", "/out is a symbolic link"),
+            ("/dangling", "/dangling is a symbolic link"),
+            ("/file/made", "/file: not a directory"),
+            ("/there/..", "/there/..: invalid argument"),
+            ("/there/", "/there/: invalid argument"),
+        ] {
+            assert_eq!(file_at(path), Err(why.to_owned()), "{path}");
+        }
+        assert!(!root.join("nothing").exists());
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
     }
 

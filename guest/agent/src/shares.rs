@@ -1,15 +1,15 @@
-//! Directories of the host, each mounted at its place in the new root.
+//! Directories and files that the host serves, each mounted at its place in the new root.
 //!
 //! ```text
 //!  virtiofs device ─▶ mounted in the initramfs, which nobody sees ─▶ each entry cloned and moved to its place ─▶ detached
 //! ```
 //!
-//! The device has an entry for each share, its number, and each is a file system of its own. Image and host directory
-//! are untrusted: a place is reached as a disk's is (`disks`). Not here: what is in a share, which the host serves.
+//! A device has an entry for each mount, its number; a directory is a file system of its own. Image and host are
+//! untrusted: a place is reached as a disk's is (`disks`). Not here: what is in a mount, which the host serves.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use guest_protocol::{SHARES_TAG, ShareMount};
+use guest_protocol::{ShareDevice, ShareMount};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -20,64 +20,91 @@ use rustix::mount::{
 use crate::boot::{AtStep, Failure};
 use crate::disks;
 
-/// The place of the device in the initramfs, until its shares have theirs.
-const PLACE: &str = "shares";
-
 /// How much the kernel reads ahead of a program that reads in order, in KiB: as much as one request may move. Without a
 /// word it is an eighth of that.
 const READ_AHEAD_KIB: &[u8] = b"1024";
 
-/// Mounts all shares. `initramfs` is the root that was there before.
-pub(crate) fn mount_all(shares: &[ShareMount], initramfs: &OwnedFd) -> Result<(), Failure> {
+/// How much of the memory for what is yet to be written a device may take, in percent. Without a word it is one: a program
+/// waits for the host after some hundred KiB.
+const UNWRITTEN_PERCENT: &[u8] = b"50";
+
+/// A device's file system, mounted in the initramfs.
+type Device = (ShareDevice, OwnedFd);
+
+/// Mounts all shares. `initramfs` is the root that was there before. Returns the devices, which are to stay open: all
+/// file systems of a device have their reading ahead and writing later from the device's own, and lose both with it.
+pub(crate) fn mount_all(shares: &[ShareMount], initramfs: &OwnedFd) -> Result<Vec<OwnedFd>, Failure> {
     const STEP: &str = "mount the shared folders";
-    if shares.is_empty() {
-        return Ok(());
+    let mut devices: Vec<Device> = Vec::new();
+    for device in ShareDevice::ALL {
+        if shares.iter().any(|share| share.device == device) {
+            devices.push((device, open(device).at(STEP)?));
+        }
     }
-    let device = open().and_then(|device| place(&device, initramfs).map(|()| device)).at(STEP)?;
-    let outcome = shares.iter().enumerate().try_for_each(|(number, share)| mount(&device, number, share));
-    // The shares have mounts of their own by now, and nobody needs the directory of all.
-    let detached = unmount(by_descriptor(&device).as_str(), UnmountFlags::DETACH).at(STEP);
-    outcome.and(detached)
+    devices.iter().try_for_each(|(device, files)| place(*device, files, initramfs)).at(STEP)?;
+    let mut in_order: Vec<_> = shares.iter().collect();
+    // A share within another is mounted after it.
+    in_order.sort_by(|one, other| one.path.cmp(&other.path));
+    let outcome = in_order.into_iter().try_for_each(|share| mount(&devices, share));
+    // The shares have mounts of their own by now, and nobody is to see the directory of all.
+    let detach = |(_, files): &Device| unmount(by_descriptor(files).as_str(), UnmountFlags::DETACH);
+    let detached = devices.iter().try_for_each(detach).at(STEP);
+    outcome.and(detached)?;
+    let devices = devices.into_iter().map(|(_, files)| files).collect::<Vec<_>>();
+    for device in &devices {
+        // Slower without, but not wrong.
+        let _ = tune(device);
+    }
+    Ok(devices)
 }
 
-/// Opens the device's file system, which is mounted nowhere yet.
-fn open() -> Result<OwnedFd, Errno> {
+/// Opens a device's file system, which is mounted nowhere yet.
+fn open(device: ShareDevice) -> Result<OwnedFd, Errno> {
     let context = rustix::mount::fsopen("virtiofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    rustix::mount::fsconfig_set_string(&context, "source", SHARES_TAG)?;
+    rustix::mount::fsconfig_set_string(&context, "source", device.tag())?;
     rustix::mount::fsconfig_create(&context)?;
     rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, disks::ATTRIBUTES)
 }
 
-/// Mounts the device where nobody sees it: its entries become mounts only in a mount namespace.
-fn place(device: &OwnedFd, initramfs: &OwnedFd) -> Result<(), Errno> {
-    match rustix::fs::mkdirat(initramfs, PLACE, Mode::from_raw_mode(0o700)) {
+/// Mounts the device where nobody sees it: its entries become mounts only in a mount namespace. The place is the
+/// initramfs' until the shares have theirs.
+fn place(device: ShareDevice, files: &OwnedFd, initramfs: &OwnedFd) -> Result<(), Errno> {
+    let place = device.tag();
+    match rustix::fs::mkdirat(initramfs, place, Mode::from_raw_mode(0o700)) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno),
     }
-    move_mount(device, "", initramfs, PLACE, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    move_mount(files, "", initramfs, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
-fn mount(device: &OwnedFd, number: usize, share: &ShareMount) -> Result<(), Failure> {
+fn mount(devices: &[Device], share: &ShareMount) -> Result<(), Failure> {
     let step = format!("mount a shared folder at {}", share.path);
-    // Opening the tree makes the entry a mount, and the clone has no place yet.
+    let device = devices.iter().find(|(device, _)| *device == share.device);
+    let (_, device) = device.ok_or(Errno::NODEV).at(&step)?;
+    // Opening the tree makes a directory a mount, and the clone has no place yet.
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = open_tree(device, number.to_string(), flags).at(&step)?;
+    let tree = open_tree(device, share.number.to_string(), flags).at(&step)?;
     disks::put(&tree, &share.path, &step)?;
-    if share.readonly {
-        let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID;
+    // The device's own attributes are those of every share, unless it says otherwise.
+    if share.readonly || share.set_ids {
+        let mut flags = MountFlags::BIND | MountFlags::NODEV;
+        flags.set(MountFlags::RDONLY, share.readonly);
+        flags.set(MountFlags::NOSUID, !share.set_ids);
         mount_remount(by_descriptor(&tree).as_str(), flags, "").at(&step)?;
     }
-    // Slower without, but not wrong.
-    let _ = read_ahead(&tree);
     Ok(())
 }
 
-fn read_ahead(tree: &OwnedFd) -> Result<(), Errno> {
-    let device = rustix::fs::fstat(tree)?.st_dev;
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
-    let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::io::write(&file, READ_AHEAD_KIB).map(drop)
+/// Has the kernel read and write in pieces that are worth a request.
+fn tune(device: &OwnedFd) -> Result<(), Errno> {
+    let number = rustix::fs::fstat(device)?.st_dev;
+    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+    for (name, value) in [("read_ahead_kb", READ_AHEAD_KIB), ("max_ratio", UNWRITTEN_PERCENT)] {
+        let path = format!("/sys/class/bdi/{major}:{minor}/{name}");
+        let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        rustix::io::write(&file, value)?;
+    }
+    Ok(())
 }
 
 /// A path of what a descriptor is of.

@@ -121,7 +121,13 @@ mod tests {
             cpu_quota_milli: 500,
             check_timer: false,
             disks: vec![DiskMount { path: path(), readonly: true, uid: Some(1), gid: None }],
-            shares: vec![ShareMount { path: path(), readonly: true }],
+            shares: vec![ShareMount {
+                path: path(),
+                device: ShareDevice::Own,
+                number: 3,
+                readonly: true,
+                set_ids: false,
+            }],
         };
         let change = Change { kind: ChangeKind::Removed, path: path().into() };
         let data = Head::bytes(Kind::Stdout, 5).map(|head| [&head[..], b"hello"].concat());

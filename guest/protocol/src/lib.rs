@@ -24,15 +24,12 @@ mod message;
 pub use message::{
     Answer, BootConfig, BootFailure, Change, ChangeKind, ConnectReply, ControlFromGuest, ControlFromHost,
     DiskMount, ExecFailure, ExecRequest, Exit, FileEntry, FileFailure, FileReply, FileRequest, HostEntry,
-    Pong, Program, ProgramControl, ProgramEvent, Ready, Refusal, Reply, Request, ShareMount, Stdio,
-    TerminalSize, UpperDisk, Usage, WatchEvent, WriteAt,
+    Pong, Program, ProgramControl, ProgramEvent, Ready, Refusal, Reply, Request, ShareDevice, ShareMount,
+    Stdio, TerminalSize, UpperDisk, Usage, WatchEvent, WriteAt,
 };
 
 /// Raised with every incompatible change; the agent travels in the same release as the host, so equality is required.
-pub const VERSION: u16 = 7;
-
-/// Name of the virtio-fs device that has the shared directories.
-pub const SHARES_TAG: &str = "matchlock";
+pub const VERSION: u16 = 8;
 
 /// vsock port on the host where the agent opens its control stream.
 pub const HOST_PORT: u32 = 1024;

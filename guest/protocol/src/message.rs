@@ -83,18 +83,46 @@ pub struct BootConfig {
     pub check_timer: bool,
     /// The disks on the block devices from the third on, in their order.
     pub disks: Vec<DiskMount>,
-    /// The host's directories in the file system with the tag [`crate::SHARES_TAG`], under their numbers from 0 on. Without
-    /// one there is no such file system.
+    /// Mounts that the host serves. Without one from a device there is no such device.
     pub shares: Vec<ShareMount>,
 }
 
-/// The place of a directory of the host's.
+/// A directory or a file that the host serves, and its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShareMount {
-    /// The directory that it is mounted on: an absolute path; directories on the way are made.
+    /// The path of its place, absolute; directories on the way are made.
     pub path: String,
+    /// The device that has it.
+    pub device: ShareDevice,
+    /// Its number there.
+    pub number: u16,
     /// Whether the host refuses writes.
     pub readonly: bool,
+    /// Whether set-user-ID and set-group-ID bits count.
+    pub set_ids: bool,
+}
+
+/// A virtio-fs device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ShareDevice {
+    /// The one with files that the host may change.
+    Shared,
+    /// The one with files that only the guest has.
+    Own,
+}
+
+impl ShareDevice {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Shared, Self::Own];
+
+    /// The name by which the guest mounts it.
+    #[must_use]
+    pub fn tag(self) -> &'static str {
+        match self {
+            Self::Shared => "matchlock",
+            Self::Own => "matchlock-own",
+        }
+    }
 }
 
 /// The place of the guest's changes.

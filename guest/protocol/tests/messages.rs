@@ -8,8 +8,8 @@ use guest_protocol::frame::{self, FrameError, HEAD, Head, Kind};
 use guest_protocol::{
     Answer, BootConfig, BootFailure, Change, ChangeKind, ConnectReply, ControlFromGuest, ControlFromHost,
     DiskMount, ExecFailure, ExecRequest, Exit, FileEntry, FileFailure, FileReply, FileRequest, HostEntry,
-    Pong, Program, ProgramControl, ProgramEvent, Ready, Refusal, Reply, Request, ShareMount, Stdio,
-    TerminalSize, UpperDisk, Usage, WatchEvent, WriteAt,
+    Pong, Program, ProgramControl, ProgramEvent, Ready, Refusal, Reply, Request, ShareDevice, ShareMount,
+    Stdio, TerminalSize, UpperDisk, Usage, WatchEvent, WriteAt,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -67,7 +67,15 @@ fn disk() -> impl Strategy<Value = DiskMount> {
 fn boot() -> impl Strategy<Value = BootConfig> {
     let hosts = (any::<String>(), any::<String>()).prop_map(|(host, ip)| HostEntry { host, ip });
     let upper = prop_oneof![Just(UpperDisk::Ext4), Just(UpperDisk::Memory)];
-    let share = (any::<String>(), any::<bool>()).prop_map(|(path, readonly)| ShareMount { path, readonly });
+    let device = prop_oneof![Just(ShareDevice::Shared), Just(ShareDevice::Own)];
+    let share = (any::<String>(), device, any::<u16>(), any::<bool>(), any::<bool>());
+    let share = share.prop_map(|(path, device, number, readonly, set_ids)| ShareMount {
+        path,
+        device,
+        number,
+        readonly,
+        set_ids,
+    });
     (
         (any::<u16>(), any::<u64>(), any::<[u8; 32]>(), any::<u16>(), upper),
         (any::<Option<String>>(), prop::collection::vec(any::<String>(), 0..3)),

@@ -1,4 +1,4 @@
-//! The process that serves directories of the host to a machine's guest: `matchlock-shares`.
+//! The process that serves folders to a machine's guest, of the host and of the guest's own: `matchlock-shares`.
 //!
 //! ```text
 //! supervisor                         matchlock-shares
@@ -10,6 +10,7 @@
 //! It is one of the back ends outside of a machine ([`crate::BackEnd`]), and ends when the supervisor hangs up. Not here:
 //! how files are served, and what the process may do (the program sees to both).
 
+use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -49,17 +50,94 @@ pub struct DeviceSpec {
     pub tag: String,
     /// Queues besides the one for urgent requests.
     pub request_queues: u16,
-    /// The directories in the device, each under its number.
-    pub mounts: Vec<MountSpec>,
+    /// Nobody but the guest changes these files, so the guest may write later and believe what it knows.
+    pub exclusive: bool,
+    /// The mounts in the device, each under its number.
+    pub mounts: Vec<MountSpec<Fd>>,
 }
 
-/// A directory of the host's, as the guest sees it.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct MountSpec {
-    /// The directory.
-    pub directory: Fd,
-    /// How it is seen.
-    pub view: View,
+/// A mount, with directories of the host as `D`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MountSpec<D> {
+    /// The files.
+    pub content: Content<D>,
+    /// Where others are mounted in it.
+    pub inner: Vec<Inner>,
+}
+
+/// The files of a mount.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Content<D> {
+    /// An empty folder in the process' memory.
+    Memory {
+        /// Most bytes that may be kept of it.
+        limit: u64,
+    },
+    /// The host's files.
+    Host {
+        /// Which.
+        source: Source<D>,
+        /// How the guest sees them.
+        view: View,
+    },
+    /// The host's files and, in the process' memory, what the guest makes of them.
+    Overlay {
+        /// Which.
+        source: Source<D>,
+        /// Most bytes that may be kept of the guest's changes.
+        limit: u64,
+    },
+}
+
+/// Files of the host.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Source<D> {
+    /// Their directory.
+    pub directory: D,
+    /// The one file of it that is mounted, if that is not the whole directory.
+    pub file: Option<Vec<u8>>,
+}
+
+/// A place in a mount at which another one is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inner {
+    /// The path that leads there from the mount's root: names with slashes between them.
+    pub path: String,
+    /// The other mount is a file.
+    pub is_file: bool,
+}
+
+impl<D> MountSpec<D> {
+    /// The same with other descriptions of directories.
+    pub fn try_map<T, E>(self, mut map: impl FnMut(D) -> Result<T, E>) -> Result<MountSpec<T>, E> {
+        let mut source = |Source { directory, file }| Ok(Source { directory: map(directory)?, file });
+        let content = match self.content {
+            Content::Memory { limit } => Content::Memory { limit },
+            Content::Host { source: of, view } => Content::Host { source: source(of)?, view },
+            Content::Overlay { source: of, limit } => Content::Overlay { source: source(of)?, limit },
+        };
+        Ok(MountSpec { content, inner: self.inner })
+    }
+}
+
+impl<D> Content<D> {
+    /// Most bytes that the process keeps of it.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        match self {
+            Self::Memory { limit } | Self::Overlay { limit, .. } => *limit,
+            Self::Host { .. } => 0,
+        }
+    }
+
+    /// Whether the process changes nothing on the host.
+    #[must_use]
+    pub fn leaves_host(&self) -> bool {
+        match self {
+            Self::Memory { .. } | Self::Overlay { .. } => true,
+            Self::Host { view, .. } => view.readonly,
+        }
+    }
 }
 
 /// How the guest sees a directory of the host's.
@@ -89,8 +167,10 @@ pub struct Device {
     pub tag: String,
     /// Queues besides the one for urgent requests.
     pub request_queues: u16,
-    /// Directories of the host's; the guest finds each under its number.
-    pub mounts: Vec<(OwnedFd, View)>,
+    /// Nobody but the guest changes these files.
+    pub exclusive: bool,
+    /// The mounts in the device; the guest finds each under its number.
+    pub mounts: Vec<MountSpec<OwnedFd>>,
 }
 
 /// The process, and what it says.
@@ -123,17 +203,14 @@ impl Shares {
         let spawn = Spawn { stderr: log, args, ..Spawn::new(program) };
         let (child, channel) = broker::start(Program::Shares, spawn).map_err(in_process(PROGRAM))?;
         let (mut descriptors, mut specs, mut back_ends) = (Outgoing::default(), Vec::new(), Vec::new());
-        for Device { tag, request_queues, mounts } in devices {
+        for Device { tag, request_queues, exclusive, mounts } in devices {
             let pair = process::accept_pair();
             let (listener, socket) =
                 pair.map_err(|source| MachineError::Process { what: PROGRAM, source })?;
-            let mounts = mounts.into_iter().map(|(directory, view)| {
-                let directory = descriptors.add(directory);
-                MountSpec { directory, view }
-            });
-            let mounts = mounts.collect();
+            let mut add = |directory| Ok::<_, Infallible>(descriptors.add(directory));
+            let Ok(mounts) = mounts.into_iter().map(|mount| mount.try_map(&mut add)).collect();
             let listener = descriptors.add(listener);
-            specs.push(DeviceSpec { listener, tag: tag.clone(), request_queues, mounts });
+            specs.push(DeviceSpec { listener, tag: tag.clone(), request_queues, exclusive, mounts });
             let device = Elsewhere::FileSystem { tag, request_queues };
             back_ends.push(BackEnd { socket: socket.into(), device });
         }

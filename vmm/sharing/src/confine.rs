@@ -17,7 +17,6 @@ use confinement::{
     BACK_END_IF, Domain, FIONBIO, Forbidden, Landlock, Limits, OWN_FCNTLS, Profile, RUNTIME_IF, Reachable,
     Shared, User,
 };
-use machine::shares::View;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::geteuid;
 
@@ -25,33 +24,53 @@ use rustix::process::geteuid;
 /// which have limits of their own.
 const OWN_MEMORY: u64 = 4 << 30;
 
+/// How much of the limits of files that are kept in memory this process takes for them: allocations leave gaps.
+const KEPT_FACTOR: u64 = 2;
+
+/// A directory that is shared.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    pub(crate) directory: OwnedFd,
+    /// Nothing in it is changed.
+    pub(crate) readonly: bool,
+}
+
+/// Memory that the process takes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Memory {
+    /// Bytes of the guest's that it maps.
+    pub(crate) mapped: u64,
+    /// Bytes of the guest's files that it keeps.
+    pub(crate) kept: u64,
+}
+
 /// The descriptors by which the confined process reaches files.
 #[derive(Debug)]
 pub(crate) struct Inside {
     /// The shared directories.
-    pub(crate) shared: Vec<(OwnedFd, View)>,
+    pub(crate) shared: Vec<OwnedFd>,
     /// `/proc/self/fd`.
     pub(crate) own: OwnedFd,
 }
 
-/// Leaves this process the shared directories, as `user` if it is root's, and `mapped` bytes of the guest's memory.
+/// Leaves this process the shared directories, as `user` if it is root's, and so much memory.
 pub(crate) fn walls(
-    shared: Vec<(OwnedFd, View)>,
+    mut shared: Vec<Directory>,
     user: Option<&User>,
-    mapped: u64,
+    memory: Memory,
 ) -> anyhow::Result<Inside> {
-    let (inside, missing) = match see_only(&shared) {
-        Ok(inside) => (inside, None),
+    let (own, missing) = match see_only(&mut shared) {
+        Ok(own) => (own, None),
         Err(error) => {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let own = rustix::fs::open("/proc/self/fd", flags, Mode::empty()).context("/proc/self/fd")?;
-            (Inside { shared, own }, Some(error))
+            (own, Some(error))
         }
     };
     if let Some(user) = user.filter(|_| geteuid().is_root()) {
         confinement::take_user(user).context("user of the shared folders")?;
     }
-    let landlock = restrict(&inside.shared, mapped)?;
+    let landlock = restrict(&shared, memory)?;
     match (missing, landlock) {
         (Some(error), Landlock::None) => bail!(
             "nothing would keep a guest from other files of yours: no namespaces ({error}), and no Landlock"
@@ -62,29 +81,33 @@ pub(crate) fn walls(
         (None, Landlock::None) => crate::say("no Landlock: a root directory of its own has to do"),
         (None, _) => {}
     }
-    Ok(inside)
+    Ok(Inside { shared: shared.into_iter().map(|shared| shared.directory).collect(), own })
 }
 
-/// Enters a root directory that has the shared directories in it, and nothing else.
-fn see_only(shared: &[(OwnedFd, View)]) -> io::Result<Inside> {
+/// Enters a root directory that has the shared directories in it, and nothing else; they are those of that root from then
+/// on. Returns `/proc/self/fd`.
+fn see_only(shared: &mut [Directory]) -> io::Result<OwnedFd> {
     confinement::isolate()?;
     let own = confinement::own_descriptors()?;
     let outside: Vec<_> = shared
         .iter()
-        .map(|(directory, view)| Shared { directory: directory.as_fd(), readonly: view.readonly })
+        .map(|shared| Shared { directory: shared.directory.as_fd(), readonly: shared.readonly })
         .collect();
     let inside = confinement::enter_shared(&outside)?;
-    Ok(Inside { shared: inside.into_iter().zip(shared.iter().map(|(_, view)| *view)).collect(), own })
+    shared.iter_mut().zip(inside).for_each(|(shared, directory)| shared.directory = directory);
+    Ok(own)
 }
 
-fn restrict(shared: &[(OwnedFd, View)], mapped: u64) -> anyhow::Result<Landlock> {
+fn restrict(shared: &[Directory], memory: Memory) -> anyhow::Result<Landlock> {
     let mut reachable = Reachable::default();
-    for (directory, view) in shared {
+    for Directory { directory, readonly } in shared {
         let directory = directory.try_clone().context("descriptor")?;
-        if view.readonly { &mut reachable.directories } else { &mut reachable.writable }.push(directory);
+        if *readonly { &mut reachable.directories } else { &mut reachable.writable }.push(directory);
     }
+    let Memory { mapped, kept } = memory;
+    let mapped = mapped.saturating_add(OWN_MEMORY).saturating_add(kept.saturating_mul(KEPT_FACTOR));
     // A file may get as long as the guest likes: it is the user's space, and the guest's kernel says so to its programs.
-    let limits = Limits { mapped_bytes: Some(mapped.saturating_add(OWN_MEMORY)), file_bytes: None };
+    let limits = Limits { mapped_bytes: Some(mapped), file_bytes: None };
     Ok(confinement::enter_as_is(Domain::new(reachable)?, limits)?)
 }
 
@@ -156,7 +179,7 @@ mod tests {
     #[ignore = "the process that another test confines"]
     fn confined() {
         let asked = asked();
-        restrict(&[], 0).unwrap();
+        restrict(&[], Memory::default()).unwrap();
         close_the_last_door().unwrap();
         asked.end(|| {
             // The process may use threads, events and memory.
@@ -179,10 +202,10 @@ mod tests {
     fn landlocked() {
         let channel = process::parent_channel().unwrap();
         let (secret, mut directories) = channel.recv::<String>().unwrap().unwrap();
-        let shared = vec![(directories.remove(0), View::default())];
+        let shared = vec![Directory { directory: directories.remove(0), readonly: false }];
         testing::pretend_absent(&[calls::UNSHARE]);
-        let Inside { mut shared, own } = walls(shared, None, 0).unwrap();
-        let files = HostFs::of(shared.remove(0).0, OwnFiles::of(own), Options::default()).unwrap();
+        let Inside { mut shared, own } = walls(shared, None, Memory::default()).unwrap();
+        let files = HostFs::of(shared.remove(0), OwnFiles::of(own), Options::default()).unwrap();
         close_the_last_door().unwrap();
         let name = Name::new(c"new").unwrap();
         files.entry(&Asker::default(), NodeId::ROOT, name, How::Directory { mode: 0o755 }).unwrap();

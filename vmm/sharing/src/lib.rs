@@ -1,4 +1,5 @@
-//! The process of shared folders: serves directories of the host to a guest, as virtio-fs devices over vhost-user.
+//! The process of shared folders: serves directories of the host, and folders in its memory, to a guest, as virtio-fs
+//! devices over vhost-user.
 //!
 //! It gets one message from the supervisor with every directory that is shared and a listener for each device, confines
 //! itself to those directories, and ends when the supervisor's end of the channel hangs up. It is the process of the user
@@ -9,6 +10,7 @@
 
 mod confine;
 mod device;
+mod files;
 mod followers;
 
 use std::os::fd::OwnedFd;
@@ -18,16 +20,17 @@ use std::thread;
 
 use anyhow::{Context, bail, ensure};
 use confinement::User;
-use fuse::{Coherence, FileSystem, Session};
+use fuse::{Coherence, Session};
 use machine::descriptors::Incoming;
-use machine::shares::{DeviceSpec, MAX_DEVICES, MAX_MOUNTS, MountSpec, Serve, SharesReport, View};
+use machine::shares::{DeviceSpec, MAX_DEVICES, MAX_MOUNTS, MountSpec, Serve, SharesReport};
 use process::Channel;
 use rustix::fs::{FileType, Mode};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use shares::{Budget, HostFs, Options, OwnFiles, Router};
+use shares::{Budget, Router};
 
-use confine::Inside;
+use confine::{Directory, Inside};
 use device::FileSystemDevice;
+use files::Maker;
 use followers::Followers;
 
 const PROGRAM: &str = "matchlock-shares";
@@ -37,7 +40,8 @@ struct Planned {
     listener: UnixListener,
     tag: String,
     request_queues: u16,
-    mounts: Vec<(OwnedFd, View)>,
+    coherence: Coherence,
+    mounts: Vec<MountSpec<OwnedFd>>,
 }
 
 /// Serves until the supervisor hangs up or a device fails; as `user`, if this process is root's on that user's behalf.
@@ -61,7 +65,6 @@ fn serve(channel: &Arc<Channel>, user: Option<&User>, planned: &mut Vec<Planned>
     for device in devices {
         planned.push(plan(device, &mut received)?);
     }
-    let counts: Vec<usize> = planned.iter().map(|device| device.mounts.len()).collect();
     drop(received);
     // `Followers::count` may read the number of CPUs from files, so it comes before the confinement.
     let followers = Followers::count();
@@ -71,9 +74,10 @@ fn serve(channel: &Arc<Channel>, user: Option<&User>, planned: &mut Vec<Planned>
 
     // Each device maps all of the memory for itself, and twice for a moment when its front end tells of it anew.
     let mapped = u64::try_from(planned.len())?.saturating_mul(2).saturating_mul(memory);
-    let shared = planned.iter_mut().flat_map(|device| device.mounts.drain(..)).collect();
-    let inside = confine::walls(shared, user, mapped)?;
-    let sessions = sessions(inside, &counts)?;
+    let (mounts, shared) = apart(planned)?;
+    let kept = mounts.iter().flatten().map(|mount| mount.content.limit()).fold(0, u64::saturating_add);
+    let inside = confine::walls(shared, user, confine::Memory { mapped, kept })?;
+    let sessions = sessions(inside, mounts, planned)?;
     confine::close_the_last_door()?;
 
     let followers = Arc::new(Followers::start(followers).context("thread")?);
@@ -98,39 +102,61 @@ fn serve(channel: &Arc<Channel>, user: Option<&User>, planned: &mut Vec<Planned>
 }
 
 fn plan(spec: DeviceSpec, received: &mut Incoming) -> anyhow::Result<Planned> {
-    let DeviceSpec { listener, tag, request_queues, mounts } = spec;
+    let DeviceSpec { listener, tag, request_queues, exclusive, mounts } = spec;
     ensure!(mounts.len() <= MAX_MOUNTS, "{} mounts are too many", mounts.len());
-    let mounts = mounts.into_iter().map(|MountSpec { directory, view }| {
+    let mut take = |directory| {
         let directory = received.take(directory)?;
         let kind = FileType::from_raw_mode(rustix::fs::fstat(&directory)?.st_mode);
         ensure!(kind.is_dir(), "what is shared is not a directory");
-        Ok((directory, view))
-    });
+        Ok(directory)
+    };
+    let mounts = mounts.into_iter().map(|mount| mount.try_map(&mut take));
     let mounts = mounts.collect::<anyhow::Result<_>>()?;
-    Ok(Planned { listener: received.take(listener)?.into(), tag, request_queues, mounts })
+    let coherence = if exclusive { Coherence::Exclusive } else { Coherence::Shared };
+    Ok(Planned { listener: received.take(listener)?.into(), tag, request_queues, coherence, mounts })
 }
 
-/// The file systems of each device: as many as `counts` says, in order.
-fn sessions(inside: Inside, counts: &[usize]) -> anyhow::Result<Vec<Session<Router>>> {
+/// The mounts of each device, with numbers of directories, and these directories.
+type Apart = (Vec<Vec<MountSpec<usize>>>, Vec<Directory>);
+
+fn apart(planned: &mut [Planned]) -> anyhow::Result<Apart> {
+    let mut directories = Vec::new();
+    let mut mounts_of = |device: &mut Planned| {
+        let mounts = device.mounts.drain(..).map(|mount| {
+            let readonly = mount.content.leaves_host();
+            mount.try_map(|directory| {
+                directories.push(Directory { directory, readonly });
+                anyhow::Ok(directories.len() - 1)
+            })
+        });
+        mounts.collect::<anyhow::Result<Vec<_>>>()
+    };
+    let mounts = planned.iter_mut().map(&mut mounts_of).collect::<anyhow::Result<_>>()?;
+    Ok((mounts, directories))
+}
+
+/// The file systems of each device.
+fn sessions(
+    inside: Inside,
+    mounts: Vec<Vec<MountSpec<usize>>>,
+    planned: &[Planned],
+) -> anyhow::Result<Vec<Session<Router>>> {
     let Inside { shared, own } = inside;
     // A quarter for each kind of descriptor, and a quarter for all else.
     let each = MAX_DESCRIPTORS.min(descriptor_limit()) / (4 * u64::try_from(shared.len())?.max(1));
     let each = usize::try_from(each)?;
-    let mut shared = shared.into_iter();
-    let mut make = || -> anyhow::Result<Option<Box<dyn FileSystem>>> {
-        let Some((directory, View { readonly, owner_uid, owner_gid })) = shared.next() else {
-            return Ok(None);
-        };
-        let budget = Budget { nodes: each, handles: each };
-        let options = Options { readonly, owner_uid, owner_gid, budget, ..Options::default() };
-        let own = OwnFiles::of(own.try_clone().context("descriptor")?);
-        Ok(Some(Box::new(HostFs::of(directory, own, options)?)))
+    let maker = Maker { own, budget: Budget { nodes: each, handles: each } };
+    let mut shared: Vec<_> = shared.into_iter().map(Some).collect();
+    let mut take = |number| {
+        let directory = shared.get_mut(number).and_then(Option::take);
+        directory.context("a directory is missing")
     };
-    let session = |count: &usize| {
-        let mounts = (0..*count).filter_map(|_| make().transpose()).collect::<anyhow::Result<_>>()?;
-        Ok(Session::new(Router::new(mounts), Coherence::Shared))
+    let session = |(mounts, device): (Vec<MountSpec<usize>>, &Planned)| {
+        let mounts = mounts.into_iter().map(|mount| mount.try_map(&mut take));
+        let router = maker.router(mounts.collect::<anyhow::Result<_>>()?)?;
+        Ok(Session::new(router, device.coherence))
     };
-    counts.iter().map(session).collect()
+    mounts.into_iter().zip(planned).map(session).collect()
 }
 
 /// Most descriptors that the tables of nodes are made for.

@@ -56,7 +56,17 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     (
         "sharing",
         "vmm/sharing",
-        &["confinement", "fuse", "guest_memory", "machine", "process", "shares", "vhost_backend", "virtio"],
+        &[
+            "confinement",
+            "fuse",
+            "guest_memory",
+            "machine",
+            "overlay",
+            "process",
+            "shares",
+            "vhost_backend",
+            "virtio",
+        ],
     ),
     // inside the guest: no crate of the host
     ("guest_agent", "guest/agent", &["guest_protocol"]),

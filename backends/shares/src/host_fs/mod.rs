@@ -165,7 +165,12 @@ impl HostFs {
             return Err(RootError::NotAFile);
         };
         let name = CString::new(name.as_bytes()).map_err(|_| RootError::NotAFile)?;
-        let files = Self { only: Some(name.clone()), ..Self::new(parent, options)? };
+        Self::new(parent, options)?.only(name)
+    }
+
+    /// The same directory with no other name but this one, which a file has.
+    pub fn only(self, name: CString) -> std::result::Result<Self, RootError> {
+        let files = Self { only: Some(name.clone()), ..self };
         let (_, directory) = files.directory(NodeId::ROOT).map_err(RootError::Open)?;
         match sys::stat_at(directory.as_fd(), &name).map_err(RootError::Open)?.kind() {
             Kind::File => Ok(files),

@@ -46,6 +46,7 @@ impl Mounted {
     /// calls `enter` before its first request.
     pub fn new<F: FileSystem + 'static>(
         files: F,
+        coherence: Coherence,
         path: &Path,
         threads: usize,
         enter: impl Fn() + Send + Sync + 'static,
@@ -68,7 +69,7 @@ impl Mounted {
         )
         .map_err(|errno| refused(errno.into()))?;
         let mut mounted = Self { path: path.to_owned(), threads: Vec::new() };
-        let session = Arc::new(Session::new(files, Coherence::Shared));
+        let session = Arc::new(Session::new(files, coherence));
         let enter = Arc::new(enter);
         for number in 0..threads.max(1) {
             let (device, session, enter) = (device.clone(), session.clone(), enter.clone());

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use fuse::{Coherence, Scratch, Session};
+use fuse::{Coherence, FileSystem, Scratch, Session};
 use shares::{HostFs, Options};
 use vm_memory::VolatileSlice;
 
@@ -11,6 +11,7 @@ pub(crate) type Answer = Result<Vec<u8>, i32>;
 
 pub(crate) const EPERM: i32 = 1;
 pub(crate) const ENOENT: i32 = 2;
+pub(crate) const E2BIG: i32 = 7;
 pub(crate) const ENXIO: i32 = 6;
 pub(crate) const EBADF: i32 = 9;
 pub(crate) const EBUSY: i32 = 16;
@@ -18,14 +19,18 @@ pub(crate) const EEXIST: i32 = 17;
 pub(crate) const ENOTDIR: i32 = 20;
 pub(crate) const EISDIR: i32 = 21;
 pub(crate) const EINVAL: i32 = 22;
+pub(crate) const EFBIG: i32 = 27;
+pub(crate) const ENOSPC: i32 = 28;
 pub(crate) const EROFS: i32 = 30;
+pub(crate) const ENAMETOOLONG: i32 = 36;
+pub(crate) const ENODATA: i32 = 61;
 pub(crate) const ESTALE: i32 = 116;
 
 pub(crate) const ROOT: u64 = 1;
 
 /// A thread of the guest.
-pub(crate) struct Guest<'a> {
-    session: &'a Session<HostFs>,
+pub(crate) struct Guest<'a, F = HostFs> {
+    session: &'a Session<F>,
     scratch: Scratch,
 }
 
@@ -35,7 +40,7 @@ pub(crate) fn share(path: &Path, options: Options) -> Session<HostFs> {
 }
 
 /// Files, mounted.
-pub(crate) fn mounted(files: HostFs) -> Session<HostFs> {
+pub(crate) fn mounted<F: FileSystem>(files: F) -> Session<F> {
     let session = Session::new(files, Coherence::Shared);
     let init = words(&[7, 40, 1 << 17, u32::MAX, u32::MAX]);
     let mut guest = Guest { session: &session, scratch: Scratch::default() };
@@ -51,16 +56,16 @@ pub(crate) fn longs(longs: &[u64]) -> Vec<u8> {
     longs.iter().flat_map(|long| long.to_le_bytes()).collect()
 }
 
-fn long(bytes: &[u8], at: usize) -> u64 {
+pub(crate) fn long(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
 }
 
-fn terminated(name: &[u8]) -> Vec<u8> {
+pub(crate) fn terminated(name: &[u8]) -> Vec<u8> {
     [name, b"\0"].concat()
 }
 
-impl<'a> Guest<'a> {
-    pub(crate) fn new(session: &'a Session<HostFs>) -> Self {
+impl<'a, F: FileSystem> Guest<'a, F> {
+    pub(crate) fn new(session: &'a Session<F>) -> Self {
         Self { session, scratch: Scratch::default() }
     }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod guest;
+mod own;
 mod random;
 
 use std::ffi::OsStr;

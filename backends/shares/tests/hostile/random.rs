@@ -1,13 +1,17 @@
 //! Requests at random, always the same ones: whatever a guest asks for in whatever order, what is not shared stays as it
 //! is, and what is shared has nothing that a host's user must not get.
 
+use std::ffi::CStr;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
+use std::sync::Arc;
 
-use shares::{Budget, Options};
+use fuse::FileSystem;
+use overlay::Files;
+use shares::{Budget, HostFs, Options, Place, Places};
 
-use crate::guest::{Guest, ROOT, longs, share, words};
+use crate::guest::{Guest, ROOT, longs, mounted, share, words};
 use crate::house;
 
 /// Names, good and bad; `out` and what is renamed from it lead out of the share.
@@ -23,7 +27,7 @@ struct Known {
     handles: Vec<(u64, u64)>,
 }
 
-fn step(guest: &mut Guest<'_>, known: &mut Known, step: [u8; 6]) {
+fn step<F: FileSystem>(guest: &mut Guest<'_, F>, known: &mut Known, step: [u8; 6]) {
     let [op, node, name, other, other_name, extra] = step.map(usize::from);
     let node_at = |index: usize| known.nodes[index % known.nodes.len()];
     let (node, other) = (node_at(node), node_at(other));
@@ -112,9 +116,58 @@ fn script(data: &[u8]) {
     is_harmless(&shared);
 }
 
-#[test]
-fn whatever_a_guest_asks_for_stays_in_what_is_shared() {
-    // Every kind of request in many orders, as examples to start from.
+/// The same with files that stay with the guest: the host's are as they were, all of them.
+fn script_over(data: &[u8]) {
+    let house = house();
+    let shared = house.path().join("shared");
+    symlink("../private", shared.join("out")).unwrap();
+    fs::create_dir_all(shared.join("d/e")).unwrap();
+    fs::write(shared.join("d/e/b"), "b").unwrap();
+    fs::write(shared.join("a"), "a").unwrap();
+    fs::hard_link(shared.join("a"), shared.join("c")).unwrap();
+    let before = told_of(house.path());
+    let options = Options { readonly: true, budget: Budget { nodes: 4, handles: 8 }, ..Options::default() };
+    let below = HostFs::new(&shared, options).unwrap();
+    let files = Files::over(Arc::new(below), 1 << 20).unwrap();
+    let place = |path: &[&CStr], is_file| Place {
+        path: path.iter().map(|name| (*name).to_owned()).collect(),
+        is_file,
+    };
+    let places = [place(&[c"d", c"e"], false), place(&[c"f", c"g"], true)];
+    let session = mounted(Places::new(Box::new(files), &places, true).unwrap());
+    let mut guest = Guest::new(&session);
+    let mut known = Known { nodes: vec![ROOT; 4], ..Known::default() };
+    for bytes in data.as_chunks().0.iter().take(MAX_STEPS) {
+        step(&mut guest, &mut known, *bytes);
+    }
+    // The directory that had a place's name is out of reach, and the place is where it was.
+    let d = guest.look_up(ROOT, b"d").unwrap();
+    let e = guest.look_up(d, b"e").unwrap();
+    assert_eq!(guest.names(e, true), [b""; 0]);
+    assert_eq!(told_of(house.path()), before);
+}
+
+/// All files below a directory, with what is told of them and what is in them. Reading a file may change only its time of
+/// access.
+fn told_of(directory: &Path) -> Vec<String> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let found = fs::symlink_metadata(&path).unwrap();
+        let contents = if found.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
+        let times = (found.mtime_nsec(), found.ctime_nsec());
+        let told = (found.ino(), found.mode(), found.nlink(), found.uid(), found.gid(), times);
+        all.push(format!("{path:?} {told:?} {contents:?}"));
+        if found.is_dir() {
+            all.extend(told_of(&path));
+        }
+    }
+    all.sort();
+    all
+}
+
+/// Every kind of request in many orders, as examples to start from.
+fn examples() -> Vec<Vec<u8>> {
     let example = |seed: u32| -> Vec<u8> {
         let mut state = seed;
         let mut next = || {
@@ -123,6 +176,15 @@ fn whatever_a_guest_asks_for_stays_in_what_is_shared() {
         };
         (0..MAX_STEPS * 6).map(|_| next()).collect()
     };
-    let examples: Vec<Vec<u8>> = (1..120).map(example).collect();
-    fuzzed::run("shares_random", 120, &examples, &[], script);
+    (1..120).map(example).collect()
+}
+
+#[test]
+fn whatever_a_guest_asks_for_stays_in_what_is_shared() {
+    fuzzed::run("shares_random", 120, &examples(), &[], script);
+}
+
+#[test]
+fn whatever_a_guest_asks_for_an_overlay_leaves_the_host_as_it_is() {
+    fuzzed::run("shares_random_over", 120, &examples(), &[], script_over);
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use fuse::FileSystem;
+use fuse::{Coherence, FileSystem};
 use shares::{MountError, Mounted};
 
 /// Cases of pjdfstest 0.2.2 that pass: all 398 but one, which wants a limit of links that no call tells.
@@ -47,10 +47,11 @@ impl Suites {
         &self,
         what: &str,
         files: F,
+        coherence: Coherence,
         enter: impl Fn() + Send + Sync + 'static,
     ) {
         let place = tempfile::tempdir().unwrap();
-        let mounted = match Mounted::new(files, place.path(), 2, enter) {
+        let mounted = match Mounted::new(files, coherence, place.path(), 2, enter) {
             Ok(mounted) => mounted,
             Err(MountError::Device(error)) => return skip::skip("fuse", format!("/dev/fuse: {error}")),
             Err(error) => panic!("{error}"),

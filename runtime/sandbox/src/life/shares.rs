@@ -1,68 +1,82 @@
-//! The shared directories of a sandbox: opened before anything else of it is made, and served by a process of their own
-//! from the moment when the machine is made.
+//! The mounts of a sandbox that the host serves: opened before anything else of it is made, and served by a process of
+//! their own from the moment when the machine is made.
 //!
 //! Not here: the checks of a mount (`policy::mounts`), and how files are served (`matchlock-shares`).
 
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
-use guest_protocol::{SHARES_TAG, ShareMount};
+use guest_protocol::{ShareDevice, ShareMount};
 use machine::BackEnd;
-use machine::shares::{Device, Shares as Process, View};
-use policy::disks::{Disk, Owner};
-use policy::mounts::{Content, Mount as Wanted};
+use machine::shares::{Content, Device, Inner, MountSpec, Shares as Process, Source, View};
+use policy::disks::Disk;
+use policy::mounts::{Content as Wanted, Mount};
 use rustix::fs::{Mode, OFlags};
 
-use crate::Home;
 use crate::life::error::{Error, Result};
+use crate::{Home, sys};
 
-/// Most queues of the device: of more, guests make no use.
+/// Most queues of a device: of more, guests make no use.
 const MAX_QUEUES: u8 = 4;
 
-/// A directory of the host and its place in the guest.
+/// Most bytes that a sandbox keeps of files that stay with it, in the host's memory, and most of that memory: one part of so
+/// many. All of its mounts share them.
+const MAX_KEPT_MIB: u64 = 1024;
+const KEPT_PART: u64 = 4;
+
+/// Mounts whose files are open.
+#[derive(Debug)]
+pub(crate) struct Shares(Vec<Share>);
+
+/// A mount.
 #[derive(Debug)]
 struct Share {
-    host_path: String,
-    guest_path: String,
-    readonly: bool,
-    owner: Owner,
-    /// The mount as it was asked for, for people.
-    text: String,
+    /// As the guest's agent is told of it.
+    mount: ShareMount,
+    /// As the process that serves it is told.
+    spec: MountSpec<Arc<OwnedFd>>,
+    is_file: bool,
 }
 
-/// Directories that are open.
-#[derive(Debug)]
-pub(crate) struct Shares(Vec<(Share, OwnedFd)>);
-
 impl Shares {
-    /// Opens all directories, as the user they belong to.
-    pub(crate) fn attach(home: &Home, mounts: &[Wanted], disks: &[Disk]) -> Result<Self> {
+    /// Opens what is mounted, as the user it belongs to.
+    pub(crate) fn attach(home: &Home, mounts: &[Mount], disks: &[Disk]) -> Result<Self> {
         policy::mounts::check(mounts, disks)?;
-        let attach = |mount: &Wanted| {
-            let refused = |why: &str| Error::Share { share: mount.to_string(), why: why.to_owned() };
-            let Content::Host { path, readonly, owner } = &mount.content else {
-                return Err(refused(&format!("{} is not built yet; host_fs is", mount.kind())));
-            };
-            let inside = |other: &Wanted| {
-                let rest = mount.guest_path.strip_prefix(other.guest_path.as_str());
-                rest.is_some_and(|rest| rest.starts_with('/'))
-            };
-            // The inner one's place would be made on the host.
-            if let Some(outer) = mounts.iter().find(|other| inside(other)) {
-                return Err(refused(&format!("a mount in that at {} is not built yet", outer.guest_path)));
-            }
-            let share = Share {
-                host_path: path.clone(),
-                guest_path: mount.guest_path.clone(),
-                readonly: *readonly,
-                owner: *owner,
-                text: mount.to_string(),
-            };
-            let directory = home.as_user(|| open(home, &share))?;
-            Ok((share, directory))
+        let limit = limit(mounts);
+        let shares = mounts.iter().map(|mount| home.as_user(|| Share::attach(home, mount, limit)));
+        let mut shares = Self(shares.collect::<Result<_>>()?);
+        for inner in mounts {
+            shares.make_place(inner)?;
+        }
+        for device in ShareDevice::ALL {
+            shares.of(device).zip(0..).for_each(|(share, number)| share.mount.number = number);
+        }
+        Ok(shares)
+    }
+
+    /// Has the mount that another one is in, if there is one, make room for that.
+    fn make_place(&mut self, inner: &Mount) -> Result<()> {
+        let is_file = self.0.iter().any(|share| share.mount.path == inner.guest_path && share.is_file);
+        let rest = |share: &Share| {
+            let rest = inner.guest_path.strip_prefix(&share.mount.path)?;
+            rest.strip_prefix('/').map(str::to_owned)
         };
-        Ok(Self(mounts.iter().map(attach).collect::<Result<_>>()?))
+        let around = self.0.iter_mut().filter_map(|share| Some((rest(share)?, share)));
+        // The innermost: what is left of the path is the shortest.
+        let Some((path, outer)) = around.min_by_key(|(rest, _)| rest.len()) else { return Ok(()) };
+        if outer.is_file {
+            let why = format!("what is mounted at {} is a file", outer.mount.path);
+            return Err(Error::Share { share: inner.to_string(), why });
+        }
+        outer.spec.inner.push(Inner { path, is_file });
+        Ok(())
+    }
+
+    fn of(&mut self, device: ShareDevice) -> impl Iterator<Item = &mut Share> {
+        self.0.iter_mut().filter(move |share| share.mount.device == device)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -71,17 +85,15 @@ impl Shares {
 
     /// Whether the guest has to write data back before it ends.
     pub(crate) fn any_writable(&self) -> bool {
-        self.0.iter().any(|(share, _)| !share.readonly)
+        self.0.iter().any(|share| !share.spec.content.leaves_host())
     }
 
-    /// The shares as mounts of the guest, in the order in which they are served.
+    /// The mounts as the guest's agent is told of them.
     pub(crate) fn mounts(&self) -> Vec<ShareMount> {
-        let mount =
-            |(share, _): &(Share, _)| ShareMount { path: share.guest_path.clone(), readonly: share.readonly };
-        self.0.iter().map(mount).collect()
+        self.0.iter().map(|share| share.mount.clone()).collect()
     }
 
-    /// Starts to serve the shares to a machine with so much memory; returns what the machine has elsewhere for that.
+    /// Starts to serve the mounts to a machine with so much memory; returns what the machine has elsewhere for that.
     pub(crate) fn serve(
         &self,
         memory_mib: u32,
@@ -91,95 +103,197 @@ impl Shares {
         if self.is_empty() {
             return Ok(None);
         }
-        let mount = |(share, directory): &(Share, OwnedFd)| {
-            let view =
-                View { readonly: share.readonly, owner_uid: share.owner.uid, owner_gid: share.owner.gid };
-            Ok((directory.try_clone()?, view))
-        };
-        let mounts = self.0.iter().map(mount).collect::<std::io::Result<_>>();
-        let mounts = mounts.map_err(Error::system("shared folders"))?;
         let request_queues = vcpus.clamp(1, MAX_QUEUES).into();
-        let device = Device { tag: SHARES_TAG.to_owned(), request_queues, mounts };
+        let mut devices = Vec::new();
+        for device in ShareDevice::ALL {
+            let shares = self.0.iter().filter(|share| share.mount.device == device);
+            let mounts = shares.map(|share| share.spec.clone().try_map(|directory| directory.try_clone()));
+            let mounts = mounts.collect::<std::io::Result<Vec<_>>>();
+            let mounts = mounts.map_err(Error::system("shared folders"))?;
+            if !mounts.is_empty() {
+                let exclusive = device == ShareDevice::Own;
+                devices.push(Device { tag: device.tag().to_owned(), request_queues, exclusive, mounts });
+            }
+        }
         let memory = u64::from(memory_mib) << 20;
-        Ok(Some(Process::start(vec![device], memory, Some(log))?))
+        Ok(Some(Process::start(devices, memory, Some(log))?))
     }
 }
 
-/// Opens a share's directory, unless what is in it is ours.
-fn open(home: &Home, share: &Share) -> Result<OwnedFd> {
-    let wrong = |why: std::io::Error| Error::Share { share: share.text.clone(), why: why.to_string() };
-    let ours = |what: &str| Error::Share { share: share.text.clone(), why: what.to_owned() };
-    let path = fs::canonicalize(&share.host_path).map_err(wrong)?;
-    if path == Path::new("/") {
-        return Err(ours("the whole host is not shared"));
+/// Most bytes of each mount whose files stay with the sandbox.
+fn limit(mounts: &[Mount]) -> u64 {
+    let stays = |mount: &&Mount| !matches!(mount.content, Wanted::Host { .. });
+    let count = u64::try_from(mounts.iter().filter(stays).count()).unwrap_or(u64::MAX);
+    let all = (sys::memory_mb() / KEPT_PART).min(MAX_KEPT_MIB) << 20;
+    all / count.max(1)
+}
+
+impl Share {
+    /// Opens what is mounted; its place in a device is not known yet.
+    fn attach(home: &Home, mount: &Mount, limit: u64) -> Result<Self> {
+        let open = |path, readonly| open(home, mount, path, readonly);
+        let content = match &mount.content {
+            Wanted::Memory => Content::Memory { limit },
+            Wanted::Host { path, readonly, owner } => {
+                let view = View { readonly: *readonly, owner_uid: owner.uid, owner_gid: owner.gid };
+                Content::Host { source: open(path, *readonly)?, view }
+            }
+            // Without changes there is nothing to keep.
+            Wanted::Overlay { path, readonly: true } => {
+                Content::Host { source: open(path, true)?, view: View { readonly: true, ..View::default() } }
+            }
+            Wanted::Overlay { path, readonly: false } => {
+                Content::Overlay { source: open(path, true)?, limit }
+            }
+        };
+        let is_file = match &content {
+            Content::Memory { .. } => false,
+            Content::Host { source, .. } | Content::Overlay { source, .. } => source.file.is_some(),
+        };
+        let device = match content {
+            Content::Memory { .. } => ShareDevice::Own,
+            Content::Host { .. } | Content::Overlay { .. } => ShareDevice::Shared,
+        };
+        let mount = ShareMount {
+            path: mount.guest_path.clone(),
+            device,
+            number: 0,
+            readonly: mount.is_readonly(),
+            set_ids: !matches!(content, Content::Host { .. }),
+        };
+        Ok(Self { mount, spec: MountSpec { content, inner: Vec::new() }, is_file })
+    }
+}
+
+/// Opens a directory of the host, or that of a file, unless what is in it is ours.
+fn open(home: &Home, mount: &Mount, path: &str, readonly: bool) -> Result<Source<Arc<OwnedFd>>> {
+    let refused = |why: &str| Error::Share { share: mount.to_string(), why: why.to_owned() };
+    let wrong = |why: std::io::Error| refused(&why.to_string());
+    let path = fs::canonicalize(path).map_err(wrong)?;
+    let kind = fs::metadata(&path).map_err(wrong)?.file_type();
+    let (directory, file) = match (path.parent(), path.file_name()) {
+        _ if kind.is_dir() => (&*path, None),
+        (Some(parent), Some(name)) if kind.is_file() => (parent, Some(name.as_bytes().to_vec())),
+        _ => return Err(refused("it is neither a directory nor a file")),
+    };
+    if directory == Path::new("/") {
+        return Err(refused("the whole host is not shared"));
     }
     for own in [home.state(), home.cache()].into_iter().filter_map(|own| fs::canonicalize(own).ok()) {
         if path.starts_with(&own) {
-            return Err(ours("it is matchlock's own"));
+            return Err(refused("it is matchlock's own"));
         }
         // A guest that writes there has the kernels and images of all sandboxes.
-        if !share.readonly && own.starts_with(&path) {
-            return Err(ours("matchlock's own files are in it; share it read-only, or a directory below it"));
+        if !readonly && own.starts_with(&path) {
+            return Err(refused(
+                "matchlock's own files are in it; share it read-only, or a directory below it",
+            ));
         }
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| wrong(errno.into()))
+    let directory = rustix::fs::open(directory, flags, Mode::empty()).map_err(|errno| wrong(errno.into()))?;
+    Ok(Source { directory: Arc::new(directory), file })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn attach(home: &Home, path: &Path) -> Result<Shares> {
-        attach_as(home, path, "ro")
+    fn attach_all(home: &Home, texts: &[&str]) -> Result<Shares> {
+        let mounts: Vec<_> =
+            texts.iter().map(|text| policy::mounts::volume(text, "/workspace").unwrap()).collect();
+        Shares::attach(home, &mounts, &[])
     }
 
     fn attach_as(home: &Home, path: &Path, kind: &str) -> Result<Shares> {
-        let mount = policy::mounts::volume(&format!("{}:/a:{kind}", path.display()), "").unwrap();
-        Shares::attach(home, &[mount], &[])
+        attach_all(home, &[&format!("{}:/a:{kind}", path.display())])
     }
 
     #[test]
-    fn what_is_no_directory_or_ours_is_refused() {
+    fn what_is_no_file_or_ours_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::at(directory.path());
         let inside = home.cache().join("images");
         fs::create_dir_all(&inside).unwrap();
-        fs::write(directory.path().join("file"), "").unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(directory.path().join("socket")).unwrap();
         std::os::unix::fs::symlink(&inside, directory.path().join("link")).unwrap();
         fs::create_dir(directory.path().join("mine")).unwrap();
-        for (name, why) in [
-            ("no", "No such file or directory"),
-            ("file", "Not a directory"),
-            ("link", "it is matchlock's own"),
-            ("/", "the whole host is not shared"),
-        ] {
-            let error = attach(&home, &directory.path().join(name)).unwrap_err().to_string();
-            assert!(error.starts_with("invalid volume mount \"/") && error.contains(why), "{error}");
+        for kind in ["ro", "host_fs", "overlay"] {
+            for (name, why) in [
+                ("no", "No such file or directory"),
+                ("socket", "it is neither a directory nor a file"),
+                ("link", "it is matchlock's own"),
+                ("/", "the whole host is not shared"),
+            ] {
+                let error = attach_as(&home, &directory.path().join(name), kind).unwrap_err().to_string();
+                assert!(error.starts_with("invalid volume mount \"/") && error.contains(why), "{error}");
+            }
         }
-        let shares = attach(&home, &directory.path().join("mine")).unwrap();
-        assert_eq!(shares.mounts(), [ShareMount { path: "/a".into(), readonly: true }]);
+        let shares = attach_as(&home, &directory.path().join("mine"), "ro").unwrap();
+        let mount = ShareMount {
+            path: "/a".into(),
+            device: ShareDevice::Shared,
+            number: 0,
+            readonly: true,
+            set_ids: false,
+        };
+        assert_eq!(shares.mounts(), [mount]);
         assert!(!shares.any_writable() && !shares.is_empty());
         // Around what is ours a guest may only read.
-        attach(&home, directory.path()).unwrap();
+        attach_as(&home, directory.path(), "ro").unwrap();
+        attach_as(&home, directory.path(), "overlay").unwrap();
         let error = attach_as(&home, directory.path(), "host_fs").unwrap_err().to_string();
         assert!(error.contains("matchlock's own files are in it"), "{error}");
         assert!(attach_as(&home, &directory.path().join("mine"), "host_fs").unwrap().any_writable());
     }
 
     #[test]
-    fn what_is_not_built_is_named() {
+    fn every_kind_has_its_device_and_room_for_what_is_in_it() {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::at(directory.path());
-        let inner = format!("{}:/a/b:ro", directory.path().display());
-        for (texts, why) in [
-            (&[":/a:memory"][..], "\":/a:memory\": memory is not built yet"),
-            (&["/x:/a"], "\"/x:/a:overlay\": overlay is not built yet"),
-            (&[&inner, "/x:/a:ro"], "a mount in that at /a is not built yet"),
-        ] {
-            let mounts: Vec<_> = texts.iter().map(|text| policy::mounts::volume(text, "").unwrap()).collect();
-            let error = Shares::attach(&home, &mounts, &[]).unwrap_err().to_string();
-            assert!(error.contains(why), "{error}");
-        }
+        fs::write(directory.path().join("file"), "").unwrap();
+        fs::create_dir(directory.path().join("d")).unwrap();
+        let at = |rest: &str| format!("{}/{rest}", directory.path().display());
+        let texts = [
+            at("d:/w/a/b:host_fs"),
+            ":/w:memory".to_owned(),
+            at("d:/w/a:overlay"),
+            at("file:/w/a/conf:ro"),
+            at("file:/w/a/b/deep/conf:overlay"),
+            at("d:/other:overlay,ro"),
+            ":/w/a/b/cache:memory".to_owned(),
+        ];
+        let shares = attach_all(&home, &texts.each_ref().map(String::as_str)).unwrap();
+        let told = shares.mounts();
+        let told: Vec<_> =
+            told.iter().map(|one| (&*one.path, one.device, one.number, one.readonly, one.set_ids)).collect();
+        let (shared, own) = (ShareDevice::Shared, ShareDevice::Own);
+        assert_eq!(
+            told,
+            [
+                ("/w/a/b", shared, 0, false, false),
+                ("/w", own, 0, false, true),
+                ("/w/a", shared, 1, false, true),
+                ("/w/a/conf", shared, 2, true, false),
+                ("/w/a/b/deep/conf", shared, 3, false, true),
+                ("/other", shared, 4, true, false),
+                ("/w/a/b/cache", own, 1, false, true),
+            ]
+        );
+        let inner = |number: usize| {
+            let inner = shares.0[number].spec.inner.iter().map(|inner| (&*inner.path, inner.is_file));
+            inner.collect::<Vec<_>>()
+        };
+        assert_eq!(inner(1), [("a", false)]);
+        assert_eq!(inner(2), [("b", false), ("conf", true)]);
+        assert_eq!(inner(0), [("deep/conf", true), ("cache", false)]);
+        assert!([3, 4, 5, 6].into_iter().all(|number| inner(number).is_empty()));
+        let limits: Vec<_> = shares.0.iter().map(|share| share.spec.content.limit()).collect();
+        assert!(limits[1] > 0 && limits.iter().sum::<u64>() <= MAX_KEPT_MIB << 20, "{limits:?}");
+        assert_eq!((limits[1], limits[2], limits[0], limits[5]), (limits[6], limits[4], 0, 0));
+
+        let texts = [at("file:/w/conf:ro"), at("d:/w/conf/d:ro")];
+        let error = attach_all(&home, &texts.each_ref().map(String::as_str)).unwrap_err().to_string();
+        assert!(error.ends_with("/w/conf/d:ro\": what is mounted at /w/conf is a file"), "{error}");
     }
 }

@@ -19,6 +19,7 @@ mod kernels;
 mod lifecycle;
 mod log;
 mod memory;
+mod mounts;
 mod port_forward;
 mod programs;
 mod records;
@@ -93,6 +94,7 @@ fn main() -> ExitCode {
         (Needs::Guest, port_forward::TESTS),
         (Needs::Guest, disks::TESTS),
         (Needs::Guest, shares::TESTS),
+        (Needs::Guest, mounts::TESTS),
         (Needs::Guest, kernels::TESTS),
         (Needs::Sudo, sudo::TESTS),
         (Needs::Guest, interrupted::TESTS),

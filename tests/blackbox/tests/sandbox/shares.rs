@@ -40,7 +40,7 @@ fn what_cannot_be_shared_is_refused_at_once() {
         ("/no/such:/a:ro".to_owned(), "No such file or directory"),
         (format!("{own}:/a:ro"), "it is matchlock's own"),
         (format!("{file}:/a:ro"), "it is matchlock's own"),
-        ("/etc/passwd:/a:ro".to_owned(), "Not a directory"),
+        ("/dev/null:/a:ro".to_owned(), "it is neither a directory nor a file"),
         ("/:/a:ro".to_owned(), "the whole host is not shared"),
     ] {
         let machine = machine();

@@ -2,6 +2,7 @@
 //! that no driver would make.
 
 use std::fs::File;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use confinement::User;
 use guest_memory::{Backing, GuestRam, SharedFile, allocate};
-use machine::shares::{Device, Shares, View};
+use machine::shares::{Content, Device, Inner, MountSpec, Shares, Source, View};
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
@@ -42,14 +43,35 @@ pub(crate) const ROOT: u64 = 1;
 /// The answer to a request: its body, or the number of an error.
 pub(crate) type Answer = Result<Vec<u8>, i32>;
 
-/// The shared directories, and the process that serves them.
+/// A device, and the process that serves it.
 pub(crate) struct Guest {
     pub(crate) shares: Shares,
+    driver: Driver,
+}
+
+impl Deref for Guest {
+    type Target = Driver;
+
+    fn deref(&self) -> &Driver {
+        &self.driver
+    }
+}
+
+impl DerefMut for Guest {
+    fn deref_mut(&mut self) -> &mut Driver {
+        &mut self.driver
+    }
+}
+
+/// The guest's side of a device.
+pub(crate) struct Driver {
     front_end: Frontend,
     ram: GuestRam,
     kicks: Vec<EventFd>,
     calls: Vec<EventFd>,
     told: Vec<Epoll>,
+    /// Features of FUSE that both have, the lower half.
+    pub(crate) agreed: u32,
 }
 
 /// A buffer of a chain: where, how long, flags, and the next one's number.
@@ -87,15 +109,46 @@ fn used(queue: usize) -> u64 {
     descriptors(queue) + 0x8000
 }
 
+/// A mount with nothing in it.
+pub(crate) fn plain(content: Content<OwnedFd>) -> MountSpec<OwnedFd> {
+    MountSpec { content, inner: Vec::new() }
+}
+
+/// A mount with a place in it.
+pub(crate) fn with_place(content: Content<OwnedFd>, path: &str, is_file: bool) -> MountSpec<OwnedFd> {
+    MountSpec { content, inner: vec![Inner { path: path.to_owned(), is_file }] }
+}
+
+/// A directory, or one file in it.
+pub(crate) fn source(directory: &Path, file: Option<&str>) -> Source<OwnedFd> {
+    let directory = File::open(directory).unwrap().into();
+    Source { directory, file: file.map(|name| name.as_bytes().to_vec()) }
+}
+
+/// The device with files that the host changes too, or the other one.
+pub(crate) fn device(exclusive: bool, mounts: Vec<MountSpec<OwnedFd>>) -> Device {
+    let tag = if exclusive { "matchlock-own" } else { "matchlock" };
+    Device { tag: tag.to_owned(), request_queues: 2, exclusive, mounts }
+}
+
 /// Starts the process, and lets it come to where it serves.
-pub(crate) fn start(program: &Path, mounts: &[(&Path, View)], user: Option<User>) -> (Shares, UnixStream) {
-    let open = |(path, view): &(&Path, View)| (OwnedFd::from(File::open(path).unwrap()), *view);
-    let device =
-        Device { tag: "matchlock".to_owned(), request_queues: 2, mounts: mounts.iter().map(open).collect() };
+pub(crate) fn start_devices(
+    program: &Path,
+    devices: Vec<Device>,
+    user: Option<User>,
+) -> (Shares, Vec<UnixStream>) {
     let log = rustix::io::dup(std::io::stderr()).unwrap();
-    let (shares, mut back_ends) =
-        Shares::start_with(program, vec![device], MEMORY as u64, user, Some(log)).unwrap();
-    (shares, back_ends.pop().unwrap().socket.into())
+    let (shares, back_ends) = Shares::start_with(program, devices, MEMORY as u64, user, Some(log)).unwrap();
+    (shares, back_ends.into_iter().map(|back_end| back_end.socket.into()).collect())
+}
+
+/// The same with one device that has these directories.
+pub(crate) fn start(program: &Path, mounts: &[(&Path, View)], user: Option<User>) -> (Shares, UnixStream) {
+    let mount =
+        |(path, view): &(&Path, View)| plain(Content::Host { source: source(path, None), view: *view });
+    let devices = vec![device(false, mounts.iter().map(mount).collect())];
+    let (shares, mut sockets) = start_devices(program, devices, user);
+    (shares, sockets.remove(0))
 }
 
 impl Guest {
@@ -107,6 +160,12 @@ impl Guest {
 
     pub(crate) fn served_by((mut shares, socket): (Shares, UnixStream)) -> Self {
         shares.wait_until_serving().unwrap();
+        Self { shares, driver: Driver::new(socket) }
+    }
+}
+
+impl Driver {
+    pub(crate) fn new(socket: UnixStream) -> Self {
         let ram =
             allocate(&[(GuestAddress(0), MEMORY)], Backing::Shared(SharedFile::new().unwrap())).unwrap();
         let mut front_end = Frontend::from_stream(socket, 3);
@@ -130,11 +189,12 @@ impl Guest {
             told
         });
         let told = told.collect();
-        let mut guest = Self { shares, front_end, ram, kicks, calls, told };
-        guest.start_queues();
+        let mut driver = Self { front_end, ram, kicks, calls, told, agreed: 0 };
+        driver.start_queues();
         let init = [words(&[7, 40, 1 << 17, u32::MAX, u32::MAX]), vec![0; 44]].concat();
-        guest.ask(FIRST, 26, 0, &init).unwrap();
-        guest
+        let agreed = driver.ask(FIRST, 26, 0, &init).unwrap();
+        driver.agreed = u32::from_le_bytes(agreed[12..16].try_into().unwrap());
+        driver
     }
 
     fn start_queues(&mut self) {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
 
 mod guest;
+mod kinds;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -24,6 +25,9 @@ const EXDEV: i32 = 18;
 const EINVAL: i32 = 22;
 const EROFS: i32 = 30;
 const ENOENT: i32 = 2;
+const EBUSY: i32 = 16;
+const EEXIST: i32 = 17;
+const ENOSPC: i32 = 28;
 const ESTALE: i32 = 116;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_matchlock-shares");

@@ -1,0 +1,141 @@
+//! Every kind of mount in one guest: memory, overlay, single files, mounts within mounts, and what the host does to them
+//! meanwhile.
+
+use std::fs;
+
+use blackbox::{Home, end, kill_and_wait, read_until};
+use rustix::process::Pid;
+
+use crate::Test;
+
+pub(crate) const TESTS: &[Test] = &[
+    ("mounts::every_kind_in_one_guest", every_kind_in_one_guest),
+    ("mounts::the_end_of_their_process_is_an_error_in_the_guest", the_end_of_their_process),
+];
+
+/// Where each of them is in the guest, and what it is allowed there.
+const MOUNTS: &str = "/etc/app.conf nosuid,nodev ro
+/over nodev rw
+/over/cache nodev rw
+/vanishing nosuid,nodev rw
+/workspace nodev rw
+/workspace/src nosuid,nodev rw
+/workspace/src/deep/conf nodev rw
+";
+
+/// In memory, with everything a file can be.
+const MEMORY: &str =
+    "cd /workspace && stat -c %a . && echo made > made && chmod 4755 made && stat -c %a made &&
+ln -s made link && cat link && ln made hard && stat -c %h made && mkfifo fifo && mkdir -p d/e && mv d f &&
+rmdir src 2>&1; ls; dd if=/dev/zero of=big bs=1M count=3 2>/dev/null && stat -c %s big && rm big;
+grep -l 1024 /sys/class/bdi/*/read_ahead_kb | wc -l";
+
+/// The host's files, and those that only look like it.
+const OTHERS: &str = "cat src/hello; echo guest > src/new; mv made src/moved; cat src/moved; touch src/deep/x 2>&1;
+cat src/deep/conf; echo over >> src/deep/conf; cat src/deep/conf;
+cd /over && cat below && echo changed > below && cat below && rm gone && ls && mkdir sub/new && mv sub moved &&
+cat moved/kept; echo cached > cache/file; cat cache/file;
+cat /etc/app.conf; echo x 2>&1 > /etc/app.conf; rm /etc/app.conf 2>&1";
+
+/// The host's acts, seen from the guest. A file that was looked at may have its former size for a second.
+const LATER: &str =
+    "cat /etc/app.conf; until [ \"$(cat /over/listed)\" = 'listed, later' ]; do sleep 0.1; done
+cat /over/below; ls /vanishing; touch /vanishing/x 2>&1; echo $?";
+
+fn every_kind_in_one_guest() {
+    let home = Home::new();
+    let host = tempfile::tempdir().unwrap();
+    let at = |name: &str| host.path().join(name);
+    for name in ["src/hidden", "over/sub", "vanishing", "conf"] {
+        fs::create_dir_all(at(name)).unwrap();
+    }
+    for (name, text) in [
+        ("src/hello", "of the host"),
+        ("over/below", "below"),
+        ("over/gone", "gone"),
+        ("over/listed", "listed"),
+        ("over/sub/kept", "kept"),
+        ("conf/app.conf", "setting = 1"),
+        ("conf/other", "other"),
+    ] {
+        fs::write(at(name), format!("{text}\n")).unwrap();
+    }
+    let volume = |name: &str, rest: &str| format!("{}:{rest}", at(name).display());
+    let volumes = [
+        // The inner ones first: their order says nothing.
+        volume("conf/app.conf", "/workspace/src/deep/conf:overlay"),
+        volume("src", "/workspace/src:host_fs"),
+        ":/workspace:memory".to_owned(),
+        ":/over/cache:memory".to_owned(),
+        volume("over", "/over"),
+        volume("conf/app.conf", "/etc/app.conf:ro"),
+        volume("vanishing", "/vanishing:host_fs"),
+    ];
+    let list = "grep virtiofs /proc/mounts | sort -k 2 | while read -r _ place _ options _; do
+case $options in *nosuid*) set=nosuid, ;; *) set= ;; esac
+case $options in *nodev*) set=${set}nodev ;; esac
+echo $place $set ${options%%,*}; done";
+    let wait = "echo up; until [ -e /workspace/src/go ]; do sleep 0.1; done";
+    let script = [list, MEMORY, OTHERS, wait, LATER].join("\n");
+    let mut run = home.run(volumes.iter().flat_map(|volume| ["-v", volume]));
+    let mut child = blackbox::spawn(run.args(["--", "sh", "-c", &script]));
+    let seen = read_until(&mut child, "up\n");
+    let expected = [
+        MOUNTS,
+        "1777\n4755\nmade\n2\nrmdir: 'src': Device or resource busy\nf\nfifo\nhard\nlink\nmade\nsrc\n3145728\n2\n",
+        "of the host\nmade\ntouch: src/deep/x: Read-only file system\n",
+        "setting = 1\nsetting = 1\nover\n",
+        "below\nchanged\nbelow\ncache\nlisted\nsub\nkept\ncached\nsetting = 1\n",
+        "sh: can't create /etc/app.conf: Read-only file system\n",
+        "rm: can't remove '/etc/app.conf': Device or resource busy\n",
+        "up\n",
+    ];
+    assert_eq!(seen, expected.concat());
+
+    assert_eq!(fs::read_to_string(at("src/new")).unwrap(), "guest\n");
+    assert_eq!(fs::read_to_string(at("src/moved")).unwrap(), "made\n");
+    // An editor's way, a change below, and a directory that goes while it is shared.
+    fs::write(at("conf/new"), "setting = 2, longer\n").unwrap();
+    fs::rename(at("conf/new"), at("conf/app.conf")).unwrap();
+    fs::write(at("over/listed"), "listed, later\n").unwrap();
+    fs::write(at("over/below"), "below, later\n").unwrap();
+    fs::remove_dir(at("vanishing")).unwrap();
+    fs::write(at("vanishing"), "a file where a directory was").unwrap();
+    fs::write(at("src/go"), "").unwrap();
+    let done = end(child);
+    assert_eq!(done.status, 0, "{done:?}");
+    let expected = "setting = 2, longer\nchanged\ntouch: /vanishing/x: No such file or directory\n1\n";
+    assert_eq!(done.stdout, expected, "{done:?}");
+
+    // Nothing of what stays with the guest has reached the host, nor has a place been made there.
+    let names = |name: &str| {
+        let mut names = blackbox::names(&at(name));
+        names.sort();
+        names
+    };
+    assert_eq!(names("src"), ["go", "hello", "hidden", "moved", "new"]);
+    assert_eq!(names("over"), ["below", "gone", "listed", "sub"]);
+    assert_eq!(
+        (names("over/sub"), names("conf")),
+        (vec!["kept".into()], vec!["app.conf".into(), "other".into()])
+    );
+    assert_eq!(fs::read_to_string(at("over/below")).unwrap(), "below, later\n");
+    home.assert_nothing_left();
+}
+
+fn the_end_of_their_process() {
+    let home = Home::new();
+    let host = tempfile::tempdir().unwrap();
+    let over = format!("{}:/over", host.path().display());
+    let mut run = home.run(["-v", ":/memory:memory", "-v", &over]);
+    let mut child = blackbox::spawn(run.args(["--", "sh", "-c", "echo x > /memory/x; echo up; sleep 600"]));
+    read_until(&mut child, "up\n");
+    let processes = home.processes();
+    let pid = processes.iter().find_map(|process| process.strip_suffix(" matchlock-share")).unwrap();
+    kill_and_wait(Pid::from_raw(pid.parse().unwrap()).unwrap());
+    let done = end(child);
+    assert_ne!(done.status, 0);
+    assert!(done.stderr.contains("the process of the shared folders ended: signal: 9"), "{done:?}");
+    assert_eq!(fs::read_dir(host.path()).unwrap().count(), 0);
+    home.assert_nothing_left();
+}

@@ -1,0 +1,91 @@
+//! The file systems of a device, made of what its specification says.
+
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use anyhow::Context;
+use fuse::FileSystem;
+use machine::shares::{Content, Inner, MountSpec, Source, View};
+use overlay::Files;
+use shares::{Budget, HostFs, OneFile, Options, OwnFiles, Place, Places, Router};
+
+/// A folder in memory is as free to all as `/tmp`.
+const FOLDER_MODE: u32 = 0o1777;
+
+/// The needs of all file systems.
+pub(crate) struct Maker {
+    /// `/proc/self/fd`.
+    pub(crate) own: OwnedFd,
+    /// Descriptors for each of them.
+    pub(crate) budget: Budget,
+}
+
+impl Maker {
+    /// The file systems of a device as one.
+    pub(crate) fn router(&self, mounts: Vec<MountSpec<OwnedFd>>) -> anyhow::Result<Router> {
+        let mounts = mounts.into_iter().zip(0u64..).map(|(mount, number)| self.mount(mount, number));
+        Ok(Router::new(mounts.collect::<anyhow::Result<_>>()?))
+    }
+
+    fn mount(&self, mount: MountSpec<OwnedFd>, number: u64) -> anyhow::Result<Box<dyn FileSystem>> {
+        let MountSpec { content, inner } = mount;
+        let is_own = !matches!(content, Content::Host { .. });
+        let (files, only) = self.files(content)?;
+        if let Some(name) = only {
+            // Numbers of files that are not in the same file system, and must not seem to be one.
+            let file = OneFile::new(files, name, number + 2);
+            return Ok(Box::new(file.map_err(refused).context("file")?));
+        }
+        if inner.is_empty() {
+            return Ok(files);
+        }
+        let inner = inner.into_iter().map(place).collect::<anyhow::Result<Vec<_>>>()?;
+        // Nothing is made on the host.
+        Ok(Box::new(Places::new(files, &inner, is_own).map_err(refused).context("places of mounts")?))
+    }
+
+    /// The files of a mount, and the name of the file if that is only one.
+    fn files(&self, content: Content<OwnedFd>) -> anyhow::Result<(Box<dyn FileSystem>, Option<CString>)> {
+        Ok(match content {
+            Content::Memory { limit } => {
+                let options = overlay::Options { limit, mode: FOLDER_MODE, uid: 0, gid: 0 };
+                (Box::new(Files::in_memory(options).map_err(refused).context("folder in memory")?), None)
+            }
+            Content::Host { source, view } => {
+                let (files, only) = self.host(source, view)?;
+                (Box::new(files), only)
+            }
+            Content::Overlay { source, limit } => {
+                let view = View { readonly: true, ..View::default() };
+                let (below, only) = self.host(source, view)?;
+                (Box::new(Files::over(Arc::new(below), limit).map_err(refused).context("overlay")?), only)
+            }
+        })
+    }
+
+    fn host(&self, source: Source<OwnedFd>, view: View) -> anyhow::Result<(HostFs, Option<CString>)> {
+        let Source { directory, file } = source;
+        let View { readonly, owner_uid, owner_gid } = view;
+        let options = Options { readonly, owner_uid, owner_gid, budget: self.budget, ..Options::default() };
+        let own = OwnFiles::of(self.own.try_clone().context("descriptor")?);
+        let files = HostFs::of(directory, own, options)?;
+        match file {
+            None => Ok((files, None)),
+            Some(name) => {
+                let name = CString::new(name).context("name of a file")?;
+                Ok((files.only(name.clone())?, Some(name)))
+            }
+        }
+    }
+}
+
+fn place(inner: Inner) -> anyhow::Result<Place> {
+    let Inner { path, is_file } = inner;
+    let path = path.split('/').map(|name| CString::new(name).context("place of a mount"));
+    Ok(Place { path: path.collect::<anyhow::Result<_>>()?, is_file })
+}
+
+fn refused(errno: fuse::Errno) -> std::io::Error {
+    std::io::Error::from_raw_os_error(errno.number())
+}
