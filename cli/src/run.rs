@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guest_protocol::{Program, Stdio};
+use policy::files::WantedMasks;
 use policy::mounts::{self, Mount};
 use sandbox::{
-    AgentError, DEFAULT_GRACE, Error, Exec, Guest, Handle, Home, ImageOverrides, Powers, ProgramStream, Spec,
-    Start, Stop, Terms, TimeLimit, Timings, Why,
+    AgentError, DEFAULT_GRACE, Error, Exec, FileWatch, Guest, Handle, Home, ImageOverrides, Powers,
+    ProgramStream, Spec, Start, Stop, Terms, TimeLimit, Timings, Why,
 };
 use tokio::time::timeout;
 
@@ -81,6 +82,7 @@ fn spec(home: &Home, args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
         },
         disks: policy::disks::specs(&args.disk)?,
         mounts,
+        watch: FileWatch::default(),
         hostname: network.hostname,
         add_hosts: network.add_hosts,
         env: environment::collect(home, &args.env_file, &args.env)?,
@@ -107,6 +109,16 @@ fn folders(args: &RunArgs) -> anyhow::Result<(String, Vec<Mount>)> {
     let volumes = args.volume.iter().map(|text| mounts::volume(text, &workspace));
     let named = args.mount.iter().map(|text| mounts::mount(text, &workspace));
     let mounts = volumes.chain(named).collect::<Result<Vec<_>, _>>()?;
+    let masks = WantedMasks {
+        hidden: args.mask.clone(),
+        readonly: args.mask_readonly.clone(),
+        protect: args.protect,
+    };
+    anyhow::ensure!(
+        masks.is_empty() || has_mounts,
+        "--mask, --mask-readonly and --protect need -v or --mount"
+    );
+    let mounts = mounts.into_iter().map(|mount| mount.masked(&masks)).collect::<Result<_, _>>()?;
     Ok((workspace, mounts))
 }
 

@@ -1,7 +1,8 @@
 //! The folders that a guest has beside its image's, and their places.
 //!
 //! ```text
-//! HOST:GUEST[:OPTIONS]                 OPTIONS = overlay, host_fs, memory; ro; uid=N, gid=N, owner=UID:GID
+//! HOST:GUEST[:OPTIONS]                 OPTIONS = overlay, host_fs, memory; ro; uid=N, gid=N, owner=UID:GID;
+//!                                      mask=GLOB, mask-ro=GLOB, protect
 //! type=TYPE,source=HOST,target=GUEST[,OPTIONS]
 //! ```
 //!
@@ -12,6 +13,7 @@
 use std::fmt;
 
 use crate::disks::{self, Disk, Owner};
+use crate::files::{MaskError, Masks, WantedMasks};
 
 /// The workspace of a guest with mounts unless the user says otherwise.
 pub const DEFAULT_WORKSPACE: &str = "/workspace";
@@ -26,6 +28,8 @@ pub struct Mount {
     pub guest_path: String,
     /// The files in the folder.
     pub content: Content,
+    /// Names in the folder that the guest does not see, or does not change.
+    pub masks: WantedMasks,
 }
 
 /// The files in a folder.
@@ -112,6 +116,9 @@ pub enum Wrong {
     /// The text is no user or group id.
     #[error("{0:?} is no id: a number from 0 to 4294967294")]
     Id(String),
+    /// A mask is none.
+    #[error(transparent)]
+    Mask(#[from] MaskError),
     /// The option was given before, or one that says the same.
     #[error("option {0:?} comes twice")]
     Twice(String),
@@ -127,7 +134,8 @@ pub enum Wrong {
 }
 
 /// The options of both forms, for people.
-const OPTIONS: &str = "host_fs, overlay, memory, ro, readonly, uid=N, gid=N, owner=UID:GID";
+const OPTIONS: &str = "host_fs, overlay, memory, ro, readonly, uid=N, gid=N, owner=UID:GID, mask=GLOB, \
+                       mask-ro=GLOB, protect";
 
 /// The reason why nothing can be mounted at a path of the guest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -156,7 +164,7 @@ impl Mount {
             "overlay" => Content::Overlay { path, readonly },
             kind => return Err(Wrong::Kind(kind.to_owned())),
         };
-        let mount = Self { guest_path, content };
+        let mount = Self { guest_path, content, masks: WantedMasks::default() };
         if mount.owner() != wanted.owner {
             return Err(Wrong::Owner);
         }
@@ -164,6 +172,15 @@ impl Mount {
             return Err(Wrong::NoSource);
         }
         Ok(mount)
+    }
+
+    /// The mount with these masks besides its own.
+    pub fn masked(mut self, masks: &WantedMasks) -> Result<Self, MaskError> {
+        self.masks.hidden.extend_from_slice(&masks.hidden);
+        self.masks.readonly.extend_from_slice(&masks.readonly);
+        self.masks.protect |= masks.protect;
+        Masks::new(&self.masks)?;
+        Ok(self)
     }
 
     /// The name of the mount's kind.
@@ -216,7 +233,11 @@ impl fmt::Display for Mount {
         let ids = [("uid", self.owner().uid), ("gid", self.owner().gid)];
         ids.into_iter()
             .filter_map(|(name, id)| Some((name, id?)))
-            .try_for_each(|(name, id)| write!(f, ",{name}={id}"))
+            .try_for_each(|(name, id)| write!(f, ",{name}={id}"))?;
+        let WantedMasks { hidden, readonly, protect } = &self.masks;
+        hidden.iter().try_for_each(|glob| write!(f, ",mask={glob}"))?;
+        readonly.iter().try_for_each(|glob| write!(f, ",mask-ro={glob}"))?;
+        if *protect { f.write_str(",protect") } else { Ok(()) }
     }
 }
 
@@ -326,6 +347,7 @@ struct Options<'a> {
     kind: Option<&'a str>,
     readonly: bool,
     owner: Owner,
+    masks: WantedMasks,
 }
 
 impl<'a> Options<'a> {
@@ -337,6 +359,15 @@ impl<'a> Options<'a> {
             None if ["ro", "readonly"].contains(&option) => std::mem::replace(&mut self.readonly, true),
             Some(("uid", digits)) => self.owner.uid.replace(id(digits)?).is_some(),
             Some(("gid", digits)) => self.owner.gid.replace(id(digits)?).is_some(),
+            None if option == "protect" => std::mem::replace(&mut self.masks.protect, true),
+            Some(("mask", glob)) => {
+                self.masks.hidden.push(glob.to_owned());
+                false
+            }
+            Some(("mask-ro", glob)) => {
+                self.masks.readonly.push(glob.to_owned());
+                false
+            }
             Some(("owner", both)) => {
                 let (uid, gid) = both.split_once(':').ok_or_else(|| Wrong::Id(both.to_owned()))?;
                 let (uid, gid) = (self.owner.uid.replace(id(uid)?), self.owner.gid.replace(id(gid)?));
@@ -350,7 +381,8 @@ impl<'a> Options<'a> {
     /// The mount at a place, of the kind `bare` if the options say none.
     fn mount(self, guest_path: &str, host_path: &str, bare: &str) -> Result<Mount, Wrong> {
         let (kind, readonly, owner) = (self.kind.unwrap_or(bare), self.readonly, self.owner);
-        Mount::new(&WantedMount { guest_path, kind, host_path, readonly, owner })
+        let mount = Mount::new(&WantedMount { guest_path, kind, host_path, readonly, owner })?;
+        Ok(mount.masked(&self.masks)?)
     }
 }
 
@@ -378,7 +410,7 @@ mod tests {
     }
 
     fn at(guest_path: &str, content: Content) -> Mount {
-        Mount { guest_path: guest_path.into(), content }
+        Mount { guest_path: guest_path.into(), content, masks: WantedMasks::default() }
     }
 
     fn plain(text: &str) -> Result<Mount, MountError> {
@@ -442,6 +474,27 @@ mod tests {
             ("/a:/b:ro,owner=1", Wrong::Id("1".into())),
         ] {
             assert_eq!(plain(text), Err(MountError { mount: text.into(), why }), "{text}");
+        }
+    }
+
+    #[test]
+    fn masks_are_options() {
+        let text = "/a:/b:host_fs,mask=.env*,mask=/top,mask-ro=locked,protect";
+        let masked = plain(text).unwrap();
+        let WantedMasks { hidden, readonly, protect } = &masked.masks;
+        assert_eq!((hidden.len(), hidden[1].as_str(), readonly.len(), *protect), (2, "/top", 1, true));
+        assert_eq!((masked.to_string().as_str(), plain(text)), (text, Ok(masked)));
+        let more = WantedMasks { hidden: vec!["x".into()], ..WantedMasks::default() };
+        let both = mount("type=memory,target=/m,mask-ro=y", "").unwrap().masked(&more).unwrap();
+        assert_eq!(both.to_string(), ":/m:memory,mask=x,mask-ro=y");
+        for (option, why) in [
+            ("mask=a//b", Wrong::Mask(MaskError::NoName("a//b".into()))),
+            ("mask=", Wrong::Mask(MaskError::NoName(String::new()))),
+            ("protect,protect", Wrong::Twice("protect".into())),
+            ("mask", Wrong::UnknownOption("mask".into())),
+        ] {
+            let text = format!("/a:/b:{option}");
+            assert_eq!(plain(&text), Err(MountError { mount: text, why }));
         }
     }
 
@@ -562,7 +615,7 @@ mod tests {
             }),
             (source(), any::<bool>()).prop_map(|(path, readonly)| Content::Overlay { path, readonly }),
         ];
-        (path, content).prop_map(|(guest_path, content)| Mount { guest_path, content })
+        (path, content).prop_map(|(guest_path, content)| at(&guest_path, content))
     }
 
     proptest! {

@@ -31,6 +31,7 @@ from matchlock import (
     NetworkInterceptionConfig,
     RPCError,
     Sandbox,
+    VFSHookEvent,
     VFSHookRule,
     VFSInterceptionConfig,
 )
@@ -476,10 +477,6 @@ REFUSED = [
     (Sandbox("A").allow_private_ips(), "network.block_private_ips = false"),
     (Sandbox("A").with_dns_servers("1.1.1.1"), "network.dns_servers"),
     (Sandbox("A").with_network_mtu(1400), "network.mtu"),
-    (
-        Sandbox("A").mount_memory("/m").with_vfs_interception(VFSInterceptionConfig(emit_events=True)),
-        "vfs.interception",
-    ),
 ]
 
 
@@ -545,6 +542,84 @@ def test_files_that_stay_with_the_sandbox(home: homes.Home, alpine: str, tmp_pat
     assert (tmp_path / "file").read_text(encoding="utf-8") == "of the host\n"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     client.remove()
+
+
+def test_rules_and_hooks_of_files(home: homes.Home, alpine: str, tmp_path: Path) -> None:
+    """Rules hold for programs and for the client's own calls; hooks hear of both, before the call returns."""
+    events: list[tuple[str, str, int, int]] = []
+    dangerous: list[tuple[str, str]] = []
+    safe: list[str] = []
+    ran = threading.Event()
+    with Client() as client:
+
+        def hear(_: Client, event: VFSHookEvent) -> None:
+            dangerous.append((event.op, event.path))
+            events.append((event.op, event.path, event.size, event.mode))
+
+        def after(event: VFSHookEvent) -> None:
+            # A write of the hook's own does not run it again.
+            client.write_file("/workspace/log", event.path)
+            safe.append(event.path)
+            ran.set()
+
+        rules = [
+            VFSHookRule(name="keep", ops=["remove", "rename"], path="/workspace/kept*", action="block"),
+            VFSHookRule(name="no-write", phase="before", ops=["write"], path="/workspace/locked/*", action="block"),
+            VFSHookRule(name="below", ops=["mkdir"], path="/workspace/*", action="block"),
+            VFSHookRule(name="hear", phase="after", ops=["write", "create", "remove"], dangerous_hook=hear),
+            VFSHookRule(name="after", phase="after", ops=["write"], path="/workspace/watched*", hook=after),
+        ]
+        (tmp_path / "locked").mkdir()
+        (tmp_path / "locked" / "file").write_text("locked", encoding="utf-8")
+        sandbox = Sandbox(alpine).mount_host_dir("/workspace", str(tmp_path))
+        client.launch(sandbox.with_vfs_interception(VFSInterceptionConfig(rules=rules)))
+
+        client.write_file("/workspace/kept", "12345")
+        assert client.exec("rm kept; mv kept other; cat kept").stdout == "12345"
+        assert "Operation not permitted" in client.exec("rm kept").stderr
+        assert client.exec("mkdir d").exit_code != 0
+        assert client.exec("mkdir locked/d && rmdir locked/d").exit_code == 0
+        assert client.exec("echo x >> locked/file").exit_code != 0
+        with pytest.raises(RPCError) as caught:
+            client.write_file("/workspace/locked/new", "x")
+        assert caught.value.is_file_error(), caught.value
+        assert (tmp_path / "locked" / "file").read_text(encoding="utf-8") == "locked"
+        assert client.exec("echo 123 > made && rm made").exit_code == 0
+        assert client.read_file("/workspace/kept") == b"12345"
+        assert client.exec("echo x > watched").exit_code == 0
+        assert ran.wait(30)
+        # Hooks run on threads of their own: they end soon after the call.
+        deadline = time.monotonic() + 30
+        while ("write", "/workspace/log") not in dangerous and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert safe == ["/workspace/watched"]
+        assert ("write", "/workspace/kept", 5, 0o644) in events, events
+        assert ("create", "/workspace/made", 0, 0o644) in events, events
+        assert ("write", "/workspace/made", 4, 0o644) in events, events
+        assert ("remove", "/workspace/made", 0, 0) in events, events
+        assert ("remove", "/workspace/kept") not in dangerous, "what is blocked is not told"
+        assert ("write", "/workspace/locked/new") not in dangerous
+        assert all(op in ("write", "create", "remove") for op, _ in dangerous)
+    assert (tmp_path / "kept").read_text(encoding="utf-8") == "12345"
+    client.remove()
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (VFSHookRule(action="blok"), "rules[0]: unknown action 'blok'"),  # type: ignore[arg-type]
+        (VFSHookRule(name="n", ops=["wriet"], action="block"), "rules[0] ('n'): unknown operation 'wriet'"),  # type: ignore[list-item]
+        (VFSHookRule(path="/w/[", action="block"), "rules[0]: path '/w/[': its [...] is empty"),
+        (VFSHookRule(path="*.txt", action="block"), "rules[0]: path '*.txt' matches nothing"),
+        (VFSHookRule(phase="after", action="block"), "rules[0]: phase 'after' cannot block"),
+    ],
+)
+def test_rules_that_cannot_be(home: homes.Home, alpine: str, rule: VFSHookRule, text: str) -> None:
+    sandbox = Sandbox(alpine).mount_memory("/w").with_vfs_interception(VFSInterceptionConfig(rules=[rule]))
+    with Client() as client, pytest.raises(RPCError) as caught:
+        client.create(sandbox.options())
+    message = caught.value.message.replace('"', "'")
+    assert caught.value.code == -32602 and f"invalid configuration: vfs.interception.{text}" in message, message
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matchlock import Client, RPCError, Sandbox
+from matchlock import (
+    Client,
+    MountConfig,
+    RPCError,
+    Sandbox,
+    VFSHookEvent,
+    VFSHookRule,
+    VFSInterceptionConfig,
+)
 
 import conftest
 import homes
@@ -260,6 +268,40 @@ def test_mounts_of_an_asyncio_client(home: homes.Home, alpine: str, tmp_path: Pa
 
     asyncio.run(calls())
     assert (tmp_path / "made").read_bytes() == b"x" * 100_000
+
+
+def test_hooks_and_masks_of_an_asyncio_client(home: homes.Home, alpine: str, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("secret", encoding="utf-8")
+    (tmp_path / ".git" / "hooks").mkdir(parents=True)
+    (tmp_path / "locked").write_text("host", encoding="utf-8")
+    heard: list[tuple[str, str, int]] = []
+
+    async def hear(_: AsyncClient, event: VFSHookEvent) -> None:
+        heard.append((event.op, event.path, event.size))
+
+    masked = MountConfig(
+        type="host_fs", host_path=str(tmp_path), mask=[".env*"], mask_readonly=["/locked"], protect=True
+    )
+    rule = VFSHookRule(phase="after", ops=["write"], path="/workspace/*", dangerous_hook=hear)
+
+    async def calls() -> None:
+        async with AsyncClient() as client:
+            sandbox = Sandbox(alpine).mount("/workspace", masked)
+            await client.launch(sandbox.with_vfs_interception(VFSInterceptionConfig(rules=[rule])))
+            assert (await client.exec("ls -A")).stdout == ".git\nlocked\n"
+            for command in ("cat .env", "echo x > .env", "echo x > locked", "echo x > .git/hooks/h", "mv .git x"):
+                assert (await client.exec(command)).exit_code != 0, command
+            await client.write_file("/workspace/made", b"123")
+            assert (await client.exec("printf 12345 >> made")).exit_code == 0
+            # All that a call does is told before it returns; tasks of hooks are begun by then.
+            await asyncio.sleep(0)
+            assert heard == [("write", "/workspace/made", 3), ("write", "/workspace/made", 5)]
+        await client.remove()
+
+    asyncio.run(calls())
+    assert (tmp_path / ".env").read_text(encoding="utf-8") == "secret"
+    assert (tmp_path / "locked").read_text(encoding="utf-8") == "host"
+    assert list((tmp_path / ".git" / "hooks").iterdir()) == []
 
 
 def test_a_volume_outlives_its_sandbox(home: homes.Home, alpine: str) -> None:

@@ -123,12 +123,22 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "PATH|@VOLUME:GUEST[:OPTIONS]", help_heading = "Disks")]
     pub(crate) disk: Vec<String>,
     /// Directory of the host in the guest, whose changes end with the sandbox; with host_fs they are the host's, with ro
-    /// there are none. More options: uid=N, gid=N, owner=UID:GID
+    /// there are none. More options: uid=N, gid=N, owner=UID:GID, mask=GLOB, mask-ro=GLOB, protect
     #[arg(short = 'v', long, value_name = "HOST:GUEST[:OPTIONS]", help_heading = "Folders")]
     pub(crate) volume: Vec<String>,
     /// The same by names: type=host_fs|overlay|memory,source=HOST,target=GUEST; then readonly, uid=N, gid=N
     #[arg(long, value_name = "NAME=VALUE,...", help_heading = "Folders")]
     pub(crate) mount: Vec<String>,
+    /// Names that the guest does not see, in every folder of the host: a glob of a name, or of a path from the folder on if it
+    /// begins with a slash
+    #[arg(long, value_name = "GLOB", help_heading = "Folders")]
+    pub(crate) mask: Vec<String>,
+    /// Names that the guest cannot change, likewise
+    #[arg(long, value_name = "GLOB", help_heading = "Folders")]
+    pub(crate) mask_readonly: Vec<String>,
+    /// The guest cannot change what programs of the host run or obey by themselves, such as hooks of git
+    #[arg(long, help_heading = "Folders")]
+    pub(crate) protect: bool,
     /// Directory that relative GUEST paths are in; it is made if missing [default with folders: /workspace]
     #[arg(long, value_name = "DIR", default_value = "", hide_default_value = true, help_heading = "Folders")]
     pub(crate) workspace: String,

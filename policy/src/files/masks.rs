@@ -12,7 +12,7 @@
 use super::glob::{Case, Glob, GlobError, NameGlob};
 
 /// Most bytes that the patterns of a share's masks have together, each counted with some more for the mask itself.
-pub const MAX_MASKS_LEN: usize = 8 << 10;
+pub const MAX_MASKS_LEN: usize = 2 << 10;
 
 /// Bytes that a mask counts besides its pattern.
 const MASK_LEN: usize = 16;

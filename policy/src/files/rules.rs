@@ -5,7 +5,7 @@ use std::fmt;
 use super::glob::{Glob, GlobError};
 
 /// Most bytes that the patterns of all rules have together, each counted with some more for the rule itself.
-pub const MAX_RULES_LEN: usize = 32 << 10;
+pub const MAX_RULES_LEN: usize = 16 << 10;
 
 /// Bytes that a rule counts besides its pattern.
 const RULE_LEN: usize = 16;
@@ -79,6 +79,20 @@ impl Op {
         Self::NAMED.iter().find(|(op, _)| *op == self).map(|(_, name)| *name)
     }
 
+    /// A number for the operation, if events of it are told.
+    #[must_use]
+    pub fn code(self) -> Option<u8> {
+        let index = Self::NAMED.iter().position(|(op, _)| *op == self)?;
+        u8::try_from(index).ok()
+    }
+
+    /// The operation of a number.
+    #[must_use]
+    pub fn of_code(code: u8) -> Option<Self> {
+        let (op, _) = Self::NAMED.get(usize::from(code))?;
+        Some(*op)
+    }
+
     /// The operation of a name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
@@ -107,18 +121,18 @@ impl Ops {
 }
 
 /// A requested rule.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct WantedRule<'a> {
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WantedRule {
     /// For messages.
-    pub name: &'a str,
+    pub name: String,
     /// `before` or `after`; empty = `before`.
-    pub phase: &'a str,
+    pub phase: String,
     /// The operations; none = all.
-    pub ops: &'a [&'a str],
+    pub ops: Vec<String>,
     /// The pattern of the paths; empty = all.
-    pub path: &'a str,
+    pub path: String,
     /// `allow` or `block`; empty = `allow`.
-    pub action: &'a str,
+    pub action: String,
 }
 
 /// A rule that is not acceptable.
@@ -194,11 +208,11 @@ struct Block {
 
 impl Rules {
     /// Reads rules. One that allows has no effect: it does not shield from those after it.
-    pub fn new(wanted: &[WantedRule<'_>]) -> Result<Self, RuleError> {
+    pub fn new(wanted: &[WantedRule]) -> Result<Self, RuleError> {
         let mut rules = Self::default();
         let mut len = 0;
         for (index, rule) in wanted.iter().enumerate() {
-            let wrong = |why| RuleError { index, name: rule.name.to_owned(), why };
+            let wrong = |why| RuleError { index, name: rule.name.clone(), why };
             len += RULE_LEN + rule.path.len();
             if len > MAX_RULES_LEN {
                 return Err(wrong(Wrong::TooMany));
@@ -233,26 +247,26 @@ impl Rules {
 }
 
 /// A rule that blocks, if it does.
-fn read(rule: &WantedRule<'_>) -> Result<Option<Block>, Wrong> {
+fn read(rule: &WantedRule) -> Result<Option<Block>, Wrong> {
     let word = |text: &str| text.trim().to_ascii_lowercase();
-    let is_before = match word(rule.phase).as_str() {
+    let is_before = match word(&rule.phase).as_str() {
         "" | "before" => true,
         "after" => false,
-        _ => return Err(Wrong::Phase(rule.phase.to_owned())),
+        _ => return Err(Wrong::Phase(rule.phase.clone())),
     };
-    let blocks = match word(rule.action).as_str() {
+    let blocks = match word(&rule.action).as_str() {
         "" | "allow" => false,
         "block" => true,
-        _ => return Err(Wrong::Action(rule.action.to_owned())),
+        _ => return Err(Wrong::Action(rule.action.clone())),
     };
-    let op = |name: &&str| Op::named(name).ok_or_else(|| Wrong::Op((*name).to_owned()));
+    let op = |name: &String| Op::named(name).ok_or_else(|| Wrong::Op(name.clone()));
     let ops = rule.ops.iter().map(op).collect::<Result<Vec<_>, _>>()?;
     let glob = |path: &str| match Glob::new(path) {
         Ok(glob) if glob.is_absolute() => Ok(glob),
         Ok(_) => Err(Wrong::Relative(path.to_owned())),
         Err(why) => Err(Wrong::Glob { path: path.to_owned(), why }),
     };
-    let path = Some(rule.path).filter(|path| !path.is_empty()).map(glob).transpose()?;
+    let path = Some(rule.path.as_str()).filter(|path| !path.is_empty()).map(glob).transpose()?;
     match (is_before, blocks) {
         (false, true) => Err(Wrong::BlockAfter),
         (_, false) => Ok(None),
@@ -268,19 +282,25 @@ fn read(rule: &WantedRule<'_>) -> Result<Option<Block>, Wrong> {
 mod tests {
     use super::*;
 
-    fn block<'a>(ops: &'a [&'a str], path: &'a str) -> WantedRule<'a> {
-        WantedRule { ops, path, action: "block", ..WantedRule::default() }
+    fn rule(phase: &str, ops: &[&str], path: &str, action: &str) -> WantedRule {
+        let ops = ops.iter().map(ToString::to_string).collect();
+        WantedRule { name: String::new(), phase: phase.into(), ops, path: path.into(), action: action.into() }
     }
 
-    fn why(rule: WantedRule<'_>) -> Wrong {
+    fn block(ops: &[&str], path: &str) -> WantedRule {
+        rule("", ops, path, "block")
+    }
+
+    fn why(rule: WantedRule) -> Wrong {
         Rules::new(&[WantedRule::default(), rule]).unwrap_err().why
     }
 
     #[test]
     fn what_matches_first_or_later_is_blocked() {
-        let allow = WantedRule { path: "/w/a", action: "allow", ..WantedRule::default() };
+        let allow = rule("", &[], "/w/a", "allow");
         let rules =
-            Rules::new(&[allow, block(&["write", "CREATE"], "/w/*"), block(&[], "/w/x/[ab]")]).unwrap();
+            Rules::new(&[allow.clone(), block(&["write", "CREATE"], "/w/*"), block(&[], "/w/x/[ab]")])
+                .unwrap();
         assert!(rules.forbid(Op::Write, b"/w/a") && rules.forbid(Op::Create, b"/w/b"));
         assert!(
             !rules.forbid(Op::Read, b"/w/a")
@@ -316,30 +336,31 @@ mod tests {
             "sync",
             "truncate",
         ] {
-            assert_eq!(Op::named(name).and_then(Op::name), Some(name));
+            let op = Op::named(name).unwrap();
+            assert_eq!((op.name(), Op::of_code(op.code().unwrap())), (Some(name), Some(op)));
         }
         assert_eq!((Op::named("read_dir"), Op::named("removeall")), (Some(Op::ReadDir), Some(Op::RemoveAll)));
         assert_eq!((Op::named("other"), Op::named(""), Op::Other.name()), (None, None, None));
+        assert_eq!((Op::Other.code(), Op::of_code(u8::MAX)), (None, None));
     }
 
     #[test]
     fn nothing_unknown_is_taken_for_something_else() {
-        let rule = WantedRule::default();
-        assert_eq!(why(WantedRule { ops: &["write", "wriet"], ..rule }), Wrong::Op("wriet".into()));
-        assert_eq!(why(WantedRule { ops: &["*"], ..rule }), Wrong::Op("*".into()));
-        assert_eq!(why(WantedRule { action: "blok", ..rule }), Wrong::Action("blok".into()));
-        assert_eq!(why(WantedRule { action: "mutate_write", ..rule }), Wrong::Action("mutate_write".into()));
-        assert_eq!(why(WantedRule { phase: "during", ..rule }), Wrong::Phase("during".into()));
-        assert_eq!(why(WantedRule { phase: "After", ..block(&[], "/a") }), Wrong::BlockAfter);
+        assert_eq!(why(rule("", &["write", "wriet"], "", "")), Wrong::Op("wriet".into()));
+        assert_eq!(why(rule("", &["*"], "", "")), Wrong::Op("*".into()));
+        assert_eq!(why(rule("", &[], "", "blok")), Wrong::Action("blok".into()));
+        assert_eq!(why(rule("", &[], "", "mutate_write")), Wrong::Action("mutate_write".into()));
+        assert_eq!(why(rule("during", &[], "", "")), Wrong::Phase("during".into()));
+        assert_eq!(why(rule("After", &[], "/a", "block")), Wrong::BlockAfter);
         assert_eq!(why(block(&[], "*.txt")), Wrong::Relative("*.txt".into()));
         assert_eq!(why(block(&[], "*")), Wrong::Relative("*".into()));
         let glob = Wrong::Glob { path: "/w/[".into(), why: GlobError::Class };
         assert_eq!(why(block(&[], "/w/[")), glob);
         // A rule that only allows is in order as well, or it is refused.
-        assert_eq!(why(WantedRule { path: "/w/[", action: "allow", ..rule }), glob);
-        let named = WantedRule { name: "no secrets", action: "blok", ..rule };
+        assert_eq!(why(rule("", &[], "/w/[", "allow")), glob);
+        let named = WantedRule { name: "no secrets".into(), ..rule("", &[], "", "blok") };
         assert_eq!(
-            Rules::new(&[rule, named]).unwrap_err().to_string(),
+            Rules::new(&[WantedRule::default(), named]).unwrap_err().to_string(),
             "rules[1] (\"no secrets\"): unknown action \"blok\"; there are allow, block"
         );
     }

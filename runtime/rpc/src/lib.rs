@@ -10,6 +10,7 @@ mod admission;
 mod budget;
 mod encode;
 mod failure;
+mod file_events;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod line;

@@ -32,7 +32,7 @@ use crate::outbox::Outbox;
 use crate::request::{Params, Refused, Request};
 use crate::stdin::{Input, Stdin};
 use crate::vm::Vm;
-use crate::{Setup, encode};
+use crate::{Setup, encode, file_events};
 
 /// Most requests in flight, including those that wait for `create` or `close`.
 const MAX_IN_FLIGHT: usize = 4096;
@@ -231,6 +231,7 @@ impl Session {
                 let vm = self.vm.clone().ok_or_else(Failure::no_vm)?;
                 let guest = vm.running()?.guest;
                 let task = run(call, Inside { vm: Arc::clone(&vm), guest });
+                let task = told_before(Arc::clone(&vm), task);
                 (if method.stream { in_turn(Arc::clone(&vm), task) } else { task }, Some(vm))
             }
         };
@@ -270,6 +271,9 @@ impl Session {
             spec.kernel.clone_from(&self.kernel);
         }
         let vm = (self.make)(&spec)?;
+        if let Some(files) = vm.sandbox.files().filter(|_| spec.watch.events) {
+            tokio::spawn(file_events::tell(files, self.outbox.clone()));
+        }
         let task = create::run(request.id, spec, Arc::clone(&vm));
         let flight = |abort| Flight {
             id: request.id,
@@ -515,6 +519,16 @@ fn in_turn(vm: Arc<Vm>, task: methods::Task) -> methods::Task {
     Box::pin(async move {
         let _turn = vm.streams.acquire().await;
         task.await
+    })
+}
+
+/// Has the client told of everything that a request did to files before the request is answered: a client that acts on
+/// events would else take its own acts for others'.
+fn told_before(vm: Arc<Vm>, task: methods::Task) -> methods::Task {
+    Box::pin(async move {
+        let result = task.await;
+        vm.sandbox.files_settled().await;
+        result
     })
 }
 

@@ -35,8 +35,8 @@ pub use guest::{
 #[cfg(any(test, feature = "stand_in"))]
 pub use life::StandIn;
 pub use life::{
-    DEFAULT_GRACE, Error, Handle, Ready, Result, Spec, Stage, Start, Stop, Terms, TimeLimit, Timings, Why,
-    host, spawn,
+    DEFAULT_GRACE, Error, FileEvent, FileEvents, FileNews, FileWatch, Handle, Ready, Result, Spec, Stage,
+    Start, Stop, Terms, TimeLimit, Timings, Why, host, spawn,
 };
 pub use records::{
     BadRow, Config, DiskConfig, Error as RecordsError, Found, Home, Id, Judgement, MountConfig, Record,

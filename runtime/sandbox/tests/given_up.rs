@@ -11,7 +11,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use images::{Pull, Quiet};
-use sandbox::{Home, ImageOverrides, Spec, Start, Stop, Terms};
+use sandbox::{FileWatch, Home, ImageOverrides, Spec, Start, Stop, Terms};
 use served::http::{Answer, Server, ok};
 use tokio::sync::oneshot;
 use waiting::testing::{AT_ONCE, is_waited_for};
@@ -28,6 +28,7 @@ fn spec() -> Spec {
         resources: policy::resources::WantedResources { cpus: 1.0, memory_mb: 128, disk_size_mb: 64 },
         disks: Vec::new(),
         mounts: Vec::new(),
+        watch: FileWatch::default(),
         hostname: None,
         add_hosts: Vec::new(),
         env: Vec::new(),

@@ -4,6 +4,9 @@
 //! supervisor                         matchlock-shares
 //!   Serve + descriptors ───────────▶
 //!                            ◀────── Serving, or Failed(why) and the end
+//!                            ◀────── Files: what was done to files, if that is watched
+//!   Mark(n) ───────────────────────▶
+//!                            ◀────── Files with mark n, after all that was done before
 //!                            ◀────── Failed(why), and the end
 //! ```
 //!
@@ -13,10 +16,13 @@
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use broker::{Child, Program, User};
 use process::{Channel, Spawn};
+use rustix::net::Shutdown;
 use serde::{Deserialize, Serialize};
 
 use crate::children::{any_of, find, in_process, is_readable, wait_readable, wait_readable_for};
@@ -32,13 +38,41 @@ pub const MAX_DEVICES: usize = 2;
 /// Most mounts of one device.
 pub const MAX_MOUNTS: usize = 64;
 
-/// To the process: what to serve. The only message.
+/// The first message to the process: what it serves.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Serve {
     /// Memory of the machine, in bytes.
     pub memory: u64,
     /// The devices.
     pub devices: Vec<DeviceSpec>,
+    /// Rules for all files, and whether operations are told.
+    pub watch: Watch,
+}
+
+/// To the process, later: a mark is wanted behind what has been done to files so far.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Mark(pub u64);
+
+/// Rules for the files of all mounts, and whether operations are told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watch {
+    /// The rules, in order.
+    pub rules: Vec<Rule>,
+    /// Whether operations are told.
+    pub events: bool,
+}
+
+/// A rule, in the words of those who gave it; it is known to be in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule {
+    /// The phase.
+    pub phase: String,
+    /// The operations.
+    pub ops: Vec<String>,
+    /// The pattern of paths.
+    pub path: String,
+    /// The action.
+    pub action: String,
 }
 
 /// A device to serve.
@@ -63,6 +97,21 @@ pub struct MountSpec<D> {
     pub content: Content<D>,
     /// Where others are mounted in it.
     pub inner: Vec<Inner>,
+    /// Where it is in the guest: rules and events have paths of the guest.
+    pub place: String,
+    /// The names of it that are hidden or protected.
+    pub masks: Masks,
+}
+
+/// Patterns of names of a mount; they are known to be in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Masks {
+    /// Names that the guest does not see.
+    pub hidden: Vec<String>,
+    /// Names that the guest does not change.
+    pub readonly: Vec<String>,
+    /// The names that programs of the host run or obey are among the latter.
+    pub protect: bool,
 }
 
 /// The files of a mount.
@@ -116,7 +165,7 @@ impl<D> MountSpec<D> {
             Content::Host { source: of, view } => Content::Host { source: source(of)?, view },
             Content::Overlay { source: of, limit } => Content::Overlay { source: source(of)?, limit },
         };
-        Ok(MountSpec { content, inner: self.inner })
+        Ok(MountSpec { content, inner: self.inner, place: self.place, masks: self.masks })
     }
 }
 
@@ -158,6 +207,36 @@ pub enum SharesReport {
     Serving,
     /// Nothing is served any more; the text says why.
     Failed(String),
+    /// Operations on files.
+    Files(Files),
+}
+
+/// Operations on files since the last time.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Files {
+    /// The operations, in order.
+    pub events: Vec<FileEvent>,
+    /// Operations after these of which nothing is known but their number.
+    pub lost: u64,
+    /// A mark that was asked for: all that was done before is told.
+    pub mark: Option<u64>,
+}
+
+/// An operation on a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEvent {
+    /// The operation's code (`policy::files::Op::code`).
+    pub op: u8,
+    /// The file's path in the guest.
+    pub path: Vec<u8>,
+    /// Bytes that were moved.
+    pub size: u64,
+    /// `st_mode`, or its permissions alone, or 0.
+    pub mode: u32,
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
 }
 
 /// A device, before it is served.
@@ -177,7 +256,21 @@ pub struct Device {
 #[derive(Debug)]
 pub struct Shares {
     child: Child,
-    channel: Channel,
+    channel: Arc<Channel>,
+    /// Why the process failed, from the thread that listens to it, if one does.
+    heard: Option<mpsc::Receiver<String>>,
+}
+
+/// Asks a process for marks in what it tells of files.
+#[derive(Debug, Clone)]
+pub struct Marker(Arc<Channel>);
+
+impl Marker {
+    /// Asks for a mark. May wait for the process if it has not answered an earlier one. Whether the process is there.
+    #[must_use]
+    pub fn mark(&self, mark: u64) -> bool {
+        self.0.send(&Mark(mark), &[]).is_ok()
+    }
 }
 
 impl Shares {
@@ -185,16 +278,18 @@ impl Shares {
     /// machine's configuration. A refusal of the process shows as its end.
     pub fn start(
         devices: Vec<Device>,
+        watch: Watch,
         memory: u64,
         log: Option<OwnedFd>,
     ) -> Result<(Self, Vec<BackEnd>), MachineError> {
-        Self::start_with(&find(PROGRAM)?, devices, memory, None, log)
+        Self::start_with(&find(PROGRAM)?, devices, watch, memory, None, log)
     }
 
     /// [`Shares::start`] with a program from elsewhere. Started by root, the process becomes `user`'s.
     pub fn start_with(
         program: &Path,
         devices: Vec<Device>,
+        watch: Watch,
         memory: u64,
         user: Option<User>,
         log: Option<OwnedFd>,
@@ -214,9 +309,21 @@ impl Shares {
             let device = Elsewhere::FileSystem { tag, request_queues };
             back_ends.push(BackEnd { socket: socket.into(), device });
         }
-        let serve = Serve { memory, devices: specs };
+        let serve = Serve { memory, devices: specs, watch };
         descriptors.send(&channel, &serve).map_err(in_process(PROGRAM))?;
-        Ok((Self { child, channel }, back_ends))
+        Ok((Self { child, channel: Arc::new(channel), heard: None }, back_ends))
+    }
+
+    /// Gives what the process tells of files to `take`, on a thread of its own, until the process ends. While `take`
+    /// waits, so does the process' telling, and in the end operations are lost.
+    pub fn listen(&mut self, take: impl FnMut(Files) + Send + 'static) -> Result<Marker, MachineError> {
+        let (tell, heard) = mpsc::channel();
+        let channel = Arc::clone(&self.channel);
+        let thread = thread::Builder::new().name("files".to_owned());
+        let thread = thread.spawn(move || listen(&channel, take, &tell));
+        thread.map_err(|source| MachineError::Process { what: PROGRAM, source })?;
+        self.heard = Some(heard);
+        Ok(Marker(Arc::clone(&self.channel)))
     }
 
     /// The machine that was made beside the process, which ends with it. Where none was made, the process may know why.
@@ -253,23 +360,54 @@ impl Shares {
         match self.channel.recv().map_err(in_process(PROGRAM))? {
             Some((SharesReport::Serving, _)) => Ok(()),
             Some((SharesReport::Failed(why), _)) => Err(MachineError::Refused(why)),
-            None => Err(MachineError::Refused(self.failure())),
+            Some((SharesReport::Files(_), _)) | None => Err(MachineError::Refused(self.failure())),
         }
     }
 
     /// Waits for the end of the process, which nobody asked for, and says why it ended.
     pub fn failure(&mut self) -> String {
         let status = self.child.wait();
-        loop {
-            match self.channel.try_recv() {
-                Ok(Some((SharesReport::Failed(why), _))) => return why,
-                Ok(Some((SharesReport::Serving, _))) => {}
-                Ok(None) | Err(_) => break,
-            }
+        let why = match &self.heard {
+            Some(heard) => heard.recv_timeout(LAST_WORDS).ok(),
+            None => last_words(&self.channel),
+        };
+        if let Some(why) = why {
+            return why;
         }
         match status {
             Ok(status) => format!("the process of the shared folders ended: {status}"),
             Err(error) => format!("the process of the shared folders cannot be waited for: {error}"),
+        }
+    }
+}
+
+impl Drop for Shares {
+    /// Hangs up, even where others have the channel.
+    fn drop(&mut self) {
+        // A process that is gone has hung up itself.
+        let _ = rustix::net::shutdown(&*self.channel, Shutdown::Both);
+    }
+}
+
+/// Why a process that has ended says that it failed.
+fn last_words(channel: &Channel) -> Option<String> {
+    loop {
+        match channel.try_recv() {
+            Ok(Some((SharesReport::Failed(why), _))) => return Some(why),
+            Ok(Some((SharesReport::Serving | SharesReport::Files(_), _))) => {}
+            Ok(None) | Err(_) => return None,
+        }
+    }
+}
+
+/// Listens to a process until it hangs up or says nonsense.
+fn listen(channel: &Channel, mut take: impl FnMut(Files), tell: &mpsc::Sender<String>) {
+    while let Ok(Some((report, _))) = channel.recv() {
+        match report {
+            SharesReport::Serving => {}
+            SharesReport::Files(files) => take(files),
+            // Nobody may want to know.
+            SharesReport::Failed(why) => drop(tell.send(why)),
         }
     }
 }

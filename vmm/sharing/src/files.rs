@@ -10,18 +10,22 @@ use machine::shares::{Content, Inner, MountSpec, Source, View};
 use overlay::Files;
 use shares::{Budget, HostFs, OneFile, Options, OwnFiles, Place, Places, Router};
 
+use crate::watch::Watched;
+
 /// A folder in memory is as free to all as `/tmp`.
 const FOLDER_MODE: u32 = 0o1777;
 
 /// The needs of all file systems.
-pub(crate) struct Maker {
+pub(crate) struct Maker<'a> {
     /// `/proc/self/fd`.
     pub(crate) own: OwnedFd,
     /// Descriptors for each of them.
     pub(crate) budget: Budget,
+    /// Rules and events.
+    pub(crate) watched: &'a Watched,
 }
 
-impl Maker {
+impl Maker<'_> {
     /// The file systems of a device as one.
     pub(crate) fn router(&self, mounts: Vec<MountSpec<OwnedFd>>) -> anyhow::Result<Router> {
         let mounts = mounts.into_iter().zip(0u64..).map(|(mount, number)| self.mount(mount, number));
@@ -29,20 +33,23 @@ impl Maker {
     }
 
     fn mount(&self, mount: MountSpec<OwnedFd>, number: u64) -> anyhow::Result<Box<dyn FileSystem>> {
-        let MountSpec { content, inner } = mount;
+        let MountSpec { content, inner, place: at, masks } = mount;
+        let guard = self.watched.guard(masks)?;
         let is_own = !matches!(content, Content::Host { .. });
         let (files, only) = self.files(content)?;
         if let Some(name) = only {
             // Numbers of files that are not in the same file system, and must not seem to be one.
             let file = OneFile::new(files, name, number + 2);
-            return Ok(Box::new(file.map_err(refused).context("file")?));
+            let file = file.map_err(refused).context("file")?;
+            return Ok(guard.over(&at, Box::new(file)));
         }
         if inner.is_empty() {
-            return Ok(files);
+            return Ok(guard.over(&at, files));
         }
         let inner = inner.into_iter().map(place).collect::<anyhow::Result<Vec<_>>>()?;
         // Nothing is made on the host.
-        Ok(Box::new(Places::new(files, &inner, is_own).map_err(refused).context("places of mounts")?))
+        let places = Places::new(files, &inner, is_own).map_err(refused).context("places of mounts")?;
+        Ok(guard.over(&at, Box::new(places)))
     }
 
     /// The files of a mount, and the name of the file if that is only one.

@@ -12,6 +12,7 @@ mod confine;
 mod device;
 mod files;
 mod followers;
+mod watch;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -22,7 +23,7 @@ use anyhow::{Context, bail, ensure};
 use confinement::User;
 use fuse::{Coherence, Session};
 use machine::descriptors::Incoming;
-use machine::shares::{DeviceSpec, MAX_DEVICES, MAX_MOUNTS, MountSpec, Serve, SharesReport};
+use machine::shares::{DeviceSpec, MAX_DEVICES, MAX_MOUNTS, Mark, MountSpec, Serve, SharesReport};
 use process::Channel;
 use rustix::fs::{FileType, Mode};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -32,6 +33,7 @@ use confine::{Directory, Inside};
 use device::FileSystemDevice;
 use files::Maker;
 use followers::Followers;
+use watch::Watched;
 
 const PROGRAM: &str = "matchlock-shares";
 
@@ -57,9 +59,10 @@ pub fn run(channel: Channel, user: Option<&User>) -> anyhow::Result<()> {
 }
 
 fn serve(channel: &Arc<Channel>, user: Option<&User>, planned: &mut Vec<Planned>) -> anyhow::Result<()> {
-    let Some((Serve { memory, devices }, received)) = channel.recv().context("first message")? else {
+    let Some((Serve { memory, devices, watch }, received)) = channel.recv().context("first message")? else {
         return Ok(());
     };
+    let watched = Watched::new(watch)?;
     ensure!(devices.len() <= MAX_DEVICES, "{} devices are too many", devices.len());
     let mut received = Incoming::new(received);
     for device in devices {
@@ -77,7 +80,7 @@ fn serve(channel: &Arc<Channel>, user: Option<&User>, planned: &mut Vec<Planned>
     let (mounts, shared) = apart(planned)?;
     let kept = mounts.iter().flatten().map(|mount| mount.content.limit()).fold(0, u64::saturating_add);
     let inside = confine::walls(shared, user, confine::Memory { mapped, kept })?;
-    let sessions = sessions(inside, mounts, planned)?;
+    let sessions = sessions(inside, mounts, planned, &watched)?;
     confine::close_the_last_door()?;
 
     let followers = Arc::new(Followers::start(followers).context("thread")?);
@@ -94,11 +97,16 @@ fn serve(channel: &Arc<Channel>, user: Option<&User>, planned: &mut Vec<Planned>
         thread::Builder::new().spawn(wait).context("thread")?;
     }
     channel.send(&SharesReport::Serving, &[])?;
-
-    match channel.recv::<()>()? {
-        None => Ok(()),
-        Some(_) => bail!("the supervisor broke the protocol"),
+    if let Some(events) = watched.events() {
+        watch::tell(events, channel)?;
     }
+    while let Some((Mark(mark), _)) = channel.recv()? {
+        match watched.events() {
+            Some(events) => events.mark(mark),
+            None => bail!("the supervisor broke the protocol"),
+        }
+    }
+    Ok(())
 }
 
 fn plan(spec: DeviceSpec, received: &mut Incoming) -> anyhow::Result<Planned> {
@@ -140,12 +148,13 @@ fn sessions(
     inside: Inside,
     mounts: Vec<Vec<MountSpec<usize>>>,
     planned: &[Planned],
+    watched: &Watched,
 ) -> anyhow::Result<Vec<Session<Router>>> {
     let Inside { shared, own } = inside;
     // A quarter for each kind of descriptor, and a quarter for all else.
     let each = MAX_DESCRIPTORS.min(descriptor_limit()) / (4 * u64::try_from(shared.len())?.max(1));
     let each = usize::try_from(each)?;
-    let maker = Maker { own, budget: Budget { nodes: each, handles: each } };
+    let maker = Maker { own, budget: Budget { nodes: each, handles: each }, watched };
     let mut shared: Vec<_> = shared.into_iter().map(Some).collect();
     let mut take = |number| {
         let directory = shared.get_mut(number).and_then(Option::take);

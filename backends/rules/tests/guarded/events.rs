@@ -2,9 +2,9 @@
 
 use ::rules::{Event, Events};
 use fuse::{Access, Errno, FileSystem, OpenFlags, RenameHow, SetAttributes, Sync};
-use policy::files::{Op, Rules, WantedRule};
+use policy::files::{Op, Rules};
 
-use crate::guest::{ROOT, USER, events, folder};
+use crate::guest::{ROOT, USER, block, events, folder};
 
 /// Events so far, in short: operation, path, size, and mode in octal.
 fn told(events: &Events) -> Vec<String> {
@@ -106,8 +106,7 @@ fn who_asked_and_whose_it_is() {
 #[test]
 fn what_fails_is_told_and_what_is_blocked_is_not() {
     let (mut guard, events) = events();
-    let block =
-        WantedRule { ops: &["remove", "write"], path: "/w/k*", action: "block", ..WantedRule::default() };
+    let block = block(&["remove", "write"], "/w/k*");
     guard.rules = std::sync::Arc::new(Rules::new(&[block]).unwrap());
     let (host, guest) = folder(guard);
     host.write(ROOT, "kept", "").unwrap();

@@ -139,11 +139,16 @@ pub(crate) fn masks(hidden: &[&str], readonly: &[&str], protect: bool) -> Guard 
     Guard { masks: Masks::new(&wanted).unwrap(), ..Guard::default() }
 }
 
+/// A rule that blocks operations at a path.
+pub(crate) fn block(ops: &[&str], path: &str) -> WantedRule {
+    let ops = ops.iter().map(ToString::to_string).collect();
+    WantedRule { ops, path: path.to_owned(), action: "block".to_owned(), ..WantedRule::default() }
+}
+
 /// Rules that block operations at paths.
 pub(crate) fn blocks(rules: &[(&[&str], &str)]) -> Guard {
-    let wanted =
-        rules.iter().map(|(ops, path)| WantedRule { ops, path, action: "block", ..WantedRule::default() });
-    Guard { rules: Arc::new(Rules::new(&wanted.collect::<Vec<_>>()).unwrap()), ..Guard::default() }
+    let wanted: Vec<_> = rules.iter().map(|(ops, path)| block(ops, path)).collect();
+    Guard { rules: Arc::new(Rules::new(&wanted).unwrap()), ..Guard::default() }
 }
 
 pub(crate) fn events() -> (Guard, Arc<Events>) {

@@ -36,7 +36,7 @@ pub(super) fn info(entry: &FileEntry) -> FileInfo {
     }
 }
 
-fn go_mode(mode: u32) -> u32 {
+pub(crate) fn go_mode(mode: u32) -> u32 {
     let kind = TYPES.iter().find(|(kind, _)| mode & S_IFMT == *kind).map_or(IRREGULAR, |(_, go)| *go);
     let bits = BITS.iter().filter(|(bit, _)| mode & bit != 0);
     bits.fold(kind | mode & 0o777, |mode, (_, go)| mode | go)

@@ -12,7 +12,7 @@ mod exec;
 mod exec_pipe;
 mod exec_stream;
 mod exec_tty;
-mod file_info;
+pub(crate) mod file_info;
 mod hello;
 mod list_files;
 mod log;

@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use policy::disks::{Disk, Owner};
+use policy::files::{WantedMasks, WantedRule};
 use policy::machine::WantedMachine;
 use policy::mounts::{self, WantedMount};
 use policy::names;
 use policy::network::{Member, Network as Checked, Wrong};
 use policy::resources::WantedResources;
-use sandbox::{DEFAULT_GRACE, ImageOverrides, Spec, TimeLimit};
-use wire::rpc::{CreateParams, ExtraDisk, HostMapping, Mount, Network, Vfs};
+use sandbox::{DEFAULT_GRACE, FileWatch, ImageOverrides, Spec, TimeLimit};
+use wire::rpc::{CreateParams, ExtraDisk, FileRule, HostMapping, Mount, Network, Vfs, VfsInterception};
 
 use super::Result;
 use crate::failure::Failure;
@@ -28,7 +29,7 @@ const MEMORY_MB: u64 = 512;
 const DISK_SIZE_MB: u64 = 5120;
 
 /// Checks the parameters, and turns them into a specification.
-pub(crate) fn plan(params: CreateParams, machine: WantedMachine) -> Result<Spec> {
+pub(crate) fn plan(mut params: CreateParams, machine: WantedMachine) -> Result<Spec> {
     let image = params.image.filter(|image| !image.is_empty());
     let image = image.ok_or_else(|| Failure::params("image is required (e.g., alpine:latest)"))?;
     if params.id.is_some_and(|id| !id.is_empty()) {
@@ -37,6 +38,8 @@ pub(crate) fn plan(params: CreateParams, machine: WantedMachine) -> Result<Spec>
     let network = params.network.unwrap_or_else(default_network);
     let checked = check_network(&network)?;
     let (workspace, mounts) = check_vfs(params.vfs.as_ref())?;
+    let interception = params.vfs.as_mut().and_then(|vfs| vfs.interception.take());
+    let watch = check_interception(interception)?;
     let env = variables(params.env)?;
     let image_config = params.image_config.unwrap_or_default();
     let overrides = ImageOverrides {
@@ -71,6 +74,7 @@ pub(crate) fn plan(params: CreateParams, machine: WantedMachine) -> Result<Spec>
         },
         disks,
         mounts,
+        watch,
         hostname: checked.hostname,
         add_hosts: checked.add_hosts,
         nameservers: checked.nameservers,
@@ -154,6 +158,22 @@ fn check_vfs(vfs: Option<&Vfs>) -> Result<(Option<String>, Vec<mounts::Mount>)> 
     Ok((workspace, mounts))
 }
 
+/// Rules for files, and whether operations are told: with any rules they are, as in the 0.2 releases.
+fn check_interception(interception: Option<VfsInterception>) -> Result<FileWatch> {
+    let Some(interception) = interception else { return Ok(FileWatch::default()) };
+    let rule = |rule: FileRule| WantedRule {
+        name: rule.name.unwrap_or_default(),
+        phase: rule.phase.unwrap_or_default(),
+        ops: rule.ops.unwrap_or_default(),
+        path: rule.path.unwrap_or_default(),
+        action: rule.action.unwrap_or_default(),
+    };
+    let rules: Vec<_> = interception.rules.into_iter().flatten().map(rule).collect();
+    let events = interception.emit_events == Some(true) || !rules.is_empty();
+    policy::files::Rules::new(&rules).map_err(|error| invalid(format!("vfs.interception.{error}")))?;
+    Ok(FileWatch { rules, events })
+}
+
 /// A mount. A directory that is not as its kind needs it counts as a fault of the sandbox, as in the 0.2 releases.
 fn check_mount(guest_path: &str, mount: &Mount) -> Result<mounts::Mount> {
     let wanted = WantedMount {
@@ -168,7 +188,13 @@ fn check_mount(guest_path: &str, mount: &Mount) -> Result<mounts::Mount> {
             "{guest_path}: overlay mounts have no upper and lower of their own"
         )));
     }
-    mounts::Mount::new(&wanted).map_err(|wrong| match wrong {
+    let masks = WantedMasks {
+        hidden: mount.mask.clone().unwrap_or_default(),
+        readonly: mount.mask_readonly.clone().unwrap_or_default(),
+        protect: mount.protect.unwrap_or_default(),
+    };
+    let checked = mounts::Mount::new(&wanted).and_then(|mount| Ok(mount.masked(&masks)?));
+    checked.map_err(|wrong| match wrong {
         mounts::Wrong::Path(error) => invalid(error),
         mounts::Wrong::NoSource => {
             Failure::vm(format!("{guest_path}: host_path is required for {} mounts", wanted.kind))
@@ -203,7 +229,6 @@ fn not_built_yet(network: &Network, vfs: Option<&Vfs>) -> Result<()> {
         ("network.block_private_ips = false", networked && network.block_private_ips != Some(true)),
         ("network.dns_servers", networked && any(network.dns_servers.as_ref())),
         ("network.mtu", networked && network.mtu.is_some_and(|mtu| mtu != 0)),
-        ("vfs.interception", vfs.is_some_and(|vfs| vfs.interception.is_some())),
         (
             "vfs.direct_mounts",
             vfs.is_some_and(|vfs| vfs.direct_mounts.as_ref().is_some_and(|mounts| !mounts.is_empty())),
@@ -350,6 +375,43 @@ mod tests {
     }
 
     #[test]
+    fn interception_and_masks() {
+        let watch = |interception: Value| {
+            with("vfs", json!({"mounts": {"/a": {}}, "interception": interception})).map(|spec| spec.watch)
+        };
+        assert_eq!(watch(json!({})).unwrap(), FileWatch::default());
+        assert!(watch(json!({"emit_events": true})).unwrap().events);
+        let rules = json!([
+            {"name": null, "action": "block", "ops": ["write", "read_dir"], "path": "/a/*", "timeout_ms": 5},
+            {"action": "allow", "phase": "after", "ops": null},
+        ]);
+        let told = watch(json!({ "rules": rules })).unwrap();
+        assert!(told.events && told.rules.len() == 2);
+        assert_eq!((told.rules[0].path.as_str(), told.rules[0].ops.len()), ("/a/*", 2));
+        for (rule, why) in [
+            (json!({"action": "blok"}), "rules[0]: unknown action \"blok\"; there are allow, block"),
+            (
+                json!({"action": "mutate_write", "name": "n"}),
+                "rules[0] (\"n\"): unknown action \"mutate_write\"",
+            ),
+            (json!({"action": "block", "ops": ["wriet"]}), "rules[0]: unknown operation \"wriet\""),
+            (json!({"action": "block", "path": "/a/["}), "rules[0]: path \"/a/[\": its [...] is empty"),
+            (json!({"action": "block", "phase": "after"}), "rules[0]: phase \"after\" cannot block"),
+        ] {
+            let failure = watch(json!({"rules": [rule]})).unwrap_err();
+            assert_eq!(failure.code, ErrorCode::InvalidParams);
+            let expected = format!("invalid configuration: vfs.interception.{why}");
+            assert!(failure.message.starts_with(&expected), "{}", failure.message);
+        }
+        let masked = json!({"mask": [".env*"], "mask_readonly": ["/x"], "protect": true});
+        let spec = with("vfs", json!({"mounts": {"/a": masked}})).unwrap();
+        assert_eq!(spec.mounts[0].to_string(), ":/a:memory,mask=.env*,mask-ro=/x,protect");
+        let failure = with("vfs", json!({"mounts": {"/a": {"mask": ["a/../b"]}}})).unwrap_err();
+        assert_eq!(failure.code, ErrorCode::InvalidParams);
+        assert!(failure.message.starts_with("invalid configuration: /a: mask \"a/../b\" matches nothing"));
+    }
+
+    #[test]
     fn a_directory_of_the_host_that_does_not_fit_is_no_fault_of_the_parameters() {
         for (mount, message) in [
             (json!({"type": "overlay"}), "/a: host_path is required for overlay mounts"),
@@ -473,7 +535,6 @@ mod tests {
                 "network.dns_servers",
             ),
             ("network", json!({"block_private_ips": true, "mtu": 1400}), "network.mtu"),
-            ("vfs", json!({"mounts": {"/a": {}}, "interception": {"emit_events": true}}), "vfs.interception"),
             ("vfs", json!({"direct_mounts": {"/a": {}}}), "vfs.direct_mounts"),
         ] {
             let failure = with(member, value).unwrap_err();

@@ -18,6 +18,7 @@ use crate::agent::detached::Log;
 use crate::control::owner::{self, Shared};
 use crate::life::disks::Disks;
 use crate::life::error::{Error, Result};
+use crate::life::files::Told;
 use crate::life::host;
 use crate::life::shares::Shares;
 use crate::life::timings::{Start, Timings};
@@ -45,6 +46,7 @@ pub(super) struct Base {
     pub(super) vm: OwnedVm,
     pub(super) disks: Disks,
     pub(super) shares: Shares,
+    pub(super) files: Arc<Told>,
     pub(super) journal: Journal,
     pub(super) console: Arc<Console>,
     pub(super) shared: Arc<Shared>,
@@ -110,6 +112,7 @@ impl Base {
             vm,
             disks,
             shares,
+            files: Arc::default(),
             journal,
             console,
             shared,

@@ -35,7 +35,8 @@ pub fn spawn(
     progress: Arc<dyn Progress + Send + Sync>,
 ) -> Result<Handle> {
     let (base, created) = Base::create(home, spec, start)?;
-    let (handle, ends) = Handle::new(base.vm.id.clone(), base.log());
+    let (mut handle, ends) = Handle::new(base.vm.id.clone(), base.log());
+    handle.files = Arc::clone(&base.files);
     let calls = Calls {
         stop: ends.stop.clone(),
         killed: base.shared.stop.subscribe(),
@@ -76,8 +77,9 @@ impl Driver {
             forwards.close().await;
         }
         self.heed_how_it_is_to_end(failed_to_start);
-        let stages = self.ends.stage;
+        let (stages, files) = (self.ends.stage, Arc::clone(&self.base.files));
         let result = end(self.base, stage, &why, failed_to_start).await;
+        files.end();
         stages.send_replace(handle::Stage::Gone(why, result.map_err(Arc::new)));
     }
 

@@ -13,6 +13,7 @@ use crate::agent::command;
 use crate::agent::detached::Log;
 use crate::guest::Guest;
 use crate::life::error::Error;
+use crate::life::files::{FileNews, Told};
 use crate::life::timings::Timings;
 use crate::{Id, agent};
 
@@ -126,6 +127,7 @@ pub struct Handle {
     activity: Arc<Activity>,
     forwards: Arc<Mutex<Option<Forwards>>>,
     log: Log,
+    pub(super) files: Arc<Told>,
 }
 
 /// The driver's ends of the channels of a [`Handle`].
@@ -149,7 +151,8 @@ impl Handle {
             activity: Arc::clone(&activity),
             forwards: Arc::clone(&forwards),
         };
-        (Self { id, stage, stop: Arc::new(stop), activity, forwards, log }, ends)
+        let files = Arc::default();
+        (Self { id, stage, stop: Arc::new(stop), activity, forwards, log, files }, ends)
     }
 
     /// The sandbox's id.
@@ -228,6 +231,17 @@ impl Handle {
     #[must_use]
     pub fn forwards(&self) -> &Mutex<Option<Forwards>> {
         &self.forwards
+    }
+
+    /// The operations on files as they are told, for the first who asks; none come if none are to be told.
+    #[must_use]
+    pub fn files(&self) -> Option<FileNews> {
+        self.files.reader()
+    }
+
+    /// Returns once the reader of what is told of files has had all that was done before now, or after a while.
+    pub async fn files_settled(&self) {
+        self.files.settled().await;
     }
 
     /// Adds to the sandbox's log.

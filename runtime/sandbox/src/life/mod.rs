@@ -16,6 +16,7 @@ mod base;
 mod disks;
 mod driver;
 pub(crate) mod error;
+mod files;
 mod handle;
 pub mod host;
 mod prepare;
@@ -28,6 +29,7 @@ pub(crate) mod timings;
 
 pub use driver::spawn;
 pub use error::{Error, Result};
+pub use files::{FileEvent, FileEvents, FileNews, FileWatch};
 pub use handle::{Handle, Ready, Stage, Stop, Terms, Why};
 pub use spec::{DEFAULT_GRACE, Spec, TimeLimit};
 pub use timings::{Start, Timings};

@@ -81,6 +81,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::FileWatch;
     use crate::ImageOverrides;
 
     #[test]
@@ -97,6 +98,7 @@ mod tests {
             mounts: ["src:/work/src:ro,gid=8", ":/work/tmp:memory"]
                 .map(|text| policy::mounts::volume(text, "").unwrap())
                 .to_vec(),
+            watch: FileWatch::default(),
             env: vec![("API_KEY".into(), "s3cr3t".into())],
             nameservers: vec![[9, 9, 9, 9].into()],
             entrypoint: None,

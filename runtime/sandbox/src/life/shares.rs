@@ -11,9 +11,11 @@ use std::sync::Arc;
 
 use guest_protocol::{ShareDevice, ShareMount};
 use machine::BackEnd;
-use machine::shares::{Content, Device, Inner, MountSpec, Shares as Process, Source, View};
+use machine::shares::{Content, Device, Inner, Masks, MountSpec, Shares as Process, Source, View, Watch};
 use policy::disks::Disk;
+use policy::files::WantedMasks;
 use policy::mounts::{Content as Wanted, Mount};
+use policy::resources::Grant;
 use rustix::fs::{Mode, OFlags};
 
 use crate::life::error::{Error, Result};
@@ -96,14 +98,14 @@ impl Shares {
     /// Starts to serve the mounts to a machine with so much memory; returns what the machine has elsewhere for that.
     pub(crate) fn serve(
         &self,
-        memory_mib: u32,
-        vcpus: u8,
+        grant: Grant,
+        watch: Watch,
         log: OwnedFd,
     ) -> Result<Option<(Process, Vec<BackEnd>)>> {
         if self.is_empty() {
             return Ok(None);
         }
-        let request_queues = vcpus.clamp(1, MAX_QUEUES).into();
+        let request_queues = grant.vcpus.clamp(1, MAX_QUEUES).into();
         let mut devices = Vec::new();
         for device in ShareDevice::ALL {
             let shares = self.0.iter().filter(|share| share.mount.device == device);
@@ -115,8 +117,8 @@ impl Shares {
                 devices.push(Device { tag: device.tag().to_owned(), request_queues, exclusive, mounts });
             }
         }
-        let memory = u64::from(memory_mib) << 20;
-        Ok(Some(Process::start(devices, memory, Some(log))?))
+        let memory = u64::from(grant.memory_mib) << 20;
+        Ok(Some(Process::start(devices, watch, memory, Some(log))?))
     }
 }
 
@@ -154,14 +156,17 @@ impl Share {
             Content::Memory { .. } => ShareDevice::Own,
             Content::Host { .. } | Content::Overlay { .. } => ShareDevice::Shared,
         };
+        let place = mount.guest_path.clone();
+        let WantedMasks { hidden, readonly, protect } = mount.masks.clone();
+        let masks = Masks { hidden, readonly, protect };
         let mount = ShareMount {
-            path: mount.guest_path.clone(),
+            path: place.clone(),
             device,
             number: 0,
             readonly: mount.is_readonly(),
             set_ids: !matches!(content, Content::Host { .. }),
         };
-        Ok(Self { mount, spec: MountSpec { content, inner: Vec::new() }, is_file })
+        Ok(Self { mount, spec: MountSpec { content, inner: Vec::new(), place, masks }, is_file })
     }
 }
 

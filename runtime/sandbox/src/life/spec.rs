@@ -10,6 +10,7 @@ use policy::mounts::Mount;
 use policy::resources::WantedResources;
 
 use crate::agent::command::ImageOverrides;
+use crate::life::files::FileWatch;
 
 /// How long programs may take to end by themselves unless the user says otherwise: enough for a program that handles
 /// SIGTERM.
@@ -32,6 +33,8 @@ pub struct Spec {
     pub disks: Vec<Disk>,
     /// The folders that the guest has beside its image's.
     pub mounts: Vec<Mount>,
+    /// Rules for the files of the mounts, and whether operations on them are told.
+    pub watch: FileWatch,
     /// Host name; `None` = the id.
     pub hostname: Option<String>,
     /// Lines for /etc/hosts.

@@ -240,8 +240,12 @@ impl Booting {
         disks.extend(base.disks.devices().map_err(Error::system("disks"))?);
         let log = OwnedFd::from(log);
         let process_log = log.try_clone().map_err(Error::system("log pipe"))?;
-        let (shares, elsewhere) =
-            base.shares.serve(base.grant.memory_mib, base.grant.vcpus, process_log)?.unzip();
+        let watch = base.spec.watch.spec();
+        let served = base.shares.serve(base.grant, watch, process_log)?;
+        let (mut shares, elsewhere) = served.unzip();
+        if let Some(shares) = shares.as_mut().filter(|_| base.spec.watch.events) {
+            base.files.listen(shares, base.log())?;
+        }
         let config = machine::Config {
             vcpus: base.grant.vcpus,
             memory_mib: base.grant.memory_mib,

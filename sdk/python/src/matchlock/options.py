@@ -50,6 +50,15 @@ class MountConfig:
     owner_gid: int | None = None
     """`host_fs`: the group all files appear to belong to; in [0, 4294967295]."""
 
+    mask: list[str] = field(default_factory=list[str])
+    """Globs of names that the guest does not see: from the mount on with a slash in front, else anywhere in it."""
+
+    mask_readonly: list[str] = field(default_factory=list[str])
+    """Globs of names that the guest cannot change."""
+
+    protect: bool = False
+    """The guest cannot change what programs of the host run or obey by themselves, such as hooks of git."""
+
     def __post_init__(self) -> None:
         _check_owner(self.owner_uid, "owner_uid")
         _check_owner(self.owner_gid, "owner_gid")
@@ -65,6 +74,12 @@ class MountConfig:
             wire["owner_uid"] = self.owner_uid
         if self.owner_gid is not None:
             wire["owner_gid"] = self.owner_gid
+        if self.mask:
+            wire["mask"] = list(self.mask)
+        if self.mask_readonly:
+            wire["mask_readonly"] = list(self.mask_readonly)
+        if self.protect:
+            wire["protect"] = True
         return wire
 
 

@@ -124,6 +124,12 @@ pub struct Mount {
     pub owner_uid: Option<u32>,
     /// Group id that every file has. `host_fs` only.
     pub owner_gid: Option<u32>,
+    /// Globs of names that the guest does not see.
+    pub mask: Option<Vec<String>>,
+    /// Globs of names that the guest cannot change.
+    pub mask_readonly: Option<Vec<String>>,
+    /// Whether the guest cannot change what programs of the host run or obey by themselves.
+    pub protect: Option<bool>,
     /// Must not be set.
     pub upper: Option<serde_json::Value>,
     /// Must not be set.

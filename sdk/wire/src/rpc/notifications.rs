@@ -50,10 +50,10 @@ pub enum ChangeKind {
 /// Parameters of `event`, an event of the sandbox. Some may be lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EventParams {
-    /// `file`, `network` or `exec`: names the member that is present.
+    /// `file`, `network`, `exec` or `lost`: names the member that is present.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Time since 1970: milliseconds for `file`, seconds for `network`.
+    /// Time since 1970: milliseconds for `file` and `lost`, seconds for `network`.
     pub timestamp: i64,
     /// The request.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,6 +64,9 @@ pub struct EventParams {
     /// The program.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exec: Option<ExecEvent>,
+    /// Operations on files of which nothing is told but their number: nobody read in time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost: Option<u64>,
 }
 
 /// An operation on a mounted file.

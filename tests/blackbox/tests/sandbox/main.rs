@@ -18,6 +18,7 @@ mod interrupted;
 mod kernels;
 mod lifecycle;
 mod log;
+mod masks;
 mod memory;
 mod mounts;
 mod port_forward;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
             (Needs::Guest, lifecycle::TESTS_OF_EMULATION),
             (Needs::Program, disks::TESTS_WITHOUT_GUEST),
             (Needs::Program, shares::TESTS_WITHOUT_GUEST),
+            (Needs::Program, masks::TESTS_WITHOUT_GUEST),
         ]);
     }
     sets.extend::<[(Needs, &[Test]); _]>([
@@ -95,6 +97,7 @@ fn main() -> ExitCode {
         (Needs::Guest, disks::TESTS),
         (Needs::Guest, shares::TESTS),
         (Needs::Guest, mounts::TESTS),
+        (Needs::Guest, masks::TESTS),
         (Needs::Guest, kernels::TESTS),
         (Needs::Sudo, sudo::TESTS),
         (Needs::Guest, interrupted::TESTS),

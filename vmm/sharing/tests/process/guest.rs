@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use confinement::User;
 use guest_memory::{Backing, GuestRam, SharedFile, allocate};
-use machine::shares::{Content, Device, Inner, MountSpec, Shares, Source, View};
+use machine::shares::{Content, Device, Inner, Masks, MountSpec, Shares, Source, View, Watch};
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
@@ -111,12 +111,17 @@ fn used(queue: usize) -> u64 {
 
 /// A mount with nothing in it.
 pub(crate) fn plain(content: Content<OwnedFd>) -> MountSpec<OwnedFd> {
-    MountSpec { content, inner: Vec::new() }
+    at("/w", content, Masks::default())
+}
+
+/// A mount at a place of the guest's, some of whose names are masked.
+pub(crate) fn at(place: &str, content: Content<OwnedFd>, masks: Masks) -> MountSpec<OwnedFd> {
+    MountSpec { content, inner: Vec::new(), place: place.to_owned(), masks }
 }
 
 /// A mount with a place in it.
 pub(crate) fn with_place(content: Content<OwnedFd>, path: &str, is_file: bool) -> MountSpec<OwnedFd> {
-    MountSpec { content, inner: vec![Inner { path: path.to_owned(), is_file }] }
+    MountSpec { inner: vec![Inner { path: path.to_owned(), is_file }], ..plain(content) }
 }
 
 /// A directory, or one file in it.
@@ -137,8 +142,19 @@ pub(crate) fn start_devices(
     devices: Vec<Device>,
     user: Option<User>,
 ) -> (Shares, Vec<UnixStream>) {
+    start_watched(program, devices, Watch::default(), user)
+}
+
+/// The same with rules and events.
+pub(crate) fn start_watched(
+    program: &Path,
+    devices: Vec<Device>,
+    watch: Watch,
+    user: Option<User>,
+) -> (Shares, Vec<UnixStream>) {
     let log = rustix::io::dup(std::io::stderr()).unwrap();
-    let (shares, back_ends) = Shares::start_with(program, devices, MEMORY as u64, user, Some(log)).unwrap();
+    let memory = MEMORY as u64;
+    let (shares, back_ends) = Shares::start_with(program, devices, watch, memory, user, Some(log)).unwrap();
     (shares, back_ends.into_iter().map(|back_end| back_end.socket.into()).collect())
 }
 

@@ -5,6 +5,7 @@
 
 mod guest;
 mod kinds;
+mod watch;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -20,6 +21,7 @@ use machine::shares::View;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+const EPERM: i32 = 1;
 const EACCES: i32 = 13;
 const EXDEV: i32 = 18;
 const EINVAL: i32 = 22;

@@ -14,6 +14,7 @@ use super::super::stages::Stage;
 use super::*;
 use crate::agent::command::ImageOverrides;
 use crate::agent::frames::read_frame;
+use crate::life::files::FileWatch;
 use crate::records::store::Records;
 use crate::{Id, Version};
 
@@ -26,6 +27,7 @@ fn spec(keep: bool) -> Spec {
         resources: policy::resources::WantedResources { cpus: 1.0, memory_mb: 128, disk_size_mb: 64 },
         disks: Vec::new(),
         mounts: Vec::new(),
+        watch: FileWatch::default(),
         hostname: Some("box".into()),
         add_hosts: Vec::new(),
         env: Vec::new(),
