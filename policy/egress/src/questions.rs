@@ -187,11 +187,9 @@ impl Policy {
                 }
             }
         }
-        let look = self.look(connection);
         // Which of several names is meant, only first bytes tell.
-        if look.is_none() && is_denied {
-            allowed = None;
-        }
+        let is_unclear = is_denied && allowed.is_some();
+        let look = self.look(connection).or(is_unclear.then_some(Look::Either));
         match (allowed, protocol, look) {
             (None, ..) => verdict(Flow::Deny(refusal(protocol, port)), refused.unwrap_or(Reason::NotListed)),
             (Some(_), Protocol::Udp, Some(_)) => verdict(Flow::Deny(Refusal::Prohibited), Reason::NotTcp),
@@ -205,7 +203,10 @@ impl Policy {
     pub fn hello(&self, connection: Connection<'_>, bytes: FirstBytes<'_>) -> Verdict<Hello> {
         let expected = self.look(connection).unwrap_or(Look::Either);
         let name = match bytes {
-            FirstBytes::Other => return verdict(Hello::Deny, Reason::Opaque),
+            FirstBytes::Other => {
+                let reached = self.reach(connection, None, None);
+                return verdict(Hello::Deny, reached.err().unwrap_or(Reason::Opaque));
+            }
             FirstBytes::Tls(_) if expected == Look::Http => return verdict(Hello::Deny, Reason::Opaque),
             FirstBytes::Http(_) if expected == Look::Tls => return verdict(Hello::Deny, Reason::Opaque),
             FirstBytes::NoHost => return verdict(Hello::Deny, Reason::NotAHost),
@@ -394,20 +395,22 @@ impl Policy {
 
     /// Whether all traffic with an address under a name is allowed, and not only certain requests.
     fn is_whole(&self, name: Option<&Name>, connection: Connection<'_>) -> bool {
-        let is_listed = || self.allow.list().whole(peer(name, connection)).is_some();
-        let decided = self.decide(name, connection.address, connection.port, None);
-        decided.is_ok() && (!self.is_closed || is_listed())
+        let is_listed = !self.is_closed || self.allow.list().whole(peer(name, connection)).is_some();
+        is_listed && self.decide(name, connection.address, connection.port, None).is_ok()
     }
 
     /// Whether the first bytes of a connection have to be seen: where its address alone does not allow all of it, or
-    /// something is to be found inside. On ports that are not those of HTTP and TLS, a pattern has to say so.
+    /// something is to be found inside. On ports that are not those of HTTP and TLS a pattern has to name the port for
+    /// that, and any name of the address that allows all of it is enough.
     fn look(&self, connection: Connection<'_>) -> Option<Look> {
         let look = match connection.port {
             80 => Look::Http,
             443 => Look::Tls,
             _ => {
                 let names = || std::iter::once(None).chain(connection.names.iter().map(Some));
-                return names().any(|name| self.is_looked_into(name, connection)).then_some(Look::Either);
+                let is_inside = names().any(|name| self.is_looked_into(name, connection));
+                let is_looked = is_inside || !names().any(|name| self.is_whole(name, connection));
+                return is_looked.then_some(Look::Either);
             }
         };
         let is_inside =
@@ -415,13 +418,12 @@ impl Policy {
         (is_inside || !self.is_whole(None, connection)).then_some(look)
     }
 
-    /// Whether a pattern for secrets or requests names this port of the host's.
+    /// Whether a secret, a rule or a deny rule for requests names this port of the host's.
     fn is_looked_into(&self, name: Option<&Name>, connection: Connection<'_>) -> bool {
         let peer = peer(name, connection);
         self.secrets.iter().any(|secret| secret.hosts.whole(peer).is_some())
             || self.rules.by_port.whole(peer).is_some()
             || self.deny.by_port.whole(peer).is_some()
-            || (self.allow.by_port.whole(peer).is_some() && !self.is_whole(name, connection))
     }
 
     /// Whether a request may carry a secret's value.

@@ -289,13 +289,12 @@ impl Model {
                     entry.ports.is_some() && entry.is_of(name, &there) && entry.is_on(port, &[])
                 };
                 let asked = |entry: &Entry, name| entry.is_for_requests() && named(entry, name);
-                let looked = names.into_iter().any(|name| {
-                    self.secrets.iter().any(|entry| secret(entry, name))
-                        || self.blocked.iter().any(|(hosts, _)| hosts.iter().any(|entry| named(entry, name)))
-                        || self.deny.iter().any(|entry| asked(entry, name))
-                        || (self.allow.iter().any(|entry| asked(entry, name))
-                            && !self.is_whole(name, question))
+                let looked = names.iter().any(|name| {
+                    self.secrets.iter().any(|entry| secret(entry, *name))
+                        || self.blocked.iter().any(|(hosts, _)| hosts.iter().any(|entry| named(entry, *name)))
+                        || self.deny.iter().any(|entry| asked(entry, *name))
                 });
+                let looked = looked || !names.iter().any(|name| self.is_whole(*name, question));
                 return looked.then_some(Look::Either);
             }
         };
@@ -325,8 +324,9 @@ impl Model {
             .into_iter()
             .map(|name| self.decide(name, question.to(), question.port, None, false))
             .collect();
-        let look = self.look(question);
-        let is_allowed = kinds.contains(&Kind::Allowed) && (look.is_some() || !kinds.contains(&Kind::Denied));
+        let is_allowed = kinds.contains(&Kind::Allowed);
+        let is_unclear = is_allowed && kinds.contains(&Kind::Denied);
+        let look = self.look(question).or(is_unclear.then_some(Look::Either));
         let carried = is_allowed && !(question.udp && look.is_some());
         carried.then_some(look)
     }

@@ -252,11 +252,16 @@ fn patterns_for_requests_have_connections_looked_into() {
 }
 
 #[test]
-fn one_denied_name_of_an_address_denies_what_is_not_looked_into() {
+fn one_denied_name_of_an_address_denies_what_does_not_state_another() {
     let denying = policy(WantedPolicy { deny: texts(&["evil.test"]), ..WantedPolicy::default() });
     let both = names(&["ok.test", "evil.test"]);
-    let flow = denying.flow(Protocol::Tcp, to(CDN, 22, &both));
-    assert_eq!(flow.to_string(), "denied by a deny rule [deny:evil.test]");
+    assert_eq!(denying.flow(Protocol::Tcp, to(CDN, 22, &both)).decision, Flow::Look(Look::Either));
+    assert_eq!(denying.flow(Protocol::Udp, to(CDN, 22, &both)).decision, Flow::Deny(Refusal::Prohibited));
+    let ssh = denying.hello(to(CDN, 22, &both), FirstBytes::Other);
+    assert_eq!(
+        (ssh.decision, ssh.to_string()),
+        (Hello::Deny, "denied by a deny rule [deny:evil.test]".into())
+    );
     assert_eq!(denying.flow(Protocol::Tcp, to(CDN, 443, &both)).decision, Flow::Look(Look::Tls));
     for (stated, decision) in [
         (Some("ok.test"), Hello::Intercept),
