@@ -100,9 +100,10 @@ pub struct ExtraDisk {
 /// The host's files in the guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Vfs {
-    /// Working directory of programs, if neither image nor request names another.
+    /// Working directory of programs, if neither image nor request names another: an absolute path, made if it is missing.
+    /// With mounts `/workspace` if absent.
     pub workspace: Option<String>,
-    /// Mounts by guest path.
+    /// Mounts by guest path; at most 32.
     pub mounts: Option<BTreeMap<String, Option<Mount>>>,
     /// Rules and events.
     pub interception: Option<VfsInterception>,
@@ -110,19 +111,19 @@ pub struct Vfs {
     pub direct_mounts: Option<BTreeMap<String, Option<DirectMount>>>,
 }
 
-/// A mount.
+/// A folder of the guest's beside its image's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Mount {
-    /// `memory`, `host_fs` (also called `real_fs`), `overlay`.
+    /// `memory` (the default), `host_fs` (also called `real_fs`), `overlay`.
     #[serde(rename = "type")]
     pub kind: Option<String>,
-    /// The host's directory.
+    /// The host's directory or file. `host_fs` and `overlay` only, which need one.
     pub host_path: Option<String>,
-    /// Whether the guest cannot write to it.
+    /// Whether the guest cannot write to it. `host_fs` and `overlay` only.
     pub readonly: Option<bool>,
-    /// User id that every file has. `host_fs` only.
+    /// User id of all files to which the guest gave no other. `host_fs` only.
     pub owner_uid: Option<u32>,
-    /// Group id that every file has. `host_fs` only.
+    /// Group id of all files to which the guest gave no other. `host_fs` only.
     pub owner_gid: Option<u32>,
     /// Globs of names that the guest does not see.
     pub mask: Option<Vec<String>>,
