@@ -499,6 +499,7 @@ def test_directories_of_the_host(home: homes.Home, alpine: str, tmp_path: Path) 
         Sandbox(alpine)
         .mount_host_dir("/workspace/a", str(tmp_path / "a"), owner_uid=1, owner_gid=2)
         .mount_host_dir_readonly("/elsewhere/b", str(tmp_path / "b"), owner_uid=4294967294)
+        .mount_host_dir("/nobody", str(tmp_path / "b"), owner_uid=4294967295)
         .mount("/workspace/c", old)
     )
     with Client() as client:
@@ -506,6 +507,8 @@ def test_directories_of_the_host(home: homes.Home, alpine: str, tmp_path: Path) 
         assert client.exec("pwd; ls; cat */file").stdout == "/workspace\na\nc\na\nc\n"
         assert client.exec("stat -c %u:%g a/file; stat -c %u /elsewhere/b/file").stdout == "1:2\n4294967294\n"
         assert client.exec("echo x > /elsewhere/b/new").exit_code != 0
+        # Linux has no such user, and shows another.
+        assert client.exec("stat -c %u /nobody/file; cat /nobody/file").stdout == "65534\nb\n"
         client.write_file("/workspace/a/made", "by the client", mode=0o640)
         assert client.exec("mkdir c/d && mv a/made a/moved && echo guest > c/d/made").exit_code == 0
         (tmp_path / "c" / "later").write_text("later\n", encoding="utf-8")
