@@ -37,18 +37,18 @@ pub struct Mount {
 pub enum Content {
     /// None at first; those that the guest makes end with it.
     Memory,
-    /// A directory of the host's, and what the guest does there is done on the host.
+    /// A directory or file of the host's, and what the guest does there is done on the host.
     Host {
-        /// The directory's path on the host; not empty.
+        /// The path on the host; not empty.
         path: String,
         /// Whether the guest may only read.
         readonly: bool,
         /// The owner that the guest sees of files to which it gave no other; `None` is the host's.
         owner: Owner,
     },
-    /// A directory of the host's; the guest's changes stay with the guest, and end with it.
+    /// A directory or file of the host's; the guest's changes stay with the guest, and end with it.
     Overlay {
-        /// The directory's path on the host; not empty.
+        /// The path on the host; not empty.
         path: String,
         /// Whether the guest may only read.
         readonly: bool,
@@ -62,7 +62,7 @@ pub struct WantedMount<'a> {
     pub guest_path: &'a str,
     /// `memory`, `host_fs` (also called `real_fs`) or `overlay`; empty = `memory`.
     pub kind: &'a str,
-    /// The host's directory; empty = none.
+    /// The path on the host; empty = none.
     pub host_path: &'a str,
     /// Whether the guest may only read.
     pub readonly: bool,
@@ -98,11 +98,11 @@ pub enum Wrong {
     /// There is no such kind of mount.
     #[error("unknown mount type {0:?}; there are memory, host_fs, overlay")]
     Kind(String),
-    /// The directory is missing.
-    #[error("no directory of the host is named")]
+    /// The path on the host is missing.
+    #[error("no path of the host is named")]
     NoSource,
-    /// Memory has no directory of the host's.
-    #[error("a memory mount has no directory of the host")]
+    /// Memory has no path on the host.
+    #[error("a memory mount has no path of the host")]
     Source,
     /// Memory has nothing to read until it is written to.
     #[error("a memory mount cannot be read-only")]
@@ -193,7 +193,7 @@ impl Mount {
         }
     }
 
-    /// The directory of the host's.
+    /// The path on the host.
     #[must_use]
     pub fn host_path(&self) -> Option<&str> {
         match &self.content {

@@ -122,8 +122,9 @@ pub(crate) struct RunArgs {
     /// ext4 image or named volume as a disk; options: ro, uid=N, gid=N
     #[arg(long, value_name = "PATH|@VOLUME:GUEST[:OPTIONS]", help_heading = "Disks")]
     pub(crate) disk: Vec<String>,
-    /// Directory of the host in the guest, whose changes end with the sandbox; with host_fs they are the host's, with ro
-    /// there are none. More options: uid=N, gid=N, owner=UID:GID, mask=GLOB, mask-ro=GLOB, protect
+    /// Directory or file of the host in the guest, whose changes end with the sandbox; with host_fs they are the host's, with
+    /// ro there are none. :GUEST:memory is an empty folder. More options: uid=N, gid=N, owner=UID:GID, mask=GLOB,
+    /// mask-ro=GLOB, protect
     #[arg(short = 'v', long, value_name = "HOST:GUEST[:OPTIONS]", help_heading = "Folders")]
     pub(crate) volume: Vec<String>,
     /// The same by names: type=host_fs|overlay|memory,source=HOST,target=GUEST; then readonly, uid=N, gid=N
@@ -197,7 +198,7 @@ pub(crate) struct ExecArgs {
     /// With -i: a terminal session
     #[arg(short, long)]
     pub(crate) tty: bool,
-    /// Working directory [default: the image's]
+    /// Working directory [default: the image's, then the workspace]
     #[arg(short, long, value_name = "DIR")]
     pub(crate) workdir: Option<String>,
     /// User, user:group or :group, names or numbers [default: the image's]

@@ -125,7 +125,7 @@ pub struct VmMount {
     /// `memory`, `host_fs`, `overlay`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The host's directory: an absolute path.
+    /// The path on the host: absolute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_path: Option<String>,
     /// Whether the guest cannot write to the folder.

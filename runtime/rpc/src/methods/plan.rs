@@ -174,7 +174,7 @@ fn check_interception(interception: Option<VfsInterception>) -> Result<FileWatch
     Ok(FileWatch { rules, events })
 }
 
-/// A mount. A directory that is not as its kind needs it counts as a fault of the sandbox, as in the 0.2 releases.
+/// A mount. A host path that is not as the mount's kind needs it counts as a fault of the sandbox, as in the 0.2 releases.
 fn check_mount(guest_path: &str, mount: &Mount) -> Result<mounts::Mount> {
     let wanted = WantedMount {
         guest_path,
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_of_the_host_that_does_not_fit_is_no_fault_of_the_parameters() {
+    fn a_path_of_the_host_that_does_not_fit_is_no_fault_of_the_parameters() {
         for (mount, message) in [
             (json!({"type": "overlay"}), "/a: host_path is required for overlay mounts"),
             (json!({"type": "host_fs", "host_path": ""}), "/a: host_path is required for host_fs mounts"),
@@ -497,7 +497,7 @@ mod tests {
             (mount("/a/../b", json!({})), "invalid guest mount path \"/a/../b\""),
             (mount("/proc/a", json!({})), "/proc is the kernel's own"),
             (mount("/a", json!({"type": "nfs"})), "/a: unknown mount type \"nfs\""),
-            (mount("/a", json!({"host_path": "/x"})), "/a: a memory mount has no directory of the host"),
+            (mount("/a", json!({"host_path": "/x"})), "/a: a memory mount has no path of the host"),
             (mount("/a", json!({"readonly": true})), "/a: a memory mount cannot be read-only"),
             (
                 mount("/a", json!({"type": "overlay", "host_path": "/x", "owner_gid": 7})),

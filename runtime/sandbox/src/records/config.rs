@@ -83,7 +83,7 @@ pub struct MountConfig {
     pub guest_path: String,
     /// `memory`, `host_fs`, `overlay`.
     pub kind: String,
-    /// The host's directory: an absolute path.
+    /// The path on the host: absolute.
     pub host_path: Option<String>,
     /// Whether the guest may only read.
     pub readonly: bool,

@@ -33,7 +33,7 @@ fn what_cannot_be_shared_is_refused_at_once() {
         ("/tmp".to_owned(), "expected HOST:GUEST or HOST:GUEST:OPTIONS"),
         ("/tmp:../a:ro".to_owned(), "invalid guest mount path \"/workspace/../a\""),
         ("/tmp:/a:rw".to_owned(), "unknown option \"rw\""),
-        ("/tmp:/a:memory".to_owned(), "a memory mount has no directory of the host"),
+        ("/tmp:/a:memory".to_owned(), "a memory mount has no path of the host"),
         ("/tmp:/a:uid=1".to_owned(), "owner_uid/owner_gid are only supported for host_fs mounts"),
         ("/tmp:/a:ro,uid=4294967295".to_owned(), "\"4294967295\" is no id"),
         ("/tmp:/proc/a:ro".to_owned(), "/proc is the kernel's own"),
@@ -55,7 +55,7 @@ fn what_cannot_be_shared_is_refused_at_once() {
         ),
         (
             &["--mount", "type=host_fs,target=/a"],
-            "invalid volume mount \"type=host_fs,target=/a\": no directory of the host is named",
+            "invalid volume mount \"type=host_fs,target=/a\": no path of the host is named",
         ),
         (
             &["-v", "/tmp:/a:ro", "--mount", "type=memory,target=/a/"],
