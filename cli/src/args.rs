@@ -4,6 +4,7 @@
 //! arguments, until `--`; of a flag that is given twice the last counts; a switch may have a value (`--rm=false`).
 //! Not here: the meaning of values.
 
+mod changes;
 mod image;
 mod kernel;
 mod records;
@@ -16,6 +17,7 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+pub(crate) use changes::*;
 pub(crate) use image::*;
 pub(crate) use kernel::*;
 pub(crate) use records::*;
@@ -89,6 +91,12 @@ pub(crate) enum Command {
     Inspect(IdsArgs),
     /// Print a sandbox's log
     Log(LogArgs),
+    /// Show what a sandbox changed of its overlays
+    Diff(DiffArgs),
+    /// Take over what a sandbox changed of its overlays
+    Apply(TakeArgs),
+    /// Throw away what a sandbox changed of its overlays
+    Discard(TakeArgs),
     /// Forward ports of this host to a running sandbox
     PortForward(PortForwardArgs),
     /// Fetch an image from its registry

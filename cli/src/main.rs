@@ -7,6 +7,7 @@
 
 mod args;
 mod build;
+mod changes;
 mod command_line;
 mod detach;
 mod diagnose;
@@ -87,6 +88,9 @@ fn dispatch(cli: Cli, arguments: &[OsString], start: Start) -> anyhow::Result<u8
         Command::PortForward(args) => forward::port_forward(&args, &home(all)?),
         Command::Pull(args) => pull::pull(&args, &home(nothing)?),
         Command::Build(args) => build::build(&args, || home(nothing)),
+        Command::Diff(args) => changes::diff(&args, &home(take_back)?),
+        Command::Apply(args) => changes::apply(&args, &home(take_back)?),
+        Command::Discard(args) => changes::discard(&args, &home(take_back)?),
         Command::Image { command } => match command {
             ImageCommand::Ls(args) => image::ls(&args, &home(nothing)?),
             ImageCommand::Import(args) => image::import(&args, &home(nothing)?),

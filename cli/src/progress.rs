@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use images::Progress;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// A bar that draws nothing until the first step, so that a start with nothing to do shows nothing.
 #[derive(Debug, Default)]
@@ -47,6 +47,42 @@ impl Progress for Bar {
         if let Some(bar) = &*self.bar.lock().unwrap_or_else(PoisonError::into_inner) {
             bar.inc(bytes);
         }
+    }
+}
+
+/// A bar of steps whose number is known, drawn once there are many.
+#[derive(Debug)]
+pub(crate) struct Steps(ProgressBar);
+
+/// Fewest steps that a bar is drawn for.
+const MANY: usize = 1000;
+
+impl Steps {
+    pub(crate) fn new(name: &'static str) -> Self {
+        let bar = ProgressBar::hidden();
+        if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}") {
+            bar.set_style(style);
+        }
+        bar.set_message(name);
+        Self(bar)
+    }
+
+    /// Tells that so many of all steps are done.
+    pub(crate) fn tell(&self, done: usize, total: usize) {
+        if total < MANY {
+            return;
+        }
+        if self.0.is_hidden() {
+            self.0.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        self.0.set_length(u64::try_from(total).unwrap_or(u64::MAX));
+        self.0.set_position(u64::try_from(done).unwrap_or(u64::MAX));
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
     }
 }
 

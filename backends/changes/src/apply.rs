@@ -26,12 +26,12 @@ pub fn apply(
     tell: &mut dyn FnMut(usize, usize),
 ) -> Result<usize> {
     let judged = judge(changes, host, kept)?;
-    let conflicts = || judged.iter().filter_map(|(change, conflict)| Some((change, conflict.clone()?)));
+    let conflicts = || judged.iter().filter_map(|change| Some((change, change.conflict.clone()?)));
     if let Some((first, conflict)) = conflicts().next() {
         let (place, others) = (first.place.clone(), conflicts().count() - 1);
         return Err(Error::Conflict { place, conflict, others });
     }
-    let changes: Vec<Change> = judged.into_iter().map(|(change, _)| change).filter(is_made).collect();
+    let changes: Vec<Change> = judged.into_iter().filter(is_made).collect();
     if changes.is_empty() {
         return Ok(0);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Base, Contents, List, Place, Stored, There, What};
+use crate::{Base, Conflict, Contents, List, Place, Stored, There, What};
 
 /// How a path is another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub struct Change {
     pub(crate) on_host: Option<Place>,
     /// The path of `from` in the guest's view, for a file whose further name is added.
     pub(crate) linked: Option<Place>,
+    /// The objection to taking it over, if it was [judged](crate::judge()) and there is one.
+    pub conflict: Option<Conflict>,
 }
 
 impl Change {
@@ -54,6 +56,11 @@ impl Change {
             What::File(contents) => Some(contents),
             What::Directory | What::Link(_) | What::Special => None,
         }
+    }
+
+    /// The change's name among others of one list.
+    pub(crate) fn key(&self) -> (&Place, bool) {
+        (&self.place, self.now.is_some())
     }
 
     /// The path in the directory that leads to another file, or to none, once the change is taken over.
@@ -165,6 +172,7 @@ impl Meaning<'_> {
                 origin: origin.cloned(),
                 on_host: self.on_host(&there.place),
                 linked: None,
+                conflict: None,
             })
         };
         let Some(origin) = &there.origin else {
@@ -220,6 +228,7 @@ impl Meaning<'_> {
             origin: Some(place.clone()),
             on_host: Some(place.clone()),
             linked: None,
+            conflict: None,
         })
     }
 

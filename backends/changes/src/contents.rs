@@ -71,12 +71,11 @@ impl Kept {
 
     /// Takes changes out of the list, and removes the contents that no other has.
     pub fn discard(&self, mut list: List, gone: &[Change]) -> Result<()> {
-        let is_gone = |change: &Change| {
-            gone.iter().any(|other| (other.kind, &other.place) == (change.kind, &change.place))
-        };
+        let gone: BTreeSet<_> = gone.iter().map(Change::key).collect();
         let mut files: BTreeSet<u64> = list.there.values().filter_map(number).collect();
         // Records that are no change stand for what the directory would be without them.
-        let left: Vec<Change> = crate::changes(&list).into_iter().filter(|change| !is_gone(change)).collect();
+        let left: Vec<Change> =
+            crate::changes(&list).into_iter().filter(|change| !gone.contains(&change.key())).collect();
         let taken: BTreeSet<&Place> = left.iter().filter_map(Change::taken).collect();
         list.gone.retain(|place, _| taken.contains(place));
         list.there =

@@ -39,15 +39,15 @@ impl fmt::Display for Conflict {
     }
 }
 
-/// The changes that the directory does not have yet, each with what is against it.
-pub fn judge(changes: Vec<Change>, host: &Host, kept: &Kept) -> Result<Vec<(Change, Option<Conflict>)>> {
+/// The changes that the directory does not have yet, each with the objection to it.
+pub fn judge(changes: Vec<Change>, host: &Host, kept: &Kept) -> Result<Vec<Change>> {
     let court = Court { host, kept, taken: taken(&changes) };
     let mut judged = Vec::new();
     for change in changes {
         match court.judge(&change)? {
             Verdict::Done => {}
-            Verdict::Good => judged.push((change, None)),
-            Verdict::Bad(conflict) => judged.push((change, Some(conflict))),
+            Verdict::Good => judged.push(Change { conflict: None, ..change }),
+            Verdict::Bad(conflict) => judged.push(Change { conflict: Some(conflict), ..change }),
         }
     }
     Ok(judged)

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, RenameFlags};
 
 use crate::contents::{LIST, NEW_LIST};
 use crate::{Base, Error, Place, Record, Result, There};
@@ -60,7 +60,9 @@ impl<'a> Writer<'a> {
     pub fn end(mut self) -> Result<()> {
         let end = [&END.to_le_bytes()[..], &self.count.to_le_bytes()].concat();
         self.to.write_all(&end).and_then(|()| self.to.flush()).map_err(Error::at(&NEW_LIST))?;
-        rustix::fs::renameat(self.directory, NEW_LIST, self.directory, LIST).map_err(Error::at(&LIST))
+        // The call that takes flags is the one that the process may make.
+        let (directory, none) = (self.directory, RenameFlags::empty());
+        rustix::fs::renameat_with(directory, NEW_LIST, directory, LIST, none).map_err(Error::at(&LIST))
     }
 }
 

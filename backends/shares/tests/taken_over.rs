@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use changes::{Change, Conflict, Error, Host, Kept, apply, below_with_directories, changes, judge};
+use changes::{Change, Error, Host, Kept, apply, below_with_directories, changes, judge};
 use fuse::Coherence;
 use overlay::Files;
 use rustix::fs::{CWD, RenameFlags};
@@ -84,9 +84,10 @@ impl Ended {
     /// Each change in a line, and what is against it.
     fn told(&self) -> Vec<String> {
         let judged = judge(self.changes(), &self.host, &self.kept()).unwrap();
-        let told = |(change, conflict): (Change, Option<Conflict>)| {
+        let told = |change: Change| {
             let from = change.from.as_ref().map(|from| format!(" from {from}")).unwrap_or_default();
-            let against = conflict.map(|conflict| format!(": {conflict}")).unwrap_or_default();
+            let against =
+                change.conflict.as_ref().map(|conflict| format!(": {conflict}")).unwrap_or_default();
             format!("{:?} {}{from}{against}", change.kind, change.place)
         };
         judged.into_iter().map(told).collect()

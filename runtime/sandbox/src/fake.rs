@@ -58,6 +58,7 @@ where
         let guest = stand_in::own(Log::new(|_| {}), serve);
         guest.refill().await.unwrap();
         let shared = Arc::new(Shared {
+            keeper: std::sync::Mutex::default(),
             guest: watch::Sender::new(Some(guest)),
             stop: watch::Sender::new(false),
             stop_limit: Duration::from_secs(30),

@@ -8,6 +8,7 @@
 
 mod agent;
 mod arch;
+pub mod changes;
 mod control;
 
 #[cfg(test)]

@@ -234,3 +234,41 @@ pub enum StepStatus {
     /// The step failed.
     Error,
 }
+
+/// The changes of an overlay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OverlayChanges {
+    /// The overlay's place in the guest.
+    pub guest_path: String,
+    /// The host's directory that it is over.
+    pub host_path: String,
+    /// Each change; paths are relative to both.
+    pub changes: Vec<OverlayChange>,
+    /// Changes that are not told, because their paths are too long.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub left_out: u64,
+}
+
+/// A path that is another one than it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OverlayChange {
+    /// `added`, `modified`, `deleted`, `renamed`, `permissions`.
+    pub kind: String,
+    /// The path. Bytes that are no text are shown as `\xNN`.
+    pub path: String,
+    /// The path of the same file before, of one that was renamed or got a further name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Whether it is a directory.
+    pub directory: bool,
+    /// Whether the contents are others than on the host.
+    pub modified: bool,
+    /// The reason why the change cannot be taken over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conflict: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}

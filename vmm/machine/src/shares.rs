@@ -13,6 +13,8 @@
 //! It is one of the back ends outside of a machine ([`crate::BackEnd`]), and ends when the supervisor hangs up. Not here:
 //! how files are served, and what the process may do (the program sees to both).
 
+mod keeper;
+
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -29,6 +31,8 @@ use crate::children::{any_of, find, in_process, is_readable, wait_readable, wait
 use crate::descriptors::{Fd, Outgoing};
 use crate::{BackEnd, Elsewhere, Ending, Kind, Machine, MachineError};
 
+pub use keeper::{Keep, Keeper, Kept};
+
 /// The program.
 const PROGRAM: &str = "matchlock-shares";
 
@@ -38,6 +42,9 @@ pub const MAX_DEVICES: usize = 2;
 /// Most mounts of one device.
 pub const MAX_MOUNTS: usize = 64;
 
+/// Most bytes of memory that an overlay takes whose contents are in files: what is known of its files, and small ones.
+const MAX_OVERLAY_MEMORY: u64 = 320 << 20;
+
 /// The first message to the process: what it serves.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Serve {
@@ -45,6 +52,8 @@ pub struct Serve {
     pub memory: u64,
     /// The devices.
     pub devices: Vec<DeviceSpec>,
+    /// A channel on which the wish comes that changes of overlays be written down, if there are overlays.
+    pub keeper: Option<Fd>,
     /// Rules for all files, and whether operations are told.
     pub watch: Watch,
 }
@@ -129,12 +138,15 @@ pub enum Content<D> {
         /// How the guest sees them.
         view: View,
     },
-    /// The host's files and, in the process' memory, what the guest makes of them.
+    /// The host's files, and what the guest makes of them.
     Overlay {
         /// Which.
         source: Source<D>,
-        /// Most bytes that may be kept of the guest's changes.
+        /// Most bytes that the contents may take of the guest's changes.
         limit: u64,
+        /// An empty directory for these contents and for the list of changes; without one they are in memory, and there is
+        /// no list.
+        changes: Option<D>,
     },
 }
 
@@ -159,24 +171,38 @@ pub struct Inner {
 impl<D> MountSpec<D> {
     /// The same with other descriptions of directories.
     pub fn try_map<T, E>(self, mut map: impl FnMut(D) -> Result<T, E>) -> Result<MountSpec<T>, E> {
-        let mut source = |Source { directory, file }| Ok(Source { directory: map(directory)?, file });
         let content = match self.content {
             Content::Memory { limit } => Content::Memory { limit },
-            Content::Host { source: of, view } => Content::Host { source: source(of)?, view },
-            Content::Overlay { source: of, limit } => Content::Overlay { source: source(of)?, limit },
+            Content::Host { source, view } => Content::Host { source: source.try_map(&mut map)?, view },
+            Content::Overlay { source, limit, changes } => {
+                let source = source.try_map(&mut map)?;
+                Content::Overlay { source, limit, changes: changes.map(map).transpose()? }
+            }
         };
         Ok(MountSpec { content, inner: self.inner, place: self.place, masks: self.masks })
     }
 }
 
+impl<D> Source<D> {
+    fn try_map<T, E>(self, mut map: impl FnMut(D) -> Result<T, E>) -> Result<Source<T>, E> {
+        Ok(Source { directory: map(self.directory)?, file: self.file })
+    }
+}
+
 impl<D> Content<D> {
-    /// Most bytes that the process keeps of it.
+    /// Most bytes that the process keeps of it in memory.
     #[must_use]
     pub fn limit(&self) -> u64 {
         match self {
-            Self::Memory { limit } | Self::Overlay { limit, .. } => *limit,
+            Self::Overlay { changes: Some(_), .. } => MAX_OVERLAY_MEMORY,
+            Self::Memory { limit } | Self::Overlay { limit, changes: None, .. } => *limit,
             Self::Host { .. } => 0,
         }
+    }
+
+    /// Whether the process writes a list of what was changed.
+    fn has_list(&self) -> bool {
+        matches!(self, Self::Overlay { changes: Some(_), .. })
     }
 
     /// Whether the process changes nothing on the host.
@@ -259,6 +285,7 @@ pub struct Shares {
     channel: Arc<Channel>,
     /// Why the process failed, from the thread that listens to it, if one does.
     heard: Option<mpsc::Receiver<String>>,
+    keeper: Option<Arc<Keeper>>,
 }
 
 /// Asks a process for marks in what it tells of files.
@@ -298,6 +325,11 @@ impl Shares {
         let spawn = Spawn { stderr: log, args, ..Spawn::new(program) };
         let (child, channel) = broker::start(Program::Shares, spawn).map_err(in_process(PROGRAM))?;
         let (mut descriptors, mut specs, mut back_ends) = (Outgoing::default(), Vec::new(), Vec::new());
+        let mounts = devices.iter().flat_map(|device| &device.mounts);
+        let keeps = mounts.map(|mount| &mount.content).any(Content::has_list);
+        let keeper = keeps.then(Channel::pair).transpose();
+        let keeper = keeper.map_err(|source| MachineError::Process { what: PROGRAM, source })?;
+        let (keeper, theirs) = keeper.unzip();
         for Device { tag, request_queues, exclusive, mounts } in devices {
             let pair = process::accept_pair();
             let (listener, socket) =
@@ -309,9 +341,17 @@ impl Shares {
             let device = Elsewhere::FileSystem { tag, request_queues };
             back_ends.push(BackEnd { socket: socket.into(), device });
         }
-        let serve = Serve { memory, devices: specs, watch };
+        let theirs = theirs.map(|theirs| descriptors.add(theirs));
+        let serve = Serve { memory, devices: specs, keeper: theirs, watch };
         descriptors.send(&channel, &serve).map_err(in_process(PROGRAM))?;
-        Ok((Self { child, channel: Arc::new(channel), heard: None }, back_ends))
+        let keeper = keeper.map(Keeper::new).map(Arc::new);
+        Ok((Self { child, channel: Arc::new(channel), heard: None, keeper }, back_ends))
+    }
+
+    /// The way to have changes of overlays written down, if there are overlays.
+    #[must_use]
+    pub fn keeper(&self) -> Option<Arc<Keeper>> {
+        self.keeper.clone()
     }
 
     /// Gives what the process tells of files to `take`, on a thread of its own, until the process ends. While `take`
@@ -451,7 +491,12 @@ impl Machine for Beside {
         }
         wait_readable(self.ended.as_fd());
         let ending = if is_readable(self.machine.ended()) {
-            match self.machine.wait() {
+            let ending = self.machine.wait();
+            if let Some(keeper) = self.shares.keeper() {
+                // The guest changes nothing more, and the process is about to be ended. A failure is the keeper's to tell.
+                let _ = keeper.keep();
+            }
+            match ending {
                 Ending::Failed(how) => Ending::Failed(self.shares.cause().unwrap_or(how)),
                 by_itself => by_itself,
             }

@@ -1,5 +1,6 @@
 //! The file systems of a device, made of what its specification says.
 
+use std::cell::RefCell;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ pub(crate) struct Maker<'a> {
     pub(crate) budget: Budget,
     /// Rules and events.
     pub(crate) watched: &'a Watched,
+    /// The overlays that were made.
+    pub(crate) overlays: RefCell<Vec<Arc<Files>>>,
 }
 
 impl Maker<'_> {
@@ -63,10 +66,17 @@ impl Maker<'_> {
                 let (files, only) = self.host(source, view)?;
                 (Box::new(files), only)
             }
-            Content::Overlay { source, limit } => {
+            Content::Overlay { source, limit, changes } => {
                 let view = View { readonly: true, ..View::default() };
                 let (below, only) = self.host(source, view)?;
-                (Box::new(Files::over(Arc::new(below), limit).map_err(refused).context("overlay")?), only)
+                let below = Arc::new(below);
+                let files = match changes {
+                    Some(changes) => Files::over_kept(below, limit, changes),
+                    None => Files::over(below, limit),
+                };
+                let files = Arc::new(files.map_err(refused).context("overlay")?);
+                self.overlays.borrow_mut().push(Arc::clone(&files));
+                (Box::new(files), only)
             }
         })
     }

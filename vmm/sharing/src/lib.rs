@@ -12,8 +12,10 @@ mod confine;
 mod device;
 mod files;
 mod followers;
+mod keep;
 mod watch;
 
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -33,6 +35,8 @@ use confine::{Directory, Inside};
 use device::FileSystemDevice;
 use files::Maker;
 use followers::Followers;
+use keep::Keeping;
+use overlay::Files;
 use watch::Watched;
 
 const PROGRAM: &str = "matchlock-shares";
@@ -59,7 +63,9 @@ pub fn run(channel: Channel, user: Option<&User>) -> anyhow::Result<()> {
 }
 
 fn serve(channel: &Arc<Channel>, user: Option<&User>, planned: &mut Vec<Planned>) -> anyhow::Result<()> {
-    let Some((Serve { memory, devices, watch }, received)) = channel.recv().context("first message")? else {
+    let Some((Serve { memory, devices, keeper, watch }, received)) =
+        channel.recv().context("first message")?
+    else {
         return Ok(());
     };
     let watched = Watched::new(watch)?;
@@ -68,6 +74,7 @@ fn serve(channel: &Arc<Channel>, user: Option<&User>, planned: &mut Vec<Planned>
     for device in devices {
         planned.push(plan(device, &mut received)?);
     }
+    let keeper = keeper.map(|keeper| received.take(keeper).map(Channel::from)).transpose()?;
     drop(received);
     // `Followers::count` may read the number of CPUs from files, so it comes before the confinement.
     let followers = Followers::count();
@@ -80,21 +87,26 @@ fn serve(channel: &Arc<Channel>, user: Option<&User>, planned: &mut Vec<Planned>
     let (mounts, shared) = apart(planned)?;
     let kept = mounts.iter().flatten().map(|mount| mount.content.limit()).fold(0, u64::saturating_add);
     let inside = confine::walls(shared, user, confine::Memory { mapped, kept })?;
-    let sessions = sessions(inside, mounts, planned, &watched)?;
+    let (sessions, overlays) = sessions(inside, mounts, planned, &watched)?;
+    let keeping = keeper.map(|keeper| Arc::new(Keeping::new(overlays, keeper)));
     confine::close_the_last_door()?;
 
     let followers = Arc::new(Followers::start(followers).context("thread")?);
     for (Planned { listener, tag, request_queues, .. }, session) in planned.drain(..).zip(sessions) {
         let device = FileSystemDevice::new(&tag, request_queues, session, Arc::clone(&followers))?;
         let served = vhost_backend::start_parallel("file system", Box::new(device), listener)?;
-        let channel = Arc::clone(channel);
+        let (channel, keeping) = (Arc::clone(channel), keeping.clone());
         let wait = move || {
             if let Err(error) = served.wait() {
                 fail(&channel, &anyhow::Error::new(error));
+                keeping.iter().for_each(|keeping| keeping.keep());
                 std::process::exit(1);
             }
         };
         thread::Builder::new().spawn(wait).context("thread")?;
+    }
+    if let Some(keeping) = keeping.clone() {
+        thread::Builder::new().spawn(move || keeping.serve()).context("thread")?;
     }
     channel.send(&SharesReport::Serving, &[])?;
     if let Some(events) = watched.events() {
@@ -106,6 +118,7 @@ fn serve(channel: &Arc<Channel>, user: Option<&User>, planned: &mut Vec<Planned>
             None => bail!("the supervisor broke the protocol"),
         }
     }
+    keeping.iter().for_each(|keeping| keeping.keep());
     Ok(())
 }
 
@@ -131,9 +144,10 @@ fn apart(planned: &mut [Planned]) -> anyhow::Result<Apart> {
     let mut directories = Vec::new();
     let mut mounts_of = |device: &mut Planned| {
         let mounts = device.mounts.drain(..).map(|mount| {
-            let readonly = mount.content.leaves_host();
+            // Only the first is the host's: behind it comes one for changes.
+            let mut readonly = mount.content.leaves_host();
             mount.try_map(|directory| {
-                directories.push(Directory { directory, readonly });
+                directories.push(Directory { directory, readonly: std::mem::take(&mut readonly) });
                 anyhow::Ok(directories.len() - 1)
             })
         });
@@ -143,18 +157,21 @@ fn apart(planned: &mut [Planned]) -> anyhow::Result<Apart> {
     Ok((mounts, directories))
 }
 
-/// The file systems of each device.
+/// The file systems of each device, and the overlays among them.
+type Served = (Vec<Session<Router>>, Vec<Arc<Files>>);
+
 fn sessions(
     inside: Inside,
     mounts: Vec<Vec<MountSpec<usize>>>,
     planned: &[Planned],
     watched: &Watched,
-) -> anyhow::Result<Vec<Session<Router>>> {
+) -> anyhow::Result<Served> {
     let Inside { shared, own } = inside;
     // A quarter for each kind of descriptor, and a quarter for all else.
     let each = MAX_DESCRIPTORS.min(descriptor_limit()) / (4 * u64::try_from(shared.len())?.max(1));
     let each = usize::try_from(each)?;
-    let maker = Maker { own, budget: Budget { nodes: each, handles: each }, watched };
+    let budget = Budget { nodes: each, handles: each };
+    let maker = Maker { own, budget, watched, overlays: RefCell::default() };
     let mut shared: Vec<_> = shared.into_iter().map(Some).collect();
     let mut take = |number| {
         let directory = shared.get_mut(number).and_then(Option::take);
@@ -165,7 +182,8 @@ fn sessions(
         let router = maker.router(mounts.collect::<anyhow::Result<_>>()?)?;
         Ok(Session::new(router, device.coherence))
     };
-    mounts.into_iter().zip(planned).map(session).collect()
+    let sessions = mounts.into_iter().zip(planned).map(session).collect::<anyhow::Result<_>>()?;
+    Ok((sessions, maker.overlays.into_inner()))
 }
 
 /// Most descriptors that the tables of nodes are made for.

@@ -81,6 +81,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
         "runtime/sandbox",
         &[
             "broker",
+            "changes",
             "disk",
             "guest_memory",
             "guest_protocol",

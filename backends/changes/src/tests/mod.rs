@@ -94,7 +94,7 @@ impl Scene {
 
     fn judged(&self) -> Vec<(Kind, String, Option<Conflict>)> {
         let judged = judge(self.changes(), &self.host(), &self.kept()).unwrap();
-        judged.into_iter().map(|(change, against)| (change.kind, change.place.to_string(), against)).collect()
+        judged.into_iter().map(|change| (change.kind, change.place.to_string(), change.conflict)).collect()
     }
 
     fn apply(&self) -> crate::Result<usize> {
@@ -156,7 +156,7 @@ fn each_change_of_the_hosts_is_noticed() {
         let changes = scene.changes();
         host_does(&scene);
         let judged = judge(changes.clone(), &scene.host(), &scene.kept()).unwrap();
-        let against: Vec<_> = judged.into_iter().filter_map(|(_, conflict)| conflict).collect();
+        let against: Vec<_> = judged.into_iter().filter_map(|change| change.conflict).collect();
         let expected = [None, Some(Conflict::Changed), Some(Conflict::Removed), Some(Conflict::Appeared)]
             [conflict]
             .clone();
@@ -248,7 +248,7 @@ fn what_the_host_has_already_is_no_change() {
     assert_eq!(judge(changes(&list), &scene.host(), &scene.kept()).unwrap().len(), 0);
     fs::write(scene.path("new"), "sane").unwrap();
     let judged = judge(changes(&list), &scene.host(), &scene.kept()).unwrap();
-    assert_eq!((judged.len(), judged[0].1.clone()), (1, Some(Conflict::Appeared)));
+    assert_eq!((judged.len(), judged[0].conflict.clone()), (1, Some(Conflict::Appeared)));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::agent::detached::DetachedInfo;
 use crate::control::error::Error;
 
 /// Raised with every incompatible change of these messages.
-pub(crate) const VERSION: u16 = 4;
+pub(crate) const VERSION: u16 = 5;
 
 /// A message of another kind came than the one that belongs here.
 pub(crate) const FRAME_KIND: Error = Error::Agent(agent::Error::Frame(FrameError::Message));
@@ -84,6 +84,8 @@ questions! {
     Kill { program: u32 } -> ();
     /// The last output of a detached program.
     Output { program: u32 } -> Vec<u8>;
+    /// Write down what was changed of overlays.
+    Changes {} -> ();
 }
 
 /// The answer that comes with a service stream, as a descriptor.

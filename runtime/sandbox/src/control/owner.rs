@@ -16,22 +16,23 @@
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use guest_protocol::frame::{self, Kind};
+use machine::shares::Keeper;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
 use crate::agent::descriptors;
 use crate::agent::frames::{hung_up, read_frame, write_message};
 use crate::agent::own::OwnGuest;
 use crate::control::dialogue::{
-    Detach, Detached, FRAME_KIND, Hello, Kill, Output, Question, Request, Run, Service, Signal, Stop,
-    Stopping, StreamComes, VERSION, Wait, reply,
+    Changes, Detach, Detached, FRAME_KIND, Hello, Kill, Output, Question, Request, Run, Service, Signal,
+    Stop, Stopping, StreamComes, VERSION, Wait, reply,
 };
 use crate::control::error::{Error, Result};
 use crate::records::home::VmPaths;
@@ -56,6 +57,19 @@ pub(crate) struct Shared {
     pub(crate) stop: watch::Sender<bool>,
     /// How long the sandbox may take to end.
     pub(crate) stop_limit: Duration,
+    /// The way to have changes of overlays written down, once something serves overlays.
+    pub(crate) keeper: Mutex<Option<Arc<Keeper>>>,
+}
+
+impl Shared {
+    /// Tells of the way to have changes written down.
+    pub(crate) fn set_keeper(&self, keeper: Arc<Keeper>) {
+        *self.keeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(keeper);
+    }
+
+    pub(crate) fn keeper(&self) -> Option<Arc<Keeper>> {
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// Binds the socket.
@@ -131,6 +145,7 @@ async fn serve_one(limit: Duration, mut stream: tokio::net::UnixStream, shared: 
         Request::Output(Output { program }) => {
             answer::<Output>(stream, async { ready(shared).await?.detached().output(program) }).await
         }
+        Request::Changes(Changes {}) => answer::<Changes>(stream, keep_changes(shared)).await,
     }
 }
 
@@ -181,6 +196,14 @@ async fn hand_over<Q: Question<Answer = StreamComes>>(
         }
         Err(error) => Ok(write_message(stream, &reply::<Q>(Err(error))).await?),
     }
+}
+
+/// Has what was changed of overlays written down, if there are overlays.
+async fn keep_changes(shared: &Shared) -> Result<(), agent::Error> {
+    ready(shared).await?;
+    let Some(keeper) = shared.keeper() else { return Ok(()) };
+    let kept = spawn_blocking(move || keeper.keep()).await.map_err(|_| agent::Error::HangUp)?;
+    kept.map_err(|error| agent::Error::Refused(error.to_string()))
 }
 
 /// Waits until the guest is ready.
@@ -318,6 +341,7 @@ mod tests {
             let listener = bind(&owned.paths).unwrap();
             let listener = tokio::net::UnixListener::from_std(listener).unwrap();
             let shared = Arc::new(Shared {
+                keeper: Mutex::default(),
                 guest: watch::Sender::new(None),
                 stop: watch::Sender::new(false),
                 stop_limit: Duration::ZERO,

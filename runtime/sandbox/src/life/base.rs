@@ -1,7 +1,7 @@
 //! The part of a sandbox that exists in every stage: its directory, its disks, its record, its log, its control
 //! socket.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use machine::Kind;
@@ -96,6 +96,7 @@ impl Base {
             guest: watch::Sender::new(None),
             stop: watch::Sender::new(false),
             stop_limit: spec.grace.saturating_add(STOP_LIMIT),
+            keeper: Mutex::default(),
         });
         let socket = tokio::spawn(owner::serve(listener, Arc::clone(&shared)));
         let timings = Timings {

@@ -16,6 +16,7 @@ use super::spec::{Spec, TimeLimit};
 use super::stages::{Booting, Prepared, Preparing, Stage, Starting, Up};
 use crate::life::error::{Error, Result};
 use crate::life::timings::{Start, Timings};
+use crate::records::history::Step;
 use crate::records::home::Home;
 use crate::records::lifecycle::Phase;
 
@@ -213,7 +214,8 @@ async fn end(mut base: Base, stage: Stage, why: &Why, failed_to_start: bool) -> 
     if may_have_machine {
         base.journal.to(Phase::Stopping, because);
     }
-    let ending = stage.end(&base).await;
+    let mut ending = stage.end(&base).await;
+    ending.steps.extend(changes_kept(&base));
     if may_have_machine {
         base.journal.to(Phase::Stopped, None);
     }
@@ -223,6 +225,17 @@ async fn end(mut base: Base, stage: Stage, why: &Why, failed_to_start: bool) -> 
         Some(after) => cleaned.and(Err(Error::NotWrittenBack { after })),
         None => cleaned,
     }
+}
+
+/// Tells whether changes of overlays are written down, if the sandbox has overlays and somebody may ask for them.
+fn changes_kept(base: &Base) -> Option<Step> {
+    let keeper = base.shared.keeper()?;
+    if !base.spec.keep || base.timings.ready_us.is_none() {
+        return None;
+    }
+    let failure = keeper.failure();
+    failure.iter().for_each(|failure| tracing::warn!("{failure}"));
+    Some(Step::done("changes", failure))
 }
 
 /// The time by which the guest must have done its part.

@@ -3,11 +3,12 @@
 //!
 //! Not here: the checks of a mount (`policy::mounts`), and how files are served (`matchlock-shares`).
 
-use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::{fs, io};
 
 use guest_protocol::{ShareDevice, ShareMount};
 use machine::BackEnd;
@@ -19,7 +20,8 @@ use policy::resources::Grant;
 use rustix::fs::{Mode, OFlags};
 
 use crate::life::error::{Error, Result};
-use crate::{Home, sys};
+use crate::records::home::VmPaths;
+use crate::{Home, records, sys};
 
 /// Most queues of a device: of more, guests make no use.
 const MAX_QUEUES: u8 = 4;
@@ -28,6 +30,10 @@ const MAX_QUEUES: u8 = 4;
 /// many. All of its mounts share them.
 const MAX_KEPT_MIB: u64 = 1024;
 const KEPT_PART: u64 = 4;
+
+/// Most bytes of contents that the overlays of a sandbox have, and most of the free disk that these are: one part of so many.
+const MAX_CONTENTS: u64 = 64 << 30;
+const ROOM_PART: u64 = 2;
 
 /// Mounts whose files are open.
 #[derive(Debug)]
@@ -77,6 +83,44 @@ impl Shares {
         Ok(())
     }
 
+    /// Makes an empty directory for the changes of each overlay, and says beside it what the overlay is over. Returns each
+    /// with how many bytes may be in it.
+    fn make_changes(&self, paths: &VmPaths) -> Result<Vec<(OwnedFd, u64)>> {
+        let overlays = self.0.iter().filter_map(|share| match &share.spec.content {
+            Content::Overlay { source, .. } => Some((share.mount.path.as_bytes(), source)),
+            Content::Memory { .. } | Content::Host { .. } => None,
+        });
+        let overlays: Vec<_> = overlays.collect();
+        let changes = paths.changes();
+        // A machine that is started once more begins anew.
+        match fs::remove_dir_all(&changes) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(records::Error::io(&changes)(error).into());
+            }
+            _ if overlays.is_empty() => return Ok(Vec::new()),
+            _ => {}
+        }
+        let make =
+            |path: &Path| fs::DirBuilder::new().mode(0o700).create(path).map_err(records::Error::io(path));
+        make(&changes)?;
+        let room =
+            rustix::fs::statvfs(&changes).map_err(|errno| records::Error::io(&changes)(errno.into()))?;
+        let room = room.f_bavail.saturating_mul(room.f_frsize) / ROOM_PART;
+        let each = room.min(MAX_CONTENTS) / u64::try_from(overlays.len()).unwrap_or(u64::MAX);
+        let mut all = Vec::new();
+        for (number, (guest_path, over)) in overlays.into_iter().enumerate() {
+            let (directory, note) = paths.overlay(number);
+            make(&directory)?;
+            let file = over.file.as_deref().unwrap_or_default();
+            let over = fs::read_link(format!("/proc/self/fd/{}", over.directory.as_raw_fd()))
+                .map_err(records::Error::io(&note))?;
+            let text = [guest_path, over.as_os_str().as_bytes(), file].join(&0);
+            fs::write(&note, text).map_err(records::Error::io(&note))?;
+            all.push((fs::File::open(&directory).map_err(records::Error::io(&directory))?.into(), each));
+        }
+        Ok(all)
+    }
+
     fn of(&mut self, device: ShareDevice) -> impl Iterator<Item = &mut Share> {
         self.0.iter_mut().filter(move |share| share.mount.device == device)
     }
@@ -98,6 +142,7 @@ impl Shares {
     /// Starts to serve the mounts to a machine with so much memory; returns what the machine has elsewhere for that.
     pub(crate) fn serve(
         &self,
+        paths: &VmPaths,
         grant: Grant,
         watch: Watch,
         log: OwnedFd,
@@ -105,12 +150,21 @@ impl Shares {
         if self.is_empty() {
             return Ok(None);
         }
+        let mut changes = self.make_changes(paths)?.into_iter();
         let request_queues = grant.vcpus.clamp(1, MAX_QUEUES).into();
         let mut devices = Vec::new();
         for device in ShareDevice::ALL {
             let shares = self.0.iter().filter(|share| share.mount.device == device);
-            let mounts = shares.map(|share| share.spec.clone().try_map(|directory| directory.try_clone()));
-            let mounts = mounts.collect::<std::io::Result<Vec<_>>>();
+            let mounts = shares.map(|share| {
+                let mut spec = share.spec.clone();
+                if let Content::Overlay { limit, changes: kept, .. } = &mut spec.content {
+                    let of = changes.next();
+                    *limit = of.as_ref().map_or(*limit, |of| of.1);
+                    *kept = of.map(|of| Arc::new(of.0));
+                }
+                spec.try_map(|directory| directory.try_clone())
+            });
+            let mounts = mounts.collect::<io::Result<Vec<_>>>();
             let mounts = mounts.map_err(Error::system("shared folders"))?;
             if !mounts.is_empty() {
                 let exclusive = device == ShareDevice::Own;
@@ -145,7 +199,7 @@ impl Share {
                 Content::Host { source: open(path, true)?, view: View { readonly: true, ..View::default() } }
             }
             Wanted::Overlay { path, readonly: false } => {
-                Content::Overlay { source: open(path, true)?, limit }
+                Content::Overlay { source: open(path, true)?, limit, changes: None }
             }
         };
         let is_file = match &content {
@@ -173,7 +227,7 @@ impl Share {
 /// Opens a directory of the host, or that of a file, unless what is in it is ours.
 fn open(home: &Home, mount: &Mount, path: &str, readonly: bool) -> Result<Source<Arc<OwnedFd>>> {
     let refused = |why: &str| Error::Share { share: mount.to_string(), why: why.to_owned() };
-    let wrong = |why: std::io::Error| refused(&why.to_string());
+    let wrong = |why: io::Error| refused(&why.to_string());
     let path = fs::canonicalize(path).map_err(wrong)?;
     let kind = fs::metadata(&path).map_err(wrong)?.file_type();
     let (directory, file) = match (path.parent(), path.file_name()) {

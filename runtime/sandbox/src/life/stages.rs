@@ -241,10 +241,13 @@ impl Booting {
         let log = OwnedFd::from(log);
         let process_log = log.try_clone().map_err(Error::system("log pipe"))?;
         let watch = base.spec.watch.spec();
-        let served = base.shares.serve(base.grant, watch, process_log)?;
+        let served = base.shares.serve(&base.vm.paths, base.grant, watch, process_log)?;
         let (mut shares, elsewhere) = served.unzip();
         if let Some(shares) = shares.as_mut().filter(|_| base.spec.watch.events) {
             base.files.listen(shares, base.log())?;
+        }
+        if let Some(keeper) = shares.as_ref().and_then(machine::shares::Shares::keeper) {
+            base.shared.set_keeper(keeper);
         }
         let config = machine::Config {
             vcpus: base.grant.vcpus,

@@ -32,8 +32,9 @@ use crate::Id;
 use crate::records::error::{Error, Result};
 use crate::records::user::{self, User};
 
-/// The directory that outlives its owner.
+/// The directories that outlive their owner.
 const LOGS: &str = "logs";
+const CHANGES: &str = "changes";
 
 /// The file that the owner holds a lock on.
 const LOCK: &str = "lock";
@@ -179,6 +180,17 @@ impl VmPaths {
         self.directory.join(LOGS)
     }
 
+    /// The directory of changes of overlays.
+    pub(crate) fn changes(&self) -> PathBuf {
+        self.directory.join(CHANGES)
+    }
+
+    /// The directory for the changes of an overlay, and the file that says what that is over.
+    pub(crate) fn overlay(&self, number: usize) -> (PathBuf, PathBuf) {
+        let changes = self.changes();
+        (changes.join(number.to_string()), changes.join(format!("{number}.of")))
+    }
+
     /// Whether a living process owns the sandbox.
     pub(crate) fn is_owned(&self) -> io::Result<bool> {
         let Some(file) = self.open_lock()? else { return Ok(false) };
@@ -206,14 +218,15 @@ impl VmPaths {
         self.open_lock().map(Owner)
     }
 
-    /// Removes the files that only a living owner needs, as many as possible, and returns their names; the log stays.
+    /// Removes the files that only a living owner needs, as many as possible, and returns their names; the log and
+    /// changes of overlays stay.
     pub(crate) fn remove_leftovers(&self) -> io::Result<Vec<String>> {
-        self.remove_all_but(&[LOGS])
+        self.remove_all_but(&[LOGS, CHANGES])
     }
 
     /// Removes an owner's own files but its lock, so that it can write its record before the lock goes.
     pub(crate) fn remove_own(&self) -> io::Result<()> {
-        self.remove_all_but(&[LOGS, LOCK]).map(drop)
+        self.remove_all_but(&[LOGS, CHANGES, LOCK]).map(drop)
     }
 
     /// Removes the lock's file.

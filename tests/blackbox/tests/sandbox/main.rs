@@ -9,6 +9,7 @@
 mod archive;
 mod arguments;
 mod broken;
+mod changes;
 mod disks;
 mod ends;
 mod exhausted;
@@ -98,6 +99,7 @@ fn main() -> ExitCode {
         (Needs::Guest, shares::TESTS),
         (Needs::Guest, mounts::TESTS),
         (Needs::Guest, masks::TESTS),
+        (Needs::Guest, changes::TESTS),
         (Needs::Guest, kernels::TESTS),
         (Needs::Sudo, sudo::TESTS),
         (Needs::Guest, interrupted::TESTS),

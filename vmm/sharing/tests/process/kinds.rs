@@ -57,7 +57,7 @@ fn each_kind_is_on_its_device_and_only_one_changes_the_host() {
     fs::write(shared.join("file"), "host").unwrap();
     fs::write(other.join("file"), "below").unwrap();
     let host = Content::Host { source: source(&shared, None), view: View::default() };
-    let overlay = Content::Overlay { source: source(&other, None), limit: LIMIT };
+    let overlay = Content::Overlay { source: source(&other, None), limit: LIMIT, changes: None };
     let memory = Content::Memory { limit: LIMIT };
     let (mut shared_device, mut own) =
         start(vec![device(false, vec![plain(host), plain(overlay)]), device(true, vec![plain(memory)])]);
@@ -117,7 +117,7 @@ fn a_single_file_is_one_whatever_the_host_puts_in_its_place() {
     let mounts = vec![
         plain(Content::Host { source: secret(), view: View::default() }),
         plain(Content::Host { source: secret(), view: View { readonly: true, ..View::default() } }),
-        plain(Content::Overlay { source: secret(), limit: LIMIT }),
+        plain(Content::Overlay { source: secret(), limit: LIMIT, changes: None }),
     ];
     let (mut guest, _) = start(vec![device(false, mounts)]);
     let driver = &mut *guest;
@@ -174,7 +174,7 @@ fn mounts_within_mounts_have_places_that_are_made_nowhere() {
     fs::create_dir(shared.join("src")).unwrap();
     fs::write(shared.join("src/hidden"), "hidden").unwrap();
     let host = Content::Host { source: source(&shared, None), view: View::default() };
-    let overlay = Content::Overlay { source: source(&other, None), limit: LIMIT };
+    let overlay = Content::Overlay { source: source(&other, None), limit: LIMIT, changes: None };
     let mounts = vec![with_place(host, "src", false), with_place(overlay, "etc/conf", true)];
     let memory = with_place(Content::Memory { limit: LIMIT }, "a/b", false);
     let (mut guest, mut own) = start(vec![device(false, mounts), device(true, vec![memory])]);
@@ -234,4 +234,40 @@ fn what_is_kept_is_bounded_and_lies_are_answered() {
     assert!(resident < (3 * LIMIT) >> 10, "{resident} KiB");
     own.ask(FIRST, 10, folder, &terminated(b"0")).unwrap();
     own.ask(FIRST, 10, folder, &terminated(b"1")).unwrap();
+}
+
+#[test]
+fn changes_of_an_overlay_are_written_down_when_asked_for() {
+    let house = house();
+    let (other, kept) = (house.path().join("other"), house.path().join("kept"));
+    fs::write(other.join("file"), "below").unwrap();
+    fs::create_dir(&kept).unwrap();
+    let changes = Some(fs::File::open(&kept).unwrap().into());
+    let overlay = Content::Overlay { source: source(&other, None), limit: LIMIT, changes };
+    let (mut guest, _) = start(vec![device(false, vec![plain(overlay)])]);
+    let keeper = guest.shares.keeper().unwrap();
+    let told = || {
+        let list = changes::Kept::new(fs::File::open(&kept).unwrap().into()).list().unwrap().unwrap();
+        let changes = changes::changes(&list).into_iter();
+        changes.map(|change| (change.kind, change.place.to_string())).collect::<Vec<_>>()
+    };
+    let driver = &mut *guest;
+    let mount = driver.look_up(ROOT, b"0").unwrap();
+    keeper.keep().unwrap();
+    assert_eq!(told(), []);
+    let file = driver.look_up(mount, b"file").unwrap();
+    write(driver, file, b"BELOW").unwrap();
+    keeper.keep().unwrap();
+    assert_eq!(told(), [(changes::Kind::Modified, "file".to_owned())]);
+    let (new, _) = driver.create(mount, b"new").unwrap();
+    write(driver, new, &[7; 20_000]).unwrap();
+    // Contents of a small file are in the list, those of others beside it.
+    assert_eq!(fs::read_dir(&kept).unwrap().count(), 2);
+    keeper.keep().unwrap();
+    assert_eq!((told().len(), keeper.failure()), (2, None));
+    drop(guest);
+    assert_eq!(fs::read(kept.join("1")).unwrap(), [7; 20_000]);
+    let other = (fs::read(other.join("file")).unwrap(), fs::read_dir(&other).unwrap().count());
+    assert_eq!(other, (b"below".into(), 1));
+    assert!(keeper.keep().is_err() && keeper.failure().is_some(), "the process is gone");
 }
