@@ -106,10 +106,8 @@ impl Builder {
         // Behind sudo the builder is root's; the one who reads what it writes is not.
         let home = home()?;
         let bar = Bar::default();
-        let imported = home.as_user(|| -> anyhow::Result<_> {
-            let store = Store::open(home.cache())?;
-            Ok(store.import(ImportSource::Reader(&mut output), Some(tag), &bar)?)
-        });
+        let imported = Store::open(home.cache())
+            .and_then(|store| store.import(ImportSource::Reader(&mut output), Some(tag), &bar));
         bar.clear();
         // A builder that still writes must not wait for a reader.
         drop(output);

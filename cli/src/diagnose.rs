@@ -3,7 +3,7 @@
 //! Checks change nothing. Not here: the choice of a machine (`policy`).
 
 use policy::machine::{Choice, HostFacts, KvmDevice, MachineKind, WantedMachine, choose};
-use sandbox::{Error, Home, host};
+use sandbox::{Home, host};
 use wire::CheckStatus::{Fail, Pass, Warn};
 use wire::{Check, CheckStatus, Diagnosis};
 
@@ -144,8 +144,7 @@ fn programs() -> Vec<Check> {
 }
 
 fn kernel(home: &Home) -> Check {
-    let kernels = home.as_user(|| anyhow::Ok(kernels::Store::open(home.cache())?.list()?));
-    match kernels {
+    match kernels::Store::open(home.cache()).and_then(|store| store.list()) {
         Ok(list) => match list.iter().find(|kernel| kernel.current) {
             Some(kernel) => check("kernel", Pass, format!("{} ({})", kernel.identifier, kernel.origin), None),
             None => check(
@@ -167,11 +166,8 @@ fn memory() -> Check {
 
 fn disk(home: &Home) -> Check {
     // The cache itself may not exist yet, but an ancestor does.
-    let free = home.as_user(|| {
-        let path = home.cache().ancestors().find(|path| path.exists());
-        Ok::<_, Error>(path.and_then(|path| rustix::fs::statvfs(path).ok()))
-    });
-    let free = free.ok().flatten();
+    let path = home.cache().ancestors().find(|path| path.exists());
+    let free = path.and_then(|path| rustix::fs::statvfs(path).ok());
     match free.map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) >> 20) {
         Some(free) if free < ENOUGH_DISK_MB => {
             check("disk", Warn, format!("{free} MB free for images and kernels"), Some("free some space"))

@@ -4,20 +4,12 @@
 
 use std::path::{Path, PathBuf};
 
-use sandbox::Home;
-
-/// The variables of the options. Files are read with the rights of the user who called sudo.
-pub(crate) fn collect(
-    home: &Home,
-    files: &[PathBuf],
-    options: &[String],
-) -> anyhow::Result<Vec<(String, String)>> {
+/// The variables of the options.
+pub(crate) fn collect(files: &[PathBuf], options: &[String]) -> anyhow::Result<Vec<(String, String)>> {
     let mut variables = Vec::new();
     for path in files {
-        let text = home.as_user(|| {
-            std::fs::read_to_string(path)
-                .map_err(|error| anyhow::anyhow!("environment file {}: {error}", path.display()))
-        })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| anyhow::anyhow!("environment file {}: {error}", path.display()))?;
         variables.append(&mut file(path, &text)?);
     }
     for option in options {
@@ -53,15 +45,10 @@ fn variable(text: &str) -> anyhow::Result<(String, String)> {
 mod tests {
     use super::*;
 
-    fn home() -> Home {
-        Home::at(Path::new("/no/such/home"))
-    }
-
     #[test]
     fn options() {
         let path = std::env::var("PATH").unwrap();
-        let collected =
-            collect(&home(), &[], &["A=1".into(), "B=x=y".into(), "C=".into(), "PATH".into()]).unwrap();
+        let collected = collect(&[], &["A=1".into(), "B=x=y".into(), "C=".into(), "PATH".into()]).unwrap();
         let pairs: Vec<_> = collected.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         assert_eq!(pairs, [("A", "1"), ("B", "x=y"), ("C", ""), ("PATH", &path)]);
         for (option, expected) in [
@@ -69,13 +56,13 @@ mod tests {
             ("=1", "invalid environment variable \"\""),
             ("A B=1", "invalid environment variable \"A B\""),
         ] {
-            assert_eq!(collect(&home(), &[], &[option.into()]).unwrap_err().to_string(), expected);
+            assert_eq!(collect(&[], &[option.into()]).unwrap_err().to_string(), expected);
         }
     }
 
     #[test]
     fn a_file_that_cannot_be_read() {
-        let error = collect(&home(), &["/no/such/file".into()], &[]).unwrap_err();
+        let error = collect(&["/no/such/file".into()], &[]).unwrap_err();
         assert_eq!(
             error.to_string(),
             "environment file /no/such/file: No such file or directory (os error 2)"

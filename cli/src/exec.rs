@@ -23,7 +23,7 @@ pub(crate) fn exec(args: ExecArgs, home: &Home) -> anyhow::Result<u8> {
         }
     }
     let mut env: Vec<_> = run::terminal_type(mode).into_iter().collect();
-    env.extend(environment::collect(home, &[], &args.env)?);
+    env.extend(environment::collect(&[], &args.env)?);
     let exec = Exec {
         program: Program::Argv(argv),
         env,

@@ -165,19 +165,16 @@ pub(crate) fn prune(args: &ImagePruneArgs, home: &Home) -> anyhow::Result<u8> {
     let records = crate::state::open(home)?;
     let records = records.list()?;
     let running = records.iter().filter(|record| record.status == Status::Running);
-    let all = wire::ImagesRemoved::default();
-    let all = home.as_user(|| -> anyhow::Result<_> {
-        let store = Store::open(home.cache())?;
-        let used = running.map(|record| store.summary(&record.image)).collect::<Result<Vec<_>, _>>()?;
-        let unused = |image: &ImageSummary| !used.iter().flatten().any(|used| used == image);
-        let images = store.list()?.into_iter().filter(|image| args.all || image.source == "registry");
-        images.filter(unused).try_fold(all, |mut all, image| {
-            let Collected { blobs, bytes } = store.remove(&image.tag)?;
-            (all.blobs, all.freed) = (all.blobs + blobs, all.freed + bytes);
-            all.removed.push(image.tag);
-            Ok(all)
-        })
-    })?;
+    let store = Store::open(home.cache())?;
+    let used = running.map(|record| store.summary(&record.image)).collect::<Result<Vec<_>, _>>()?;
+    let unused = |image: &ImageSummary| !used.iter().flatten().any(|used| used == image);
+    let images = store.list()?.into_iter().filter(|image| args.all || image.source == "registry");
+    let mut all = wire::ImagesRemoved::default();
+    for image in images.filter(unused) {
+        let Collected { blobs, bytes } = store.remove(&image.tag)?;
+        (all.blobs, all.freed) = (all.blobs + blobs, all.freed + bytes);
+        all.removed.push(image.tag);
+    }
     if args.json {
         return removal(&all);
     }
@@ -204,7 +201,7 @@ fn removal(what: &wire::ImagesRemoved) -> anyhow::Result<u8> {
 }
 
 fn with_store<T>(home: &Home, act: impl FnOnce(Store) -> anyhow::Result<T>) -> anyhow::Result<T> {
-    home.as_user(|| act(Store::open(home.cache())?))
+    act(Store::open(home.cache())?)
 }
 
 /// Megabytes with one decimal.

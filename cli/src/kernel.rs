@@ -77,5 +77,5 @@ pub(crate) fn rm(args: &KernelRmArgs, home: &Home) -> anyhow::Result<u8> {
 }
 
 fn with_store<T>(home: &Home, act: impl FnOnce(Store) -> kernels::Result<T>) -> sandbox::Result<T> {
-    home.as_user(|| Ok(act(Store::open(home.cache())?)?))
+    Ok(act(Store::open(home.cache())?)?)
 }

@@ -71,7 +71,7 @@ fn main() -> ExitCode {
 
 fn dispatch(cli: Cli, arguments: &[OsString], start: Start) -> anyhow::Result<u8> {
     // Under sudo this process is root's up to here.
-    let home = |powers| -> anyhow::Result<Home> { Ok(Home::from_env()?.become_owner(powers)?) };
+    let home = |powers| -> anyhow::Result<Home> { Ok(Home::from_env(powers)?) };
     let (nothing, take_back, all) = (None, Some(Powers::TakeBack), Some(Powers::Sandbox));
     match cli.command {
         Command::Run(args) => run::run(*args, arguments, start, home),

@@ -17,10 +17,8 @@ pub(crate) fn pull(args: &PullArgs, home: &Home) -> anyhow::Result<u8> {
         tell!("Pulling {}...", args.image);
     }
     let tag = args.tag.as_deref().unwrap_or(&args.image);
-    let pulled = home.as_user(|| -> anyhow::Result<_> {
-        let store = Store::open(home.cache())?;
-        Ok(home.registries().pull_as(&store, &args.image, tag, &bar)?)
-    });
+    let pulled =
+        Store::open(home.cache()).and_then(|store| home.registries().pull_as(&store, &args.image, tag, &bar));
     bar.clear();
     let pulled = pulled?;
     if let (true, Some(summary)) = (args.json, pulled.stored.first()) {

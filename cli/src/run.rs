@@ -53,7 +53,7 @@ pub(crate) fn run(
     let home = home(Some(Powers::Sandbox))?;
     let run = Run {
         mode: stdio::mode(args.interactive && !detached, args.tty)?,
-        spec: spec(&home, &args, detached)?,
+        spec: spec(&args, detached)?,
         ports: Wanted::new(&args.publish, &args.address)?,
         detached,
         start,
@@ -63,7 +63,7 @@ pub(crate) fn run(
 }
 
 /// The sandbox that the options describe.
-fn spec(home: &Home, args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
+fn spec(args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
     let network = network(args)?;
     let (workspace, mounts) = folders(args)?;
     let entrypoint = args.entrypoint.as_ref().map(|program| match program.as_str() {
@@ -85,7 +85,7 @@ fn spec(home: &Home, args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
         watch: FileWatch::default(),
         hostname: network.hostname,
         add_hosts: network.add_hosts,
-        env: environment::collect(home, &args.env_file, &args.env)?,
+        env: environment::collect(&args.env_file, &args.env)?,
         nameservers: network.nameservers,
         entrypoint,
         image_config: ImageOverrides { workspace, ..ImageOverrides::default() },

@@ -57,7 +57,7 @@ pub(crate) fn copy(args: &VolumeCopyArgs, home: &Home) -> anyhow::Result<u8> {
 }
 
 fn with_volumes<T>(home: &Home, act: impl FnOnce(Volumes) -> images::Result<T>) -> anyhow::Result<T> {
-    home.as_user(|| Ok(act(Volumes::open(home.cache())?)?))
+    Ok(act(Volumes::open(home.cache())?)?)
 }
 
 fn wire_volume(volume: &Volume) -> wire::Volume {

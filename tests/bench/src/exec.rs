@@ -53,7 +53,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 async fn measure(options: &Options, id: &str) -> Result<Row> {
-    let home = Home::from_env()?;
+    let home = Home::from_env(None)?;
     let id: Id = id.parse()?;
     let (mut execs, mut agents, mut pings) = (Vec::new(), Vec::new(), Vec::new());
     for run in 0..WARM_UP + options.runs {

@@ -84,7 +84,7 @@ const CHUNK: u64 = 1 << 20;
 pub(crate) fn run(options: &Options) -> Result<()> {
     let (mut server, launch_after_ready_us) = Server::launch(&options.under)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let home = Home::from_env()?;
+    let home = Home::from_env(None)?;
     let id: Id = server.id.parse()?;
 
     let (mut execs, mut agents, mut pings) = (Vec::new(), Vec::new(), Vec::new());

@@ -68,7 +68,7 @@ async fn ask_within<Q: Question>(
 ) -> Result<Answered<Q::Answer>> {
     let words = words(&question.into())?;
     let path = home.vm(id).control();
-    let connected = connect(home, &path)?.and_then(tokio::net::UnixStream::from_std);
+    let connected = connect(&path).and_then(tokio::net::UnixStream::from_std);
     let mut owner = connected.map_err(|error| why_not(home, id, &path, error))?;
     let mut talk = Talk::default();
     let greeting = async {
@@ -79,17 +79,13 @@ async fn ask_within<Q: Question>(
     talk.hear_from(&owner, Talk::answer).await
 }
 
-/// Connects without waiting, as the user whose home it is: that user may have put another socket in its place, which
-/// must not meet root.
-fn connect(home: &Home, path: &Path) -> Result<io::Result<UnixStream>, records::Error> {
-    home.as_user(|| {
-        Ok::<_, records::Error>(sys::SocketPath::new(path).and_then(|short| {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-            rustix::net::connect(&socket, &SocketAddrUnix::new(short.path())?)?;
-            Ok(UnixStream::from(socket))
-        }))
-    })
+/// Connects without waiting.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let short = sys::SocketPath::new(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(short.path())?)?;
+    Ok(UnixStream::from(socket))
 }
 
 /// Encodes the greeting and a request.
@@ -165,7 +161,6 @@ pub struct Client {
     owner: UnixStream,
     talk: Talk,
     id: Id,
-    home: Home,
     paths: VmPaths,
 }
 
@@ -174,14 +169,14 @@ impl Client {
     pub fn connect(home: &Home, id: &Id) -> Result<Self> {
         let paths = home.vm(id);
         let path = paths.control();
-        let connected = connect(home, &path)?.and_then(|owner| {
+        let connected = connect(&path).and_then(|owner| {
             owner.set_nonblocking(false)?;
             owner.set_read_timeout(Some(GREETING_LIMIT))?;
             owner.set_write_timeout(Some(GREETING_LIMIT))?;
             Ok(owner)
         });
         match connected {
-            Ok(owner) => Ok(Self { owner, talk: Talk::default(), id: id.clone(), home: home.clone(), paths }),
+            Ok(owner) => Ok(Self { owner, talk: Talk::default(), id: id.clone(), paths }),
             Err(error) => Err(why_not(home, id, &path, error)),
         }
     }
@@ -192,8 +187,7 @@ impl Client {
     }
 
     fn stop_within(mut self, margin: Duration) -> Result<()> {
-        let owner =
-            self.home.as_user(|| self.paths.owner().map_err(records::Error::io(self.paths.directory())))?;
+        let owner = self.paths.owner().map_err(records::Error::io(self.paths.directory()))?;
         self.say(&Stop {}.into())?;
         self.hear(Talk::greeting)?;
         let (Stopping { limit_ms }, None) = self.hear(Talk::answer)? else { return Err(FRAME_KIND) };

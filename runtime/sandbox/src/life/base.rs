@@ -87,9 +87,9 @@ impl Base {
         let disks = Disks::attach(home, &spec.disks)?;
         let vm = OwnedVm::create(home)?;
         // Made before the record, so that every known sandbox has a log.
-        let console = Arc::new(Console::create(home, &vm.paths.logs())?);
+        let console = Arc::new(Console::create(&vm.paths.logs())?);
         let (journal, recorded) = Journal::begin(home, &vm.id, &spec, grant, kind);
-        let listener = home.as_user(|| owner::bind(&vm.paths))?;
+        let listener = owner::bind(&vm.paths)?;
         let listener =
             tokio::net::UnixListener::from_std(listener).map_err(Error::system("control socket"))?;
         let shared = Arc::new(Shared {
@@ -177,7 +177,7 @@ impl Base {
         // A search for orphans sees the whole directory or nothing.
         let _removing = self.home.lock_vms(FlockOperation::LockShared)?;
         let paths = &self.vm.paths;
-        self.home.as_user(|| remove(paths).map_err(records::Error::io(paths.directory())))
+        remove(paths).map_err(records::Error::io(paths.directory()))
     }
 }
 

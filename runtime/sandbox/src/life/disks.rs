@@ -23,7 +23,7 @@ impl Disks {
     pub(crate) fn attach(home: &Home, disks: &[Disk]) -> Result<Self> {
         policy::disks::check(disks)?;
         let attach = |disk: &Disk| {
-            let image = home.as_user(|| open(home.cache(), disk).map_err(Error::disk(disk)))?;
+            let image = open(home.cache(), disk).map_err(Error::disk(disk))?;
             Ok((disk.clone(), image))
         };
         Ok(Self(disks.iter().map(attach).collect::<Result<_>>()?))

@@ -274,8 +274,7 @@ pub(super) mod tests {
 
     fn console() -> (tempfile::TempDir, Arc<Console>) {
         let directory = tempfile::tempdir().unwrap();
-        let home = crate::Home::at(directory.path());
-        let console = Console::create(&home, &directory.path().join("logs")).unwrap();
+        let console = Console::create(&directory.path().join("logs")).unwrap();
         (directory, Arc::new(console))
     }
 

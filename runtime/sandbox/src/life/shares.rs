@@ -50,11 +50,11 @@ struct Share {
 }
 
 impl Shares {
-    /// Opens what is mounted, as the user it belongs to.
+    /// Opens the files of all mounts.
     pub(crate) fn attach(home: &Home, mounts: &[Mount], disks: &[Disk]) -> Result<Self> {
         policy::mounts::check(mounts, disks)?;
         let limit = limit(mounts);
-        let shares = mounts.iter().map(|mount| home.as_user(|| Share::attach(home, mount, limit)));
+        let shares = mounts.iter().map(|mount| Share::attach(home, mount, limit));
         let mut shares = Self(shares.collect::<Result<_>>()?);
         for inner in mounts {
             shares.make_place(inner)?;

@@ -160,20 +160,15 @@ impl Preparing {
         let wanted = token.clone().drop_guard();
         let (home, reference, pull) = (base.home.clone(), base.spec.image.clone(), base.spec.pull);
         let (given_up, image_progress) = (token.clone(), Arc::clone(&progress));
-        let image = Job::start(move || {
-            home.as_user(|| prepare::image(&home, &reference, pull, given_up, &*image_progress))
-        });
+        let image = Job::start(move || prepare::image(&home, &reference, pull, given_up, &*image_progress));
         let (home, reference, given_up) = (base.home.clone(), base.spec.kernel.clone(), token.clone());
         let (with_modules, with_shares) = (base.spec.privileged, !base.shares.is_empty());
         let kernel = Job::start(move || {
-            home.as_user(|| {
-                prepare::kernel(&home, &reference, with_modules, with_shares, given_up, &*progress)
-            })
+            prepare::kernel(&home, &reference, with_modules, with_shares, given_up, &*progress)
         });
         let (home, directory) = (base.home.clone(), base.vm.paths.directory().to_path_buf());
         let size_mb = base.grant.disk_size_mb;
-        let upper =
-            Job::start(move || home.as_user(|| prepare::upper(home.cache(), &directory, size_mb, &token)));
+        let upper = Job::start(move || prepare::upper(home.cache(), &directory, size_mb, &token));
         Self { image, kernel, upper, recorded: created.recorded, wanted }
     }
 

@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::records::error::{Error, Result};
-use crate::records::home::Home;
 
 /// Size at which the log's file becomes the older file, in place of that: 16 MiB in all.
 const MAX_LOG: u64 = 8 << 20;
@@ -40,7 +39,6 @@ pub(crate) struct Console {
 
 #[derive(Debug)]
 struct Inner {
-    home: Home,
     path: PathBuf,
     file: File,
     written: u64,
@@ -51,14 +49,12 @@ struct Inner {
 
 impl Console {
     /// Makes `directory` and an empty log in it.
-    pub(crate) fn create(home: &Home, directory: &Path) -> Result<Self> {
+    pub(crate) fn create(directory: &Path) -> Result<Self> {
         let path = directory.join(LOG);
-        let file = home.as_user(|| {
-            DirBuilder::new().mode(0o700).create(directory).map_err(Error::io(directory))?;
-            open(&path).map_err(Error::io(&path))
-        })?;
+        DirBuilder::new().mode(0o700).create(directory).map_err(Error::io(directory))?;
+        let file = open(&path).map_err(Error::io(&path))?;
         let (tail, line) = (VecDeque::new(), Vec::new());
-        let inner = Inner { home: home.clone(), path, file, written: 0, tail, line };
+        let inner = Inner { path, file, written: 0, tail, line };
         Ok(Self { inner: Mutex::new(inner) })
     }
 
@@ -108,11 +104,8 @@ impl Inner {
     /// A log that cannot be written is not worth ending a sandbox for.
     fn write(&mut self, bytes: &[u8]) {
         if self.written >= MAX_LOG {
-            let rotated = self.home.as_user(|| {
-                fs::rename(&self.path, self.path.with_file_name(OLDER_LOG)).map_err(Error::io(&self.path))?;
-                open(&self.path).map_err(Error::io(&self.path))
-            });
-            match rotated {
+            let rotated = fs::rename(&self.path, self.path.with_file_name(OLDER_LOG));
+            match rotated.and_then(|()| open(&self.path)) {
                 Ok(file) => (self.file, self.written) = (file, 0),
                 Err(_) => return,
             }
@@ -157,8 +150,7 @@ mod tests {
 
     fn console() -> (tempfile::TempDir, Console) {
         let directory = tempfile::tempdir().unwrap();
-        let home = Home::at(directory.path());
-        let console = Console::create(&home, &directory.path().join("logs")).unwrap();
+        let console = Console::create(&directory.path().join("logs")).unwrap();
         (directory, console)
     }
 

@@ -3,7 +3,7 @@
 //!
 //! An owner records a resource before it makes it, and releases it after it has taken it back. Every resource that
 //! exists is therefore recorded, and [`reconcile`](mod@crate::records::reconcile) takes back those of a killed owner.
-//! The database belongs to the user while reconcile may run as root, so a row is obeyed only if it names the resource
+//! The database belongs to the user while it is root that undoes them, so a row is obeyed only if it names the resource
 //! that a sandbox of this id would have made. Not here: making a resource.
 
 use std::fmt;
@@ -94,54 +94,46 @@ pub(crate) struct TakenBack {
 impl Records {
     /// Records a resource of a sandbox, before it is made.
     pub fn claim(&self, id: &Id, resource: &Resource) -> Result<()> {
-        self.as_user(|db| {
-            db.execute(
-                "INSERT OR IGNORE INTO resources (vm_id, kind, name) VALUES (?1, ?2, ?3)",
-                params![id.as_str(), resource.kind.name(), resource.name],
-            )?;
-            Ok(())
-        })
+        self.db().execute(
+            "INSERT OR IGNORE INTO resources (vm_id, kind, name) VALUES (?1, ?2, ?3)",
+            params![id.as_str(), resource.kind.name(), resource.name],
+        )?;
+        Ok(())
     }
 
     /// Forgets a resource that is gone.
     pub fn release(&self, id: &Id, resource: &Resource) -> Result<()> {
-        self.as_user(|db| {
-            db.execute(
-                "DELETE FROM resources WHERE vm_id = ?1 AND kind = ?2 AND name = ?3",
-                params![id.as_str(), resource.kind.name(), resource.name],
-            )?;
-            Ok(())
-        })
+        self.db().execute(
+            "DELETE FROM resources WHERE vm_id = ?1 AND kind = ?2 AND name = ?3",
+            params![id.as_str(), resource.kind.name(), resource.name],
+        )?;
+        Ok(())
     }
 
     /// The sandboxes that have resources, with or without a record of their own. A row that names no sandbox is left alone.
     pub(crate) fn claimants(&self) -> Result<Vec<Id>> {
-        self.as_user(|db| {
-            let mut statement = db.prepare("SELECT DISTINCT vm_id FROM resources ORDER BY vm_id")?;
-            let ids = statement.query_map([], |row| row.get::<_, String>(0))?;
-            let mut claimants = Vec::new();
-            for id in ids {
-                let id = id?;
-                match id.parse() {
-                    Ok(id) => claimants.push(id),
-                    Err(_) => tracing::warn!("the records name a resource of {id:?}, which is no sandbox"),
-                }
+        let mut statement = self.db().prepare("SELECT DISTINCT vm_id FROM resources ORDER BY vm_id")?;
+        let ids = statement.query_map([], |row| row.get::<_, String>(0))?;
+        let mut claimants = Vec::new();
+        for id in ids {
+            let id = id?;
+            match id.parse() {
+                Ok(id) => claimants.push(id),
+                Err(_) => tracing::warn!("the records name a resource of {id:?}, which is no sandbox"),
             }
-            Ok(claimants)
-        })
+        }
+        Ok(claimants)
     }
 
     /// The resources of a sandbox. A row that is not understood is an error in its place.
     pub(crate) fn resources(&self, id: &Id) -> Result<Vec<Result<Resource, BadRow>>> {
-        self.as_user(|db| {
-            let mut statement =
-                db.prepare("SELECT kind, name FROM resources WHERE vm_id = ?1 ORDER BY kind, name")?;
-            let rows = statement.query_map([id.as_str()], |row| {
-                let (kind, name): (String, String) = (row.get(0)?, row.get(1)?);
-                Ok(Resource::from_row(id, &kind, &name))
-            })?;
-            Ok(rows.collect::<Result<_, _>>()?)
-        })
+        let mut statement =
+            self.db().prepare("SELECT kind, name FROM resources WHERE vm_id = ?1 ORDER BY kind, name")?;
+        let rows = statement.query_map([id.as_str()], |row| {
+            let (kind, name): (String, String) = (row.get(0)?, row.get(1)?);
+            Ok(Resource::from_row(id, &kind, &name))
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// Takes back the resources of a sandbox without an owner.

@@ -77,36 +77,35 @@ impl Change {
 impl Records {
     /// The history of a sandbox, oldest version first.
     pub fn history(&self, id: &Id) -> Result<Vec<Version>> {
-        self.as_user(|db| {
-            let mut steps = db.prepare(
-                "SELECT step, error, at_ms FROM cleanup WHERE vm_id = ?1 AND version = ?2 ORDER BY at_ms, step",
-            )?;
-            let mut versions = db.prepare(
-                "SELECT version, phase, at_ms, last_error FROM lifecycle WHERE vm_id = ?1 ORDER BY version",
-            )?;
-            let mut rows = versions.query([id.as_str()])?;
-            let mut history = Vec::new();
-            while let Some(row) = rows.next()? {
-                let (version, phase): (u32, String) = (row.get(0)?, row.get(1)?);
-                let cleanup = steps.query_map(params![id.as_str(), version], |row| {
-                    Ok(Step { name: row.get(0)?, error: row.get(1)?, at_ms: milliseconds(row.get(2)?) })
-                })?;
-                history.push(Version {
-                    version,
-                    phase: Phase::from_name(&phase).ok_or_else(|| BadRow::new(id.as_str()))?,
-                    at_ms: milliseconds(row.get(2)?),
-                    last_error: row.get(3)?,
-                    cleanup: cleanup.collect::<Result<_, _>>()?,
-                });
-            }
-            Ok(history)
-        })
+        let db = self.db();
+        let mut steps = db.prepare(
+            "SELECT step, error, at_ms FROM cleanup WHERE vm_id = ?1 AND version = ?2 ORDER BY at_ms, step",
+        )?;
+        let mut versions = db.prepare(
+            "SELECT version, phase, at_ms, last_error FROM lifecycle WHERE vm_id = ?1 ORDER BY version",
+        )?;
+        let mut rows = versions.query([id.as_str()])?;
+        let mut history = Vec::new();
+        while let Some(row) = rows.next()? {
+            let (version, phase): (u32, String) = (row.get(0)?, row.get(1)?);
+            let cleanup = steps.query_map(params![id.as_str(), version], |row| {
+                Ok(Step { name: row.get(0)?, error: row.get(1)?, at_ms: milliseconds(row.get(2)?) })
+            })?;
+            history.push(Version {
+                version,
+                phase: Phase::from_name(&phase).ok_or_else(|| BadRow::new(id.as_str()))?,
+                at_ms: milliseconds(row.get(2)?),
+                last_error: row.get(3)?,
+                cleanup: cleanup.collect::<Result<_, _>>()?,
+            });
+        }
+        Ok(history)
     }
 
     /// Adds a version, if the sandbox is known.
     pub(crate) fn advance(&self, id: &Id, change: &Change) -> Result<()> {
-        self.as_user(|db| {
-            self.together(|| {
+        let db = self.db();
+        self.together(|| {
             let known = db.execute(
                 "UPDATE vms SET phase = ?2, updated_at = datetime('now') WHERE id = ?1",
                 [id.as_str(), change.phase.name()],
@@ -128,7 +127,6 @@ impl Records {
                 )?;
             }
             Ok(())
-            })
         })
     }
 }

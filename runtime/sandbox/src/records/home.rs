@@ -13,8 +13,8 @@
 //! ~/.cache/matchlock/          images and kernels
 //! ```
 //!
-//! Under sudo this is the home of the user who called sudo, who owns all files ([`Home::as_user`]). If root's `HOME` is
-//! another user's, that user owns them.
+//! Under sudo this is the home of the user who called sudo, and the process is that user's then. If root's `HOME` is another
+//! user's, it becomes that one's.
 //!
 //! Not here: the content of records.
 
@@ -30,7 +30,7 @@ use rustix::io::Errno;
 
 use crate::Id;
 use crate::records::error::{Error, Result};
-use crate::records::user::{self, User};
+use crate::records::user;
 
 /// The directories that outlive their owner.
 const LOGS: &str = "logs";
@@ -47,59 +47,32 @@ const ID_ATTEMPTS: usize = 16;
 pub struct Home {
     state: PathBuf,
     cache: PathBuf,
-    /// The user who owns the files here, unless it is this process's.
-    user: Option<User>,
 }
 
 impl Home {
     /// The home below `$HOME`, or below the user database's home directory if that is not set; for root under sudo,
     /// below the home of the user who called it.
-    pub fn from_env() -> Result<Self> {
-        if let Some((user, home)) = User::behind_sudo(std::env::var_os("SUDO_USER").as_deref())? {
-            return Ok(Self { user: Some(user), ..Self::at(&home) });
-        }
-        let home = std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
-        match home.or_else(user::home_of_this_user) {
-            Some(home) if home.is_absolute() => Ok(Self { user: User::of_home(&home)?, ..Self::at(&home) }),
-            _ => Err(Error::NoHome),
-        }
-    }
-
-    /// If this process is root's on behalf of the user who owns the files here, makes it that user's, for good. With
-    /// `powers`, it has a broker for what still takes root, and ends with that.
     ///
-    /// To be called by a process with one thread.
-    pub fn become_owner(self, powers: Option<Powers>) -> Result<Self> {
-        if let Some(user) = &self.user {
-            let (uid, gid, groups) = user.ids();
-            broker::become_user(&broker::User { uid, gid, groups }, powers)?;
-        }
-        Ok(Self { user: None, ..self })
-    }
-
-    /// The home of another user.
-    #[cfg(test)]
-    pub(crate) fn at_of(home: &Path, user: User) -> Self {
-        Self { user: Some(user), ..Self::at(home) }
+    /// If that, or the owner of root's `$HOME`, is another user, this process becomes that user's for good; with
+    /// `powers`, it has a broker for what still takes root. Then it must have one thread.
+    pub fn from_env(powers: Option<Powers>) -> Result<Self> {
+        let (user, home) = match user::behind_sudo(std::env::var_os("SUDO_USER").as_deref())? {
+            Some((user, home)) => (Some(user), home),
+            None => {
+                let home = std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+                let home = home.or_else(user::home_of_this_user).filter(|home| home.is_absolute());
+                let home = home.ok_or(Error::NoHome)?;
+                (user::of_home(&home)?, home)
+            }
+        };
+        user.map_or(Ok(()), |user| broker::become_user(&user, powers))?;
+        Ok(Self::at(&home))
     }
 
     /// The home below this directory.
     #[must_use]
     pub fn at(home: &Path) -> Self {
-        Self { state: home.join(".matchlock"), cache: home.join(".cache/matchlock"), user: None }
-    }
-
-    /// Runs `act` as the user who owns this home's files; threads that it starts stay that user's.
-    pub fn as_user<T, E: From<Error>>(&self, act: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-        match &self.user {
-            Some(user) => user.run(act)?,
-            None => act(),
-        }
-    }
-
-    /// The user who owns the files here, unless it is this process's.
-    pub(crate) fn user(&self) -> Option<&User> {
-        self.user.as_ref()
+        Self { state: home.join(".matchlock"), cache: home.join(".cache/matchlock") }
     }
 
     /// The directory of sandboxes.
@@ -140,14 +113,14 @@ impl Home {
     /// Makes the state directories.
     pub(crate) fn make(&self) -> Result<()> {
         let vms = self.vms();
-        self.as_user(|| DirBuilder::new().recursive(true).mode(0o700).create(&vms).map_err(Error::io(&vms)))
+        DirBuilder::new().recursive(true).mode(0o700).create(&vms).map_err(Error::io(&vms))
     }
 
     /// Takes the lock of `vms/`: shared to add or remove a directory, exclusive to judge the sandboxes that are
     /// there.
     pub(crate) fn lock_vms(&self, operation: FlockOperation) -> Result<File> {
         let path = self.state.join("vms.lock");
-        let file = self.as_user(|| lock_file(&path).map_err(Error::io(&path)))?;
+        let file = lock_file(&path).map_err(Error::io(&path))?;
         wait_for(&file, operation).map_err(Error::io(&path))?;
         Ok(file)
     }
@@ -291,10 +264,6 @@ pub(crate) struct OwnedVm {
 impl OwnedVm {
     /// Makes the directory of a new sandbox.
     pub(crate) fn create(home: &Home) -> Result<Self> {
-        home.as_user(|| Self::create_as_this_user(home))
-    }
-
-    fn create_as_this_user(home: &Home) -> Result<Self> {
         home.make()?;
         let _adding = home.lock_vms(FlockOperation::LockShared)?;
         for _ in 0..ID_ATTEMPTS {

@@ -21,7 +21,7 @@ pub const CHUNK: usize = 32 << 10;
 pub fn read(home: &Home, id: &Id) -> Result<Vec<u8>> {
     let directory = directory(home, id)?;
     let mut log = Vec::new();
-    for mut file in generations(home, &directory)? {
+    for mut file in generations(&directory)? {
         file.read_to_end(&mut log).map_err(Error::io(&directory))?;
     }
     Ok(log)
@@ -32,26 +32,15 @@ pub fn follow(home: &Home, id: &Id) -> Result<Follow> {
     let directory = directory(home, id)?;
     // The watch comes first, so that nothing is added unseen. A directory does not report its own end while a file in
     // it is open, but the directory above it does.
-    let watch = home.as_user(|| {
-        DirectoryWatch::new(&[&directory, home.vm(id).directory()]).map_err(Error::io(&directory))
-    })?;
-    let mut files = generations(home, &directory)?;
+    let watch = DirectoryWatch::new(&[&directory, home.vm(id).directory()]).map_err(Error::io(&directory))?;
+    let mut files = generations(&directory)?;
     files.reverse();
-    Ok(Follow {
-        home: home.clone(),
-        directory,
-        watch,
-        current: files.pop(),
-        next: files,
-        removed: false,
-        buffer: vec![0; CHUNK],
-    })
+    Ok(Follow { directory, watch, current: files.pop(), next: files, removed: false, buffer: vec![0; CHUNK] })
 }
 
 /// A log that is followed.
 #[derive(Debug)]
 pub struct Follow {
-    home: Home,
     directory: PathBuf,
     watch: DirectoryWatch,
     /// The file that is being read.
@@ -74,7 +63,7 @@ impl Follow {
                 return Ok(None);
             }
             self.watch.changed().await.map_err(Error::io(&self.directory))?;
-            self.removed = !exists(&self.home, &self.directory)?;
+            self.removed = !exists(&self.directory)?;
         }
     }
 
@@ -103,7 +92,7 @@ impl Follow {
 
     /// Whether the log goes on in other files, which are then in `next`.
     fn moved_on(&mut self) -> Result<bool> {
-        let mut files = generations(&self.home, &self.directory)?;
+        let mut files = generations(&self.directory)?;
         if let Some(current) = &self.current {
             let inode = |file| inode(file).map_err(Error::io(&self.directory));
             let current = inode(current)?;
@@ -127,21 +116,19 @@ impl Follow {
 
 fn directory(home: &Home, id: &Id) -> Result<PathBuf> {
     let paths = home.vm(id);
-    match exists(home, paths.directory())? {
+    match exists(paths.directory())? {
         true => Ok(paths.logs()),
         false => Err(Error::UnknownVm(id.to_string())),
     }
 }
 
-/// Whether the sandbox's user sees the directory.
-fn exists(home: &Home, directory: &Path) -> Result<bool> {
-    home.as_user(|| directory.try_exists().map_err(Error::io(directory)))
+fn exists(directory: &Path) -> Result<bool> {
+    directory.try_exists().map_err(Error::io(directory))
 }
 
-/// The files of a log, oldest first. They are opened as the sandbox's user: a symbolic link in their place must not
-/// lead where that user could not go.
-fn generations(home: &Home, directory: &Path) -> Result<Vec<File>> {
-    home.as_user(|| open_generations(directory).map_err(Error::io(directory)))
+/// The files of a log, oldest first.
+fn generations(directory: &Path) -> Result<Vec<File>> {
+    open_generations(directory).map_err(Error::io(directory))
 }
 
 fn open_generations(directory: &Path) -> io::Result<Vec<File>> {
@@ -183,7 +170,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::at(directory.path());
         let owned = OwnedVm::create(&home).unwrap();
-        let console = Console::create(&home, &owned.paths.logs()).unwrap();
+        let console = Console::create(&owned.paths.logs()).unwrap();
         (directory, home, owned, console)
     }
 

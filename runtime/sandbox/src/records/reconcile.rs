@@ -69,7 +69,7 @@ pub fn gc(home: &Home, records: &Records, only: Option<&Id>) -> Result<Vec<Found
         }
         seen.push(record.id);
     }
-    let mut unrecorded = home.as_user(|| directories(&home.vms()))?;
+    let mut unrecorded = directories(&home.vms())?;
     unrecorded.extend(records.claimants()?);
     unrecorded.retain(|id| only.is_none_or(|only| only == id) && !seen.contains(id));
     unrecorded.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
@@ -87,11 +87,11 @@ pub fn gc(home: &Home, records: &Records, only: Option<&Id>) -> Result<Vec<Found
 fn judge(home: &Home, records: &Records, record: &Record) -> Result<Judgement> {
     let paths = home.vm(&record.id);
     let lives = || Ok(paths.is_owned()? || lives_without_its_lock(home, record));
-    let removed = match home.as_user(|| lives().map_err(Error::io(paths.directory()))) {
+    let removed = match lives().map_err(Error::io(paths.directory())) {
         Ok(true) => return Ok(Judgement::Running),
         Ok(false) => {
             let remove = || paths.remove_leftovers().map_err(Error::io(paths.directory()));
-            Removed::new(records.take_back(&record.id)?, home.as_user(remove))
+            Removed::new(records.take_back(&record.id)?, remove())
         }
         Err(error) => Removed::new(TakenBack::default(), Err(error)),
     };
@@ -181,7 +181,7 @@ fn directories(vms: &Path) -> Result<Vec<Id>> {
 /// Judges a sandbox whose record was never written or is gone.
 fn judge_unrecorded(home: &Home, records: &Records, id: &Id) -> Result<Judgement> {
     let paths = home.vm(id);
-    let removed = match home.as_user(|| paths.is_owned().map_err(Error::io(paths.directory()))) {
+    let removed = match paths.is_owned().map_err(Error::io(paths.directory())) {
         Ok(true) => return Ok(Judgement::Running),
         Ok(false) => {
             let remove = || {
@@ -189,7 +189,7 @@ fn judge_unrecorded(home: &Home, records: &Records, id: &Id) -> Result<Judgement
                 paths.remove().map_err(Error::io(paths.directory()))?;
                 Ok(Vec::from_iter(name))
             };
-            Removed::new(records.take_back(id)?, home.as_user(remove))
+            Removed::new(records.take_back(id)?, remove())
         }
         Err(error) => Removed::new(TakenBack::default(), Err(error)),
     };
@@ -200,24 +200,21 @@ fn judge_unrecorded(home: &Home, records: &Records, id: &Id) -> Result<Judgement
 pub fn remove(home: &Home, records: &Records, id: &Id) -> Result<()> {
     let record = records.get(id)?.ok_or_else(|| Error::UnknownVm(id.to_string()))?;
     let paths = home.vm(id);
-    home.as_user(|| {
-        // An owner that is about to end has recorded its end but still has files.
-        if record.status == Status::Running || paths.is_owned().map_err(Error::io(paths.directory()))? {
-            return Err(Error::StillRunning(record.id));
-        }
-        Ok(())
-    })?;
+    // An owner that is about to end has recorded its end but still has files.
+    if record.status == Status::Running || paths.is_owned().map_err(Error::io(paths.directory()))? {
+        return Err(Error::StillRunning(record.id));
+    }
     if let Some(failure) = records.take_back(id)?.failure {
         return Err(failure);
     }
-    home.as_user(|| paths.remove().map_err(Error::io(paths.directory())))?;
+    paths.remove().map_err(Error::io(paths.directory()))?;
     records.delete(id)
 }
 
 /// Waits until a sandbox has no owner, without a limit. Blocks.
 pub fn wait_for_end(home: &Home, id: &Id) -> Result<()> {
     let paths = home.vm(id);
-    let owner = home.as_user(|| paths.owner().map_err(Error::io(paths.directory())))?;
+    let owner = paths.owner().map_err(Error::io(paths.directory()))?;
     owner.wait().map_err(Error::io(paths.directory()))
 }
 
@@ -230,10 +227,10 @@ pub fn end_by_force(home: &Home, records: &Records, id: &Id) -> Result<()> {
         return Ok(());
     };
     // The row may be stale, or written to have some other process killed: only an owner holds the lock.
-    let opened = home.as_user(|| paths.open_lock().map_err(Error::io(&paths.lock())))?;
+    let opened = paths.open_lock().map_err(Error::io(&paths.lock()))?;
     let holds = match opened {
         Some(lock) => owner.holds(&lock),
-        None => owner.holds_removed(&home.as_user(|| Ok::<_, Error>(removed_lock(home, id)))?),
+        None => owner.holds_removed(&removed_lock(home, id)),
     };
     let holds = holds.or_else(|error| match error.kind() {
         // A process that was root's is not looked into by its own user. As long as the lock is held, the owner lives, and

@@ -77,7 +77,7 @@ const STEPS: [&str; SCHEMA as usize] = [
 pub(crate) fn open(home: &Home) -> Result<Connection> {
     home.make()?;
     let path = home.database();
-    home.as_user(|| images::with_reserve(path.parent().unwrap_or(&path), || open_once(&path)))
+    images::with_reserve(path.parent().unwrap_or(&path), || open_once(&path))
 }
 
 fn open_once(path: &Path) -> Result<Connection> {

@@ -13,7 +13,6 @@ use crate::records::history::Change;
 use crate::records::home::Home;
 use crate::records::lifecycle::Phase;
 use crate::records::schema;
-use crate::records::user::{Root, User};
 
 /// A sandbox's state, as users see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,55 +62,45 @@ pub struct Record {
     pub config: Config,
 }
 
-/// The state database. SQLite makes and removes files beside it, so every use of it, closing included, happens as the
-/// user who owns the home.
+/// The state database.
 #[derive(Debug)]
 pub struct Records {
     db: Connection,
-    home: Home,
-    /// Dropped after the database.
-    back: Option<Root>,
 }
 
 impl Records {
     /// Opens the database, and makes it if there is none.
     pub fn open(home: &Home) -> Result<Self> {
-        Ok(Self { db: schema::open(home)?, home: home.clone(), back: None })
+        Ok(Self { db: schema::open(home)? })
     }
 
-    pub(crate) fn as_user<T>(&self, act: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        self.home.as_user(|| act(&self.db))
+    pub(crate) fn db(&self) -> &Connection {
+        &self.db
     }
 
     /// Makes one transaction of the calls in `act`, also inside another transaction.
     pub(crate) fn together<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
-        self.as_user(|db| {
-            if !db.is_autocommit() {
-                return act();
-            }
-            // IMMEDIATE: a transaction that begins by reading cannot become a writer after another writer.
-            let transaction = Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
-            let result = act()?;
-            transaction.commit()?;
-            Ok(result)
-        })
+        if !self.db.is_autocommit() {
+            return act();
+        }
+        // IMMEDIATE: a transaction that begins by reading cannot become a writer after another writer.
+        let transaction = Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate)?;
+        let result = act()?;
+        transaction.commit()?;
+        Ok(result)
     }
 
     /// Every record, newest first.
     pub fn list(&self) -> Result<Vec<Record>> {
-        self.as_user(|db| {
-            let mut statement = db.prepare(&format!("{SELECT} ORDER BY created_at DESC, rowid DESC"))?;
-            let rows = statement.query_map([], from_row)?;
-            rows.map(|row| Ok(row??)).collect()
-        })
+        let mut statement = self.db.prepare(&format!("{SELECT} ORDER BY created_at DESC, rowid DESC"))?;
+        let rows = statement.query_map([], from_row)?;
+        rows.map(|row| Ok(row??)).collect()
     }
 
     /// The record of one sandbox.
     pub fn get(&self, id: &Id) -> Result<Option<Record>> {
-        self.as_user(|db| {
-            let row = db.query_row(&format!("{SELECT} WHERE id = ?1"), [id.as_str()], from_row);
-            row.optional()?.transpose().map_err(Error::from)
-        })
+        let row = self.db.query_row(&format!("{SELECT} WHERE id = ?1"), [id.as_str()], from_row);
+        row.optional()?.transpose().map_err(Error::from)
     }
 
     /// Adds a sandbox, and begins its history with its phase.
@@ -137,13 +126,11 @@ impl Records {
 
     /// Records the end of an owner.
     pub(crate) fn set_ended(&self, id: &Id, status: Status) -> Result<()> {
-        self.as_user(|db| {
-            db.execute(
-                "UPDATE vms SET status = ?2, pid = 0, updated_at = datetime('now') WHERE id = ?1",
-                [id.as_str(), status.name()],
-            )?;
-            Ok(())
-        })
+        self.db.execute(
+            "UPDATE vms SET status = ?2, pid = 0, updated_at = datetime('now') WHERE id = ?1",
+            [id.as_str(), status.name()],
+        )?;
+        Ok(())
     }
 
     /// Forgets a sandbox and its history. Resources that it still has stay recorded until they are taken back.
@@ -158,18 +145,6 @@ impl Records {
             }
             Ok(())
         })
-    }
-}
-
-impl Drop for Records {
-    /// The thread becomes the user's, until all fields are dropped in their order.
-    fn drop(&mut self) {
-        let taken = self.home.user().map(User::take_on).transpose();
-        match taken {
-            Ok(back) => self.back = back.flatten(),
-            // A process that cannot become the user could not have opened the database.
-            Err(error) => tracing::error!("{error}"),
-        }
     }
 }
 
@@ -240,31 +215,6 @@ pub(crate) mod tests {
         assert_eq!(rows[0], expected);
         records.delete(&expected.id).unwrap();
         assert_eq!(reopened.get(&expected.id).unwrap(), None);
-    }
-
-    /// The directory is root's while the database is used and closed, so root's rights would show.
-    #[test]
-    fn it_is_used_and_closed_as_the_user() {
-        if !rustix::process::geteuid().is_root() {
-            return skip::skip("root", "only root can take on another user");
-        }
-        let directory = tempfile::tempdir().unwrap();
-        let chown =
-            |path: &std::path::Path, uid| std::os::unix::fs::chown(path, Some(uid), Some(uid)).unwrap();
-        chown(directory.path(), 54321);
-        let home = Home::at_of(directory.path(), User::nobodys(54321));
-        let records = Records::open(&home).unwrap();
-        records.insert(&record("vm-00000001")).unwrap();
-        let log = home.database().with_extension("db-wal");
-        assert!(log.exists(), "SQLite removes it when it is closed");
-        let state = home.database().parent().unwrap().to_owned();
-        assert_eq!(records.list().unwrap().len(), 1);
-        std::fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o555)).unwrap();
-        drop(records);
-        assert!(log.exists() && rustix::process::geteuid().is_root());
-        std::fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-        drop(Records::open(&home).unwrap());
-        assert!(!log.exists());
     }
 
     #[test]

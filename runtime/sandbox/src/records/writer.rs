@@ -37,12 +37,7 @@ impl RecordsWriter {
     /// Opens the database on the new thread; [`RecordsWriter::finish`] returns the errors.
     pub(crate) fn start(home: Home) -> Self {
         let (jobs, queue) = mpsc::channel();
-        let thread = thread::spawn(move || {
-            if let Some(user) = home.user() {
-                user.become_for_good()?;
-            }
-            work(&Records::open(&home)?, &queue)
-        });
+        let thread = thread::spawn(move || work(&Records::open(&home)?, &queue));
         Self { jobs: Some(jobs), thread: Some(thread) }
     }
 
