@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: figures, each beside its peer in the same run, as a ratio. Nothing here passes or fails.
 
 mod images;
+mod shares;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -25,7 +26,7 @@ pub(crate) struct Options {
     /// Measure a peer in the same run: `firecracker=PATH`
     #[arg(long)]
     peer: Vec<String>,
-    /// Only these parts: software, start, memory, exec, rpc, launch, images
+    /// Only these parts: software, start, memory, exec, rpc, launch, images, shares
     #[arg(long)]
     only: Vec<String>,
     /// Counted runs of each figure
@@ -39,6 +40,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let firecracker = peer(options)?;
     let programs = build::programs(Profile::Dist)?;
     let measure = build::measure(Profile::Dist)?;
+    if wanted("shares") {
+        shares::run(options, &programs, &measure)?;
+    }
+    if !["software", "images", "rpc", "start", "memory", "exec", "launch"].into_iter().any(wanted) {
+        return Ok(());
+    }
     let cache = sh::target().join("cache");
     let stock = stock::Kernel::provide(Profile::Dist)?;
     if wanted("software") {

@@ -1,19 +1,11 @@
 //! `cargo xtask conformance`: runs other projects' test suites against parts of the product, and proofs that are too long
-//! for every test run. The suites' programs are built once, into the target directory, and are no part of the product.
-
-use std::path::PathBuf;
+//! for every test run.
 
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::sh;
 use crate::test::{self, Counts};
-
-/// The suite of file systems: its name and version on crates.io.
-const PJDFSTEST: (&str, &str) = ("pjdfstest", "0.2.2");
-
-/// The suite of file contents: it makes random changes to a file and compares its contents with a model.
-const FSX: (&str, &str) = ("fsx", "0.3.2");
+use crate::{sh, tools};
 
 /// A part of the product that suites test.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -28,8 +20,8 @@ pub(crate) enum Subject {
 pub(crate) fn run(subject: Subject) -> Result<()> {
     test::told(|steps| match subject {
         Subject::Shares => {
-            let pjdfstest = steps.take("build pjdfstest", || installed(PJDFSTEST))?;
-            let fsx = steps.take("build fsx", || installed(FSX))?;
+            let pjdfstest = steps.take("build pjdfstest", || tools::installed(tools::PJDFSTEST))?;
+            let fsx = steps.take("build fsx", || tools::installed(tools::FSX))?;
             let mut cargo = sh::cargo();
             cargo.args(["test", "--package", "shares", "--test", "conformance"]).args(sh::quiet());
             cargo.args(["--", "--nocapture"]);
@@ -43,17 +35,4 @@ pub(crate) fn run(subject: Subject) -> Result<()> {
             steps.take("egress policy", || Counts::of_run(&mut cargo))
         }
     })
-}
-
-/// Builds a program of crates.io, unless it is already built; returns its path.
-fn installed((name, version): (&str, &str)) -> Result<PathBuf> {
-    let root = sh::target().join("suites").join(format!("{name}-{version}"));
-    let program = root.join("bin").join(name);
-    if !program.exists() {
-        let mut cargo = sh::cargo();
-        cargo.args(["install", name, "--locked", "--version", version, "--root"]).arg(&root);
-        cargo.arg("--target-dir").arg(root.join("build")).args(sh::quiet());
-        sh::run(&mut cargo)?;
-    }
-    Ok(program)
 }

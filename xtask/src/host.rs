@@ -59,6 +59,13 @@ pub(crate) const TEST: &[Need] = &[
     Need::program("sudo", "sudo", "sandboxes of a user behind sudo"),
 ];
 
+/// Needs of measuring shared folders beside virtiofsd.
+pub(crate) const SHARES: &[Need] = &[
+    Need::file("/usr/include/cap-ng.h", "libcap-ng-dev", "builds virtiofsd"),
+    Need::file("/usr/include/seccomp.h", "libseccomp-dev", "builds virtiofsd"),
+    Need::program("strace", "strace", "counts system calls"),
+];
+
 /// Needs of building the slim kernel.
 pub(crate) const KERNEL: &[Need] = &[
     Need::program("cc", "build-essential", "kernel build"),

@@ -17,6 +17,7 @@ mod steps;
 mod stock;
 mod test;
 mod tidy;
+mod tools;
 mod vm;
 
 use std::process::ExitCode;

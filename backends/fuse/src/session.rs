@@ -1,4 +1,5 @@
-//! One mount: from its first request, which agrees on a version, to its last.
+//! One mount: from its first request, which agrees on a version, to its last. The first request of the next mount ends it, too,
+//! as a kernel that crashed says nothing more.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -176,9 +177,13 @@ impl<F: FileSystem> Session<F> {
     fn init(&self, offer: Init, reply: &Reply<'_>) -> Result<usize> {
         match negotiate(offer, self.coherence)? {
             Agreement::AnotherVersion(out) => Ok(reply.put(&out)),
-            // An INIT that comes again is refused, and so is one of two that come at once.
-            Agreement::Agreed(_) if self.mounted.swap(true, Ordering::AcqRel) => Err(Errno::EIO),
-            Agreement::Agreed(out) => Ok(reply.put(&out)),
+            Agreement::Agreed(out) => {
+                // A kernel that starts anew has not said goodbye: the mount that the device had is gone.
+                if self.mounted.swap(true, Ordering::AcqRel) {
+                    self.files.let_go(NodeId::ROOT, Gone::Everything);
+                }
+                Ok(reply.put(&out))
+            }
         }
     }
 }

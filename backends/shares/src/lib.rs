@@ -20,7 +20,7 @@ mod router;
 mod specials;
 mod sys;
 
-pub use host_fs::{Budget, HostFs, Options, RootError};
+pub use host_fs::{Budget, Caching, HostFs, Options, RootError};
 pub use one_file::OneFile;
 pub use places::{Place, Places};
 pub use router::Router;

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use fuse::{Errno, Handle, NodeId, Result};
 
-use crate::sys::{self, Identity, Kind};
+use crate::sys::{self, Found, Identity, Kind, Version};
 
 /// Most nodes that the kernel can be told of; each takes some 350 bytes.
 const MAX_NODES: usize = 1 << 20;
@@ -64,6 +64,20 @@ enum Slot {
     Cached(Arc<OwnedFd>),
     /// The file cannot be opened again.
     Pinned(Pin),
+    /// The file lost its last name while nobody had it open: its attributes just before.
+    Remembered(Box<Found>),
+}
+
+/// The way to a file's attributes.
+pub(crate) enum Way {
+    /// By a descriptor of the file.
+    File(Arc<OwnedFd>),
+    /// By the file's place, where another file may be by now.
+    Place(Arc<Place>),
+    /// None: the host has no such file any more.
+    Remembered(Box<Found>),
+    /// None, and nothing is remembered.
+    Lost,
 }
 
 /// A descriptor that has to be kept, and is counted for as long as it is.
@@ -105,6 +119,8 @@ pub(crate) struct Node {
     used: AtomicBool,
     /// Special bits, permissions and group as the kernel was last told: what is made in a directory depends on them.
     told: Mutex<(u32, u32)>,
+    /// The version of the contents that all pages are of which the kernel may have.
+    kept: Mutex<Option<Version>>,
 }
 
 impl Node {
@@ -132,29 +148,31 @@ impl Node {
         *lock(&self.told)
     }
 
+    /// Notes the version of the contents that are opened, if it can be told from all later ones. Whether pages that the kernel
+    /// has are of this very version.
+    pub(crate) fn keeps(&self, version: Option<Version>) -> bool {
+        let mut kept = lock(&self.kept);
+        let same = version.is_some() && *kept == version;
+        *kept = version;
+        same
+    }
+
     /// Notes a descriptor that the guest has open.
     pub(crate) fn opened(&self, handle: Handle, file: &Arc<OwnedFd>) {
         lock(&self.open).insert(handle, Arc::downgrade(file));
     }
 
-    /// Notes that the guest no longer has a descriptor open.
-    pub(crate) fn closed(&self, handle: Handle) {
-        lock(&self.open).remove(&handle);
+    /// Notes that the guest no longer has a descriptor open. Whether that was the last one.
+    pub(crate) fn closed(&self, handle: Handle) -> bool {
+        let mut open = lock(&self.open);
+        open.remove(&handle);
+        open.is_empty()
     }
 
     /// How many handles are noted.
     #[cfg(test)]
     pub(crate) fn handles(&self) -> usize {
         lock(&self.open).len()
-    }
-
-    /// Whether the descriptor that is kept says that the file has no name any more.
-    fn is_nameless(&self) -> bool {
-        let kept = match &*lock(&self.slot) {
-            Slot::Pinned(pin) => pin.file.clone(),
-            Slot::Closed | Slot::Cached(_) => return false,
-        };
-        sys::stat(kept.as_fd()).is_ok_and(|found| found.attributes.links == 0)
     }
 
     /// Whether the host can be asked without its name.
@@ -167,9 +185,20 @@ impl Node {
         self.used.store(true, Ordering::Relaxed);
         match &*lock(&self.slot) {
             Slot::Cached(file) | Slot::Pinned(Pin { file, .. }) => return Some(file.clone()),
-            Slot::Closed => {}
+            Slot::Closed | Slot::Remembered(_) => {}
         }
         lock(&self.open).values().find_map(Weak::upgrade)
+    }
+
+    /// The way to the file's attributes.
+    pub(crate) fn way(&self) -> Way {
+        if let Some(file) = self.at_hand() {
+            return Way::File(file);
+        }
+        if let Slot::Remembered(found) = &*lock(&self.slot) {
+            return Way::Remembered(found.clone());
+        }
+        self.place().map_or(Way::Lost, Way::Place)
     }
 }
 
@@ -218,6 +247,7 @@ impl Nodes {
             gone: AtomicBool::new(false),
             used: AtomicBool::new(true),
             told: Mutex::default(),
+            kept: Mutex::default(),
         });
         let nodes = Self {
             root: root.clone(),
@@ -283,6 +313,7 @@ impl Nodes {
             lookups: AtomicU64::new(1),
             used: AtomicBool::new(false),
             told: Mutex::default(),
+            kept: Mutex::default(),
         });
         tables.by_id.insert(node.id, node.clone());
         tables.by_identity.insert(identity, node.clone());
@@ -333,7 +364,7 @@ impl Nodes {
     /// Notes a file's place, by which its descriptor may be opened again.
     fn found_at(&self, node: &Arc<Node>, place: Option<At<'_>>) {
         let Some(place) = place.filter(|_| node.id != NodeId::ROOT) else { return };
-        if node.is_nameless() {
+        if self.is_nameless(node, place) {
             // The file was found just before it lost that name.
             return node.lost_name();
         }
@@ -345,6 +376,22 @@ impl Nodes {
         }
         node.gone.store(false, Ordering::Relaxed);
         self.unpin(node, true);
+    }
+
+    /// Whether a file that had lost its last name is still without one, although it was found at a place.
+    fn is_nameless(&self, node: &Node, (parent, name): At<'_>) -> bool {
+        let kept = match &*lock(&node.slot) {
+            Slot::Pinned(pin) => Some(pin.file.clone()),
+            Slot::Remembered(_) => None,
+            Slot::Closed | Slot::Cached(_) => return false,
+        };
+        match kept {
+            Some(kept) => sys::stat(kept.as_fd()).is_ok_and(|found| found.attributes.links == 0),
+            None => {
+                let found = self.descriptor(parent).and_then(|parent| sys::stat_at(parent.as_fd(), name));
+                !found.is_ok_and(|found| found.identity == node.identity)
+            }
+        }
     }
 
     /// Notes that a file is at another place.
@@ -420,7 +467,7 @@ impl Nodes {
         let kept = match &*slot {
             Slot::Pinned(_) => return Ok(()),
             Slot::Cached(kept) => kept.clone(),
-            Slot::Closed => file.clone(),
+            Slot::Closed | Slot::Remembered(_) => file.clone(),
         };
         let pin = Pin::new(kept, &self.pinned);
         if self.pinned.load(Ordering::Relaxed) > self.budget {
@@ -430,18 +477,40 @@ impl Nodes {
         Ok(())
     }
 
-    /// The file has a place, or the kernel no longer has the file: its descriptor need not be kept.
+    /// Remembers a file that is about to lose its last name, for as long as the kernel has the file. A program that has the
+    /// file open still reaches the file itself.
+    pub(crate) fn remember(&self, node: &Node, found: &Found) {
+        let mut slot = lock(&node.slot);
+        let former = match &*slot {
+            Slot::Pinned(_) => return,
+            Slot::Cached(file) if self.pinned.load(Ordering::Relaxed) < self.budget => {
+                let pin = Pin::new(file.clone(), &self.pinned);
+                std::mem::replace(&mut *slot, Slot::Pinned(pin))
+            }
+            _ => {
+                let mut found = Box::new(*found);
+                found.attributes.links = 0;
+                std::mem::replace(&mut *slot, Slot::Remembered(found))
+            }
+        };
+        drop(slot);
+        drop(former);
+    }
+
+    /// The file has a place, or the kernel no longer has the file: neither a descriptor nor a memory of the file need be kept.
     fn unpin(&self, node: &Arc<Node>, keep: bool) {
         if node.id == NodeId::ROOT {
             return;
         }
         let mut slot = lock(&node.slot);
-        if !matches!(*slot, Slot::Pinned(_)) {
+        if !matches!(*slot, Slot::Pinned(_) | Slot::Remembered(_)) {
             return;
         }
-        let Slot::Pinned(pin) = std::mem::take(&mut *slot) else { return };
+        let former = std::mem::take(&mut *slot);
         drop(slot);
-        if keep {
+        if let Slot::Pinned(pin) = former
+            && keep
+        {
             self.cache(node, pin.file.clone());
         }
     }

@@ -13,6 +13,7 @@ use guest::{Guest, ROOT, share, words};
 use shares::{Budget, Options};
 
 const EMFILE: i32 = 24;
+const RMDIR: u32 = 11;
 
 fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
@@ -50,14 +51,24 @@ fn what_is_held_is_bounded() {
     let create = [words(&[0o302, 0o644, 0, 0]), b"new\0".to_vec()].concat();
     assert_eq!(guest.ask(35, ROOT, &create), Err(EMFILE));
     assert!(!shared.join("new").exists());
-    // Files that have no name keep theirs, as many as there may be.
-    let gone: Vec<_> =
-        (200..400).map(|number| guest.unlink(ROOT, format!("file-{number:03}").as_bytes())).collect();
-    assert_eq!(gone.iter().filter(|gone| gone.is_ok()).count(), 50);
-    assert!(gone[50..].iter().all(|gone| *gone == Err(EMFILE)));
+    // A file that nobody has open loses its name without a descriptor, and the guest can still ask what it was.
+    let held = descriptors();
+    for number in 200..400 {
+        guest.unlink(ROOT, format!("file-{number:03}").as_bytes()).unwrap();
+    }
+    assert_eq!(descriptors(), held);
     assert!(guest.attributes(nodes[200]).is_ok());
     guest.forget(nodes[200], 2);
-    assert!(guest.unlink(ROOT, b"file-399").is_ok());
+    // Directories that have no name keep theirs, as many as there may be.
+    let name = |number: usize| format!("directory-{number}\0").into_bytes();
+    let make = |number| guest.make_directory(ROOT, format!("directory-{number}").as_bytes()).unwrap();
+    let directories: Vec<u64> = (0..100).map(make).collect();
+    let gone: Vec<_> = (0..100).map(|number| guest.ask(RMDIR, ROOT, &name(number))).collect();
+    assert_eq!(gone.iter().filter(|gone| gone.is_ok()).count(), 50);
+    assert!(gone[50..].iter().all(|gone| *gone == Err(EMFILE)));
+    assert!(guest.attributes(directories[0]).is_ok());
+    guest.forget(directories[0], 1);
+    assert!(guest.ask(RMDIR, ROOT, &name(99)).is_ok());
     assert!(descriptors() < before + 220);
     guest.ask(38, 0, b"").unwrap();
     drop(session);

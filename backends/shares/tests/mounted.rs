@@ -9,12 +9,12 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fuse::Coherence;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::process::{Gid, Uid};
-use shares::{Budget, HostFs, MountError, Mounted, Options};
+use shares::{Budget, Caching, HostFs, MountError, Mounted, Options};
 
 /// A user who has no privilege, and serves.
 const USER: u32 = 1001;
@@ -32,6 +32,11 @@ struct Share {
 
 /// A share whose attributes are told anew each time, served by a user without privilege.
 fn share(options: Options) -> Option<Share> {
+    share_as(Options { valid: Duration::ZERO, ..options })
+}
+
+/// A share with just these options, served by a user without privilege.
+fn share_as(options: Options) -> Option<Share> {
     if !rustix::process::geteuid().is_root() {
         skip::skip("root", "mounts need root");
         return None;
@@ -44,7 +49,7 @@ fn share(options: Options) -> Option<Share> {
         rustix::thread::set_thread_res_gid(group, group, group).unwrap();
         rustix::thread::set_thread_res_uid(user, user, user).unwrap();
     };
-    let files = HostFs::new(shared.path(), Options { valid: Duration::ZERO, ..options }).unwrap();
+    let files = HostFs::new(shared.path(), options).unwrap();
     let mounted = match Mounted::new(files, Coherence::Shared, place.path(), 2, enter) {
         Ok(mounted) => mounted,
         Err(MountError::Device(error)) => {
@@ -332,4 +337,98 @@ fn a_share_that_is_read_only_is_so_for_root() {
         assert_eq!(refused.unwrap_err().raw_os_error(), Some(30));
     }
     assert_eq!(fs::read(&path).unwrap(), b"a");
+}
+
+/// Waits until something is so, which takes at most a second by what is promised, and a moment of a busy host's.
+fn within_a_second(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(5), "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn by_default_contents_are_those_of_the_last_open_and_names_those_of_the_last_second() {
+    let Some(share) = share_as(Options::default()) else { return };
+    let (guest, host) = (share.guest.join("a"), share.host.join("a"));
+    let read = || fs::read_to_string(&guest).unwrap();
+    fs::write(&host, "one").unwrap();
+    set_mode(&host, 0o666);
+    // Of the same size, in the same second, however often.
+    for text in ["two", "six", "ten"] {
+        assert_eq!(
+            (read(), read()),
+            (fs::read_to_string(&host).unwrap(), fs::read_to_string(&host).unwrap())
+        );
+        fs::write(&host, text).unwrap();
+        assert_eq!(read(), text);
+    }
+    // Of a file whose pages the guest keeps: it has not changed for a while.
+    let changed = Instant::now();
+    while changed.elapsed() < Duration::from_secs(3) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!([read(), read(), read()], ["ten", "ten", "ten"]);
+    fs::write(&host, "old").unwrap();
+    assert_eq!(read(), "old");
+    fs::write(&host, "longer").unwrap();
+    assert_eq!(read(), "longer");
+    fs::write(&host, "short").unwrap();
+    assert_eq!(read(), "short");
+    // A file that a program of the guest writes, and one of the host then.
+    fs::write(&guest, "guest").unwrap();
+    assert_eq!(read(), "guest");
+    fs::write(&host, "hosts").unwrap();
+    assert_eq!(read(), "hosts");
+    // A name that was not there.
+    let (guest_b, host_b) = (share.guest.join("b"), share.host.join("b"));
+    assert!(!guest_b.exists());
+    fs::write(&host_b, "b").unwrap();
+    assert!(guest_b.exists(), "names that are not there are asked for each time");
+    fs::remove_file(&host_b).unwrap();
+    within_a_second("a name that is gone", || !guest_b.exists());
+    fs::create_dir(&guest_b).unwrap();
+    OpenOptions::new().append(true).open(&host).unwrap().write_all(b" more").unwrap();
+    within_a_second("attributes", || fs::metadata(&guest).unwrap().len() == 10);
+}
+
+#[test]
+fn without_caches_the_guest_sees_everything_at_once() {
+    let Some(share) = share_as(Options { caching: Caching::None, ..Options::default() }) else { return };
+    let (guest, host) = (share.guest.join("a"), share.host.join("a"));
+    fs::write(&host, "one").unwrap();
+    let open = File::open(&guest).unwrap();
+    let writer = OpenOptions::new().write(true).open(&host).unwrap();
+    for text in ["two", "six", "ten"] {
+        writer.write_all_at(text.as_bytes(), 0).unwrap();
+        let mut read = [0; 3];
+        open.read_exact_at(&mut read, 0).unwrap();
+        assert_eq!(read, text.as_bytes());
+    }
+    fs::write(&host, "longer").unwrap();
+    assert_eq!(fs::metadata(&guest).unwrap().len(), 6);
+    fs::remove_file(&host).unwrap();
+    assert!(!guest.exists());
+    fs::write(&guest, "of the guest").unwrap();
+    assert_eq!(fs::read_to_string(&host).unwrap(), "of the guest");
+}
+
+#[test]
+fn a_guest_that_is_told_to_keep_everything_asks_once() {
+    let Some(share) = share_as(Options { caching: Caching::Always, ..Options::default() }) else { return };
+    let (guest, host) = (share.guest.join("a"), share.host.join("a"));
+    fs::write(&host, "one").unwrap();
+    fs::write(share.host.join("b"), "b").unwrap();
+    assert!(guest.exists() && share.guest.join("b").exists());
+    fs::write(&host, "longer").unwrap();
+    fs::remove_file(share.host.join("b")).unwrap();
+    assert_eq!(fs::metadata(&guest).unwrap().len(), 3);
+    assert!(share.guest.join("b").exists());
+    // The guest's own changes are there.
+    fs::write(share.guest.join("d"), "d").unwrap();
+    assert_eq!(fs::read_to_string(share.host.join("d")).unwrap(), "d");
+    fs::remove_file(share.guest.join("d")).unwrap();
+    fs::create_dir(share.guest.join("d")).unwrap();
+    assert!(share.host.join("d").is_dir());
 }

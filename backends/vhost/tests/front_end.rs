@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
-mod driver;
+mod two_rings;
 
 use std::io::Write;
 use std::ops::{Deref, DerefMut};
@@ -10,7 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use driver::{QUEUE_SIZE, Rings, VERSION_1, descriptors};
+use driven::{descriptors, feature};
+use two_rings::{QUEUE_SIZE, Rings};
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::VhostUserConfigFlags;
 use vhost::{VhostBackend, VringConfigData};
@@ -124,14 +125,14 @@ impl Driver {
     /// A driver that is connected and started, and whose device is active for the first time.
     fn running() -> Self {
         let mut driver = Self::connect();
-        driver.start([0, 0], true);
+        driver.start(&[0, 0], true);
         assert_eq!(driver.hear(), activated());
         driver
     }
 }
 
 fn activated() -> Heard {
-    Heard::Activated { features: VERSION_1, ready: vec![true, true] }
+    Heard::Activated { features: feature::VERSION_1, ready: vec![true, true] }
 }
 
 #[test]
@@ -172,7 +173,7 @@ fn a_pause_keeps_the_device_and_loses_nothing() {
     driver.kicks[0].write(1).unwrap();
     driver.host.signal();
     driver.hears_nothing();
-    driver.start(bases, true);
+    driver.start(&bases, true);
     let mut later = [driver.hear(), driver.hear()];
     later.sort_by_key(|heard| *heard == Heard::HostSide);
     assert_eq!(later, [Heard::Served(2), Heard::HostSide]);
@@ -190,7 +191,7 @@ fn rings_that_start_from_zero_are_a_new_driver() {
         driver.ram.write_slice(&[0; 0xc000], GuestAddress(descriptors(queue))).unwrap();
     }
     driver.offer(1, 1);
-    driver.start([0, 0], true);
+    driver.start(&[0, 0], true);
     assert_eq!([driver.hear(), driver.hear(), driver.hear()], [Heard::Reset, activated(), Heard::Served(1)]);
 }
 
@@ -199,7 +200,7 @@ fn the_host_side_waits_for_the_driver() {
     let mut driver = Driver::connect();
     driver.host.signal();
     driver.hears_nothing();
-    driver.start([0, 0], true);
+    driver.start(&[0, 0], true);
     assert_eq!([driver.hear(), driver.hear()], [activated(), Heard::HostSide]);
     driver.stop();
     assert!(driver.interrupted(1));
@@ -209,7 +210,7 @@ fn the_host_side_waits_for_the_driver() {
 fn an_interrupt_that_had_nowhere_to_go_is_raised_later() {
     let mut driver = Driver::connect();
     driver.offer(0, 1);
-    driver.start([0, 0], false);
+    driver.start(&[0, 0], false);
     assert_eq!([driver.hear(), driver.hear()], [activated(), Heard::Served(1)]);
     driver.front_end.set_vring_call(0, &driver.calls[0]).unwrap();
     assert!(driver.interrupted(0));
@@ -228,7 +229,7 @@ fn the_configuration_space_is_read_and_written() {
 fn a_front_end_that_goes_is_no_error_and_one_that_lies_is() {
     let mut driver = Driver::running();
     let served = driver.served.take().unwrap();
-    drop(driver.rings.front_end);
+    drop(driver.rings.0.front_end);
     served.wait().unwrap();
 
     let mut driver = Driver::connect();
@@ -244,7 +245,7 @@ fn a_front_end_that_goes_is_no_error_and_one_that_lies_is() {
         log_addr: None,
     };
     assert!(driver.front_end.set_vring_addr(0, &rings).is_err());
-    drop(driver.rings.front_end);
+    drop(driver.rings.0.front_end);
     let _ = served.wait();
 
     let (tell, _heard) = channel();

@@ -3,15 +3,16 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
-mod driver;
+mod two_rings;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use driver::{BUFFER, QUEUE_SIZE, Rings, available, descriptors, used};
+use driven::{BUFFERS, available, descriptors, used};
 use guest_memory::GuestRam;
+use two_rings::{QUEUE_SIZE, Rings};
 use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::VhostUserConfigFlags;
@@ -61,7 +62,7 @@ impl Bench {
         let (listener, stream) = process::accept_pair().unwrap();
         let served = start_parallel("taker", Box::new(Taker(tell, patience)), listener).unwrap();
         let mut rings = Rings::connect(stream, 1 << 28);
-        rings.start([0, 0], true);
+        rings.start(&[0, 0], true);
         // A ring that gets an event for interrupts raises one there.
         assert!([0, 1].iter().all(|queue| rings.interrupted(*queue)));
         Self { rings, taken, served }
@@ -79,10 +80,7 @@ impl Bench {
 
     /// The heads in the used ring.
     fn heads(&self, queue: usize) -> BTreeSet<u32> {
-        let entry = |position: u16| GuestAddress(used(queue) + 4 + 8 * u64::from(position));
-        (0..self.rings.used(queue))
-            .map(|position| self.rings.ram.read_obj(entry(position)).unwrap())
-            .collect()
+        (0..self.rings.used(queue)).map(|position| self.rings.used_at(queue, position).0).collect()
     }
 }
 
@@ -108,7 +106,7 @@ fn many_are_in_flight_and_come_back_from_anywhere() {
     other.join().unwrap();
     assert_eq!(bench.heads(0), (0..u32::from(QUEUE_SIZE)).collect());
     assert!(bench.rings.interrupted(0));
-    assert_eq!(bench.rings.ram.read_obj::<[u8; 16]>(GuestAddress(BUFFER)).unwrap(), [9; 16]);
+    assert_eq!(bench.rings.ram.read_obj::<[u8; 16]>(GuestAddress(BUFFERS)).unwrap(), [9; 16]);
 }
 
 #[test]
@@ -124,12 +122,13 @@ fn a_stop_waits_for_what_is_in_flight_and_a_pause_loses_nothing() {
     assert!(!stopping.is_finished());
     chains.into_iter().for_each(|chain| chain.complete(16));
     let (bases, rings) = stopping.join().unwrap();
-    assert_eq!((bases, rings.used(0)), ([2, 0], 2));
+    assert_eq!(bases, [2, 0]);
+    assert_eq!(rings.used(0), 2);
 
     bench = Bench { rings, taken, served };
     bench.offer(0, 3);
     assert!(bench.taken.recv_timeout(Duration::from_millis(20)).is_err(), "a ring that stands still moves");
-    bench.rings.start(bases, true);
+    bench.rings.start(&bases, true);
     let chains = bench.take(0, 3);
     chains.into_iter().for_each(|chain| chain.complete(16));
     assert_eq!(bench.rings.used(0), 5);
@@ -146,7 +145,7 @@ fn a_driver_that_begins_anew_has_rings_of_its_own() {
         assert!(available(queue) < used(queue));
         bench.rings.ram.write_slice(&vec![0; len], GuestAddress(descriptors(queue))).unwrap();
     }
-    bench.rings.start([0, 0], true);
+    bench.rings.start(&[0, 0], true);
     bench.offer(1, 1);
     bench.take(1, 1).pop().unwrap().complete(16);
     assert_eq!((bench.rings.used(1), bench.heads(1)), (1, BTreeSet::from([0])));

@@ -7,6 +7,7 @@ mod exec;
 mod exits;
 mod memory;
 mod rpc;
+mod shares;
 mod start;
 
 use std::path::PathBuf;
@@ -46,6 +47,8 @@ enum What {
     Tsc,
     /// Memory that the processes of a running sandbox have for themselves
     Memory(Under),
+    /// Requests to shared folders, beside virtiofsd
+    Shares(shares::Options),
 }
 
 fn main() -> ExitCode {
@@ -70,5 +73,6 @@ fn run(what: What) -> Result<()> {
             Ok(())
         }
         What::Memory(options) => memory::run(&options),
+        What::Shares(options) => shares::run(&options),
     }
 }

@@ -118,9 +118,9 @@ fn measure(supervisor: u32) -> Result<Vec<Row>> {
     processes(supervisor)?.into_iter().map(private).collect()
 }
 
-/// The supervisor and every process below it.
-fn processes(supervisor: u32) -> Result<Vec<u32>> {
-    let mut processes = vec![supervisor];
+/// A process and every process below it.
+pub(crate) fn processes(top: u32) -> Result<Vec<u32>> {
+    let mut processes = vec![top];
     let mut next = 0;
     while let Some(pid) = processes.get(next) {
         // A child belongs to the thread that started it.

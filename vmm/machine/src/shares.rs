@@ -224,6 +224,20 @@ pub struct View {
     pub owner_uid: Option<u32>,
     /// Group of the same.
     pub owner_gid: Option<u32>,
+    /// The parts that the guest's kernel keeps.
+    pub caching: Caching,
+}
+
+/// The parts of a directory that the guest's kernel keeps, and with them a promise of when it sees the host's changes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Caching {
+    /// None: at once.
+    None,
+    /// Contents, until a file that has changed is opened; names and attributes for a second.
+    #[default]
+    Auto,
+    /// Everything, for an hour: nobody else changes the files.
+    Always,
 }
 
 /// From the process.

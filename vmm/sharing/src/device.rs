@@ -103,7 +103,7 @@ impl ParallelDevice for FileSystemDevice {
         let mut scratch = scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let mut batch = queue.batch();
         let (mut untold, mut since) = (0, Instant::now());
-        while let Some(chain) = queue.pop(memory) {
+        while let Some(chain) = batch.pop(memory) {
             let (chain, len) = match self.serve_short(&mut scratch, &chain) {
                 Some(len) => (chain, len),
                 None => match self.hand_over(chain) {

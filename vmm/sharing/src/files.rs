@@ -9,7 +9,7 @@ use anyhow::Context;
 use fuse::FileSystem;
 use machine::shares::{Content, Inner, MountSpec, Source, View};
 use overlay::Files;
-use shares::{Budget, HostFs, OneFile, Options, OwnFiles, Place, Places, Router};
+use shares::{Budget, Caching, HostFs, OneFile, Options, OwnFiles, Place, Places, Router};
 
 use crate::watch::Watched;
 
@@ -83,8 +83,14 @@ impl Maker<'_> {
 
     fn host(&self, source: Source<OwnedFd>, view: View) -> anyhow::Result<(HostFs, Option<CString>)> {
         let Source { directory, file } = source;
-        let View { readonly, owner_uid, owner_gid } = view;
-        let options = Options { readonly, owner_uid, owner_gid, budget: self.budget, ..Options::default() };
+        let View { readonly, owner_uid, owner_gid, caching } = view;
+        let caching = match caching {
+            machine::shares::Caching::None => Caching::None,
+            machine::shares::Caching::Auto => Caching::Auto,
+            machine::shares::Caching::Always => Caching::Always,
+        };
+        let budget = self.budget;
+        let options = Options { readonly, owner_uid, owner_gid, caching, budget, ..Options::default() };
         let own = OwnFiles::of(self.own.try_clone().context("descriptor")?);
         let files = HostFs::of(directory, own, options)?;
         match file {

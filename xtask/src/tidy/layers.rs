@@ -27,6 +27,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("rules", "backends/rules", &["fuse", "policy"]),
     // 1: devices see guest memory, never a hypervisor or a policy
     ("virtio", "devices/virtio", &["guest_memory"]),
+    ("driven", "tests/driven", &["guest_memory"]),
     ("chipset", "devices/chipset", &[]),
     ("vhost_user", "devices/vhost_user", &["guest_memory", "virtio"]),
     ("hypervisor", "hypervisor/core", &["guest_memory"]),
@@ -105,7 +106,11 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ),
     ("hypervisor_conformance", "tests/hypervisor", &["guest_memory", "hypervisor"]),
     ("blackbox", "tests/blackbox", &[]),
-    ("measure", "tests/bench", &["guest_protocol", "machine", "process", "sandbox"]),
+    (
+        "measure",
+        "tests/bench",
+        &["driven", "guest_memory", "guest_protocol", "machine", "process", "sandbox"],
+    ),
     ("stock_kernel", "tests/stock_kernel", &["kernels"]),
     ("xtask", "xtask", &["served", "skip"]),
 ];

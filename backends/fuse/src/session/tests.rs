@@ -567,7 +567,7 @@ fn who_asks_and_what_is_appended_arrive_together() {
 }
 
 #[test]
-fn a_mount_begins_and_ends_once() {
+fn a_mount_begins_before_all_else_and_ends_with_the_next_one() {
     let mut mount = Mount::unborn();
     for example in EXAMPLES.iter().filter(|example| !matches!(example.3, Answer::Nothing)) {
         assert_eq!(mount.refused(&example.request()), Errno::EIO, "{}", example.0);
@@ -589,7 +589,12 @@ fn a_mount_begins_and_ends_once() {
     let short = request(26, &bytes(&[W(7), W(31), W(1 << 17), W(u32::MAX)]));
     let reply = mount.serve(&short);
     assert_eq!((reply.len(), &reply[16..24], &reply[48..52]), (80, &bytes(&[W(7), W(31)])[..], &[0; 4][..]));
-    assert_eq!(mount.refused(&fuzz::init()), Errno::EIO);
+    assert_eq!(mount.session.files.take(), [""; 0]);
+    // A kernel that starts once more has forgotten everything. One that does not agree has not started.
+    assert_eq!(mount.refused(&older), Errno::EPROTO);
+    assert_eq!(mount.session.files.take(), [""; 0]);
+    assert_eq!(mount.serve(&fuzz::init()).len(), 80);
+    assert_eq!(mount.session.files.take(), ["1 Everything"]);
 
     assert_eq!(mount.serve(&request(38, b"")), Answer::Empty.bytes());
     assert_eq!(mount.session.files.take(), ["1 Everything"]);
@@ -616,7 +621,8 @@ fn threads_serve_one_session_at_once() {
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| serve(&fuzz::init()).len())).collect();
         threads.into_iter().map(|thread| usize::from(thread.join().unwrap() == 80)).sum()
     });
-    assert_eq!(agreed, 1);
+    assert_eq!(agreed, 4);
+    assert_eq!(session.files.take(), ["1 Everything"; 3], "each but the first ends the mount before");
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {

@@ -4,12 +4,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 use fuse::{
-    Access, Context, Creation, Data, Entry, Errno, FileSystem, Gone, Handle, NodeId, OpenFlags, Opened,
-    Opening, Result, WriteHow,
+    Access, Cache, Context, Creation, Data, Entry, Errno, FileSystem, Gone, Handle, NodeId, OpenFlags,
+    Opened, Opening, Result, WriteHow,
 };
 
 use super::names::host_mode;
-use super::{HostFs, OpenKind, Spot};
+use super::{Caching, HostFs, OpenKind, Spot};
 use crate::guest_attributes::MODE_BITS;
 use crate::nodes::Node;
 use crate::sys::{self, Directory, Kind};
@@ -23,28 +23,30 @@ fn told(result: std::io::Result<usize>) -> Result<u64> {
 impl HostFs {
     /// Opens what is a file or a directory; everything else would do something.
     pub(super) fn open_node(&self, node: &Arc<Node>, opening: Opening) -> Result<Opened> {
-        let what = match (opening, node.kind) {
+        let (what, cache) = match (opening, node.kind) {
             (Opening::Directory, Kind::Directory) => {
                 let named = self.nodes.descriptor(node)?;
                 let directory = Directory::new(self.proc.open_directory(named.as_fd())?);
-                OpenKind::Directory(Mutex::new(directory))
+                (OpenKind::Directory(Mutex::new(directory)), self.options.caching.of_directory())
             }
             (Opening::File { access, flags }, Kind::File) => {
-                OpenKind::File(Arc::new(self.open_file(node, access, flags)?))
+                let (file, cache) = self.open_file(node, access, flags)?;
+                (OpenKind::File(Arc::new(file)), cache)
             }
             (Opening::Directory, _) => return Err(Errno::ENOTDIR),
             (Opening::File { .. }, Kind::Directory) => return Err(Errno::EISDIR),
             (Opening::File { .. }, Kind::SymbolicLink | Kind::Special) => return Err(Errno::ENXIO),
         };
-        self.keep(node.clone(), what)
+        self.keep(node.clone(), what, cache)
     }
 
-    fn open_file(&self, node: &Arc<Node>, access: Access, flags: OpenFlags) -> Result<OwnedFd> {
+    fn open_file(&self, node: &Arc<Node>, access: Access, flags: OpenFlags) -> Result<(OwnedFd, Cache)> {
         if access != Access::Read || flags.contains(OpenFlags::TRUNCATE) {
             self.writable()?;
         }
         self.room_for_handle()?;
-        let file = match node.place().filter(|_| self.may_open_by_name(node, flags)) {
+        let then = sys::current_time();
+        let (file, found) = match node.place().filter(|_| self.may_open_by_name(node, flags)) {
             Some(place) => {
                 let directory = self.nodes.descriptor(&place.parent)?;
                 let file = sys::open_at(directory.as_fd(), &place.name, access, flags)?;
@@ -52,15 +54,27 @@ impl HostFs {
                 if found.identity != node.identity || found.kind() != Kind::File {
                     return Err(Errno::ESTALE);
                 }
-                file
+                (file, Some(found))
             }
             // The descriptor is of this very file, so that what is opened is nothing put in its place.
-            None => self.proc.open(self.nodes.descriptor(node)?.as_fd(), access, flags)?,
+            None => (self.proc.open(self.nodes.descriptor(node)?.as_fd(), access, flags)?, None),
         };
         if flags.contains(OpenFlags::KILL_PRIVILEGES) {
             self.kill_privileges(node)?;
         }
-        Ok(file)
+        let cache = match self.options.caching {
+            Caching::None => Cache::DIRECT,
+            Caching::Always => Cache::KEEP,
+            Caching::Auto if flags.contains(OpenFlags::TRUNCATE) => {
+                node.keeps(None);
+                Cache::empty()
+            }
+            Caching::Auto => {
+                let found = found.map_or_else(|| sys::stat(file.as_fd()), Ok)?;
+                if node.keeps(found.version(then)) { Cache::KEEP } else { Cache::empty() }
+            }
+        };
+        Ok((file, cache))
     }
 
     /// Whether it does no harm to open what has the node's name, which may be another file by now.
@@ -99,7 +113,8 @@ impl HostFs {
         let found = sys::stat(file.as_fd())?;
         let entry = self.tell_made(context, spot, &found, Some(mode & MODE_BITS))?;
         let node = self.nodes.get(entry.node);
-        let opened = node.and_then(|node| self.keep(node, OpenKind::File(Arc::new(file))));
+        let cache = self.options.caching.of_new_file();
+        let opened = node.and_then(|node| self.keep(node, OpenKind::File(Arc::new(file)), cache));
         if opened.is_err() {
             self.unmake(spot, &found);
             self.table.remove(found.identity);
@@ -135,7 +150,7 @@ impl HostFs {
             return Err(errno);
         }
         let entry = self.entry_of(&node, self.seen(&node, &found));
-        let opened = self.keep(node, OpenKind::File(Arc::new(file)));
+        let opened = self.keep(node, OpenKind::File(Arc::new(file)), self.options.caching.of_new_file());
         self.told_or_forgotten(entry, opened)
     }
 

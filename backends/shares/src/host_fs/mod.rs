@@ -21,12 +21,12 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use fuse::{
-    Attributes, Context, Creation, Data, Entry, Errno, FileSystem, Gone, Handle, How, Listing, Name,
+    Attributes, Cache, Context, Creation, Data, Entry, Errno, FileSystem, Gone, Handle, How, Listing, Name,
     NameChange, NodeId, Opened, Opening, Result, SetAttributes, Stat, Statistics, Sync, Xattr,
 };
 
 use crate::guest_attributes::Table;
-use crate::nodes::{Node, Nodes, alone, shared};
+use crate::nodes::{Node, Nodes, Way, alone, shared};
 use crate::specials::{Specials, is_special};
 use crate::sys::{self, Directory, Found, Identity, Kind, OwnFiles};
 
@@ -39,7 +39,9 @@ pub struct Options {
     pub owner_uid: Option<u32>,
     /// Group of the same.
     pub owner_gid: Option<u32>,
-    /// How long the guest's kernel may believe what it was told.
+    /// The parts of the directory that the guest's kernel may keep.
+    pub caching: Caching,
+    /// How long the guest's kernel may believe what it was told, with [`Caching::Auto`].
     pub valid: Duration,
     /// Descriptors of this process that the directory may take.
     pub budget: Budget,
@@ -51,8 +53,53 @@ impl Default for Options {
             readonly: false,
             owner_uid: None,
             owner_gid: None,
+            caching: Caching::default(),
             valid: Duration::from_secs(1),
             budget: Budget::default(),
+        }
+    }
+}
+
+/// The parts of a directory that the guest's kernel keeps, and with them a promise of when it sees the host's changes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Caching {
+    /// None: at once.
+    None,
+    /// Contents, until a file that has changed is opened; names and attributes for [`Options::valid`].
+    #[default]
+    Auto,
+    /// Everything, for an hour: nobody else changes the files.
+    Always,
+}
+
+/// How long the guest's kernel may believe everything: the host changes nothing.
+const ALWAYS_VALID: Duration = Duration::from_secs(3600);
+
+impl Caching {
+    fn of_directory(self) -> Cache {
+        match self {
+            Self::None | Self::Auto => Cache::empty(),
+            Self::Always => Cache::KEEP | Cache::DIRECTORY,
+        }
+    }
+
+    /// The same of a file that has just been made: the kernel has no page of it yet.
+    fn of_new_file(self) -> Cache {
+        match self {
+            Self::None => Cache::DIRECT,
+            Self::Auto => Cache::empty(),
+            Self::Always => Cache::KEEP,
+        }
+    }
+}
+
+impl Options {
+    /// How long the guest's kernel may believe names and attributes.
+    fn validity(&self) -> Duration {
+        match self.caching {
+            Caching::None => Duration::ZERO,
+            Caching::Auto => self.valid,
+            Caching::Always => ALWAYS_VALID,
         }
     }
 }
@@ -218,12 +265,13 @@ impl HostFs {
 
     /// The attributes that the host has for a node.
     fn found(&self, node: &Arc<Node>) -> Result<Found> {
-        let place = node.place();
-        let Some(place) = place.filter(|_| !node.has_descriptor()) else {
+        let place = match node.way() {
             // The descriptor is of the node, even if its file system gives it another number: an overlay does when a file
             // is changed for the first time.
-            let found = sys::stat(self.nodes.descriptor(node)?.as_fd())?;
-            return Ok(Found { identity: node.identity, ..found });
+            Way::File(file) => return Ok(Found { identity: node.identity, ..sys::stat(file.as_fd())? }),
+            Way::Remembered(found) => return Ok(*found),
+            Way::Lost => return Err(Errno::ESTALE),
+            Way::Place(place) => place,
         };
         let found = sys::stat_at(self.nodes.descriptor(&place.parent)?.as_fd(), &place.name);
         let found = found.map_err(|errno| if errno == Errno::ENOENT { Errno::ESTALE } else { errno })?;
@@ -266,7 +314,7 @@ impl HostFs {
     }
 
     fn stat(&self, attributes: Attributes) -> Stat {
-        Stat { attributes, valid: self.options.valid }
+        Stat { attributes, valid: self.options.validity() }
     }
 
     /// Tells the kernel of what was found under a name.
@@ -276,11 +324,11 @@ impl HostFs {
     }
 
     fn entry_of(&self, node: &Node, attributes: Attributes) -> Entry {
-        Entry { node: node.id, generation: 0, valid: self.options.valid, stat: self.stat(attributes) }
+        Entry { node: node.id, generation: 0, valid: self.options.validity(), stat: self.stat(attributes) }
     }
 
     /// Keeps what was opened for the guest.
-    fn keep(&self, node: Arc<Node>, what: OpenKind) -> Result<Opened> {
+    fn keep(&self, node: Arc<Node>, what: OpenKind, cache: Cache) -> Result<Opened> {
         let handle = Handle(self.next_handle.fetch_add(1, Ordering::Relaxed));
         // Before anybody can let go of the handle.
         if let OpenKind::File(file) = &what {
@@ -292,7 +340,7 @@ impl HostFs {
             return Err(Errno::EMFILE);
         }
         handles.insert(handle, Arc::new(OpenFile { node, what }));
-        Ok(Opened { handle, cache: fuse::Cache::empty() })
+        Ok(Opened { handle, cache })
     }
 
     /// Refuses to open one more before it is done, so that nothing is made that cannot be told.
@@ -496,8 +544,14 @@ impl FileSystem for HostFs {
             }
             Gone::File(handle) | Gone::Directory(handle) => {
                 let open = alone(&self.handles).remove(&handle);
-                if let Some(open) = open {
-                    open.node.closed(handle);
+                if let Some(open) = open
+                    && open.node.closed(handle)
+                    && open.node.is_gone()
+                    && let OpenKind::File(file) = &open.what
+                {
+                    // The kernel may ask for the file until it forgets the file. Without room for a descriptor, the file
+                    // is remembered as it was.
+                    let _ = self.nodes.pin(&open.node, file);
                 }
             }
             Gone::Everything => {

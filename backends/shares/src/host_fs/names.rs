@@ -17,7 +17,8 @@ const SET_GROUP: u32 = 0o2000;
 /// A file that is about to lose a name.
 struct Victim {
     found: Found,
-    file: Arc<OwnedFd>,
+    /// A descriptor of the file, where something may be left of the file without it.
+    file: Option<Arc<OwnedFd>>,
 }
 
 impl Victim {
@@ -218,7 +219,7 @@ impl HostFs {
 
     fn remove_from_host(&self, spot: &Spot<'_>, is_directory: bool) -> Result<()> {
         let name = spot.name.as_c_str();
-        let victim = self.victim(spot)?;
+        let victim = self.victim(spot, is_directory)?;
         let removed = if is_directory && shared(&self.specials).any_in(victim.found.identity) {
             Err(Errno::ENOTEMPTY)
         } else {
@@ -246,13 +247,24 @@ impl HostFs {
         true
     }
 
-    /// The file that is about to lose a name. If the kernel has the file, its descriptor is kept: the file goes on without
-    /// a name.
-    fn victim(&self, spot: &Spot<'_>) -> Result<Victim> {
-        let file = Arc::new(sys::open_beneath(spot.directory, spot.name.as_c_str())?);
-        let victim = Victim { found: sys::stat(file.as_fd())?, file };
+    /// The file that is about to lose a name. If the kernel has the file, its descriptor is kept, as the file goes on without
+    /// a name. A file with a single name needs none: a program that has the file open keeps a descriptor of it anyway, nobody else
+    /// comes to the file any more, and its attributes are remembered.
+    fn victim(&self, spot: &Spot<'_>, is_directory: bool) -> Result<Victim> {
+        let name = spot.name.as_c_str();
+        if !is_directory {
+            let victim = Victim { found: sys::stat_at(spot.directory, name)?, file: None };
+            if victim.found.kind() != Kind::Directory && victim.is_last() {
+                if let Some(node) = self.nodes.known(victim.found.identity) {
+                    self.nodes.remember(&node, &victim.found);
+                }
+                return Ok(victim);
+            }
+        }
+        let file = Arc::new(sys::open_beneath(spot.directory, name)?);
+        let victim = Victim { found: sys::stat(file.as_fd())?, file: Some(file.clone()) };
         if let Some(node) = self.nodes.known(victim.found.identity) {
-            let pinned = self.nodes.pin(&node, &victim.file);
+            let pinned = self.nodes.pin(&node, &file);
             // A file with another name can do without.
             if victim.is_last() {
                 pinned?;
@@ -265,13 +277,16 @@ impl HostFs {
     /// file.
     fn lost_name(&self, victim: &Victim, spot: &Spot<'_>) {
         // Others may have taken names of the file meanwhile.
-        let left = || sys::stat(victim.file.as_fd()).map(|found| found.attributes.links);
-        let last = victim.is_last() || left() == Ok(0);
+        let left = |file: &Arc<OwnedFd>| sys::stat(file.as_fd()).map(|found| found.attributes.links);
+        let last = victim.is_last() || victim.file.as_ref().map(left) == Some(Ok(0));
         match self.nodes.known(victim.found.identity) {
             Some(node) if last => {
                 node.lost_name();
                 // The file may have been found by that name meanwhile. There was room for it a moment ago.
-                let _ = self.nodes.pin(&node, &victim.file);
+                match &victim.file {
+                    Some(file) => drop(self.nodes.pin(&node, file)),
+                    None => self.nodes.remember(&node, &victim.found),
+                }
                 self.settle(&node);
             }
             Some(node) => self.nodes.lost_place(&node, (spot.node, spot.name.as_c_str())),
@@ -291,7 +306,7 @@ impl HostFs {
         }
         let victim = match how {
             RenameHow::Keep => None,
-            RenameHow::Replace | RenameHow::Exchange => match self.victim(to) {
+            RenameHow::Replace | RenameHow::Exchange => match self.victim(to, false) {
                 Ok(victim) => Some(victim),
                 Err(Errno::ENOENT) => None,
                 Err(errno) => return Err(errno),

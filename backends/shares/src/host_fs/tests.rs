@@ -268,16 +268,23 @@ fn a_special_file_goes_with_its_last_name_when_the_kernel_has_forgotten_it() {
 #[test]
 fn a_file_found_just_before_it_lost_its_name_is_gone_all_the_same() {
     let (shared, files) = shared_directory();
-    let node = make(&files, c"a", 0o100_600);
-    let (root, directory) = files.directory(NodeId::ROOT).unwrap();
-    let found = sys::stat_at(directory.as_fd(), c"a").unwrap();
-    files.unlink("a").unwrap();
-    assert_eq!(files.learn(&root, c"a", &found).unwrap().node, node);
-    assert_eq!(files.nodes.pinned(), 1);
-    std::fs::write(shared.path().join("a"), "another").unwrap();
-    assert_eq!(files.attributes(&ASKER, node, None, None).unwrap().attributes.links, 0);
-    files.let_go(node, Gone::Lookups(2));
-    assert_eq!((files.table.len(), files.nodes.pinned()), (0, 0));
+    // A directory needs a descriptor, which a program may be in.
+    for (how, remove, pinned) in [
+        (How::Node { mode: 0o100_600, device: fuse::Device::default() }, NameChange::Unlink(name(c"a")), 0),
+        (How::Directory { mode: 0o700 }, NameChange::RemoveDirectory(name(c"a")), 1),
+    ] {
+        let node = files.entry(&ASKER, NodeId::ROOT, name(c"a"), how).unwrap().node;
+        let (root, directory) = files.directory(NodeId::ROOT).unwrap();
+        let found = sys::stat_at(directory.as_fd(), c"a").unwrap();
+        files.names(&ASKER, NodeId::ROOT, remove).unwrap();
+        assert_eq!(files.learn(&root, c"a", &found).unwrap().node, node);
+        assert_eq!(files.nodes.pinned(), pinned);
+        std::fs::write(shared.path().join("a"), "another").unwrap();
+        assert_eq!(files.attributes(&ASKER, node, None, None).unwrap().attributes.links, 0);
+        files.let_go(node, Gone::Lookups(2));
+        assert_eq!((files.table.len(), files.nodes.pinned()), (0, 0));
+        std::fs::remove_file(shared.path().join("a")).unwrap();
+    }
 }
 
 #[test]
@@ -324,4 +331,102 @@ fn a_mode_that_cannot_be_kept_is_not_set() {
     let (_, directory) = files.directory(NodeId::ROOT).unwrap();
     let host = sys::stat_at(directory.as_fd(), c"a").unwrap();
     assert_ne!(host.attributes.mode & 0o777, 0o751);
+}
+
+const READ: Opening = Opening::File { access: Access::Read, flags: OpenFlags::empty() };
+
+#[test]
+fn a_file_that_nobody_has_open_loses_its_name_without_a_descriptor_and_is_told_as_it_was() {
+    let (shared, files) = shared_directory();
+    let path = |number: usize| shared.path().join(number.to_string());
+    for number in 0..20 {
+        std::fs::write(path(number), "12345").unwrap();
+    }
+    let find = |number: usize| files.find(NodeId::ROOT, &number.to_string()).unwrap();
+    let entries: Vec<Entry> = (0..20).map(find).collect();
+    (0..20).for_each(|number| files.unlink(&number.to_string()).unwrap());
+    assert_eq!(files.nodes.pinned(), 0);
+    std::fs::write(path(0), "another").unwrap();
+    for entry in &entries {
+        let found = files.attributes(&ASKER, entry.node, None, None).unwrap().attributes;
+        assert_eq!((found.links, found.size, found.ino), (0, 5, entry.stat.attributes.ino));
+        assert_eq!(files.open(&ASKER, entry.node, READ).unwrap_err(), Errno::ESTALE);
+    }
+    assert_ne!(find(0).node, entries[0].node);
+    // A file that keeps its name after all is told as it is.
+    std::fs::write(path(30), "1").unwrap();
+    let entry = find(30);
+    let node = files.nodes.get(entry.node).unwrap();
+    files.nodes.remember(&node, &files.found(&node).unwrap());
+    assert_eq!(find(30).node, entry.node);
+    std::fs::write(path(30), "12345").unwrap();
+    let found = files.attributes(&ASKER, entry.node, None, None).unwrap().attributes;
+    assert_eq!((found.links, found.size), (1, 5));
+    // A file that was found just before its name went stays without.
+    files.nodes.remember(&node, &files.found(&node).unwrap());
+    std::fs::remove_file(path(30)).unwrap();
+    files.nodes.moved(node.identity, files.nodes.root(), c"30");
+    assert!(node.is_gone());
+    assert_eq!(files.attributes(&ASKER, entry.node, None, None).unwrap().attributes.links, 0);
+}
+
+#[test]
+fn a_file_that_was_open_when_it_lost_its_name_is_itself_after_it_is_closed() {
+    let (_shared, files) = shared_directory();
+    let creation =
+        Creation { mode: 0o640, access: Access::ReadWrite, flags: OpenFlags::empty(), exclusive: true };
+    let (entry, opened) = files.create(&ASKER, NodeId::ROOT, Some(name(c"a")), creation).unwrap();
+    files.unlink("a").unwrap();
+    let longer = SetAttributes { size: Some(100), ..SetAttributes::default() };
+    files.attributes(&ASKER, entry.node, Some(opened.handle), Some(&longer)).unwrap();
+    files.let_go(entry.node, Gone::File(opened.handle));
+    let found = files.attributes(&ASKER, entry.node, None, None).unwrap().attributes;
+    assert_eq!((found.links, found.size, files.nodes.pinned()), (0, 100, 1));
+    files.let_go(entry.node, Gone::Lookups(1));
+    assert_eq!((files.nodes.pinned(), files.table.len()), (0, 0));
+}
+
+#[test]
+fn pages_are_kept_of_contents_that_have_not_changed_and_cannot_have_without_a_word() {
+    let (shared, files) = shared_directory();
+    let path = shared.path().join("a");
+    std::fs::write(&path, "one").unwrap();
+    let node = files.find(NodeId::ROOT, "a").unwrap().node;
+    let keeps = || {
+        let opened = files.open(&ASKER, node, READ).unwrap();
+        files.let_go(node, Gone::File(opened.handle));
+        opened.cache.contains(Cache::KEEP)
+    };
+    // A change in this very moment would not show.
+    assert!(!keeps() && !keeps());
+    // The clock that files are stamped with, three seconds on.
+    let then = sys::current_time().seconds + 3;
+    while sys::current_time().seconds < then {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(!keeps(), "nothing is known of the pages there are");
+    assert!(keeps() && keeps());
+    std::fs::write(&path, "two").unwrap();
+    assert!(!keeps() && !keeps(), "of the same size, in the same second");
+}
+
+#[test]
+fn caching_is_what_the_options_say() {
+    let shared = tempfile::tempdir().unwrap();
+    std::fs::write(shared.path().join("a"), "a").unwrap();
+    let hour = Duration::from_secs(3600);
+    let moment = Duration::from_millis(1500);
+    for (caching, valid, file, directory) in [
+        (Caching::None, Duration::ZERO, Cache::DIRECT, Cache::empty()),
+        (Caching::Auto, moment, Cache::empty(), Cache::empty()),
+        (Caching::Always, hour, Cache::KEEP, Cache::KEEP | Cache::DIRECTORY),
+    ] {
+        let files = HostFs::new(shared.path(), Options { caching, valid: moment, ..Options::default() });
+        let files = files.unwrap();
+        let entry = files.find(NodeId::ROOT, "a").unwrap();
+        assert_eq!((entry.valid, entry.stat.valid), (valid, valid));
+        assert_eq!(files.attributes(&ASKER, NodeId::ROOT, None, None).unwrap().valid, valid);
+        assert_eq!(files.open(&ASKER, entry.node, READ).unwrap().cache, file);
+        assert_eq!(files.open(&ASKER, NodeId::ROOT, Opening::Directory).unwrap().cache, directory);
+    }
 }

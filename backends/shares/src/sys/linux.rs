@@ -33,6 +33,18 @@ pub(crate) struct Identity {
     pub(crate) btime: (i64, u32),
 }
 
+/// Tells the contents of a file from earlier and later ones: each change moves one of these. Two changes in one moment of the
+/// file system's clock move them once, and writes to a mapped file need not move them at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Version {
+    size: u64,
+    mtime: Time,
+    ctime: Time,
+}
+
+/// No file system's moment is longer: FAT has the longest, of two seconds.
+const MOMENT_SECONDS: i64 = 2;
+
 /// Type of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -97,6 +109,13 @@ impl Found {
 
     pub(crate) fn kind(&self) -> Kind {
         Kind::of_mode(self.attributes.mode)
+    }
+
+    /// The version of the contents, found after `then`; nothing if a change after that might not show.
+    pub(crate) fn version(&self, then: Time) -> Option<Version> {
+        let Attributes { size, mtime, ctime, .. } = self.attributes;
+        let settled = ctime.seconds.saturating_add(MOMENT_SECONDS) < then.seconds;
+        settled.then_some(Version { size, mtime, ctime })
     }
 }
 

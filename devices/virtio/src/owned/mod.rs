@@ -19,7 +19,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use guest_memory::GuestRam;
-use virtio_queue::{Queue, QueueT};
+use virtio_queue::{DescriptorChain, Queue, QueueT};
 
 use crate::chain::{Buffers, Pieces};
 use crate::device;
@@ -71,6 +71,15 @@ impl SharedQueue {
     /// one.
     #[must_use]
     pub fn pop(&self, memory: &Arc<GuestRam>) -> Option<Chain> {
+        self.take(memory, device::pop)
+    }
+
+    /// Takes the chain that `pop` gives.
+    fn take<'m>(
+        &self,
+        memory: &'m Arc<GuestRam>,
+        pop: impl FnOnce(&mut Queue, &'m GuestRam) -> Option<DescriptorChain<&'m GuestRam>>,
+    ) -> Option<Chain> {
         let mut state = self.0.lock();
         if state.phase != Phase::Open {
             return None;
@@ -85,7 +94,7 @@ impl SharedQueue {
                 let _ = queue.enable_notification(memory.as_ref());
                 return None;
             }
-            device::pop(queue, memory)
+            pop(queue, memory)
         })??;
         state.out += 1;
         drop(state);
@@ -230,6 +239,20 @@ pub struct Batch<'a> {
 }
 
 impl Batch<'_> {
+    /// Takes the next chain of the queue. If there is none, notifies the driver about the batch before asking the driver to
+    /// notify of the next chain: a driver that answers at once need not notify.
+    #[must_use]
+    pub fn pop(&mut self, memory: &Arc<GuestRam>) -> Option<Chain> {
+        if self.untold.is_some() {
+            let next = self.queue.take(memory, |queue, memory| queue.pop_descriptor_chain(memory));
+            if next.is_some() {
+                return next;
+            }
+            self.tell();
+        }
+        self.queue.pop(memory)
+    }
+
     /// Gives a chain back with `len` bytes written. The driver of another queue's chain is notified at once.
     pub fn complete(&mut self, mut chain: Chain, len: u32) {
         if !Arc::ptr_eq(&chain.queue, &self.queue.0) {

@@ -111,6 +111,58 @@ fn a_batch_is_told_of_once() {
     assert_eq!((other.used(), bench.used()), (vec![(0, 8)], vec![]));
 }
 
+/// Notes, whenever the driver is told, for which chain the driver has been asked to notify.
+struct Watching {
+    held: Arc<Held>,
+    memory: Arc<GuestRam>,
+    event: u64,
+    asked: Arc<Mutex<Vec<u16>>>,
+}
+
+impl QueueHolder for Watching {
+    fn lend(&self, borrow: &mut dyn FnMut(&mut Queue)) {
+        self.held.lend(borrow);
+    }
+
+    fn signal(&self) {
+        self.asked.lock().unwrap().push(event(&self.memory, self.event));
+        self.held.signal();
+    }
+}
+
+fn event(memory: &GuestRam, at: u64) -> u16 {
+    let mut index = [0; 2];
+    harness::read(memory, at, &mut index);
+    u16::from_le_bytes(index)
+}
+
+#[test]
+fn a_driver_hears_of_what_is_done_before_it_is_asked_to_notify() {
+    let mut bench = Bench::new(true);
+    let at = bench.driver.at.used + 4 + 8 * u64::from(SIZE);
+    let asked = Arc::default();
+    let holder = Watching {
+        held: bench.held.clone(),
+        memory: bench.memory.clone(),
+        event: at,
+        asked: Arc::clone(&asked),
+    };
+    bench.queue = SharedQueue::new(Box::new(holder));
+    bench.offer(2);
+    let mut batch = bench.queue.batch();
+    for _ in 0..2 {
+        let chain = batch.pop(&bench.memory).unwrap();
+        batch.complete(chain, 8);
+    }
+    assert_eq!(*asked.lock().unwrap(), [0u16; 0], "there was more to do");
+    assert!(batch.pop(&bench.memory).is_none());
+    assert_eq!((asked.lock().unwrap().as_slice(), event(&bench.memory, at)), (&[0][..], 2));
+    // Without anything done, there is nothing to tell.
+    assert!(batch.pop(&bench.memory).is_none());
+    drop(batch);
+    assert_eq!(asked.lock().unwrap().len(), 1);
+}
+
 #[test]
 fn a_chain_that_is_dropped_comes_back_empty() {
     let mut bench = Bench::new(false);

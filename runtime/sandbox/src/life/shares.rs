@@ -191,7 +191,12 @@ impl Share {
         let content = match &mount.content {
             Wanted::Memory => Content::Memory { limit },
             Wanted::Host { path, readonly, owner } => {
-                let view = View { readonly: *readonly, owner_uid: owner.uid, owner_gid: owner.gid };
+                let view = View {
+                    readonly: *readonly,
+                    owner_uid: owner.uid,
+                    owner_gid: owner.gid,
+                    ..View::default()
+                };
                 Content::Host { source: open(path, *readonly)?, view }
             }
             // Without changes there is nothing to keep.

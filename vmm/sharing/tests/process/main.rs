@@ -17,11 +17,12 @@ use guest::{
     FIRST, Guest, IN_TABLE, NEXT, PATIENCE, QUEUE_SIZE, REPLY, REQUEST, ROOT, URGENT, WRITE, answer, long,
     longs, request, terminated, words,
 };
-use machine::shares::View;
+use machine::shares::{Caching, View};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 const EPERM: i32 = 1;
+const EBADF: i32 = 9;
 const EACCES: i32 = 13;
 const EXDEV: i32 = 18;
 const EINVAL: i32 = 22;
@@ -65,7 +66,8 @@ fn write_args(handle: u64, data: &[u8]) -> Vec<u8> {
 fn files_go_both_ways() {
     let house = house();
     let (shared, other) = (house.path().join("shared"), house.path().join("other"));
-    let readonly = View { readonly: true, owner_uid: Some(77), owner_gid: Some(78) };
+    let caching = Caching::None;
+    let readonly = View { readonly: true, owner_uid: Some(77), owner_gid: Some(78), caching };
     fs::write(shared.join("of the host"), "hello").unwrap();
     fs::write(other.join("kept"), "kept").unwrap();
     let mut guest = Guest::new(&[(&shared, View::default()), (&other, readonly)]);
@@ -117,6 +119,11 @@ fn files_go_both_ways() {
     let attributes = guest.ask(FIRST, 3, file, &longs(&[0, 0])).unwrap();
     assert_eq!(attributes[84..92], words(&[77, 78]));
     assert_eq!(guest.open(file, 2), Err(EROFS));
+    // Nothing that the guest is told of this share may be kept (FOPEN_DIRECT_IO); of the other one some, for a second.
+    let opened = guest.ask(FIRST, 14, file, &words(&[0, 0])).unwrap();
+    assert_eq!((&opened[8..12], &attributes[..16]), (&words(&[1])[..], &[0; 16][..]));
+    let attributes = guest.ask(FIRST, 3, mount, &longs(&[0, 0])).unwrap();
+    assert_eq!(attributes[..16], longs(&[1, 0]));
     assert_eq!(guest.create(kept, b"new"), Err(EROFS));
     assert_eq!(guest.rename((mount, b"of the guest"), (kept, b"x")), Err(EXDEV));
     assert_eq!(guest.rename((mount, b"of the guest"), (ROOT, b"x")), Err(EXDEV));
@@ -173,14 +180,23 @@ fn requests_and_chains_that_no_kernel_makes_come_back_and_harm_nobody() {
     }
     // The question and the answer in the same place.
     guest.serve(FIRST, &[(REQUEST, len, NEXT, 1), (REQUEST, 4096, WRITE, 0)]);
-    // Operations there are not, and one that a mount has once.
+    // Operations there are not.
     for opcode in [0, 7, 53, 4096, u32::MAX] {
         assert!(guest.ask(FIRST, opcode, mount, &[0; 64]).is_err());
     }
-    let init = [words(&[7, 40, 1 << 17, u32::MAX, u32::MAX]), vec![0; 44]].concat();
-    assert!(guest.ask(FIRST, 26, 0, &init).is_err());
 
     assert!(guest.look_up(mount, b"file").is_ok(), "still there");
+
+    // A kernel that starts once more has a mount of its own, in which nothing of the one before is known.
+    let file = guest.look_up(mount, b"file").unwrap();
+    let handle = guest.open(file, 0).unwrap();
+    let init = [words(&[7, 40, 1 << 17, u32::MAX, u32::MAX]), vec![0; 44]].concat();
+    guest.ask(FIRST, 26, 0, &init).unwrap();
+    assert_eq!(guest.ask(FIRST, 3, file, &longs(&[0, 0])), Err(ESTALE));
+    assert_eq!(guest.ask(FIRST, 15, file, &read_args(handle, 0, 100)), Err(EBADF));
+    let again = guest.look_up(ROOT, b"0").and_then(|mount| guest.look_up(mount, b"file")).unwrap();
+    let handle = guest.open(again, 0).unwrap();
+    assert_eq!(guest.ask(FIRST, 15, again, &read_args(handle, 0, 100)).unwrap(), b"file");
     assert_eq!(fs::read_dir(house.path().join("private")).unwrap().count(), 1);
 }
 
