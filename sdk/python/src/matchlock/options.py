@@ -50,13 +50,13 @@ class MountConfig:
     owner_gid: int | None = None
     """`host_fs`: the group all files appear to belong to; in [0, 4294967295]."""
 
-    mask: list[str] = field(default_factory=list[str])
+    mask: list[str] = field(default_factory=list[str], kw_only=True)
     """Globs of names that the guest does not see: from the mount on with a slash in front, else anywhere in it."""
 
-    mask_readonly: list[str] = field(default_factory=list[str])
+    mask_readonly: list[str] = field(default_factory=list[str], kw_only=True)
     """Globs of names that the guest cannot change."""
 
-    protect: bool = False
+    protect: bool = field(default=False, kw_only=True)
     """The guest cannot change what programs of the host run or obey by themselves, such as hooks of git."""
 
     def __post_init__(self) -> None:
