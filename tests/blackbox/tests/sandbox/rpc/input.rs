@@ -178,9 +178,16 @@ fn sandboxes_that_cannot_be() {
             "network.allowed_hosts: not built yet",
         ),
         (
-            json!({"image": "a", "vfs": {"mounts": {"/a": {}}, "interception": {}}}),
-            VM,
-            "vfs.interception: not built yet",
+            json!({"image": "a", "vfs": {"interception": {}}}),
+            INVALID_PARAMS,
+            "invalid configuration: vfs.interception requires at least one vfs.mounts entry",
+        ),
+        (
+            json!({"image": "a", "vfs": {"mounts": {"/a": {}}, "interception": {"rules": [
+                {"action": "block", "ops": ["wriet"]},
+            ]}}}),
+            INVALID_PARAMS,
+            "invalid configuration: vfs.interception.rules[0]: unknown operation \"wriet\"",
         ),
         (
             json!({"image": "a", "vfs": {"mounts": {"/a": {"type": "tmpfs"}}}}),
