@@ -80,12 +80,22 @@ impl Guarded {
         if self.guard.masks.is_empty() { Seen::default() } else { self.guard.masks.look(path.below_root()) }
     }
 
-    /// Refuses a change of a file that is there.
+    /// Refuses a change of what is there, but of a file's contents.
     fn may_change(&self, path: &Path) -> Result<()> {
         match self.look(path).verdict {
             Verdict::Hidden => Err(Errno::ENOENT),
             Verdict::ReadOnly => Err(Errno::EROFS),
             Verdict::Open | Verdict::OnlyDirectory => Ok(()),
+        }
+    }
+
+    /// Refuses a change of a file's contents, also by a name that it would have besides. A name that is a directory's
+    /// alone has a file only if the host made it.
+    fn may_write(&self, path: &Path) -> Result<()> {
+        match self.look(path).verdict {
+            Verdict::Hidden => Err(Errno::ENOENT),
+            Verdict::ReadOnly | Verdict::OnlyDirectory => Err(Errno::EROFS),
+            Verdict::Open => Ok(()),
         }
     }
 
@@ -238,7 +248,7 @@ impl FileSystem for Guarded {
             How::SymbolicLink { .. } => (Op::Symlink, Some(Made::Link), 0),
             How::HardLink { node } => {
                 // The file could be changed by its other name.
-                self.may_change(&self.known.path(node)?)?;
+                self.may_write(&self.known.path(node)?)?;
                 (Op::Create, Some(Made::Link), 0)
             }
         };
@@ -287,7 +297,11 @@ impl FileSystem for Guarded {
             self.tell(context, Op::Stat, path, 0, 0);
             return done;
         };
-        self.may_change(&path)?;
+        if change.size.is_some() {
+            self.may_write(&path)?;
+        } else {
+            self.may_change(&path)?;
+        }
         changes(change).try_for_each(|op| self.allow(op, &path))?;
         let done = self.files.attributes(context, node, handle, Some(change));
         for op in changes(change).filter(|op| *op != Op::Other) {
@@ -302,7 +316,7 @@ impl FileSystem for Guarded {
         if let Opening::File { access, flags } = opening
             && (access != Access::Read || flags.contains(OpenFlags::TRUNCATE))
         {
-            self.may_change(&path)?;
+            self.may_write(&path)?;
         }
         openings(opening).iter().try_for_each(|op| self.allow(*op, &path))?;
         let done = self.files.open(context, node, opening);

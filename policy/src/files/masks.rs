@@ -111,7 +111,7 @@ pub enum Verdict {
     /// Everything.
     #[default]
     Open,
-    /// Everything, but the name is a directory's or nobody's.
+    /// Everything, but the name is a directory's or nobody's: a file that the host has there keeps its contents.
     OnlyDirectory,
     /// Nothing that changes it, or that is below.
     ReadOnly,

@@ -2,7 +2,7 @@
 //! and by nodes and handles that it had before.
 
 use ::rules::Guarded;
-use fuse::{Access, FileSystem, Gone, Handle, NodeId, OpenFlags, RenameHow, SetAttributes};
+use fuse::{Access, Errno, FileSystem, Gone, Handle, NodeId, OpenFlags, RenameHow, SetAttributes};
 
 use crate::guest::{Counted, ROOT, View, folder, masks};
 
@@ -27,10 +27,14 @@ const TARGETS: [&str; 6] = [".git", "../a", "a", ".", "../b/hooks", "../../.env"
 
 const HOST: &str = "host";
 const SECRET: &str = "secret";
+const GITDIR: &str = "gitdir: /host";
 
 /// The host's files, each of which no guest changes or reads.
 const PROTECTED: [&str; 3] = [".git/hooks/pre-commit", ".git/config", "a/.git/config"];
 const HIDDEN: [&str; 2] = [".env", "a/b/.env"];
+
+/// The host's file that says where another directory has the hooks. A guest may remove it, and no more.
+const GIT_FILE: &str = "b/.git";
 
 struct Guest {
     view: View<Guarded>,
@@ -72,7 +76,7 @@ fn host_files(host: &View<Counted>) {
         })
     };
     let files = PROTECTED.map(|path| (path, HOST)).into_iter().chain(HIDDEN.map(|path| (path, SECRET)));
-    for (path, contents) in files.chain([(".git/HEAD", "ref"), ("b/c", "text")]) {
+    for (path, contents) in files.chain([(".git/HEAD", "ref"), ("b/c", "text"), (GIT_FILE, GITDIR)]) {
         let parent = path.rsplit_once('/').map_or(ROOT, |(parent, _)| directory(parent));
         let name = path.rsplit('/').next().unwrap();
         host.write(parent, name, contents).unwrap();
@@ -170,7 +174,10 @@ fn look_at(host: &View<Counted>, directory: NodeId, path: &str, counts: &mut (us
         let is_directory = host.list(node, false).is_ok();
         let lower = name.to_ascii_lowercase();
         match lower.as_str() {
-            ".git" => assert!(is_directory, "{below} is no directory"),
+            ".git" => {
+                let is_the_hosts = || host.read(node).as_deref() == Ok(GITDIR);
+                assert!(is_directory || is_the_hosts(), "{below} is no directory, and not the host's file");
+            }
             ".env" => assert_eq!(host.read(node).as_deref(), Ok(SECRET), "{below}"),
             "hooks" if is_git => assert!(is_directory, "{below} is no directory"),
             "config" | "commondir" if is_git => assert_eq!(host.read(node).as_deref(), Ok(HOST), "{below}"),
@@ -183,6 +190,7 @@ fn look_at(host: &View<Counted>, directory: NodeId, path: &str, counts: &mut (us
         if is_directory {
             look_at(host, node, &below, counts);
         } else if let Ok(contents) = host.read(node) {
+            assert!(contents != GITDIR || lower == ".git", "{below} is the host's .git by another name");
             counts.0 += usize::from(contents == HOST);
             counts.1 += usize::from(contents == SECRET);
         }
@@ -192,12 +200,42 @@ fn look_at(host: &View<Counted>, directory: NodeId, path: &str, counts: &mut (us
 #[test]
 fn nothing_gets_around_a_mask() {
     // Moving `.git` away and back, with a hook made meanwhile; a link to another directory; an exchange.
-    let examples: [&[u8]; 4] = [
+    // Then a file `.git`: written, emptied by opening and by its size, and written by another name.
+    let examples: [&[u8]; 8] = [
         &[0, 0, 0, 10, 0, 0, 0, 8, 0, 0, 0, 8, 3, 1, 2, 7, 1, 4, 10, 0, 8, 0, 0, 0],
         &[3, 0, 8, 3, 1, 2, 7, 2, 4, 5, 0, 9, 0, 10, 0, 8, 0, 0, 2],
         &[0, 0, 8, 10, 0, 8, 0, 10, 0, 0, 1, 0, 7, 2, 3],
         &[7, 0, 8, 6, 1, 0, 1, 10, 0, 8, 0, 3, 0, 15, 0, 0, 9, 1, 0, 2],
+        &[0, 0, 9, 0, 1, 0, 9, 2, 0, 1],
+        &[0, 0, 9, 0, 1, 0, 25, 2, 0, 0],
+        &[0, 0, 9, 0, 1, 0, 30, 2, 0],
+        &[0, 0, 9, 0, 1, 0, 6, 0, 10, 2, 9, 2, 0, 1],
     ];
     let examples = examples.map(<[u8]>::to_vec);
     fuzzed::run("rules_evasions", 2000, &examples, &["\x0a\0\0\0", "\x03\0\0", "\0\0\0", "\x07"], script);
+}
+
+#[test]
+fn a_git_file_of_the_host_says_what_it_said() {
+    let (host, guest) = folder(masks(&[], &[], true));
+    host_files(&host);
+    let (b, file) = (guest.walk("b").unwrap(), guest.walk(GIT_FILE).unwrap());
+    let empty = OpenFlags::TRUNCATE;
+    for (access, flags) in
+        [(Access::Write, OpenFlags::empty()), (Access::ReadWrite, OpenFlags::empty()), (Access::Read, empty)]
+    {
+        assert_eq!(guest.open(file, access, flags), Err(Errno::EROFS));
+    }
+    let cut = SetAttributes { size: Some(0), ..SetAttributes::default() };
+    assert_eq!(guest.change(file, cut), Err(Errno::EROFS));
+    assert_eq!(guest.link(file, ROOT, "alias"), Err(Errno::EROFS));
+    assert_eq!(guest.create(b, ".git").err(), Some(Errno::EPERM));
+    assert_eq!(guest.read(file).as_deref(), Ok(GITDIR));
+    assert_eq!(host.read(host.walk(GIT_FILE).unwrap()).as_deref(), Ok(GITDIR));
+    // Without it, git of the host finds the repository around it, and there may be a directory.
+    let mode = SetAttributes { mode: Some(0o600), ..SetAttributes::default() };
+    assert_eq!(guest.change(file, mode), Ok(()));
+    assert_eq!(guest.unlink(b, ".git"), Ok(()));
+    assert_eq!(guest.create(b, ".git").err(), Some(Errno::EPERM));
+    assert!(guest.mkdir(b, ".git").is_ok());
 }
