@@ -182,6 +182,27 @@ impl Guarded {
         }
     }
 
+    /// Makes a file, or opens the one that is there if a rule does not block that.
+    fn create_or_open(
+        &self,
+        context: &Context<'_>,
+        parent: NodeId,
+        name: Name<'_>,
+        path: &Path,
+        creation: Creation,
+    ) -> Result<(Entry, Opened)> {
+        let Creation { access, flags, exclusive, .. } = creation;
+        let opening = openings(Opening::File { access, flags });
+        let refused = opening.iter().try_for_each(|op| self.allow(*op, path)).err();
+        // Only the provider knows, without a race, whether the file is there.
+        let creation = Creation { exclusive: exclusive || refused.is_some(), ..creation };
+        let done = self.files.create(context, parent, Some(name), creation);
+        done.map_err(|error| match refused {
+            Some(refused) if error == Errno::EEXIST && !exclusive => refused,
+            _ => error,
+        })
+    }
+
     fn rename(
         &self,
         context: &Context<'_>,
@@ -342,7 +363,7 @@ impl FileSystem for Guarded {
         if !self.known.has_room() {
             return Err(Errno::ENOSPC);
         }
-        let done = self.files.create(context, parent, Some(name), creation);
+        let done = self.create_or_open(context, parent, name, &path, creation);
         let done = done.and_then(|(entry, opened)| {
             self.learn(parent, name.as_bytes(), entry.node).inspect_err(|_| {
                 self.files.let_go(entry.node, Gone::File(opened.handle));

@@ -4,8 +4,8 @@ use std::ffi::CString;
 
 use ::rules::{Guard, Guarded};
 use fuse::{
-    Access, Allocation, Data, Errno, FileSystem, How, Name, OpenFlags, RenameHow, SetAttributes, SetTime,
-    Sync, Xattr,
+    Access, Allocation, Creation, Data, Errno, FileSystem, How, Name, OpenFlags, RenameHow, SetAttributes,
+    SetTime, Sync, Xattr,
 };
 
 use crate::guest::{ROOT, USER, View, blocks, events, folder, masks};
@@ -103,6 +103,30 @@ fn names_are_blocked_where_they_are_made() {
             host.write(ROOT, "y", "text").unwrap();
             assert_eq!(act(&guest, "new1").err(), if op == blocked { PERM } else { None }, "{op}, {blocked}");
         }
+    }
+}
+
+#[test]
+fn a_file_that_is_there_is_opened_by_making_it_only_where_it_may_be_opened() {
+    let cut = OpenFlags::TRUNCATE;
+    let exist = Some(Errno::EEXIST);
+    for (op, flags, exclusive, expected) in [
+        ("open", NONE, false, PERM),
+        ("open", cut, false, PERM),
+        ("open", cut, true, exist),
+        ("truncate", NONE, false, None),
+        ("truncate", cut, false, PERM),
+        ("truncate", cut, true, exist),
+        ("write", NONE, false, None),
+    ] {
+        let (host, guest) = folder(blocks(&[(&[op], "/w/?")]));
+        let there = host.write(ROOT, "x", "text").unwrap();
+        let creation = Creation { mode: 0o640, access: Access::ReadWrite, flags, exclusive };
+        let create = |name| guest.0.create(&USER, ROOT, Some(Name::new(name).unwrap()), creation).err();
+        assert_eq!(create(c"x"), expected, "{op} is blocked, {flags:?}, exclusive: {exclusive}");
+        assert_eq!(host.read(there).as_deref(), Ok("text"), "{op} is blocked, {flags:?}");
+        // A new file is made, neither opened nor cut.
+        assert_eq!(create(c"y"), None, "{op} is blocked, {flags:?}, exclusive: {exclusive}");
     }
 }
 
