@@ -21,7 +21,7 @@ const MASK_LEN: usize = 16;
 /// of git, editors, and what sets up environments. [`WantedMasks::protect`] makes them read-only.
 ///
 /// Files that somebody runs on purpose, such as a Makefile, are not in it.
-pub const PROTECTED: [&str; 35] = [
+pub const PROTECTED: [&str; 41] = [
     // git: commands of hooks, of aliases, filters, pagers and monitors; and where all these are looked for
     ".git/hooks",
     ".git/config",
@@ -31,27 +31,33 @@ pub const PROTECTED: [&str; 35] = [
     ".git/worktrees/*/commondir",
     ".git/worktrees/*/config.worktree",
     ".gitconfig",
-    // other version control
-    ".hg/hgrc",
+    // other version control: commands, and where these are looked for
+    ".hg/hgrc*",
+    ".hg/sharedpath",
+    ".hg/requires",
     ".jj/repo/config.toml",
     // commands for hooks of git, of programs that the host's user has installed
     ".husky",
     ".pre-commit-config.yaml",
-    "lefthook.yml",
-    ".lefthook.yml",
+    "lefthook.*",
+    "lefthook-local.*",
+    ".lefthook*",
     // environments of a folder
     ".envrc",
     ".direnv",
-    ".mise.toml",
-    "mise.toml",
+    ".mise",
+    ".mise*.toml",
+    "mise*.toml",
+    "mise/conf*",
     ".config/mise",
     ".autoenv.zsh",
-    // editors: tasks that begin with the folder, paths of programs, settings that are code
+    // editors and agents: tasks that begin with the folder, paths of programs, settings that are code
     ".vscode",
     "*.code-workspace",
     ".idea",
     ".cursor",
     ".zed",
+    ".claude/settings*.json",
     ".mcp.json",
     ".devcontainer",
     ".devcontainer.json",
@@ -310,6 +316,58 @@ mod tests {
         assert!(masks.look(b"services/a").is_on_the_way() && !masks.look(b"services/a/b").is_on_the_way());
         assert_eq!(masks.look(b"x/.git").verdict, Verdict::OnlyDirectory);
         assert_eq!(masks.look(b"x/.git/objects").verdict, Verdict::Open);
+    }
+
+    #[test]
+    fn all_names_by_which_a_program_finds_its_settings_are_protected() {
+        let masks = Masks::new(&WantedMasks { protect: true, ..WantedMasks::default() }).unwrap();
+        let verdict = |path: &str| masks.look(path.as_bytes()).verdict;
+        for path in [
+            "lefthook.yml",
+            "lefthook.yaml",
+            "lefthook.toml",
+            "lefthook.jsonc",
+            "lefthook-local.yml",
+            ".lefthook.json",
+            ".lefthook-local.toml",
+            ".lefthook/pre-commit/run",
+            ".lefthook-local/pre-commit/run",
+            ".config/lefthook.yaml",
+            ".config/lefthook-local.yml",
+            "mise.toml",
+            "mise.local.toml",
+            "mise.test.local.toml",
+            ".mise.toml",
+            ".mise.local.toml",
+            ".miserc.toml",
+            ".mise/config.toml",
+            "mise/config.toml",
+            "mise/config.local.toml",
+            "mise/conf.d/a.toml",
+            ".config/mise.toml",
+            ".config/mise/config.toml",
+            ".hg/hgrc",
+            ".hg/hgrc-not-shared",
+            ".hg/sharedpath",
+            ".hg/requires",
+            ".claude/settings.json",
+            ".claude/settings.local.json",
+        ] {
+            assert_eq!(verdict(path), Verdict::ReadOnly, "{path}");
+            assert_eq!(verdict(&format!("sub/{path}")), Verdict::ReadOnly, "sub/{path}");
+        }
+        for path in [
+            "lefthook/main.go",
+            "mise",
+            "mise/tasks/build",
+            "premise.toml",
+            ".hg/store/data",
+            ".hg/dirstate",
+            ".claude/agents/a.md",
+            "settings.json",
+        ] {
+            assert_eq!(verdict(path), Verdict::Open, "{path}");
+        }
     }
 
     #[test]
