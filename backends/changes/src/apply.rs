@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! everything new is made in a directory beside it all, .matchlock-N
-//! what is removed, replaced or renamed is moved there, from the deepest path up
+//! what is removed, replaced or renamed is moved there, from the deepest path up, and looked at again
 //! what is new or renamed is moved to its path, from the top down
-//! what was removed or replaced is deleted
+//! what was removed or replaced is looked at once more, and deleted
 //! ```
 //!
 //! So a disk that is full ends it before anything has changed, every further step is a rename or as small as one, and what
@@ -13,8 +13,8 @@
 use std::collections::BTreeMap;
 
 use crate::host::finish;
-use crate::judge::judge;
-use crate::{Change, Error, Host, Kept, Kind, Place, Result, What};
+use crate::judge::{has_same_contents, is_same_file, judge};
+use crate::{Base, Change, Conflict, Error, Host, Kept, Kind, Place, Result, What};
 
 /// Takes changes over, and returns how many; `tell` hears how many steps of how many are done.
 ///
@@ -59,6 +59,10 @@ fn is_made(change: &Change) -> bool {
     !change.now.as_ref().is_some_and(|there| there.what == What::Special && change.kind != Kind::Renamed)
 }
 
+fn changed(place: &Place) -> Error {
+    Error::Conflict { place: place.clone(), conflict: Conflict::Changed, others: 0 }
+}
+
 /// Makes the directory beside it all.
 fn stage(host: &Host) -> Result<Place> {
     for number in 0..64u8 {
@@ -81,14 +85,21 @@ enum Undo {
     SetMode(Place, u32),
 }
 
+/// A file in the directory beside it all that nobody wants.
+struct Removed {
+    at: Place,
+    /// The path that it had.
+    place: Place,
+    was: Base,
+}
+
 struct Work<'a> {
     host: &'a Host,
     kept: &'a Kept,
     staging: Place,
     number: u64,
     undo: Vec<Undo>,
-    /// Files in the directory beside it all that nobody wants.
-    removed: Vec<Place>,
+    removed: Vec<Removed>,
 }
 
 impl Work<'_> {
@@ -98,8 +109,8 @@ impl Work<'_> {
         takes.sort_by(|one, other| other.taken().cmp(&one.taken()));
         let mut moved = BTreeMap::new();
         for change in takes {
-            if let Some(at) = self.take(change)? {
-                moved.insert(change.place.clone(), at);
+            if let Some(taken) = self.take(change)? {
+                moved.insert(change.place.clone(), taken);
             }
         }
         let (links, others): (Vec<_>, Vec<_>) =
@@ -109,7 +120,16 @@ impl Work<'_> {
             tell();
         }
         self.removed.extend(moved.into_values());
-        Ok(())
+        // A program of the host's that has one of them open may have written since.
+        self.removed.iter().try_for_each(|removed| self.check(&removed.at, &removed.place, &removed.was))
+    }
+
+    /// Looks at a file that was moved beside it all from `place`: the judgement is older, and the host may have changed the
+    /// file since.
+    fn check(&self, at: &Place, place: &Place, was: &Base) -> Result<()> {
+        let found = self.host.look(at)?;
+        let is_same = found.is_some_and(|found| has_same_contents(&found.base, was));
+        if is_same { Ok(()) } else { Err(changed(place)) }
     }
 
     /// A path in the directory beside it all.
@@ -162,10 +182,11 @@ impl Work<'_> {
         Ok(made)
     }
 
-    /// Takes what a change begins with from its path; returns where it is if it is not gone.
-    fn take(&mut self, change: &Change) -> Result<Option<Place>> {
+    /// Takes what a change begins with from its path; returns it if it may be wanted elsewhere.
+    fn take(&mut self, change: &Change) -> Result<Option<Removed>> {
         let (Some(place), Some(was)) = (change.taken(), change.was) else { return Ok(None) };
         if was.is_directory() && change.kind != Kind::Renamed {
+            self.check(place, place, &was)?;
             self.host.remove(place, true)?;
             self.undo.push(Undo::Make(place.clone(), was.mode));
             return Ok(None);
@@ -173,10 +194,12 @@ impl Work<'_> {
         let at = self.beside()?;
         self.host.rename(place, &at)?;
         self.undo.push(Undo::Move(at.clone(), place.clone()));
+        self.check(&at, place, &was)?;
+        let taken = Removed { at, place: place.clone(), was };
         if change.kind == Kind::Renamed {
-            return Ok(Some(at));
+            return Ok(Some(taken));
         }
-        self.removed.push(at);
+        self.removed.push(taken);
         Ok(None)
     }
 
@@ -185,7 +208,7 @@ impl Work<'_> {
         &mut self,
         change: &Change,
         made: &mut BTreeMap<Place, Made>,
-        moved: &mut BTreeMap<Place, Place>,
+        moved: &mut BTreeMap<Place, Removed>,
     ) -> Result<()> {
         let (place, Some(there)) = (&change.place, &change.now) else { return Ok(()) };
         let at = match made.remove(place) {
@@ -199,8 +222,12 @@ impl Work<'_> {
                 self.undo.push(Undo::Remove(place.clone(), false));
                 return Ok(());
             }
-            Some(Made::At(at)) => Some(at),
-            None if change.kind == Kind::Renamed => moved.remove(place),
+            Some(Made::At(at)) => {
+                self.host.rename(&at, place)?;
+                self.undo.push(Undo::Move(place.clone(), at));
+                return Ok(());
+            }
+            None if change.kind == Kind::Renamed => moved.remove(place).map(|taken| taken.at),
             None => None,
         };
         if let Some(at) = at {
@@ -212,7 +239,10 @@ impl Work<'_> {
         };
         let is_settable = matches!(there.what, What::Directory | What::File(_));
         if is_settable && matches!(change.kind, Kind::Attributes | Kind::Renamed) {
-            self.host.set_mode(place, there.mode)?;
+            let is_this = |found: &Base| is_same_file(found, &was);
+            if !self.host.set_mode(place, there.mode, is_this)? {
+                return Err(changed(place));
+            }
             self.undo.push(Undo::SetMode(place.clone(), was.mode));
         }
         Ok(())
@@ -225,7 +255,7 @@ impl Work<'_> {
                 Undo::Move(from, to) => self.host.rename(&from, &to),
                 Undo::Remove(place, is_directory) => self.host.remove(&place, is_directory),
                 Undo::Make(place, mode) => self.host.make_directory(&place, mode),
-                Undo::SetMode(place, mode) => self.host.set_mode(&place, mode),
+                Undo::SetMode(place, mode) => self.host.set_mode(&place, mode, |_| true).map(drop),
             }?;
         }
         self.host.remove(&self.staging, true)
@@ -233,7 +263,7 @@ impl Work<'_> {
 
     /// Deletes what nobody wants.
     fn clear(&self) -> Result<()> {
-        self.removed.iter().try_for_each(|place| self.host.remove(place, false))?;
+        self.removed.iter().try_for_each(|removed| self.host.remove(&removed.at, false))?;
         self.host.remove(&self.staging, true)
     }
 }

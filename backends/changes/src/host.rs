@@ -157,12 +157,20 @@ impl Host {
         gone.map_err(Error::at(place))
     }
 
-    /// Changes the permissions of a file or a directory.
-    pub(crate) fn set_mode(&self, place: &Place, mode: u32) -> Result<()> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    /// Changes the permissions of a file or a directory if it is this one, and returns whether it is.
+    pub(crate) fn set_mode(
+        &self,
+        place: &Place,
+        mode: u32,
+        is_this: impl FnOnce(&Base) -> bool,
+    ) -> Result<bool> {
         let done = self.parent(place).and_then(|parent| {
-            let file = rustix::fs::openat(parent, place.name(), flags, Mode::empty())?;
-            rustix::fs::fchmod(file, permissions(mode))
+            let file = crate::sys::pin(parent.as_fd(), place.name())?;
+            let found = crate::sys::facts(file.as_fd(), b"")?;
+            if !is_this(&found.base) {
+                return Ok(false);
+            }
+            crate::sys::set_mode(file.as_fd(), permissions(mode)).map(|()| true)
         });
         done.map_err(Error::at(place))
     }

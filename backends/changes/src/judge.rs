@@ -178,8 +178,15 @@ impl Court<'_> {
 
 /// Whether a file is the one that the guest saw.
 fn is_unchanged(now: &Base, was: &Base) -> bool {
-    if now.kind() != was.kind() || now.ino != was.ino {
-        return false;
-    }
-    now.is_directory() || (now.size, now.mtime, now.ctime) == (was.size, was.mtime, was.ctime)
+    has_same_contents(now, was) && (now.is_directory() || now.ctime == was.ctime)
+}
+
+/// Whether a file is the one that the guest saw, with the same contents; it may have another path or mode.
+pub(crate) fn has_same_contents(now: &Base, was: &Base) -> bool {
+    is_same_file(now, was) && (now.is_directory() || (now.size, now.mtime) == (was.size, was.mtime))
+}
+
+/// Whether a file is the one that the guest saw, whatever is in it.
+pub(crate) fn is_same_file(now: &Base, was: &Base) -> bool {
+    now.kind() == was.kind() && now.ino == was.ino
 }

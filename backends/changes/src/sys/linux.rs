@@ -1,9 +1,9 @@
 //! Files on Linux.
 
 use std::fs::File;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, chmodat, openat, statx};
 
 use crate::host::Facts;
 use crate::{Base, Time};
@@ -26,4 +26,15 @@ pub(crate) fn facts(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Resul
 /// Has an empty file share the blocks of another one, if the file system can.
 pub(crate) fn clone(from: &File, to: &File) -> bool {
     rustix::fs::ioctl_ficlone(to, from).is_ok()
+}
+
+/// Takes hold of the file of a name in a directory, whatever it is and whoever may read it.
+pub(crate) fn pin(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    openat(directory, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Sets the mode of a file that is [held](pin).
+pub(crate) fn set_mode(file: BorrowedFd<'_>, mode: Mode) -> rustix::io::Result<()> {
+    // `fchmod` wants a file that is open, and `fchmodat2` a kernel of 2023.
+    chmodat(CWD, format!("/proc/self/fd/{}", file.as_raw_fd()), mode, AtFlags::empty())
 }

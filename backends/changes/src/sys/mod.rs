@@ -6,6 +6,6 @@ mod linux;
 mod other;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{clone, facts};
+pub(crate) use linux::{clone, facts, pin, set_mode};
 #[cfg(not(target_os = "linux"))]
-pub(crate) use other::{clone, facts};
+pub(crate) use other::{clone, facts, pin, set_mode};

@@ -1,9 +1,9 @@
 //! Files on other systems.
 
 use std::fs::File;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Stat};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
 use crate::host::Facts;
 use crate::{Base, Time};
@@ -32,4 +32,15 @@ pub(crate) fn facts(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Resul
 /// No file shares blocks with another one.
 pub(crate) fn clone(_: &File, _: &File) -> bool {
     false
+}
+
+/// Takes hold of the file of a name in a directory, if it may be read.
+pub(crate) fn pin(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, name, flags, Mode::empty())
+}
+
+/// Sets the mode of a file that is [held](pin).
+pub(crate) fn set_mode(file: BorrowedFd<'_>, mode: Mode) -> rustix::io::Result<()> {
+    rustix::fs::fchmod(file, mode)
 }

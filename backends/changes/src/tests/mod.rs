@@ -1,5 +1,7 @@
 //! Tests of lists, of what they mean, and of taking over, on real directories.
 
+mod meanwhile;
+
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

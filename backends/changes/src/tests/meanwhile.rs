@@ -1,0 +1,113 @@
+//! Tests of what happens between the judgement and the end.
+
+use std::io::Write;
+
+use super::*;
+
+impl Scene {
+    /// Takes the changes over; at one step of the way the host does something.
+    fn apply_while(&self, step: usize, host_does: impl FnOnce(&Self)) -> crate::Result<usize> {
+        let (mut told, mut host_does) = (0, Some(host_does));
+        apply(self.changes(), &self.host(), &self.kept(), &mut |_, _| {
+            told += 1;
+            if told == step
+                && let Some(host_does) = host_does.take()
+            {
+                host_does(self);
+            }
+        })
+    }
+}
+
+#[track_caller]
+fn assert_changed(done: &crate::Result<usize>, path: &str) {
+    let is_so =
+        |place: &Place, conflict: &Conflict| *place == super::place(path) && *conflict == Conflict::Changed;
+    assert!(
+        matches!(done, Err(Error::Conflict { place, conflict, .. }) if is_so(place, conflict)),
+        "{done:?}"
+    );
+}
+
+#[test]
+fn what_the_host_changes_after_the_judgement_stays() {
+    let acts: [fn(&Scene); 3] = [
+        |scene| fs::write(scene.path("two"), "the host's").unwrap(),
+        |scene| {
+            let file = File::options().write(true).open(scene.path("two")).unwrap();
+            (&file).write_all(b"h").unwrap();
+            file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        },
+        |scene| {
+            fs::write(scene.path("two.new"), "t").unwrap();
+            fs::rename(scene.path("two.new"), scene.path("two")).unwrap();
+        },
+    ];
+    let guests: [fn(&mut Scene); 4] = [
+        |scene| {
+            scene.there("two", Some("two"), inline(b"guest"));
+        },
+        |scene| {
+            scene.gone("two");
+        },
+        |scene| {
+            scene.gone("two").there("moved", Some("two"), BELOW);
+        },
+        |scene| {
+            scene.gone("two").there("moved", Some("two"), inline(b"guest"));
+        },
+    ];
+    for (host_does, guest_does) in acts.iter().flat_map(|act| guests.map(|guest| (act, guest))) {
+        let mut scene = Scene::new();
+        guest_does(scene.there("new", None, inline(b"guest")));
+        let mut expected = Vec::new();
+        let done = scene.apply_while(1, |scene| {
+            host_does(scene);
+            expected = fs::read(scene.path("two")).unwrap();
+        });
+        assert_changed(&done, "two");
+        assert_eq!(fs::read(scene.path("two")).unwrap(), expected);
+        assert_eq!(names(scene.host.path()), ["directory", "two"]);
+    }
+}
+
+#[test]
+fn what_the_host_writes_into_a_file_that_it_has_open_stays() {
+    let mut scene = Scene::new();
+    scene.gone("two").there("new", None, inline(b"guest"));
+    let mut open = File::options().append(true).open(scene.path("two")).unwrap();
+    let done = scene.apply_while(3, |scene| {
+        assert!(!scene.path("two").exists(), "it is taken away by then");
+        open.write_all(b" and more").unwrap();
+    });
+    assert_changed(&done, "two");
+    assert_eq!(fs::read(scene.path("two")).unwrap(), b"2 and more");
+    assert_eq!(names(scene.host.path()), ["directory", "two"]);
+}
+
+#[test]
+fn no_other_file_gets_the_permissions() {
+    let mut scene = Scene::new();
+    scene.there("two", Some("two"), BELOW);
+    let done = scene.apply_while(1, |scene| {
+        fs::write(scene.path("other"), "the host's").unwrap();
+        fs::set_permissions(scene.path("other"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::rename(scene.path("other"), scene.path("two")).unwrap();
+    });
+    assert_changed(&done, "two");
+    assert_eq!(scene.base("two").mode & 0o7777, 0o600);
+}
+
+#[test]
+fn no_other_directory_is_removed() {
+    let mut scene = Scene::new();
+    scene.gone("directory").gone("directory/one");
+    let done = scene.apply_while(1, |scene| {
+        fs::create_dir(scene.path("other")).unwrap();
+        fs::rename(scene.path("directory/one"), scene.path("other/one")).unwrap();
+        fs::remove_dir(scene.path("directory")).unwrap();
+        fs::rename(scene.path("other"), scene.path("directory")).unwrap();
+    });
+    assert_changed(&done, "directory");
+    assert_eq!(names(&scene.path("directory")), ["one"]);
+}
