@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use crate::host::finish;
 use crate::judge::{has_same_contents, is_same_file, judge};
-use crate::{Base, Change, Conflict, Error, Host, Kept, Kind, Place, Result, What};
+use crate::{Base, Change, Conflict, Error, Host, Kept, Kind, NotUndone, Place, Result, What};
 
 /// Takes changes over, and returns how many; `tell` hears how many steps of how many are done.
 ///
@@ -44,12 +44,8 @@ pub fn apply(
         tell(told, total);
     });
     if let Err(why) = done {
-        return Err(match work.undo() {
-            Ok(()) => why,
-            Err(undoing) => {
-                Error::Stuck { why: Box::new(why), undoing: Box::new(undoing), kept: work.staging }
-            }
-        });
+        let left = work.undo();
+        return Err(if left.is_empty() { why } else { Error::Stuck { why: Box::new(why), left } });
     }
     work.clear()?;
     Ok(changes.len())
@@ -82,7 +78,8 @@ enum Undo {
     Remove(Place, bool),
     /// Makes a directory with a mode.
     Make(Place, u32),
-    SetMode(Place, u32),
+    /// Gives the file that was there its mode.
+    SetMode(Place, Base),
 }
 
 /// A file in the directory beside it all that nobody wants.
@@ -243,22 +240,45 @@ impl Work<'_> {
             if !self.host.set_mode(place, there.mode, is_this)? {
                 return Err(changed(place));
             }
-            self.undo.push(Undo::SetMode(place.clone(), was.mode));
+            self.undo.push(Undo::SetMode(place.clone(), was));
         }
         Ok(())
     }
 
-    /// Undoes everything, the last step first.
-    fn undo(&mut self) -> Result<()> {
+    /// Undoes everything, the last step first, and returns what cannot be undone.
+    fn undo(&mut self) -> Vec<NotUndone> {
+        let mut left = Vec::new();
         while let Some(step) = self.undo.pop() {
-            match step {
-                Undo::Move(from, to) => self.host.rename(&from, &to),
-                Undo::Remove(place, is_directory) => self.host.remove(&place, is_directory),
-                Undo::Make(place, mode) => self.host.make_directory(&place, mode),
-                Undo::SetMode(place, mode) => self.host.set_mode(&place, mode, |_| true).map(drop),
-            }?;
+            left.extend(self.undo_one(step));
         }
-        self.host.remove(&self.staging, true)
+        if left.is_empty()
+            && let Err(why) = self.host.remove(&self.staging, true)
+        {
+            left.push(NotUndone::Left { place: self.staging.clone(), why: Box::new(why) });
+        }
+        left
+    }
+
+    fn undo_one(&self, step: Undo) -> Option<NotUndone> {
+        match step {
+            Undo::Move(at, place) => {
+                let why = Box::new(self.host.rename(&at, &place).err()?);
+                Some(NotUndone::Moved { place, at, why })
+            }
+            Undo::Remove(place, is_directory) => {
+                let why = self.host.remove(&place, is_directory).err().filter(|why| !why.is_not_found())?;
+                Some(NotUndone::Left { place, why: Box::new(why) })
+            }
+            Undo::Make(place, mode) => {
+                let why = Box::new(self.host.make_directory(&place, mode).err()?);
+                Some(NotUndone::Gone { place, why })
+            }
+            Undo::SetMode(place, was) => {
+                // Another file there is the host's, and has the mode that the host gave it.
+                let done = self.host.set_mode(&place, was.mode, |found| is_same_file(found, &was));
+                Some(NotUndone::Mode { place, why: Box::new(done.err()?) })
+            }
+        }
     }
 
     /// Deletes what nobody wants.

@@ -111,3 +111,24 @@ fn no_other_directory_is_removed() {
     assert_changed(&done, "directory");
     assert_eq!(names(&scene.path("directory")), ["one"]);
 }
+
+#[test]
+fn a_step_that_cannot_be_undone_keeps_no_other_from_it() {
+    let mut scene = Scene::new();
+    scene.there("new", None, inline(b"guest")).gone("two").gone("directory/one");
+    // What is new has been made, and all has been taken away, when the first path gets its file.
+    let done = scene.apply_while(4, |scene| {
+        assert_eq!(names(&scene.path("directory")), [""; 0]);
+        fs::write(scene.path("directory/one"), "the host's").unwrap();
+        fs::write(scene.path("new"), "the host's").unwrap();
+    });
+    let exists = std::io::Error::from(rustix::io::Errno::EXIST);
+    let expected = format!(
+        "new: {exists}; not all could be undone: directory/one is in .matchlock-0/3 (directory/one: {exists})"
+    );
+    assert_eq!(done.unwrap_err().to_string(), expected);
+    assert_eq!(names(&scene.path(".matchlock-0")), ["3"], "the file that nobody took over is gone");
+    let read = |path: &str| fs::read_to_string(scene.path(path)).unwrap();
+    assert_eq!((read("two"), read(".matchlock-0/3")), ("2".into(), "1".into()));
+    assert_eq!((read("new"), read("directory/one")), ("the host's".into(), "the host's".into()));
+}
