@@ -4,6 +4,7 @@
 //! everything new is made in a directory beside it all, .matchlock-N
 //! what is removed, replaced or renamed is moved there, from the deepest path up, and looked at again
 //! what is new or renamed is moved to its path, from the top down
+//! the file system writes it all to its disk
 //! what was removed or replaced is looked at once more, and deleted
 //! ```
 //!
@@ -33,7 +34,8 @@ pub fn apply(
     }
     let changes: Vec<Change> = judged.into_iter().filter(is_made).collect();
     if changes.is_empty() {
-        return Ok(0);
+        // The sandbox's own copy is deleted next, and an earlier `apply` may have been ended before it came so far.
+        return host.sync().map(|()| 0);
     }
     let total = changes.len().saturating_mul(2);
     let mut work =
@@ -117,6 +119,8 @@ impl Work<'_> {
             tell();
         }
         self.removed.extend(moved.into_values());
+        // What was removed or replaced, and the sandbox's own copy of what is new, are deleted next.
+        self.host.sync()?;
         // A program of the host's that has one of them open may have written since.
         self.removed.iter().try_for_each(|removed| self.check(&removed.at, &removed.place, &removed.was))
     }

@@ -174,6 +174,14 @@ impl Host {
         });
         done.map_err(Error::at(place))
     }
+
+    /// Returns when all that the directory's file system was given is on its disk.
+    pub(crate) fn sync(&self) -> Result<()> {
+        let synced = crate::sys::sync(self.root.as_fd());
+        #[cfg(test)]
+        let synced = synced.and_then(|()| crate::tests::at_sync());
+        synced.map_err(Error::at("."))
+    }
 }
 
 /// Finishes a file that was made: its permissions, and when its contents were changed.

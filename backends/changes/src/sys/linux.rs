@@ -38,3 +38,8 @@ pub(crate) fn set_mode(file: BorrowedFd<'_>, mode: Mode) -> rustix::io::Result<(
     // `fchmod` wants a file that is open, and `fchmodat2` a kernel of 2023.
     chmodat(CWD, format!("/proc/self/fd/{}", file.as_raw_fd()), mode, AtFlags::empty())
 }
+
+/// Writes the file system of a file to its disk.
+pub(crate) fn sync(file: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    rustix::fs::syncfs(file)
+}

@@ -6,6 +6,6 @@ mod linux;
 mod other;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{clone, facts, pin, set_mode};
+pub(crate) use linux::{clone, facts, pin, set_mode, sync};
 #[cfg(not(target_os = "linux"))]
-pub(crate) use other::{clone, facts, pin, set_mode};
+pub(crate) use other::{clone, facts, pin, set_mode, sync};

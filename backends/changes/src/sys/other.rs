@@ -44,3 +44,9 @@ pub(crate) fn pin(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<
 pub(crate) fn set_mode(file: BorrowedFd<'_>, mode: Mode) -> rustix::io::Result<()> {
     rustix::fs::fchmod(file, mode)
 }
+
+/// Writes every file system to its disk: there is no request for one.
+pub(crate) fn sync(_: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    rustix::fs::sync();
+    Ok(())
+}

@@ -132,3 +132,44 @@ fn a_step_that_cannot_be_undone_keeps_no_other_from_it() {
     assert_eq!((read("two"), read(".matchlock-0/3")), ("2".into(), "1".into()));
     assert_eq!((read("new"), read("directory/one")), ("the host's".into(), "the host's".into()));
 }
+
+#[test]
+fn all_is_on_the_disk_before_another_copy_goes() {
+    for outcome in [Ok(()), Err(rustix::io::Errno::IO)] {
+        let mut scene = Scene::new();
+        scene.there("new", None, inline(b"guest")).there("two", Some("two"), inline(b"guest"));
+        let (new, old) = (["new", "two"].map(|path| scene.path(path)), scene.path(".matchlock-0/3"));
+        AT_SYNC.set(Some(Box::new(move || {
+            assert!(new.iter().all(|new| fs::read(new).unwrap() == b"guest"));
+            assert_eq!(fs::read(old).unwrap(), b"2");
+            outcome
+        })));
+        let done = scene.apply();
+        assert!(AT_SYNC.take().is_none(), "it was written to the disk");
+        match outcome {
+            Ok(()) => {
+                assert_eq!(done.unwrap(), 2);
+                AT_SYNC.set(Some(Box::new(|| Err(rustix::io::Errno::IO))));
+                scene.apply().expect_err("what has been taken over already is written, too");
+            }
+            Err(errno) => {
+                assert_eq!(done.unwrap_err().to_string(), format!(".: {}", std::io::Error::from(errno)));
+                assert_eq!(names(scene.host.path()), ["directory", "two"]);
+                assert_eq!(fs::read(scene.path("two")).unwrap(), b"2");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_the_host_writes_last_stays() {
+    let mut scene = Scene::new();
+    scene.gone("two");
+    let mut open = File::options().append(true).open(scene.path("two")).unwrap();
+    AT_SYNC.set(Some(Box::new(move || {
+        open.write_all(b" and more").unwrap();
+        Ok(())
+    })));
+    assert_changed(&scene.apply(), "two");
+    assert_eq!(fs::read(scene.path("two")).unwrap(), b"2 and more");
+}

@@ -2,6 +2,7 @@
 
 mod meanwhile;
 
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -11,6 +12,17 @@ use crate::{
     Base, Change, Conflict, Contents, Error, Gone, Host, Kept, Kind, List, Place, Record, Stored, There,
     Time, What, apply, changes, judge, kind,
 };
+
+type AtSync = Box<dyn FnOnce() -> rustix::io::Result<()>>;
+
+thread_local! {
+    /// What happens when the thread next writes a file system to its disk.
+    static AT_SYNC: RefCell<Option<AtSync>> = const { RefCell::new(None) };
+}
+
+pub(crate) fn at_sync() -> rustix::io::Result<()> {
+    AT_SYNC.take().map_or(Ok(()), |happens| happens())
+}
 
 /// A directory, and what is kept of an overlay of it.
 struct Scene {
