@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! everything new is made in a directory beside it all, .matchlock-N
+//! directories that get other permissions, or move, are opened for their owner
 //! what is removed, replaced or renamed is moved there, from the deepest path up, and looked at again
 //! what is new or renamed is moved to its path, from the top down
+//! files get their permissions, from the deepest path up
 //! the file system writes it all to its disk
 //! what was removed or replaced is looked at once more, and deleted
 //! ```
@@ -14,7 +16,7 @@
 use std::collections::BTreeMap;
 
 use crate::host::finish;
-use crate::judge::{has_same_contents, is_same_file, judge};
+use crate::judge::{has_same_contents, judge};
 use crate::{Base, Change, Conflict, Error, Host, Kept, Kind, NotUndone, Place, Result, What};
 
 /// Takes changes over, and returns how many; `tell` hears how many steps of how many are done.
@@ -38,8 +40,9 @@ pub fn apply(
         return host.sync().map(|()| 0);
     }
     let total = changes.len().saturating_mul(2);
-    let mut work =
-        Work { host, kept, staging: stage(host)?, number: 0, undo: Vec::new(), removed: Vec::new() };
+    let staging = stage(host)?;
+    let (undo, removed, modes) = (Vec::new(), Vec::new(), Vec::new());
+    let mut work = Work { host, kept, staging, number: 0, undo, removed, modes };
     let mut told = 0;
     let done = work.all(&changes, &mut || {
         told += 1;
@@ -66,7 +69,7 @@ fn stage(host: &Host) -> Result<Place> {
     for number in 0..64u8 {
         let Some(place) = Place::new(format!(".matchlock-{number}").as_bytes()) else { continue };
         if host.look(&place)?.is_none() {
-            return host.make_directory(&place, 0o700).map(|()| place);
+            return host.make_directory(&place).map(|_| place);
         }
     }
     Err(Error::at(&".matchlock-*")(std::io::Error::from(std::io::ErrorKind::AlreadyExists)))
@@ -81,7 +84,17 @@ enum Undo {
     /// Makes a directory with a mode.
     Make(Place, u32),
     /// Gives the file that was there its mode.
-    SetMode(Place, Base),
+    SetMode(Mode),
+}
+
+/// The permissions of a directory that its owner needs to work in it.
+const OWNER: u32 = 0o700;
+
+/// A mode that a file gets if it still is the one at its path.
+struct Mode {
+    place: Place,
+    file: Base,
+    mode: u32,
 }
 
 /// A file in the directory beside it all that nobody wants.
@@ -99,11 +112,14 @@ struct Work<'a> {
     number: u64,
     undo: Vec<Undo>,
     removed: Vec<Removed>,
+    /// Set last: a directory may be one that nobody may write to then.
+    modes: Vec<Mode>,
 }
 
 impl Work<'_> {
     fn all(&mut self, changes: &[Change], tell: &mut dyn FnMut()) -> Result<()> {
         let mut made = self.make(changes, tell)?;
+        self.open(changes)?;
         let mut takes: Vec<&Change> = changes.iter().filter(|change| change.taken().is_some()).collect();
         takes.sort_by(|one, other| other.taken().cmp(&one.taken()));
         let mut moved = BTreeMap::new();
@@ -119,6 +135,7 @@ impl Work<'_> {
             tell();
         }
         self.removed.extend(moved.into_values());
+        self.set_modes()?;
         // What was removed or replaced, and the sandbox's own copy of what is new, are deleted next.
         self.host.sync()?;
         // A program of the host's that has one of them open may have written since.
@@ -214,8 +231,9 @@ impl Work<'_> {
         let (place, Some(there)) = (&change.place, &change.now) else { return Ok(()) };
         let at = match made.remove(place) {
             Some(Made::Directory) => {
-                self.host.make_directory(place, there.mode)?;
+                let file = self.host.make_directory(place)?;
                 self.undo.push(Undo::Remove(place.clone(), true));
+                self.modes.push(Mode { place: place.clone(), file, mode: there.mode });
                 return Ok(());
             }
             Some(Made::Link(first)) => {
@@ -235,18 +253,46 @@ impl Work<'_> {
             self.host.rename(&at, place)?;
             self.undo.push(Undo::Move(place.clone(), at));
         }
-        let Some(was) = change.was.filter(|was| was.mode & 0o777 != there.mode & 0o777) else {
-            return Ok(());
+        Ok(())
+    }
+
+    /// Notes the modes of files that stay, and opens their directories for the owner: what is in one may be moved, and a
+    /// directory that moves is written to.
+    fn open(&mut self, changes: &[Change]) -> Result<()> {
+        let is_settable = |change: &&Change| match change.now.as_ref().map(|there| &there.what) {
+            Some(What::Directory | What::File(_)) if change.kind == Kind::Renamed => !change.has_contents(),
+            Some(What::Directory | What::File(_)) => change.kind == Kind::Attributes,
+            _ => false,
         };
-        let is_settable = matches!(there.what, What::Directory | What::File(_));
-        if is_settable && matches!(change.kind, Kind::Attributes | Kind::Renamed) {
-            let is_this = |found: &Base| is_same_file(found, &was);
-            if !self.host.set_mode(place, there.mode, is_this)? {
-                return Err(changed(place));
+        let mut settable: Vec<&Change> = changes.iter().filter(is_settable).collect();
+        settable.sort_by(|one, other| one.origin.cmp(&other.origin));
+        for change in settable {
+            let (Some(origin), Some(file), Some(there)) = (&change.origin, change.was, &change.now) else {
+                continue;
+            };
+            let mut mode = Some(there.mode).filter(|mode| mode & 0o777 != file.mode & 0o777);
+            if file.is_directory() {
+                let before = self.set_mode(origin, &file, |mode| mode | OWNER)?;
+                mode = mode.or(Some(before).filter(|before| before & OWNER != OWNER));
             }
-            self.undo.push(Undo::SetMode(place.clone(), was));
+            if let Some(mode) = mode {
+                self.modes.push(Mode { place: change.place.clone(), file, mode });
+            }
         }
         Ok(())
+    }
+
+    fn set_modes(&mut self) -> Result<()> {
+        let mut modes = std::mem::take(&mut self.modes);
+        modes.sort_by(|one, other| other.place.cmp(&one.place));
+        modes.iter().try_for_each(|to| self.set_mode(&to.place, &to.file, |_| to.mode).map(drop))
+    }
+
+    /// Sets the mode of a file that is to be this one, and returns the one before.
+    fn set_mode(&mut self, place: &Place, file: &Base, mode: impl FnOnce(u32) -> u32) -> Result<u32> {
+        let before = self.host.set_mode(place, file, mode)?.ok_or_else(|| changed(place))?;
+        self.undo.push(Undo::SetMode(Mode { place: place.clone(), file: *file, mode: before }));
+        Ok(before)
     }
 
     /// Undoes everything, the last step first, and returns what cannot be undone.
@@ -274,13 +320,14 @@ impl Work<'_> {
                 Some(NotUndone::Left { place, why: Box::new(why) })
             }
             Undo::Make(place, mode) => {
-                let why = Box::new(self.host.make_directory(&place, mode).err()?);
-                Some(NotUndone::Gone { place, why })
+                let made = self.host.make_directory(&place);
+                let why = made.and_then(|file| self.host.set_mode(&place, &file, |_| mode)).err()?;
+                Some(NotUndone::Gone { place, why: Box::new(why) })
             }
-            Undo::SetMode(place, was) => {
+            Undo::SetMode(Mode { place, file, mode }) => {
                 // Another file there is the host's, and has the mode that the host gave it.
-                let done = self.host.set_mode(&place, was.mode, |found| is_same_file(found, &was));
-                Some(NotUndone::Mode { place, why: Box::new(done.err()?) })
+                let why = self.host.set_mode(&place, &file, |_| mode).err()?;
+                Some(NotUndone::Mode { place, why: Box::new(why) })
             }
         }
     }

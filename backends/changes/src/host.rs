@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
+use crate::judge::is_same_file;
 use crate::{Base, Error, Place, Result, Time};
 
 /// A directory.
@@ -115,13 +116,13 @@ impl Host {
         made.map(File::from).map_err(Error::at(place))
     }
 
-    pub(crate) fn make_directory(&self, place: &Place, mode: u32) -> Result<()> {
+    /// Makes a directory that is its owner's alone, and returns it.
+    pub(crate) fn make_directory(&self, place: &Place) -> Result<Base> {
         let made = self.parent(place).and_then(|parent| {
             rustix::fs::mkdirat(&parent, place.name(), Mode::RWXU)?;
-            let directory = rustix::fs::openat(&parent, place.name(), DIRECTORY, Mode::empty())?;
-            rustix::fs::fchmod(directory, permissions(mode))
+            crate::sys::facts(parent.as_fd(), place.name())
         });
-        made.map_err(Error::at(place))
+        made.map(|made| made.base).map_err(Error::at(place))
     }
 
     pub(crate) fn make_link(&self, place: &Place, target: &[u8]) -> Result<()> {
@@ -157,20 +158,24 @@ impl Host {
         gone.map_err(Error::at(place))
     }
 
-    /// Changes the permissions of a file or a directory if it is this one, and returns whether it is.
+    /// Changes the permissions of a file or a directory if it is this one, and returns its mode before.
     pub(crate) fn set_mode(
         &self,
         place: &Place,
-        mode: u32,
-        is_this: impl FnOnce(&Base) -> bool,
-    ) -> Result<bool> {
+        file: &Base,
+        mode: impl FnOnce(u32) -> u32,
+    ) -> Result<Option<u32>> {
         let done = self.parent(place).and_then(|parent| {
-            let file = crate::sys::pin(parent.as_fd(), place.name())?;
-            let found = crate::sys::facts(file.as_fd(), b"")?;
-            if !is_this(&found.base) {
-                return Ok(false);
+            let held = crate::sys::pin(parent.as_fd(), place.name())?;
+            let found = crate::sys::facts(held.as_fd(), b"")?.base;
+            if !is_same_file(&found, file) {
+                return Ok(None);
             }
-            crate::sys::set_mode(file.as_fd(), permissions(mode)).map(|()| true)
+            let mode = mode(found.mode);
+            if mode & 0o777 != found.mode & 0o777 {
+                crate::sys::set_mode(held.as_fd(), permissions(mode))?;
+            }
+            Ok(Some(found.mode))
         });
         done.map_err(Error::at(place))
     }

@@ -1,6 +1,7 @@
 //! Tests of lists, of what they mean, and of taking over, on real directories.
 
 mod meanwhile;
+mod modes;
 
 use std::cell::RefCell;
 use std::fs::{self, File};
