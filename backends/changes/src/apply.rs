@@ -90,6 +90,9 @@ enum Undo {
 /// The permissions of a directory that its owner needs to work in it.
 const OWNER: u32 = 0o700;
 
+/// Set-user-id, set-group-id and sticky.
+const SPECIAL: u32 = 0o7000;
+
 /// A mode that a file gets if it still is the one at its path.
 struct Mode {
     place: Place,
@@ -139,15 +142,14 @@ impl Work<'_> {
         // What was removed or replaced, and the sandbox's own copy of what is new, are deleted next.
         self.host.sync()?;
         // A program of the host's that has one of them open may have written since.
-        self.removed.iter().try_for_each(|removed| self.check(&removed.at, &removed.place, &removed.was))
+        self.removed.iter().try_for_each(|gone| self.check(&gone.at, &gone.place, &gone.was).map(drop))
     }
 
-    /// Looks at a file that was moved beside it all from `place`: the judgement is older, and the host may have changed the
-    /// file since.
-    fn check(&self, at: &Place, place: &Place, was: &Base) -> Result<()> {
-        let found = self.host.look(at)?;
-        let is_same = found.is_some_and(|found| has_same_contents(&found.base, was));
-        if is_same { Ok(()) } else { Err(changed(place)) }
+    /// Looks at a file at `place`, or moved from there beside it all: the judgement is older, and the host may have changed
+    /// the file since.
+    fn check(&self, at: &Place, place: &Place, was: &Base) -> Result<Base> {
+        let found = self.host.look(at)?.map(|found| found.base);
+        found.filter(|found| has_same_contents(found, was)).ok_or_else(|| changed(place))
     }
 
     /// A path in the directory beside it all.
@@ -204,9 +206,9 @@ impl Work<'_> {
     fn take(&mut self, change: &Change) -> Result<Option<Removed>> {
         let (Some(place), Some(was)) = (change.taken(), change.was) else { return Ok(None) };
         if was.is_directory() && change.kind != Kind::Renamed {
-            self.check(place, place, &was)?;
+            let found = self.check(place, place, &was)?;
             self.host.remove(place, true)?;
-            self.undo.push(Undo::Make(place.clone(), was.mode));
+            self.undo.push(Undo::Make(place.clone(), found.mode));
             return Ok(None);
         }
         let at = self.beside()?;
@@ -285,7 +287,12 @@ impl Work<'_> {
     fn set_modes(&mut self) -> Result<()> {
         let mut modes = std::mem::take(&mut self.modes);
         modes.sort_by(|one, other| other.place.cmp(&one.place));
-        modes.iter().try_for_each(|to| self.set_mode(&to.place, &to.file, |_| to.mode).map(drop))
+        for Mode { place, file, mode } in modes {
+            // A directory's special bits are the host's; a program's go, as more people may run it now.
+            let kept = if file.is_directory() { SPECIAL } else { 0 };
+            self.set_mode(&place, &file, |found| found & kept | mode & 0o777)?;
+        }
+        Ok(())
     }
 
     /// Sets the mode of a file that is to be this one, and returns the one before.

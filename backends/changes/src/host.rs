@@ -158,7 +158,7 @@ impl Host {
         gone.map_err(Error::at(place))
     }
 
-    /// Changes the permissions of a file or a directory if it is this one, and returns its mode before.
+    /// Changes the mode of a file or a directory if it is this one, and returns the one before.
     pub(crate) fn set_mode(
         &self,
         place: &Place,
@@ -172,8 +172,8 @@ impl Host {
                 return Ok(None);
             }
             let mode = mode(found.mode);
-            if mode & 0o777 != found.mode & 0o777 {
-                crate::sys::set_mode(held.as_fd(), permissions(mode))?;
+            if mode & 0o7777 != found.mode & 0o7777 {
+                crate::sys::set_mode(held.as_fd(), Mode::from_bits_truncate((mode & 0o7777) as _))?;
             }
             Ok(Some(found.mode))
         });
@@ -189,14 +189,10 @@ impl Host {
     }
 }
 
-/// Finishes a file that was made: its permissions, and when its contents were changed.
+/// Finishes a file that was made: when its contents were changed, and its permissions, without special bits, as nothing of a
+/// guest's runs as somebody else.
 pub(crate) fn finish(file: &File, mode: u32, mtime: Time) -> io::Result<()> {
-    rustix::fs::fchmod(file, permissions(mode))?;
+    rustix::fs::fchmod(file, Mode::from_bits_truncate((mode & 0o777) as _))?;
     let time = Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanoseconds.into() };
     Ok(rustix::fs::futimens(file, &Timestamps { last_access: time, last_modification: time })?)
-}
-
-/// Permissions, without special bits: nothing of a guest's runs as somebody else.
-fn permissions(mode: u32) -> Mode {
-    Mode::from_bits_truncate((mode & 0o777) as _)
 }

@@ -101,3 +101,30 @@ fn no_mode_comes_from_what_a_list_says_was_there() {
     assert_eq!(as_ordinary_user(|| scene.apply()).unwrap(), 1);
     assert_eq!(scene.modes(["moved"]), [0o500]);
 }
+
+#[test]
+fn special_bits_of_directories_are_the_hosts() {
+    for outcome in [Ok(()), Err(rustix::io::Errno::IO)] {
+        let mut scene = Scene::new();
+        fs::create_dir(scene.path("gone")).unwrap();
+        for (path, mode) in [("gone", 0o3751), ("directory", 0o3755), ("two", 0o6755)] {
+            scene.set(path, mode);
+        }
+        scene.there("directory", Some("directory"), What::Directory).mode(0o4700).gone("gone");
+        scene.there("directory/new", None, What::Directory).mode(0o5711);
+        scene.there("two", Some("two"), BELOW).mode(0o6777);
+        AT_SYNC.set(Some(Box::new(move || outcome)));
+        let done = scene.apply();
+        let modes = scene.modes(["directory", "two"]);
+        match outcome {
+            // Linux has directories inherit the bit for groups, and a program that others may run is the guest's doing.
+            Ok(()) => assert_eq!(
+                (done.unwrap(), modes, scene.modes(["directory/new"])),
+                (4, [0o3700, 0o777], [0o2711])
+            ),
+            Err(_) => {
+                assert_eq!((done.is_ok(), modes, scene.modes(["gone"])), (false, [0o3755, 0o6755], [0o3751]))
+            }
+        }
+    }
+}
