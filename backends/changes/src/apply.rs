@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! everything new is made in a directory beside it all, .matchlock-N
+//! a list there, undo, tells where what will be taken away was
 //! directories that get other permissions, or move, are opened for their owner
 //! what is removed, replaced or renamed is moved there, from the deepest path up, and looked at again
 //! what is new or renamed is moved to its path, from the top down
@@ -14,6 +15,7 @@
 //! was done is undone where a later step fails.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 
 use crate::host::finish;
 use crate::judge::{has_same_contents, judge};
@@ -75,6 +77,31 @@ fn stage(host: &Host) -> Result<Place> {
     Err(Error::at(&".matchlock-*")(std::io::Error::from(std::io::ErrorKind::AlreadyExists)))
 }
 
+/// The list of what was taken away, in the directory beside it all.
+fn undo_list(staging: &Place) -> Result<Place> {
+    staging.join(b"undo").ok_or(Error::TooLong)
+}
+
+/// A file that is to be taken from its path.
+struct Take<'a> {
+    change: &'a Change,
+    place: &'a Place,
+    was: Base,
+    /// The path beside it all that it gets; none of a directory that is removed.
+    at: Option<Place>,
+}
+
+impl Take<'_> {
+    /// The line that tells how it is undone.
+    fn told(&self) -> String {
+        let how = self.at.as_ref().map_or("mkdir".into(), |at| String::from_utf8_lossy(at.name()));
+        match str::from_utf8(self.place.as_bytes()) {
+            Ok(path) => format!("{how} {path:?}\n"),
+            Err(_) => format!("{how} b\"{}\"\n", self.place.as_bytes().escape_ascii()),
+        }
+    }
+}
+
 /// A step that was done, as what undoes it.
 enum Undo {
     /// Moves a file from one path to the other.
@@ -123,12 +150,10 @@ impl Work<'_> {
     fn all(&mut self, changes: &[Change], tell: &mut dyn FnMut()) -> Result<()> {
         let mut made = self.make(changes, tell)?;
         self.open(changes)?;
-        let mut takes: Vec<&Change> = changes.iter().filter(|change| change.taken().is_some()).collect();
-        takes.sort_by(|one, other| other.taken().cmp(&one.taken()));
         let mut moved = BTreeMap::new();
-        for change in takes {
-            if let Some(taken) = self.take(change)? {
-                moved.insert(change.place.clone(), taken);
+        for take in self.takes(changes)? {
+            if let Some(taken) = self.take(take)? {
+                moved.insert(taken.0, taken.1);
             }
         }
         let (links, others): (Vec<_>, Vec<_>) =
@@ -202,22 +227,43 @@ impl Work<'_> {
         Ok(made)
     }
 
-    /// Takes what a change begins with from its path; returns it if it may be wanted elsewhere.
-    fn take(&mut self, change: &Change) -> Result<Option<Removed>> {
-        let (Some(place), Some(was)) = (change.taken(), change.was) else { return Ok(None) };
-        if was.is_directory() && change.kind != Kind::Renamed {
+    /// The files to be taken from their paths, from the deepest up, and where each goes; a list beside them tells that to
+    /// people, should this process be ended on the way.
+    fn takes<'a>(&mut self, changes: &'a [Change]) -> Result<Vec<Take<'a>>> {
+        let mut takes = Vec::new();
+        for change in changes {
+            let (Some(place), Some(was)) = (change.taken(), change.was) else { continue };
+            let is_moved = !was.is_directory() || change.kind == Kind::Renamed;
+            let at = if is_moved { Some(self.beside()?) } else { None };
+            takes.push(Take { change, place, was, at });
+        }
+        takes.sort_by(|one, other| one.place.cmp(other.place));
+        if !takes.is_empty() {
+            let at = undo_list(&self.staging)?;
+            let lines: String = takes.iter().map(Take::told).collect();
+            let mut list = self.host.create(&at)?;
+            let written = list.write_all(lines.as_bytes()).and_then(|()| list.sync_all());
+            written.map_err(Error::at(&at))?;
+        }
+        takes.reverse();
+        Ok(takes)
+    }
+
+    /// Takes a file from its path; returns it, by its change's path, if it may be wanted elsewhere.
+    fn take(&mut self, take: Take<'_>) -> Result<Option<(Place, Removed)>> {
+        let Take { change, place, was, at } = take;
+        let Some(at) = at else {
             let found = self.check(place, place, &was)?;
             self.host.remove(place, true)?;
             self.undo.push(Undo::Make(place.clone(), found.mode));
             return Ok(None);
-        }
-        let at = self.beside()?;
+        };
         self.host.rename(place, &at)?;
         self.undo.push(Undo::Move(at.clone(), place.clone()));
         self.check(&at, place, &was)?;
         let taken = Removed { at, place: place.clone(), was };
         if change.kind == Kind::Renamed {
-            return Ok(Some(taken));
+            return Ok(Some((change.place.clone(), taken)));
         }
         self.removed.push(taken);
         Ok(None)
@@ -309,7 +355,7 @@ impl Work<'_> {
             left.extend(self.undo_one(step));
         }
         if left.is_empty()
-            && let Err(why) = self.host.remove(&self.staging, true)
+            && let Err(why) = self.end()
         {
             left.push(NotUndone::Left { place: self.staging.clone(), why: Box::new(why) });
         }
@@ -342,7 +388,15 @@ impl Work<'_> {
     /// Deletes what nobody wants.
     fn clear(&self) -> Result<()> {
         self.removed.iter().try_for_each(|removed| self.host.remove(&removed.at, false))?;
-        self.host.remove(&self.staging, true)
+        self.end()
+    }
+
+    /// Removes the directory beside it all.
+    fn end(&self) -> Result<()> {
+        match self.host.remove(&undo_list(&self.staging)?, false) {
+            Err(why) if !why.is_not_found() => Err(why),
+            _ => self.host.remove(&self.staging, true),
+        }
     }
 }
 

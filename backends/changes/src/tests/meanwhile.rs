@@ -1,6 +1,8 @@
 //! Tests of what happens between the judgement and the end.
 
+use std::ffi::OsStr;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 
 use super::*;
 
@@ -124,12 +126,12 @@ fn a_step_that_cannot_be_undone_keeps_no_other_from_it() {
     });
     let exists = std::io::Error::from(rustix::io::Errno::EXIST);
     let expected = format!(
-        "new: {exists}; not all could be undone: directory/one is in .matchlock-0/3 (directory/one: {exists})"
+        "new: {exists}; not all could be undone: directory/one is in .matchlock-0/2 (directory/one: {exists})"
     );
     assert_eq!(done.unwrap_err().to_string(), expected);
-    assert_eq!(names(&scene.path(".matchlock-0")), ["3"], "the file that nobody took over is gone");
+    assert_eq!(names(&scene.path(".matchlock-0")), ["2", "undo"], "the file that nobody took over is gone");
     let read = |path: &str| fs::read_to_string(scene.path(path)).unwrap();
-    assert_eq!((read("two"), read(".matchlock-0/3")), ("2".into(), "1".into()));
+    assert_eq!((read("two"), read(".matchlock-0/2")), ("2".into(), "1".into()));
     assert_eq!((read("new"), read("directory/one")), ("the host's".into(), "the host's".into()));
 }
 
@@ -172,4 +174,35 @@ fn what_the_host_writes_last_stays() {
     })));
     assert_changed(&scene.apply(), "two");
     assert_eq!(fs::read(scene.path("two")).unwrap(), b"2 and more");
+}
+
+#[test]
+fn a_list_tells_what_was_where() {
+    let mut scene = Scene::new();
+    let odd = ["line\nbreak", "ä \"b\""];
+    odd.iter().for_each(|path| fs::write(scene.path(path), path).unwrap());
+    fs::create_dir(scene.path("old")).unwrap();
+    scene.gone("directory").gone("directory/one").gone("old").there("renamed", Some("old"), What::Directory);
+    scene.gone(odd[0]).gone(odd[1]).there("two", Some("two"), inline(b"guest"));
+    let no_text = OsStr::from_bytes(b"\xff\\");
+    fs::write(scene.path(no_text), "no text").unwrap();
+    let (place, was) = (Place::new(no_text.as_bytes()).unwrap(), scene.base(no_text));
+    scene.records.push(Record::Gone(Gone { place, was }));
+    let expected = r#"mkdir "directory"
+2 "directory/one"
+3 "line\nbreak"
+4 "old"
+5 "two"
+6 "ä \"b\""
+7 b"\xff\\"
+"#;
+    // All has been taken away, and nothing been put elsewhere.
+    let done = scene.apply_while(8, |scene| {
+        let read = |name: &str| fs::read_to_string(scene.path(".matchlock-0").join(name)).unwrap();
+        assert_eq!(read("undo"), expected);
+        let files = ["2", "3", "5", "6", "7"].map(read);
+        assert_eq!(files, ["1", odd[0], "2", odd[1], "no text"]);
+        assert!(scene.path(".matchlock-0/4").is_dir());
+    });
+    assert_eq!((done.unwrap(), names(scene.host.path())), (7, vec!["renamed".into(), "two".into()]));
 }

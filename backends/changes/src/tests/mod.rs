@@ -53,12 +53,12 @@ impl Scene {
         scene
     }
 
-    fn path(&self, path: &str) -> std::path::PathBuf {
+    fn path(&self, path: impl AsRef<Path>) -> std::path::PathBuf {
         self.host.path().join(path)
     }
 
     /// A file of the directory as it is now.
-    fn base(&self, path: &str) -> Base {
+    fn base(&self, path: impl AsRef<Path>) -> Base {
         let found = fs::symlink_metadata(self.path(path)).unwrap();
         let time = |seconds, nanoseconds| Time { seconds, nanoseconds: u32::try_from(nanoseconds).unwrap() };
         Base {
