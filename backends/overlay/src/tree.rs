@@ -133,6 +133,12 @@ impl Tree {
         self.directories.get(&id).ok_or(Errno::ENOTDIR)
     }
 
+    /// How many places are noted where a file was found.
+    #[cfg(test)]
+    pub(crate) fn places_found(&self, id: NodeId) -> usize {
+        self.nodes.get(&id).and_then(|known| known.found_at.as_ref()).map_or(0, Vec::len)
+    }
+
     /// The file that has a name.
     pub(crate) fn find(&self, spot: Spot<'_>) -> Result<&Arc<Node>> {
         self.node(self.directory(spot.parent)?.get(spot.name).ok_or(Errno::ENOENT)?)
@@ -199,7 +205,7 @@ impl Tree {
             let nothing = self.space.charge(0)?;
             self.names(spot.parent)?.note_below(&name, node.id, nothing);
             match self.nodes.get_mut(&node.id).and_then(|known| known.found_at.as_mut()) {
-                Some(found_at) => found_at.push((spot.parent, name)),
+                Some(found_at) => note_found(&self.directories, found_at, node.id, (spot.parent, name)),
                 // The file stays, and so does each of its names.
                 None => self.keep_name(spot.parent, &name)?,
             }
@@ -613,4 +619,23 @@ impl Tree {
         }
         Known { node: Arc::new(node), lookups: AtomicU64::new(1), found_at: None }
     }
+}
+
+/// Notes one more place where a file was found. Where there is no room, places that lead to the file no more go first: so there
+/// are at most about twice as many as names that lead to it.
+fn note_found(
+    directories: &HashMap<NodeId, Directory>,
+    found_at: &mut Vec<(NodeId, Arc<[u8]>)>,
+    id: NodeId,
+    place: (NodeId, Arc<[u8]>),
+) {
+    if found_at.len() == found_at.capacity() {
+        found_at.sort_unstable();
+        found_at.dedup();
+        found_at.retain(|(parent, name)| {
+            directories.get(parent).is_some_and(|directory| directory.what(name) == Some(What::Below(id)))
+        });
+        found_at.reserve(found_at.len().max(1));
+    }
+    found_at.push(place);
 }

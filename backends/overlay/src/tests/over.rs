@@ -5,6 +5,7 @@ use std::sync::Arc;
 use fuse::{Access, Errno, FileSystem, Gone, How, NodeId, OpenFlags, RenameHow, SetAttributes, WriteHow};
 
 use super::{Guest, ROOT};
+use crate::locks::shared;
 use crate::{Files, Options};
 
 /// Files below, and those over them.
@@ -370,4 +371,38 @@ fn several_threads_change_the_same_names_over_others() {
     // Each name is gone, or its file has another one.
     assert!(guest.names(ROOT).iter().all(|name| name.starts_with("moved")), "{:?}", guest.names(ROOT));
     assert_eq!(pair.host().names(ROOT).len(), 100);
+}
+
+/// Places where a file was found are looked at in the tree itself: no answer to a guest tells them.
+#[test]
+fn places_where_a_file_was_found_are_no_more_than_its_names() {
+    let pair = Pair::new(tree);
+    let (guest, host) = (pair.guest(), pair.host());
+    let below = at(&host, "directory").unwrap();
+    let directory = at(&guest, "directory").unwrap();
+    let one = guest.look_up(directory, "one").unwrap().node;
+    let places = || shared(&pair.files.tree).places_found(one);
+    // The host takes the name away and gives it again, while another name stays.
+    host.entry(ROOT, "again", How::HardLink { node: at(&host, "directory/one").unwrap() }).unwrap();
+    for _ in 0..200 {
+        host.rename((below, "one"), (ROOT, "one"), RenameHow::Replace).unwrap();
+        guest.look_up(directory, "one").unwrap_err();
+        host.rename((ROOT, "one"), (below, "one"), RenameHow::Replace).unwrap();
+        assert_eq!(guest.look_up(directory, "one").unwrap().node, one);
+        assert_eq!(guest.look_up(ROOT, "again").unwrap().node, one);
+    }
+    assert!(places() <= 8, "{}", places());
+    // The guest forgets the directory, and looks it up again.
+    pair.files.let_go(directory, Gone::Lookups(9));
+    for _ in 0..200 {
+        let directory = guest.look_up(ROOT, "directory").unwrap().node;
+        assert_eq!(guest.look_up(directory, "one").unwrap().node, one);
+        pair.files.let_go(directory, Gone::Lookups(1));
+    }
+    assert!(places() <= 8, "{}", places());
+    // All of its names are still kept with it.
+    let handle = guest.open(one, Access::Write, OpenFlags::empty()).unwrap();
+    guest.write(one, handle, 0, b"!").unwrap();
+    host.unlink(ROOT, "again").unwrap();
+    assert_eq!(text(&guest, "again"), Ok("!".to_owned()));
 }
