@@ -20,6 +20,8 @@ pub(crate) struct Directory {
     /// The directory has no name any more, and takes none in.
     pub(crate) is_removed: bool,
     names: HashMap<Arc<[u8]>, Named>,
+    /// How many of them are only below.
+    only_below: usize,
     /// Names by their place: it stays what it is while others come and go.
     order: BTreeMap<u32, Arc<[u8]>>,
     next: u32,
@@ -44,6 +46,10 @@ impl What {
             Self::Here { node, .. } | Self::Below(node) | Self::Kept(node) => Some(node),
             Self::Hidden => None,
         }
+    }
+
+    fn is_only_below(self) -> bool {
+        matches!(self, Self::Below(_))
     }
 
     fn is_over_one(self) -> bool {
@@ -75,7 +81,19 @@ impl Loose {
 
 impl Directory {
     pub(crate) fn new(parent: NodeId) -> Self {
-        Self { parent, is_removed: false, names: HashMap::new(), order: BTreeMap::new(), next: FIRST }
+        Self {
+            parent,
+            is_removed: false,
+            names: HashMap::new(),
+            only_below: 0,
+            order: BTreeMap::new(),
+            next: FIRST,
+        }
+    }
+
+    /// Whether a name leads to a file that is only below.
+    pub(crate) fn has_below(&self) -> bool {
+        self.only_below > 0
     }
 
     /// Whether no name leads anywhere, but for those below that nobody has looked at.
@@ -115,12 +133,24 @@ impl Directory {
             self.order.insert(place, name.clone());
             place
         });
-        self.names.insert(name, Named { what, place: Some(place), charge });
+        self.set(name, Named { what, place: Some(place), charge });
+    }
+
+    fn set(&mut self, name: Arc<[u8]>, named: Named) {
+        self.only_below += usize::from(named.what.is_only_below());
+        let former = self.names.insert(name, named);
+        self.only_below -= usize::from(former.is_some_and(|former| former.what.is_only_below()));
+    }
+
+    fn unset(&mut self, name: &[u8]) -> Option<Named> {
+        let former = self.names.remove(name)?;
+        self.only_below -= usize::from(former.what.is_only_below());
+        Some(former)
     }
 
     /// Has a name that is there lead to another node.
     pub(crate) fn lead(&mut self, name: &[u8], node: NodeId) {
-        let Some(Named { what, place, mut charge }) = self.names.remove(name) else { return };
+        let Some(Named { what, place, mut charge }) = self.unset(name) else { return };
         charge.become_amount(cost(name));
         self.insert(name, What::Here { node, hides: what.is_over_one() }, place, charge);
     }
@@ -132,10 +162,11 @@ impl Directory {
         let place = named.place.take();
         let charge = named.charge.split();
         if named.what.is_over_one() {
+            self.only_below -= usize::from(named.what.is_only_below());
             named.what = What::Hidden;
             named.charge.become_amount(cost(name));
         } else {
-            self.names.remove(name);
+            self.unset(name);
         }
         place.and_then(|place| self.order.remove(&place));
         Ok(Loose { node, charge })
@@ -143,13 +174,13 @@ impl Directory {
 
     /// Notes a name of the directory below.
     pub(crate) fn note_below(&mut self, name: &Arc<[u8]>, node: NodeId, nothing: Charge) {
-        self.names.insert(name.clone(), Named { what: What::Below(node), place: None, charge: nothing });
+        self.set(name.clone(), Named { what: What::Below(node), place: None, charge: nothing });
     }
 
     /// Forgets a name of the directory below, if that is all it is.
     pub(crate) fn forget_below(&mut self, name: &[u8]) -> Option<NodeId> {
         let Some(What::Below(node)) = self.what(name) else { return None };
-        self.names.remove(name).map(|_| node)
+        self.unset(name).map(|_| node)
     }
 
     /// A name of the directory below stays from now on.
@@ -162,6 +193,7 @@ impl Directory {
         }
         named.charge.grow(cost(name))?;
         named.what = What::Kept(node);
+        self.only_below -= 1;
         named.place = Some(next);
         self.next += 1;
         self.order.insert(next, name.into());

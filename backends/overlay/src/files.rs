@@ -169,7 +169,7 @@ impl Files {
         from: (NodeId, Name<'_>),
         to: (NodeId, Name<'_>),
         how: RenameHow,
-    ) -> Result<Option<Arc<Node>>> {
+    ) -> Result<Vec<Arc<Node>>> {
         let moved = self.hold(from.0, from.1)?.ok_or(Errno::ENOENT)?;
         let other = self.hold(to.0, to.1)?;
         self.touch_directory(from.0)?;
@@ -189,12 +189,12 @@ impl Files {
         let (from, to) = (spot(from.0, from.1), spot(to.0, to.1));
         if left.is_err() {
             tree.check_rename(from, to)?;
-            return left.map(|()| None);
+            return left.map(|()| Vec::new());
         }
         tree.rename(from, to, how)
     }
 
-    fn remove(&self, parent: NodeId, name: Name<'_>, is_directory: bool) -> Result<Option<Arc<Node>>> {
+    fn remove(&self, parent: NodeId, name: Name<'_>, is_directory: bool) -> Result<Vec<Arc<Node>>> {
         let found = self.hold(parent, name)?.ok_or(Errno::ENOENT)?;
         match (is_directory, found.node.is_directory()) {
             (true, false) => return Err(Errno::ENOTDIR),
@@ -227,7 +227,7 @@ impl Files {
 
     pub(crate) fn forget(&self, id: NodeId, count: u64) {
         let is_last = shared(&self.tree).forget(id, count);
-        let lost = if is_last { alone(&self.tree).let_go(id) } else { None };
+        let lost = if is_last { alone(&self.tree).let_go(id) } else { Vec::new() };
         drop(lost);
     }
 

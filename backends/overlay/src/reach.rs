@@ -42,7 +42,8 @@ impl Files {
             Ok(found) => found,
             Err(errno) => {
                 if errno == Errno::ENOENT && before.is_some() {
-                    alone(&self.tree).lose_below(spot);
+                    let lost = alone(&self.tree).lose_below(spot);
+                    drop(lost);
                 }
                 return Err(errno);
             }

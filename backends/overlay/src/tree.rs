@@ -3,7 +3,7 @@
 //! A tree knows nodes by number and directories' names. It does no input or output; one lock is around all of it, and the
 //! lock of a node's facts is taken under that one, never the other way round.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -65,13 +65,16 @@ pub(crate) struct Changed {
     pub(crate) left_out: u64,
 }
 
+/// Where a file was found below: names in directories.
+type FoundAt = Vec<(NodeId, Arc<[u8]>)>;
+
 /// A file, and how many references to it the kernel has.
 #[derive(Debug)]
 struct Known {
     node: Arc<Node>,
     lookups: AtomicU64,
     /// Where the file was found below; nothing for a file that stays whether the kernel refers to it or not.
-    found_at: Option<Vec<(NodeId, Arc<[u8]>)>>,
+    found_at: Option<FoundAt>,
 }
 
 impl Known {
@@ -157,28 +160,52 @@ impl Tree {
         let less = |lookups: u64| Some(lookups.saturating_sub(count));
         let before =
             known.lookups.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).unwrap_or_default();
-        before <= count && known.is_loose()
+        before <= count && known.is_loose() && !self.is_on_the_way(id)
     }
 
-    /// Takes a file out that the kernel does not refer to, and that has no name or is only below.
-    pub(crate) fn let_go(&mut self, id: NodeId) -> Option<Arc<Node>> {
+    /// Whether a file that is only below was found in this directory, and is known: what becomes of the file is told by the
+    /// directory's path.
+    fn is_on_the_way(&self, id: NodeId) -> bool {
+        self.directories.get(&id).is_some_and(Directory::has_below)
+    }
+
+    /// Takes a file out that the kernel does not refer to, and that has no name or is only below; then those directories that
+    /// were on the way to it alone. Returns all of them.
+    pub(crate) fn let_go(&mut self, id: NodeId) -> Vec<Arc<Node>> {
+        let (mut todo, mut gone) = (vec![id], Vec::new());
+        while let Some(id) = todo.pop() {
+            if !self.is_on_the_way(id)
+                && let Some((node, found_at)) = self.take_out(id)
+            {
+                gone.push(node);
+                todo.extend(found_at.into_iter().map(|(parent, _)| parent));
+            }
+        }
+        gone
+    }
+
+    /// Takes a file out that nobody has. Returns also where it was found.
+    fn take_out(&mut self, id: NodeId) -> Option<(Arc<Node>, FoundAt)> {
         let known = self.nodes.get(&id)?;
         if known.lookups.load(Ordering::Relaxed) > 0 || !known.is_loose() {
             return None;
         }
-        let known = self.nodes.remove(&id)?;
-        for (parent, name) in known.found_at.into_iter().flatten() {
-            if let Some(directory) = self.directories.get_mut(&parent)
-                && directory.what(&name) == Some(What::Below(id))
+        let Known { node, found_at, .. } = self.nodes.remove(&id)?;
+        let found_at = found_at.unwrap_or_default();
+        for (parent, name) in &found_at {
+            if let Some(directory) = self.directories.get_mut(parent)
+                && directory.what(name) == Some(What::Below(id))
             {
-                directory.forget_below(&name);
+                directory.forget_below(name);
             }
         }
-        if let Some(below) = &known.node.below {
+        if let Some(below) = &node.below
+            && self.by_below.get(&below.id()) == Some(&id)
+        {
             self.by_below.remove(&below.id());
         }
         self.directories.remove(&id);
-        Some(known.node)
+        Some((node, found_at))
     }
 
     /// A file that was found below under a name. The kernel has a reference to it.
@@ -238,24 +265,30 @@ impl Tree {
         Ok(node)
     }
 
-    /// A name is no longer below.
-    pub(crate) fn lose_below(&mut self, spot: Spot<'_>) {
+    /// A name is no longer below. Returns what nobody has any more.
+    pub(crate) fn lose_below(&mut self, spot: Spot<'_>) -> Vec<Arc<Node>> {
         if let Some(directory) = self.directories.get_mut(&spot.parent) {
             directory.forget_below(spot.name);
         }
+        self.let_go(spot.parent)
     }
 
     /// A file that was found below stays from now on, with its names and the directories that it is in.
     pub(crate) fn keep(&mut self, id: NodeId) -> Result<()> {
-        let (mut todo, mut order) = (vec![id], Vec::new());
-        while let Some(id) = todo.pop() {
-            if let Some(found_at) = self.nodes.get(&id).and_then(|known| known.found_at.as_ref()) {
-                todo.extend(found_at.iter().map(|(parent, _)| *parent));
+        // Directories first: where space ends, nothing is kept that is in none. Where others move directories below, two may have
+        // been found in each other.
+        let (mut todo, mut seen, mut order) = (vec![(id, false)], HashSet::new(), Vec::new());
+        while let Some((id, is_behind_its_directories)) = todo.pop() {
+            if is_behind_its_directories {
                 order.push(id);
+            } else if let Some(found_at) = self.nodes.get(&id).and_then(|known| known.found_at.as_ref())
+                && seen.insert(id)
+            {
+                todo.push((id, true));
+                todo.extend(found_at.iter().map(|(parent, _)| (*parent, false)));
             }
         }
-        // Directories first: where space ends, nothing is kept that is in none.
-        for id in order.into_iter().rev() {
+        for id in order {
             let Some(known) = self.nodes.get_mut(&id) else { continue };
             let Some(found_at) = &known.found_at else { continue };
             for (parent, name) in found_at {
@@ -281,7 +314,7 @@ impl Tree {
     pub(crate) fn let_all_go(&mut self) -> Vec<Arc<Node>> {
         self.nodes.values().for_each(|known| known.lookups.store(0, Ordering::Relaxed));
         let all: Vec<NodeId> = self.nodes.keys().copied().collect();
-        all.into_iter().filter_map(|id| self.let_go(id)).collect()
+        all.into_iter().filter_map(|id| self.take_out(id)).map(|(node, _)| node).collect()
     }
 
     /// Makes a file under a name that is free. The kernel has a reference to it.
@@ -349,8 +382,8 @@ impl Tree {
         Ok(node)
     }
 
-    /// Takes the name of a file that is no directory. Returns the file if nobody has it any more.
-    pub(crate) fn unlink(&mut self, spot: Spot<'_>) -> Result<Option<Arc<Node>>> {
+    /// Takes the name of a file that is no directory. Returns what nobody has any more.
+    pub(crate) fn unlink(&mut self, spot: Spot<'_>) -> Result<Vec<Arc<Node>>> {
         let node = self.find(spot)?.clone();
         if node.is_directory() {
             return Err(Errno::EISDIR);
@@ -361,8 +394,8 @@ impl Tree {
         Ok(self.lose(&node, spot.parent))
     }
 
-    /// Takes the name of an empty directory. Returns the directory if nobody has it any more.
-    pub(crate) fn remove_directory(&mut self, spot: Spot<'_>) -> Result<Option<Arc<Node>>> {
+    /// Takes the name of an empty directory. Returns what nobody has any more.
+    pub(crate) fn remove_directory(&mut self, spot: Spot<'_>) -> Result<Vec<Arc<Node>>> {
         let node = self.find(spot)?.clone();
         if !self.directory(node.id)?.is_empty() {
             return Err(Errno::ENOTEMPTY);
@@ -373,13 +406,8 @@ impl Tree {
         Ok(self.lose(&node, spot.parent))
     }
 
-    /// Moves a name. Returns a file that had the new one if nobody has the file any more.
-    pub(crate) fn rename(
-        &mut self,
-        from: Spot<'_>,
-        to: Spot<'_>,
-        how: RenameHow,
-    ) -> Result<Option<Arc<Node>>> {
+    /// Moves a name. Returns what nobody has any more.
+    pub(crate) fn rename(&mut self, from: Spot<'_>, to: Spot<'_>, how: RenameHow) -> Result<Vec<Arc<Node>>> {
         let moved = self.find(from)?.clone();
         let found = match self.find(to) {
             Ok(node) => Some(node.clone()),
@@ -391,17 +419,19 @@ impl Tree {
             return Err(Errno::EINVAL);
         }
         match (how, found) {
-            (RenameHow::Exchange, Some(other)) => self.exchange((from, &moved), (to, &other)).map(|()| None),
+            (RenameHow::Exchange, Some(other)) => {
+                self.exchange((from, &moved), (to, &other)).map(|()| Vec::new())
+            }
             (RenameHow::Exchange, None) => Err(Errno::ENOENT),
             (RenameHow::Keep, Some(_)) => Err(Errno::EEXIST),
             // Both are names of one file, and stay.
-            (RenameHow::Replace, Some(other)) if Arc::ptr_eq(&moved, &other) => Ok(None),
+            (RenameHow::Replace, Some(other)) if Arc::ptr_eq(&moved, &other) => Ok(Vec::new()),
             (RenameHow::Replace, Some(other)) => {
                 self.check_replaceable(&moved, &other)?;
                 self.shift(from, to, &moved, Some(&other))?;
                 Ok(self.lose(&other, to.parent))
             }
-            (_, None) => self.shift(from, to, &moved, None).map(|()| None),
+            (_, None) => self.shift(from, to, &moved, None).map(|()| Vec::new()),
         }
     }
 
@@ -480,8 +510,8 @@ impl Tree {
         Ok(())
     }
 
-    /// A file has lost a name in `parent`. Returns the file if nobody has it any more.
-    fn lose(&mut self, node: &Arc<Node>, parent: NodeId) -> Option<Arc<Node>> {
+    /// A file has lost a name in `parent`. Returns what nobody has any more.
+    fn lose(&mut self, node: &Arc<Node>, parent: NodeId) -> Vec<Arc<Node>> {
         if let Some(directory) = self.directories.get_mut(&node.id) {
             directory.is_removed = true;
             node.facts().links = 0;
@@ -625,7 +655,7 @@ impl Tree {
 /// are at most about twice as many as names that lead to it.
 fn note_found(
     directories: &HashMap<NodeId, Directory>,
-    found_at: &mut Vec<(NodeId, Arc<[u8]>)>,
+    found_at: &mut FoundAt,
     id: NodeId,
     place: (NodeId, Arc<[u8]>),
 ) {

@@ -67,6 +67,7 @@ pub struct Places {
     files: Arc<dyn FileSystem>,
     /// All names with nodes of their own. The first is the root.
     own: Vec<Own>,
+    way: RwLock<Way>,
     /// Directories of the file system that were opened by a name's own node.
     open: RwLock<HashMap<Handle, Arc<HeldOpen>>>,
     made: Time,
@@ -80,6 +81,42 @@ struct Own {
     below: BTreeMap<Box<[u8]>, usize>,
     /// The mode of a place; none if this is on the way.
     place: Option<u32>,
+}
+
+/// Directories that were on the way when somebody last looked. The kernel may know files in them, so each is held as long as
+/// the name leads there.
+#[derive(Default)]
+struct Way {
+    by_number: HashMap<usize, Arc<Held>>,
+    /// How many names lead to each node.
+    nodes: HashMap<NodeId, usize>,
+}
+
+impl Way {
+    /// Notes the directory that a name leads to, or that there is none. Returns the one before.
+    fn lead(&mut self, number: usize, found: Option<Arc<Held>>) -> Option<Arc<Held>> {
+        let before = self.by_number.remove(&number);
+        if let Some(before) = &before
+            && let Some(count) = self.nodes.get_mut(&before.node)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.nodes.remove(&before.node);
+            }
+        }
+        if let Some(found) = found {
+            *self.nodes.entry(found.node).or_default() += 1;
+            self.by_number.insert(number, found);
+        }
+        before
+    }
+
+    /// Forgets that names lead to a node.
+    fn let_go(&mut self, node: NodeId) -> Vec<Arc<Held>> {
+        let numbers = self.by_number.iter().filter(|(_, held)| held.node == node);
+        let numbers: Vec<usize> = numbers.map(|(number, _)| *number).collect();
+        numbers.into_iter().filter_map(|number| self.lead(number, None)).collect()
+    }
 }
 
 /// A node of the file system, and a reference to it where the kernel has none.
@@ -100,6 +137,7 @@ impl Places {
         let mut all = Self {
             files: files.into(),
             own: vec![Own::default()],
+            way: RwLock::default(),
             open: RwLock::default(),
             made: sys::current_time(),
         };
@@ -144,14 +182,21 @@ impl Places {
         Ok(())
     }
 
-    /// The number of the name that has this node of its own.
+    /// The number of the name that has this node of its own. What is on the way is reached by such nodes alone: in the file
+    /// system's own directory, names are not hidden.
     fn number(&self, node: NodeId) -> Result<Option<usize>> {
         let number = match node {
             NodeId::ROOT => 0,
+            _ if self.is_on_the_way(node) => return Err(Errno::ESTALE),
             NodeId(node) if node & OWN == 0 => return Ok(None),
             NodeId(node) => usize::try_from(node & !OWN).map_err(|_| Errno::ESTALE)?,
         };
         if number < self.own.len() { Ok(Some(number)) } else { Err(Errno::ESTALE) }
+    }
+
+    /// Whether the file system's node is a directory on the way.
+    fn is_on_the_way(&self, node: NodeId) -> bool {
+        shared(&self.way).nodes.contains_key(&node)
     }
 
     fn own(&self, node: NodeId) -> Result<Option<&Own>> {
@@ -168,8 +213,25 @@ impl Places {
         let own = self.own.get(number).filter(|own| own.place.is_none())?;
         let Some((above, name)) = &own.above else { return Some(Arc::new(Held::root(&self.files))) };
         let above = self.real(*above)?;
-        let (found, entry) = Held::find(&self.files, above.node, Name::new(name).ok()?).ok()?;
-        (entry.stat.attributes.kind() == DIRECTORY).then(|| Arc::new(found))
+        let found = match Held::find(&self.files, above.node, Name::new(name).ok()?) {
+            Ok((found, entry)) => (entry.stat.attributes.kind() == DIRECTORY).then(|| Arc::new(found)),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => None,
+            Err(_) => return None,
+        };
+        self.lead(number, found)
+    }
+
+    /// Notes the directory that a name leads to, which is returned, or that there is none.
+    fn lead(&self, number: usize, found: Option<Arc<Held>>) -> Option<Arc<Held>> {
+        let same = shared(&self.way).by_number.get(&number).cloned();
+        if let (Some(same), Some(found)) = (&same, &found)
+            && same.node == found.node
+        {
+            return Some(same.clone());
+        }
+        let before = alone(&self.way).lead(number, found.clone());
+        drop(before);
+        found
     }
 
     /// The node of the file system that a node stands for; if there is none, the answer is `missing`.
@@ -186,6 +248,11 @@ impl Places {
     /// An entry as the kernel is told of it.
     fn told(&self, entry: Entry) -> Result<Entry> {
         if entry.node.0 & OWN == 0 {
+            // The host has moved a directory that was on the way.
+            if self.is_on_the_way(entry.node) {
+                let moved = alone(&self.way).let_go(entry.node);
+                drop(moved);
+            }
             return Ok(entry);
         }
         self.files.let_go(entry.node, Gone::Lookups(1));
@@ -439,9 +506,13 @@ impl FileSystem for Places {
             (_, Gone::Everything) => {
                 let open = std::mem::take(&mut *alone(&self.open));
                 drop(open);
+                let way = std::mem::take(&mut *alone(&self.way));
+                drop(way);
                 self.files.let_go(NodeId::ROOT, gone);
             }
             (Ok(None), gone) => self.files.let_go(node, gone),
+            // The kernel may have had it open before it was on the way.
+            (Err(_), Gone::File(_) | Gone::Directory(_)) => self.files.let_go(node, gone),
             (Ok(Some(_)), Gone::Directory(handle)) => {
                 let open = alone(&self.open).remove(&handle);
                 drop(open);

@@ -406,3 +406,73 @@ fn places_where_a_file_was_found_are_no_more_than_its_names() {
     host.unlink(ROOT, "again").unwrap();
     assert_eq!(text(&guest, "again"), Ok("!".to_owned()));
 }
+
+/// The paths of what is there otherwise than below.
+fn changed(pair: &Pair) -> Vec<String> {
+    let changed = shared(&pair.files.tree).changed();
+    assert_eq!((changed.gone.len(), changed.left_out), (0, 0));
+    let path = |place: &changes::Place| String::from_utf8(place.as_bytes().to_vec()).unwrap();
+    sorted(changed.there.iter().map(|(place, ..)| path(place)).collect())
+}
+
+#[test]
+fn a_change_is_listed_whatever_the_kernel_has_forgotten() {
+    let pair = Pair::new(tree);
+    let guest = pair.guest();
+    let directory = at(&guest, "directory").unwrap();
+    let inner = at(&guest, "directory/inner").unwrap();
+    let two = at(&guest, "directory/inner/two").unwrap();
+    for node in [directory, inner] {
+        pair.files.let_go(node, Gone::Lookups(9));
+    }
+    let handle = guest.open(two, Access::Write, OpenFlags::empty()).unwrap();
+    guest.write(two, handle, 0, b"!").unwrap();
+    assert_eq!(changed(&pair), ["directory", "directory/inner", "directory/inner/two"]);
+    assert_eq!(text(&guest, "directory/inner/two"), Ok("!".to_owned()));
+}
+
+#[test]
+fn directories_go_with_the_last_file_that_was_found_in_them() {
+    let pair = Pair::new(tree);
+    let (guest, host) = (pair.guest(), pair.host());
+    let [directory, inner, one, two] =
+        ["directory", "directory/inner", "directory/one", "directory/inner/two"]
+            .map(|path| at(&guest, path).unwrap());
+    let is_known = |node| guest.stat(node).is_ok();
+    for node in [directory, inner, two] {
+        pair.files.let_go(node, Gone::Lookups(9));
+    }
+    assert_eq!([directory, inner, one, two].map(is_known), [true, false, true, false]);
+    // The file is not found there any more, and so nothing that is known is.
+    host.unlink(at(&host, "directory").unwrap(), "one").unwrap();
+    assert_eq!(guest.look_up(directory, "one").err(), Some(Errno::ENOENT));
+    assert_eq!([directory, one].map(is_known), [false, true]);
+    pair.files.let_go(one, Gone::Lookups(9));
+    assert!(!is_known(one));
+}
+
+#[test]
+fn directories_that_were_found_in_each_other_are_kept_and_let_go() {
+    let pair = Pair::new(tree);
+    let (guest, host) = (pair.guest(), pair.host());
+    let directory = at(&guest, "directory").unwrap();
+    let inner = at(&guest, "directory/inner").unwrap();
+    let outer = at(&host, "directory").unwrap();
+    host.rename((outer, "inner"), (ROOT, "moved"), RenameHow::Replace).unwrap();
+    host.rename((ROOT, "directory"), (at(&host, "moved").unwrap(), "outer"), RenameHow::Replace).unwrap();
+    assert_eq!(guest.look_up(inner, "outer").unwrap().node, directory);
+    guest.change(inner, mode(0o700)).unwrap();
+    let there = shared(&pair.files.tree).changed().there;
+    let is_told = |path: &[u8]| there.iter().any(|(place, ..)| place.as_bytes() == path);
+    assert!(is_told(b"directory") && is_told(b"directory/inner"));
+
+    let pair = Pair::new(tree);
+    let (guest, host) = (pair.guest(), pair.host());
+    let inner = at(&guest, "directory/inner").unwrap();
+    let outer = at(&host, "directory").unwrap();
+    host.rename((outer, "inner"), (ROOT, "moved"), RenameHow::Replace).unwrap();
+    host.rename((ROOT, "directory"), (at(&host, "moved").unwrap(), "outer"), RenameHow::Replace).unwrap();
+    let directory = guest.look_up(inner, "outer").unwrap().node;
+    pair.files.let_go(ROOT, Gone::Everything);
+    assert_eq!([inner, directory].map(|node| guest.stat(node).is_ok()), [false, false]);
+}

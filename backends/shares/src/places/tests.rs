@@ -236,6 +236,78 @@ fn where_nobody_else_looks_directories_on_the_way_are_made() {
 }
 
 #[test]
+fn a_change_in_a_directory_on_the_way_is_listed() {
+    let memory = Files::in_memory(overlay::Options { limit: 1 << 20, mode: 0o755, uid: 0, gid: 0 }).unwrap();
+    let below: Arc<dyn FileSystem> = Arc::new(memory);
+    let host = Places::new(Box::new(below.clone()), &[], false).unwrap();
+    let a = Guest(&host).make_directory(ROOT, "a").unwrap();
+    Guest(&host).create(a, "f").unwrap();
+
+    let kept = tempfile::tempdir().unwrap();
+    let over = Files::over_kept(below, 1 << 20, fs::File::open(kept.path()).unwrap().into()).unwrap();
+    let over = Arc::new(over);
+    let places = Places::new(Box::new(over.clone()), &[place("a/x", false)], false).unwrap();
+    let guest = Guest(&places);
+    let f = guest.look_up(guest.look_up(ROOT, "a").unwrap(), "f").unwrap();
+    let writing = Opening::File { access: Access::Write, flags: OpenFlags::TRUNCATE };
+    let handle = places.open(&ASKER, f, writing).unwrap().handle;
+    places.let_go(f, Gone::File(handle));
+    over.keep().unwrap();
+    let list = changes::List::of(fs::File::open(kept.path()).unwrap()).unwrap().unwrap();
+    let changed: Vec<_> = changes::changes(&list).into_iter().map(|change| change.place).collect();
+    assert_eq!(changed, [changes::Place::new(b"a/f").unwrap()]);
+}
+
+#[test]
+fn a_directory_on_the_way_has_no_other_node() {
+    let shared = tempfile::tempdir().unwrap();
+    let at = |name: &str| shared.path().join(name);
+    fs::create_dir_all(at("a/hidden")).unwrap();
+    fs::write(at("a/hidden/secret"), "").unwrap();
+    let places = of_host(shared.path(), &[place("a/hidden", false)]);
+    let guest = Guest(&places);
+    let a = guest.look_up(ROOT, "a").unwrap();
+    let real = places.real(1).unwrap().node;
+    assert!(real.0 < 100);
+    for node in (2..100).map(NodeId) {
+        assert_eq!(guest.look_up(node, "hidden"), Err(Errno::ESTALE));
+        assert_eq!(guest.make_directory(node, "hidden"), Err(Errno::ESTALE));
+        assert_eq!(places.open(&ASKER, node, Opening::Directory).err(), Some(Errno::ESTALE));
+        places.let_go(node, Gone::Lookups(9));
+    }
+    assert_eq!(places.real(1).unwrap().node, real);
+    // Where the host moves it, it is a directory like others.
+    fs::rename(at("a"), at("b")).unwrap();
+    let b = guest.look_up(ROOT, "b").unwrap();
+    assert_eq!((b, guest.look_up(b, "hidden").is_ok()), (real, true));
+    assert_eq!(guest.names(a, 1 << 16, true), ["hidden:4"]);
+    assert!(guest.look_up(b, "hidden").is_ok());
+}
+
+#[test]
+fn what_the_kernel_knows_in_a_directory_on_the_way_stays_known() {
+    let shared = tempfile::tempdir().unwrap();
+    let at = |name: &str| shared.path().join(name);
+    fs::create_dir_all(at("a/d")).unwrap();
+    fs::write(at("a/d/f"), "f").unwrap();
+    for number in 0..20 {
+        fs::create_dir(at(&format!("other-{number}"))).unwrap();
+    }
+    let options = Options { budget: crate::Budget { nodes: 2, handles: 9 }, ..Options::default() };
+    let files = Box::new(HostFs::new(shared.path(), options).unwrap());
+    let places = Places::new(files, &[place("a/x", false)], false).unwrap();
+    let guest = Guest(&places);
+    let d = guest.look_up(guest.look_up(ROOT, "a").unwrap(), "d").unwrap();
+    assert!(guest.look_up(d, "f").is_ok());
+    // Its descriptor and that of its directory are closed, as others need theirs.
+    for number in 0..20 {
+        let other = guest.look_up(ROOT, &format!("other-{number}")).unwrap();
+        assert_eq!(guest.look_up(other, "nothing"), Err(Errno::ENOENT));
+    }
+    assert!(guest.look_up(d, "f").is_ok());
+}
+
+#[test]
 fn places_that_are_none_are_refused() {
     let refused = |places: &[Place]| {
         let memory = Files::in_memory(overlay::Options { limit: 1 << 20, mode: 0o755, uid: 0, gid: 0 });
