@@ -68,8 +68,8 @@ pub struct Places {
     /// All names with nodes of their own. The first is the root.
     own: Vec<Own>,
     way: RwLock<Way>,
-    /// Directories of the file system that were opened by a name's own node.
-    open: RwLock<HashMap<Handle, Arc<HeldOpen>>>,
+    /// Directories of the file system that were opened by a name's own node, with the number of that name.
+    open: RwLock<HashMap<Handle, (usize, Arc<HeldOpen>)>>,
     made: Time,
 }
 
@@ -245,6 +245,13 @@ impl Places {
         }
     }
 
+    /// The directory of a handle, if this name's node opened it: another name hides other places in its lists.
+    fn opened(&self, number: usize, handle: Handle) -> Result<Arc<HeldOpen>> {
+        let open = shared(&self.open);
+        let by_itself = open.get(&handle).filter(|(opener, _)| *opener == number);
+        by_itself.map(|(_, open)| open.clone()).ok_or(Errno::EBADF)
+    }
+
     /// An entry as the kernel is told of it.
     fn told(&self, entry: Entry) -> Result<Entry> {
         if entry.node.0 & OWN == 0 {
@@ -404,7 +411,7 @@ impl FileSystem for Places {
             return Ok(Opened { handle: NOTHING, cache: Cache::empty() });
         };
         let (open, opened) = real.open(context, opening)?;
-        alone(&self.open).insert(opened.handle, Arc::new(open));
+        alone(&self.open).insert(opened.handle, (number, Arc::new(open)));
         Ok(opened)
     }
 
@@ -447,13 +454,11 @@ impl FileSystem for Places {
         cookie: u64,
         listing: &mut Listing<'_>,
     ) -> Result<()> {
-        let Some(own) = self.own(node)? else {
+        let Some(number) = self.number(node)? else {
             return self.files.list(context, node, handle, cookie, listing);
         };
-        let open = shared(&self.open).get(&handle).cloned();
-        if open.is_none() && handle != NOTHING {
-            return Err(Errno::EBADF);
-        }
+        let own = self.own.get(number).ok_or(Errno::ESTALE)?;
+        let open = if handle == NOTHING { None } else { Some(self.opened(number, handle)?) };
         let mut behind = cookie;
         if is_own_cookie(cookie) {
             if !self.list_own(own, cookie, listing) {
@@ -494,8 +499,8 @@ impl FileSystem for Places {
             (Some(_), Sync::All) => self.files.sync(context, NodeId::ROOT, what),
             (Some(_), Sync::File { .. }) => Err(Errno::EBADF),
             (Some(_), Sync::Directory { handle: NOTHING }) => Ok(()),
-            (Some(_), Sync::Directory { handle }) => {
-                let open = shared(&self.open).get(&handle).cloned().ok_or(Errno::EBADF)?;
+            (Some(number), Sync::Directory { handle }) => {
+                let open = self.opened(number, handle)?;
                 self.files.sync(context, open.of.node, Sync::Directory { handle: open.handle })
             }
         }
@@ -513,7 +518,7 @@ impl FileSystem for Places {
             (Ok(None), gone) => self.files.let_go(node, gone),
             // The kernel may have had it open before it was on the way.
             (Err(_), Gone::File(_) | Gone::Directory(_)) => self.files.let_go(node, gone),
-            (Ok(Some(_)), Gone::Directory(handle)) => {
+            (Ok(Some(number)), Gone::Directory(handle)) if self.opened(number, handle).is_ok() => {
                 let open = alone(&self.open).remove(&handle);
                 drop(open);
             }

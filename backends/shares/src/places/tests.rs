@@ -285,6 +285,28 @@ fn a_directory_on_the_way_has_no_other_node() {
 }
 
 #[test]
+fn a_handle_is_of_the_node_that_opened_it() {
+    let shared = tempfile::tempdir().unwrap();
+    fs::create_dir_all(shared.path().join("a/hidden")).unwrap();
+    fs::create_dir_all(shared.path().join("b")).unwrap();
+    let places = of_host(shared.path(), &[place("a/hidden", false), place("b/x", false)]);
+    let guest = Guest(&places);
+    let [a, b] = ["a", "b"].map(|name| guest.look_up(ROOT, name).unwrap());
+    let handle = places.open(&ASKER, a, Opening::Directory).unwrap().handle;
+    for other in [b, ROOT, guest.look_up(a, "hidden").unwrap()] {
+        let mut bytes = Vec::new();
+        let mut listing = Listing::new(&mut bytes, 4096, false);
+        assert_eq!(places.list(&ASKER, other, handle, 0, &mut listing), Err(Errno::EBADF));
+        assert_eq!(listing.entries().count(), 0);
+        assert_eq!(places.sync(&ASKER, other, Sync::Directory { handle }), Err(Errno::EBADF));
+        places.let_go(other, Gone::Directory(handle));
+    }
+    assert_eq!(places.sync(&ASKER, a, Sync::Directory { handle }), Ok(()));
+    let mut bytes = Vec::new();
+    assert_eq!(places.list(&ASKER, a, handle, 0, &mut Listing::new(&mut bytes, 4096, false)), Ok(()));
+}
+
+#[test]
 fn what_the_kernel_knows_in_a_directory_on_the_way_stays_known() {
     let shared = tempfile::tempdir().unwrap();
     let at = |name: &str| shared.path().join(name);
