@@ -14,7 +14,7 @@ use changes::{Host, Kept, List, apply, below, below_with_directories, changes, j
 use crate::control::client;
 use crate::control::dialogue::Changes as Ask;
 use crate::records::home::VmPaths;
-use crate::records::store::{Records, Status};
+use crate::records::store::{Record, Records, Status};
 use crate::{ControlError, Home, Id, RecordsError, reconcile};
 
 /// Why changes are not told, taken over or thrown away.
@@ -32,6 +32,12 @@ pub enum Error {
     /// The sandbox runs.
     #[error("{0} is running, and its guest would not know: end it first, its changes are kept")]
     Running(Id),
+    /// The sandbox runs, and is not to stay.
+    #[error(
+        "{0} is running, and was not started to stay: its changes go when it ends (`--rm=false` or `-d` keeps them); copy \
+         what is wanted of them before, `matchlock diff {0}` shows them"
+    )]
+    Passing(Id),
     /// There are no overlays.
     #[error("{0} has no overlays")]
     NoOverlays(Id),
@@ -73,7 +79,7 @@ pub struct Ended(Vec<Overlay>);
 
 /// The overlays of a sandbox, with what was changed of them up to now: all, or the one that a path of the guest is in.
 pub async fn overlays(home: &Home, id: &Id, path: Option<&str>) -> Result<Vec<Overlay>, Error> {
-    if status(home, id)? == Status::Running {
+    if record(home, id)?.status == Status::Running {
         client::ask(home, id, Ask {}).await?;
     }
     read(home, id, path)
@@ -81,17 +87,18 @@ pub async fn overlays(home: &Home, id: &Id, path: Option<&str>) -> Result<Vec<Ov
 
 /// The same of a sandbox that has to have ended.
 pub fn ended(home: &Home, id: &Id, path: Option<&str>) -> Result<Ended, Error> {
-    match status(home, id)? {
-        Status::Running => Err(Error::Running(id.clone())),
+    let record = record(home, id)?;
+    match record.status {
+        Status::Running if record.config.keep => Err(Error::Running(id.clone())),
+        Status::Running => Err(Error::Passing(id.clone())),
         _ => read(home, id, path).map(Ended),
     }
 }
 
-fn status(home: &Home, id: &Id) -> Result<Status, Error> {
+fn record(home: &Home, id: &Id) -> Result<Record, Error> {
     let records = Records::open(home)?;
     reconcile(home, &records)?;
-    let record = records.get(id)?.ok_or_else(|| RecordsError::UnknownVm(id.to_string()))?;
-    Ok(record.status)
+    Ok(records.get(id)?.ok_or_else(|| RecordsError::UnknownVm(id.to_string()))?)
 }
 
 fn read(home: &Home, id: &Id, path: Option<&str>) -> Result<Vec<Overlay>, Error> {
@@ -226,5 +233,43 @@ impl Ended {
     /// Throws what was changed away, and returns how much that is.
     pub fn discard(mut self) -> Result<usize, Error> {
         self.0.iter_mut().map(Overlay::discard).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::home::OwnedVm;
+    use crate::records::store;
+
+    /// A sandbox's record, and its directory.
+    struct Scene {
+        home: Home,
+        vm: OwnedVm,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Scene {
+        fn new(keep: bool) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let home = Home::at(directory.path());
+            let vm = OwnedVm::create(&home).unwrap();
+            let mut record = store::tests::record(vm.id.as_str());
+            record.config.keep = keep;
+            Records::open(&home).unwrap().insert(&record).unwrap();
+            Self { home, vm, _directory: directory }
+        }
+    }
+
+    #[test]
+    fn nobody_is_told_to_end_what_loses_its_changes_then() {
+        let kept = Scene::new(true);
+        let refused = ended(&kept.home, &kept.vm.id, None).unwrap_err();
+        assert!(matches!(&refused, Error::Running(id) if *id == kept.vm.id), "{refused}");
+        let passing = Scene::new(false);
+        let refused = ended(&passing.home, &passing.vm.id, None).unwrap_err();
+        assert!(matches!(&refused, Error::Passing(id) if *id == passing.vm.id), "{refused}");
+        let text = refused.to_string();
+        assert!(text.contains("go when it ends") && !text.contains("end it first"), "{text}");
     }
 }

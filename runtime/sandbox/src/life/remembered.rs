@@ -37,6 +37,7 @@ impl Config {
             no_network: spec.no_network,
             launch_entrypoint: spec.launch_entrypoint,
             init: spec.init,
+            keep: spec.keep,
         }
     }
 }
@@ -122,7 +123,7 @@ mod tests {
         assert_eq!(config.env, ["API_KEY"]);
         assert_eq!((config.workspace.as_str(), config.time_limit_seconds), ("/work", Some(4.5)));
         assert_eq!(config.timeout_seconds, Some(300.0));
-        assert!(config.no_network && config.launch_entrypoint && config.init);
+        assert!(config.no_network && config.launch_entrypoint && config.init && config.keep);
         let (source, guest_path) = ("@data".into(), "/data".into());
         assert_eq!(
             config.disks[0],

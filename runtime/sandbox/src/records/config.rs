@@ -57,6 +57,8 @@ pub struct Config {
     pub launch_entrypoint: bool,
     /// Whether a small init is PID 1 above the command.
     pub init: bool,
+    /// Whether the record, and what was changed of overlays, is kept when the sandbox has ended.
+    pub keep: bool,
 }
 
 /// A disk of the user's.
