@@ -63,8 +63,8 @@ pub struct Overlay {
     pub guest_path: String,
     /// The directory that it is over.
     pub directory: PathBuf,
-    /// It shows one file of the directory.
-    is_file: bool,
+    /// The file of the directory that it is of, if it is of a single one.
+    file: Option<Place>,
     /// The part that was asked for.
     part: Option<Place>,
     /// Paths that are not told of.
@@ -124,24 +124,29 @@ fn read(home: &Home, id: &Id, path: Option<&str>) -> Result<Vec<Overlay>, Error>
 
 impl Overlay {
     fn read(paths: &VmPaths, number: usize) -> Result<Option<Self>, Error> {
-        let (directory, note) = paths.overlay(number);
+        let (directory, note_path) = paths.overlay(number);
         let wrong = |path: &Path| {
             let path = path.to_owned();
             move |error| Error::from(RecordsError::io(&path)(error))
         };
-        let note = match fs::read(&note) {
+        let note = match fs::read(&note_path) {
             Ok(note) => note,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(wrong(&note)(error)),
+            Err(error) => return Err(wrong(&note_path)(error)),
         };
         let mut parts = note.split(|byte| *byte == 0).map(<[u8]>::to_vec);
         let mut part = || parts.next().unwrap_or_default();
         let guest_path = String::from_utf8_lossy(&part()).into_owned();
         let over = PathBuf::from(std::ffi::OsString::from_vec(part()));
-        let is_file = !part().is_empty();
+        let file = part();
+        let file = match Place::new(&file) {
+            None if file.is_empty() => None,
+            Some(file) if file.parent().is_none() => Some(file),
+            _ => return Err(wrong(&note_path)(io::ErrorKind::InvalidData.into())),
+        };
         let kept = Kept::new(File::open(&directory).map_err(wrong(&directory))?.into());
         let host = Host::open(&over)?;
-        Ok(Some(Self { guest_path, directory: over, is_file, part: None, left_out: 0, host, kept }))
+        Ok(Some(Self { guest_path, directory: over, file, part: None, left_out: 0, host, kept }))
     }
 
     /// The part of the overlay that a path of the guest leads to, if it is in there.
@@ -157,13 +162,13 @@ impl Overlay {
     /// The path in the guest of something in the overlay.
     #[must_use]
     pub fn in_guest(&self, place: &Place) -> String {
-        if self.is_file { self.guest_path.clone() } else { format!("{}/{place}", self.guest_path) }
+        if self.file.is_some() { self.guest_path.clone() } else { format!("{}/{place}", self.guest_path) }
     }
 
     /// The changes that are not on the host already, with the objections to taking them over.
     pub fn judged(&mut self) -> Result<Vec<Change>, Error> {
         let Some(list) = self.list()? else { return Ok(Vec::new()) };
-        let judged = judge(changes(&list), &self.host, &self.kept)?;
+        let judged = judge(self.changes(&list)?, &self.host, &self.kept)?;
         Ok(match &self.part {
             Some(part) => below(judged, part),
             None => judged,
@@ -174,6 +179,22 @@ impl Overlay {
         let list = self.kept.list()?;
         self.left_out = list.as_ref().map_or(0, |list| list.left_out);
         Ok(list)
+    }
+
+    /// The changes of a list. That of a single file is believed about this file only, and only that it is one: its guest can
+    /// write it, but neither remove it nor see another.
+    fn changes(&self, list: &List) -> Result<Vec<Change>, Error> {
+        let all = changes(list);
+        let Some(file) = &self.file else { return Ok(all) };
+        let is_of_it = |change: &Change| {
+            let mut places = [Some(&change.place), change.from.as_ref(), change.origin.as_ref()].into_iter();
+            places.all(|place| place.is_none_or(|place| place == file)) && change.contents().is_some()
+        };
+        if all.iter().all(is_of_it) {
+            Ok(all)
+        } else {
+            Err(changes::Error::List("it is of a single file, and tells of something else").into())
+        }
     }
 
     /// The contents of a file as the guest has them, if these are at most `most` bytes.
@@ -199,7 +220,7 @@ impl Overlay {
     /// Takes what was changed over, all of it or nothing, and returns how much that is.
     fn apply(&mut self, tell: &mut dyn FnMut(usize, usize)) -> Result<usize, Error> {
         let Some(list) = self.list()? else { return Ok(0) };
-        let all = changes(&list);
+        let all = self.changes(&list)?;
         let some = match &self.part {
             Some(part) => below_with_directories(all, part),
             None if list.left_out > 0 => return Err(Error::TooLong(list.left_out, self.guest_path.clone())),
@@ -238,15 +259,59 @@ impl Ended {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::MetadataExt;
+
+    use changes::{Base, Contents, Gone, Record as Line, Stored, There, Time, What, Writer};
+
     use super::*;
     use crate::records::home::OwnedVm;
     use crate::records::store;
 
-    /// A sandbox's record, and its directory.
+    /// A sandbox's record, its directory, and directories of the host's that it had overlays of.
     struct Scene {
         home: Home,
         vm: OwnedVm,
-        _directory: tempfile::TempDir,
+        directory: tempfile::TempDir,
+    }
+
+    fn place(path: &str) -> Place {
+        Place::new(path.as_bytes()).unwrap()
+    }
+
+    fn base(path: &Path) -> Base {
+        let found = fs::symlink_metadata(path).unwrap();
+        let time = |seconds, nanoseconds| Time { seconds, nanoseconds: u32::try_from(nanoseconds).unwrap() };
+        Base {
+            mode: found.mode(),
+            ino: found.ino(),
+            size: found.size(),
+            mtime: time(found.mtime(), found.mtime_nsec()),
+            ctime: time(found.ctime(), found.ctime_nsec()),
+        }
+    }
+
+    fn text(text: &str) -> What {
+        let len = u64::try_from(text.len()).unwrap();
+        What::File(Contents { len, stored: Stored::Inline(text.as_bytes().to_vec()) })
+    }
+
+    /// The guest has something there that is new, or was at a path of this directory.
+    fn there(path: &str, origin: Option<(&Path, &str)>, what: What) -> Line {
+        let was = origin.map(|(directory, origin)| base(&directory.join(origin)));
+        let file = path.bytes().fold(0, |sum, byte| sum * 31 + u64::from(byte) % 31);
+        let (mode, mtime) = (0o755, Time { seconds: 1000, nanoseconds: 5 });
+        let origin = origin.map(|(_, origin)| place(origin));
+        Line::There(There { place: place(path), origin, was, file, mode, mtime, what })
+    }
+
+    /// The guest removed or moved something.
+    fn gone(directory: &Path, path: &str) -> Line {
+        Line::Gone(Gone { place: place(path), was: base(&directory.join(path)) })
+    }
+
+    fn read_text(path: &Path) -> String {
+        fs::read_to_string(path).unwrap()
     }
 
     impl Scene {
@@ -257,8 +322,70 @@ mod tests {
             let mut record = store::tests::record(vm.id.as_str());
             record.config.keep = keep;
             Records::open(&home).unwrap().insert(&record).unwrap();
-            Self { home, vm, _directory: directory }
+            Self { home, vm, directory }
         }
+
+        /// A directory of the host's, with two files.
+        fn host(&self, name: &str) -> PathBuf {
+            let host = self.directory.path().canonicalize().unwrap().join(name);
+            fs::create_dir(&host).unwrap();
+            fs::write(host.join("one"), "1").unwrap();
+            fs::write(host.join("two"), "2").unwrap();
+            host
+        }
+
+        /// The sandbox has an overlay of a directory, or of a file in it, at a path of the guest.
+        fn overlay(&self, number: usize, guest_path: &str, over: &Path, file: &str, lines: &[Line]) {
+            let (directory, note) = self.vm.paths.overlay(number);
+            fs::create_dir_all(&directory).unwrap();
+            let text = [guest_path.as_bytes(), over.as_os_str().as_bytes(), file.as_bytes()].join(&0);
+            fs::write(note, text).unwrap();
+            let directory = File::open(&directory).unwrap().into();
+            let mut list = Writer::new(&directory).unwrap();
+            lines.iter().for_each(|line| list.add(line).unwrap());
+            list.end().unwrap();
+        }
+
+        fn read(&self, path: Option<&str>) -> Result<Vec<Overlay>, Error> {
+            read(&self.home, &self.vm.id, path)
+        }
+
+        /// Takes changes over, as if the sandbox had ended.
+        fn apply(&self, path: Option<&str>) -> Result<usize, Error> {
+            Ended(self.read(path)?).apply(&mut |_, _| ())
+        }
+    }
+
+    #[test]
+    fn the_list_of_a_single_file_is_believed_about_that_file_only() {
+        let scene = Scene::new(true);
+        let host = scene.host("host");
+        let cases = [
+            vec![there("three", None, text("3"))],
+            vec![there("two", Some((&host, "two")), text("other"))],
+            vec![gone(&host, "two")],
+            vec![gone(&host, "one")],
+            vec![gone(&host, "two"), there("one", Some((&host, "two")), text("2"))],
+            vec![gone(&host, "one"), there("one", None, What::Link(b"two".to_vec()))],
+            vec![gone(&host, "one"), there("one", None, What::Directory)],
+            vec![there("one/below", None, text("3"))],
+            vec![there("one", Some((&host, "one")), text("good")), there("three", None, text("3"))],
+        ];
+        for lines in cases {
+            scene.overlay(0, "/conf", &host, "one", &lines);
+            let shown = scene.read(None).unwrap().remove(0).judged();
+            assert!(matches!(shown, Err(Error::Changes(changes::Error::List(_)))), "{lines:?}: {shown:?}");
+            let taken = scene.apply(None);
+            assert!(matches!(taken, Err(Error::Changes(changes::Error::List(_)))), "{lines:?}: {taken:?}");
+            assert_eq!((&*read_text(&host.join("one")), &*read_text(&host.join("two"))), ("1", "2"));
+            assert_eq!(fs::read_dir(&host).unwrap().count(), 2);
+        }
+        scene.overlay(0, "/conf", &host, "one", &[there("one", Some((&host, "one")), text("new"))]);
+        let mut overlay = scene.read(Some("/conf")).unwrap().remove(0);
+        let judged = overlay.judged().unwrap();
+        assert_eq!((judged.len(), overlay.in_guest(&judged[0].place)), (1, "/conf".into()));
+        assert_eq!(scene.apply(None).unwrap(), 1);
+        assert_eq!((&*read_text(&host.join("one")), &*read_text(&host.join("two"))), ("new", "2"));
     }
 
     #[test]
