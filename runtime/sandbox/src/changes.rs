@@ -51,6 +51,26 @@ pub enum Error {
         /// The overlays' places.
         overlays: String,
     },
+    /// Something is against taking changes over.
+    #[error("{path}: {conflict}; nothing was taken over ({count} such)", count = .others + 1)]
+    Refused {
+        /// The first path, in the guest.
+        path: String,
+        /// The fault there.
+        conflict: Conflict,
+        /// How many more there are.
+        others: usize,
+    },
+    /// Changes of one overlay are not taken over, after those of others were.
+    #[error("{why}; {taken} changes of overlays before {overlay} were taken over")]
+    Partly {
+        /// The error.
+        why: String,
+        /// The overlay's place in the guest.
+        overlay: String,
+        /// How many changes were taken over before.
+        taken: usize,
+    },
     /// Some paths are too long.
     #[error("{0} paths in the overlay at {1} are too long to be taken over: name one that is not")]
     TooLong(u64, String),
@@ -71,6 +91,14 @@ pub struct Overlay {
     pub left_out: u64,
     host: Host,
     kept: Kept,
+}
+
+/// Changes that are to be taken over.
+struct Wanted {
+    list: List,
+    changes: Vec<Change>,
+    /// The objections, by path in the guest.
+    conflicts: Vec<(String, Conflict)>,
 }
 
 /// The overlays of a sandbox that has ended.
@@ -217,17 +245,34 @@ impl Overlay {
         Ok(read.map_err(RecordsError::io(&path))?)
     }
 
-    /// Takes what was changed over, all of it or nothing, and returns how much that is.
-    fn apply(&mut self, tell: &mut dyn FnMut(usize, usize)) -> Result<usize, Error> {
-        let Some(list) = self.list()? else { return Ok(0) };
+    /// What is to be taken over, with the objections, if there is anything.
+    fn wanted(&mut self) -> Result<Option<Wanted>, Error> {
+        let Some(list) = self.list()? else { return Ok(None) };
         let all = self.changes(&list)?;
-        let some = match &self.part {
+        let changes = match &self.part {
             Some(part) => below_with_directories(all, part),
             None if list.left_out > 0 => return Err(Error::TooLong(list.left_out, self.guest_path.clone())),
             None => all,
         };
-        let count = apply(some.clone(), &self.host, &self.kept, tell)?;
-        self.kept.discard(list, &some)?;
+        let judged = judge(changes.clone(), &self.host, &self.kept)?;
+        let conflicts = judged.into_iter().filter_map(|change| {
+            let conflict = change.conflict?;
+            Some((self.in_guest(&change.place), conflict))
+        });
+        let conflicts = conflicts.collect();
+        Ok(Some(Wanted { list, changes, conflicts }))
+    }
+
+    /// Takes what is wanted over, all of it or nothing, and returns how much that is.
+    fn apply(&self, wanted: Wanted, tell: &mut dyn FnMut(usize, usize)) -> Result<usize, Error> {
+        let Wanted { list, changes, .. } = wanted;
+        let count = apply(changes.clone(), &self.host, &self.kept, tell).map_err(|error| match error {
+            changes::Error::Conflict { place, conflict, others } => {
+                Error::Refused { path: self.in_guest(&place), conflict, others }
+            }
+            error => error.into(),
+        })?;
+        self.kept.discard(list, &changes)?;
         Ok(count)
     }
 
@@ -245,16 +290,37 @@ impl Overlay {
 }
 
 impl Ended {
-    /// Takes what was changed over, all of an overlay or nothing, and returns how much that is; `tell` hears how many steps
-    /// of how many are done.
+    /// Takes what was changed over, and returns how much that is; `tell` hears how many steps of how many are done.
+    ///
+    /// An objection to one change keeps those of all overlays from being taken over.
     pub fn apply(mut self, tell: &mut dyn FnMut(usize, usize)) -> Result<usize, Error> {
-        self.0.iter_mut().map(|overlay| overlay.apply(tell)).sum()
+        let wanted: Vec<_> = self.0.iter_mut().map(Overlay::wanted).collect::<Result<_, _>>()?;
+        let mut conflicts = wanted.iter().flatten().flat_map(|wanted| &wanted.conflicts).cloned();
+        if let Some((path, conflict)) = conflicts.next() {
+            return Err(Error::Refused { path, conflict, others: conflicts.count() });
+        }
+        let mut taken = 0;
+        for (overlay, wanted) in self.0.iter().zip(wanted) {
+            let Some(wanted) = wanted else { continue };
+            taken += overlay.apply(wanted, tell).map_err(|error| partly(error, overlay, taken))?;
+        }
+        Ok(taken)
     }
 
     /// Throws what was changed away, and returns how much that is.
     pub fn discard(mut self) -> Result<usize, Error> {
         self.0.iter_mut().map(Overlay::discard).sum()
     }
+}
+
+/// An error of an overlay, with how much was taken over before.
+fn partly(error: Error, overlay: &Overlay, taken: usize) -> Error {
+    let why = match error {
+        error if taken == 0 => return error,
+        Error::Refused { path, conflict, .. } => format!("{path}: {conflict}"),
+        error => error.to_string(),
+    };
+    Error::Partly { why, overlay: overlay.guest_path.clone(), taken }
 }
 
 #[cfg(test)]
@@ -398,5 +464,42 @@ mod tests {
         assert!(matches!(&refused, Error::Passing(id) if *id == passing.vm.id), "{refused}");
         let text = refused.to_string();
         assert!(text.contains("go when it ends") && !text.contains("end it first"), "{text}");
+    }
+
+    #[test]
+    fn a_conflict_in_one_overlay_keeps_all_from_being_taken_over() {
+        let scene = Scene::new(true);
+        let (first, second) = (scene.host("first"), scene.host("second"));
+        scene.overlay(0, "/a", &first, "", &[there("new", None, text("n"))]);
+        let lines = ["one", "two"].map(|name| there(name, Some((&second, name)), text("the guest's")));
+        scene.overlay(1, "/b", &second, "", &lines);
+        fs::write(second.join("one"), "the host's").unwrap();
+        fs::write(second.join("two"), "the host's").unwrap();
+        let refused = scene.apply(None).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "/b/one: changed on the host meanwhile; nothing was taken over (2 such)"
+        );
+        assert!(!first.join("new").exists(), "nothing of the other overlay is taken over");
+        assert_eq!(scene.apply(Some("/a")).unwrap(), 1);
+        assert_eq!(read_text(&first.join("new")), "n");
+        assert_eq!(read_text(&second.join("one")), "the host's");
+    }
+
+    #[test]
+    fn a_late_failure_tells_what_was_taken_over_before() {
+        let scene = Scene::new(true);
+        let (first, second) = (scene.host("first"), scene.host("second"));
+        scene.overlay(0, "/a", &first, "", &[there("new", None, text("n"))]);
+        let lost = Contents { len: 1, stored: Stored::File(7) };
+        scene.overlay(1, "/b", &second, "", &[there("new", None, What::File(lost))]);
+        let failed = scene.apply(None).unwrap_err();
+        assert!(matches!(&failed, Error::Partly { overlay, taken: 1, .. } if overlay == "/b"), "{failed}");
+        assert!(
+            failed.to_string().ends_with("; 1 changes of overlays before /b were taken over"),
+            "{failed}"
+        );
+        assert_eq!(read_text(&first.join("new")), "n");
+        assert_eq!(fs::read_dir(&second).unwrap().count(), 2);
     }
 }
