@@ -92,7 +92,7 @@ fn show(bytes: &[u8]) {
 fn line(overlay: &Overlay, change: &Change) -> String {
     let path = |place: &changes::Place| quoted(&overlay.in_guest(place));
     let from = change.from.as_ref().map(|from| format!("{} -> ", path(from))).unwrap_or_default();
-    let against = change.conflict.as_ref().map(|conflict| format!(" ({conflict})")).unwrap_or_default();
+    let against = overlay.objection(change).map(|why| format!(" ({why})")).unwrap_or_default();
     format!("{} {from}{}{against}", word(change.kind), path(&change.place))
 }
 
@@ -150,7 +150,7 @@ fn wire_overlay(overlay: &Overlay, changes: &[Change]) -> wire::state::OverlayCh
         from: change.from.as_ref().map(ToString::to_string),
         directory: change.is_directory(),
         modified: change.has_contents(),
-        conflict: change.conflict.as_ref().map(ToString::to_string),
+        conflict: overlay.objection(change).map(|why| why.to_string()),
     };
     wire::state::OverlayChanges {
         guest_path: overlay.guest_path.clone(),

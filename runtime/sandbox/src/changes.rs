@@ -4,16 +4,15 @@
 //! Not here: changes themselves (`changes`), and the words for people (`matchlock`).
 
 use std::fs::{self, File};
-use std::io;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 pub use changes::{Change, Conflict, Kind, Place};
 use changes::{Host, Kept, List, apply, below, below_with_directories, changes, judge};
 
 use crate::control::client;
 use crate::control::dialogue::Changes as Ask;
-use crate::records::home::VmPaths;
 use crate::records::store::{Record, Records, Status};
 use crate::{ControlError, Home, Id, RecordsError, reconcile};
 
@@ -52,12 +51,12 @@ pub enum Error {
         overlays: String,
     },
     /// Something is against taking changes over.
-    #[error("{path}: {conflict}; nothing was taken over ({count} such)", count = .others + 1)]
+    #[error("{path}: {objection}; nothing was taken over ({count} such)", count = .others + 1)]
     Refused {
         /// The first path, in the guest.
         path: String,
-        /// The fault there.
-        conflict: Conflict,
+        /// The reason.
+        objection: Objection,
         /// How many more there are.
         others: usize,
     },
@@ -76,6 +75,24 @@ pub enum Error {
     TooLong(u64, String),
 }
 
+/// The reason why a change is not taken over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Objection {
+    /// It does not fit the host's directory as that is now.
+    Conflict(Conflict),
+    /// It is of matchlock's own files, or of a directory around them.
+    Own,
+}
+
+impl fmt::Display for Objection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Conflict(conflict) => conflict.fmt(f),
+            Self::Own => f.write_str("matchlock's own files are there on the host"),
+        }
+    }
+}
+
 /// An overlay of a sandbox's.
 #[derive(Debug)]
 pub struct Overlay {
@@ -89,6 +106,8 @@ pub struct Overlay {
     part: Option<Place>,
     /// Paths that are not told of.
     pub left_out: u64,
+    /// The directories of matchlock's own that are in it.
+    own: Vec<Place>,
     host: Host,
     kept: Kept,
 }
@@ -98,7 +117,7 @@ struct Wanted {
     list: List,
     changes: Vec<Change>,
     /// The objections, by path in the guest.
-    conflicts: Vec<(String, Conflict)>,
+    objections: Vec<(String, Objection)>,
 }
 
 /// The overlays of a sandbox that has ended.
@@ -130,10 +149,9 @@ fn record(home: &Home, id: &Id) -> Result<Record, Error> {
 }
 
 fn read(home: &Home, id: &Id, path: Option<&str>) -> Result<Vec<Overlay>, Error> {
-    let paths = home.vm(id);
     let mut overlays = Vec::new();
     for number in 0.. {
-        match Overlay::read(&paths, number)? {
+        match Overlay::read(home, id, number)? {
             Some(overlay) => overlays.push(overlay),
             None => break,
         }
@@ -151,8 +169,8 @@ fn read(home: &Home, id: &Id, path: Option<&str>) -> Result<Vec<Overlay>, Error>
 }
 
 impl Overlay {
-    fn read(paths: &VmPaths, number: usize) -> Result<Option<Self>, Error> {
-        let (directory, note_path) = paths.overlay(number);
+    fn read(home: &Home, id: &Id, number: usize) -> Result<Option<Self>, Error> {
+        let (directory, note_path) = home.vm(id).overlay(number);
         let wrong = |path: &Path| {
             let path = path.to_owned();
             move |error| Error::from(RecordsError::io(&path)(error))
@@ -174,7 +192,11 @@ impl Overlay {
         };
         let kept = Kept::new(File::open(&directory).map_err(wrong(&directory))?.into());
         let host = Host::open(&over)?;
-        Ok(Some(Self { guest_path, directory: over, file, part: None, left_out: 0, host, kept }))
+        let own = [home.state(), home.cache()].map(real);
+        let own =
+            own.iter().filter_map(|own| Place::new(own.strip_prefix(&over).ok()?.as_os_str().as_bytes()));
+        let own = own.collect();
+        Ok(Some(Self { guest_path, directory: over, file, part: None, left_out: 0, own, host, kept }))
     }
 
     /// The part of the overlay that a path of the guest leads to, if it is in there.
@@ -203,6 +225,16 @@ impl Overlay {
         })
     }
 
+    /// The objection to taking a judged change over, if there is one.
+    #[must_use]
+    pub fn objection(&self, change: &Change) -> Option<Objection> {
+        if places(change).any(|place| self.own.iter().any(|own| place.is_within(own) || own.is_within(place)))
+        {
+            return Some(Objection::Own);
+        }
+        change.conflict.clone().map(Objection::Conflict)
+    }
+
     fn list(&mut self) -> Result<Option<List>, Error> {
         let list = self.kept.list()?;
         self.left_out = list.as_ref().map_or(0, |list| list.left_out);
@@ -214,10 +246,8 @@ impl Overlay {
     fn changes(&self, list: &List) -> Result<Vec<Change>, Error> {
         let all = changes(list);
         let Some(file) = &self.file else { return Ok(all) };
-        let is_of_it = |change: &Change| {
-            let mut places = [Some(&change.place), change.from.as_ref(), change.origin.as_ref()].into_iter();
-            places.all(|place| place.is_none_or(|place| place == file)) && change.contents().is_some()
-        };
+        let is_of_it =
+            |change: &Change| places(change).all(|place| place == file) && change.contents().is_some();
         if all.iter().all(is_of_it) {
             Ok(all)
         } else {
@@ -255,12 +285,12 @@ impl Overlay {
             None => all,
         };
         let judged = judge(changes.clone(), &self.host, &self.kept)?;
-        let conflicts = judged.into_iter().filter_map(|change| {
-            let conflict = change.conflict?;
-            Some((self.in_guest(&change.place), conflict))
+        let objections = judged.iter().filter_map(|change| {
+            let objection = self.objection(change)?;
+            Some((self.in_guest(&change.place), objection))
         });
-        let conflicts = conflicts.collect();
-        Ok(Some(Wanted { list, changes, conflicts }))
+        let objections = objections.collect();
+        Ok(Some(Wanted { list, changes, objections }))
     }
 
     /// Takes what is wanted over, all of it or nothing, and returns how much that is.
@@ -268,7 +298,8 @@ impl Overlay {
         let Wanted { list, changes, .. } = wanted;
         let count = apply(changes.clone(), &self.host, &self.kept, tell).map_err(|error| match error {
             changes::Error::Conflict { place, conflict, others } => {
-                Error::Refused { path: self.in_guest(&place), conflict, others }
+                let objection = Objection::Conflict(conflict);
+                Error::Refused { path: self.in_guest(&place), objection, others }
             }
             error => error.into(),
         })?;
@@ -295,9 +326,9 @@ impl Ended {
     /// An objection to one change keeps those of all overlays from being taken over.
     pub fn apply(mut self, tell: &mut dyn FnMut(usize, usize)) -> Result<usize, Error> {
         let wanted: Vec<_> = self.0.iter_mut().map(Overlay::wanted).collect::<Result<_, _>>()?;
-        let mut conflicts = wanted.iter().flatten().flat_map(|wanted| &wanted.conflicts).cloned();
-        if let Some((path, conflict)) = conflicts.next() {
-            return Err(Error::Refused { path, conflict, others: conflicts.count() });
+        let mut objections = wanted.iter().flatten().flat_map(|wanted| &wanted.objections).cloned();
+        if let Some((path, objection)) = objections.next() {
+            return Err(Error::Refused { path, objection, others: objections.count() });
         }
         let mut taken = 0;
         for (overlay, wanted) in self.0.iter().zip(wanted) {
@@ -313,11 +344,25 @@ impl Ended {
     }
 }
 
+/// The paths that a change is about, on the host and in the guest's view.
+fn places(change: &Change) -> impl Iterator<Item = &Place> {
+    [Some(&change.place), change.from.as_ref(), change.origin.as_ref()].into_iter().flatten()
+}
+
+/// A path without links, as far as it is there.
+fn real(path: &Path) -> PathBuf {
+    let real = path.ancestors().find_map(|above| {
+        let rest = path.strip_prefix(above).ok()?;
+        Some(fs::canonicalize(above).ok()?.join(rest))
+    });
+    real.unwrap_or_else(|| path.to_owned())
+}
+
 /// An error of an overlay, with how much was taken over before.
 fn partly(error: Error, overlay: &Overlay, taken: usize) -> Error {
     let why = match error {
         error if taken == 0 => return error,
-        Error::Refused { path, conflict, .. } => format!("{path}: {conflict}"),
+        Error::Refused { path, objection, .. } => format!("{path}: {objection}"),
         error => error.to_string(),
     };
     Error::Partly { why, overlay: overlay.guest_path.clone(), taken }
@@ -325,7 +370,6 @@ fn partly(error: Error, overlay: &Overlay, taken: usize) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::MetadataExt;
 
     use changes::{Base, Contents, Gone, Record as Line, Stored, There, Time, What, Writer};
@@ -365,7 +409,7 @@ mod tests {
     /// The guest has something there that is new, or was at a path of this directory.
     fn there(path: &str, origin: Option<(&Path, &str)>, what: What) -> Line {
         let was = origin.map(|(directory, origin)| base(&directory.join(origin)));
-        let file = path.bytes().fold(0, |sum, byte| sum * 31 + u64::from(byte) % 31);
+        let file = path.bytes().fold(0, |sum: u64, byte| sum.wrapping_mul(257).wrapping_add(byte.into()));
         let (mode, mtime) = (0o755, Time { seconds: 1000, nanoseconds: 5 });
         let origin = origin.map(|(_, origin)| place(origin));
         Line::There(There { place: place(path), origin, was, file, mode, mtime, what })
@@ -374,6 +418,13 @@ mod tests {
     /// The guest removed or moved something.
     fn gone(directory: &Path, path: &str) -> Line {
         Line::Gone(Gone { place: place(path), was: base(&directory.join(path)) })
+    }
+
+    fn names(directory: &Path) -> Vec<std::ffi::OsString> {
+        let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
     }
 
     fn read_text(path: &Path) -> String {
@@ -501,5 +552,45 @@ mod tests {
         );
         assert_eq!(read_text(&first.join("new")), "n");
         assert_eq!(fs::read_dir(&second).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn files_of_our_own_are_not_taken_over() {
+        let scene = Scene::new(true);
+        let user = scene.directory.path().canonicalize().unwrap();
+        fs::create_dir(user.join("other")).unwrap();
+        let new = || text("n");
+        let cases = [
+            ("new", vec![there(".matchlock/new", None, new())]),
+            (".matchlock/state.db", vec![gone(&user, ".matchlock/state.db")]),
+            // It does not exist yet, and is ours all the same.
+            (".cache", vec![there(".cache", None, What::Link(b"other".to_vec()))]),
+            (
+                "kernel",
+                vec![
+                    there(".cache", None, What::Directory),
+                    there(".cache/matchlock", None, What::Directory),
+                    there(".cache/matchlock/kernel", None, new()),
+                ],
+            ),
+            (
+                "moved",
+                vec![gone(&user, ".matchlock"), there("moved", Some((&user, ".matchlock")), What::Directory)],
+            ),
+        ];
+        let before = names(&user);
+        for (case, lines) in cases {
+            scene.overlay(0, "/home", &user, "", &lines);
+            let mut overlay = scene.read(None).unwrap().remove(0);
+            let judged = overlay.judged().unwrap();
+            assert!(judged.iter().all(|change| overlay.objection(change) == Some(Objection::Own)), "{case}");
+            let refused = scene.apply(None).unwrap_err();
+            assert!(matches!(refused, Error::Refused { objection: Objection::Own, .. }), "{case}: {refused}");
+            assert_eq!(names(&user), before, "{case}");
+        }
+        let lines = [there(".matchlocked", None, new()), there("other/new", None, new())];
+        scene.overlay(0, "/home", &user, "", &lines);
+        assert_eq!(scene.apply(None).unwrap(), 2);
+        assert_eq!(read_text(&user.join("other/new")), "n");
     }
 }
