@@ -105,7 +105,7 @@ fn expected<const N: usize>(descriptors: Vec<OwnedFd>) -> io::Result<[OwnedFd; N
 impl Client {
     /// Starts a broker; returns once it is ready to be asked.
     fn start(user: &User, powers: Powers) -> Result<Self, Error> {
-        let program = process::find_program(PROGRAM).ok_or(Error::NoProgram)?;
+        let program = process::find_own_program(PROGRAM).ok_or(Error::NoProgram)?;
         let failed = |error: process::Error| Error::Broker(io::Error::other(error));
         let (process, channel) = process::spawn(Spawn::new(&program)).map_err(failed)?;
         let User { uid, gid, groups } = user.clone();

@@ -43,7 +43,7 @@ pub const QEMU: &str = "qemu-system-x86_64";
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The broker's program is not there.
-    #[error("matchlock-broker not found")]
+    #[error("matchlock-broker not found beside matchlock")]
     NoProgram,
     /// The broker could not be started, or does not answer.
     #[error("matchlock-broker: {0}")]

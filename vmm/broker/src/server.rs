@@ -6,7 +6,6 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
 
 use confinement::User;
 use process::{Channel, Child, Spawn};
@@ -125,7 +124,8 @@ impl Broker {
             return Err(Errno::INVAL.into());
         }
         let args = self.arguments(program)?;
-        let spawn = Spawn { stderr: log, args, ..Spawn::new(&find(program.name())?) };
+        let file = process::find_own_program(program.name()).ok_or_else(|| not_found(program.name()))?;
+        let spawn = Spawn { stderr: log, args, ..Spawn::new(&file) };
         let (child, channel) = process::spawn(spawn).map_err(|error| match error {
             process::Error::Start { source, .. } => source,
             other => io::Error::other(other),
@@ -142,7 +142,9 @@ impl Broker {
     fn arguments(&self, program: Program) -> io::Result<Vec<OsString>> {
         Ok(match program {
             Program::Vmm | Program::Devices => Vec::new(),
-            Program::Launcher => vec![find(QEMU)?.into()],
+            Program::Launcher => {
+                vec![process::find_program(QEMU).ok_or_else(|| not_found(QEMU))?.into()]
+            }
             Program::Shares => self.user.arguments(),
         })
     }
@@ -169,9 +171,8 @@ impl Drop for Broker {
     }
 }
 
-fn find(program: &str) -> io::Result<PathBuf> {
-    let not_found = || io::Error::new(io::ErrorKind::NotFound, format!("{program} not found"));
-    process::find_program(program).ok_or_else(not_found)
+fn not_found(program: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("{program} not found"))
 }
 
 fn unknown<T>() -> io::Result<T> {

@@ -34,6 +34,7 @@ type Test = (&'static str, fn());
 const TESTS: &[Test] = &[
     ("the_supervisor_is_the_users_for_good", the_supervisor_is_the_users_for_good),
     ("the_broker_keeps_few_of_roots_powers", the_broker_keeps_few_of_roots_powers),
+    ("our_programs_are_not_taken_from_the_path", our_programs_are_not_taken_from_the_path),
     ("what_is_started_is_roots_and_told_nothing", what_is_started_is_roots_and_told_nothing),
     ("children_are_killed_and_reaped", children_are_killed_and_reaped),
     ("what_takes_privilege_is_done", what_takes_privilege_is_done),
@@ -73,6 +74,7 @@ fn supervise(role: &str) {
         "start" => [Program::Vmm, Program::Launcher, Program::Shares].into_iter().for_each(show),
         "reap" => reap(),
         "acts" => acts(),
+        "path" => println!("{}", broker::start(Program::Vmm, Spawn::new(Path::new("/"))).unwrap_err()),
         "take back" => take_back(),
         "many" => many(),
         "stay" => stay(),
@@ -170,11 +172,15 @@ fn stay() {
     }
 }
 
-/// A supervisor in a role, with scripts in the place of programs.
+/// A supervisor in a role, with scripts in the place of programs. For the role "path" they are on `PATH`, and else beside
+/// the broker.
 fn supervisor(role: &str) -> (tempfile::TempDir, std::process::Child) {
     let directory = tempfile::tempdir().unwrap();
+    let on_path = directory.path().join("on_path");
+    fs::create_dir(&on_path).unwrap();
+    let scripts = if role == "path" { &on_path } else { directory.path() };
     let script = |name: &str, body: &str| {
-        let path = directory.path().join(name);
+        let path = scripts.join(name);
         fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
         fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
     };
@@ -183,10 +189,12 @@ fn supervisor(role: &str) -> (tempfile::TempDir, std::process::Child) {
         script(name, heeds);
     }
     script("matchlock-devices", "exec sleep 1000");
-    // Programs are looked for beside the broker first.
+    // The broker is looked for beside the supervisor only.
     fs::copy(env!("CARGO_BIN_EXE_matchlock-broker"), directory.path().join("matchlock-broker")).unwrap();
-    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", directory.path().display());
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    let program = directory.path().join("supervisor");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", on_path.display());
+    let mut command = Command::new(program);
     command.env(ROLE, role).env("PATH", path).stdin(Stdio::null()).stdout(Stdio::piped());
     let child = command.spawn().unwrap();
     (directory, child)
@@ -287,6 +295,11 @@ fn what_is_started_is_roots_and_told_nothing() {
         ("matchlock-launcher 0:0", broker::QEMU.as_ref())
     );
     assert_eq!(lines[2], format!("matchlock-shares 0:0 {USER} {USER} {USER} 4242"));
+}
+
+/// A directory on `PATH` may be the user's.
+fn our_programs_are_not_taken_from_the_path() {
+    assert_eq!(said("path"), "matchlock-vmm: matchlock-vmm not found\n");
 }
 
 fn children_are_killed_and_reaped() {

@@ -16,7 +16,7 @@ pub mod fuzz;
 mod group;
 mod sys;
 
-pub use find::find_program;
+pub use find::{find_own_program, find_program};
 pub use group::Group;
 pub use sys::*;
 
