@@ -13,7 +13,8 @@
 //! Each function of this crate does its work in this process, unless the process has a broker ([`become_user`]). The
 //! supervisor handles what guests and clients send, so the broker takes it for one that they have taken over: a request
 //! names no path, no user and no argument, and is worth no more than the command that was called with sudo. The
-//! supervisor's end is the broker's, which kills what it started; the broker's end is the supervisor's. Not here: what
+//! supervisor's end is the broker's, which kills what it started, but for the process of shared folders: that one has a minute for
+//! its last list of changes. The broker's end is the supervisor's. Not here: what
 //! the programs do, and what they are told.
 
 #![cfg(target_os = "linux")]

@@ -6,9 +6,11 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
+use std::time::{Duration, Instant};
 
 use confinement::User;
 use process::{Channel, Child, Spawn};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -23,6 +25,10 @@ use crate::{QEMU, acts};
 /// Most processes at once. A sandbox has four.
 const MAX_CHILDREN: usize = 16;
 
+/// How long a process of shared folders may write its list of changes once the supervisor is gone. A supervisor waits as
+/// long for a list that it asks for.
+const LAST_LIST: Duration = Duration::from_secs(60);
+
 /// The capabilities that stay: for processes' users, namespaces and ends, for programs that only their owner finds, for
 /// ports below 1024, and for interfaces. A filter of system calls would hold for all programs that the broker starts, QEMU's
 /// launcher included.
@@ -36,8 +42,8 @@ const KEPT: CapabilitySet = CapabilitySet::SETUID
     .union(CapabilitySet::NET_BIND_SERVICE)
     .union(CapabilitySet::NET_ADMIN);
 
-/// Serves until the one who asks hangs up, or sends what is no request; then all that was started is killed.
-pub fn serve(channel: &Channel) -> process::Result<()> {
+/// Serves until the one who asks hangs up, or sends what is no request; then all that was started ends.
+pub fn serve(channel: Channel) -> process::Result<()> {
     let Some((Begin { uid, gid, groups, powers }, _)) = channel.recv()? else { return Ok(()) };
     let begun: Reply<()> = begin().map_err(Into::into);
     channel.send(&begun, &[])?;
@@ -45,10 +51,11 @@ pub fn serve(channel: &Channel) -> process::Result<()> {
         return Ok(());
     }
     let mut broker = Broker::new(User { uid, gid, groups }, powers);
-    while let Some((request, descriptors)) = channel.recv()? {
-        broker.obey(request, descriptors, channel)?;
-    }
-    Ok(())
+    let outcome = broker.obey_all(&channel);
+    // The one who asks has no broker any more, however long the last process takes to end.
+    drop(channel);
+    drop(broker);
+    outcome
 }
 
 /// Gives up what no request takes.
@@ -65,14 +72,28 @@ pub(crate) struct Broker {
     user: User,
     powers: Powers,
     /// The processes that are not reaped yet.
-    children: BTreeMap<u32, Child>,
+    children: BTreeMap<u32, Running>,
     /// The number that the next child gets.
     next: u32,
+}
+
+/// A process that was started, and what it runs.
+#[derive(Debug)]
+struct Running {
+    program: Program,
+    child: Child,
 }
 
 impl Broker {
     pub(crate) fn new(user: User, powers: Powers) -> Self {
         Self { user, powers, children: BTreeMap::new(), next: 0 }
+    }
+
+    fn obey_all(&mut self, channel: &Channel) -> process::Result<()> {
+        while let Some((request, descriptors)) = channel.recv()? {
+            self.obey(request, descriptors, channel)?;
+        }
+        Ok(())
     }
 
     /// Does what is asked, or refuses it, and says so.
@@ -134,7 +155,7 @@ impl Broker {
         let (number, pid) = (self.next, child.pid());
         // Sixteen processes at once do not start four thousand million in a sandbox's life; if they did, the broker ends.
         self.next = number.checked_add(1).ok_or_else(|| io::Error::other("too many processes"))?;
-        self.children.insert(number, child);
+        self.children.insert(number, Running { program, child });
         Ok((Started { child: number, pid }, descriptors))
     }
 
@@ -150,25 +171,47 @@ impl Broker {
     }
 
     fn kill(&self, child: u32) -> io::Result<()> {
-        self.children.get(&child).map_or_else(unknown, Child::kill)
+        self.children.get(&child).map_or_else(unknown, |running| running.child.kill())
     }
 
     fn reap(&mut self, child: u32) -> io::Result<Option<i32>> {
-        let status = self.children.get_mut(&child).map_or_else(unknown, Child::try_wait)?;
+        let running = self.children.get_mut(&child);
+        let status = running.map_or_else(unknown, |running| running.child.try_wait())?;
         if status.is_some() {
             self.children.remove(&child);
         }
         Ok(status.map(ExitStatusExt::into_raw))
     }
+
+    /// Kills all before the first is waited for, but for processes of shared folders: these have heard the hang-up, too,
+    /// and may be writing what a guest changed of an overlay. They are killed after `patience`.
+    fn end(&mut self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        let children = std::mem::take(&mut self.children).into_values();
+        let (shares, others): (Vec<_>, Vec<_>) =
+            children.partition(|running| running.program == Program::Shares);
+        for other in &others {
+            let _ = other.child.kill();
+        }
+        for running in &shares {
+            wait(&running.child, deadline);
+        }
+    }
 }
 
 impl Drop for Broker {
-    /// Kills all before the first is waited for.
     fn drop(&mut self) {
-        for child in self.children.values() {
-            let _ = child.kill();
-        }
+        self.end(LAST_LIST);
     }
+}
+
+/// Waits for a process' end, until `deadline`.
+fn wait(child: &Child, deadline: Instant) {
+    let ended = |left: Duration| match left.try_into() {
+        Ok(left) => poll(&mut [PollFd::new(child, PollFlags::IN)], Some(&left)),
+        Err(_) => Ok(0),
+    };
+    while ended(deadline.saturating_duration_since(Instant::now())) == Err(Errno::INTR) {}
 }
 
 fn not_found(program: &str) -> io::Error {
@@ -196,5 +239,42 @@ fn reply_with<Q: Question<Answer = ()>>(
     match opened {
         Ok(descriptor) => reply::<Q>(channel, Ok(()), &[descriptor]),
         Err(error) => reply::<Q>(channel, Err(error), &[]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Processes that do not end by themselves: one of shared folders, and another.
+    fn broker() -> (Broker, OwnedFd, OwnedFd) {
+        let mut broker = Broker::new(User { uid: 1, gid: 1, groups: Vec::new() }, Powers::Sandbox);
+        let mut sleep = Spawn::new(&process::find_program("sleep").unwrap());
+        sleep.args.push("1000".into());
+        let other = Spawn { args: sleep.args.clone(), ..Spawn::new(&sleep.program) };
+        let mut start = |number, program, spawn| {
+            let child = process::spawn_without_channel(spawn).unwrap();
+            let pidfd = child.as_fd().try_clone_to_owned().unwrap();
+            broker.children.insert(number, Running { program, child });
+            pidfd
+        };
+        let shares = start(0, Program::Shares, sleep);
+        let other = start(1, Program::Vmm, other);
+        (broker, shares, other)
+    }
+
+    fn has_ended(process: &OwnedFd, patience: Duration) -> bool {
+        let patience = patience.try_into().unwrap();
+        poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&patience)).unwrap() > 0
+    }
+
+    #[test]
+    fn shared_folders_end_last_but_they_end() {
+        let (mut broker, shares, other) = broker();
+        let ending = std::thread::spawn(move || broker.end(Duration::from_millis(500)));
+        assert!(has_ended(&other, Duration::from_secs(20)));
+        assert!(!has_ended(&shares, Duration::from_millis(50)), "killed at once");
+        ending.join().unwrap();
+        assert!(has_ended(&shares, Duration::ZERO));
     }
 }

@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "tests")]
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -25,6 +25,10 @@ const USER: u32 = 54_321;
 /// Names the supervisor's part.
 const ROLE: &str = "MATCHLOCK_TEST_SUPERVISOR";
 
+/// A FIFO that ends the process of shared folders, and the file that it writes at its end.
+const GO: &str = "go";
+const KEPT: &str = "kept";
+
 /// Nothing here takes long, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -40,6 +44,7 @@ const TESTS: &[Test] = &[
     ("what_takes_privilege_is_done", what_takes_privilege_is_done),
     ("only_what_the_command_is_for_is_done", only_what_the_command_is_for_is_done),
     ("nothing_is_left_of_a_killed_supervisor", nothing_is_left_of_a_killed_supervisor),
+    ("shared_folders_end_in_peace", shared_folders_end_in_peace),
     ("nothing_is_left_of_a_killed_broker", nothing_is_left_of_a_killed_broker),
     ("what_is_no_request_ends_the_broker", what_is_no_request_ends_the_broker),
     ("processes_have_a_limit", processes_have_a_limit),
@@ -77,7 +82,8 @@ fn supervise(role: &str) {
         "path" => println!("{}", broker::start(Program::Vmm, Spawn::new(Path::new("/"))).unwrap_err()),
         "take back" => take_back(),
         "many" => many(),
-        "stay" => stay(),
+        "stay" => stay([Program::Vmm, Program::Devices]),
+        "share" => stay([Program::Shares, Program::Devices]),
         _ => panic!("{role}"),
     }
 }
@@ -162,10 +168,9 @@ fn many() {
 }
 
 /// Starts two programs, says their numbers, and stays.
-fn stay() {
-    let start = |program| broker::start(program, Spawn::new(Path::new("/"))).unwrap();
-    let (heeds, _one) = start(Program::Vmm);
-    let (does_not, _other) = start(Program::Devices);
+fn stay(programs: [Program; 2]) {
+    let [(heeds, _one), (does_not, _other)] =
+        programs.map(|program| broker::start(program, Spawn::new(Path::new("/"))).unwrap());
     println!("{} {}", heeds.pid(), does_not.pid());
     loop {
         std::thread::park();
@@ -189,6 +194,12 @@ fn supervisor(role: &str) -> (tempfile::TempDir, std::process::Child) {
         script(name, heeds);
     }
     script("matchlock-devices", "exec sleep 1000");
+    if role == "share" {
+        // It goes on for a moment after the hang-up: until the test says so.
+        rustix::fs::mkfifoat(rustix::fs::CWD, directory.path().join(GO), 0o600.into()).unwrap();
+        let body = format!("cd \"${{0%/*}}\"\ncat <&3 >/dev/null\nread -r _ <{GO}\necho kept >{KEPT}");
+        script("matchlock-shares", &body);
+    }
     // The broker is looked for beside the supervisor only.
     fs::copy(env!("CARGO_BIN_EXE_matchlock-broker"), directory.path().join("matchlock-broker")).unwrap();
     let program = directory.path().join("supervisor");
@@ -243,14 +254,14 @@ fn the_supervisor_is_the_users_for_good() {
 
 /// A supervisor that stays, with its broker and the two processes that it has.
 struct Staying {
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
     supervisor: std::process::Child,
     broker: u32,
     started: [u32; 2],
 }
 
-fn staying() -> Staying {
-    let (directory, mut supervisor) = supervisor("stay");
+fn staying(role: &str) -> Staying {
+    let (directory, mut supervisor) = supervisor(role);
     let mut line = String::new();
     BufReader::new(supervisor.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let started: Vec<u32> = line.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
@@ -258,11 +269,11 @@ fn staying() -> Staying {
     let children = fs::read_to_string(format!("/proc/{main}/task/{main}/children")).unwrap();
     let broker = children.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>();
     let ([broker], [one, other]) = (&broker[..], &started[..]) else { panic!("{children}, {line}") };
-    Staying { _directory: directory, supervisor, broker: *broker, started: [*one, *other] }
+    Staying { directory, supervisor, broker: *broker, started: [*one, *other] }
 }
 
 fn the_broker_keeps_few_of_roots_powers() {
-    let mut staying = staying();
+    let mut staying = staying("stay");
     let status = fs::read_to_string(format!("/proc/{}/status", staying.broker)).unwrap();
     assert_eq!(fields(&status, "Uid:"), ["0\t0\t0\t0"]);
     assert_eq!(fields(&status, "NoNewPrivs:"), ["1"]);
@@ -332,15 +343,32 @@ fn processes_have_a_limit() {
 }
 
 fn nothing_is_left_of_a_killed_supervisor() {
-    let Staying { _directory, mut supervisor, broker, started: [one, other] } = staying();
+    let Staying { directory: _directory, mut supervisor, broker, started: [one, other] } = staying("stay");
     let left = [broker, one, other].map(|process| pidfd_open(pid(process), PidfdFlags::empty()).unwrap());
     supervisor.kill().unwrap();
     supervisor.wait().unwrap();
     assert!(left.iter().all(|process| is_readable(process, PATIENCE)));
 }
 
+/// A list of what a guest changed is written when the supervisor is gone.
+fn shared_folders_end_in_peace() {
+    let Staying { directory, mut supervisor, broker, started: [shares, other] } = staying("share");
+    let [broker, shares, other] =
+        [broker, shares, other].map(|process| pidfd_open(pid(process), PidfdFlags::empty()).unwrap());
+    supervisor.kill().unwrap();
+    supervisor.wait().unwrap();
+    assert!(is_readable(&other, PATIENCE));
+    assert!(!is_readable(&shares, Duration::from_millis(100)), "killed at once");
+    // A FIFO that is open for both ends waits for nobody.
+    let mut go = fs::File::options().read(true).write(true).open(directory.path().join(GO)).unwrap();
+    go.write_all(b"\n").unwrap();
+    assert!(is_readable(&shares, PATIENCE) && is_readable(&broker, PATIENCE));
+    assert_eq!(fs::read_to_string(directory.path().join(KEPT)).unwrap(), "kept\n");
+}
+
 fn nothing_is_left_of_a_killed_broker() {
-    let Staying { _directory, mut supervisor, broker, started: [heeds, does_not] } = staying();
+    let Staying { directory: _directory, mut supervisor, broker, started: [heeds, does_not] } =
+        staying("stay");
     let heeds = pidfd_open(pid(heeds), PidfdFlags::empty()).unwrap();
     kill_process(pid(broker), Signal::KILL).unwrap();
     let status: ExitStatus = supervisor.wait().unwrap();

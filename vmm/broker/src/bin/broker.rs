@@ -3,6 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let served = process::parent_channel().and_then(|channel| broker::serve(&channel));
+    let served = process::parent_channel().and_then(broker::serve);
     if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
