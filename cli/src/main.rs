@@ -85,7 +85,7 @@ fn dispatch(cli: Cli, arguments: &[OsString], start: Start) -> anyhow::Result<u8
         Command::Get(args) => inspect::get(&args, &home(take_back)?),
         Command::Inspect(args) => inspect::inspect(&args, &home(take_back)?),
         Command::Log(args) => log::log(&args, &home(nothing)?),
-        Command::PortForward(args) => forward::port_forward(&args, &home(all)?),
+        Command::PortForward(args) => forward::port_forward(&args, &home(Some(Powers::Listen))?),
         Command::Pull(args) => pull::pull(&args, &home(nothing)?),
         Command::Build(args) => build::build(&args, || home(nothing)),
         Command::Diff(args) => changes::diff(&args, &home(take_back)?),

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 pub enum Powers {
     /// To take back what killed sandboxes left in the kernel.
     TakeBack,
+    /// That, and to listen on ports.
+    Listen,
     /// All that a sandbox takes.
     Sandbox,
 }

@@ -105,6 +105,7 @@ impl Broker {
     ) -> process::Result<()> {
         let is_allowed = match self.powers {
             Powers::TakeBack => matches!(request, Request::DeleteInterface(_)),
+            Powers::Listen => matches!(request, Request::DeleteInterface(_) | Request::Listen(_)),
             Powers::Sandbox => true,
         };
         if !is_allowed {

@@ -72,7 +72,11 @@ fn main() -> ExitCode {
 /// The supervisor's part. Each line that it says is for the test.
 fn supervise(role: &str) {
     let user = User { uid: USER, gid: USER, groups: vec![USER, 4242] };
-    let powers = if role == "take back" { Powers::TakeBack } else { Powers::Sandbox };
+    let powers = match role {
+        "take back" => Powers::TakeBack,
+        "listen" => Powers::Listen,
+        _ => Powers::Sandbox,
+    };
     broker::become_user(&user, Some(powers)).unwrap();
     match role {
         "status" => status(),
@@ -80,7 +84,7 @@ fn supervise(role: &str) {
         "reap" => reap(),
         "acts" => acts(),
         "path" => println!("{}", broker::start(Program::Vmm, Spawn::new(Path::new("/"))).unwrap_err()),
-        "take back" => take_back(),
+        "take back" | "listen" => few_acts(),
         "many" => many(),
         "stay" => stay([Program::Vmm, Program::Devices]),
         "share" => stay([Program::Shares, Program::Devices]),
@@ -140,22 +144,29 @@ fn reap() {
 fn acts() {
     println!("kvm {:?}", broker::open_kvm().map(|_| ()).map_err(|error| error.kind()));
     println!("version {:?}", broker::kvm_api_version().map_err(|error| error.kind()));
-    for port in (600..1000).rev() {
-        if let Ok(listener) = broker::listen(([127, 0, 0, 1], port).into()) {
-            println!("listens on {}", listener.local_addr().unwrap());
-            break;
-        }
-    }
+    listen();
     let file = fs::File::open("/dev/null").unwrap();
     let spawn = Spawn { stderr: Some(file.into()), ..Spawn::new(Path::new("/")) };
     println!("log {}", broker::start(Program::Vmm, spawn).unwrap_err());
     println!("interface {:?}", broker::delete_interface(0xffff_fff0));
 }
 
-fn take_back() {
+/// Listens on a free port that takes privilege, if it may.
+fn listen() {
+    for port in (600..1000).rev() {
+        if let Ok(listener) = broker::listen(([127, 0, 0, 1], port).into()) {
+            println!("listens on {}", listener.local_addr().unwrap());
+            break;
+        }
+    }
+}
+
+fn few_acts() {
     let error = broker::start(Program::Vmm, Spawn::new(Path::new("/"))).unwrap_err();
     println!("start {error}");
     println!("kvm {:?}", broker::open_kvm().unwrap_err().kind());
+    println!("version {:?}", broker::kvm_api_version().unwrap_err().kind());
+    listen();
     println!("interface {:?}", broker::delete_interface(0xffff_fff0));
 }
 
@@ -332,10 +343,14 @@ fn what_takes_privilege_is_done() {
 }
 
 fn only_what_the_command_is_for_is_done() {
-    let said = said("take back");
-    assert_eq!(fields(&said, "start "), ["matchlock-vmm: Operation not permitted (os error 1)"]);
-    assert_eq!(fields(&said, "kvm "), ["PermissionDenied"]);
-    assert_eq!(fields(&said, "interface "), ["Ok(())"]);
+    for (role, ports) in [("take back", 0), ("listen", 1)] {
+        let said = said(role);
+        assert_eq!(fields(&said, "start "), ["matchlock-vmm: Operation not permitted (os error 1)"]);
+        assert_eq!(fields(&said, "kvm "), ["PermissionDenied"]);
+        assert_eq!(fields(&said, "version "), ["PermissionDenied"]);
+        assert_eq!(fields(&said, "listens on ").len(), ports, "{said}");
+        assert_eq!(fields(&said, "interface "), ["Ok(())"]);
+    }
 }
 
 fn processes_have_a_limit() {
