@@ -134,6 +134,11 @@ impl Broker {
 
     fn start(&mut self, program: Program, descriptors: Vec<OwnedFd>) -> io::Result<(Started, Vec<OwnedFd>)> {
         if self.children.len() >= MAX_CHILDREN {
+            // An answer whose descriptors the supervisor had no room for leaves a process that ended by its hang-up, and
+            // that nobody asks for.
+            self.children.retain(|_, running| !matches!(running.child.try_wait(), Ok(Some(_))));
+        }
+        if self.children.len() >= MAX_CHILDREN {
             return Err(io::Error::other("too many processes"));
         }
         let log = descriptors.into_iter().next();
