@@ -3,16 +3,19 @@
 //!
 //! Not here: changes themselves (`changes`), and the words for people (`matchlock`).
 
+use std::ffi::OsString;
 use std::fs::{self, File};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
 pub use changes::{Change, Conflict, Kind, Place};
-use changes::{Host, Kept, List, apply, below, below_with_directories, changes, judge};
+use changes::{Host, Kept, List, What, apply, below, below_with_directories, changes, judge};
+use policy::files::{Masks, Verdict, WantedMasks};
 
 use crate::control::client;
 use crate::control::dialogue::Changes as Ask;
+use crate::records::overlay::Note;
 use crate::records::store::{Record, Records, Status};
 use crate::{ControlError, Home, Id, RecordsError, reconcile};
 
@@ -82,6 +85,8 @@ pub enum Objection {
     Conflict(Conflict),
     /// It is of matchlock's own files, or of a directory around them.
     Own,
+    /// A mask of the share keeps the guest from it.
+    Masked,
 }
 
 impl fmt::Display for Objection {
@@ -89,6 +94,7 @@ impl fmt::Display for Objection {
         match self {
             Self::Conflict(conflict) => conflict.fmt(f),
             Self::Own => f.write_str("matchlock's own files are there on the host"),
+            Self::Masked => f.write_str("a mask of the share keeps the guest from it"),
         }
     }
 }
@@ -108,6 +114,7 @@ pub struct Overlay {
     pub left_out: u64,
     /// The directories of matchlock's own that are in it.
     own: Vec<Place>,
+    masks: Masks,
     host: Host,
     kept: Kept,
 }
@@ -171,32 +178,22 @@ fn read(home: &Home, id: &Id, path: Option<&str>) -> Result<Vec<Overlay>, Error>
 impl Overlay {
     fn read(home: &Home, id: &Id, number: usize) -> Result<Option<Self>, Error> {
         let (directory, note_path) = home.vm(id).overlay(number);
-        let wrong = |path: &Path| {
-            let path = path.to_owned();
-            move |error| Error::from(RecordsError::io(&path)(error))
-        };
-        let note = match fs::read(&note_path) {
-            Ok(note) => note,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(wrong(&note_path)(error)),
-        };
-        let mut parts = note.split(|byte| *byte == 0).map(<[u8]>::to_vec);
-        let mut part = || parts.next().unwrap_or_default();
-        let guest_path = String::from_utf8_lossy(&part()).into_owned();
-        let over = PathBuf::from(std::ffi::OsString::from_vec(part()));
-        let file = part();
-        let file = match Place::new(&file) {
-            None if file.is_empty() => None,
-            Some(file) if file.parent().is_none() => Some(file),
-            _ => return Err(wrong(&note_path)(io::ErrorKind::InvalidData.into())),
-        };
-        let kept = Kept::new(File::open(&directory).map_err(wrong(&directory))?.into());
+        let Some(note) = Note::read(&note_path)? else { return Ok(None) };
+        let wrong = || RecordsError::io(&note_path)(io::ErrorKind::InvalidData.into());
+        let name = |name: &OsString| Place::new(name.as_bytes()).filter(|name| name.parent().is_none());
+        let file = note.file.as_ref().map(|file| name(file).ok_or_else(wrong)).transpose()?;
+        // A single file has no names in it to be masked.
+        let masks = if file.is_some() { WantedMasks::default() } else { note.masks() };
+        let masks = Masks::new(&masks).map_err(|_| wrong())?;
+        let over = PathBuf::from(note.directory);
+        let kept = Kept::new(File::open(&directory).map_err(RecordsError::io(&directory))?.into());
         let host = Host::open(&over)?;
         let own = [home.state(), home.cache()].map(real);
         let own =
             own.iter().filter_map(|own| Place::new(own.strip_prefix(&over).ok()?.as_os_str().as_bytes()));
         let own = own.collect();
-        Ok(Some(Self { guest_path, directory: over, file, part: None, left_out: 0, own, host, kept }))
+        let guest_path = note.guest_path;
+        Ok(Some(Self { guest_path, directory: over, file, part: None, left_out: 0, own, masks, host, kept }))
     }
 
     /// The part of the overlay that a path of the guest leads to, if it is in there.
@@ -232,7 +229,26 @@ impl Overlay {
         {
             return Some(Objection::Own);
         }
+        if !self.masks.is_empty() && self.is_masked(change) {
+            return Some(Objection::Masked);
+        }
         change.conflict.clone().map(Objection::Conflict)
+    }
+
+    /// Whether a guest that is held to the masks cannot have made the change.
+    fn is_masked(&self, change: &Change) -> bool {
+        let look = |place: &Place| self.masks.look(place.as_bytes());
+        if places(change).any(|place| look(place).verdict >= Verdict::ReadOnly) {
+            return true;
+        }
+        let (Some(there), seen) = (&change.now, look(&change.place)) else { return false };
+        match (&there.what, &change.from) {
+            (_, Some(from)) if change.kind == Kind::Renamed => !look(from).is_as_good_as(&seen),
+            (What::Directory, _) => false,
+            // By way of the link, what is masked would have another path.
+            (What::Link(_), _) if seen.is_on_the_way() => true,
+            _ => seen.verdict == Verdict::OnlyDirectory,
+        }
     }
 
     fn list(&mut self) -> Result<Option<List>, Error> {
@@ -372,7 +388,7 @@ fn partly(error: Error, overlay: &Overlay, taken: usize) -> Error {
 mod tests {
     use std::os::unix::fs::MetadataExt;
 
-    use changes::{Base, Contents, Gone, Record as Line, Stored, There, Time, What, Writer};
+    use changes::{Base, Contents, Gone, Record as Line, Stored, There, Time, Writer};
 
     use super::*;
     use crate::records::home::OwnedVm;
@@ -420,7 +436,7 @@ mod tests {
         Line::Gone(Gone { place: place(path), was: base(&directory.join(path)) })
     }
 
-    fn names(directory: &Path) -> Vec<std::ffi::OsString> {
+    fn names(directory: &Path) -> Vec<OsString> {
         let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
         let mut names: Vec<_> = names.collect();
         names.sort();
@@ -455,8 +471,15 @@ mod tests {
         fn overlay(&self, number: usize, guest_path: &str, over: &Path, file: &str, lines: &[Line]) {
             let (directory, note) = self.vm.paths.overlay(number);
             fs::create_dir_all(&directory).unwrap();
-            let text = [guest_path.as_bytes(), over.as_os_str().as_bytes(), file.as_bytes()].join(&0);
-            fs::write(note, text).unwrap();
+            let of = Note {
+                guest_path: guest_path.into(),
+                directory: over.into(),
+                file: Some(file.into()).filter(|_| !file.is_empty()),
+                hidden: vec![".env*".into(), "/services/*/key".into()],
+                readonly: vec!["fixed".into()],
+                protect: true,
+            };
+            of.write(&note).unwrap();
             let directory = File::open(&directory).unwrap().into();
             let mut list = Writer::new(&directory).unwrap();
             lines.iter().for_each(|line| list.add(line).unwrap());
@@ -592,5 +615,57 @@ mod tests {
         scene.overlay(0, "/home", &user, "", &lines);
         assert_eq!(scene.apply(None).unwrap(), 2);
         assert_eq!(read_text(&user.join("other/new")), "n");
+    }
+
+    #[test]
+    fn masks_hold_when_changes_are_taken_over() {
+        let scene = Scene::new(true);
+        let host = scene.host("host");
+        for directory in [".git/hooks", "services/a"] {
+            fs::create_dir_all(host.join(directory)).unwrap();
+        }
+        for file in [".env", "fixed", ".git/hooks/commit", "services/a/key"] {
+            fs::write(host.join(file), "the host's").unwrap();
+        }
+        let (new, from) = (|| text("n"), |path| Some((&*host, path)));
+        let below = || What::File(Contents { len: 10, stored: Stored::Below });
+        let cases = [
+            ("hidden", vec![there(".env.local", None, new())]),
+            ("hidden and changed", vec![there(".env", from(".env"), new())]),
+            ("hidden and removed", vec![gone(&host, ".env")]),
+            ("hidden, and shown by another name", vec![there("shown", from(".env"), below())]),
+            ("read-only", vec![there("fixed", from("fixed"), new())]),
+            ("what programs obey", vec![there(".git/hooks/commit", from(".git/hooks/commit"), new())]),
+            ("a directory only", vec![there("deep", None, What::Directory), there("deep/.git", None, new())]),
+            (
+                "around what programs obey",
+                vec![gone(&host, ".git"), there("git", from(".git"), What::Directory)],
+            ),
+            ("on the way", vec![there("services/b", None, What::Link(b"a".to_vec()))]),
+        ];
+        let before = names(&host);
+        for (case, lines) in cases {
+            scene.overlay(0, "/work", &host, "", &lines);
+            let refused = scene.apply(None).unwrap_err();
+            assert!(
+                matches!(refused, Error::Refused { objection: Objection::Masked, .. }),
+                "{case}: {refused}"
+            );
+            assert_eq!(names(&host), before, "{case}");
+        }
+        let lines = [
+            there(".git/index", None, new()),
+            there("services/a/other", None, new()),
+            there("deep", None, What::Directory),
+            there("deep/.git", None, What::Directory),
+            gone(&host, "two"),
+            there("deep/moved", from("two"), What::File(Contents { len: 1, stored: Stored::Below })),
+        ];
+        scene.overlay(0, "/work", &host, "", &lines);
+        assert_eq!(scene.apply(None).unwrap(), 5);
+        assert_eq!(read_text(&host.join("deep/moved")), "2");
+        // The masks are those of names in a directory: a single file is mounted as a whole.
+        scene.overlay(0, "/conf", &host, "fixed", &[there("fixed", from("fixed"), new())]);
+        assert_eq!(scene.apply(None).unwrap(), 1);
     }
 }

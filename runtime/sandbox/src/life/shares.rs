@@ -3,8 +3,9 @@
 //!
 //! Not here: the checks of a mount (`policy::mounts`), and how files are served (`matchlock-shares`).
 
+use std::ffi::OsString;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::life::error::{Error, Result};
 use crate::records::home::VmPaths;
+use crate::records::overlay::Note;
 use crate::{Home, records, sys};
 
 /// Most queues of a device: of more, guests make no use.
@@ -87,7 +89,7 @@ impl Shares {
     /// with how many bytes may be in it.
     fn make_changes(&self, paths: &VmPaths) -> Result<Vec<(OwnedFd, u64)>> {
         let overlays = self.0.iter().filter_map(|share| match &share.spec.content {
-            Content::Overlay { source, .. } => Some((share.mount.path.as_bytes(), source)),
+            Content::Overlay { source, .. } => Some((share, source)),
             Content::Memory { .. } | Content::Host { .. } => None,
         });
         let overlays: Vec<_> = overlays.collect();
@@ -108,14 +110,10 @@ impl Shares {
         let room = room.f_bavail.saturating_mul(room.f_frsize) / ROOM_PART;
         let each = room.min(MAX_CONTENTS) / u64::try_from(overlays.len()).unwrap_or(u64::MAX);
         let mut all = Vec::new();
-        for (number, (guest_path, over)) in overlays.into_iter().enumerate() {
+        for (number, (share, over)) in overlays.into_iter().enumerate() {
             let (directory, note) = paths.overlay(number);
             make(&directory)?;
-            let file = over.file.as_deref().unwrap_or_default();
-            let over = fs::read_link(format!("/proc/self/fd/{}", over.directory.as_raw_fd()))
-                .map_err(records::Error::io(&note))?;
-            let text = [guest_path, over.as_os_str().as_bytes(), file].join(&0);
-            fs::write(&note, text).map_err(records::Error::io(&note))?;
+            share.note(over).map_err(records::Error::io(&note))?.write(&note)?;
             all.push((fs::File::open(&directory).map_err(records::Error::io(&directory))?.into(), each));
         }
         Ok(all)
@@ -185,6 +183,20 @@ fn limit(mounts: &[Mount]) -> u64 {
 }
 
 impl Share {
+    /// What the share is of, for those who take its changes over.
+    fn note(&self, over: &Source<Arc<OwnedFd>>) -> io::Result<Note> {
+        let Masks { hidden, readonly, protect } = self.spec.masks.clone();
+        let directory = fs::read_link(format!("/proc/self/fd/{}", over.directory.as_raw_fd()))?;
+        Ok(Note {
+            guest_path: self.mount.path.clone(),
+            directory: directory.into(),
+            file: over.file.clone().map(OsString::from_vec),
+            hidden,
+            readonly,
+            protect,
+        })
+    }
+
     /// Opens what is mounted; its place in a device is not known yet.
     fn attach(home: &Home, mount: &Mount, limit: u64) -> Result<Self> {
         let open = |path, readonly| open(home, mount, path, readonly);

@@ -11,6 +11,7 @@ pub(crate) mod home;
 mod id;
 pub mod lifecycle;
 pub mod log;
+pub(crate) mod overlay;
 pub(crate) mod reconcile;
 mod schema;
 pub(crate) mod store;

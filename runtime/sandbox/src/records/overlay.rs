@@ -1,0 +1,53 @@
+//! The note beside the changes of an overlay: what the overlay is of, for those who take the changes over.
+//!
+//! The process that serves the overlay does not get at it. Not here: changes themselves.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::{fs, io};
+
+use policy::files::WantedMasks;
+use serde::{Deserialize, Serialize};
+
+use crate::records::error::{Error, Result};
+
+/// What an overlay is of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Note {
+    /// Its place in the guest.
+    pub(crate) guest_path: String,
+    /// The host's directory.
+    pub(crate) directory: OsString,
+    /// The name of the file in it, if the overlay is of a single one.
+    pub(crate) file: Option<OsString>,
+    /// Patterns of names that are not there for the guest.
+    pub(crate) hidden: Vec<String>,
+    /// Patterns of names that the guest cannot change.
+    pub(crate) readonly: Vec<String>,
+    /// Names that programs of the host run or obey are among the latter.
+    pub(crate) protect: bool,
+}
+
+impl Note {
+    /// Reads the note of this path, if there is one.
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>> {
+        match fs::read(path) {
+            Ok(note) => {
+                serde_json::from_slice(&note).map(Some).map_err(|error| Error::io(path)(error.into()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io(path)(error)),
+        }
+    }
+
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        let note = serde_json::to_vec(self).map_err(io::Error::from);
+        note.and_then(|note| fs::write(path, note)).map_err(Error::io(path))
+    }
+
+    /// The masks of the overlay's share.
+    pub(crate) fn masks(&self) -> WantedMasks {
+        let Self { hidden, readonly, protect, .. } = self.clone();
+        WantedMasks { hidden, readonly, protect }
+    }
+}
