@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
@@ -15,7 +16,7 @@ use policy::files::{Masks, Verdict, WantedMasks};
 
 use crate::control::client;
 use crate::control::dialogue::Changes as Ask;
-use crate::records::overlay::Note;
+use crate::records::overlay::{Identity, Note};
 use crate::records::store::{Record, Records, Status};
 use crate::{ControlError, Home, Id, RecordsError, reconcile};
 
@@ -73,6 +74,9 @@ pub enum Error {
         /// How many changes were taken over before.
         taken: usize,
     },
+    /// The directory is not there any more.
+    #[error("{} is another directory than the one that the overlay was of: `matchlock rm` gives its changes up", .0.display())]
+    OtherDirectory(PathBuf),
     /// Some paths are too long.
     #[error("{0} paths in the overlay at {1} are too long to be taken over: name one that is not")]
     TooLong(u64, String),
@@ -187,7 +191,11 @@ impl Overlay {
         let masks = Masks::new(&masks).map_err(|_| wrong())?;
         let over = PathBuf::from(note.directory);
         let kept = Kept::new(File::open(&directory).map_err(RecordsError::io(&directory))?.into());
-        let host = Host::open(&over)?;
+        let root = File::open(&over).map_err(RecordsError::io(&over))?;
+        if Identity::of(&root).map_err(RecordsError::io(&over))? != note.identity {
+            return Err(Error::OtherDirectory(over));
+        }
+        let host = Host::open(Path::new(&format!("/proc/self/fd/{}", root.as_raw_fd())))?;
         let own = [home.state(), home.cache()].map(real);
         let own =
             own.iter().filter_map(|own| Place::new(own.strip_prefix(&over).ok()?.as_os_str().as_bytes()));
@@ -474,6 +482,7 @@ mod tests {
             let of = Note {
                 guest_path: guest_path.into(),
                 directory: over.into(),
+                identity: Identity::of(&File::open(over).unwrap()).unwrap(),
                 file: Some(file.into()).filter(|_| !file.is_empty()),
                 hidden: vec![".env*".into(), "/services/*/key".into()],
                 readonly: vec!["fixed".into()],
@@ -667,5 +676,20 @@ mod tests {
         // The masks are those of names in a directory: a single file is mounted as a whole.
         scene.overlay(0, "/conf", &host, "fixed", &[there("fixed", from("fixed"), new())]);
         assert_eq!(scene.apply(None).unwrap(), 1);
+    }
+
+    #[test]
+    fn another_directory_of_the_same_path_is_left_alone() {
+        let scene = Scene::new(true);
+        let host = scene.host("host");
+        scene.overlay(0, "/work", &host, "", &[there("new", None, text("n"))]);
+        fs::rename(&host, host.with_extension("moved")).unwrap();
+        let other = scene.host("host");
+        let refused = scene.read(None).unwrap_err();
+        assert!(matches!(&refused, Error::OtherDirectory(path) if *path == other), "{refused}");
+        fs::remove_dir_all(&other).unwrap();
+        fs::rename(host.with_extension("moved"), &host).unwrap();
+        assert_eq!(scene.apply(None).unwrap(), 1);
+        assert_eq!(read_text(&host.join("new")), "n");
     }
 }

@@ -22,7 +22,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::life::error::{Error, Result};
 use crate::records::home::VmPaths;
-use crate::records::overlay::Note;
+use crate::records::overlay::{Identity, Note};
 use crate::{Home, records, sys};
 
 /// Most queues of a device: of more, guests make no use.
@@ -190,6 +190,7 @@ impl Share {
         Ok(Note {
             guest_path: self.mount.path.clone(),
             directory: directory.into(),
+            identity: Identity::of(&over.directory.try_clone()?.into())?,
             file: over.file.clone().map(OsString::from_vec),
             hidden,
             readonly,

@@ -3,7 +3,10 @@
 //! The process that serves the overlay does not get at it. Not here: changes themselves.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::SystemTime;
 use std::{fs, io};
 
 use policy::files::WantedMasks;
@@ -18,6 +21,8 @@ pub(crate) struct Note {
     pub(crate) guest_path: String,
     /// The host's directory.
     pub(crate) directory: OsString,
+    /// The directory itself, whatever path it has.
+    pub(crate) identity: Identity,
     /// The name of the file in it, if the overlay is of a single one.
     pub(crate) file: Option<OsString>,
     /// Patterns of names that are not there for the guest.
@@ -26,6 +31,23 @@ pub(crate) struct Note {
     pub(crate) readonly: Vec<String>,
     /// Names that programs of the host run or obey are among the latter.
     pub(crate) protect: bool,
+}
+
+/// A directory as another one than those that had or will have its path.
+///
+/// The number of its file system is not in it: it may be another one after each start of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    ino: u64,
+    /// The time when it was made, where the file system tells.
+    made: Option<SystemTime>,
+}
+
+impl Identity {
+    pub(crate) fn of(directory: &File) -> io::Result<Self> {
+        let found = directory.metadata()?;
+        Ok(Self { ino: found.ino(), made: found.created().ok() })
+    }
 }
 
 impl Note {
