@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use broker::{Powers, Program, User};
@@ -31,6 +32,10 @@ const KEPT: &str = "kept";
 
 /// Nothing here takes long, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Held while a program's file is written, and while a process starts: a process that starts meanwhile has the file
+/// open for writing until it executes its own, and the program cannot be executed for so long.
+static STARTING: Mutex<()> = Mutex::new(());
 
 /// A name and a test.
 type Test = (&'static str, fn());
@@ -187,8 +192,10 @@ fn many() {
 
 /// Starts two programs, says their numbers, and stays.
 fn stay(programs: [Program; 2]) {
-    let [(heeds, _one), (does_not, _other)] =
+    let [(mut heeds, _one), (does_not, _other)] =
         programs.map(|program| broker::start(program, Spawn::new(Path::new("/"))).unwrap());
+    // The broker has closed what it sent with its last answer by the time it gives the next.
+    assert_eq!(heeds.try_wait().unwrap(), None);
     println!("{} {}", heeds.pid(), does_not.pid());
     loop {
         std::thread::park();
@@ -198,6 +205,7 @@ fn stay(programs: [Program; 2]) {
 /// A supervisor in a role, with scripts in the place of programs. For the role "path" they are on `PATH`, and else beside
 /// the broker.
 fn supervisor(role: &str) -> (tempfile::TempDir, std::process::Child) {
+    let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
     let directory = tempfile::tempdir().unwrap();
     let on_path = directory.path().join("on_path");
     fs::create_dir(&on_path).unwrap();
@@ -402,12 +410,16 @@ fn nothing_is_left_of_a_killed_broker() {
 
 fn what_is_no_request_ends_the_broker() {
     let program = Path::new(env!("CARGO_BIN_EXE_matchlock-broker"));
+    let start = || {
+        let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+        process::spawn(Spawn::new(program)).unwrap()
+    };
     let begun = |channel: &Channel| {
         channel.send(&(USER, USER, vec![USER], Powers::Sandbox), &[]).unwrap();
         channel.recv::<Result<(), (Option<i32>, String)>>().unwrap().unwrap().0.unwrap();
     };
     for words in [&[99u8][..], &[0, 9], &[0xff; 64], &[5, 7]] {
-        let (mut broker, channel) = process::spawn(Spawn::new(program)).unwrap();
+        let (mut broker, channel) = start();
         begun(&channel);
         let packet = [&[0; 4], words].concat();
         rustix::net::send(&channel, &packet, rustix::net::SendFlags::NOSIGNAL).unwrap();
@@ -415,7 +427,7 @@ fn what_is_no_request_ends_the_broker() {
         assert_eq!(broker.wait().unwrap().code(), Some(1));
     }
     // Nothing is done before it is said for whom.
-    let (mut broker, channel) = process::spawn(Spawn::new(program)).unwrap();
+    let (mut broker, channel) = start();
     channel.send(&(3u8,), &[]).unwrap();
     assert!(channel.recv::<u8>().unwrap().is_none());
     assert_eq!(broker.wait().unwrap().code(), Some(1));
