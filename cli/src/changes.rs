@@ -5,7 +5,7 @@
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-use sandbox::changes::{Change, Kind, Overlay};
+use sandbox::changes::{Base, Change, Kind, Overlay, There, What};
 use sandbox::{Home, Id, changes};
 use similar::TextDiff;
 
@@ -70,6 +70,8 @@ fn print(overlay: &Overlay, changes: &[Change], with_contents: bool) {
     for change in changes {
         show(format!("{}\n", line(overlay, change)).as_bytes());
         if with_contents {
+            let facts = facts(change.kind, change.was.as_ref(), change.now.as_ref());
+            show(facts.map(|facts| format!("  {facts}\n")).unwrap_or_default().as_bytes());
             show(contents(overlay, change).as_bytes());
         }
     }
@@ -104,6 +106,52 @@ fn word(kind: Kind) -> &'static str {
         Kind::Renamed => "renamed",
         Kind::Attributes => "permissions",
     }
+}
+
+/// The type and the permissions that a change brings, as far as they are not those of a file that was there.
+fn facts(kind: Kind, was: Option<&Base>, now: Option<&There>) -> Option<String> {
+    let before = was.map(type_before);
+    let Some(there) = now else { return before.filter(|before| *before != "file").map(str::to_owned) };
+    let mut facts = Vec::new();
+    match (before, type_now(&there.what)) {
+        (Some(before), now) if before != now => facts.push(format!("{before} -> {now}")),
+        (None, now) if now != "file" => facts.push(now.to_owned()),
+        _ => {}
+    }
+    match &there.what {
+        What::Link(target) => facts.push(format!("target {}", quoted(&String::from_utf8_lossy(target)))),
+        What::Special if kind != Kind::Renamed => facts.push("not taken over".to_owned()),
+        What::Special => {}
+        What::Directory | What::File(_) => match was.map(|was| permissions(was.mode)) {
+            Some(was) if was == permissions(there.mode) => {}
+            Some(was) => facts.push(format!("mode {was} -> {}", permissions(there.mode))),
+            None => facts.push(format!("mode {}", permissions(there.mode))),
+        },
+    }
+    Some(facts.join(", ")).filter(|facts| !facts.is_empty())
+}
+
+fn type_now(what: &What) -> &'static str {
+    match what {
+        What::Directory => "directory",
+        What::File(_) => "file",
+        What::Link(_) => "symbolic link",
+        What::Special => "special file",
+    }
+}
+
+fn type_before(was: &Base) -> &'static str {
+    match was.kind() {
+        changes::kind::DIRECTORY => "directory",
+        changes::kind::FILE => "file",
+        changes::kind::LINK => "symbolic link",
+        _ => "special file",
+    }
+}
+
+/// The permission bits that are taken over, in octal.
+fn permissions(mode: u32) -> String {
+    format!("{:03o}", mode & 0o777)
 }
 
 /// Contents before and after as a unified diff, if both are text and something is in them.
@@ -149,6 +197,14 @@ fn wire_overlay(overlay: &Overlay, changes: &[Change]) -> wire::state::OverlayCh
         path: change.place.to_string(),
         from: change.from.as_ref().map(ToString::to_string),
         directory: change.is_directory(),
+        file_type: change.now.as_ref().map(|now| type_now(&now.what).to_owned()),
+        file_type_before: change.was.as_ref().map(|was| type_before(was).to_owned()),
+        mode: change.now.as_ref().map(|now| permissions(now.mode)),
+        mode_before: change.was.as_ref().map(|was| permissions(was.mode)),
+        target: change.now.as_ref().and_then(|now| match &now.what {
+            What::Link(target) => Some(String::from_utf8_lossy(target).into_owned()),
+            What::Directory | What::File(_) | What::Special => None,
+        }),
         modified: change.has_contents(),
         conflict: overlay.objection(change).map(|why| why.to_string()),
     };
@@ -172,6 +228,48 @@ mod tests {
             ("/work/\"", "\"/work/\\\"\""),
         ] {
             assert_eq!(quoted(name), expected);
+        }
+    }
+
+    #[test]
+    fn types_targets_and_permissions_are_told() {
+        use changes::{Place, Time, kind};
+        let was = |kind, mode| {
+            let time = Time::default();
+            Base { mode: kind | mode, ino: 1, size: 0, mtime: time, ctime: time }
+        };
+        let there = |what: What, mode| There {
+            place: Place::new(b"x").unwrap(),
+            origin: None,
+            was: None,
+            file: 1,
+            mode,
+            mtime: Time::default(),
+            what,
+        };
+        let link = || What::Link(b"../a\n".to_vec());
+        let (file, directory) = (was(kind::FILE, 0o644), was(kind::DIRECTORY, 0o755));
+        for (kind, was, now, expected) in [
+            (Kind::Added, None, Some(there(What::Directory, 0o40_700)), Some("directory, mode 700")),
+            (Kind::Added, None, Some(there(link(), 0o777)), Some("symbolic link, target \"../a\\n\"")),
+            (
+                Kind::Modified,
+                Some(file),
+                Some(there(link(), 0)),
+                Some("file -> symbolic link, target \"../a\\n\""),
+            ),
+            (Kind::Added, None, Some(there(What::Special, 0o644)), Some("special file, not taken over")),
+            (
+                Kind::Attributes,
+                Some(directory),
+                Some(there(What::Directory, 0o4711)),
+                Some("mode 755 -> 711"),
+            ),
+            (Kind::Renamed, Some(directory), Some(there(What::Directory, 0o755)), None),
+            (Kind::Deleted, Some(file), None, None),
+            (Kind::Deleted, Some(directory), None, Some("directory")),
+        ] {
+            assert_eq!(facts(kind, was.as_ref(), now.as_ref()).as_deref(), expected);
         }
     }
 }

@@ -10,8 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
-pub use changes::{Change, Conflict, Kind, Place};
-use changes::{Host, Kept, List, What, apply, below, below_with_directories, changes, judge};
+pub use changes::{Base, Change, Conflict, Kind, Place, There, Time, What, kind};
+use changes::{Host, Kept, List, apply, below, below_with_directories, changes, judge};
 use policy::files::{Masks, Verdict, WantedMasks};
 
 use crate::control::client;
@@ -413,7 +413,7 @@ fn partly(error: Error, overlay: &Overlay, taken: usize) -> Error {
 mod tests {
     use std::os::unix::fs::MetadataExt;
 
-    use changes::{Base, Contents, Gone, Record as Line, Stored, There, Time, Writer};
+    use changes::{Contents, Gone, Record as Line, Stored, Writer};
 
     use super::*;
     use crate::records::home::OwnedVm;

@@ -261,6 +261,21 @@ pub struct OverlayChange {
     pub from: Option<String>,
     /// Whether it is a directory.
     pub directory: bool,
+    /// `file`, `directory`, `symbolic link` or `special file`, unless it is deleted. A special file is not taken over.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub file_type: Option<String>,
+    /// The same of the file on the host that is changed or deleted.
+    #[serde(rename = "type_before", skip_serializing_if = "Option::is_none")]
+    pub file_type_before: Option<String>,
+    /// The permission bits, in octal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// The same before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode_before: Option<String>,
+    /// The target of a symbolic link.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
     /// Whether the contents are others than on the host.
     pub modified: bool,
     /// The reason why the change cannot be taken over.
