@@ -164,7 +164,7 @@ impl Work<'_> {
         }
         self.removed.extend(moved.into_values());
         self.set_modes()?;
-        // What was removed or replaced, and the sandbox's own copy of what is new, are deleted next.
+        // Files that were removed or replaced, and the sandbox's own copy of what is new, are deleted next.
         self.host.sync()?;
         // A program of the host's that has one of them open may have written since.
         self.removed.iter().try_for_each(|gone| self.check(&gone.at, &gone.place, &gone.was).map(drop))

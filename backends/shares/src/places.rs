@@ -182,7 +182,7 @@ impl Places {
         Ok(())
     }
 
-    /// The number of the name that has this node of its own. What is on the way is reached by such nodes alone: in the file
+    /// The number of the name that has this node of its own. A directory on the way is reached by such nodes alone: in the file
     /// system's own directory, names are not hidden.
     fn number(&self, node: NodeId) -> Result<Option<usize>> {
         let number = match node {

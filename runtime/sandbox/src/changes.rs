@@ -311,7 +311,7 @@ impl Overlay {
         Ok(read.map_err(RecordsError::io(&path))?)
     }
 
-    /// What is to be taken over, with the objections, if there is anything.
+    /// The changes to be taken over, with the objections, if there is anything.
     fn wanted(&mut self) -> Result<Option<Wanted>, Error> {
         let Some(list) = self.list()? else { return Ok(None) };
         let all = self.changes(&list)?;
@@ -340,7 +340,7 @@ impl Overlay {
             error => error.into(),
         })?;
         if count > 0 {
-            // What is discarded may be the only copy that a disk has.
+            // The contents that are discarded may be the only copy that a disk has.
             rustix::fs::syncfs(&self.root)
                 .map_err(|errno| RecordsError::io(&self.directory)(errno.into()))?;
         }

@@ -43,3 +43,12 @@ pub(crate) fn set_mode(file: BorrowedFd<'_>, mode: Mode) -> rustix::io::Result<(
 pub(crate) fn sync(file: BorrowedFd<'_>) -> rustix::io::Result<()> {
     rustix::fs::syncfs(file)
 }
+
+/// Takes from this thread what root may do to files beyond others, for tests.
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+pub(crate) fn give_up_rights_of_root() {
+    let mut sets = rustix::thread::capabilities(None).unwrap();
+    sets.effective = rustix::thread::CapabilitySet::empty();
+    rustix::thread::set_capabilities(None, sets).unwrap();
+}

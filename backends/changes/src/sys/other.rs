@@ -50,3 +50,7 @@ pub(crate) fn sync(_: BorrowedFd<'_>) -> rustix::io::Result<()> {
     rustix::fs::sync();
     Ok(())
 }
+
+/// Does nothing: tests run as an ordinary user here.
+#[cfg(test)]
+pub(crate) fn give_up_rights_of_root() {}

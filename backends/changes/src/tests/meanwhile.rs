@@ -118,7 +118,7 @@ fn no_other_directory_is_removed() {
 fn a_step_that_cannot_be_undone_keeps_no_other_from_it() {
     let mut scene = Scene::new();
     scene.there("new", None, inline(b"guest")).gone("two").gone("directory/one");
-    // What is new has been made, and all has been taken away, when the first path gets its file.
+    // Everything new has been made, and all has been taken away, when the first path gets its file.
     let done = scene.apply_while(4, |scene| {
         assert_eq!(names(&scene.path("directory")), [""; 0]);
         fs::write(scene.path("directory/one"), "the host's").unwrap();

@@ -17,7 +17,7 @@ use crate::{
 type AtSync = Box<dyn FnOnce() -> rustix::io::Result<()>>;
 
 thread_local! {
-    /// What happens when the thread next writes a file system to its disk.
+    /// The act that happens when the thread next writes a file system to its disk.
     static AT_SYNC: RefCell<Option<AtSync>> = const { RefCell::new(None) };
 }
 

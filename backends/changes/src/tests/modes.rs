@@ -1,6 +1,7 @@
 //! Tests of permissions, for a user who is bound by them.
 
 use super::*;
+use crate::sys;
 
 impl Scene {
     /// The guest gave the last file a mode.
@@ -23,12 +24,7 @@ impl Scene {
 /// Does something without the superuser's rights to files.
 fn as_ordinary_user<T: Send>(act: impl FnOnce() -> T + Send) -> T {
     let act = || {
-        #[cfg(target_os = "linux")]
-        {
-            let mut sets = rustix::thread::capabilities(None).unwrap();
-            sets.effective = rustix::thread::CapabilitySet::empty();
-            rustix::thread::set_capabilities(None, sets).unwrap();
-        }
+        sys::give_up_rights_of_root();
         act()
     };
     std::thread::scope(|scope| scope.spawn(act).join().unwrap())

@@ -183,7 +183,7 @@ fn limit(mounts: &[Mount]) -> u64 {
 }
 
 impl Share {
-    /// What the share is of, for those who take its changes over.
+    /// The directory that the share is of, for those who take its changes over.
     fn note(&self, over: &Source<Arc<OwnedFd>>) -> io::Result<Note> {
         let Masks { hidden, readonly, protect } = self.spec.masks.clone();
         let directory = fs::read_link(format!("/proc/self/fd/{}", over.directory.as_raw_fd()))?;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::records::error::{Error, Result};
 
-/// What an overlay is of.
+/// The directory that an overlay is of, and its masks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Note {
     /// Its place in the guest.
