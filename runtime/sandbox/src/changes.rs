@@ -119,7 +119,6 @@ pub struct Overlay {
     /// The directories of matchlock's own that are in it.
     own: Vec<Place>,
     masks: Masks,
-    root: File,
     host: Host,
     kept: Kept,
 }
@@ -202,18 +201,7 @@ impl Overlay {
             own.iter().filter_map(|own| Place::new(own.strip_prefix(&over).ok()?.as_os_str().as_bytes()));
         let own = own.collect();
         let guest_path = note.guest_path;
-        Ok(Some(Self {
-            guest_path,
-            directory: over,
-            file,
-            part: None,
-            left_out: 0,
-            own,
-            masks,
-            root,
-            host,
-            kept,
-        }))
+        Ok(Some(Self { guest_path, directory: over, file, part: None, left_out: 0, own, masks, host, kept }))
     }
 
     /// The part of the overlay that a path of the guest leads to, if it is in there.
@@ -339,11 +327,7 @@ impl Overlay {
             }
             error => error.into(),
         })?;
-        if count > 0 {
-            // The contents that are discarded may be the only copy that a disk has.
-            rustix::fs::syncfs(&self.root)
-                .map_err(|errno| RecordsError::io(&self.directory)(errno.into()))?;
-        }
+        // `apply` has had the host's disk written, so the sandbox's own copy is not the only one.
         self.kept.discard(list, &changes)?;
         Ok(count)
     }
