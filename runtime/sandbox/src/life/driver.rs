@@ -36,8 +36,7 @@ pub fn spawn(
     progress: Arc<dyn Progress + Send + Sync>,
 ) -> Result<Handle> {
     let (base, created) = Base::create(home, spec, start)?;
-    let (mut handle, ends) = Handle::new(base.vm.id.clone(), base.log());
-    handle.files = Arc::clone(&base.files);
+    let (handle, ends) = Handle::new(base.vm.id.clone(), base.log(), Arc::clone(&base.files));
     let calls = Calls {
         stop: ends.stop.clone(),
         killed: base.shared.stop.subscribe(),

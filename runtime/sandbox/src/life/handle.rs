@@ -127,7 +127,7 @@ pub struct Handle {
     activity: Arc<Activity>,
     forwards: Arc<Mutex<Option<Forwards>>>,
     log: Log,
-    pub(super) files: Arc<Told>,
+    files: Arc<Told>,
 }
 
 /// The driver's ends of the channels of a [`Handle`].
@@ -140,7 +140,7 @@ pub(super) struct Ends {
 }
 
 impl Handle {
-    pub(super) fn new(id: Id, log: Log) -> (Self, Ends) {
+    pub(super) fn new(id: Id, log: Log, files: Arc<Told>) -> (Self, Ends) {
         let (sender, stage) = watch::channel(Stage::Rising);
         let (stop, stopped) = watch::channel(None);
         let activity = Arc::new(Activity::new("by itself"));
@@ -151,7 +151,6 @@ impl Handle {
             activity: Arc::clone(&activity),
             forwards: Arc::clone(&forwards),
         };
-        let files = Arc::default();
         (Self { id, stage, stop: Arc::new(stop), activity, forwards, log, files }, ends)
     }
 
@@ -268,7 +267,7 @@ impl StandIn {
     /// runtime.
     #[must_use]
     pub fn spawn(id: Id, guest: impl Future<Output = Guest> + Send + 'static) -> (Handle, Self) {
-        let (handle, mut ends) = Handle::new(id, Log::new(|_| {}));
+        let (handle, mut ends) = Handle::new(id, Log::new(|_| {}), Arc::default());
         let stand_in = Self(ends.stage.clone());
         tokio::spawn(async move {
             let mut watched = ends.stage.subscribe();

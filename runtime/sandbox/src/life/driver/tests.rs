@@ -65,7 +65,7 @@ impl Played {
         base.journal.to(Phase::Created, None);
         base.journal.to(Phase::Starting, None);
         let id = base.vm.id.clone();
-        let (handle, ends) = Handle::new(id.clone(), base.log());
+        let (handle, ends) = Handle::new(id.clone(), base.log(), Arc::clone(&base.files));
         let calls = Calls { stop: ends.stop.clone(), killed: base.shared.stop.subscribe(), time: None };
         Self {
             _directory: directory,
@@ -272,7 +272,7 @@ async fn a_start_is_given_up_at_any_stage() {
 #[tokio::test]
 async fn reasons_to_end_have_an_order() {
     let (handle, ends) =
-        Handle::new("vm-00000001".parse().unwrap(), crate::agent::detached::Log::new(|_| {}));
+        Handle::new("vm-00000001".parse().unwrap(), crate::agent::detached::Log::new(|_| {}), Arc::default());
     let killed = watch::Sender::new(false);
     let mut calls =
         Calls { stop: ends.stop.clone(), killed: killed.subscribe(), time: Time::from_now(Duration::ZERO) };
@@ -289,7 +289,7 @@ async fn reasons_to_end_have_an_order() {
 #[tokio::test]
 async fn the_first_request_to_stop_counts() {
     let (handle, ends) =
-        Handle::new("vm-00000001".parse().unwrap(), crate::agent::detached::Log::new(|_| {}));
+        Handle::new("vm-00000001".parse().unwrap(), crate::agent::detached::Log::new(|_| {}), Arc::default());
     handle.stop(Stop { discard: true, ..Stop::default() });
     handle.stop(Stop::default());
     assert!(ends.stop.borrow().is_some_and(|stop| stop.discard));
