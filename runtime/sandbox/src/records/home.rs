@@ -10,6 +10,7 @@
 //!         lock                 flock held by the owner as long as it lives: the only truth about that
 //!         control.sock         see `control`
 //!         logs/vm.log          see `console`
+//!         changes/N, N.of      changes of an overlay, and the note of what it is over: see `overlay`
 //! ~/.cache/matchlock/          images and kernels
 //! ```
 //!

@@ -45,7 +45,8 @@ pub enum Judgement {
     Failed(Error),
 }
 
-/// Marks the records of dead owners as crashed and removes their leftovers. Logs stay until the record is removed.
+/// Marks the records of dead owners as crashed and removes their leftovers. Logs and changes of overlays stay until the
+/// record is removed.
 pub fn reconcile(home: &Home, records: &Records) -> Result<()> {
     for Found { name, judgement } in gc(home, records, None)? {
         // The leftovers of one sandbox must not keep anyone from the others.
@@ -86,12 +87,12 @@ pub fn gc(home: &Home, records: &Records, only: Option<&Id>) -> Result<Vec<Found
 /// Judges a sandbox that has a record. Errors of the database are returned; those of the system are judgements.
 fn judge(home: &Home, records: &Records, record: &Record) -> Result<Judgement> {
     let paths = home.vm(&record.id);
-    let lives = || Ok(paths.is_owned()? || lives_without_its_lock(home, record));
-    let removed = match lives().map_err(Error::io(paths.directory())) {
+    let lives = paths.is_owned().map(|owned| owned || lives_without_its_lock(home, record));
+    let removed = match lives.map_err(Error::io(paths.directory())) {
         Ok(true) => return Ok(Judgement::Running),
         Ok(false) => {
-            let remove = || paths.remove_leftovers().map_err(Error::io(paths.directory()));
-            Removed::new(records.take_back(&record.id)?, remove())
+            let taken = records.take_back(&record.id)?;
+            Removed::new(taken, paths.remove_leftovers().map_err(Error::io(paths.directory())))
         }
         Err(error) => Removed::new(TakenBack::default(), Err(error)),
     };
@@ -184,12 +185,10 @@ fn judge_unrecorded(home: &Home, records: &Records, id: &Id) -> Result<Judgement
     let removed = match paths.is_owned().map_err(Error::io(paths.directory())) {
         Ok(true) => return Ok(Judgement::Running),
         Ok(false) => {
-            let remove = || {
-                let name = paths.directory().exists().then(|| "directory".to_owned());
-                paths.remove().map_err(Error::io(paths.directory()))?;
-                Ok(Vec::from_iter(name))
-            };
-            Removed::new(records.take_back(id)?, remove())
+            let taken = records.take_back(id)?;
+            let name = paths.directory().exists().then(|| "directory".to_owned());
+            let removed = paths.remove().map_err(Error::io(paths.directory()));
+            Removed::new(taken, removed.map(|()| Vec::from_iter(name)))
         }
         Err(error) => Removed::new(TakenBack::default(), Err(error)),
     };
