@@ -4,7 +4,7 @@
 //! Not here: changes themselves (`changes`), and the words for people (`matchlock`).
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -196,7 +196,7 @@ impl Overlay {
             return Err(Error::OtherDirectory(over));
         }
         let host = Host::open(Path::new(&format!("/proc/self/fd/{}", root.as_raw_fd())))?;
-        let own = [home.state(), home.cache()].map(real);
+        let own = home.own();
         let own =
             own.iter().filter_map(|own| Place::new(own.strip_prefix(&over).ok()?.as_os_str().as_bytes()));
         let own = own.collect();
@@ -374,15 +374,6 @@ fn places(change: &Change) -> impl Iterator<Item = &Place> {
     [Some(&change.place), change.from.as_ref(), change.origin.as_ref()].into_iter().flatten()
 }
 
-/// A path without links, as far as it is there.
-fn real(path: &Path) -> PathBuf {
-    let real = path.ancestors().find_map(|above| {
-        let rest = path.strip_prefix(above).ok()?;
-        Some(fs::canonicalize(above).ok()?.join(rest))
-    });
-    real.unwrap_or_else(|| path.to_owned())
-}
-
 /// An error of an overlay, with how much was taken over before.
 fn partly(error: Error, overlay: &Overlay, taken: usize) -> Error {
     let why = match error {
@@ -395,6 +386,7 @@ fn partly(error: Error, overlay: &Overlay, taken: usize) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::MetadataExt;
 
     use changes::{Contents, Gone, Record as Line, Stored, Writer};

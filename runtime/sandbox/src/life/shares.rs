@@ -256,7 +256,7 @@ fn open(home: &Home, mount: &Mount, path: &str, readonly: bool) -> Result<Source
     if directory == Path::new("/") {
         return Err(refused("the whole host is not shared"));
     }
-    for own in [home.state(), home.cache()].into_iter().filter_map(|own| fs::canonicalize(own).ok()) {
+    for own in home.own() {
         if path.starts_with(&own) {
             return Err(refused("it is matchlock's own"));
         }
@@ -319,8 +319,11 @@ mod tests {
         // Around what is ours a guest may only read.
         attach_as(&home, directory.path(), "ro").unwrap();
         attach_as(&home, directory.path(), "overlay").unwrap();
-        let error = attach_as(&home, directory.path(), "host_fs").unwrap_err().to_string();
-        assert!(error.contains("matchlock's own files are in it"), "{error}");
+        // Directories of our own need not be there yet.
+        for home in [&home, &Home::at(&directory.path().join("new"))] {
+            let error = attach_as(home, directory.path(), "host_fs").unwrap_err().to_string();
+            assert!(error.contains("matchlock's own files are in it"), "{error}");
+        }
         assert!(attach_as(&home, &directory.path().join("mine"), "host_fs").unwrap().any_writable());
     }
 

@@ -76,15 +76,15 @@ impl Home {
         Self { state: home.join(".matchlock"), cache: home.join(".cache/matchlock") }
     }
 
-    /// The directory of sandboxes.
-    pub(crate) fn state(&self) -> &Path {
-        &self.state
-    }
-
     /// The directory of images and kernels.
     #[must_use]
     pub fn cache(&self) -> &Path {
         &self.cache
+    }
+
+    /// The directories of matchlock's own, without links, where they are or will be.
+    pub(crate) fn own(&self) -> [PathBuf; 2] {
+        [&self.state, &self.cache].map(|own| real(own))
     }
 
     /// Registries with this user's logins and certificates.
@@ -282,6 +282,15 @@ impl OwnedVm {
         }
         Err(Error::io(&home.vms())(io::Error::from(io::ErrorKind::AlreadyExists)))
     }
+}
+
+/// A path without links, as far as it is there.
+fn real(path: &Path) -> PathBuf {
+    let real = path.ancestors().find_map(|above| {
+        let rest = path.strip_prefix(above).ok()?;
+        Some(fs::canonicalize(above).ok()?.join(rest))
+    });
+    real.unwrap_or_else(|| path.to_owned())
 }
 
 fn lock_file(path: &Path) -> io::Result<File> {
