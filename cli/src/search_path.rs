@@ -10,12 +10,12 @@ use std::convert::Infallible;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
 use rustix::process::geteuid;
+use sandbox::owner_of_home;
 
 /// The default of a shell without a `PATH`, and the directories of administrators' programs.
 const DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -40,11 +40,10 @@ fn again(path: &OsStr) -> io::Result<Infallible> {
     Err(command.args(args).env("PATH", path).exec())
 }
 
-/// Whether a process of root's is there for another user: who called sudo, or whose home this is. A home that does not
-/// exist yet will be owned as the directory around it is.
+/// Whether a process of root's is there for another user: who called sudo, or whose home this is.
 fn is_for_user(sudo_user: Option<&OsStr>, home: Option<&Path>) -> bool {
-    let owner = || home?.ancestors().find_map(|path| path.metadata().ok()).map(|found| found.uid());
-    sudo_user.is_some_and(|name| !name.is_empty() && name != "root") || owner().is_some_and(|uid| uid != 0)
+    let by_sudo = sudo_user.is_some_and(|name| !name.is_empty() && name != "root");
+    by_sudo || home.and_then(owner_of_home).is_some_and(|(uid, _)| uid != 0)
 }
 
 /// The right `PATH`; `None` if this one is.

@@ -41,6 +41,6 @@ pub use life::{
 };
 pub use records::{
     BadRow, Config, DiskConfig, Error as RecordsError, Found, Home, Id, Judgement, MountConfig, Record,
-    Records, Resource, Status, Step, Version, end_by_force, gc, lifecycle, log, reconcile, remove,
-    wait_for_end,
+    Records, Resource, Status, Step, Version, end_by_force, gc, lifecycle, log, owner_of_home, reconcile,
+    remove, wait_for_end,
 };

@@ -15,7 +15,7 @@ pub(crate) mod overlay;
 pub(crate) mod reconcile;
 mod schema;
 pub(crate) mod store;
-pub(crate) mod user;
+mod user;
 pub(crate) mod writer;
 
 pub use config::{Config, DiskConfig, MountConfig};
@@ -26,3 +26,4 @@ pub use home::Home;
 pub use id::Id;
 pub use reconcile::{Found, Judgement, end_by_force, gc, reconcile, remove, wait_for_end};
 pub use store::{BadRow, Record, Records, Status};
+pub use user::owner_of_home;

@@ -27,19 +27,20 @@ pub(crate) fn behind_sudo(name: Option<&OsStr>) -> Result<Option<(User, PathBuf)
     }
 }
 
-/// The owner of this home directory, if this process is root and the owner is not. A home that does not exist yet
-/// will be owned as the directory around it is.
+/// The user and the group who own a home directory. One that does not exist yet will be owned as the directory around it
+/// is.
+#[must_use]
+pub fn owner_of_home(home: &Path) -> Option<(u32, u32)> {
+    let found = home.ancestors().find_map(|path| path.metadata().ok())?;
+    Some((found.uid(), found.gid()))
+}
+
+/// The owner of this home directory, if this process is root and the owner is not.
 pub(crate) fn of_home(home: &Path) -> Result<Option<User>> {
     if !geteuid().is_root() {
         return Ok(None);
     }
-    let Some(found) = home.ancestors().find_map(|path| std::fs::metadata(path).ok()) else {
-        return Ok(None);
-    };
-    let (uid, gid) = (found.uid(), found.gid());
-    if uid == 0 {
-        return Ok(None);
-    }
+    let Some((uid, gid)) = owner_of_home(home).filter(|(uid, _)| *uid != 0) else { return Ok(None) };
     // A user id without a name, such as a container's, has the group of its home and no other.
     let nameless = || Ok(User { uid, gid, groups: vec![gid] });
     let user = nix::unistd::User::from_uid(uid.into()).map_err(unknown)?;
