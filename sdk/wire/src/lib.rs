@@ -182,6 +182,11 @@ pub struct Timings {
     pub guest_ready_us: Option<u64>,
 }
 
+/// Whether a number is left out of JSON.
+fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+    *number == T::default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::is_zero;
+
 /// `matchlock get`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct VmDetails {
@@ -281,9 +283,4 @@ pub struct OverlayChange {
     /// The reason why the change cannot be taken over.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conflict: Option<String>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }

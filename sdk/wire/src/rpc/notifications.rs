@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::is_zero;
+
 /// Parameters of every notification that carries bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DataParams {
@@ -82,11 +84,6 @@ pub struct FileEvent {
     pub uid: u32,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub gid: u32,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-fn is_zero(number: &u32) -> bool {
-    *number == 0
 }
 
 /// A request that was passed on or blocked.
