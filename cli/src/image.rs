@@ -21,7 +21,7 @@ use crate::table;
 
 /// Lists images.
 pub(crate) fn ls(args: &JsonArgs, home: &Home) -> anyhow::Result<u8> {
-    let list = with_store(home, |store| Ok(store.list()?))?;
+    let list = Store::open(home.cache())?.list()?;
     if args.json {
         let list: Vec<_> = list.iter().map(wire_image).collect();
         say::json(&list)?;
@@ -47,9 +47,9 @@ pub(crate) fn wire_image(image: &ImageSummary) -> wire::Image {
 
 /// Shows an image.
 pub(crate) fn inspect(args: &ImageInspectArgs, home: &Home) -> anyhow::Result<u8> {
-    let (image, summary) =
-        with_store(home, |store| Ok(store.get(&args.tag)?.zip(store.summary(&args.tag)?)))?
-            .ok_or_else(|| images::Error::UnknownTag(args.tag.clone()))?;
+    let store = Store::open(home.cache())?;
+    let found = store.get(&args.tag)?.zip(store.summary(&args.tag)?);
+    let (image, summary) = found.ok_or_else(|| images::Error::UnknownTag(args.tag.clone()))?;
     let ImageConfig { user, working_dir, entrypoint, cmd, env, volumes: _ } = image.config;
     let layers = image.layers.iter();
     let layers =
@@ -88,8 +88,8 @@ pub(crate) fn import(args: &ImportArgs, home: &Home) -> anyhow::Result<u8> {
     } else {
         ImportSource::Path(&args.path)
     };
-    let (imported, form) =
-        with_store(home, |store| Ok(store.import_as(source, args.tag.as_deref(), config, &bar)?))?;
+    let store = Store::open(home.cache())?;
+    let (imported, form) = store.import_as(source, args.tag.as_deref(), config, &bar)?;
     bar.clear();
     if args.json {
         let stored: Vec<_> = imported.stored.iter().map(wire_image).collect();
@@ -130,7 +130,7 @@ pub(crate) fn rm(args: &ImageRmArgs, home: &Home) -> anyhow::Result<u8> {
     let mut all = wire::ImagesRemoved::default();
     let mut status = 0;
     for tag in &args.tags {
-        match with_store(home, |store| Ok(store.remove(tag)?)) {
+        match Store::open(home.cache()).and_then(|store| store.remove(tag)) {
             Ok(Collected { blobs, bytes }) => {
                 (all.blobs, all.freed) = (all.blobs + blobs, all.freed + bytes);
                 all.removed.push(tag.clone());
@@ -139,7 +139,7 @@ pub(crate) fn rm(args: &ImageRmArgs, home: &Home) -> anyhow::Result<u8> {
                 }
             }
             Err(error) => {
-                failure::show(&error);
+                failure::show(&error.into());
                 status = FAILED;
             }
         }
@@ -152,7 +152,7 @@ pub(crate) fn rm(args: &ImageRmArgs, home: &Home) -> anyhow::Result<u8> {
 
 /// Gives an image one more tag.
 pub(crate) fn tag(args: &ImageTagArgs, home: &Home) -> anyhow::Result<u8> {
-    let summary = with_store(home, |store| Ok(store.tag(&args.image, &args.tag)?))?;
+    let summary = Store::open(home.cache())?.tag(&args.image, &args.tag)?;
     match args.json {
         true => say::json(&wire_image(&summary))?,
         false => say!("Tagged: {}", summary.tag),
@@ -187,7 +187,7 @@ pub(crate) fn prune(args: &ImagePruneArgs, home: &Home) -> anyhow::Result<u8> {
 
 /// Removes files that no image needs.
 pub(crate) fn gc(args: &JsonArgs, home: &Home) -> anyhow::Result<u8> {
-    let Collected { blobs, bytes } = with_store(home, |store| Ok(store.gc()?))?;
+    let Collected { blobs, bytes } = Store::open(home.cache())?.gc()?;
     if args.json {
         return removal(&wire::ImagesRemoved { removed: Vec::new(), blobs, freed: bytes });
     }
@@ -198,10 +198,6 @@ pub(crate) fn gc(args: &JsonArgs, home: &Home) -> anyhow::Result<u8> {
 fn removal(what: &wire::ImagesRemoved) -> anyhow::Result<u8> {
     say::json(what)?;
     Ok(0)
-}
-
-fn with_store<T>(home: &Home, act: impl FnOnce(Store) -> anyhow::Result<T>) -> anyhow::Result<T> {
-    act(Store::open(home.cache())?)
 }
 
 /// Megabytes with one decimal.

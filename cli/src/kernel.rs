@@ -14,7 +14,7 @@ use crate::table;
 
 /// Lists kernels.
 pub(crate) fn ls(args: &JsonArgs, home: &Home) -> anyhow::Result<u8> {
-    let list = with_store(home, |store| store.list())?;
+    let list = Store::open(home.cache())?.list()?;
     if args.json {
         let list: Vec<_> = list.into_iter().map(wire_kernel).collect();
         say::json(&list)?;
@@ -47,14 +47,15 @@ pub(crate) fn rm(args: &KernelRmArgs, home: &Home) -> anyhow::Result<u8> {
     let wanted = match named.is_empty() {
         false => named,
         true if args.all => {
-            with_store(home, |store| store.list())?.into_iter().map(|kernel| kernel.identifier).collect()
+            Store::open(home.cache())?.list()?.into_iter().map(|kernel| kernel.identifier).collect()
         }
         true => anyhow::bail!("kernel required (or use --all)"),
     };
     let mut all = wire::KernelsRemoved::default();
     let mut status = 0;
     for kernel in wanted {
-        match with_store(home, |store| store.remove(&kernel)) {
+        let removed = Store::open(home.cache()).and_then(|store| store.remove(&kernel));
+        match removed.map_err(Error::from) {
             Ok(freed) => {
                 all.freed += freed;
                 if !args.json {
@@ -74,8 +75,4 @@ pub(crate) fn rm(args: &KernelRmArgs, home: &Home) -> anyhow::Result<u8> {
         say::json(&all)?;
     }
     Ok(status)
-}
-
-fn with_store<T>(home: &Home, act: impl FnOnce(Store) -> kernels::Result<T>) -> sandbox::Result<T> {
-    Ok(act(Store::open(home.cache())?)?)
 }

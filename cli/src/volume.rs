@@ -13,7 +13,7 @@ use crate::table;
 
 /// Makes a volume.
 pub(crate) fn create(args: &VolumeCreateArgs, home: &Home) -> anyhow::Result<u8> {
-    let volume = with_volumes(home, |volumes| volumes.create(&args.name, args.size))?;
+    let volume = Volumes::open(home.cache())?.create(&args.name, args.size)?;
     if args.json {
         say::json_line(&wire_volume(&volume))?;
     } else {
@@ -24,7 +24,7 @@ pub(crate) fn create(args: &VolumeCreateArgs, home: &Home) -> anyhow::Result<u8>
 
 /// Lists volumes.
 pub(crate) fn ls(args: &JsonArgs, home: &Home) -> anyhow::Result<u8> {
-    let list = with_volumes(home, |volumes| volumes.list())?;
+    let list = Volumes::open(home.cache())?.list()?;
     if args.json {
         let list: Vec<_> = list.iter().map(wire_volume).collect();
         say::json_line(&list)?;
@@ -38,10 +38,10 @@ pub(crate) fn ls(args: &JsonArgs, home: &Home) -> anyhow::Result<u8> {
 pub(crate) fn rm(args: &VolumeRmArgs, home: &Home) -> anyhow::Result<u8> {
     let mut status = 0;
     for name in &args.names {
-        match with_volumes(home, |volumes| volumes.remove(name)) {
+        match Volumes::open(home.cache()).and_then(|volumes| volumes.remove(name)) {
             Ok(()) => say!("Removed volume {name}"),
             Err(error) => {
-                failure::show(&error);
+                failure::show(&error.into());
                 status = FAILED;
             }
         }
@@ -51,13 +51,9 @@ pub(crate) fn rm(args: &VolumeRmArgs, home: &Home) -> anyhow::Result<u8> {
 
 /// Copies a volume.
 pub(crate) fn copy(args: &VolumeCopyArgs, home: &Home) -> anyhow::Result<u8> {
-    with_volumes(home, |volumes| volumes.copy(&args.from, &args.to))?;
+    Volumes::open(home.cache())?.copy(&args.from, &args.to)?;
     say!("Copied volume {} to {}", args.from, args.to);
     Ok(0)
-}
-
-fn with_volumes<T>(home: &Home, act: impl FnOnce(Volumes) -> images::Result<T>) -> anyhow::Result<T> {
-    Ok(act(Volumes::open(home.cache())?)?)
 }
 
 fn wire_volume(volume: &Volume) -> wire::Volume {
