@@ -9,11 +9,10 @@ use sandbox::{FileEvents, FileNews};
 use wire::rpc::{EventParams, FileEvent};
 
 use crate::encode;
-use crate::methods::file_info::go_mode;
+use crate::methods::file_info::{S_IFMT, go_mode};
 use crate::outbox::Outbox;
 
-/// The type in `st_mode`, and that of a regular file (linux/stat.h).
-const S_IFMT: u32 = 0o170_000;
+/// The type of a regular file in `st_mode` (linux/stat.h).
 const S_IFREG: u32 = 0o100_000;
 
 /// Tells a client of everything that is done, until the sandbox is gone.

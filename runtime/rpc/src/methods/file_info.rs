@@ -7,7 +7,7 @@ use wire::rpc::FileInfo;
 const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
 
 // Linux's file types and special bits, whatever the host is, and their bits in Go (io/fs).
-const S_IFMT: u32 = 0o170_000;
+pub(crate) const S_IFMT: u32 = 0o170_000;
 const TYPES: [(u32, u32); 7] = [
     (0o100_000, 0),
     (0o040_000, 0x8000_0000),
@@ -36,6 +36,7 @@ pub(super) fn info(entry: &FileEntry) -> FileInfo {
     }
 }
 
+/// A mode of Linux's in Go's bits.
 pub(crate) fn go_mode(mode: u32) -> u32 {
     let kind = TYPES.iter().find(|(kind, _)| mode & S_IFMT == *kind).map_or(IRREGULAR, |(_, go)| *go);
     let bits = BITS.iter().filter(|(bit, _)| mode & bit != 0);
