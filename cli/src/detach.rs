@@ -24,8 +24,8 @@ pub(crate) fn is_child() -> bool {
     std::env::var_os(CHILD_ENV).is_some()
 }
 
-/// Starts the child with this process's arguments and waits for its report. Under sudo the child is root's at its start,
-/// as this process is, which becomes the user's `home`'s then.
+/// Starts the child with this process's arguments and waits for its report. Under sudo this process starts the child as
+/// root, and becomes the user's by `home` after that.
 pub(crate) fn launch(
     arguments: &[OsString],
     home: impl FnOnce() -> anyhow::Result<Home>,

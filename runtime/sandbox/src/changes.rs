@@ -74,7 +74,7 @@ pub enum Error {
         /// How many changes were taken over before.
         taken: usize,
     },
-    /// The directory is not there any more.
+    /// Another directory has the path of the one that the overlay was of.
     #[error("{} is another directory than the one that the overlay was of: `matchlock rm` gives its changes up", .0.display())]
     OtherDirectory(PathBuf),
     /// Some paths are too long.
@@ -143,7 +143,7 @@ pub async fn overlays(home: &Home, id: &Id, path: Option<&str>) -> Result<Vec<Ov
     read(home, id, path)
 }
 
-/// The same of a sandbox that has to have ended.
+/// The overlays of a sandbox that has to have ended: all, or the one that a path of the guest is in.
 pub fn ended(home: &Home, id: &Id, path: Option<&str>) -> Result<Ended, Error> {
     let record = record(home, id)?;
     match record.status {

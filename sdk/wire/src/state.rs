@@ -1,4 +1,4 @@
-//! The output of `matchlock get` and `matchlock inspect`.
+//! The output of `matchlock get`, `matchlock inspect` and `matchlock diff --json`.
 //!
 //! Of variables there are only names: no value here can be a secret. Times are RFC 3339, UTC.
 
@@ -135,7 +135,7 @@ pub struct VmMount {
     /// The user that the guest sees as the owner of files to which it gave no other.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner_uid: Option<u32>,
-    /// The group that the guest sees likewise.
+    /// The group that the guest sees as that of files to which it gave no other.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner_gid: Option<u32>,
 }
@@ -266,13 +266,13 @@ pub struct OverlayChange {
     /// `file`, `directory`, `symbolic link` or `special file`, unless it is deleted. A special file is not taken over.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub file_type: Option<String>,
-    /// The same of the file on the host that is changed or deleted.
+    /// The type of the file on the host that is changed, renamed or deleted, in the words of `type`.
     #[serde(rename = "type_before", skip_serializing_if = "Option::is_none")]
     pub file_type_before: Option<String>,
     /// The permission bits, in octal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
-    /// The same before.
+    /// The permission bits of the file on the host that is changed, renamed or deleted, in octal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode_before: Option<String>,
     /// The target of a symbolic link.

@@ -45,7 +45,7 @@ pub struct FileEvent {
     pub mode: u32,
     /// Owner of a file after it was written; else the user who asked.
     pub uid: u32,
-    /// Group of the same.
+    /// Group of a file after it was written; else of the user who asked.
     pub gid: u32,
 }
 

@@ -91,6 +91,6 @@ pub struct MountConfig {
     pub readonly: bool,
     /// The user that the guest sees as the owner of files to which it gave no other.
     pub uid: Option<u32>,
-    /// The group that the guest sees likewise.
+    /// The group that the guest sees as that of files to which it gave no other.
     pub gid: Option<u32>,
 }
