@@ -25,6 +25,7 @@ mod fake;
 mod file_system;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
+mod held;
 mod length;
 mod listing;
 mod name;
@@ -42,6 +43,7 @@ pub use file_system::{
     Access, Allocation, Cache, Context, Creation, Data, FileSystem, Gone, Handle, How, NameChange, NodeId,
     OpenFlags, Opened, Opening, RenameHow, Seek, Sync, WriteHow, Xattr, XattrSet,
 };
+pub use held::{Held, HeldOpen};
 pub use length::takes_long;
 pub use listing::{Fate, Listed, Listing};
 pub use name::{LinkTarget, Name, XattrName};

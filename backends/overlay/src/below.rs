@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use fuse::{
-    Access, Attributes, Context, Data, Errno, FileSystem, Gone, Handle, How, Listing, Name, NodeId,
-    OpenFlags, Opening, Result, Seek, Sink, Source, Xattr, XattrName,
+    Access, Attributes, Context, Data, Errno, FileSystem, Held, HeldOpen, Listing, Name, NodeId, OpenFlags,
+    Opening, Result, Seek, Sink, Source, Xattr, XattrName,
 };
 use vm_memory::VolatileSlice;
 
@@ -16,18 +16,13 @@ const COPY_LEN: usize = 256 << 10;
 /// Most bytes of a path with a name in it, for lists.
 const LIST_LEN: usize = 16 << 10;
 
-/// A file there, with one reference to it.
-pub(crate) struct Below {
-    files: Arc<dyn FileSystem>,
-    id: NodeId,
-}
+/// A file there.
+#[derive(Debug, Clone)]
+pub(crate) struct Below(Arc<Held>);
 
 /// A file there that is open.
-pub(crate) struct BelowOpen {
-    of: Arc<Below>,
-    handle: Handle,
-    is_directory: bool,
-}
+#[derive(Debug)]
+pub(crate) struct BelowOpen(HeldOpen);
 
 /// A name in a directory there.
 #[derive(Debug)]
@@ -39,33 +34,32 @@ pub(crate) struct BelowName {
 }
 
 impl Below {
-    pub(crate) fn root(files: Arc<dyn FileSystem>) -> Arc<Self> {
-        Arc::new(Self { files, id: NodeId::ROOT })
+    pub(crate) fn root(files: Arc<dyn FileSystem>) -> Self {
+        Self(Arc::new(Held::root(files)))
     }
 
     pub(crate) fn id(&self) -> NodeId {
-        self.id
+        self.0.node()
     }
 
     /// Looks a name up.
-    pub(crate) fn find(&self, name: Name<'_>) -> Result<(Arc<Self>, Attributes)> {
-        let entry = self.files.entry(&Context::default(), self.id, name, How::Existing)?;
-        let found = Self { files: self.files.clone(), id: entry.node };
-        Ok((Arc::new(found), entry.stat.attributes))
+    pub(crate) fn find(&self, name: Name<'_>) -> Result<(Self, Attributes)> {
+        let (found, entry) = self.0.find(name)?;
+        Ok((Self(Arc::new(found)), entry.stat.attributes))
     }
 
     pub(crate) fn attributes(&self) -> Result<Attributes> {
-        self.files.attributes(&Context::default(), self.id, None, None).map(|stat| stat.attributes)
+        self.0.files().attributes(&Context::default(), self.id(), None, None).map(|stat| stat.attributes)
     }
 
     pub(crate) fn read_link(&self) -> Result<Vec<u8>> {
-        self.files.read_link(&Context::default(), self.id)
+        self.0.files().read_link(&Context::default(), self.id())
     }
 
     /// Reads extended attributes; nothing else is asked for.
     pub(crate) fn xattr(&self, act: Xattr<'_>) -> Result<Vec<u8>> {
         match act {
-            Xattr::Get(_) | Xattr::List => self.files.xattr(&Context::default(), self.id, act),
+            Xattr::Get(_) | Xattr::List => self.0.files().xattr(&Context::default(), self.id(), act),
             Xattr::Set { .. } | Xattr::Remove(_) => Err(Errno::EROFS),
         }
     }
@@ -90,15 +84,14 @@ impl Below {
         Ok(all)
     }
 
-    pub(crate) fn open(self: &Arc<Self>, is_directory: bool) -> Result<BelowOpen> {
+    pub(crate) fn open(&self, is_directory: bool) -> Result<BelowOpen> {
         let file = Opening::File { access: Access::Read, flags: OpenFlags::empty() };
         let opening = if is_directory { Opening::Directory } else { file };
-        let opened = self.files.open(&Context::default(), self.id, opening)?;
-        Ok(BelowOpen { of: self.clone(), handle: opened.handle, is_directory })
+        self.0.open(&Context::default(), opening).map(|(open, _)| BelowOpen(open))
     }
 
     /// Copies the contents, holes left out; returns also what the file was just before.
-    pub(crate) fn copy(self: &Arc<Self>, home: &Home) -> Result<(Bytes, Attributes)> {
+    pub(crate) fn copy(&self, home: &Home) -> Result<(Bytes, Attributes)> {
         let (open, told) = (self.open(false)?, self.attributes()?);
         let size = told.size;
         let mut bytes = home.empty()?;
@@ -132,7 +125,7 @@ impl Below {
 
 impl BelowOpen {
     fn data(&self, act: Data<'_>) -> Result<u64> {
-        self.of.files.data(&Context::default(), self.of.id, self.handle, act)
+        self.0.files().data(&Context::default(), self.0.node(), self.0.handle(), act)
     }
 
     pub(crate) fn read(&self, offset: u64, into: &Sink<'_>) -> Result<u64> {
@@ -147,7 +140,7 @@ impl BelowOpen {
     pub(crate) fn list(&self, cookie: u64) -> Result<Vec<BelowName>> {
         let mut bytes = Vec::new();
         let mut listing = Listing::new(&mut bytes, LIST_LEN, false);
-        self.of.files.list(&Context::default(), self.of.id, self.handle, cookie, &mut listing)?;
+        self.0.files().list(&Context::default(), self.0.node(), self.0.handle(), cookie, &mut listing)?;
         let names = listing.entries().map(|one| BelowName {
             name: one.name.to_vec(),
             ino: one.ino,
@@ -155,32 +148,5 @@ impl BelowOpen {
             cookie: one.cookie,
         });
         Ok(names.collect())
-    }
-}
-
-impl Drop for Below {
-    fn drop(&mut self) {
-        if self.id != NodeId::ROOT {
-            self.files.let_go(self.id, Gone::Lookups(1));
-        }
-    }
-}
-
-impl Drop for BelowOpen {
-    fn drop(&mut self) {
-        let gone = if self.is_directory { Gone::Directory(self.handle) } else { Gone::File(self.handle) };
-        self.of.files.let_go(self.of.id, gone);
-    }
-}
-
-impl std::fmt::Debug for Below {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Below").field(&self.id).finish()
-    }
-}
-
-impl std::fmt::Debug for BelowOpen {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("BelowOpen").field(&self.of).field(&self.handle).finish()
     }
 }

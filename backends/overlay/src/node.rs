@@ -53,7 +53,7 @@ pub(crate) struct Node {
     pub(crate) ino: u64,
     pub(crate) body: Body,
     /// The file in the file system below, if this one came from there.
-    pub(crate) below: Option<Arc<Below>>,
+    pub(crate) below: Option<Below>,
     /// Its path there, unless that is too long.
     pub(crate) origin: Option<Arc<Origin>>,
     facts: Mutex<Facts>,
@@ -98,7 +98,7 @@ enum Stored {
     /// With the file below as it was when its contents were copied.
     Here(Bytes, Option<Box<Base>>),
     /// In the file system below, until they are changed.
-    Below(Arc<Below>, Home),
+    Below(Below, Home),
 }
 
 /// The use that a change of contents has for them.
@@ -114,7 +114,7 @@ impl Contents {
         Self { stored: RwLock::new(Stored::Here(bytes, None)), len, taken, is_below: AtomicBool::new(false) }
     }
 
-    fn below(below: Arc<Below>, home: Home) -> Self {
+    fn below(below: Below, home: Home) -> Self {
         Self {
             stored: RwLock::new(Stored::Below(below, home)),
             len: AtomicU64::new(0),
@@ -249,7 +249,7 @@ impl Node {
     /// A file of the file system below.
     pub(crate) fn found(
         id: NodeId,
-        (below, origin): (Arc<Below>, Option<Arc<Origin>>),
+        (below, origin): (Below, Option<Arc<Origin>>),
         told: &Attributes,
         target: Box<[u8]>,
         space: &Arc<Space>,
@@ -282,7 +282,7 @@ impl Node {
     }
 
     /// The file below, if all that is told is asked for there.
-    pub(crate) fn live(&self) -> Option<&Arc<Below>> {
+    pub(crate) fn live(&self) -> Option<&Below> {
         self.below.as_ref().filter(|_| self.facts().is_live)
     }
 

@@ -27,7 +27,7 @@ impl Drop for Held<'_> {
 enum Step {
     Known(Arc<Node>),
     /// The directory below is asked; there may be a file that it had before.
-    Ask(Arc<Below>, Option<Arc<Node>>),
+    Ask(Below, Option<Arc<Node>>),
 }
 
 impl Files {

@@ -101,7 +101,7 @@ impl Tree {
     }
 
     /// A root directory that is one of the file system below.
-    pub(crate) fn over(space: Arc<Space>, home: Home, root: Arc<Below>, told: &Attributes) -> Result<Self> {
+    pub(crate) fn over(space: Arc<Space>, home: Home, root: Below, told: &Attributes) -> Result<Self> {
         let root = (root, Some(Origin::root()));
         let node = Node::found(NodeId::ROOT, root, told, Box::default(), &space, &home)?;
         if !node.is_directory() {
@@ -214,7 +214,7 @@ impl Tree {
     pub(crate) fn find_below(
         &mut self,
         spot: Spot<'_>,
-        below: Arc<Below>,
+        below: Below,
         told: &Attributes,
         target: Box<[u8]>,
     ) -> Result<Arc<Node>> {
@@ -244,7 +244,7 @@ impl Tree {
     fn learn_below(
         &mut self,
         (parent, name): (NodeId, &Arc<[u8]>),
-        below: Arc<Below>,
+        below: Below,
         told: &Attributes,
         target: Box<[u8]>,
     ) -> Result<Arc<Node>> {

@@ -11,7 +11,6 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 mod guest_attributes;
-mod held;
 mod host_fs;
 mod nodes;
 mod one_file;

@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use fuse::{
-    Cache, Context, Creation, Data, Entry, Errno, FileSystem, Gone, Handle, How, Listing, Name, NameChange,
-    NodeId, OpenFlags, Opened, Opening, Result, SetAttributes, Stat, Statistics, Sync, Xattr,
+    Cache, Context, Creation, Data, Entry, Errno, FileSystem, Gone, Handle, Held, HeldOpen, How, Listing,
+    Name, NameChange, NodeId, OpenFlags, Opened, Opening, Result, SetAttributes, Stat, Statistics, Sync,
+    Xattr,
 };
 
-use crate::held::{Held, HeldOpen};
 use crate::nodes::{alone, lock, shared};
 
 /// Type of a regular file (`DT_REG`).
@@ -58,13 +58,13 @@ impl OneFile {
 
     /// The file that has the name.
     fn find(&self) -> Result<Arc<Held>> {
-        let (found, entry) = Held::find(&self.files, NodeId::ROOT, Name::new(&self.name)?)?;
+        let (found, entry) = Held::root(self.files.clone()).find(Name::new(&self.name)?)?;
         // A kernel that is told of another type takes the node for broken, and never asks again.
         if entry.stat.attributes.kind() != FILE {
             return Err(Errno::ENOENT);
         }
         let mut current = lock(&self.current);
-        let same = current.as_ref().filter(|current| current.node == found.node).cloned();
+        let same = current.as_ref().filter(|current| current.node() == found.node()).cloned();
         let file = same.unwrap_or_else(|| Arc::new(found));
         let before = current.replace(file.clone());
         drop(current);
@@ -76,8 +76,8 @@ impl OneFile {
     fn opened(&self, context: &Context<'_>, handle: Handle) -> Result<Arc<HeldOpen>> {
         let open = shared(&self.open).get(&handle).cloned().ok_or(Errno::EBADF)?;
         match self.find() {
-            Ok(file) if file.node != open.of.node => {
-                let (again, _) = file.open(context, again(open.opening))?;
+            Ok(file) if file.node() != open.node() => {
+                let (again, _) = file.open(context, again(open.opening()))?;
                 let again = Arc::new(again);
                 let before = match alone(&self.open).get_mut(&handle) {
                     Some(open) => std::mem::replace(open, again.clone()),
@@ -136,9 +136,9 @@ impl FileSystem for OneFile {
         let stat = match handle {
             Some(handle) => {
                 let open = self.opened(context, handle)?;
-                self.files.attributes(context, open.of.node, Some(open.handle), change)?
+                self.files.attributes(context, open.node(), Some(open.handle()), change)?
             }
-            None => self.files.attributes(context, self.find()?.node, None, change)?,
+            None => self.files.attributes(context, self.find()?.node(), None, change)?,
         };
         Ok(self.tell(stat))
     }
@@ -150,7 +150,7 @@ impl FileSystem for OneFile {
         }
         let file = self.find()?;
         let (open, mut opened) = file.open(context, opening)?;
-        if lock(&self.last_opened).replace(file.node) != Some(file.node) {
+        if lock(&self.last_opened).replace(file.node()) != Some(file.node()) {
             opened.cache.remove(Cache::KEEP);
         }
         alone(&self.open).insert(opened.handle, Arc::new(open));
@@ -170,12 +170,12 @@ impl FileSystem for OneFile {
     fn data(&self, context: &Context<'_>, node: NodeId, handle: Handle, act: Data<'_>) -> Result<u64> {
         Self::is_root(node)?;
         let open = self.opened(context, handle)?;
-        let data = |act| self.files.data(context, open.of.node, open.handle, act);
+        let data = |act| self.files.data(context, open.node(), open.handle(), act);
         match act {
             Data::Copy { offset, to_node, to, to_offset, len } => {
                 Self::is_root(to_node)?;
                 let to = self.opened(context, to)?;
-                data(Data::Copy { offset, to_node: to.of.node, to: to.handle, to_offset, len })
+                data(Data::Copy { offset, to_node: to.node(), to: to.handle(), to_offset, len })
             }
             act => data(act),
         }
@@ -191,7 +191,7 @@ impl FileSystem for OneFile {
 
     fn xattr(&self, context: &Context<'_>, node: NodeId, act: Xattr<'_>) -> Result<Vec<u8>> {
         Self::is_root(node)?;
-        self.files.xattr(context, self.find()?.node, act)
+        self.files.xattr(context, self.find()?.node(), act)
     }
 
     fn statistics(&self, context: &Context<'_>, node: NodeId) -> Result<Statistics> {
@@ -204,8 +204,8 @@ impl FileSystem for OneFile {
         match what {
             Sync::File { handle, data_only } => {
                 let open = self.opened(context, handle)?;
-                let what = Sync::File { handle: open.handle, data_only };
-                self.files.sync(context, open.of.node, what)
+                let what = Sync::File { handle: open.handle(), data_only };
+                self.files.sync(context, open.node(), what)
             }
             Sync::Directory { .. } => Err(Errno::EBADF),
             Sync::All => self.files.sync(context, NodeId::ROOT, what),

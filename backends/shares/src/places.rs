@@ -15,12 +15,11 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use fuse::{
-    Attributes, Cache, Context, Creation, Data, Entry, Errno, FileSystem, Gone, Handle, How, Listed, Listing,
-    Name, NameChange, NodeId, Opened, Opening, RenameHow, Result, SetAttributes, Stat, Statistics, Sync,
-    Time, Xattr,
+    Attributes, Cache, Context, Creation, Data, Entry, Errno, FileSystem, Gone, Handle, Held, HeldOpen, How,
+    Listed, Listing, Name, NameChange, NodeId, Opened, Opening, RenameHow, Result, SetAttributes, Stat,
+    Statistics, Sync, Time, Xattr,
 };
 
-use crate::held::{Held, HeldOpen};
 use crate::nodes::{alone, shared};
 use crate::sys;
 
@@ -97,15 +96,15 @@ impl Way {
     fn lead(&mut self, number: usize, found: Option<Arc<Held>>) -> Option<Arc<Held>> {
         let before = self.by_number.remove(&number);
         if let Some(before) = &before
-            && let Some(count) = self.nodes.get_mut(&before.node)
+            && let Some(count) = self.nodes.get_mut(&before.node())
         {
             *count -= 1;
             if *count == 0 {
-                self.nodes.remove(&before.node);
+                self.nodes.remove(&before.node());
             }
         }
         if let Some(found) = found {
-            *self.nodes.entry(found.node).or_default() += 1;
+            *self.nodes.entry(found.node()).or_default() += 1;
             self.by_number.insert(number, found);
         }
         before
@@ -113,7 +112,7 @@ impl Way {
 
     /// Forgets that names lead to a node.
     fn let_go(&mut self, node: NodeId) -> Vec<Arc<Held>> {
-        let numbers = self.by_number.iter().filter(|(_, held)| held.node == node);
+        let numbers = self.by_number.iter().filter(|(_, held)| held.node() == node);
         let numbers: Vec<usize> = numbers.map(|(number, _)| *number).collect();
         numbers.into_iter().filter_map(|number| self.lead(number, None)).collect()
     }
@@ -174,7 +173,7 @@ impl Places {
         let Some((above, name)) = own.above.as_ref().filter(|_| own.place.is_none()) else { return Ok(()) };
         let Some(above) = self.real(*above) else { return Ok(()) };
         let how = How::Directory { mode: DIRECTORY_MODE & 0o7777 };
-        match self.files.entry(&Context::default(), above.node, Name::new(name)?, how) {
+        match self.files.entry(&Context::default(), above.node(), Name::new(name)?, how) {
             Ok(entry) => self.files.let_go(entry.node, Gone::Lookups(1)),
             Err(Errno::EEXIST) => {}
             Err(errno) => return Err(errno),
@@ -211,9 +210,9 @@ impl Places {
     /// The directory that the file system has on the way.
     fn real(&self, number: usize) -> Option<Arc<Held>> {
         let own = self.own.get(number).filter(|own| own.place.is_none())?;
-        let Some((above, name)) = &own.above else { return Some(Arc::new(Held::root(&self.files))) };
+        let Some((above, name)) = &own.above else { return Some(Arc::new(Held::root(self.files.clone()))) };
         let above = self.real(*above)?;
-        let found = match Held::find(&self.files, above.node, Name::new(name).ok()?) {
+        let found = match above.find(Name::new(name).ok()?) {
             Ok((found, entry)) => (entry.stat.attributes.kind() == DIRECTORY).then(|| Arc::new(found)),
             Err(Errno::ENOENT | Errno::ENOTDIR) => None,
             Err(_) => return None,
@@ -225,7 +224,7 @@ impl Places {
     fn lead(&self, number: usize, found: Option<Arc<Held>>) -> Option<Arc<Held>> {
         let same = shared(&self.way).by_number.get(&number).cloned();
         if let (Some(same), Some(found)) = (&same, &found)
-            && same.node == found.node
+            && same.node() == found.node()
         {
             return Some(same.clone());
         }
@@ -240,7 +239,7 @@ impl Places {
             None => Ok(Reached { node, _held: None }),
             Some(number) => {
                 let held = self.real(number).ok_or(missing)?;
-                Ok(Reached { node: held.node, _held: Some(held) })
+                Ok(Reached { node: held.node(), _held: Some(held) })
             }
         }
     }
@@ -269,7 +268,7 @@ impl Places {
     fn stat(&self, context: &Context<'_>, number: usize) -> Result<Stat> {
         let own = self.own.get(number).ok_or(Errno::ESTALE)?;
         if let Some(real) = self.real(number)
-            && let Ok(mut stat) = self.files.attributes(context, real.node, None, None)
+            && let Ok(mut stat) = self.files.attributes(context, real.node(), None, None)
         {
             stat.attributes.submount = false;
             return Ok(stat);
@@ -315,7 +314,7 @@ impl Places {
         let mut bytes = Vec::new();
         loop {
             let mut some = Listing::new(&mut bytes, listing.room().min(LIST_LEN), false);
-            match self.files.list(context, open.of.node, open.handle, cookie, &mut some) {
+            match self.files.list(context, open.node(), open.handle(), cookie, &mut some) {
                 Ok(()) => {}
                 // The list so far has been told: the error comes next time.
                 Err(_) if !listing.is_empty() => return Ok(()),
@@ -393,7 +392,7 @@ impl FileSystem for Places {
         };
         if change.is_some() {
             let real = self.real(number).ok_or(Errno::EROFS)?;
-            self.files.attributes(context, real.node, None, change)?;
+            self.files.attributes(context, real.node(), None, change)?;
         }
         self.stat(context, number)
     }
@@ -501,7 +500,7 @@ impl FileSystem for Places {
             (Some(_), Sync::Directory { handle: NOTHING }) => Ok(()),
             (Some(number), Sync::Directory { handle }) => {
                 let open = self.opened(number, handle)?;
-                self.files.sync(context, open.of.node, Sync::Directory { handle: open.handle })
+                self.files.sync(context, open.node(), Sync::Directory { handle: open.handle() })
             }
         }
     }

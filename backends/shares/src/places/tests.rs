@@ -267,7 +267,7 @@ fn a_directory_on_the_way_has_no_other_node() {
     let places = of_host(shared.path(), &[place("a/hidden", false)]);
     let guest = Guest(&places);
     let a = guest.look_up(ROOT, "a").unwrap();
-    let real = places.real(1).unwrap().node;
+    let real = places.real(1).unwrap().node();
     assert!(real.0 < 100);
     for node in (2..100).map(NodeId) {
         assert_eq!(guest.look_up(node, "hidden"), Err(Errno::ESTALE));
@@ -275,7 +275,7 @@ fn a_directory_on_the_way_has_no_other_node() {
         assert_eq!(places.open(&ASKER, node, Opening::Directory).err(), Some(Errno::ESTALE));
         places.let_go(node, Gone::Lookups(9));
     }
-    assert_eq!(places.real(1).unwrap().node, real);
+    assert_eq!(places.real(1).unwrap().node(), real);
     // Where the host moves it, it is a directory like others.
     fs::rename(at("a"), at("b")).unwrap();
     let b = guest.look_up(ROOT, "b").unwrap();
