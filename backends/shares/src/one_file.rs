@@ -16,9 +16,7 @@ use fuse::{
 };
 
 use crate::nodes::{alone, lock, shared};
-
-/// Type of a regular file (`DT_REG`).
-const FILE: u8 = 8;
+use crate::sys::Kind;
 
 /// Facts that hold no longer than this may be another file's by then.
 const SHORT: Duration = Duration::from_secs(1);
@@ -60,7 +58,7 @@ impl OneFile {
     fn find(&self) -> Result<Arc<Held>> {
         let (found, entry) = Held::root(self.files.clone()).find(Name::new(&self.name)?)?;
         // A kernel that is told of another type takes the node for broken, and never asks again.
-        if entry.stat.attributes.kind() != FILE {
+        if Kind::of_mode(entry.stat.attributes.mode) != Kind::File {
             return Err(Errno::ENOENT);
         }
         let mut current = lock(&self.current);

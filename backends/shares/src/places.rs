@@ -21,7 +21,7 @@ use fuse::{
 };
 
 use crate::nodes::{alone, shared};
-use crate::sys;
+use crate::sys::{self, Kind};
 
 /// Marks the nodes that are the names' own; no file system has as many nodes.
 const OWN: u64 = 1 << 47;
@@ -29,9 +29,6 @@ const OWN: u64 = 1 << 47;
 /// Types and permissions of files that the file system does not have.
 const DIRECTORY_MODE: u32 = 0o040_755;
 const FILE_MODE: u32 = 0o100_644;
-
-/// Type of a directory (`DT_DIR`).
-const DIRECTORY: u8 = 4;
 
 /// Where the names' own entries are in a list. No file system gives so large a cookie, save for an end (ext4) or past its
 /// four thousand millionth name (`overlay`).
@@ -213,8 +210,10 @@ impl Places {
         let Some((above, name)) = &own.above else { return Some(Arc::new(Held::root(self.files.clone()))) };
         let above = self.real(*above)?;
         let found = match above.find(Name::new(name).ok()?) {
-            Ok((found, entry)) => (entry.stat.attributes.kind() == DIRECTORY).then(|| Arc::new(found)),
-            Err(Errno::ENOENT | Errno::ENOTDIR) => None,
+            Ok((found, entry)) if Kind::of_mode(entry.stat.attributes.mode) == Kind::Directory => {
+                Some(Arc::new(found))
+            }
+            Ok(_) | Err(Errno::ENOENT | Errno::ENOTDIR) => None,
             Err(_) => return None,
         };
         self.lead(number, found)

@@ -11,14 +11,13 @@ use fuse::{
     Name, NameChange, NodeId, Opened, Opening, Result, SetAttributes, Stat, Statistics, Sync, Xattr,
 };
 
+use crate::sys::Kind;
+
 /// Bits of a node's number that are its file system's own.
 const OWN_BITS: u32 = 48;
 
 /// Type and permissions of the directory.
 const ROOT_MODE: u32 = 0o040_555;
-
-/// Type of a directory (`DT_DIR`).
-const DIRECTORY: u8 = 4;
 
 /// How long the kernel may believe what it was told of the directory, which never changes.
 const ROOT_VALID: Duration = Duration::from_secs(3600);
@@ -110,7 +109,7 @@ impl Router {
         let number = (0..self.mounts.len()).find(named).ok_or(Errno::ENOENT)?;
         let files = self.mounts.get(number).ok_or(Errno::ENOENT)?.as_ref();
         let mut stat = files.attributes(context, NodeId::ROOT, None, None)?;
-        stat.attributes.submount = stat.attributes.kind() == DIRECTORY;
+        stat.attributes.submount = Kind::of_mode(stat.attributes.mode) == Kind::Directory;
         let mount = Mount { number, files, node: NodeId::ROOT };
         Ok(Entry { node: mount.number_of(NodeId::ROOT)?, generation: 0, valid: ROOT_VALID, stat })
     }
