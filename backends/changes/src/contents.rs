@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::path::Arg;
 
 use crate::{Change, Contents, Error, Host, List, Place, Result, Stored, There, What};
 
@@ -47,7 +48,7 @@ impl Kept {
     ) -> io::Result<Source> {
         match &contents.stored {
             Stored::Inline(bytes) => Ok(Source::Bytes(Cursor::new(bytes.clone()))),
-            Stored::File(number) => open(self.0.as_fd(), &number.to_string()).map(Source::File),
+            Stored::File(number) => open(&self.0, number.to_string()).map(Source::File),
             Stored::Below => host.open_file(origin.ok_or(io::ErrorKind::NotFound)?).map(Source::File),
         }
     }
@@ -131,13 +132,16 @@ impl Source {
     /// Whether another file has the same bytes.
     pub(crate) fn equals(self, len: u64, other: File) -> io::Result<bool> {
         let (mut one, mut other) = (self.chain(io::repeat(0)).take(len), other.take(len.saturating_add(1)));
-        let (mut a, mut b) = (vec![0; COPY_LEN], vec![0; COPY_LEN]);
+        let (mut a, mut b) = (Vec::new(), Vec::new());
         loop {
-            let (had, has) = (fill(&mut one, &mut a)?, fill(&mut other, &mut b)?);
-            if had != has || a.get(..had) != b.get(..has) {
+            a.clear();
+            b.clear();
+            one.by_ref().take(COPY_LEN).read_to_end(&mut a)?;
+            other.by_ref().take(COPY_LEN).read_to_end(&mut b)?;
+            if a != b {
                 return Ok(false);
             }
-            if had < COPY_LEN {
+            if a.is_empty() {
                 return Ok(true);
             }
         }
@@ -145,20 +149,7 @@ impl Source {
 }
 
 /// Bytes that are read at once.
-const COPY_LEN: usize = 128 << 10;
-
-fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut done = 0;
-    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        match from.read(rest) {
-            Ok(0) => break,
-            Ok(count) => done += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(done)
-}
+const COPY_LEN: u64 = 128 << 10;
 
 fn copy_file(file: &File, len: u64, to: &File) -> io::Result<()> {
     let (mut from, mut into) = (file, to);
@@ -184,7 +175,7 @@ fn copy_file(file: &File, len: u64, to: &File) -> io::Result<()> {
 }
 
 /// Opens a regular file, and nothing else that may have its name.
-pub(crate) fn open(directory: BorrowedFd<'_>, name: &str) -> io::Result<File> {
+pub(crate) fn open(directory: &OwnedFd, name: impl Arg) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::openat(directory, name, flags, Mode::empty())?);
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }

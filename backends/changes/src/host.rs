@@ -90,9 +90,7 @@ impl Host {
 
     /// Opens a regular file to be read.
     pub(crate) fn open_file(&self, place: &Place) -> io::Result<File> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = File::from(rustix::fs::openat(self.parent(place)?, place.name(), flags, Mode::empty())?);
-        if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
+        crate::contents::open(&self.parent(place)?, place.name())
     }
 
     /// Reads a regular file as it is now, at most `most` bytes; nothing if there is none, or it has more.
