@@ -195,26 +195,23 @@ impl Work<'_> {
             if change.kind == Kind::Renamed && !change.has_contents() {
                 continue;
             }
-            let what = match (&there.what, &change.linked) {
-                (What::Directory, _) => Made::Directory,
-                (What::Special, _) => continue,
-                (_, Some(linked)) if !change.has_contents() => Made::Link(linked.clone()),
-                (What::File(_), _) if first.contains_key(&there.file) => {
-                    Made::Link(first.get(&there.file).cloned().unwrap_or_else(|| change.place.clone()))
-                }
-                (What::Link(target), _) => {
+            let what = match (&there.what, &change.linked, first.get(&there.file)) {
+                (What::Directory, ..) => Made::Directory,
+                (What::Special, ..) => continue,
+                (_, Some(linked), _) if !change.has_contents() => Made::Link(linked.clone()),
+                (What::File(_), _, Some(first)) => Made::Link(Place::clone(first)),
+                (What::Link(target), ..) => {
                     let at = self.beside()?;
                     self.host.make_link(&at, target)?;
                     self.undo.push(Undo::Remove(at.clone(), false));
                     Made::At(at)
                 }
-                (What::File(contents), _) => {
+                (What::File(contents), _, None) => {
                     first.insert(there.file, change.place.clone());
                     let at = self.beside()?;
                     let file = self.host.create(&at)?;
                     self.undo.push(Undo::Remove(at.clone(), false));
-                    let origin = change.from.as_ref().or(change.origin.as_ref());
-                    let source = self.kept.open(contents, origin, self.host);
+                    let source = self.kept.open(contents, change.source(), self.host);
                     let copied = source.and_then(|mut source| source.copy(contents.len, &file));
                     copied
                         .and_then(|()| finish(&file, there.mode, there.mtime))
@@ -289,11 +286,7 @@ impl Work<'_> {
                 self.undo.push(Undo::Remove(place.clone(), false));
                 return Ok(());
             }
-            Some(Made::At(at)) => {
-                self.host.rename(&at, place)?;
-                self.undo.push(Undo::Move(place.clone(), at));
-                return Ok(());
-            }
+            Some(Made::At(at)) => Some(at),
             None if change.kind == Kind::Renamed => moved.remove(place).map(|taken| taken.at),
             None => None,
         };

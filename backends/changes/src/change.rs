@@ -58,6 +58,12 @@ impl Change {
         }
     }
 
+    /// The path in the directory of the file that has the contents, where nobody changed them ([`Stored::Below`]).
+    #[must_use]
+    pub fn source(&self) -> Option<&Place> {
+        self.from.as_ref().or(self.origin.as_ref())
+    }
+
     /// The change's name among others of one list.
     pub(crate) fn key(&self) -> (&Place, bool) {
         (&self.place, self.now.is_some())

@@ -167,8 +167,7 @@ impl Court<'_> {
 
     fn has_contents(&self, change: &Change, place: &Place) -> io::Result<bool> {
         let Some(contents) = change.contents() else { return Ok(false) };
-        let origin = change.from.as_ref().or(change.origin.as_ref());
-        match self.kept.open(contents, origin, self.host) {
+        match self.kept.open(contents, change.source(), self.host) {
             Ok(source) => source.equals(contents.len, self.host.open_file(place)?),
             // Contents that are not there are told of when they are wanted.
             Err(_) => Ok(false),

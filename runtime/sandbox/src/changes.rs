@@ -282,8 +282,7 @@ impl Overlay {
     /// The contents of a file as the guest has them, if these are at most `most` bytes.
     pub fn after(&self, change: &Change, most: u64) -> Result<Option<Vec<u8>>, Error> {
         let Some(contents) = change.contents() else { return Ok(Some(Vec::new())) };
-        let origin = change.from.as_ref().or(change.origin.as_ref());
-        self.told(change, self.kept.read(contents, origin, &self.host, most))
+        self.told(change, self.kept.read(contents, change.source(), &self.host, most))
     }
 
     /// The contents of a file as the host has them, if these are at most `most` bytes.
