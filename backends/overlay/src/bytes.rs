@@ -36,7 +36,10 @@ impl Home {
         let chunks = Chunks::new(self.space.charge(0)?);
         Ok(match &self.store {
             None => Bytes::Memory(chunks),
-            Some(store) => Bytes::Small { chunks, memory: store.small()?, home: self.clone() },
+            Some(store) => {
+                let (memory, store) = (store.small()?, store.clone());
+                Bytes::Small { chunks, memory, space: self.space.clone(), store }
+            }
         })
     }
 }
@@ -47,7 +50,13 @@ pub(crate) enum Bytes {
     /// All in memory.
     Memory(Chunks),
     /// In memory while they are small, and there is room.
-    Small { chunks: Chunks, memory: Charge, home: Home },
+    Small {
+        chunks: Chunks,
+        /// For the memory that small files take, besides the charge of `chunks` for the space.
+        memory: Charge,
+        space: Arc<Space>,
+        store: Arc<Store>,
+    },
     /// In a file of the host's.
     Flat(Flat),
 }
@@ -131,15 +140,14 @@ impl Bytes {
 
     /// Has contents that are no longer small go to a file of the host's.
     fn make_room(&mut self, offset: u64, len: u64) -> Result<()> {
-        let Self::Small { chunks, memory, home } = self else { return Ok(()) };
+        let Self::Small { chunks, memory, space, store } = self else { return Ok(()) };
         let small = u64::try_from(CHUNK_LEN).unwrap_or(u64::MAX);
         let end = offset.saturating_add(len);
         let needed = Chunks::taken_for(end).max(chunks.taken());
         if end <= small && memory.grow(needed.saturating_sub(memory.amount())).is_ok() {
             return Ok(());
         }
-        let store = home.store.as_ref().ok_or(Errno::EIO)?;
-        let mut flat = Flat::new(store.create()?, home.space.charge(0)?);
+        let mut flat = Flat::new(store.create()?, space.charge(0)?);
         let mut buffer = vec![0; usize::try_from(chunks.len().min(small)).map_err(|_| Errno::EIO)?];
         let slices = [VolatileSlice::from(&mut buffer[..])];
         let count = chunks.read(0, &Sink::new(&slices, 0, usize::MAX));

@@ -178,9 +178,10 @@ impl Directory {
     }
 
     /// Forgets a name of the directory below, if that is all it is.
-    pub(crate) fn forget_below(&mut self, name: &[u8]) -> Option<NodeId> {
-        let Some(What::Below(node)) = self.what(name) else { return None };
-        self.unset(name).map(|_| node)
+    pub(crate) fn forget_below(&mut self, name: &[u8]) {
+        if self.what(name).is_some_and(What::is_only_below) {
+            self.unset(name);
+        }
     }
 
     /// A name of the directory below stays from now on.

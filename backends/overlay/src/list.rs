@@ -80,7 +80,7 @@ impl Files {
             // The entries in the list are returned first: the error comes next time.
             let names = match below.list(cookie) {
                 Ok(names) => names,
-                Err(_) if listing.entries().next().is_some() => return Ok(false),
+                Err(_) if !listing.is_empty() => return Ok(false),
                 Err(errno) => return Err(errno),
             };
             if names.is_empty() {
