@@ -11,7 +11,7 @@ use rustix::path::Arg;
 use crate::{Change, Contents, Error, Host, List, Place, Result, Stored, There, What};
 
 /// The list's name.
-pub const LIST: &str = "list";
+pub(crate) const LIST: &str = "list";
 
 /// Its name until it is whole.
 pub(crate) const NEW_LIST: &str = "list.new";

@@ -31,7 +31,7 @@ mod tests;
 
 pub use apply::apply;
 pub use change::{Change, Kind, below, below_with_directories, changes};
-pub use contents::{Kept, LIST};
+pub use contents::Kept;
 pub use error::{Error, NotUndone, Result};
 pub use host::Host;
 pub use judge::{Conflict, judge};

@@ -8,10 +8,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use policy::files::Op;
 
 /// Most events that wait to be read.
-pub const MAX_WAITING: usize = 4096;
+const MAX_WAITING: usize = 4096;
 
 /// Most bytes of their paths.
-pub const MAX_WAITING_LEN: usize = 1 << 20;
+const MAX_WAITING_LEN: usize = 1 << 20;
 
 /// Something that was done to a file, or tried.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use fuse::{Errno, Name, NodeId, Result};
 
 /// Longest path, in bytes (Linux `PATH_MAX`, less the terminating NUL). The layer reaches nothing deeper.
-pub const MAX_PATH_LEN: usize = 4095;
+const MAX_PATH_LEN: usize = 4095;
 
 /// Most nodes that are known at a time; each takes some 100 bytes, and its name.
 const MAX_NODES: usize = 1 << 20;

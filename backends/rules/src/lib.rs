@@ -21,6 +21,5 @@ mod events;
 mod guarded;
 mod known;
 
-pub use events::{Batch, Event, Events, MAX_WAITING, MAX_WAITING_LEN};
+pub use events::{Batch, Event, Events};
 pub use guarded::{Guard, Guarded};
-pub use known::MAX_PATH_LEN;
