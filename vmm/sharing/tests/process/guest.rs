@@ -9,26 +9,18 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use confinement::User;
-use guest_memory::{Backing, GuestRam, SharedFile, allocate};
+pub(crate) use driven::flag::{NEXT, TABLE as IN_TABLE, WRITE};
+use driven::{Rings, Setup, descriptors, feature};
 use machine::shares::{Content, Device, Inner, Masks, MountSpec, Shares, Source, View, Watch};
-use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures};
-use vhost::vhost_user::{Frontend, VhostUserFrontend};
-use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vhost::vhost_user::VhostUserFrontend;
+use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures};
+use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 const MEMORY: usize = 16 << 20;
 pub(crate) const QUEUE_SIZE: u16 = 1024;
-const VERSION_1: u64 = 1 << 32;
-const INDIRECT: u64 = 1 << 28;
-const PROTOCOL_FEATURES: u64 = 1 << 30;
-/// Flags of a descriptor (VIRTIO 1.3 §2.7.5).
-pub(crate) const NEXT: u16 = 1;
-pub(crate) const WRITE: u16 = 2;
-pub(crate) const IN_TABLE: u16 = 4;
 
 /// Where requests, replies and indirect tables are.
 pub(crate) const REQUEST: u64 = 0x40_0000;
@@ -65,10 +57,7 @@ impl DerefMut for Guest {
 
 /// The guest's side of a device.
 pub(crate) struct Driver {
-    front_end: Frontend,
-    ram: GuestRam,
-    kicks: Vec<EventFd>,
-    calls: Vec<EventFd>,
+    pub(crate) rings: Rings,
     told: Vec<Epoll>,
     /// Features of FUSE that both have, the lower half.
     pub(crate) agreed: u32,
@@ -97,16 +86,6 @@ pub(crate) fn terminated(name: &[u8]) -> Vec<u8> {
 pub(crate) fn request(opcode: u32, node: u64, args: &[u8]) -> Vec<u8> {
     let len = u32::try_from(40 + args.len()).unwrap();
     [words(&[len, opcode]), longs(&[7, node]), words(&[1000, 1000, 1, 0]), args.to_vec()].concat()
-}
-
-fn descriptors(queue: usize) -> u64 {
-    0x1_0000 * (queue as u64 + 1)
-}
-fn available(queue: usize) -> u64 {
-    descriptors(queue) + 0x4000
-}
-fn used(queue: usize) -> u64 {
-    descriptors(queue) + 0x8000
 }
 
 /// A mount with nothing in it.
@@ -182,71 +161,41 @@ impl Guest {
 
 impl Driver {
     pub(crate) fn new(socket: UnixStream) -> Self {
-        let ram =
-            allocate(&[(GuestAddress(0), MEMORY)], Backing::Shared(SharedFile::new().unwrap())).unwrap();
-        let mut front_end = Frontend::from_stream(socket, 3);
-        front_end.set_owner().unwrap();
-        assert_eq!(front_end.get_features().unwrap() & (INDIRECT | VERSION_1), INDIRECT | VERSION_1);
+        let setup = Setup { queues: 3, queue_size: QUEUE_SIZE, features: feature::INDIRECT, memory: MEMORY };
+        let mut rings = Rings::connect(socket, setup);
+        let needed = feature::INDIRECT | feature::VERSION_1;
+        assert_eq!((rings.offer.features & needed, rings.offer.queues), (needed, 3));
         let wanted = VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK;
-        assert!(front_end.get_protocol_features().unwrap().contains(wanted));
-        front_end.set_protocol_features(wanted).unwrap();
-        front_end.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
-        assert_eq!(front_end.get_queue_num().unwrap(), 3);
-        front_end.set_features(VERSION_1 | INDIRECT | PROTOCOL_FEATURES).unwrap();
-        let regions = [VhostUserMemoryRegionInfo::from_guest_region(ram.iter().next().unwrap()).unwrap()];
-        front_end.set_mem_table(&regions).unwrap();
-        let events = || (0..3).map(|_| EventFd::new(EFD_NONBLOCK).unwrap()).collect::<Vec<_>>();
-        let (kicks, calls) = (events(), events());
-        let told = calls.iter().map(|call| {
+        assert!(rings.offer.protocol.contains(wanted));
+        let told = rings.calls.iter().map(|call| {
             let told = Epoll::new().unwrap();
             told.ctl(ControlOperation::Add, call.as_raw_fd(), EpollEvent::new(EventSet::IN, 0)).unwrap();
             told
         });
         let told = told.collect();
-        let mut driver = Self { front_end, ram, kicks, calls, told, agreed: 0 };
-        driver.start_queues();
+        rings.start(&[0; 3], true);
+        let mut driver = Self { rings, told, agreed: 0 };
         let init = [words(&[7, 40, 1 << 17, u32::MAX, u32::MAX]), vec![0; 44]].concat();
         let agreed = driver.ask(FIRST, 26, 0, &init).unwrap();
         driver.agreed = u32::from_le_bytes(agreed[12..16].try_into().unwrap());
         driver
     }
 
-    fn start_queues(&mut self) {
-        for queue in 0..3 {
-            let address = |at| self.ram.get_host_address(GuestAddress(at)).unwrap() as u64;
-            self.front_end.set_vring_num(queue, QUEUE_SIZE).unwrap();
-            self.front_end.set_vring_base(queue, 0).unwrap();
-            let rings = VringConfigData {
-                queue_max_size: QUEUE_SIZE,
-                queue_size: QUEUE_SIZE,
-                flags: 0,
-                desc_table_addr: address(descriptors(queue)),
-                used_ring_addr: address(used(queue)),
-                avail_ring_addr: address(available(queue)),
-                log_addr: None,
-            };
-            self.front_end.set_vring_addr(queue, &rings).unwrap();
-            self.front_end.set_vring_call(queue, &self.calls[queue]).unwrap();
-            self.front_end.set_vring_kick(queue, &self.kicks[queue]).unwrap();
-        }
-        (0..3).for_each(|queue| self.front_end.set_vring_enable(queue, true).unwrap());
-    }
-
     pub(crate) fn config(&mut self, len: usize) -> Vec<u8> {
         let len = u32::try_from(len).unwrap();
         let flags = VhostUserConfigFlags::empty();
-        self.front_end.get_config(0, len, flags, &vec![0; len as usize]).unwrap().1
+        self.rings.front_end.get_config(0, len, flags, &vec![0; len as usize]).unwrap().1
     }
 
     pub(crate) fn put(&self, at: u64, bytes: &[u8]) {
-        self.ram.write_slice(bytes, GuestAddress(at)).unwrap();
+        self.rings.ram.write_slice(bytes, GuestAddress(at)).unwrap();
     }
 
     pub(crate) fn get(&self, at: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
-        self.ram.read_slice(&mut bytes, GuestAddress(at)).unwrap();
+        self.rings.ram.read_slice(&mut bytes, GuestAddress(at)).unwrap();
         bytes
     }
 
@@ -261,44 +210,29 @@ impl Driver {
         }
     }
 
-    /// Makes the chain at descriptor `head` available so often, without a word of it.
-    pub(crate) fn offer(&self, queue: usize, head: u16, times: u16) {
-        let index: u16 = self.ram.read_obj(GuestAddress(available(queue) + 2)).unwrap();
-        for more in 0..times {
-            let place = available(queue) + 4 + 2 * u64::from(index.wrapping_add(more) % QUEUE_SIZE);
-            self.ram.write_obj(head, GuestAddress(place)).unwrap();
-        }
-        self.ram.write_obj(index.wrapping_add(times), GuestAddress(available(queue) + 2)).unwrap();
-    }
-
     pub(crate) fn kick(&self, queue: usize) {
-        self.kicks[queue].write(1).unwrap();
-    }
-
-    pub(crate) fn used(&self, queue: usize) -> u16 {
-        self.ram.read_obj(GuestAddress(used(queue) + 2)).unwrap()
+        self.rings.kicks[queue].write(1).unwrap();
     }
 
     /// Waits until so many chains have come back in all.
     pub(crate) fn wait_used(&self, queue: usize, count: u16) {
         let deadline = Instant::now() + PATIENCE;
-        while self.used(queue) != count {
-            assert!(Instant::now() < deadline, "{} of {count} came back", self.used(queue));
+        while self.rings.used(queue) != count {
+            assert!(Instant::now() < deadline, "{} of {count} came back", self.rings.used(queue));
             let told = &mut [EpollEvent::default()];
             self.told[queue].wait(PATIENCE.as_millis() as i32, told).unwrap();
-            let _ = self.calls[queue].read();
+            self.rings.interrupted(queue);
         }
     }
 
     /// Serves one chain that begins at descriptor 0; returns how many bytes were written to it.
     pub(crate) fn serve(&self, queue: usize, chain: &[Descriptor]) -> u32 {
         self.describe(queue, chain);
-        let before = self.used(queue);
-        self.offer(queue, 0, 1);
+        let before = self.rings.used(queue);
+        self.rings.offer(queue, [0]);
         self.kick(queue);
         self.wait_used(queue, before.wrapping_add(1));
-        let entry = used(queue) + 4 + 8 * u64::from(before % QUEUE_SIZE);
-        self.ram.read_obj(GuestAddress(entry + 4)).unwrap()
+        self.rings.used_at(queue, before).1
     }
 
     /// Serves a request with so much room for its reply; returns what is there of the reply.

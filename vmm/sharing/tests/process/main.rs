@@ -216,9 +216,9 @@ fn a_guest_takes_no_more_than_it_is_given() {
     let handle = guest.open(long, 0).unwrap();
     guest.put(REQUEST, &request(15, long, &read_args(handle, 0, 1 << 20)));
     guest.describe(FIRST, &[(REQUEST, 80, NEXT, 1), (REPLY, (1 << 20) + 16, WRITE, 0)]);
-    let before = guest.used(FIRST);
+    let before = guest.rings.used(FIRST);
     for round in 1..=4u16 {
-        guest.offer(FIRST, 0, QUEUE_SIZE);
+        guest.rings.offer(FIRST, [0; QUEUE_SIZE as usize]);
         guest.kick(FIRST);
         guest.wait_used(FIRST, before.wrapping_add(round * QUEUE_SIZE));
     }
