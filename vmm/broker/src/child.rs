@@ -5,8 +5,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
-use rustix::event::{PollFd, PollFlags, poll};
-
 use crate::client::Client;
 use crate::requests::{Kill, Reap};
 
@@ -96,8 +94,7 @@ impl Brokers {
 
     fn wait(&mut self) -> io::Result<ExitStatus> {
         loop {
-            // EINTR is the only error of a valid descriptor.
-            while poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], None).is_err() {}
+            process::wait_readable(&self.pidfd, None)?;
             if let Some(status) = self.try_wait()? {
                 return Ok(status);
             }

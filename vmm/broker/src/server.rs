@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use confinement::User;
 use process::{Channel, Child, Spawn};
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -200,7 +199,7 @@ impl Broker {
             let _ = other.child.kill();
         }
         for running in &shares {
-            wait(&running.child, deadline);
+            let _ = process::wait_readable(&running.child, Some(deadline));
         }
     }
 }
@@ -209,15 +208,6 @@ impl Drop for Broker {
     fn drop(&mut self) {
         self.end(LAST_LIST);
     }
-}
-
-/// Waits for a process' end, until `deadline`.
-fn wait(child: &Child, deadline: Instant) {
-    let ended = |left: Duration| match left.try_into() {
-        Ok(left) => poll(&mut [PollFd::new(child, PollFlags::IN)], Some(&left)),
-        Err(_) => Ok(0),
-    };
-    while ended(deadline.saturating_duration_since(Instant::now())) == Err(Errno::INTR) {}
 }
 
 fn not_found(program: &str) -> io::Error {
@@ -270,8 +260,7 @@ mod tests {
     }
 
     fn has_ended(process: &OwnedFd, patience: Duration) -> bool {
-        let patience = patience.try_into().unwrap();
-        poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&patience)).unwrap() > 0
+        process::wait_readable(process, Some(Instant::now() + patience)).unwrap()
     }
 
     #[test]

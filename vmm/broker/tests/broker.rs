@@ -12,12 +12,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use broker::{Powers, Program, User};
 use libtest_mimic::{Arguments, Trial};
 use process::{Channel, Spawn};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, geteuid, kill_process, pidfd_open};
 
 /// A user without a name.
@@ -247,8 +246,7 @@ fn said(role: &str) -> String {
 }
 
 fn is_readable(descriptor: impl AsFd, patience: Duration) -> bool {
-    let patience = Timespec::try_from(patience).unwrap();
-    poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&patience)).unwrap() > 0
+    process::wait_readable(descriptor, Some(Instant::now() + patience)).unwrap()
 }
 
 fn pid(number: u32) -> Pid {

@@ -4,9 +4,9 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, epoll, poll};
+use rustix::event::epoll;
 
 use crate::MachineError;
 
@@ -25,8 +25,8 @@ pub(crate) fn any_of(members: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
 }
 
 pub(crate) fn wait_readable(descriptor: BorrowedFd<'_>) {
-    // EINTR is the only error of a valid descriptor.
-    while poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], None).is_err() {}
+    // There is no error of a valid descriptor.
+    let _ = process::wait_readable(descriptor, None);
 }
 
 pub(crate) fn is_readable(descriptor: BorrowedFd<'_>) -> bool {
@@ -35,8 +35,7 @@ pub(crate) fn is_readable(descriptor: BorrowedFd<'_>) -> bool {
 
 /// Waits for at most `patience`; returns whether the descriptor is readable.
 pub(crate) fn wait_readable_for(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
-    let Ok(patience) = patience.try_into() else { return false };
-    poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&patience)).is_ok_and(|ready| ready > 0)
+    process::wait_readable(descriptor, Some(Instant::now() + patience)).unwrap_or(false)
 }
 
 pub(crate) fn in_process(what: &'static str) -> impl Fn(process::Error) -> MachineError {

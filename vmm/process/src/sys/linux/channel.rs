@@ -17,7 +17,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -26,6 +25,7 @@ use rustix::net::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::wait::wait_readable;
 use crate::{CHANNEL_FD, Error, Result};
 
 /// Longest message, in encoded bytes.
@@ -131,7 +131,9 @@ impl Channel {
         loop {
             match self.recv_packets() {
                 Err(Error::Channel(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    wait(&self.socket, deadline)?;
+                    if !wait_readable(&self.socket, deadline)? {
+                        return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+                    }
                 }
                 other => return decode(other?),
             }
@@ -228,20 +230,6 @@ fn decode<T: DeserializeOwned>(
     message: Option<(Vec<u8>, Vec<OwnedFd>)>,
 ) -> Result<Option<(T, Vec<OwnedFd>)>> {
     message.map(|(bytes, descriptors)| Ok((postcard::from_bytes(&bytes)?, descriptors))).transpose()
-}
-
-/// Waits until there is something to read, or until `deadline`.
-fn wait(fd: &OwnedFd, deadline: Option<Instant>) -> io::Result<()> {
-    loop {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let left = left.map(Timespec::try_from).transpose().map_err(|_| io::ErrorKind::InvalidInput)?;
-        match poll(&mut [PollFd::new(fd, PollFlags::IN)], left.as_ref()) {
-            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
-            Ok(_) => return Ok(()),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 /// The channel to the parent, in a process that [`crate::spawn()`] started. It can be taken once.

@@ -5,6 +5,7 @@ mod child;
 mod lifeline;
 mod pair;
 mod spawn;
+mod wait;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use channel::MAX_PACKET_DESCRIPTORS;
@@ -13,3 +14,4 @@ pub use child::Child;
 pub use lifeline::exit_on_hang_up;
 pub use pair::accept_pair;
 pub use spawn::{Confinement, Spawn, spawn, spawn_without_channel};
+pub use wait::wait_readable;
