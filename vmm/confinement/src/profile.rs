@@ -3,7 +3,7 @@
 use std::io;
 
 use rustix::process::Resource;
-use rustix::thread::{CapabilitySet, CapabilitySets};
+use rustix::thread::CapabilitySet;
 
 use crate::calls::{self, Call};
 use crate::filter::{Filter, Forbidden, Rules, Test};
@@ -166,7 +166,5 @@ pub fn enter_with_nothing(limits: Limits) -> Result<Report, Error> {
 /// Gives up every capability, and every way to get one back.
 fn drop_privileges() -> Result<(), Error> {
     rustix::thread::set_no_new_privs(true).map_err(|error| Error::NoNewPrivileges(error.into()))?;
-    let none = CapabilitySet::empty();
-    let nothing = CapabilitySets { effective: none, permitted: none, inheritable: none };
-    rustix::thread::set_capabilities(None, nothing).map_err(|error| Error::Capabilities(error.into()))
+    user::have_only(CapabilitySet::empty()).map_err(|error| Error::Capabilities(error.into()))
 }

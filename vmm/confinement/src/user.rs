@@ -37,7 +37,7 @@ pub fn take_own_user() -> Result<()> {
     if !capabilities(None)?.effective.contains(CapabilitySet::KILL) {
         return Err(Errno::PERM);
     }
-    drop_bounds();
+    drop_bounds(CapabilitySet::all());
     let id = BASE + getpid().as_raw_nonzero().get().unsigned_abs();
     let (user, group) = (Uid::from_raw(id), Gid::from_raw(id));
     set_thread_groups(&[])?;
@@ -79,7 +79,7 @@ impl User {
 ///
 /// To be called by a process with one thread.
 pub fn take_user(user: &User) -> Result<()> {
-    drop_bounds();
+    drop_bounds(CapabilitySet::all());
     change_to(user)
 }
 
@@ -89,8 +89,7 @@ pub fn take_user(user: &User) -> Result<()> {
 /// To be called by a process with one thread.
 pub fn become_user(user: &User) -> Result<()> {
     change_to(user)?;
-    let none = CapabilitySet::empty();
-    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    have_only(CapabilitySet::empty())?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     match set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT) {
         Err(_) if getuid().as_raw() == user.uid && geteuid().as_raw() == user.uid => Ok(()),
@@ -110,19 +109,20 @@ fn change_to(user: &User) -> Result<()> {
 ///
 /// To be called by a process with one thread.
 pub fn keep_capabilities(kept: CapabilitySet) -> Result<()> {
-    for capability in CapabilitySet::all().difference(kept) {
-        // A kernel may be too old to know one.
-        let _ = remove_capability_from_bounding_set(capability);
-    }
-    let kept = kept.intersection(capabilities(None)?.permitted);
-    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
-    set_capabilities(None, sets)?;
+    drop_bounds(CapabilitySet::all().difference(kept));
+    have_only(kept.intersection(capabilities(None)?.permitted))?;
     set_no_new_privs(true)
 }
 
-/// Has no program that this process executes get a capability.
-fn drop_bounds() {
-    for capability in CapabilitySet::all() {
+/// Leaves the calling thread these capabilities, none of which a program that it executes inherits.
+pub(crate) fn have_only(kept: CapabilitySet) -> Result<()> {
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets)
+}
+
+/// Has no program that this process executes get one of these capabilities.
+fn drop_bounds(dropped: CapabilitySet) {
+    for capability in dropped {
         // A kernel may be too old to know the capability. Only root could have the remaining ones.
         let _ = remove_capability_from_bounding_set(capability);
     }
