@@ -35,7 +35,7 @@ pub enum Program {
 impl Program {
     /// The program's file.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Vmm => "matchlock-vmm",
             Self::Devices => "matchlock-devices",

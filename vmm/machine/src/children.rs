@@ -47,3 +47,7 @@ pub(crate) fn in_process(what: &'static str) -> impl Fn(process::Error) -> Machi
         MachineError::Process { what, source }
     }
 }
+
+pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> MachineError {
+    move |source| MachineError::Process { what, source }
+}

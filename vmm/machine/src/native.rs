@@ -11,13 +11,13 @@ use broker::{Child, Program};
 use process::{Channel, Spawn};
 use protocol::{End, Report, Request, Spec, exit};
 
-use crate::children::{find, in_process, wait_readable};
+use crate::children::{find, in_process, system, wait_readable};
 use crate::descriptors::{Fd, Outgoing};
 use crate::devices::DeviceSpec;
 use crate::{Config, Ending, Kind, Machine, MachineError};
 
 /// The VMM's program.
-const PROGRAM: &str = "matchlock-vmm";
+const PROGRAM: &str = Program::Vmm.name();
 
 /// A machine that a VMM process runs.
 #[derive(Debug)]
@@ -165,10 +165,6 @@ fn describe(config: Config, hypervisor: Fd, descriptors: &mut Outgoing) -> Spec 
             .map(|back_end| (back_end.device, descriptors.add(back_end.socket)))
             .collect(),
     }
-}
-
-fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> MachineError {
-    move |source| MachineError::Process { what, source }
 }
 
 #[cfg(test)]

@@ -27,14 +27,14 @@ use process::{Channel, Spawn};
 use rustix::net::Shutdown;
 use serde::{Deserialize, Serialize};
 
-use crate::children::{any_of, find, in_process, is_readable, wait_readable, wait_readable_for};
+use crate::children::{any_of, find, in_process, is_readable, system, wait_readable, wait_readable_for};
 use crate::descriptors::{Fd, Outgoing};
 use crate::{BackEnd, Elsewhere, Ending, Kind, Machine, MachineError};
 
 pub use keeper::{Keep, Keeper, Kept};
 
 /// The program.
-const PROGRAM: &str = "matchlock-shares";
+const PROGRAM: &str = Program::Shares.name();
 
 /// Most devices of one process: one for files that the host changes too, one for the guest's own.
 pub const MAX_DEVICES: usize = 2;
@@ -341,13 +341,10 @@ impl Shares {
         let (mut descriptors, mut specs, mut back_ends) = (Outgoing::default(), Vec::new(), Vec::new());
         let mounts = devices.iter().flat_map(|device| &device.mounts);
         let keeps = mounts.map(|mount| &mount.content).any(Content::has_list);
-        let keeper = keeps.then(Channel::pair).transpose();
-        let keeper = keeper.map_err(|source| MachineError::Process { what: PROGRAM, source })?;
+        let keeper = keeps.then(Channel::pair).transpose().map_err(system(PROGRAM))?;
         let (keeper, theirs) = keeper.unzip();
         for Device { tag, request_queues, exclusive, mounts } in devices {
-            let pair = process::accept_pair();
-            let (listener, socket) =
-                pair.map_err(|source| MachineError::Process { what: PROGRAM, source })?;
+            let (listener, socket) = process::accept_pair().map_err(system(PROGRAM))?;
             let mut add = |directory| Ok::<_, Infallible>(descriptors.add(directory));
             let Ok(mounts) = mounts.into_iter().map(|mount| mount.try_map(&mut add)).collect();
             let listener = descriptors.add(listener);
@@ -375,7 +372,7 @@ impl Shares {
         let channel = Arc::clone(&self.channel);
         let thread = thread::Builder::new().name("files".to_owned());
         let thread = thread.spawn(move || listen(&channel, take, &tell));
-        thread.map_err(|source| MachineError::Process { what: PROGRAM, source })?;
+        thread.map_err(system(PROGRAM))?;
         self.heard = Some(heard);
         Ok(Marker(Arc::clone(&self.channel)))
     }
@@ -386,8 +383,7 @@ impl Shares {
         made: Result<Box<dyn Machine>, MachineError>,
     ) -> Result<Box<dyn Machine>, MachineError> {
         let machine = made.map_err(|error| self.cause().map_or(error, MachineError::Refused))?;
-        let ended = any_of(&[machine.ended(), self.ended()]);
-        let ended = ended.map_err(|source| MachineError::Process { what: PROGRAM, source })?;
+        let ended = any_of(&[machine.ended(), self.ended()]).map_err(system(PROGRAM))?;
         Ok(Box::new(Beside { machine, shares: self, ended, ending: None }))
     }
 

@@ -26,7 +26,7 @@ use broker::{Child, Program};
 use process::{Channel, Spawn};
 use protocol::{Devices, DevicesReport, Launch, LaunchReport, LaunchRequest, Served};
 
-use crate::children::{any_of, find, in_process, is_readable, wait_readable, wait_readable_for};
+use crate::children::{any_of, find, in_process, is_readable, system, wait_readable, wait_readable_for};
 use crate::descriptors::{Fd, Outgoing};
 use crate::devices::DeviceSpec;
 use crate::qmp::{Qmp, Shutdown};
@@ -69,11 +69,7 @@ impl Programs {
 
     /// Finds the programs where they are installed.
     pub fn find() -> Result<Self, MachineError> {
-        Ok(Self {
-            qemu: find(Self::QEMU)?,
-            launcher: find("matchlock-launcher")?,
-            devices: find("matchlock-devices")?,
-        })
+        Ok(Self { qemu: find(Self::QEMU)?, launcher: find(LAUNCHER)?, devices: find(DEVICES)? })
     }
 
     fn launcher(&self) -> Spawn {
@@ -121,8 +117,7 @@ impl Software {
         if config.kernel.format == KernelFormat::Image {
             return Err(MachineError::Refused("an arm64 kernel on an x86-64 machine".to_owned()));
         }
-        let log = config.log.as_ref().map(OwnedFd::try_clone).transpose();
-        let log = log.map_err(|source| MachineError::Process { what: "log", source })?;
+        let log = config.log.as_ref().map(OwnedFd::try_clone).transpose().map_err(system("log"))?;
         let mut devices_spawn = Spawn::new(&programs.devices);
         devices_spawn.stderr = log;
         let mut launcher_spawn = programs.launcher();
@@ -133,12 +128,11 @@ impl Software {
         let (launcher, launcher_channel) =
             broker::start(Program::Launcher, launcher_spawn).map_err(in_process(LAUNCHER))?;
 
-        let plan = Plan::new(config, clock).map_err(|source| MachineError::Process { what: QEMU, source })?;
+        let plan = Plan::new(config, clock).map_err(system(QEMU))?;
         plan.served.send(&devices_channel, &plan.devices).map_err(in_process(DEVICES))?;
         plan.inherited.send(&launcher_channel, &plan.launch).map_err(in_process(LAUNCHER))?;
         let qemu = started(&launcher_channel)?;
-        let ended = any_of(&[launcher.as_fd(), devices.as_fd(), qemu.as_fd()])
-            .map_err(|source| MachineError::Process { what: QEMU, source })?;
+        let ended = any_of(&[launcher.as_fd(), devices.as_fd(), qemu.as_fd()]).map_err(system(QEMU))?;
         let qmp = plan.qmp;
         let (stopped, ending) = (false, None);
         Ok(Self { launcher, launcher_channel, devices, devices_channel, qemu, qmp, ended, stopped, ending })
@@ -152,7 +146,7 @@ impl Software {
         if result.is_err() && is_readable(self.ended.as_fd()) {
             return Err(MachineError::Refused("the machine has ended".to_owned()));
         }
-        result.map_err(|source| MachineError::Process { what: QEMU, source })
+        result.map_err(system(QEMU))
     }
 
     /// Why one of the processes has ended.
@@ -254,8 +248,8 @@ impl Drop for Software {
     }
 }
 
-const DEVICES: &str = "matchlock-devices";
-const LAUNCHER: &str = "matchlock-launcher";
+const DEVICES: &str = Program::Devices.name();
+const LAUNCHER: &str = Program::Launcher.name();
 const QEMU: &str = "QEMU";
 
 /// How long the launcher has for an immediate step; it takes longer only if somebody stopped it.
