@@ -10,8 +10,7 @@ use std::thread;
 
 use anyhow::{Context, bail};
 use confinement::{
-    BACK_END_IF, Conditional, FIONBIO, Forbidden, Limits, OWN_FCNTLS, Profile, RUNTIME_IF, STREAM_PAIRS,
-    calls,
+    BACK_END_IF, FIONBIO, Forbidden, Limits, OWN_FCNTLS, Profile, RUNTIME_IF, STREAM_PAIRS, calls,
 };
 use machine::descriptors::Incoming;
 use machine::software::protocol::{Devices, DevicesReport, Served};
@@ -98,11 +97,9 @@ fn fail(channel: &Channel, error: &anyhow::Error) {
     let _ = channel.send(&DevicesReport::Failed(format!("device process: {error:#}")), &[]);
 }
 
-const STREAMS_IF: &[Conditional] = &[STREAM_PAIRS];
-
 const PROFILE: Profile<'_> = Profile {
     calls: &[calls::RUNTIME, calls::DEVICES, calls::BACK_END, &[calls::LSEEK]],
-    conditional: &[RUNTIME_IF, BACK_END_IF, STREAMS_IF],
+    conditional: &[RUNTIME_IF, BACK_END_IF, &[STREAM_PAIRS]],
     ioctls: &[FIONBIO],
     fcntls: OWN_FCNTLS,
     // No filter can see the flags of clone3(2). Where that call is absent, the C library starts threads by clone(2).
