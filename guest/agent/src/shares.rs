@@ -20,12 +20,12 @@ use rustix::mount::{
 use crate::boot::{AtStep, Failure};
 use crate::disks;
 
-/// How much the kernel reads ahead of a program that reads in order, in KiB: as much as one request may move. Without a
-/// word it is an eighth of that.
+/// How much the kernel reads ahead of a program that reads in order, in KiB: as much as one request may move. Linux's
+/// default is an eighth of that.
 const READ_AHEAD_KIB: &[u8] = b"1024";
 
-/// How much of the memory for what is yet to be written a device may take, in percent. Without a word it is one: a program
-/// waits for the host after some hundred KiB.
+/// How much of the memory for data that is yet to be written a device may take, in percent. Linux's default for FUSE is
+/// one percent, with which a program waits for the host after some hundred KiB.
 const UNWRITTEN_PERCENT: &[u8] = b"50";
 
 /// A device's file system, mounted in the initramfs.

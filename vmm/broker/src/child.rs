@@ -8,7 +8,8 @@ use std::process::ExitStatus;
 use crate::client::Client;
 use crate::requests::{Kill, Reap};
 
-/// A child process. Its descriptor is readable once it has ended. Dropping it kills it and reaps it.
+/// A child process. Its descriptor is readable once the process has ended. Dropping the value kills and reaps the
+/// process.
 #[derive(Debug)]
 pub struct Child(Held);
 
@@ -41,7 +42,7 @@ impl From<Brokers> for Child {
 }
 
 impl Child {
-    /// Its process id, for messages. After the end it may be somebody else's.
+    /// The child's process id, for messages. After the child's end the id may be another process's.
     #[must_use]
     pub fn pid(&self) -> u32 {
         match &self.0 {
@@ -50,7 +51,7 @@ impl Child {
         }
     }
 
-    /// Sends SIGKILL. A process that has ended already is fine.
+    /// Sends SIGKILL. A process that has already ended is no error.
     pub fn kill(&self) -> io::Result<()> {
         match &self.0 {
             Held::Ours(child) => child.kill(),
@@ -58,7 +59,7 @@ impl Child {
         }
     }
 
-    /// Waits for its end.
+    /// Waits for the child's end.
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
         match &mut self.0 {
             Held::Ours(child) => child.wait(),
@@ -66,7 +67,7 @@ impl Child {
         }
     }
 
-    /// How it ended, if it has.
+    /// How the child ended, if it has.
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         match &mut self.0 {
             Held::Ours(child) => child.try_wait(),

@@ -25,17 +25,17 @@ const LOST: u8 = 1;
 /// The broker of this process, if it has one.
 static BROKER: OnceLock<Client> = OnceLock::new();
 
-/// A broker, as the one who asks sees it.
+/// A broker, as the supervisor sees it.
 #[derive(Debug)]
 pub(crate) struct Client {
     /// Held from a request to its answer.
     channel: Mutex<Channel>,
-    /// It ends when the channel hangs up, and is not waited for.
+    /// The broker ends when the channel hangs up, and is not waited for.
     _process: process::Child,
 }
 
-/// Makes this process, which is root's, that of `user`, for good. With `powers`, it has a broker from then on for what
-/// still takes root, and ends when that is killed.
+/// Makes this process, which is root's, that of `user`, for good. With `powers`, this process has a broker from then on
+/// for what still takes root, and ends when the broker is killed.
 ///
 /// To be called by a process with one thread.
 pub fn become_user(user: &User, powers: Option<Powers>) -> Result<(), Error> {

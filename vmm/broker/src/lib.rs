@@ -12,10 +12,10 @@
 //!
 //! Each function of this crate does its work in this process, unless the process has a broker ([`become_user`]). The
 //! supervisor handles what guests and clients send, so the broker takes it for one that they have taken over: a request
-//! names no path, no user and no argument, and is worth no more than the command that was called with sudo. The
-//! supervisor's end is the broker's, which kills what it started, but for the process of shared folders: that one has a minute for
-//! its last list of changes. The broker's end is the supervisor's. Not here: what
-//! the programs do, and what they are told.
+//! names no path, no user and no argument, and is worth no more than the command that was called with sudo. When the
+//! supervisor ends, the broker ends too, and kills the processes that it started; only the process of shared folders
+//! has a minute for its last list of changes. When the broker ends, the supervisor ends too. Not here: what the
+//! programs do, and what they are told.
 
 #![cfg(target_os = "linux")]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
@@ -37,7 +37,7 @@ pub use confinement::User;
 pub use requests::{Powers, Program};
 pub use server::serve;
 
-/// The vCPU engine of the software machine, which one of our programs starts.
+/// The vCPU engine of the software machine, which one of this project's programs starts.
 pub const QEMU: &str = "qemu-system-x86_64";
 
 /// Why this process could not become the user's.

@@ -1,6 +1,6 @@
 //! The requests that a broker obeys, each with one type of answer.
 //!
-//! None holds text or a list: what they can say is bounded by their types. Not here: either end.
+//! No request holds text or a list: what a request can say is bounded by its type. Not here: either end.
 
 use std::io;
 use std::net::SocketAddr;

@@ -21,7 +21,7 @@ use crate::requests::{
 };
 use crate::{QEMU, acts};
 
-/// Most processes at once. A sandbox has four.
+/// Most processes at once. A sandbox has three: the software machine's two, and that of shared folders.
 const MAX_CHILDREN: usize = 16;
 
 /// How long a process of shared folders may write its list of changes once the supervisor is gone. A supervisor waits as
@@ -133,8 +133,8 @@ impl Broker {
 
     fn start(&mut self, program: Program, descriptors: Vec<OwnedFd>) -> io::Result<(Started, Vec<OwnedFd>)> {
         if self.children.len() >= MAX_CHILDREN {
-            // An answer whose descriptors the supervisor had no room for leaves a process that ended by its hang-up, and
-            // that nobody asks for.
+            // If the supervisor has no room for the descriptors of an answer, the process ends by the hang-up of its
+            // channel, and nobody asks the broker to reap it.
             self.children.retain(|_, running| !matches!(running.child.try_wait(), Ok(Some(_))));
         }
         if self.children.len() >= MAX_CHILDREN {

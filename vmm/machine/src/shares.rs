@@ -10,8 +10,8 @@
 //!                            ◀────── Failed(why), and the end
 //! ```
 //!
-//! It is one of the back ends outside of a machine ([`crate::BackEnd`]), and ends when the supervisor hangs up. Not here:
-//! how files are served, and what the process may do (the program sees to both).
+//! The process is one of the back ends outside of a machine ([`crate::BackEnd`]), and ends when the supervisor hangs up.
+//! Not here: how files are served, and what the process may do (the program sees to both).
 
 mod keeper;
 
@@ -307,7 +307,8 @@ pub struct Shares {
 pub struct Marker(Arc<Channel>);
 
 impl Marker {
-    /// Asks for a mark. May wait for the process if it has not answered an earlier one. Whether the process is there.
+    /// Asks for a mark; returns whether the process is there. May wait for the process if an earlier mark has not come
+    /// back.
     #[must_use]
     pub fn mark(&self, mark: u64) -> bool {
         self.0.send(&Mark(mark), &[]).is_ok()
@@ -456,7 +457,7 @@ fn listen(channel: &Channel, mut take: impl FnMut(Files), tell: &mpsc::Sender<St
         match report {
             SharesReport::Serving => {}
             SharesReport::Files(files) => take(files),
-            // Nobody may want to know.
+            // The receiver may be gone.
             SharesReport::Failed(why) => drop(tell.send(why)),
         }
     }

@@ -157,7 +157,7 @@ const PROFILE: Profile<'_> = Profile {
     conditional: &[RUNTIME_IF, BACK_END_IF],
     ioctls: &[FIONBIO],
     fcntls: OWN_FCNTLS,
-    // No filter can see its flags. Where it is absent, the C library starts threads by clone(2).
+    // No filter can see the flags of clone3(2). Where that call is absent, the C library starts threads by clone(2).
     absent: &[calls::CLONE3],
     otherwise: Forbidden::Kill,
 };

@@ -50,7 +50,7 @@ impl Maker<'_> {
             return Ok(guard.over(&at, files));
         }
         let inner = inner.into_iter().map(place).collect::<anyhow::Result<Vec<_>>>()?;
-        // Nothing is made on the host.
+        // A place is made in files of the guest's own only, never on the host.
         let places = Places::new(files, &inner, is_own).map_err(refused).context("places of mounts")?;
         Ok(guard.over(&at, Box::new(places)))
     }

@@ -27,7 +27,7 @@ impl Keeping {
         if let Err(why) = &kept.0 {
             crate::say(why);
         }
-        // A supervisor that is gone does not want to know.
+        // If the supervisor is gone, the report is lost with it.
         let _ = self.channel.send(&kept, &[]);
     }
 

@@ -53,7 +53,8 @@ struct Planned {
 /// Serves until the supervisor hangs up or a device fails; as `user`, if this process is root's on that user's behalf.
 pub fn run(channel: Channel, user: Option<&User>) -> anyhow::Result<()> {
     let channel = Arc::new(channel);
-    // They outlive the report of a failure: a machine notices that a device is gone only after the supervisor knows why.
+    // The devices outlive the report of a failure: a machine notices the loss of a device only after the supervisor
+    // knows the reason.
     let mut planned = Vec::new();
     let outcome = serve(&channel, user, &mut planned);
     if let Err(error) = &outcome {
@@ -200,7 +201,7 @@ fn raise_descriptor_limit() -> anyhow::Result<()> {
 }
 
 fn fail(channel: &Channel, error: &anyhow::Error) {
-    // A supervisor that is gone does not want to know.
+    // If the supervisor is gone, the report is lost with it.
     let _ = channel.send(&SharesReport::Failed(format!("shared folders: {error:#}")), &[]);
 }
 

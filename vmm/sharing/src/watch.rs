@@ -52,7 +52,7 @@ impl Watched {
 pub(crate) fn tell(events: &Arc<Events>, channel: &Arc<Channel>) -> anyhow::Result<()> {
     let (events, channel) = (Arc::clone(events), Arc::clone(channel));
     let tell = move || {
-        // A supervisor that is gone does not want to know.
+        // A send fails once the supervisor is gone.
         while channel.send(&SharesReport::Files(report(events.take(MAX_EVENTS, MAX_PATHS))), &[]).is_ok() {}
     };
     thread::Builder::new().spawn(tell).map(drop).context("thread")

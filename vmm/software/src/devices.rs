@@ -31,7 +31,7 @@ struct Prepared {
 
 /// Serves until the supervisor hangs up or a device fails.
 pub fn run(channel: Channel) -> anyhow::Result<()> {
-    // Of no use here. Where root may not give it up, `confine` says so.
+    // This process has no use for root's user. If the user cannot be given up, `confine` says so.
     let _ = confinement::take_own_user();
     let channel = Arc::new(channel);
     // Descriptors and devices outlive the report of a failure: QEMU notices the loss of a device only after the

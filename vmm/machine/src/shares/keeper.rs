@@ -7,7 +7,7 @@
 //!              ◀────────────  Kept
 //! ```
 //!
-//! The process does the same when the supervisor is gone.
+//! The process writes the changes down also when the supervisor is gone.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,11 +22,11 @@ use crate::children::in_process;
 /// How long the process may take to write its lists: some hundred megabytes.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// To the process: changes are to be written down.
+/// To the process: the changes so far are to be written down.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Keep {}
 
-/// From the process: they are written down, or they are not and why.
+/// From the process: the changes are written down, or the reason why they are not.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Kept(pub Result<(), String>);
 

@@ -9,7 +9,8 @@ fn main() -> anyhow::Result<()> {
         said(panic);
         std::process::abort();
     }));
-    // Not from the supervisor, whose user may have less to say than the one who starts this.
+    // The user comes in the arguments, which are root's if this process is, and in no message: messages are the
+    // supervisor's, which may have no privilege.
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let told = (!arguments.is_empty()).then(|| confinement::User::from_arguments(arguments));
     let user = told.map(|user| user.context("the user of the shared folders")).transpose()?;
