@@ -106,11 +106,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ),
     ("hypervisor_conformance", "tests/hypervisor", &["guest_memory", "hypervisor"]),
     ("blackbox", "tests/blackbox", &[]),
-    (
-        "measure",
-        "tests/bench",
-        &["driven", "guest_memory", "guest_protocol", "machine", "process", "sandbox"],
-    ),
+    ("measure", "tests/bench", &["driven", "guest_protocol", "machine", "process", "sandbox"]),
     ("stock_kernel", "tests/stock_kernel", &["kernels"]),
     ("xtask", "xtask", &["served", "skip"]),
 ];

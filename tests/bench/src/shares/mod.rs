@@ -95,8 +95,7 @@ fn with(
     let (server, stream) = Server::start(kind, directory, setup.memory as u64)?;
     let mut rings = driven::Rings::connect(stream, setup);
     rings.start(&[0; 2], true);
-    let ram = rings.ram.clone();
-    let mut wire = Wire::mount(&rings, &ram, slots)?;
+    let mut wire = Wire::mount(&rings, slots)?;
     let tree = Tree::find(&mut wire, server.below, slots)?;
     work(&server, &mut wire, &tree)
 }

@@ -152,7 +152,6 @@ pub(super) struct Wire<'a> {
     requests: Queue,
     urgent: Queue,
     forgets: Vec<usize>,
-    slots: usize,
     asked: Vec<Ask>,
     unique: u64,
     told: Epoll,
@@ -172,24 +171,23 @@ pub(super) fn setup(slots: usize) -> Setup {
 
 impl<'a> Wire<'a> {
     /// A driver on rings that have started, and its first request.
-    pub(super) fn mount(rings: &'a Rings, ram: &'a guest_memory::GuestRam, slots: usize) -> Result<Self> {
+    pub(super) fn mount(rings: &'a Rings, slots: usize) -> Result<Self> {
         ensure!(rings.features & feature::INDIRECT != 0, "no indirect tables");
         ensure!(rings.features & feature::EVENT_INDEX != 0, "no event index");
-        let memory = ram.get_slice(GuestAddress(0), setup(slots).memory)?;
+        let memory = rings.ram.get_slice(GuestAddress(0), setup(slots).memory)?;
         let told = Epoll::new()?;
         for call in &rings.calls {
             // Each word is an event of its own, so that none has to be read.
             let events = EventSet::IN | EventSet::EDGE_TRIGGERED;
             told.ctl(ControlOperation::Add, call.as_raw_fd(), EpollEvent::new(events, 0))?;
         }
-        let base = usize::try_from(BUFFERS)? + slots * SLOT;
+        let base = slot_at(slots);
         let mut wire = Self {
             memory,
             rings,
             requests: Queue::new(REQUESTS),
             urgent: Queue::new(URGENT),
             forgets: (0..usize::from(FORGETS)).map(|number| base + number * FORGET_LEN).collect(),
-            slots,
             asked: vec![Ask::new(fuse_opcode::FUSE_INIT, 0); slots],
             unique: 0,
             told,
@@ -207,14 +205,9 @@ impl<'a> Wire<'a> {
         Ok(wire)
     }
 
-    fn slot(&self, slot: usize) -> usize {
-        debug_assert!(slot < self.slots);
-        0x10_0000 + slot * SLOT
-    }
-
     /// Puts a request on its queue; the device hears of it by [`Self::tell`].
     pub(super) fn ask(&mut self, slot: usize, ask: &Ask) -> Result<()> {
-        let at = self.slot(slot);
+        let at = slot_at(slot);
         self.write_request(at + REQUEST_AT, ask)?;
         self.memory.write_obj([0u64; 2], at + REPLY_AT)?;
         let mut table = Table::new(&self.memory, at);
@@ -335,7 +328,7 @@ impl<'a> Wire<'a> {
 
     /// The answer in a slot.
     pub(super) fn answer(&self, slot: usize) -> Result<Answer> {
-        let at = self.slot(slot) + REPLY_AT;
+        let at = slot_at(slot) + REPLY_AT;
         let mut header = abi::fuse_out_header::default();
         self.memory.read_slice(header.as_mut_bytes(), at)?;
         let len = usize::try_from(header.len)?.checked_sub(REPLY_HEADER_LEN).context("no answer")?;
@@ -347,7 +340,7 @@ impl<'a> Wire<'a> {
 
     /// Data that came back in a slot.
     pub(super) fn data(&self, slot: usize, into: &mut [u8]) -> Result<()> {
-        Ok(self.memory.read_slice(into, self.slot(slot) + DATA_AT)?)
+        Ok(self.memory.read_slice(into, slot_at(slot) + DATA_AT)?)
     }
 
     /// A request by itself.
@@ -366,6 +359,11 @@ impl<'a> Wire<'a> {
 /// An address as an offset: memory begins at 0.
 fn place(address: u64) -> usize {
     usize::try_from(address).unwrap_or(usize::MAX)
+}
+
+/// Where a slot's memory is.
+fn slot_at(slot: usize) -> usize {
+    place(BUFFERS) + slot * SLOT
 }
 
 /// An indirect table.
