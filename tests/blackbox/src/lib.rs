@@ -169,6 +169,13 @@ impl Home {
         done(&mut self.matchlock(args))
     }
 
+    /// Runs `matchlock run` with these options and an image that does not exist: what is refused is refused before anything is
+    /// prepared.
+    pub fn run_without_image<S: AsRef<OsStr>>(&self, options: impl IntoIterator<Item = S>) -> Done {
+        let mut run = self.matchlock(["run", "--machine", &machine(), "--image", "no/such:image"]);
+        done(run.args(options).args(["--", "true"]))
+    }
+
     /// Starts a sandbox that stays, and returns its id.
     #[must_use]
     pub fn detached(&self, args: &[&str]) -> String {
@@ -238,11 +245,21 @@ pub fn real_cache() -> PathBuf {
     PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/matchlock")
 }
 
-/// The names in a directory; none if it does not exist.
+/// The names in a directory, sorted; none if it does not exist.
 #[must_use]
 pub fn names(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Checks a refusal: status 1, no output, and besides hints one line, which begins like this.
+#[track_caller]
+pub fn refused(done: &Done, start: &str) {
+    assert_eq!((done.status, done.stdout.as_str()), (1, ""), "{done:?}");
+    assert!(done.stderr.starts_with(&format!("matchlock: {start}")), "{done:?} instead of {start}");
+    assert_eq!(done.stderr.lines().filter(|line| !line.starts_with("hint: ")).count(), 1, "{done:?}");
 }
 
 /// Runs a command to its end.

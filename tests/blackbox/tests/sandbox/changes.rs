@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use blackbox::{Done, Home};
+use blackbox::{Home, names};
 
 use crate::Test;
 
@@ -28,20 +28,13 @@ fn fill(directory: &Path) {
     }
 }
 
-fn names(directory: &Path) -> Vec<String> {
-    let mut names = blackbox::names(directory);
-    names.sort();
-    names
-}
-
 fn of_an_overlay() {
     let home = Home::new();
     let host = tempfile::tempdir().unwrap();
     fill(host.path());
     let id = home.detached(&["-v", &format!("{}:/work", host.path().display()), "--", "sleep", "600"]);
-    let done = |args: &[&str]| -> Done { home.done(args) };
     let answer = |args: &[&str]| {
-        let done = done(args);
+        let done = home.done(args);
         assert_eq!(done.status, 0, "{args:?}: {done:?}");
         done.stdout
     };
@@ -61,7 +54,7 @@ fn of_an_overlay() {
     let expected =
         "modified /work/text\n--- a/text\n+++ b/text\n@@ -1,3 +1,3 @@\n one\n-two\n+two, changed\n three\n";
     assert_eq!(text, expected);
-    let refused = done(&["apply", &id]);
+    let refused = home.done(["apply", &id]);
     assert!(refused.status == 1 && refused.stderr.contains("is running"), "{refused:?}");
     assert_eq!(names(host.path()), ["directory", "gone", "script", "text"], "nothing reaches the host");
 
@@ -70,7 +63,7 @@ fn of_an_overlay() {
     assert_eq!(sorted(&answer(&["diff", "--names", &id])), sorted(told));
     assert_eq!(answer(&["diff", &id, "/work/text"]), expected);
     fs::write(host.path().join("text"), "the host's\n").unwrap();
-    let refused = done(&["apply", &id]);
+    let refused = home.done(["apply", &id]);
     let why = "text: changed on the host meanwhile; nothing was taken over";
     assert!(refused.status == 1 && refused.stderr.contains(why), "{refused:?}");
     assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
@@ -95,7 +88,7 @@ fn of_an_overlay() {
     let large = std::process::Command::new("sha256sum").arg(host.path().join("new/large")).output().unwrap();
     assert_eq!(String::from_utf8(large.stdout).unwrap().split(' ').next(), sum.split(' ').next());
 
-    let elsewhere = done(&["diff", &id, "/etc"]);
+    let elsewhere = home.done(["diff", &id, "/etc"]);
     assert!(elsewhere.stderr.contains("is in no overlay of"), "{elsewhere:?}");
     answer(&["rm", &id]);
     home.assert_nothing_left();

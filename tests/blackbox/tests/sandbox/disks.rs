@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use blackbox::rpc::Server;
-use blackbox::{Done, Home, end, kill_and_wait, machine, read_until, signal, spawn};
+use blackbox::{Done, Home, end, kill_and_wait, read_until, refused, signal, spawn};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -47,16 +47,8 @@ fn is_clean(image: &Path) -> bool {
     superblock[0x60] & 4 == 0 && superblock[0x3a] & 1 != 0
 }
 
-fn refused(done: &Done, start: &str) {
-    assert_eq!((done.status, done.stdout.as_str()), (1, ""), "{done:?}");
-    assert!(done.stderr.starts_with(&format!("matchlock: {start}")), "{done:?} instead of {start}");
-    assert_eq!(done.stderr.lines().filter(|line| !line.starts_with("hint: ")).count(), 1, "{done:?}");
-}
-
-/// The refusal comes before any preparation, so the image need not even exist.
 fn run_without_guest(home: &Home, disk: &str) -> Done {
-    let machine = machine();
-    home.done(["run", "--machine", &machine, "--image", "no/such:image", "--disk", disk, "--", "true"])
+    home.run_without_image(["--disk", disk])
 }
 
 fn what_cannot_be_attached_is_refused_at_once() {
@@ -84,12 +76,8 @@ fn what_cannot_be_attached_is_refused_at_once() {
     ] {
         refused(&run_without_guest(&home, &disk), &format!("invalid disk mount \"{disk}\": {why}"));
     }
-    let mut many = home.matchlock(["run", "--machine", &machine(), "--image", "no/such:image"]);
-    for number in 0..=MOST {
-        many.args(["--disk", &format!("@data:/{number}:ro")]);
-    }
-    let too_many = format!("invalid disk mount \"@data:/{MOST}:ro\": it is one too many");
-    refused(&blackbox::done(many.arg("true")), &too_many);
+    let many = home.run_without_image((0..=MOST).map(|number| format!("--disk=@data:/{number}:ro")));
+    refused(&many, &format!("invalid disk mount \"@data:/{MOST}:ro\": it is one too many"));
     home.assert_nothing_left();
 }
 

@@ -231,9 +231,7 @@ fn pull_tag_and_prune() {
 
 /// The layers in the store.
 fn blobs(home: &Home) -> Vec<String> {
-    let mut blobs = names(&home.cache().join("images/blobs"));
-    blobs.sort();
-    blobs
+    names(&home.cache().join("images/blobs"))
 }
 
 /// Bytes on disk of the store's files.

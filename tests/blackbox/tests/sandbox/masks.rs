@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use blackbox::{Done, Home, done, machine};
+use blackbox::{Done, Home, done, refused};
 
 use crate::Test;
 
@@ -23,10 +23,7 @@ fn masks_that_are_none_are_refused_at_once() {
         (&["-v", "/tmp:/a:ro", "--mask-readonly", "["], "mask \"[\": its [...] is empty"),
         (&["--protect"], "--mask, --mask-readonly and --protect need -v or --mount"),
     ] {
-        let machine = machine();
-        let arguments = ["run", "--machine", &machine, "--image", "no/such:image"];
-        let Done { status, stderr, .. } = home.done(arguments.iter().chain(options).chain(&["--", "true"]));
-        assert!(status == 1 && stderr.starts_with(&format!("matchlock: {why}")), "{stderr} instead of {why}");
+        refused(&home.run_without_image(options), why);
     }
     home.assert_nothing_left();
 }

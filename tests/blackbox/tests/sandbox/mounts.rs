@@ -3,10 +3,10 @@
 
 use std::fs;
 
-use blackbox::{Home, end, kill_and_wait, read_until};
-use rustix::process::Pid;
+use blackbox::{Home, end, read_until};
 
 use crate::Test;
+use crate::shares::ends_with_its_process;
 
 pub(crate) const TESTS: &[Test] = &[
     ("mounts::every_kind_in_one_guest", every_kind_in_one_guest),
@@ -108,11 +108,7 @@ echo $place $set ${options%%,*}; done";
     assert_eq!(done.stdout, expected, "{done:?}");
 
     // Nothing of what stays with the guest has reached the host, nor has a place been made there.
-    let names = |name: &str| {
-        let mut names = blackbox::names(&at(name));
-        names.sort();
-        names
-    };
+    let names = |name: &str| blackbox::names(&at(name));
     assert_eq!(names("src"), ["go", "hello", "hidden", "moved", "new"]);
     assert_eq!(names("over"), ["below", "gone", "listed", "sub"]);
     assert_eq!(
@@ -124,18 +120,8 @@ echo $place $set ${options%%,*}; done";
 }
 
 fn the_end_of_their_process() {
-    let home = Home::new();
     let host = tempfile::tempdir().unwrap();
     let over = format!("{}:/over", host.path().display());
-    let mut run = home.run(["-v", ":/memory:memory", "-v", &over]);
-    let mut child = blackbox::spawn(run.args(["--", "sh", "-c", "echo x > /memory/x; echo up; sleep 600"]));
-    read_until(&mut child, "up\n");
-    let processes = home.processes();
-    let pid = processes.iter().find_map(|process| process.strip_suffix(" matchlock-share")).unwrap();
-    kill_and_wait(Pid::from_raw(pid.parse().unwrap()).unwrap());
-    let done = end(child);
-    assert_ne!(done.status, 0);
-    assert!(done.stderr.contains("the process of the shared folders ended: signal: 9"), "{done:?}");
+    ends_with_its_process(&[":/memory:memory", &over], "echo x > /memory/x");
     assert_eq!(fs::read_dir(host.path()).unwrap().count(), 0);
-    home.assert_nothing_left();
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use blackbox::{Done, Home, end, kill_and_wait, machine, read_until};
+use blackbox::{Home, end, kill_and_wait, read_until, refused};
 use rustix::process::Pid;
 
 use crate::Test;
@@ -17,13 +17,6 @@ pub(crate) const TESTS: &[Test] = &[
     ("shares::the_sandbox_ends_with_the_process_that_serves_them", the_sandbox_ends_with_its_process),
 ];
 
-fn refused(done: &Done, start: &str) {
-    assert_eq!((done.status, done.stdout.as_str()), (1, ""), "{done:?}");
-    assert!(done.stderr.starts_with(&format!("matchlock: {start}")), "{done:?} instead of {start}");
-    assert_eq!(done.stderr.lines().filter(|line| !line.starts_with("hint: ")).count(), 1, "{done:?}");
-}
-
-/// Nothing is prepared for what is refused, so the image need not even exist.
 fn what_cannot_be_shared_is_refused_at_once() {
     let home = Home::with_own_volumes();
     let (own, file) = (home.cache().display().to_string(), home.cache().join("file"));
@@ -43,10 +36,8 @@ fn what_cannot_be_shared_is_refused_at_once() {
         ("/dev/null:/a:ro".to_owned(), "it is neither a directory nor a file"),
         ("/:/a:ro".to_owned(), "the whole host is not shared"),
     ] {
-        let machine = machine();
-        let arguments =
-            ["run", "--machine", &machine, "--image", "no/such:image", "-v", &volume, "--", "true"];
-        refused(&home.done(arguments), &format!("invalid volume mount \"{volume}\": {why}"));
+        let done = home.run_without_image(["-v", &volume]);
+        refused(&done, &format!("invalid volume mount \"{volume}\": {why}"));
     }
     for (options, message) in [
         (
@@ -68,9 +59,7 @@ fn what_cannot_be_shared_is_refused_at_once() {
         (&["--workspace", "w"], "invalid workspace: guest path must be absolute: \"w\""),
         (&["--workspace", "/proc/1"], "invalid workspace: /proc is the kernel's own"),
     ] {
-        let machine = machine();
-        let arguments = ["run", "--machine", &machine, "--image", "no/such:image"];
-        refused(&home.done(arguments.iter().chain(options).chain(&["--", "true"])), message);
+        refused(&home.run_without_image(options), message);
     }
     home.assert_nothing_left();
 }
@@ -126,10 +115,16 @@ fn files_go_both_ways() {
 }
 
 fn the_sandbox_ends_with_its_process() {
-    let home = Home::new();
     let shared = tempfile::tempdir().unwrap();
-    let mut run = home.run(["-v", &format!("{}:/work:host_fs", shared.path().display())]);
-    let mut child = blackbox::spawn(run.args(["--", "sh", "-c", "echo up; sleep 600"]));
+    ends_with_its_process(&[&format!("{}:/work:host_fs", shared.path().display())], "true");
+}
+
+/// Runs a script in a sandbox with these folders, and kills the process that serves them.
+pub(crate) fn ends_with_its_process(volumes: &[&str], script: &str) {
+    let home = Home::new();
+    let mut run = home.run(volumes.iter().flat_map(|volume| ["-v", volume]));
+    let script = format!("{script}; echo up; sleep 600");
+    let mut child = blackbox::spawn(run.args(["--", "sh", "-c", &script]));
     read_until(&mut child, "up\n");
     let processes = home.processes();
     let pid = processes.iter().find_map(|process| process.strip_suffix(" matchlock-share")).unwrap();
