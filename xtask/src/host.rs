@@ -57,6 +57,7 @@ pub(crate) const TEST: &[Need] = &[
     Need::program("umoci", "umoci", "images to pull"),
     Need::program("openssl", "openssl", "certificates for that registry"),
     Need::program("sudo", "sudo", "sandboxes of a user behind sudo"),
+    Need::program("ip", "iproute2", "makes and takes back network interfaces"),
 ];
 
 /// Needs of measuring shared folders beside virtiofsd.
