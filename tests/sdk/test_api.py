@@ -556,7 +556,7 @@ def test_rules_and_hooks_of_files(home: homes.Home, alpine: str, tmp_path: Path)
 
         def after(event: VFSHookEvent) -> None:
             # A write of the hook's own does not run it again.
-            client.write_file("/workspace/log", event.path)
+            client.write_file("/workspace/watched-log", event.path)
             safe.append(event.path)
             ran.set()
 
@@ -588,8 +588,9 @@ def test_rules_and_hooks_of_files(home: homes.Home, alpine: str, tmp_path: Path)
         assert ran.wait(30)
         # Hooks run on threads of their own: they end soon after the call.
         deadline = time.monotonic() + 30
-        while ("write", "/workspace/log") not in dangerous and time.monotonic() < deadline:
+        while ("write", "/workspace/watched-log") not in dangerous and time.monotonic() < deadline:
             time.sleep(0.05)
+        assert ("write", "/workspace/watched-log") in dangerous, dangerous
         assert safe == ["/workspace/watched"]
         assert ("write", "/workspace/kept", 5, 0o644) in events, events
         assert ("create", "/workspace/made", 0, 0o644) in events, events
