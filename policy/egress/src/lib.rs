@@ -10,6 +10,7 @@
 mod address;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
+pub mod glob;
 mod index;
 mod list;
 mod name;

@@ -3,7 +3,7 @@
 //! A server may see another path than the one that was sent, once it has resolved `..` or joined slashes. A request is
 //! denied for either, and allowed only for both.
 
-use std::str::Chars;
+use crate::glob::{self, Token};
 
 /// Longest path that is judged, without its query.
 pub const MAX_PATH: usize = 8_192;
@@ -101,8 +101,7 @@ fn resolve(path: &str) -> String {
     format!("/{}{end}", segments.join("/"))
 }
 
-/// A glob for paths, as Go's `path.Match` has it: `*` and `?` do not match `/`, `[a-z]` and `[^a-z]` match one
-/// character, a backslash takes the next character as it is.
+/// A glob for paths, as Go's `path.Match` has it: `*` and `?` do not match `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Glob {
     parts: Vec<Part>,
@@ -110,42 +109,27 @@ pub(crate) struct Glob {
     folder: Vec<String>,
 }
 
-/// Some characters, behind a `*` or not.
+/// Some tokens of one character each, behind a `*` or not.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Part {
     star: bool,
-    atoms: Vec<Atom>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Atom {
-    Char(char),
-    Any,
-    Class { negated: bool, ranges: Vec<(char, char)> },
+    tokens: Vec<Token>,
 }
 
 impl Glob {
     /// Takes a glob; `None` if it is malformed.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut parts = vec![Part::default()];
-        let mut rest = text.chars();
-        while let Some(c) = rest.next() {
-            let atom = match c {
-                '*' => {
-                    // A star behind a star says nothing more.
-                    if parts.last().is_some_and(|part| !part.star || !part.atoms.is_empty()) {
-                        parts.push(Part { star: true, atoms: Vec::new() });
-                    }
-                    continue;
-                }
-                '?' => Atom::Any,
-                '[' => class(&mut rest)?,
-                '\\' => Atom::Char(rest.next()?),
-                c => Atom::Char(c),
-            };
-            parts.last_mut()?.atoms.push(atom);
+        for token in glob::tokens(text).ok()? {
+            let last = parts.last_mut()?;
+            match token {
+                // A star behind a star says nothing more.
+                Token::Many if last.star && last.tokens.is_empty() => {}
+                Token::Many => parts.push(Part { star: true, tokens: Vec::new() }),
+                token => last.tokens.push(token),
+            }
         }
-        parts.retain(|part| part.star || !part.atoms.is_empty());
+        parts.retain(|part| part.star || !part.tokens.is_empty());
         let folder = folder(&parts);
         Some(Self { parts, folder })
     }
@@ -161,7 +145,7 @@ impl Glob {
         let mut parts = self.parts.iter().peekable();
         while let Some(part) = parts.next() {
             let last = parts.peek().is_none();
-            if part.star && part.atoms.is_empty() {
+            if part.star && part.tokens.is_empty() {
                 return !name.contains('/');
             }
             // The first place that does is taken: a later one could only leave less.
@@ -180,56 +164,24 @@ impl Part {
     /// The text behind this part's characters, if it begins with them.
     fn strip<'a>(&self, text: &'a str) -> Option<&'a str> {
         let mut rest = text.chars();
-        self.atoms.iter().all(|atom| rest.next().is_some_and(|c| atom.matches(c))).then_some(rest.as_str())
+        self.tokens.iter().all(|token| rest.next().is_some_and(|c| takes(token, c))).then_some(rest.as_str())
     }
 }
 
-impl Atom {
-    fn matches(&self, c: char) -> bool {
-        match self {
-            Self::Char(own) => *own == c,
-            Self::Any => c != '/',
-            Self::Class { negated, ranges } => {
-                ranges.iter().any(|(low, high)| (*low..=*high).contains(&c)) != *negated
-            }
-        }
-    }
-}
-
-/// The class behind a `[`.
-fn class(rest: &mut Chars<'_>) -> Option<Atom> {
-    let mut ranges = Vec::new();
-    let negated = rest.as_str().starts_with('^');
-    if negated {
-        rest.next();
-    }
-    loop {
-        if rest.as_str().starts_with(']') && !ranges.is_empty() {
-            rest.next();
-            return Some(Atom::Class { negated, ranges });
-        }
-        let low = class_char(rest)?;
-        let mut high = low;
-        if rest.as_str().starts_with('-') {
-            rest.next();
-            high = class_char(rest)?;
-        }
-        ranges.push((low, high));
-    }
-}
-
-fn class_char(rest: &mut Chars<'_>) -> Option<char> {
-    match rest.next()? {
-        '-' | ']' => None,
-        '\\' => rest.next(),
-        c => Some(c),
+/// Whether a character is as a token says.
+fn takes(token: &Token, c: char) -> bool {
+    match token {
+        Token::Exactly(own) => *own == c,
+        Token::One => c != '/',
+        Token::Many => false,
+        Token::Class(class) => class.lists(c) != class.others,
     }
 }
 
 fn folder(parts: &[Part]) -> Vec<String> {
     let (mut text, mut is_whole) = (String::new(), true);
-    for atom in parts.first().filter(|part| !part.star).into_iter().flat_map(|part| &part.atoms) {
-        let Atom::Char(c) = atom else {
+    for token in parts.first().filter(|part| !part.star).into_iter().flat_map(|part| &part.tokens) {
+        let Token::Exactly(c) = token else {
             is_whole = false;
             break;
         };

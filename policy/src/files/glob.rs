@@ -1,12 +1,9 @@
-//! Patterns of paths, as Go's `path.Match` has them.
-//!
-//! ```text
-//! *        any characters      [a-z]  a character of these      \c   c itself
-//! ?        one character       [^a-z] a character of no others
-//! ```
+//! Patterns of paths, as Go's `path.Match` has them (`egress_policy::glob`).
 //!
 //! Nothing but a slash matches a slash, so a pattern is a list of patterns of names. A name's byte that is no text is a
 //! character of no class.
+
+use egress_policy::glob::{self, Malformed, Token};
 
 /// Longest pattern, in bytes.
 pub const MAX_GLOB_LEN: usize = 1024;
@@ -20,19 +17,6 @@ pub struct Glob {
 /// A pattern of one name of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NameGlob(Vec<Token>);
-
-/// A part of a pattern.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Token {
-    /// This character.
-    Exactly(char),
-    /// A character.
-    One,
-    /// Any number of characters.
-    Many,
-    /// A character in one of the ranges, or in none.
-    Class { others: bool, ranges: Vec<(char, char)> },
-}
 
 /// A pattern that is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -68,19 +52,16 @@ impl Glob {
             return Err(GlobError::Long);
         }
         let mut names = vec![NameGlob(Vec::new())];
-        let mut rest = pattern.chars();
-        while let Some(character) = rest.next() {
-            let escaped = character == '\\';
-            let character = if escaped { rest.next().ok_or(GlobError::Escape)? } else { character };
+        for token in glob::tokens(pattern)? {
             let Some(NameGlob(tokens)) = names.last_mut() else { break };
-            match character {
-                '\0' => return Err(GlobError::Nul),
-                '/' => names.push(NameGlob(Vec::new())),
-                '*' if !escaped && tokens.last() == Some(&Token::Many) => return Err(GlobError::TwoStars),
-                '*' if !escaped => tokens.push(Token::Many),
-                '?' if !escaped => tokens.push(Token::One),
-                '[' if !escaped => tokens.push(class(&mut rest)?),
-                character => tokens.push(Token::Exactly(character)),
+            match token {
+                Token::Exactly('\0') => return Err(GlobError::Nul),
+                Token::Exactly('/') => names.push(NameGlob(Vec::new())),
+                Token::Many if tokens.last() == Some(&Token::Many) => return Err(GlobError::TwoStars),
+                Token::Class(class) if class.ranges.iter().any(|(low, high)| high < low) => {
+                    return Err(GlobError::Class);
+                }
+                token => tokens.push(token),
             }
         }
         Ok(Self { names })
@@ -105,64 +86,32 @@ impl Glob {
     }
 }
 
-/// Reads a class behind its bracket.
-fn class(rest: &mut std::str::Chars<'_>) -> Result<Token, GlobError> {
-    let mut ranges = Vec::new();
-    let others = rest.as_str().starts_with('^');
-    if others {
-        rest.next();
-    }
-    loop {
-        let end = rest.as_str().starts_with(']');
-        if end && !ranges.is_empty() {
-            rest.next();
-            return Ok(Token::Class { others, ranges });
+impl From<Malformed> for GlobError {
+    fn from(malformed: Malformed) -> Self {
+        match malformed {
+            Malformed::Escape => Self::Escape,
+            Malformed::Class => Self::Class,
         }
-        let low = of_class(rest)?;
-        let high = if rest.as_str().starts_with('-') {
-            rest.next();
-            of_class(rest)?
-        } else {
-            low
-        };
-        if high < low {
-            return Err(GlobError::Class);
-        }
-        ranges.push((low, high));
     }
 }
 
-/// A character of a class.
-fn of_class(rest: &mut std::str::Chars<'_>) -> Result<char, GlobError> {
-    match rest.next() {
-        None | Some('-' | ']') => Err(GlobError::Class),
-        Some('\\') => rest.next().ok_or(GlobError::Class),
-        Some(character) => Ok(character),
-    }
-}
-
-impl Token {
-    /// Whether a character is as the token says.
-    fn takes(&self, character: Option<char>, case: Case) -> bool {
-        let same = |one: char, other: char| match case {
-            Case::Told => one == other,
-            Case::Ignored => one.eq_ignore_ascii_case(&other),
-        };
-        match self {
-            Self::Exactly(wanted) => character.is_some_and(|character| same(*wanted, character)),
-            Self::One => true,
-            Self::Many => false,
-            Self::Class { others, ranges } => {
-                let within =
-                    |character: char| ranges.iter().any(|(low, high)| (*low..=*high).contains(&character));
-                let within = |character: char| match case {
-                    Case::Told => within(character),
-                    Case::Ignored => {
-                        within(character.to_ascii_lowercase()) || within(character.to_ascii_uppercase())
-                    }
-                };
-                character.is_some_and(within) != *others
-            }
+/// Whether a character of a name, if it is text, is as a token says.
+fn takes(token: &Token, character: Option<char>, case: Case) -> bool {
+    match token {
+        Token::Exactly(wanted) => character.is_some_and(|character| match case {
+            Case::Told => character == *wanted,
+            Case::Ignored => character.eq_ignore_ascii_case(wanted),
+        }),
+        Token::One => true,
+        Token::Many => false,
+        Token::Class(class) => {
+            let is_listed = |character: char| match case {
+                Case::Told => class.lists(character),
+                Case::Ignored => {
+                    class.lists(character.to_ascii_lowercase()) || class.lists(character.to_ascii_uppercase())
+                }
+            };
+            character.is_some_and(is_listed) != class.others
         }
     }
 }
@@ -194,7 +143,7 @@ impl NameGlob {
                 }
                 Some((token, behind)) if !rest.is_empty() => {
                     let (character, after) = first(rest);
-                    if token.takes(character, case) {
+                    if takes(token, character, case) {
                         (tokens, rest) = (behind, after);
                         continue;
                     }
