@@ -25,7 +25,7 @@ UID = 61_234
 USER = "matchlock-test"
 PACKAGE = Path(__file__).resolve().parent.parent.parent / "sdk" / "python" / "src"
 
-PRELUDE = """
+PRELUDE = r"""
 import json, os, signal, subprocess, sys, time
 from matchlock import Client, Config, Sandbox
 config = Config(binary_path=os.environ["MATCHLOCK_BIN"], use_sudo=True)
@@ -42,7 +42,7 @@ client = Client(config)
 client.start()
 sudo = client._transport._process
 vm = client.launch(Sandbox("alpine:latest").with_memory(256))
-assert client.exec("echo up").stdout == "up\\n"
+assert client.exec("echo up").stdout == "up\n"
 assert vms() == [(vm, "running")], vms()
 server = listed()[0]["pid"]
 assert server != sudo.pid
