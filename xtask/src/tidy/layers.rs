@@ -25,6 +25,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("changes", "backends/changes", &[]),
     ("overlay", "backends/overlay", &["changes", "fuse"]),
     ("rules", "backends/rules", &["fuse", "policy"]),
+    ("egress", "network/egress", &["egress_policy"]),
     // 1: devices see guest memory, never a hypervisor or a policy
     ("virtio", "devices/virtio", &["guest_memory"]),
     ("driven", "tests/driven", &["guest_memory"]),

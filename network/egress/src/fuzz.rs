@@ -1,0 +1,147 @@
+//! Fuzz bodies: bytes of guests and of servers. Each takes any bytes, and panics only on a defect.
+//!
+//! `cargo test` runs them a fixed number of times with fixed seeds; `fuzz/` has the targets for libFuzzer.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use egress_policy::{Class, Policy, Reason, WantedPolicy, class};
+use hickory_proto::op::{Message, MessageType, Query, ResponseCode};
+use hickory_proto::rr::{Name, RecordType};
+
+use crate::dns::chain::{Chain, MAX_ANSWERS, MAX_LINKS, Step};
+use crate::dns::message::{self, Asked, Extended, MAX_MESSAGE, Outgoing, Question, Reply};
+use crate::{Dns, DnsSettings, Shared, audit};
+
+/// The bytes of a guest: each reply is a message of DNS with the number and the question of what was asked, in the size
+/// that the guest takes.
+pub fn dns_questions(data: &[u8]) {
+    match message::asked(data) {
+        Asked::Nothing => {}
+        Asked::Refused(reply) => assert_eq!(parsed(&reply).metadata.id.to_be_bytes(), data[..2]),
+        Asked::Question(question) => {
+            if let Ok(name) = question.host() {
+                let sent = message::name(&name).expect("a host's name is one of DNS");
+                assert_eq!(message::host(&sent), Ok(name));
+            }
+            let blocked = Extended::Blocked(Reason::NotListed);
+            for reply in [Reply::no_data(), Reply::error(ResponseCode::NXDomain, blocked)] {
+                let bytes = question.encode(&reply, question.datagram()).expect("fits");
+                let message = parsed(&bytes);
+                assert!(bytes.len() <= question.datagram() && !message.metadata.truncation);
+                assert_eq!(message.metadata.id.to_be_bytes(), data[..2]);
+                assert_eq!(message.queries[0].name, *question.name());
+            }
+        }
+    }
+}
+
+/// The bytes of a server, after two for the type that is asked for: a guest gets records of that type and aliases, bounded
+/// in number, and no address of a closed class, which is what it is pinned to.
+pub fn dns_answers(data: &[u8]) {
+    let Some((record, bytes)) = data.split_first_chunk() else { return };
+    let record = RecordType::from(u16::from_be_bytes(*record));
+    let host: egress_policy::Name = "ok.test".parse().expect("a name");
+    let name = message::name(&host).expect("a host's name is one of DNS");
+    let id = bytes.first_chunk().map_or(0, |id| u16::from_be_bytes(*id));
+    let outgoing = Outgoing { id, query: Query::query(name.clone(), record) };
+    let Some(answer) = outgoing.answer(bytes) else { return };
+    let Ok(Step::Found(found)) = Chain::new(name, record).walk(answer) else { return };
+    let given = found.records.iter().filter_map(message::address).collect::<Vec<_>>();
+    assert!(found.links.len() <= MAX_LINKS && found.records.len() <= MAX_ANSWERS);
+
+    let (queue, _events) = audit::queue(1);
+    let policy = Policy::new(&WantedPolicy::default()).expect("the default");
+    let shared = Shared::new(policy, Vec::new(), queue);
+    let dns = Dns::new(shared.clone(), DnsSettings { servers: Vec::new(), ipv6: true });
+    let asked = asked_by_guest(record);
+    let reply = dns.given(&asked, &host, *found).reply;
+    let Some(bytes) = asked.encode(&reply, MAX_MESSAGE) else { return };
+    let message = parsed(&bytes);
+    for record in &message.answers {
+        let address = message::address(record);
+        assert!(address.is_none_or(|address| class(address) == Class::Public), "{record}");
+        assert!((5..=300).contains(&record.ttl), "{record}");
+    }
+    let is_pinned = |address: &IpAddr| !shared.pins().names(*address, Instant::now()).is_empty();
+    for address in given.iter().filter(|address| is_pinned(address)) {
+        assert_eq!(class(*address), Class::Public);
+    }
+}
+
+fn parsed(bytes: &[u8]) -> Message {
+    let message = Message::from_vec(bytes).expect("a message of DNS");
+    assert_eq!(message.metadata.message_type, MessageType::Response);
+    message
+}
+
+fn asked_by_guest(record: RecordType) -> Question {
+    let mut message = Message::query();
+    message.add_query(Query::query(Name::from_ascii("OK.test.").expect("a name"), record));
+    let mut bytes = message.to_vec().expect("a message");
+    // Types that no guest may ask for are asked for here nonetheless.
+    let end = bytes.len() - 4;
+    bytes[end..end + 2].copy_from_slice(&1_u16.to_be_bytes());
+    let Asked::Question(question) = message::asked(&bytes) else { panic!("a question") };
+    question
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use hickory_proto::op::{Edns, OpCode};
+    use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, TXT};
+    use hickory_proto::rr::{RData, Record};
+
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::from_ascii(text).unwrap()
+    }
+
+    #[test]
+    fn dns_questions() {
+        let example = |text: &str, record, edns: bool| {
+            let mut message = Message::query();
+            message.add_query(Query::query(name(text), record));
+            if edns {
+                message.set_edns(Edns::new());
+            }
+            message.to_vec().unwrap()
+        };
+        let examples = [
+            example("OK.test.", RecordType::A, true),
+            example("_x._tcp.ok.test.", RecordType::SRV, false),
+            example("1.113.0.203.in-addr.arpa.", RecordType::PTR, true),
+            example(".", RecordType::NS, true),
+        ];
+        let words =
+            ["\0\x1c\0\x01", "\0\x41\0\x01", "\u{3}www", "\u{3f}", "\0\0\x29", "\x01.", "\0\0\0\0\0\0"];
+        fuzzed::run("egress_dns_questions", 6000, &examples, &words, super::dns_questions);
+    }
+
+    #[test]
+    fn dns_answers() {
+        let record = |owner: &str, data| Record::from_rdata(name(owner), 7, data);
+        let a = |last| RData::A(A(Ipv4Addr::new(203, 0, 113, last)));
+        let example = |kind: RecordType, records: Vec<Record>| {
+            let mut message = Message::response(7, OpCode::Query);
+            message.add_query(Query::query(name("ok.test."), kind));
+            message.insert_answers(records);
+            [u16::from(kind).to_be_bytes().to_vec(), message.to_vec().unwrap()].concat()
+        };
+        let alias = record("ok.test.", RData::CNAME(CNAME(name("c.test."))));
+        let closed = RData::A(A(Ipv4Addr::LOCALHOST));
+        let mail = RData::MX(MX::new(1, name("m.test.")));
+        let examples = [
+            example(RecordType::A, vec![alias, record("c.test.", a(1)), record("c.test.", closed)]),
+            example(RecordType::AAAA, vec![record("ok.test.", RData::AAAA(AAAA(Ipv6Addr::LOCALHOST)))]),
+            example(RecordType::MX, vec![record("ok.test.", mail)]),
+            example(RecordType::TXT, vec![record("ok.test.", RData::TXT(TXT::new(vec!["t".into()])))]),
+        ];
+        let words =
+            ["\u{c0}\x0c", "\0\x01\0\x01", "\0\x1c\0\x01", "\x7f\0\0\x01", "\u{2}ok\u{4}test\0", "\0\x04"];
+        fuzzed::run("egress_dns_answers", 4000, &examples, &words, super::dns_answers);
+    }
+}
