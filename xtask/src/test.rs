@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::steps::Steps;
-use crate::{cross, host, sh, tidy, vm};
+use crate::{conformance, cross, host, sh, tidy, vm};
 
 /// Tests run so far.
 #[derive(Debug, Default)]
@@ -53,12 +53,18 @@ impl Counts {
 
     /// Runs tests, shows their output, and counts them.
     pub(crate) fn of_run(command: &mut Command) -> Result<Self> {
+        Self::of_run_and(command, |_| ())
+    }
+
+    /// Does the same, and has `note` see each line.
+    pub(crate) fn of_run_and(command: &mut Command, mut note: impl FnMut(&str)) -> Result<Self> {
         let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().context("tests")?;
         let output = child.stdout.take().context("the tests' output")?;
         let mut counts = Self::default();
         for line in BufReader::new(output).lines() {
             let line = line?;
             println!("{line}");
+            note(&line);
             counts.read(&line);
         }
         let status = child.wait()?;
@@ -143,7 +149,10 @@ fn without_vms(steps: &mut Steps) -> Result<Counts> {
     // The black-box suite belongs to the VM matrix.
     let tests = ["test", "--workspace", "--exclude", "blackbox"];
     steps.take("build of the tests", || sh::run(cargo(&tests).arg("--no-run").args(sh::quiet())))?;
-    counts.add(&steps.take("tests", || Counts::of_run(cargo(&tests).arg("--no-fail-fast")))?);
+    let suites = steps.take("build of the suites", conformance::suites)?;
+    let mut tests = cargo(&tests);
+    tests.arg("--no-fail-fast").envs(suites);
+    counts.add(&steps.take("tests", || Counts::of_run(&mut tests))?);
     counts.add(&steps.take("Python checks", || Counts::of_run(python().arg("check")))?);
     Ok(counts)
 }

@@ -14,81 +14,106 @@ use fuse::Coherence;
 use overlay::Files;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Gid, Uid};
-use shares::{HostFs, Options};
+use shares::{Caching, HostFs, Options};
+use suite::{Suites, USER, is_long};
 
 /// Most bytes of files that stay with a sandbox.
 const LIMIT: u64 = 1 << 30;
 
-/// A user who has no privilege.
-const USER: u32 = 1001;
+/// Makes a thread a user's.
+fn become_user(user: Option<u32>) {
+    let Some(user) = user else { return };
+    let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
+    rustix::thread::set_thread_groups(&[]).unwrap();
+    rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
+    rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+}
 
-/// Runs the suites on a directory, of the disk or of a file system in memory where devices do nothing.
-fn run(suites: &suite::Suites, served_by: Option<u32>, in_memory: bool) {
-    let shared = tempfile::tempdir().unwrap();
-    if in_memory {
-        mount("none", shared.path(), "tmpfs", MountFlags::NODEV, None).unwrap();
-    }
-    fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    chown(shared.path(), served_by, served_by).unwrap();
-    let enter = move || {
-        if let Some(user) = served_by {
-            rustix::thread::set_thread_groups(&[]).unwrap();
-            rustix::thread::set_thread_res_gid(Gid::from_raw(user), Gid::from_raw(user), Gid::from_raw(user))
-                .unwrap();
-            rustix::thread::set_thread_res_uid(Uid::from_raw(user), Uid::from_raw(user), Uid::from_raw(user))
-                .unwrap();
-        }
-    };
-    let files =
-        HostFs::new(shared.path(), Options { owner_uid: Some(0), owner_gid: Some(0), ..Options::default() })
-            .unwrap();
-    suites.hold(&format!("served by {served_by:?}, in memory {in_memory}"), files, Coherence::Shared, enter);
-    if in_memory {
-        unmount(shared.path(), UnmountFlags::DETACH).unwrap();
-    }
+/// A directory of one user.
+fn directory_of(user: Option<u32>) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    chown(directory.path(), user, user).unwrap();
+    directory
+}
+
+/// Runs the suites on a directory of the one who serves it.
+fn run(suites: &Suites, what: &str, served_by: Option<u32>, caching: Caching) {
+    run_in(suites, what, &directory_of(served_by), served_by, caching);
+}
+
+fn run_in(suites: &Suites, what: &str, shared: &tempfile::TempDir, served_by: Option<u32>, caching: Caching) {
+    let options = Options { owner_uid: Some(0), owner_gid: Some(0), caching, ..Options::default() };
+    let files = HostFs::new(shared.path(), options).unwrap();
+    suites.hold(what, files, Coherence::Shared, move || become_user(served_by));
 }
 
 #[test]
 fn files_behave_as_posix_says() {
-    let Some(suites) = suite::Suites::found() else { return };
-    for (served_by, in_memory) in [(None, false), (Some(USER), false), (Some(USER), true)] {
-        run(&suites, served_by, in_memory);
-    }
+    let Some(suites) = Suites::found() else { return };
+    run(&suites, "a directory, served by root", None, Caching::Auto);
+    run(&suites, "a directory, served by a user", Some(USER), Caching::Auto);
 }
 
+/// On a file system where devices do nothing, files are opened by their names.
+#[test]
+fn files_that_are_opened_by_their_names_behave_as_posix_says() {
+    let Some(suites) = Suites::found() else { return };
+    let shared = tempfile::tempdir().unwrap();
+    mount("none", shared.path(), "tmpfs", MountFlags::NODEV, None).unwrap();
+    fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    chown(shared.path(), Some(USER), Some(USER)).unwrap();
+    run_in(
+        &suites,
+        "a directory on tmpfs without devices, served by a user",
+        &shared,
+        Some(USER),
+        Caching::Auto,
+    );
+    unmount(shared.path(), UnmountFlags::DETACH).unwrap();
+}
+
+fn run_in_memory(suites: &Suites, what: &str, coherence: Coherence) {
+    let options = overlay::Options { limit: LIMIT, mode: 0o755, uid: 0, gid: 0 };
+    suites.hold(what, Files::in_memory(options).unwrap(), coherence, || become_user(Some(USER)));
+}
+
+/// The kernel writes later and by times of its own, as sandboxes have it.
 #[test]
 fn files_in_memory_behave_as_posix_says() {
-    let Some(suites) = suite::Suites::found() else { return };
-    let options = overlay::Options { limit: LIMIT, mode: 0o755, uid: 0, gid: 0 };
-    // The kernel writes at once, or later and by times of its own.
-    for coherence in [Coherence::Shared, Coherence::Exclusive] {
-        let files = Files::in_memory(options).unwrap();
-        suites.hold(&format!("in memory, {coherence:?}"), files, coherence, || ());
-    }
+    let Some(suites) = Suites::found() else { return };
+    run_in_memory(&suites, "a folder in memory, served by a user", Coherence::Exclusive);
 }
 
-/// Runs the suites on files over a directory, which is as it was in the end.
-fn run_over(suites: &suite::Suites, what: &str, over: impl FnOnce(Arc<HostFs>) -> Files) {
-    let shared = tempfile::tempdir().unwrap();
-    fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o755)).unwrap();
+/// Runs the suites on files over a directory of another user's, which is as it was in the end.
+fn run_over(suites: &Suites, what: &str, served_by: Option<u32>, over: impl FnOnce(Arc<HostFs>) -> Files) {
+    let shared = directory_of(None);
     let host = HostFs::new(shared.path(), Options { readonly: true, ..Options::default() }).unwrap();
-    suites.hold(what, over(Arc::new(host)), Coherence::Shared, || ());
+    suites.hold(what, over(Arc::new(host)), Coherence::Shared, move || become_user(served_by));
     assert_eq!(fs::read_dir(shared.path()).unwrap().count(), 0, "the directory is as it was");
 }
 
+/// Contents are in files of their own, as sandboxes have it.
 #[test]
 fn files_over_others_behave_as_posix_says() {
-    let Some(suites) = suite::Suites::found() else { return };
-    run_over(&suites, "over a directory", |host| Files::over(host, LIMIT).unwrap());
+    let Some(suites) = Suites::found() else { return };
+    for (who, served_by) in [("root", None), ("a user", Some(USER))] {
+        let contents = directory_of(served_by);
+        let directory = fs::File::open(contents.path()).unwrap().into();
+        run_over(&suites, &format!("files over a directory, served by {who}"), served_by, |host| {
+            Files::over_kept(host, LIMIT, directory).unwrap()
+        });
+        assert_eq!(fs::read_dir(contents.path()).unwrap().count(), 0, "files that nobody removes");
+    }
 }
 
 #[test]
-fn files_over_others_with_contents_in_files_behave_as_posix_says() {
-    let Some(suites) = suite::Suites::found() else { return };
-    let contents = tempfile::tempdir().unwrap();
-    let directory = fs::File::open(contents.path()).unwrap().into();
-    run_over(&suites, "over a directory, contents in files", |host| {
-        Files::over_kept(host, LIMIT, directory).unwrap()
+fn files_behave_as_posix_says_in_further_settings() {
+    let Some(suites) = Suites::found().filter(|_| is_long()) else { return };
+    run(&suites, "a directory, caching `none`, served by a user", Some(USER), Caching::None);
+    run(&suites, "a directory, caching `always`, served by a user", Some(USER), Caching::Always);
+    run_in_memory(&suites, "a folder in memory, written at once, served by a user", Coherence::Shared);
+    run_over(&suites, "files over a directory, contents in memory, served by a user", Some(USER), |host| {
+        Files::over(host, LIMIT).unwrap()
     });
-    assert_eq!(fs::read_dir(contents.path()).unwrap().count(), 0, "files that nobody removes");
 }
