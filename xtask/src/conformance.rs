@@ -10,12 +10,12 @@ use clap::ValueEnum;
 
 use crate::steps::Steps;
 use crate::test::{self, Counts};
-use crate::{sh, tools};
+use crate::{sh, tools, vm};
 
 /// A part of the product that suites test.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Subject {
-    /// Shared folders, mounted on this host, in every setting
+    /// Shared folders: mounted on this host in every setting, and of sandboxes that end at 200 moments
     Shares,
     /// The egress policy: every address of IPv4, a million questions against a second policy
     Network,
@@ -55,7 +55,7 @@ fn shares(steps: &mut Steps) -> Result<Counts> {
     cargo.args(["--", "--nocapture"]).envs(suites);
     cargo.env("LONG_PROOFS", "1").env("REQUIRE", "root,fuse,pjdfstest,fsx,long-proofs");
     let mut rows = BTreeSet::new();
-    let counts = steps.take("suites", || {
+    let mut counts = steps.take("suites", || {
         Counts::of_run_and(&mut cargo, |line| {
             rows.extend(line.strip_prefix(ROW).map(|row| format!("{row}\n")));
         })
@@ -66,6 +66,7 @@ fn shares(steps: &mut Steps) -> Result<Counts> {
         let text = with_table(&text, &rows).with_context(|| format!("{PAGE} has no place for the table"))?;
         fs::write(&page, text)?;
     }
+    counts.add(&vm::long("wiped::", steps)?);
     Ok(counts)
 }
 

@@ -96,9 +96,20 @@ pub(crate) fn all(steps: &mut Steps) -> Result<Counts> {
 }
 
 fn matrix<'a>(cells: impl Iterator<Item = &'a Cell>, filter: &str, steps: &mut Steps) -> Result<Counts> {
-    host::provide(&[host::RUN, host::TEST], true)?;
-    let suite = steps.take("programs and images", Suite::build)?;
+    let suite = suite(steps)?;
     steps.take("VM tests, guests included", || suite.run(cells, filter))
+}
+
+/// Tests of the software machine with as many attempts as nobody waits for in every run.
+pub(crate) fn long(filter: &str, steps: &mut Steps) -> Result<Counts> {
+    let suite = Suite { long: true, ..suite(steps)? };
+    let cells = CELLS.iter().filter(|cell| cell.machine == "software" && !cell.slim && !cell.sdk);
+    steps.take("VM tests, long", || suite.run(cells, filter))
+}
+
+fn suite(steps: &mut Steps) -> Result<Suite> {
+    host::provide(&[host::RUN, host::TEST], true)?;
+    steps.take("programs and images", Suite::build)
 }
 
 impl Suite {
@@ -165,6 +176,8 @@ struct Suite {
     /// The directory of the images that tests pull and import.
     images: PathBuf,
     home: tempfile::TempDir,
+    /// Whether tests make more attempts than in every run.
+    long: bool,
 }
 
 impl Suite {
@@ -179,7 +192,7 @@ impl Suite {
         std::fs::create_dir(home.path().join(".cache"))?;
         std::os::unix::fs::symlink(&cache, home.path().join(".cache/matchlock"))?;
         let images = fixtures::provide()?;
-        let suite = Self { programs, binary, conformance, images, home };
+        let suite = Self { programs, binary, conformance, images, home, long: false };
         prime(&suite.programs, suite.home.path())?;
         Ok(suite)
     }
@@ -203,6 +216,9 @@ impl Suite {
         command.env("MATCHLOCK_TEST_MACHINE", cell.machine).args(["--test-threads", "1"]);
         if let Some(kernel) = kernel::built().filter(|_| cell.slim) {
             command.env("MATCHLOCK_TEST_KERNEL", format!("file://{}", kernel.display()));
+        }
+        if self.long {
+            command.env("LONG_PROOFS", "1");
         }
         if !filter.is_empty() {
             command.arg(filter);

@@ -32,6 +32,7 @@ mod space;
 mod streams;
 mod sudo;
 mod walls;
+mod wiped;
 
 use std::process::ExitCode;
 
@@ -100,6 +101,7 @@ fn main() -> ExitCode {
         (Needs::Guest, mounts::TESTS),
         (Needs::Guest, masks::TESTS),
         (Needs::Guest, changes::TESTS),
+        (Needs::Guest, wiped::TESTS),
         (Needs::Guest, kernels::TESTS),
         (Needs::Sudo, sudo::TESTS),
         (Needs::Guest, interrupted::TESTS),
