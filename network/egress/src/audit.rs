@@ -2,11 +2,11 @@
 //!
 //! Not here: decisions and their words, which are the policy's.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use egress_policy::Reason;
+use egress_policy::{Name, Protocol, Reason};
 use tokio::sync::mpsc;
 
 /// An event.
@@ -14,6 +14,81 @@ use tokio::sync::mpsc;
 pub enum Event {
     /// A guest asked for a name.
     Dns(Dns),
+    /// A flow of a guest's was judged, opened, or has ended.
+    Flow(Flow),
+}
+
+/// A flow of a guest's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flow {
+    /// Its number, which all of its events have.
+    pub number: u64,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The guest's address.
+    pub source: SocketAddr,
+    /// The address that it is for.
+    pub destination: SocketAddr,
+    /// The names for which the guest was given that address.
+    pub names: Vec<Name>,
+    /// The host that its first bytes state.
+    pub host: Option<String>,
+    /// The outcome.
+    pub outcome: FlowOutcome,
+    /// The policy's reason.
+    pub reason: Reason,
+}
+
+/// The news of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlowOutcome {
+    /// Denied.
+    Denied,
+    /// Refused: its requests would have to be judged one by one.
+    NotLookedInto,
+    /// Refused: there are too many.
+    TooMany,
+    /// Allowed, but its server was not reached.
+    Unreachable(Fault),
+    /// Carried from now on.
+    Opened,
+    /// Ended.
+    Ended {
+        /// The cause.
+        end: End,
+        /// Bytes that the server got.
+        sent: u64,
+        /// Bytes that the guest got.
+        received: u64,
+    },
+}
+
+/// The reason why a server is not reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It refuses connections.
+    Refused,
+    /// It does not answer.
+    Silent,
+    /// There is no way to its address.
+    NoWay,
+    /// Too many connections are being opened, to it or altogether.
+    TooMany,
+}
+
+/// The end of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Both sides have ended it.
+    Closed,
+    /// One side has reset it.
+    Reset,
+    /// It was silent for too long.
+    Idle,
+    /// It was silent, and another needed its room.
+    Reclaimed,
+    /// The policy has changed, and denies it.
+    Policy,
 }
 
 /// A question of a guest's about a name.

@@ -11,6 +11,7 @@ use hickory_proto::rr::{Name, RecordType};
 
 use crate::dns::chain::{Chain, MAX_ANSWERS, MAX_LINKS, Step};
 use crate::dns::message::{self, Asked, Extended, MAX_MESSAGE, Outgoing, Question, Reply};
+use crate::flow::first::{MAX_FIRST, Reader};
 use crate::{Dns, DnsSettings, Shared, audit};
 
 /// The bytes of a guest: each reply is a message of DNS with the number and the question of what was asked, in the size
@@ -69,6 +70,26 @@ pub fn dns_answers(data: &[u8]) {
     }
 }
 
+/// The first bytes of a connection, after one for the size of pieces: they mean the same in any pieces, and what is unclear
+/// ends at the limit.
+pub fn first_bytes(data: &[u8]) {
+    let Some((piece, bytes)) = data.split_first() else { return };
+    let bytes = &bytes[..bytes.len().min(MAX_FIRST)];
+    let kind = |piece: usize| {
+        let mut reader = Reader::default();
+        for piece in bytes.chunks(piece) {
+            reader.take(piece);
+            if reader.kind.is_some() {
+                break;
+            }
+        }
+        reader.kind
+    };
+    let whole = kind(MAX_FIRST);
+    assert!(whole.is_some() || bytes.len() < MAX_FIRST);
+    assert_eq!(kind(usize::from(*piece).max(1)), whole);
+}
+
 fn parsed(bytes: &[u8]) -> Message {
     let message = Message::from_vec(bytes).expect("a message of DNS");
     assert_eq!(message.metadata.message_type, MessageType::Response);
@@ -119,6 +140,21 @@ mod tests {
         let words =
             ["\0\x1c\0\x01", "\0\x41\0\x01", "\u{3}www", "\u{3f}", "\0\0\x29", "\x01.", "\0\0\0\0\0\0"];
         fuzzed::run("egress_dns_questions", 6000, &examples, &words, super::dns_questions);
+    }
+
+    #[test]
+    fn first_bytes() {
+        let hello = crate::flow::first::tests::hello("ok.test");
+        let record = |part: &[u8]| [&hello[..3], &[0, u8::try_from(part.len()).unwrap()], part].concat();
+        let examples = [
+            [vec![1], hello.clone(), b"more".to_vec()].concat(),
+            [vec![7], hello[5..].chunks(40).flat_map(record).collect()].concat(),
+            b"\x03GET /x HTTP/1.1\r\nHost: OK.test:80\r\nA: b\r\n\r\nmore".to_vec(),
+            b"\x09POST http://ok.test/ HTTP/1.0\nHost: ok.test\n\n".to_vec(),
+        ];
+        let words =
+            ["\r\n", "\n", "\r\n\r\n", "Host: evil.test\r\n", "\x16\x03\x01", "\x01\0", "\0\0", "://", "@"];
+        fuzzed::run("egress_first_bytes", 4000, &examples, &words, super::first_bytes);
     }
 
     #[test]

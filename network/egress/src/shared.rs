@@ -37,6 +37,11 @@ impl Shared {
         self.policy.send_replace(Arc::new(policy));
     }
 
+    /// The policy, and each that follows.
+    pub(crate) fn policies(&self) -> watch::Receiver<Arc<Policy>> {
+        self.policy.subscribe()
+    }
+
     pub(crate) fn pins(&self) -> MutexGuard<'_, Pins> {
         // Pins are whole between any two statements that can panic.
         self.pins.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,0 +1,284 @@
+//! TCP connections of a guest's: judged, connected to the address that the guest chose, and carried.
+//!
+//! Not here: where connections come from, and what is said on those that are looked into beyond their first bytes.
+
+mod carry;
+pub(crate) mod first;
+mod refuse;
+mod table;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use egress_policy::{
+    Connection, Dial, FirstBytes, Flow as Judged, Hello, Host, Name, Policy, Protocol, Reason, Refusal,
+};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::audit::{self, End, Event, FlowOutcome};
+use crate::{Dns, Shared};
+use first::First;
+use table::{Full, Table};
+
+/// The port of DNS.
+pub(crate) const DNS_PORT: u16 = 53;
+
+/// Most connections that are being opened.
+const MAX_OPENING: usize = 128;
+
+/// Most connections that are being opened to one address: one that does not answer keeps no other from being reached.
+const MAX_OPENING_TO_ONE: usize = 16;
+
+/// How long a server may take for a connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(30);
+
+/// A connection of a guest's, accepted in place of the address that it is for.
+#[derive(Debug)]
+pub struct Flow {
+    /// The guest's end.
+    pub stream: TcpStream,
+    /// The guest's address.
+    pub source: SocketAddr,
+    /// The address that the guest connects to.
+    pub destination: SocketAddr,
+}
+
+/// The connections of one guest.
+#[derive(Debug)]
+pub struct Flows {
+    shared: Arc<Shared>,
+    dns: Arc<Dns>,
+    table: Table,
+    opening: Semaphore,
+    number: AtomicU64,
+}
+
+/// A connection that is being judged: what an audit says about it, each time.
+struct Case<'a> {
+    shared: &'a Shared,
+    flow: audit::Flow,
+}
+
+impl Case<'_> {
+    fn tell(&self, outcome: FlowOutcome, reason: &Reason) {
+        let flow = audit::Flow { outcome, reason: reason.clone(), ..self.flow.clone() };
+        self.shared.audit.put(Event::Flow(flow));
+    }
+}
+
+/// A connection that may be opened, and what it is to begin with.
+struct Opening {
+    /// The name under which it is allowed, as far as its first bytes told.
+    name: Option<Name>,
+    first: Vec<u8>,
+    reason: Reason,
+}
+
+impl Flows {
+    /// The connections of a sandbox's guest, whose DNS is answered here whatever server it is meant for.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, dns: Arc<Dns>) -> Self {
+        let opening = Semaphore::new(MAX_OPENING);
+        Self { shared, dns, table: Table::new(), opening, number: AtomicU64::new(1) }
+    }
+
+    /// The number of connections.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Judges a connection, and carries it to its end.
+    pub async fn carry(&self, flow: Flow) {
+        let Flow { stream, source, destination } = flow;
+        let address = destination.ip().to_canonical();
+        let destination = SocketAddr::new(address, destination.port());
+        if destination.port() == DNS_PORT {
+            return self.dns.serve(stream).await;
+        }
+        let names = self.shared.pins().names(address, Instant::now());
+        let case = Case {
+            shared: &self.shared,
+            flow: audit::Flow {
+                number: self.number.fetch_add(1, Ordering::Relaxed),
+                protocol: Protocol::Tcp,
+                source,
+                destination,
+                names: names.clone(),
+                host: None,
+                outcome: FlowOutcome::Denied,
+                reason: Reason::NotListed,
+            },
+        };
+        let policy = self.shared.policy();
+        let verdict =
+            policy.flow(Protocol::Tcp, Connection { address, port: destination.port(), names: &names });
+        let seat = match self.table.seat() {
+            Ok(seat) => seat,
+            Err(Full) => {
+                case.tell(FlowOutcome::TooMany, &verdict.reason);
+                return refuse::reset(stream);
+            }
+        };
+        self.judged(stream, case, verdict.decision, &verdict.reason, &seat).await;
+    }
+
+    async fn judged(
+        &self,
+        mut stream: TcpStream,
+        mut case: Case<'_>,
+        decision: Judged,
+        reason: &Reason,
+        seat: &table::Seat<'_>,
+    ) {
+        let policy = self.shared.policy();
+        let opening = match decision {
+            Judged::Deny(refusal) => {
+                let first = match refusal {
+                    // The refusal answers what the guest says.
+                    Refusal::Forbidden | Refusal::Alert => first::read(&mut stream).await,
+                    Refusal::Reset | Refusal::Prohibited => First::default(),
+                };
+                case.flow.host = first.host();
+                case.tell(FlowOutcome::Denied, reason);
+                return refuse::answer(stream, &first, reason).await;
+            }
+            Judged::Direct => Opening { name: None, first: Vec::new(), reason: reason.clone() },
+            Judged::Look(_) => {
+                let first = first::read(&mut stream).await;
+                case.flow.host = first.host();
+                match self.look(&policy, &case, first) {
+                    Ok(opening) => opening,
+                    Err((first, outcome, reason)) => {
+                        case.tell(outcome, &reason);
+                        return refuse::answer(stream, &first, &reason).await;
+                    }
+                }
+            }
+        };
+        self.open(stream, &case, opening, seat).await;
+    }
+
+    /// Judges the first bytes of a connection.
+    fn look(
+        &self,
+        policy: &Policy,
+        case: &Case<'_>,
+        first: First,
+    ) -> Result<Opening, (First, FlowOutcome, Reason)> {
+        let audit::Flow { destination, names, .. } = &case.flow;
+        let connection = Connection { address: destination.ip(), port: destination.port(), names };
+        let own;
+        let (bytes, name) = match &first.kind {
+            first::Kind::Tls(name) => (FirstBytes::Tls(name.as_ref()), name.clone()),
+            first::Kind::Http(Some(host)) => (FirstBytes::Http(host), host.name().cloned()),
+            first::Kind::Http(None) => {
+                own = Host::Address(destination.ip());
+                (FirstBytes::Http(&own), None)
+            }
+            first::Kind::NoHost(_) => (FirstBytes::NoHost, None),
+            first::Kind::Other => (FirstBytes::Other, None),
+        };
+        let verdict = policy.hello(connection, bytes);
+        match verdict.decision {
+            Hello::Deny => Err((first, FlowOutcome::Denied, verdict.reason)),
+            // Requests are not judged one by one yet, and must not pass without that.
+            Hello::Intercept => Err((first, FlowOutcome::NotLookedInto, verdict.reason)),
+            Hello::Pass => {
+                let name = name.filter(|name| names.contains(name));
+                Ok(Opening { name, first: first.bytes, reason: verdict.reason })
+            }
+        }
+    }
+
+    /// Connects to the address that the guest chose, and carries.
+    async fn open(&self, mut stream: TcpStream, case: &Case<'_>, opening: Opening, seat: &table::Seat<'_>) {
+        let Opening { name, first, reason } = opening;
+        let destination = case.flow.destination;
+        let mut policies = self.shared.policies();
+        let policy = policies.borrow_and_update().clone();
+        if let Err(denial) = may_dial(&policy, destination, &case.flow.names, name.as_ref()) {
+            case.tell(FlowOutcome::Denied, &denial);
+            return refuse::reset(stream);
+        }
+        let mut server = match self.connect(destination, seat).await {
+            Ok(server) => server,
+            Err(fault) => {
+                case.tell(FlowOutcome::Unreachable(fault), &reason);
+                return refuse::reset(stream);
+            }
+        };
+        case.tell(FlowOutcome::Opened, &reason);
+        let changed = async {
+            loop {
+                // The sender lives as long as this value.
+                if policies.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                let policy = policies.borrow_and_update().clone();
+                if let Err(denial) = may_dial(&policy, destination, &case.flow.names, name.as_ref()) {
+                    return denial;
+                }
+            }
+        };
+        let counts = carry::Counts::default();
+        let (end, reason) = tokio::select! {
+            biased;
+            denial = changed => (End::Policy, denial),
+            () = seat.cut() => (End::Reclaimed, reason),
+            end = carry::both(&mut stream, &mut server, first, &counts, seat) => (end, reason),
+        };
+        if end != End::Closed {
+            refuse::reset(stream);
+            refuse::reset(server);
+        }
+        case.tell(FlowOutcome::Ended { end, sent: counts.sent(), received: counts.received() }, &reason);
+    }
+
+    async fn connect(
+        &self,
+        destination: SocketAddr,
+        seat: &table::Seat<'_>,
+    ) -> Result<TcpStream, audit::Fault> {
+        let Ok(_permit) = self.opening.try_acquire() else { return Err(audit::Fault::TooMany) };
+        let Some(_one) = seat.open(destination.ip(), MAX_OPENING_TO_ONE) else {
+            return Err(audit::Fault::TooMany);
+        };
+        match timeout(CONNECT_LIMIT, TcpStream::connect(destination)).await {
+            Ok(Ok(server)) => Ok(server),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Err(audit::Fault::Refused),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(audit::Fault::Silent),
+            Ok(Err(_)) => Err(audit::Fault::NoWay),
+            Err(_) => Err(audit::Fault::Silent),
+        }
+    }
+}
+
+/// Whether an address may be connected to, under the name that was stated, or else under any that it was given out for.
+fn may_dial(
+    policy: &Policy,
+    destination: SocketAddr,
+    names: &[Name],
+    stated: Option<&Name>,
+) -> Result<(), Reason> {
+    let ask = |name: Option<&Name>| {
+        let verdict = policy.dial(name, destination.ip(), destination.port());
+        (verdict.decision == Dial::Deny).then_some(verdict.reason)
+    };
+    let mut denial = None;
+    let all = std::iter::once(None).chain(names.iter().map(Some));
+    let one = std::iter::once(stated);
+    let asked: Vec<Option<&Name>> = if stated.is_some() { one.collect() } else { all.collect() };
+    for name in asked {
+        match ask(name) {
+            None => return Ok(()),
+            Some(reason) => denial = denial.or(Some(reason)),
+        }
+    }
+    Err(denial.unwrap_or(Reason::NotListed))
+}

@@ -1,0 +1,105 @@
+//! A guest: connections that are accepted in place of servers, and what an audit says about them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use egress::audit::{self, Event, Events};
+use egress::{Dns, DnsSettings, Flow, Flows, Shared};
+use egress_policy::{Policy, WantedPolicy};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Lists of a policy.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Policies<'a> {
+    pub(crate) allow: &'a [&'a str],
+    pub(crate) passthrough: &'a [&'a str],
+    /// Entries of the guest's table of hosts.
+    pub(crate) hosts: &'a [(&'a str, &'a str)],
+}
+
+/// A guest with its way out.
+pub(crate) struct Guest {
+    flows: Arc<Flows>,
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    events: Events,
+}
+
+fn policy(allow: &[&str], passthrough: &[&str]) -> Policy {
+    let texts = |list: &[&str]| list.iter().map(ToString::to_string).collect();
+    let wanted =
+        WantedPolicy { allow: texts(allow), passthrough: texts(passthrough), ..WantedPolicy::default() };
+    Policy::new(&wanted).unwrap()
+}
+
+impl Guest {
+    pub(crate) async fn new(policies: &Policies<'_>) -> Self {
+        let (queue, events) = audit::queue(10_000);
+        let entry = |(name, address): &(&str, &str)| (name.parse().unwrap(), address.parse().unwrap());
+        let hosts = policies.hosts.iter().map(entry).collect();
+        let shared = Shared::new(policy(policies.allow, policies.passthrough), hosts, queue);
+        let dns = Arc::new(Dns::new(shared.clone(), DnsSettings { servers: Vec::new(), ipv6: true }));
+        let flows = Arc::new(Flows::new(shared.clone(), dns));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self { flows, shared, listener, events }
+    }
+
+    /// The guest's end of a connection to an address.
+    pub(crate) async fn connect(&self, destination: SocketAddr) -> TcpStream {
+        let inside = TcpStream::connect(self.listener.local_addr().unwrap()).await.unwrap();
+        let (stream, source) = self.listener.accept().await.unwrap();
+        let flows = self.flows.clone();
+        tokio::spawn(async move { flows.carry(Flow { stream, source, destination }).await });
+        inside
+    }
+
+    pub(crate) async fn flow_event(&mut self) -> audit::Flow {
+        let event = tokio::time::timeout(Duration::from_secs(60), self.events.next()).await;
+        let Ok(Some(Event::Flow(event))) = event else { panic!("no event of a flow: {event:?}") };
+        event
+    }
+
+    /// The allow list is another one from now on.
+    pub(crate) fn allow(&self, allow: &[&str]) {
+        self.shared.set_policy(policy(allow, &[]));
+    }
+
+    /// Waits until no connection is left.
+    pub(crate) async fn empty(&self) {
+        for _ in 0..10_000 {
+            if self.flows.count() == 0 {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("{} connections are left", self.flows.count());
+    }
+}
+
+/// A server at an address of the namespace.
+pub(crate) async fn server(address: &str) -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind(address).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// Bytes of which no two pieces are alike.
+pub(crate) fn pieces(len: usize) -> Vec<u8> {
+    (0_u32..).flat_map(u32::to_le_bytes).take(len).collect()
+}
+
+/// The `ClientHello` of a real client.
+pub(crate) fn hello(name: &str) -> Vec<u8> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let mut client =
+        rustls::ClientConnection::new(config.into(), name.to_owned().try_into().unwrap()).unwrap();
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).unwrap();
+    bytes
+}
