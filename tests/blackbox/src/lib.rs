@@ -6,9 +6,11 @@
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test's helper fails the test")]
 
+mod limit;
 pub mod rpc;
 mod terminal;
 
+pub use limit::within_limit;
 pub use terminal::Terminal;
 
 use std::ffi::OsStr;
@@ -110,7 +112,9 @@ impl Home {
         fs::create_dir_all(directory.path().join(".cache")).unwrap();
         fs::create_dir(directory.path().join("tmp")).unwrap();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Self { directory, mark: format!("/matchlock-test-{}-{number}", std::process::id()) }
+        let mark = format!("/matchlock-test-{}-{number}/", std::process::id());
+        limit::add_mark(&mark);
+        Self { directory, mark }
     }
 
     /// The directory of images and kernels.
@@ -189,18 +193,11 @@ impl Home {
     /// Processes of sandboxes of this home.
     #[must_use]
     pub fn processes(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let path = entry.path();
-            let environment = fs::read(path.join("environ")).unwrap_or_default();
-            let marked = environment.windows(self.mark.len()).any(|window| window == self.mark.as_bytes());
-            // A zombie has no environment, and its parent has to reap it.
-            if marked {
-                let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
-                found.push(format!("{} {}", entry.file_name().to_string_lossy(), name.trim()));
-            }
-        }
-        found
+        let shown = |process: String| {
+            let name = fs::read_to_string(Path::new("/proc").join(&process).join("comm")).unwrap_or_default();
+            format!("{process} {}", name.trim())
+        };
+        marked(&self.mark).into_iter().map(shown).collect()
     }
 
     /// Waits until no process of this home is left.
@@ -237,6 +234,16 @@ impl Default for Home {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The numbers of the processes with this mark in their environment.
+pub(crate) fn marked(mark: &str) -> Vec<String> {
+    let marked = |process: &String| {
+        // A zombie has no environment, and its parent has to reap it.
+        let environment = fs::read(Path::new("/proc").join(process).join("environ")).unwrap_or_default();
+        environment.windows(mark.len()).any(|window| window == mark.as_bytes())
+    };
+    names(Path::new("/proc")).into_iter().filter(marked).collect()
 }
 
 /// The real cache, whose images and kernels tests share.

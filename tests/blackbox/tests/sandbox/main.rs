@@ -117,11 +117,8 @@ fn main() -> ExitCode {
             if let Some(reason) = &missing {
                 eprintln!("SKIP {name}: {reason}");
             }
-            let test = *test;
-            let trial = Trial::test(*name, move || {
-                test();
-                Ok(())
-            });
+            let (name, test) = (*name, *test);
+            let trial = Trial::test(name, move || Ok(blackbox::within_limit(name, test)?));
             trials.push(trial.with_ignored_flag(missing.is_some()));
         }
     }
