@@ -4,8 +4,9 @@
 //! One host boots once and runs one script; the script's output arrives line by line.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -25,6 +26,15 @@ const PROCESSOR: &str = include_str!("emulated.args");
 
 /// The line that ends a script, with its exit status.
 const END: &str = "MATCHLOCK-SCRIPT-END ";
+
+/// Seconds between two signs of life of a host whose time passes as it does on the wall.
+const BEAT_SECONDS: u64 = 5;
+
+/// How long such a host may show no sign of life.
+const SILENCE: Duration = Duration::from_secs(300);
+
+/// How long QEMU may take to tell the state of its machine.
+const MONITOR_LIMIT: Duration = Duration::from_secs(5);
 
 /// How the host counts time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,11 +64,18 @@ pub(crate) struct Job<'a> {
 /// A host that has everything for its job, and is not started yet.
 pub(crate) struct Host {
     qemu: Command,
-    /// The file of QEMU's own messages.
-    complaints: PathBuf,
     limit: Duration,
-    _scratch: tempfile::TempDir,
+    scratch: tempfile::TempDir,
 }
+
+/// QEMU's own messages, in the scratch directory.
+const COMPLAINTS: &str = "host.log";
+
+/// The host's second serial line, on which it shows that it lives.
+const BEATS: &str = "beats";
+
+/// QEMU's monitor.
+const MONITOR: &str = "monitor";
 
 impl Host {
     /// Copies the files of the job.
@@ -67,16 +84,15 @@ impl Host {
         let busybox = busybox()?;
         let initramfs = initramfs(job.kernel, &busybox, scratch.path())?;
         let disk = disk(job, &busybox, scratch.path())?;
-        let complaints = disk.with_extension("log");
-        let qemu = qemu(job, &initramfs, &disk, &complaints)?;
-        Ok(Self { qemu, complaints, limit: job.limit, _scratch: scratch })
+        let qemu = qemu(job, &initramfs, &disk, scratch.path())?;
+        Ok(Self { qemu, limit: job.limit, scratch })
     }
 
     /// Runs the script; `line` gets each line of its output. Returns the script's exit status.
     pub(crate) fn run(mut self, mut line: impl FnMut(&str)) -> Result<i32> {
         let mut host = Guard(self.qemu.spawn().context("qemu-system-x86_64")?);
         let output = host.0.stdout.take().context("qemu's output")?;
-        let watchdog = Watchdog::new(&host.0, self.limit);
+        let watchdog = Watchdog::new(&host.0, self.limit, self.scratch.path());
         let mut status = None;
         let mut tail: Vec<String> = Vec::new();
         for text in BufReader::new(output).split(b'\n') {
@@ -93,11 +109,11 @@ impl Host {
         }
         let expired = watchdog.stop();
         drop(host);
-        match status {
-            Some(status) => Ok(status),
-            None if expired => bail!("the emulated host did not finish within {} s", self.limit.as_secs()),
-            None => {
-                let complaints = fs::read_to_string(&self.complaints).unwrap_or_default();
+        match (status, expired) {
+            (Some(status), _) => Ok(status),
+            (None, Some(why)) => bail!("the emulated host {why}"),
+            (None, None) => {
+                let complaints = fs::read_to_string(self.scratch.path().join(COMPLAINTS)).unwrap_or_default();
                 bail!("the emulated host ended early; its last lines:\n{}\n{complaints}", tail.join("\n"))
             }
         }
@@ -115,43 +131,89 @@ impl Drop for Guard {
     }
 }
 
-/// Ends a process that takes too long.
+/// Ends a host that takes too long, or stands still.
 struct Watchdog {
     done: std::sync::mpsc::Sender<()>,
-    thread: std::thread::JoinHandle<bool>,
+    thread: std::thread::JoinHandle<Option<String>>,
 }
 
 impl Watchdog {
-    fn new(child: &Child, limit: Duration) -> Self {
+    fn new(child: &Child, limit: Duration, scratch: &Path) -> Self {
         let (done, wait) = std::sync::mpsc::channel();
         let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let scratch = scratch.to_owned();
         let thread = std::thread::spawn(move || {
-            let expired = wait.recv_timeout(limit) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
-            if let (true, Some(pid)) = (expired, pid) {
+            let start = Instant::now();
+            let step = Duration::from_secs(BEAT_SECONDS);
+            let why = loop {
+                if wait.recv_timeout(step) != Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                    return None;
+                }
+                if let Some(why) = overdue(&scratch, start.elapsed(), limit) {
+                    break why;
+                }
+            };
+            let state = machine_state(&scratch.join(MONITOR)).unwrap_or_else(|error| error.to_string());
+            if let Some(pid) = pid {
                 // While this thread runs, the process's owner has not reaped it, so the pid still belongs to it.
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
-            expired
+            Some(format!("{why}; its machine:\n{state}"))
         });
         Self { done, thread }
     }
 
-    fn stop(self) -> bool {
+    /// Ends the watch; returns why it ended the host, if it did.
+    fn stop(self) -> Option<String> {
         let _ = self.done.send(());
-        self.thread.join().unwrap_or(false)
+        self.thread.join().unwrap_or(None)
     }
 }
 
-fn qemu(job: &Job<'_>, initramfs: &Path, disk: &Path, complaints: &Path) -> Result<Command> {
+/// What is wrong with a host that has run for this long.
+fn overdue(scratch: &Path, elapsed: Duration, limit: Duration) -> Option<String> {
+    // A host that counts instructions, or has not booted yet, has no beat.
+    let beat = fs::metadata(scratch.join(BEATS)).ok().filter(|beats| beats.len() != 0);
+    let silence = beat.and_then(|beats| beats.modified().ok()?.elapsed().ok());
+    match silence {
+        Some(silence) if silence >= SILENCE => {
+            Some(format!("stands still: it showed no sign of life for {} s", silence.as_secs()))
+        }
+        Some(silence) if elapsed >= limit => Some(format!(
+            "did not finish within {} s; its last sign of life is {} s old",
+            limit.as_secs(),
+            silence.as_secs()
+        )),
+        None if elapsed >= limit => Some(format!("did not finish within {} s", limit.as_secs())),
+        _ => None,
+    }
+}
+
+/// The state of QEMU's machine, as its monitor tells it.
+fn machine_state(monitor: &Path) -> std::io::Result<String> {
+    let mut monitor = UnixStream::connect(monitor)?;
+    monitor.set_read_timeout(Some(MONITOR_LIMIT))?;
+    monitor.write_all(b"info status\ninfo registers\ninfo lapic\ninfo pic\n")?;
+    let mut state = Vec::new();
+    // The monitor does not end: the limit does.
+    let _ = monitor.read_to_end(&mut state);
+    Ok(String::from_utf8_lossy(&state).into_owned())
+}
+
+fn qemu(job: &Job<'_>, initramfs: &Path, disk: &Path, scratch: &Path) -> Result<Command> {
     let mut qemu = Command::new("qemu-system-x86_64");
     match job.clock {
-        Clock::Wall => qemu.args(PROCESSOR.split_whitespace()),
+        Clock::Wall => {
+            let beats = format!("file:{}", scratch.join(BEATS).display());
+            qemu.args(PROCESSOR.split_whitespace()).args(["-serial", "stdio", "-serial", &beats])
+        }
         Clock::Instructions => qemu
             .args(["-M", "q35", "-cpu", "EPYC-v1", "-accel", "tcg,thread=single"])
-            .args(["-icount", "shift=0,sleep=off", "-smp", "1"]),
+            .args(["-icount", "shift=0,sleep=off", "-smp", "1", "-serial", "stdio"]),
     };
+    let monitor = format!("unix:{},server=on,wait=off", scratch.join(MONITOR).display());
     qemu.args(["-m", &job.memory_mib.to_string()])
-        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-monitor", &monitor])
         .arg("-kernel")
         .arg(&job.kernel.path)
         .arg("-initrd")
@@ -164,7 +226,7 @@ fn qemu(job: &Job<'_>, initramfs: &Path, disk: &Path, complaints: &Path) -> Resu
         .stdout(Stdio::piped())
         // QEMU prints a warning for each processor feature that TCG lacks; the file serves for a host that does not
         // boot.
-        .stderr(fs::File::create(complaints)?);
+        .stderr(fs::File::create(scratch.join(COMPLAINTS))?);
     Ok(qemu)
 }
 
@@ -200,13 +262,17 @@ fn disk(job: &Job<'_>, busybox: &Path, scratch: &Path) -> Result<PathBuf> {
     }
     fs::copy(busybox, root.join("bin/busybox")).context("busybox")?;
     place(&root.join("etc/passwd"), b"root:x:0:0:root:/root:/bin/sh\n", 0o644)?;
+    let beats = match job.clock {
+        Clock::Wall => format!("while echo; do sleep {BEAT_SECONDS}; done >/dev/ttyS1 &\n"),
+        Clock::Instructions => String::new(),
+    };
     let script = format!(
         "#!/bin/busybox sh\n\
          export PATH=/usr/sbin:/bin:/opt/matchlock HOME=/root\n\
          /bin/busybox dmesg -n 1\n\
          /bin/busybox --install -s /bin\n\
          mount -t tmpfs run /run; mkdir -p /dev/pts; mount -t devpts devpts /dev/pts; hostname emulated; ip link set lo up\n\
-         sh /job; echo \"{END}$?\"; poweroff -f\n"
+         {beats}sh /job; echo \"{END}$?\"; poweroff -f\n"
     );
     place(&root.join("script"), script.as_bytes(), 0o755)?;
     place(&root.join("job"), job.script.as_bytes(), 0o755)?;
@@ -268,4 +334,31 @@ fn libraries(program: &Path, root: &Path) -> Result<()> {
 /// How long something took, for people.
 pub(crate) fn seconds(since: Instant) -> String {
     format!("{:.1} s", since.elapsed().as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn a_host_without_a_sign_of_life_stands_still() {
+        let scratch = tempfile::tempdir().unwrap();
+        let limit = Duration::from_secs(1000);
+        let why = |elapsed| overdue(scratch.path(), Duration::from_secs(elapsed), limit);
+        assert_eq!(why(999), None);
+        assert_eq!(why(1000).unwrap(), "did not finish within 1000 s");
+        let beats = fs::File::create(scratch.path().join(BEATS)).unwrap();
+        beats.set_modified(SystemTime::now() - SILENCE).unwrap();
+        assert_eq!(why(999), None, "a host that boots has no beat yet");
+        (&beats).write_all(b"\n").unwrap();
+        assert_eq!(why(999), None);
+        beats.set_modified(SystemTime::now() - SILENCE).unwrap();
+        assert_eq!(why(1).unwrap(), "stands still: it showed no sign of life for 300 s");
+        beats.set_modified(SystemTime::now() - Duration::from_secs(7)).unwrap();
+        assert_eq!(why(1000).unwrap(), "did not finish within 1000 s; its last sign of life is 7 s old");
+    }
 }
