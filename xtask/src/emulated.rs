@@ -170,7 +170,7 @@ impl Watchdog {
     }
 }
 
-/// What is wrong with a host that has run for this long.
+/// Why a host that has run for this long is to be ended, if it is.
 fn overdue(scratch: &Path, elapsed: Duration, limit: Duration) -> Option<String> {
     // A host that counts instructions, or has not booted yet, has no beat.
     let beat = fs::metadata(scratch.join(BEATS)).ok().filter(|beats| beats.len() != 0);
@@ -286,6 +286,7 @@ fn disk(job: &Job<'_>, busybox: &Path, scratch: &Path) -> Result<PathBuf> {
     fs::File::create(&disk)?.set_len(8 << 30)?;
     let mut mke2fs = Command::new("/sbin/mke2fs");
     sh::output(mke2fs.args(["-q", "-t", "ext4", "-O", "^has_journal", "-d"]).arg(&root).arg(&disk))?;
+    fs::remove_dir_all(&root)?;
     Ok(disk)
 }
 
@@ -309,7 +310,10 @@ fn copy(from: &Path, to: &Path, root: &Path) -> Result<()> {
             copy(&entry.path(), &to.join(entry.file_name()), root)?;
         }
     } else if meta.is_file() {
-        fs::copy(from, to).with_context(|| from.display().to_string())?;
+        // The disk is made from the files at once, so a link does; a copy would fill the holes of large files.
+        fs::hard_link(from, to)
+            .or_else(|_| fs::copy(from, to).map(drop))
+            .with_context(|| from.display().to_string())?;
         if meta.permissions().mode() & 0o111 != 0 {
             libraries(from, root)?;
         }
