@@ -108,6 +108,7 @@ pub(crate) fn vfs(config: &Config) -> VmVfs {
             readonly: mount.readonly,
             owner_uid: mount.uid,
             owner_gid: mount.gid,
+            cache: mount.cache.clone().filter(|cache| cache != "auto"),
         };
         (mount.guest_path.clone(), wire)
     };
@@ -174,6 +175,7 @@ mod tests {
                     kind: "host_fs".into(),
                     host_path: Some("/src".into()),
                     uid: Some(0),
+                    cache: Some("none".into()),
                     ..MountConfig::default()
                 }],
                 no_network: true,
@@ -214,7 +216,7 @@ mod tests {
 
     #[test]
     fn the_record_as_json() {
-        let expected = r#"{"id":"vm-00000001","pid":0,"status":"stopped","image":"busybox","created_at":"2026-01-02T03:04:05Z","config":{"image":"busybox","privileged":false,"launch_entrypoint":true,"init":false,"kernel":{"ref":""},"resources":{"cpus":0.5,"memory_mb":0,"disk_size_mb":0,"timeout_seconds":300.0,"time_limit_seconds":4.5},"extra_disks":[],"network":{"no_network":true,"add_hosts":[],"dns_servers":[]},"vfs":{"workspace":"/work","mounts":{"/work/src":{"type":"host_fs","host_path":"/src","readonly":false,"owner_uid":0}}},"env":{"API_KEY":"***"},"env_names":["API_KEY"],"image_config":{"env":{"LANG":"***"},"env_names":["LANG"]}}}"#;
+        let expected = r#"{"id":"vm-00000001","pid":0,"status":"stopped","image":"busybox","created_at":"2026-01-02T03:04:05Z","config":{"image":"busybox","privileged":false,"launch_entrypoint":true,"init":false,"kernel":{"ref":""},"resources":{"cpus":0.5,"memory_mb":0,"disk_size_mb":0,"timeout_seconds":300.0,"time_limit_seconds":4.5},"extra_disks":[],"network":{"no_network":true,"add_hosts":[],"dns_servers":[]},"vfs":{"workspace":"/work","mounts":{"/work/src":{"type":"host_fs","host_path":"/src","readonly":false,"owner_uid":0,"cache":"none"}}},"env":{"API_KEY":"***"},"env_names":["API_KEY"],"image_config":{"env":{"LANG":"***"},"env_names":["LANG"]}}}"#;
         assert_eq!(serde_json::to_string(&details(&a_record())).unwrap(), expected);
     }
 }

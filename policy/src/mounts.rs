@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! HOST:GUEST[:OPTIONS]                 OPTIONS = overlay, host_fs, memory; ro; uid=N, gid=N, owner=UID:GID;
-//!                                      mask=GLOB, mask-ro=GLOB, protect
+//!                                      cache=none|auto|always; mask=GLOB, mask-ro=GLOB, protect
 //! type=TYPE,source=HOST,target=GUEST[,OPTIONS]
 //! ```
 //!
@@ -45,6 +45,8 @@ pub enum Content {
         readonly: bool,
         /// The owner that the guest sees of files to which it gave no other; `None` is the host's.
         owner: Owner,
+        /// When the guest sees what the host changes.
+        caching: Caching,
     },
     /// A directory or file of the host's; the guest's changes stay with the guest, and end with it.
     Overlay {
@@ -53,6 +55,38 @@ pub enum Content {
         /// Whether the guest may only read.
         readonly: bool,
     },
+}
+
+/// The parts of the host's files that a guest keeps, and with them a promise of when it sees what the host changes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Caching {
+    /// Nothing: it sees everything at once.
+    None,
+    /// Contents until the next open of a file that has changed; names and attributes for a second.
+    #[default]
+    Auto,
+    /// Everything, for an hour: nobody else changes the files.
+    Always,
+}
+
+impl Caching {
+    const ALL: [Self; 3] = [Self::None, Self::Auto, Self::Always];
+
+    /// The name by which a user asks for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Auto => "auto",
+            Self::Always => "always",
+        }
+    }
+
+    /// The promise of this name.
+    fn named(name: &str) -> Result<Self, Wrong> {
+        let found = Self::ALL.into_iter().find(|caching| caching.name() == name);
+        found.ok_or_else(|| Wrong::Caching(name.to_owned()))
+    }
 }
 
 /// A requested mount, in a front end's words.
@@ -66,8 +100,10 @@ pub struct WantedMount<'a> {
     pub host_path: &'a str,
     /// Whether the guest may only read.
     pub readonly: bool,
-    /// The owner of all files.
+    /// The owner of files to which the guest gave no other.
     pub owner: Owner,
+    /// `none`, `auto` or `always`; empty = not said.
+    pub caching: &'a str,
 }
 
 /// A mount that is not acceptable.
@@ -110,6 +146,12 @@ pub enum Wrong {
     /// Files of the mount are the guest's own, so that there is no owner to choose.
     #[error("owner_uid/owner_gid are only supported for host_fs mounts")]
     Owner,
+    /// No promise of caching has this name.
+    #[error("unknown cache mode {0:?}; there are none, auto, always")]
+    Caching(String),
+    /// The mount is not of files that the host and the guest change together.
+    #[error("cache= is only supported for host_fs mounts")]
+    NotCaching,
     /// The option is unknown.
     #[error("unknown option {0:?}; there are {OPTIONS}")]
     UnknownOption(String),
@@ -134,8 +176,8 @@ pub enum Wrong {
 }
 
 /// The options of both forms, for people.
-const OPTIONS: &str = "host_fs, overlay, memory, ro, readonly, uid=N, gid=N, owner=UID:GID, mask=GLOB, \
-                       mask-ro=GLOB, protect";
+const OPTIONS: &str = "host_fs, overlay, memory, ro, readonly, uid=N, gid=N, owner=UID:GID, cache=MODE, \
+                       mask=GLOB, mask-ro=GLOB, protect";
 
 /// The reason why nothing can be mounted at a path of the guest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -156,17 +198,24 @@ impl Mount {
     pub fn new(wanted: &WantedMount<'_>) -> Result<Self, Wrong> {
         let guest_path = place(wanted.guest_path)?;
         let (path, readonly) = (wanted.host_path.to_owned(), wanted.readonly);
+        let caching = Some(wanted.caching).filter(|name| !name.is_empty()).map(Caching::named).transpose()?;
         let content = match wanted.kind {
             "" | "memory" if !path.is_empty() => return Err(Wrong::Source),
             "" | "memory" if readonly => return Err(Wrong::ReadOnlyMemory),
             "" | "memory" => Content::Memory,
-            "host_fs" | "real_fs" => Content::Host { path, readonly, owner: wanted.owner },
+            "host_fs" | "real_fs" => {
+                let caching = caching.unwrap_or_default();
+                Content::Host { path, readonly, owner: wanted.owner, caching }
+            }
             "overlay" => Content::Overlay { path, readonly },
             kind => return Err(Wrong::Kind(kind.to_owned())),
         };
         let mount = Self { guest_path, content, masks: WantedMasks::default() };
         if mount.owner() != wanted.owner {
             return Err(Wrong::Owner);
+        }
+        if caching.is_some() && mount.caching().is_none() {
+            return Err(Wrong::NotCaching);
         }
         if mount.host_path() == Some("") {
             return Err(Wrong::NoSource);
@@ -219,6 +268,15 @@ impl Mount {
             Content::Memory | Content::Overlay { .. } => Owner::default(),
         }
     }
+
+    /// When the guest sees what the host changes, where that is the user's to choose.
+    #[must_use]
+    pub fn caching(&self) -> Option<Caching> {
+        match self.content {
+            Content::Host { caching, .. } => Some(caching),
+            Content::Memory | Content::Overlay { .. } => None,
+        }
+    }
 }
 
 /// The form that [`volume`] reads.
@@ -234,6 +292,9 @@ impl fmt::Display for Mount {
         ids.into_iter()
             .filter_map(|(name, id)| Some((name, id?)))
             .try_for_each(|(name, id)| write!(f, ",{name}={id}"))?;
+        if let Some(caching) = self.caching().filter(|caching| *caching != Caching::default()) {
+            write!(f, ",cache={}", caching.name())?;
+        }
         let WantedMasks { hidden, readonly, protect } = &self.masks;
         hidden.iter().try_for_each(|glob| write!(f, ",mask={glob}"))?;
         readonly.iter().try_for_each(|glob| write!(f, ",mask-ro={glob}"))?;
@@ -347,6 +408,7 @@ struct Options<'a> {
     kind: Option<&'a str>,
     readonly: bool,
     owner: Owner,
+    caching: Option<&'a str>,
     masks: WantedMasks,
 }
 
@@ -359,6 +421,10 @@ impl<'a> Options<'a> {
             None if ["ro", "readonly"].contains(&option) => std::mem::replace(&mut self.readonly, true),
             Some(("uid", digits)) => self.owner.uid.replace(id(digits)?).is_some(),
             Some(("gid", digits)) => self.owner.gid.replace(id(digits)?).is_some(),
+            Some(("cache", mode)) => {
+                Caching::named(mode)?;
+                self.caching.replace(mode).is_some()
+            }
             None if option == "protect" => std::mem::replace(&mut self.masks.protect, true),
             Some(("mask", glob)) => {
                 self.masks.hidden.push(glob.to_owned());
@@ -381,7 +447,8 @@ impl<'a> Options<'a> {
     /// The mount at a place, of the kind `bare` if the options say none.
     fn mount(self, guest_path: &str, host_path: &str, bare: &str) -> Result<Mount, Wrong> {
         let (kind, readonly, owner) = (self.kind.unwrap_or(bare), self.readonly, self.owner);
-        let mount = Mount::new(&WantedMount { guest_path, kind, host_path, readonly, owner })?;
+        let caching = self.caching.unwrap_or_default();
+        let mount = Mount::new(&WantedMount { guest_path, kind, host_path, readonly, owner, caching })?;
         Ok(mount.masked(&self.masks)?)
     }
 }
@@ -402,7 +469,7 @@ mod tests {
     use super::*;
 
     fn host(path: &str, readonly: bool, uid: Option<u32>, gid: Option<u32>) -> Content {
-        Content::Host { path: path.into(), readonly, owner: Owner { uid, gid } }
+        Content::Host { path: path.into(), readonly, owner: Owner { uid, gid }, caching: Caching::Auto }
     }
 
     fn overlay(path: &str, readonly: bool) -> Content {
@@ -475,6 +542,35 @@ mod tests {
         ] {
             assert_eq!(plain(text), Err(MountError { mount: text.into(), why }), "{text}");
         }
+    }
+
+    #[test]
+    fn caching_is_an_option_of_the_hosts_files() {
+        for (text, caching, printed) in [
+            ("/a:/b:host_fs,cache=none", Caching::None, "/a:/b:host_fs,cache=none"),
+            ("/a:/b:cache=always,ro,uid=7", Caching::Always, "/a:/b:ro,uid=7,cache=always"),
+            ("/a:/b:host_fs,cache=auto", Caching::Auto, "/a:/b:host_fs"),
+            ("/a:/b:ro", Caching::Auto, "/a:/b:ro"),
+        ] {
+            let read = plain(text).unwrap();
+            assert_eq!((read.caching(), read.to_string().as_str()), (Some(caching), printed), "{text}");
+            assert_eq!(plain(printed), Ok(read));
+        }
+        let named = mount("cache=none,type=real_fs,source=/a,target=/b", "").unwrap();
+        assert_eq!(named.caching(), Some(Caching::None));
+        assert_eq!(plain("/a:/b:overlay").unwrap().caching(), None);
+        for (option, why) in [
+            ("host_fs,cache=", Wrong::Caching(String::new())),
+            ("host_fs,cache=never", Wrong::Caching("never".into())),
+            ("host_fs,cache", Wrong::UnknownOption("cache".into())),
+            ("host_fs,cache=auto,cache=auto", Wrong::Twice("cache=auto".into())),
+            ("cache=auto", Wrong::NotCaching),
+            ("overlay,ro,cache=none", Wrong::NotCaching),
+        ] {
+            let text = format!("/a:/b:{option}");
+            assert_eq!(plain(&text), Err(MountError { mount: text, why }));
+        }
+        assert_eq!(plain(":/b:memory,cache=always").unwrap_err().why, Wrong::NotCaching);
     }
 
     #[test]
@@ -608,11 +704,14 @@ mod tests {
         let source = || "[a-zA-Z/. :@,=ä-]{1,20}";
         let content = prop_oneof![
             Just(Content::Memory),
-            (source(), any::<bool>(), id(), id()).prop_map(|(path, readonly, uid, gid)| Content::Host {
-                path,
-                readonly,
-                owner: Owner { uid, gid }
-            }),
+            (source(), any::<bool>(), id(), id(), prop::sample::select(&Caching::ALL[..])).prop_map(
+                |(path, readonly, uid, gid, caching)| Content::Host {
+                    path,
+                    readonly,
+                    owner: Owner { uid, gid },
+                    caching
+                }
+            ),
             (source(), any::<bool>()).prop_map(|(path, readonly)| Content::Overlay { path, readonly }),
         ];
         (path, content).prop_map(|(guest_path, content)| at(&guest_path, content))

@@ -261,8 +261,14 @@ def test_a_stream_that_blocks_holds_up_no_other_request(client: Client) -> None:
 def test_mounts_of_an_asyncio_client(home: homes.Home, alpine: str, tmp_path: Path) -> None:
     async def calls() -> None:
         async with AsyncClient() as client:
-            await client.launch(Sandbox(alpine).mount_host_dir("/workspace/here", str(tmp_path), owner_gid=7))
+            sandbox = Sandbox(alpine).mount_host_dir("/workspace/here", str(tmp_path), owner_gid=7)
+            sandbox.mount("/at-once", MountConfig(type="host_fs", host_path=str(tmp_path), cache="none"))
+            await client.launch(sandbox)
             assert (await client.exec("pwd; stat -c %g here")).stdout == "/workspace\n7\n"
+            for text in ("one", "second", "3"):
+                (tmp_path / "text").write_text(text, encoding="utf-8")
+                size = f"{len(text)}\n"
+                assert (await client.exec("cat /at-once/text; stat -c %s /at-once/text")).stdout == text + size
             await client.write_file("/workspace/here/made", b"x" * 100_000)
         await client.remove()
 

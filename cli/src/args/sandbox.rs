@@ -123,15 +123,16 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "PATH|@VOLUME:GUEST[:OPTIONS]", help_heading = "Disks")]
     pub(crate) disk: Vec<String>,
     /// Directory or file of the host in the guest, whose changes end with the sandbox; with host_fs they are the host's, with
-    /// ro there are none. :GUEST:memory is an empty folder. More options: uid=N, gid=N, owner=UID:GID, mask=GLOB,
-    /// mask-ro=GLOB, protect
+    /// ro there are none. :GUEST:memory is an empty folder. More options: uid=N, gid=N, owner=UID:GID,
+    /// cache=none|auto|always, mask=GLOB, mask-ro=GLOB, protect
     #[arg(short = 'v', long, value_name = "HOST:GUEST[:OPTIONS]", help_heading = "Folders")]
     pub(crate) volume: Vec<String>,
-    /// The same by names: type=host_fs|overlay|memory,source=HOST,target=GUEST; then readonly, uid=N, gid=N
+    /// The same by names: type=host_fs|overlay|memory,source=HOST,target=GUEST; then readonly, uid=N, gid=N,
+    /// cache=MODE, mask=GLOB
     #[arg(long, value_name = "NAME=VALUE,...", help_heading = "Folders")]
     pub(crate) mount: Vec<String>,
-    /// Names that the guest does not see, in every folder of the host: a glob of a name, or of a path from the folder on if it
-    /// begins with a slash
+    /// Names that the guest does not see, in every folder that -v and --mount name, memory too: a glob of a name, or of a path
+    /// from the folder on if it begins with a slash
     #[arg(long, value_name = "GLOB", help_heading = "Folders")]
     pub(crate) mask: Vec<String>,
     /// Names that the guest cannot change, likewise

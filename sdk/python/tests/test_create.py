@@ -136,6 +136,7 @@ def test_mounts(client: Client) -> None:
         .mount_memory("/workspace/c")
         .mount_overlay("/workspace/d", "/d")
         .mount("/workspace/e", MountConfig(type="real_fs", host_path="/e"))
+        .mount("/workspace/f", MountConfig(type="host_fs", host_path="/f", cache="always"))
     )
     assert sent(client, sandbox)["vfs"] == {
         # Mounts without a workspace are below /workspace, as the documents show.
@@ -147,6 +148,7 @@ def test_mounts(client: Client) -> None:
             "/workspace/d": {"type": "overlay", "host_path": "/d"},
             # The old name of the same thing.
             "/workspace/e": {"type": "host_fs", "host_path": "/e"},
+            "/workspace/f": {"type": "host_fs", "host_path": "/f", "cache": "always"},
         },
     }
     assert sent(client, Sandbox("i3").with_workspace("/code"))["vfs"] == {"workspace": "/code"}

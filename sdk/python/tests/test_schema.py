@@ -77,7 +77,7 @@ def everything(client: Client) -> None:
         .with_env("A", "1")
         .with_image_config(ImageConfig("u", "/w", ["e"], ["c"], {"B": "2"}))
         .with_workspace("/workspace")
-        .mount("/workspace/a", MountConfig("host_fs", "/a", True, 1, 2))
+        .mount("/workspace/a", MountConfig("host_fs", "/a", True, 1, 2, cache="none"))
         .with_vfs_interception(
             VFSInterceptionConfig(True, [VFSHookRule("n", "before", ["create"], "/*", "block", timeout_ms=1)])
         )

@@ -138,6 +138,9 @@ pub struct VmMount {
     /// The group that the guest sees as that of files to which it gave no other.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner_gid: Option<u32>,
+    /// When the guest sees what the host changes, unless that is `auto`: `none`, `always`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<String>,
 }
 
 /// A line of /etc/hosts.

@@ -136,7 +136,7 @@ fn check(spec: &Spec) -> Result<(), RunError> {
         return Err(RunError::Spec("memory must be from 32 MiB to 1 TiB"));
     }
     if devices::count(spec) > layout::VIRTIO_DEVICES_MAX {
-        return Err(RunError::Spec("a machine has at most 16 virtio devices"));
+        return Err(RunError::Spec("a machine has at most 18 virtio devices"));
     }
     Ok(())
 }

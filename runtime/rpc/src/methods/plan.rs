@@ -14,7 +14,9 @@ use policy::names;
 use policy::network::{Member, Network as Checked, Wrong};
 use policy::resources::WantedResources;
 use sandbox::{DEFAULT_GRACE, FileWatch, ImageOverrides, Spec, TimeLimit};
-use wire::rpc::{CreateParams, ExtraDisk, FileRule, HostMapping, Mount, Network, Vfs, VfsInterception};
+use wire::rpc::{
+    CreateParams, DirectMount, ExtraDisk, FileRule, HostMapping, Mount, Network, Vfs, VfsInterception,
+};
 
 use super::Result;
 use crate::failure::Failure;
@@ -53,7 +55,7 @@ pub(crate) fn plan(mut params: CreateParams, machine: WantedMachine) -> Result<S
             .transpose()?
             .map(|env| env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()),
     };
-    not_built_yet(&network, params.vfs.as_ref())?;
+    not_built_yet(&network)?;
     let disks = disks(params.extra_disks.unwrap_or_default())?;
 
     let resources = params.resources.unwrap_or_default();
@@ -146,16 +148,25 @@ fn member(member: Member) -> &'static str {
 /// The workspace, if there is to be one, and the mounts.
 fn check_vfs(vfs: Option<&Vfs>) -> Result<(Option<String>, Vec<mounts::Mount>)> {
     let Some(vfs) = vfs else { return Ok((None, Vec::new())) };
-    let wanted = vfs.mounts.iter().flatten().filter_map(|(path, mount)| Some((path, mount.as_ref()?)));
-    let has_mounts = wanted.clone().next().is_some();
+    let mounts = vfs.mounts.iter().flatten().filter_map(|(path, mount)| Some((path, mount.clone()?)));
+    let direct = vfs.direct_mounts.iter().flatten();
+    let direct = direct.filter_map(|(path, mount)| Some((path, of_the_host(mount.as_ref()?))));
+    let wanted: Vec<(&String, Mount)> = mounts.chain(direct).collect();
+    let has_mounts = !wanted.is_empty();
     if vfs.interception.is_some() && !has_mounts {
         return Err(invalid("vfs.interception requires at least one vfs.mounts entry"));
     }
     let workspace = mounts::workspace(vfs.workspace.as_deref().unwrap_or_default(), has_mounts)
         .map_err(|error| invalid(format!("vfs.workspace: {error}")))?;
-    let mounts = wanted.map(|(path, mount)| check_mount(path, mount)).collect::<Result<Vec<_>>>()?;
+    let mounts = wanted.iter().map(|(path, mount)| check_mount(path, mount)).collect::<Result<Vec<_>>>()?;
     mounts::check(&mounts, &[]).map_err(invalid)?;
     Ok((workspace, mounts))
+}
+
+/// A direct mount, in the words of all others.
+fn of_the_host(direct: &DirectMount) -> Mount {
+    let DirectMount { host_path, readonly } = direct.clone();
+    Mount { kind: Some("host_fs".to_owned()), host_path, readonly, ..Mount::default() }
 }
 
 /// Rules for files, and whether operations are told: with any rules they are, as in the 0.2 releases.
@@ -182,6 +193,7 @@ fn check_mount(guest_path: &str, mount: &Mount) -> Result<mounts::Mount> {
         host_path: mount.host_path.as_deref().unwrap_or_default(),
         readonly: mount.readonly.unwrap_or_default(),
         owner: Owner { uid: mount.owner_uid, gid: mount.owner_gid },
+        caching: mount.cache.as_deref().unwrap_or_default(),
     };
     if wanted.kind == "overlay" && (mount.upper.is_some() || mount.lower.is_some()) {
         return Err(Failure::vm(format!(
@@ -216,7 +228,7 @@ fn disks(extra: Vec<ExtraDisk>) -> Result<Vec<Disk>> {
 }
 
 /// Refuses parameters for parts that are not built yet, by name.
-fn not_built_yet(network: &Network, vfs: Option<&Vfs>) -> Result<()> {
+fn not_built_yet(network: &Network) -> Result<()> {
     fn any<T>(list: Option<&Vec<T>>) -> bool {
         list.is_some_and(|list| !list.is_empty())
     }
@@ -229,10 +241,6 @@ fn not_built_yet(network: &Network, vfs: Option<&Vfs>) -> Result<()> {
         ("network.block_private_ips = false", networked && network.block_private_ips != Some(true)),
         ("network.dns_servers", networked && any(network.dns_servers.as_ref())),
         ("network.mtu", networked && network.mtu.is_some_and(|mtu| mtu != 0)),
-        (
-            "vfs.direct_mounts",
-            vfs.is_some_and(|vfs| vfs.direct_mounts.as_ref().is_some_and(|mounts| !mounts.is_empty())),
-        ),
     ];
     match parts.iter().find(|(_, given)| *given) {
         Some((part, _)) => Err(Failure::vm(format!("{part}: not built yet"))),
@@ -372,6 +380,12 @@ mod tests {
             ("/w", Some(u32::MAX))
         );
         assert_eq!(texts(json!({"mounts": {"/a": null}, "workspace": ""})), (String::new(), vec![]));
+        let cached = json!({"type": "host_fs", "host_path": "/a", "cache": "always"});
+        let vfs = json!({"mounts": {"/a": cached}, "direct_mounts": {
+            "/b": {"host_path": "/b", "readonly": true}, "/c/": {"host_path": "c"}, "/d": null,
+        }});
+        let expected = ["/a:/a:host_fs,cache=always", "/b:/b:ro", "c:/c:host_fs"];
+        assert_eq!(texts(vfs), ("/workspace".to_owned(), expected.map(str::to_owned).to_vec()));
     }
 
     #[test]
@@ -505,6 +519,15 @@ mod tests {
             ),
             (("vfs", json!({"mounts": {"/a": {}, "/a/": {}}})), "something else is mounted at /a"),
             (
+                ("vfs", json!({"mounts": {"/a": {}}, "direct_mounts": {"/a": {"host_path": "/x"}}})),
+                "something else is mounted at /a",
+            ),
+            (mount("/a", json!({"cache": "auto"})), "/a: cache= is only supported for host_fs mounts"),
+            (
+                mount("/a", json!({"type": "host_fs", "host_path": "/x", "cache": "never"})),
+                "/a: unknown cache mode \"never\"; there are none, auto, always",
+            ),
+            (
                 mount("/a", json!({"owner_uid": 0})),
                 "/a: owner_uid/owner_gid are only supported for host_fs mounts",
             ),
@@ -535,7 +558,6 @@ mod tests {
                 "network.dns_servers",
             ),
             ("network", json!({"block_private_ips": true, "mtu": 1400}), "network.mtu"),
-            ("vfs", json!({"direct_mounts": {"/a": {}}}), "vfs.direct_mounts"),
         ] {
             let failure = with(member, value).unwrap_err();
             assert_eq!((failure.code, failure.message), (ErrorCode::Vm, format!("{part}: not built yet")));

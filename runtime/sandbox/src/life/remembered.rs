@@ -63,6 +63,7 @@ impl MountConfig {
             readonly: mount.is_readonly(),
             uid,
             gid,
+            cache: mount.caching().map(|caching| caching.name().to_owned()),
         }
     }
 }
@@ -96,7 +97,7 @@ mod tests {
             hostname: None,
             add_hosts: vec![("db".into(), [10, 0, 0, 1].into())],
             disks: policy::disks::specs(&["@data:/data:gid=8", "a.ext4:/a:ro"]).unwrap(),
-            mounts: ["src:/work/src:ro,gid=8", ":/work/tmp:memory"]
+            mounts: ["src:/work/src:ro,gid=8,cache=none", ":/work/tmp:memory"]
                 .map(|text| policy::mounts::volume(text, "").unwrap())
                 .to_vec(),
             watch: FileWatch::default(),
@@ -130,10 +131,11 @@ mod tests {
             DiskConfig { source, guest_path, readonly: false, uid: None, gid: Some(8) }
         );
         assert!(config.disks[1].source.starts_with('/') && config.disks[1].readonly);
-        let MountConfig { guest_path, kind, host_path, readonly, uid, gid } = &config.mounts[0];
+        let MountConfig { guest_path, kind, host_path, readonly, uid, gid, cache } = &config.mounts[0];
         assert_eq!((guest_path.as_str(), kind.as_str(), *readonly), ("/work/src", "host_fs", true));
         assert!(host_path.as_ref().is_some_and(|path| path.starts_with('/') && path.ends_with("/src")));
-        assert_eq!((*uid, *gid), (None, Some(8)));
+        assert_eq!((*uid, *gid, cache.as_deref()), (None, Some(8), Some("none")));
+        assert_eq!(config.mounts[1].cache, None);
         assert_eq!((config.mounts[1].kind.as_str(), config.mounts[1].host_path.as_ref()), ("memory", None));
         assert_eq!(config.image_env.as_deref(), Some(&["TOKEN".to_owned()][..]));
         let stored = serde_json::to_string(&config).unwrap();

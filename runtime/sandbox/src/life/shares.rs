@@ -13,10 +13,12 @@ use std::{fs, io};
 
 use guest_protocol::{ShareDevice, ShareMount};
 use machine::BackEnd;
-use machine::shares::{Content, Device, Inner, Masks, MountSpec, Shares as Process, Source, View, Watch};
+use machine::shares::{
+    Caching, Content, Device, Inner, Masks, MountSpec, Shares as Process, Source, View, Watch,
+};
 use policy::disks::Disk;
 use policy::files::WantedMasks;
-use policy::mounts::{Content as Wanted, Mount};
+use policy::mounts::{self, Content as Wanted, Mount};
 use policy::resources::Grant;
 use rustix::fs::{Mode, OFlags};
 
@@ -54,7 +56,7 @@ struct Share {
 impl Shares {
     /// Opens the files of all mounts.
     pub(crate) fn attach(home: &Home, mounts: &[Mount], disks: &[Disk]) -> Result<Self> {
-        policy::mounts::check(mounts, disks)?;
+        mounts::check(mounts, disks)?;
         let limit = limit(mounts);
         let shares = mounts.iter().map(|mount| Share::attach(home, mount, limit));
         let mut shares = Self(shares.collect::<Result<_>>()?);
@@ -203,13 +205,14 @@ impl Share {
         let open = |path, readonly| open(home, mount, path, readonly);
         let content = match &mount.content {
             Wanted::Memory => Content::Memory { limit },
-            Wanted::Host { path, readonly, owner } => {
-                let view = View {
-                    readonly: *readonly,
-                    owner_uid: owner.uid,
-                    owner_gid: owner.gid,
-                    ..View::default()
+            Wanted::Host { path, readonly, owner, caching } => {
+                let caching = match caching {
+                    mounts::Caching::None => Caching::None,
+                    mounts::Caching::Auto => Caching::Auto,
+                    mounts::Caching::Always => Caching::Always,
                 };
+                let (owner_uid, owner_gid) = (owner.uid, owner.gid);
+                let view = View { readonly: *readonly, owner_uid, owner_gid, caching };
                 Content::Host { source: open(path, *readonly)?, view }
             }
             // Without changes there is nothing to keep.
@@ -277,8 +280,7 @@ mod tests {
     use super::*;
 
     fn attach_all(home: &Home, texts: &[&str]) -> Result<Shares> {
-        let mounts: Vec<_> =
-            texts.iter().map(|text| policy::mounts::volume(text, "/workspace").unwrap()).collect();
+        let mounts: Vec<_> = texts.iter().map(|text| mounts::volume(text, "/workspace").unwrap()).collect();
         Shares::attach(home, &mounts, &[])
     }
 

@@ -93,4 +93,6 @@ pub struct MountConfig {
     pub uid: Option<u32>,
     /// The group that the guest sees as that of files to which it gave no other.
     pub gid: Option<u32>,
+    /// When the guest sees what the host changes: `none`, `auto`, `always`; `host_fs` only.
+    pub cache: Option<String>,
 }

@@ -45,10 +45,14 @@ class MountConfig:
     """Refuse every change."""
 
     owner_uid: int | None = None
-    """`host_fs`: the user all files appear to belong to; in [0, 4294967295]."""
+    """`host_fs`: the user who owns files to which the guest gave no other; in [0, 4294967295]."""
 
     owner_gid: int | None = None
-    """`host_fs`: the group all files appear to belong to; in [0, 4294967295]."""
+    """`host_fs`: the group of files to which the guest gave no other; in [0, 4294967295]."""
+
+    cache: str = field(default="", kw_only=True)
+    """`host_fs`: when the guest sees what the host changes: `none` (at once), `auto` (at the next open; attributes
+    within a second), `always` (within an hour: nobody else changes the files). Empty is `auto`."""
 
     mask: list[str] = field(default_factory=list[str], kw_only=True)
     """Globs of names that the guest does not see: from the mount on with a slash in front, else anywhere in it."""
@@ -74,6 +78,8 @@ class MountConfig:
             wire["owner_uid"] = self.owner_uid
         if self.owner_gid is not None:
             wire["owner_gid"] = self.owner_gid
+        if self.cache:
+            wire["cache"] = self.cache
         if self.mask:
             wire["mask"] = list(self.mask)
         if self.mask_readonly:

@@ -107,7 +107,7 @@ pub struct Vfs {
     pub mounts: Option<BTreeMap<String, Option<Mount>>>,
     /// Rules and events.
     pub interception: Option<VfsInterception>,
-    /// Host directories without rules, by guest path.
+    /// More of the host's directories and files, by guest path: a short form of `host_fs` mounts. Rules hold here too.
     pub direct_mounts: Option<BTreeMap<String, Option<DirectMount>>>,
 }
 
@@ -125,6 +125,8 @@ pub struct Mount {
     pub owner_uid: Option<u32>,
     /// Group id of all files to which the guest gave no other. `host_fs` only.
     pub owner_gid: Option<u32>,
+    /// When the guest sees what the host changes: `none`, `auto` (the default), `always`. `host_fs` only.
+    pub cache: Option<String>,
     /// Globs of names that the guest does not see.
     pub mask: Option<Vec<String>>,
     /// Globs of names that the guest cannot change.
@@ -137,10 +139,10 @@ pub struct Mount {
     pub lower: Option<serde_json::Value>,
 }
 
-/// A host directory without rules.
+/// A directory or file of the host's, as a `host_fs` mount.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DirectMount {
-    /// The host's directory.
+    /// The host's directory or file.
     pub host_path: Option<String>,
     /// Whether the guest cannot write to it.
     pub readonly: Option<bool>,

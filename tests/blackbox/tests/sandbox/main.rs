@@ -9,6 +9,7 @@
 mod archive;
 mod arguments;
 mod broken;
+mod caching;
 mod changes;
 mod disks;
 mod ends;
@@ -98,6 +99,7 @@ fn main() -> ExitCode {
         (Needs::Guest, port_forward::TESTS),
         (Needs::Guest, disks::TESTS),
         (Needs::Guest, shares::TESTS),
+        (Needs::Guest, caching::TESTS),
         (Needs::Guest, mounts::TESTS),
         (Needs::Guest, masks::TESTS),
         (Needs::Guest, changes::TESTS),

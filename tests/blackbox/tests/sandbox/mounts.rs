@@ -10,6 +10,7 @@ use crate::shares::ends_with_its_process;
 
 pub(crate) const TESTS: &[Test] = &[
     ("mounts::every_kind_in_one_guest", every_kind_in_one_guest),
+    ("mounts::with_as_many_disks_as_there_can_be", with_as_many_disks_as_there_can_be),
     ("mounts::the_end_of_their_process_is_an_error_in_the_guest", the_end_of_their_process),
 ];
 
@@ -116,6 +117,24 @@ echo $place $set ${options%%,*}; done";
         (vec!["kept".into()], vec!["app.conf".into(), "other".into()])
     );
     assert_eq!(fs::read_to_string(at("over/below")).unwrap(), "below, later\n");
+    home.assert_nothing_left();
+}
+
+fn with_as_many_disks_as_there_can_be() {
+    let home = Home::with_own_volumes();
+    let host = tempfile::tempdir().unwrap();
+    let mut options = vec!["-v".to_owned(), format!("{}:/host:host_fs", host.path().display())];
+    options.extend(["-v", ":/memory:memory"].map(str::to_owned));
+    for number in 0..8 {
+        let done = home.done(["volume", "create", &format!("v{number}"), "--size", "16"]);
+        assert_eq!(done.status, 0, "{done:?}");
+        options.extend(["--disk".to_owned(), format!("@v{number}:/disks/{number}")]);
+    }
+    let script = "for place in /host /memory /disks/*; do echo $place > $place/file && cat $place/file; done";
+    let done = blackbox::done(home.run(options).args(["--", "sh", "-c", script]));
+    let disks: String = (0..8).map(|number| format!("/disks/{number}\n")).collect();
+    assert_eq!((done.status, done.stdout), (0, format!("/host\n/memory\n{disks}")));
+    assert_eq!(fs::read_to_string(host.path().join("file")).unwrap(), "/host\n");
     home.assert_nothing_left();
 }
 

@@ -189,7 +189,7 @@ fn sandboxes_of_rpc_are_like_any_other() {
         "resources": {"memory_mb": 256, "timeout_seconds": 300, "time_limit_seconds": 600.5},
         "env": {"API_KEY": "s3cr3t"},
         "network": {"no_network": true},
-        "vfs": {"workspace": "/work", "mounts": {"/work/here": {"type": "host_fs", "host_path": shared.path(), "readonly": true}}},
+        "vfs": {"workspace": "/work", "mounts": {"/work/here": {"type": "host_fs", "host_path": shared.path(), "readonly": true, "cache": "none"}}},
     });
     let call = serde_json::json!({"jsonrpc": "2.0", "id": 1, "method": "create", "params": params});
     writeln!(rpc.stdin.as_mut().unwrap(), "{call}").unwrap();
@@ -201,7 +201,8 @@ fn sandboxes_of_rpc_are_like_any_other() {
     let (yes, no) = (Value::from(true), Value::from(false));
     assert_eq!(vm["config"]["resources"]["timeout_seconds"], 300.0);
     assert_eq!(vm["config"]["resources"]["time_limit_seconds"], 600.5);
-    let mount = serde_json::json!({"type": "host_fs", "host_path": shared.path(), "readonly": true});
+    let mount =
+        serde_json::json!({"type": "host_fs", "host_path": shared.path(), "readonly": true, "cache": "none"});
     let vfs = serde_json::json!({"workspace": "/work", "mounts": {"/work/here": mount}});
     assert_eq!(vm["config"]["vfs"], vfs);
     assert_eq!(json(&home.done(["inspect", &id]))["vm"]["config"]["vfs"], vfs);

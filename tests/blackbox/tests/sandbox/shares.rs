@@ -28,6 +28,8 @@ fn what_cannot_be_shared_is_refused_at_once() {
         ("/tmp:/a:rw".to_owned(), "unknown option \"rw\""),
         ("/tmp:/a:memory".to_owned(), "a memory mount has no path of the host"),
         ("/tmp:/a:uid=1".to_owned(), "owner_uid/owner_gid are only supported for host_fs mounts"),
+        ("/tmp:/a:cache=none".to_owned(), "cache= is only supported for host_fs mounts"),
+        ("/tmp:/a:ro,cache=never".to_owned(), "unknown cache mode \"never\"; there are none, auto, always"),
         ("/tmp:/a:ro,uid=4294967295".to_owned(), "\"4294967295\" is no id"),
         ("/tmp:/proc/a:ro".to_owned(), "/proc is the kernel's own"),
         ("/no/such:/a:ro".to_owned(), "No such file or directory"),

@@ -250,8 +250,8 @@ fn what_cannot_be_made_is_refused_in_words() {
         (&kernel, &|spec| spec.hypervisor = Fd(4), "not /dev/kvm"),
         (
             &kernel,
-            &|spec| spec.devices.extend((0..15).map(|_| disk(SegmentSpec::Zeroes(512)))),
-            "at most 16 virtio devices",
+            &|spec| spec.devices.extend((0..17).map(|_| disk(SegmentSpec::Zeroes(512)))),
+            "at most 18 virtio devices",
         ),
     ];
     for (kernel, change, expected) in cases {
