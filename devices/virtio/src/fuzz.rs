@@ -7,7 +7,7 @@
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::Arc;
 
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
@@ -19,6 +19,7 @@ use crate::blk::{BlockDevice, Blocks};
 use crate::console::Console;
 use crate::harness::{self, Descriptor, DriverQueue, END, Held, NEXT, Place, Rig, SEAM, WRITE};
 use crate::mmio::MmioTransport;
+use crate::net::{Datagrams, HEADER, MAX_PACKET, Net, Offloads, Settings, StationAddress};
 use crate::rng::Entropy;
 use crate::vsock::{GUEST_CID, PortMessage, Vsock, channel};
 use crate::{Attached, Buffers, Chain, Device, Event, QueueHolder, SharedQueue};
@@ -265,6 +266,91 @@ fn host(script: &mut Script<'_>, channel: &OwnedFd, hosts: &mut Vec<UnixStream>)
         (3, None) => drop(rustix::net::send(channel, &script.bytes::<9>(), SendFlags::DONTWAIT)),
         _ => {}
     }
+}
+
+/// The network device, between a guest and its network.
+pub fn net(data: &[u8]) {
+    let mut script = Script(data);
+    let Ok((socket, network)) = UnixDatagram::pair() else { return };
+    if socket.set_nonblocking(true).and(network.set_nonblocking(true)).is_err() {
+        return;
+    }
+    let offloads = Offloads::from_bits_truncate(script.u8());
+    let frames = Datagrams { socket, offloads, taken: Arc::default() };
+    let settings = StationAddress::new([2, 0, 0, 0, 0, 1]).and_then(|address| Settings::new(address, 1500));
+    let Ok(net) =
+        settings.map_err(io::Error::other).and_then(|settings| Net::new(Box::new(frames), settings))
+    else {
+        return;
+    };
+    let mut rig = Rig::new(net, script.u8() & 1 != 0);
+    let mut packet = [0; MAX_PACKET];
+    for _ in 0..4 * MAX_STEPS {
+        if script.0.is_empty() {
+            break;
+        }
+        match script.u8() % 12 {
+            0 | 1 => outgoing(&mut script, &mut rig),
+            2 | 3 => {
+                let len = script.pick(&[0, 1, 12, 25, 26, 1526, 1526, 9000, 65_562, 65_565, 65_566]);
+                drop(network.send(&vec![0xab; len]));
+            }
+            4 | 5 => {
+                let len = script.pick(&[1, 11, 12, 100, 1536, 1536, 4096, 1 << 16]);
+                let descriptor = Descriptor { addr: SEAM - 0x800, len, flags: WRITE, next: 0 };
+                for _ in 0..script.u8() % 64 {
+                    rig.drivers[0].chain(&rig.memory, &[descriptor]);
+                }
+            }
+            6 => {
+                let descriptors = [script.descriptor(), script.descriptor()];
+                let count = usize::from(script.u8()) % 2 + 1;
+                let queue = usize::from(script.u8() % 2);
+                rig.drivers[queue].chain(&rig.memory, &descriptors[..count]);
+            }
+            7 => rig.drivers[usize::from(script.u8() % 2)].set_avail_idx(&rig.memory, script.u16()),
+            8 if script.u8() % 8 == 0 => {
+                rig.declined = u64::from(script.u32());
+                rig.activate(script.u8() & 1 != 0);
+            }
+            9 => rig.process_host(),
+            _ => rig.process(usize::from(script.u8() % 2)),
+        }
+        while let Ok(len) = network.recv(&mut packet) {
+            assert!(packet[0] <= 1 && (packet[1] == 0 || packet[0] == 1), "{:?}", &packet[..HEADER]);
+            let end = [packet[6], packet[8]].map(usize::from);
+            let end = end[0] + end[1] + 256 * (usize::from(packet[7]) + usize::from(packet[9])) + 2;
+            assert!(packet[0] == 0 || HEADER + end <= len, "{:?} before {len}", &packet[..HEADER]);
+        }
+    }
+}
+
+/// Posts a packet of the guest's, with the faults that the script picks.
+fn outgoing(script: &mut Script<'_>, rig: &mut Rig<Net>) {
+    let len: u32 = script.pick(&[0, 13, 14, 60, 1514, 1514, 9000, 65_553, 65_554]);
+    let mut header = vec![script.pick(&[0, 1, 1, 2, 0xff]), script.pick(&[0, 0, 1, 3, 4, 5, 0x81])];
+    for number in [script.pick(&[0, 54, 1514, u16::MAX]), script.pick(&[0, 1448, u16::MAX])] {
+        header.extend(number.to_le_bytes());
+    }
+    for number in [script.pick(&[0, 13, 14, 34, 1512, u16::MAX]), script.pick(&[0, 6, 16, u16::MAX]), 7] {
+        header.extend(number.to_le_bytes());
+    }
+    harness::write(&rig.memory, harness::DATA, &header);
+    let first = script.pick(&[12, 12, 11, 13]);
+    let mut descriptors = [
+        Descriptor { addr: harness::DATA, len: first, flags: 0, next: 0 },
+        Descriptor {
+            addr: harness::DATA + u64::from(first),
+            len: (12 + len).saturating_sub(first),
+            flags: 0,
+            next: 0,
+        },
+    ];
+    if script.u8().is_multiple_of(4) {
+        descriptors[1] = script.descriptor();
+    }
+    rig.drivers[1].chain(&rig.memory, &descriptors);
+    rig.process(1);
 }
 
 /// The transport, with one of the devices behind it.
@@ -517,6 +603,11 @@ mod tests {
     #[test]
     fn vsock() {
         run(1000, super::vsock);
+    }
+
+    #[test]
+    fn net() {
+        run(1000, super::net);
     }
 
     #[test]

@@ -61,10 +61,22 @@ pub struct Place {
 }
 
 impl Place {
-    /// The place at which the harness puts queue `index`; its four kilobytes hold up to 128 descriptors.
+    /// The place at which the harness puts queue `index`: four kilobytes for up to 128 descriptors, eight for up to
+    /// 256.
     pub fn new(index: usize, size: u16) -> Self {
-        let desc = 0x1000 * (index as u64 + 1);
-        Self { size, desc, avail: desc + 0x800, used: desc + 0xa00 }
+        let index = index as u64;
+        if size <= 128 {
+            let desc = 0x1000 * (index + 1);
+            Self { size, desc, avail: desc + 0x800, used: desc + 0xa00 }
+        } else {
+            let desc = 0x2000 * (index + 1);
+            Self { size, desc, avail: desc + 0x1000, used: desc + 0x1400 }
+        }
+    }
+
+    /// Fills the queue's bytes with zeroes.
+    fn clear(&self, memory: &GuestRam) {
+        write(memory, self.desc, &[0; 0x2000][..if self.size <= 128 { 0x1000 } else { 0x2000 }]);
     }
 }
 
@@ -262,6 +274,8 @@ pub struct Rig<D> {
     pub interrupt: Recorder,
     /// One event for each queue.
     pub kicks: Vec<Event>,
+    /// Bits of the device's features that the driver does not take.
+    pub declined: u64,
     queues: Vec<Queue>,
     next_data: u64,
 }
@@ -284,6 +298,7 @@ impl<D: Device> Rig<D> {
             drivers,
             interrupt: Recorder::default(),
             kicks,
+            declined: 0,
             queues: Vec::new(),
             next_data: DATA,
         };
@@ -296,10 +311,11 @@ impl<D: Device> Rig<D> {
         self.device.reset();
         for driver in &mut self.drivers {
             *driver = DriverQueue::new(driver.at);
-            write(&self.memory, driver.at.desc, &[0; 0x1000]);
+            driver.at.clear(&self.memory);
         }
         self.queues = self.drivers.iter().map(|driver| driver.to_queue(event_idx)).collect();
-        let features = self.device.identity().features | u64::from(event_idx) << VIRTIO_RING_F_EVENT_IDX;
+        let features = self.device.identity().features & !self.declined
+            | u64::from(event_idx) << VIRTIO_RING_F_EVENT_IDX;
         let activation =
             Activation { features, memory: &self.memory, queues: &self.queues, kicks: &self.kicks };
         let _ = self.device.activate(&activation);

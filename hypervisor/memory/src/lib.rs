@@ -8,6 +8,7 @@
 mod allocate;
 mod discard;
 mod file;
+mod packet;
 mod page;
 mod socket;
 mod sys;
@@ -15,6 +16,7 @@ mod sys;
 pub use allocate::{Backing, Error, allocate};
 pub use discard::discard;
 pub use file::{read_at, read_exact_at, write_all_at, write_at};
+pub use packet::{read_packet, write_packet};
 pub use socket::{receive, send};
 pub use sys::{NoOwnMount, Pages, SharedFile};
 

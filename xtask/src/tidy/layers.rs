@@ -35,6 +35,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     // 2: back ends of one seam each
     ("hypervisor_kvm", "hypervisor/kvm", &["guest_memory", "hypervisor"]),
     ("disk", "backends/disk", &["guest_memory", "virtio"]),
+    ("tap", "network/tap", &["guest_memory", "virtio"]),
     ("shares", "backends/shares", &["fuse", "guest_memory"]),
     ("vhost_backend", "backends/vhost", &["guest_memory", "virtio"]),
     // 3: the only place where hypervisor and devices meet
