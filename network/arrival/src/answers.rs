@@ -22,8 +22,8 @@ const HEADER: usize = 8;
 /// The way back for datagrams.
 #[derive(Debug)]
 pub struct Answers {
-    v4: OwnedFd,
-    v6: OwnedFd,
+    pub(crate) v4: OwnedFd,
+    pub(crate) v6: OwnedFd,
 }
 
 impl Answers {
@@ -36,8 +36,8 @@ impl Answers {
     }
 
     /// Sends `data` from `from`, which may be any address, to the guest's `to`. Both are of the same version of IP, and
-    /// `data` is no longer than [`MAX_ANSWER`] (`InvalidInput` otherwise). The call does not wait: a datagram for which there is no room is lost
-    /// (`WouldBlock`).
+    /// `data` is no longer than [`MAX_ANSWER`] (`InvalidInput` otherwise). The call does not wait: a datagram for which
+    /// there is no room is lost (`WouldBlock`).
     pub fn send(&self, from: SocketAddr, to: SocketAddr, data: &[u8]) -> io::Result<()> {
         let packet = packet(from, to, data).ok_or(io::ErrorKind::InvalidInput)?;
         let socket = if to.is_ipv4() { &self.v4 } else { &self.v6 };

@@ -28,6 +28,30 @@ pub(crate) fn open() -> Result<Sockets, Error> {
     Ok(Sockets { connections, datagrams, answers })
 }
 
+/// The descriptors of sockets, for another process.
+impl From<Sockets> for [OwnedFd; Sockets::COUNT] {
+    fn from(sockets: Sockets) -> Self {
+        let Sockets { connections: [tcp4, tcp6], datagrams: [udp4, udp6], answers } = sockets;
+        [tcp4.into(), tcp6.into(), udp4.0, udp6.0, answers.v4, answers.v6]
+    }
+}
+
+/// The sockets that another process opened, from its descriptors.
+impl From<[OwnedFd; Sockets::COUNT]> for Sockets {
+    fn from([tcp4, tcp6, udp4, udp6, v4, v6]: [OwnedFd; Self::COUNT]) -> Self {
+        Self {
+            connections: [tcp4.into(), tcp6.into()],
+            datagrams: [Datagrams(udp4), Datagrams(udp6)],
+            answers: Answers { v4, v6 },
+        }
+    }
+}
+
+impl Sockets {
+    /// Number of descriptors.
+    pub const COUNT: usize = 6;
+}
+
 /// A socket that takes what is for any address, bound to one of the loopback's.
 fn transparent(kind: SocketType, address: IpAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
@@ -119,11 +143,5 @@ fn v6(address: libc::sockaddr_in6) -> SocketAddr {
 impl AsFd for Datagrams {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
-    }
-}
-
-impl From<Datagrams> for OwnedFd {
-    fn from(datagrams: Datagrams) -> Self {
-        datagrams.0
     }
 }

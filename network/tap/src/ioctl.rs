@@ -6,13 +6,13 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use virtio::net::Offloads;
 
 /// Makes an interface, or says which one a descriptor has.
-const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
-const TUNGETIFF: libc::Ioctl = 0x8004_54d2;
+const TUNSETIFF: u32 = 0x4004_54ca;
+const TUNGETIFF: u32 = 0x8004_54d2;
 /// The work that a reader of packets does without.
-const TUNSETOFFLOAD: libc::Ioctl = 0x4004_54d0;
+const TUNSETOFFLOAD: u32 = 0x4004_54d0;
 /// The length of the header before each packet.
-const TUNGETVNETHDRSZ: libc::Ioctl = 0x8004_54d7;
-const TUNSETVNETHDRSZ: libc::Ioctl = 0x4004_54d8;
+const TUNGETVNETHDRSZ: u32 = 0x8004_54d7;
+const TUNSETVNETHDRSZ: u32 = 0x4004_54d8;
 
 /// The flags of a TAP: no header but virtio's.
 const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
@@ -43,14 +43,14 @@ pub(crate) fn make(device: BorrowedFd<'_>, name: &str) -> io::Result<()> {
         *place = libc::c_char::from_ne_bytes([byte]);
     }
     // SAFETY: TUNSETIFF reads and writes one `ifreq`, which `request` is.
-    done(unsafe { libc::ioctl(device.as_raw_fd(), TUNSETIFF, &raw mut request) })
+    done(unsafe { libc::ioctl(device.as_raw_fd(), TUNSETIFF as libc::Ioctl, &raw mut request) })
 }
 
 /// Whether the descriptor is that of a TAP with virtio's header.
 pub(crate) fn is_tap(fd: BorrowedFd<'_>) -> bool {
     let mut request = request(0);
     // SAFETY: TUNGETIFF writes one `ifreq`, which `request` is.
-    let result = unsafe { libc::ioctl(fd.as_raw_fd(), TUNGETIFF, &raw mut request) };
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), TUNGETIFF as libc::Ioctl, &raw mut request) };
     // SAFETY: the union holds what TUNGETIFF wrote, or zeroes.
     let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags });
     result == 0 && flags & FLAGS == FLAGS
@@ -60,7 +60,7 @@ pub(crate) fn is_tap(fd: BorrowedFd<'_>) -> bool {
 pub(crate) fn header_len(fd: BorrowedFd<'_>) -> io::Result<usize> {
     let mut len: libc::c_int = 0;
     // SAFETY: TUNGETVNETHDRSZ writes one `int`, which `len` is.
-    done(unsafe { libc::ioctl(fd.as_raw_fd(), TUNGETVNETHDRSZ, &raw mut len) })?;
+    done(unsafe { libc::ioctl(fd.as_raw_fd(), TUNGETVNETHDRSZ as libc::Ioctl, &raw mut len) })?;
     Ok(usize::try_from(len).unwrap_or_default())
 }
 
@@ -68,7 +68,7 @@ pub(crate) fn header_len(fd: BorrowedFd<'_>) -> io::Result<usize> {
 pub(crate) fn set_header_len(fd: BorrowedFd<'_>, len: usize) -> io::Result<()> {
     let len = libc::c_int::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: TUNSETVNETHDRSZ reads one `int`, which `len` is.
-    done(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETVNETHDRSZ, &raw const len) })
+    done(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETVNETHDRSZ as libc::Ioctl, &raw const len) })
 }
 
 /// Says what the reader of packets does without.
@@ -82,5 +82,5 @@ pub(crate) fn set_offloads(fd: BorrowedFd<'_>, offloads: Offloads) -> io::Result
     let bits =
         bits.iter().filter(|(offload, _)| offloads.contains(*offload)).fold(0, |all, (_, bit)| all | bit);
     // SAFETY: TUNSETOFFLOAD takes a number, and no address.
-    done(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETOFFLOAD, bits) })
+    done(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETOFFLOAD as libc::Ioctl, bits) })
 }

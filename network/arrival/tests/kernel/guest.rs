@@ -34,9 +34,14 @@ pub(crate) fn apart(test: impl FnOnce(Sockets) + Send + 'static) {
     if !possible() {
         return;
     }
+    behind(std::thread::spawn(Arrival::enter).join().unwrap().unwrap(), test);
+}
+
+/// Does the same as [`apart`], with a network that was made already.
+pub(crate) fn behind(arrival: Arrival, test: impl FnOnce(Sockets) + Send + 'static) {
     let name = std::thread::current().name().unwrap_or_default().to_owned();
     let thread = std::thread::Builder::new().name(name).spawn(move || {
-        let Arrival { tap, sockets } = std::thread::spawn(Arrival::enter).join().unwrap().unwrap();
+        let Arrival { tap, sockets } = arrival;
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         let guest = Tap::create("eth0").unwrap();
         for command in [
