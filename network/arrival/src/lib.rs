@@ -9,7 +9,7 @@
 //!
 //! The namespace has no name. It lives as long as one of its descriptors is open, and everything that was made goes
 //! with it, so nothing is to be taken back, whichever process is killed. The host's own network is not touched. The
-//! program `matchlock-arrival` makes all of it ([`serve`]) for the process that started it ([`Arrival::receive`]). Not
+//! program `matchlock-arrival` makes all of it ([`serve`]) for the process that starts it ([`start`]). Not
 //! here: what may leave (`egress_policy`), and connections to the world outside.
 
 #![cfg(target_os = "linux")]
@@ -28,7 +28,7 @@ use nix::sched::{CloneFlags, unshare};
 use tap::Tap;
 
 pub use answers::{Answers, MAX_ANSWER};
-pub use program::{Lack, ReceiveError, Refusal, serve};
+pub use program::{Lack, ReceiveError, Refusal, serve, start};
 pub use sockets::{Datagram, Datagrams, MAX_DATAGRAM, wanted};
 
 /// The interface in the namespace.

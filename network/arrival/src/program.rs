@@ -2,9 +2,12 @@
 //! as soon as the network is handed over. The kernel keeps that for whom has a descriptor.
 
 use std::fmt;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
-use process::Channel;
+use broker::Program;
+use process::{Channel, Spawn};
 use serde::{Deserialize, Serialize};
 use tap::Tap;
 
@@ -61,9 +64,21 @@ pub enum ReceiveError {
     /// The program cannot be talked to.
     #[error(transparent)]
     Process(#[from] process::Error),
+    /// The program's end could not be waited for.
+    #[error("matchlock-arrival: {0}")]
+    End(#[source] io::Error),
     /// The program ended without a word, or with other descriptors than a network has.
     #[error("matchlock-arrival handed over no network")]
     Nothing,
+}
+
+/// Starts the program, which is the file `program`, or the broker's own if this process has a broker, and waits for the
+/// network that the program makes.
+pub fn start(program: &Path) -> Result<Arrival, ReceiveError> {
+    let (mut child, channel) = broker::start(Program::Arrival, Spawn::new(program))?;
+    let arrival = Arrival::receive(&channel)?;
+    child.wait().map_err(ReceiveError::End)?;
+    Ok(arrival)
 }
 
 /// Makes a network in this process, which is the program's, and hands it over.

@@ -30,6 +30,8 @@ pub enum Program {
     Launcher,
     /// Shared folders.
     Shares,
+    /// The network, which it hands over before it ends.
+    Arrival,
 }
 
 impl Program {
@@ -41,6 +43,7 @@ impl Program {
             Self::Devices => "matchlock-devices",
             Self::Launcher => "matchlock-launcher",
             Self::Shares => "matchlock-shares",
+            Self::Arrival => "matchlock-arrival",
         }
     }
 }

@@ -29,7 +29,7 @@ const MAX_CHILDREN: usize = 16;
 const LAST_LIST: Duration = Duration::from_secs(60);
 
 /// The capabilities that stay: for processes' users, namespaces and ends, for programs that only their owner finds, for
-/// ports below 1024, and for interfaces. A filter of system calls would hold for all programs that the broker starts, QEMU's
+/// ports below 1024, for interfaces, and for the sockets of sandboxes' networks. A filter of system calls would hold for all programs that the broker starts, QEMU's
 /// launcher included.
 const KEPT: CapabilitySet = CapabilitySet::SETUID
     .union(CapabilitySet::SETGID)
@@ -39,7 +39,8 @@ const KEPT: CapabilitySet = CapabilitySet::SETUID
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::DAC_READ_SEARCH)
     .union(CapabilitySet::NET_BIND_SERVICE)
-    .union(CapabilitySet::NET_ADMIN);
+    .union(CapabilitySet::NET_ADMIN)
+    .union(CapabilitySet::NET_RAW);
 
 /// Serves until the one who asks hangs up, or sends what is no request; then all that was started ends.
 pub fn serve(channel: Channel) -> process::Result<()> {
@@ -167,7 +168,7 @@ impl Broker {
     /// The arguments of a program that starts as root's: a supervisor must not choose these.
     fn arguments(&self, program: Program) -> io::Result<Vec<OsString>> {
         Ok(match program {
-            Program::Vmm | Program::Devices => Vec::new(),
+            Program::Vmm | Program::Devices | Program::Arrival => Vec::new(),
             Program::Launcher => {
                 vec![process::find_program(QEMU).ok_or_else(|| not_found(QEMU))?.into()]
             }

@@ -84,7 +84,9 @@ fn supervise(role: &str) {
     broker::become_user(&user, Some(powers)).unwrap();
     match role {
         "status" => status(),
-        "start" => [Program::Vmm, Program::Launcher, Program::Shares].into_iter().for_each(show),
+        "start" => {
+            [Program::Vmm, Program::Launcher, Program::Shares, Program::Arrival].into_iter().for_each(show);
+        }
         "reap" => reap(),
         "acts" => acts(),
         "path" => println!("{}", broker::start(Program::Vmm, Spawn::new(Path::new("/"))).unwrap_err()),
@@ -215,7 +217,8 @@ fn supervisor(role: &str) -> (tempfile::TempDir, std::process::Child) {
         fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
     };
     let heeds = "echo \"$(basename \"$0\") $(id -u):$(id -g) $*\" >&2\nexec cat <&3 >/dev/null";
-    for name in ["matchlock-vmm", "matchlock-launcher", "matchlock-shares", broker::QEMU] {
+    for name in ["matchlock-vmm", "matchlock-launcher", "matchlock-shares", "matchlock-arrival", broker::QEMU]
+    {
         script(name, heeds);
     }
     script("matchlock-devices", "exec sleep 1000");
@@ -302,8 +305,8 @@ fn the_broker_keeps_few_of_roots_powers() {
     assert_eq!(fields(&status, "Uid:"), ["0\t0\t0\t0"]);
     assert_eq!(fields(&status, "NoNewPrivs:"), ["1"]);
     assert_eq!(fields(&status, "Threads:"), ["1"]);
-    // dac_override, dac_read_search, kill, setgid, setuid, setpcap, net_bind_service, net_admin, sys_admin
-    let kept = [1, 2, 5, 6, 7, 8, 10, 12, 21].iter().fold(0u64, |kept, bit| kept | 1 << bit);
+    // dac_override, dac_read_search, kill, setgid, setuid, setpcap, net_bind_service, net_admin, net_raw, sys_admin
+    let kept = [1, 2, 5, 6, 7, 8, 10, 12, 13, 21].iter().fold(0u64, |kept, bit| kept | 1 << bit);
     let had = fs::read_to_string("/proc/self/status").unwrap();
     let had = u64::from_str_radix(fields(&had, "CapPrm:")[0], 16).unwrap();
     for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
@@ -330,6 +333,7 @@ fn what_is_started_is_roots_and_told_nothing() {
         ("matchlock-launcher 0:0", broker::QEMU.as_ref())
     );
     assert_eq!(lines[2], format!("matchlock-shares 0:0 {USER} {USER} {USER} 4242"));
+    assert_eq!(lines[3], "matchlock-arrival 0:0");
 }
 
 /// A directory on `PATH` may be the user's.

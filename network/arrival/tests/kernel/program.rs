@@ -54,7 +54,15 @@ fn works(arrival: Arrival) {
 #[test]
 fn root_s_program_hands_over_a_network() {
     if possible() {
-        works(started("exec ./program").unwrap());
+        works(arrival::start(Path::new(env!("CARGO_BIN_EXE_matchlock-arrival"))).unwrap());
+    }
+}
+
+#[test]
+fn three_of_root_s_powers_are_enough() {
+    if possible() {
+        let powers = "-all,+sys_admin,+net_admin,+net_raw";
+        works(started(&format!("exec setpriv --inh-caps=-all --bounding-set={powers} ./program")).unwrap());
     }
 }
 
