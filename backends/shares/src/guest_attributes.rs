@@ -4,13 +4,13 @@
 //! The host's file keeps permissions that let this process go on working with it. If the host's user changes the
 //! permissions afterwards, the host's count again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fuse::{Attributes, Errno, MAX_XATTR_LEN, Result, Time, XattrSet};
 
-use crate::nodes::{alone, shared};
+use crate::nodes::{Numbered, alone, shared};
 use crate::sys::Identity;
 
 /// Most files with attributes in the table; each takes some 150 bytes. Tests fill a smaller table.
@@ -54,7 +54,7 @@ impl GuestAttributes {
 /// The attributes of all files.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    files: RwLock<HashMap<Identity, GuestAttributes>>,
+    files: RwLock<Numbered<Identity, GuestAttributes>>,
     xattr_bytes: AtomicUsize,
 }
 
@@ -157,7 +157,7 @@ impl Table {
     }
 }
 
-fn has_room(files: &HashMap<Identity, GuestAttributes>, identity: Identity) -> Result<()> {
+fn has_room(files: &Numbered<Identity, GuestAttributes>, identity: Identity) -> Result<()> {
     if files.len() < MAX_FILES || files.contains_key(&identity) { Ok(()) } else { Err(Errno::ENOSPC) }
 }
 

@@ -20,6 +20,10 @@ const MAX_NODES: usize = 1 << 20;
 /// Most directories, one in the other, that are walked to open a file again.
 const MAX_DEPTH: usize = 4096;
 
+/// A table whose keys are numbers of this process' or of the host's. A guest that could make them collide would slow down
+/// its own requests, and nobody else's.
+pub(crate) type Numbered<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
 /// Takes a lock, whatever happened to a thread that had it.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -106,26 +110,47 @@ pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) identity: Identity,
     pub(crate) kind: Kind,
-    /// Nothing for the root and for a file without a name.
-    place: Mutex<Option<Arc<Place>>>,
-    slot: Mutex<Slot>,
-    /// Descriptors of the file that the guest has open.
-    open: Mutex<BTreeMap<Handle, Weak<OwnedFd>>>,
+    /// Most requests look at more than one part of it, under one lock. Nothing that was in it is dropped under that lock.
+    state: Mutex<State>,
     /// References that the kernel has.
     lookups: AtomicU64,
     /// The file has no name, and never will again.
     gone: AtomicBool,
     /// The descriptor was used since the cache last looked.
     used: AtomicBool,
-    /// Special bits, permissions and group as the kernel was last told: what is made in a directory depends on them.
-    told: Mutex<(u32, u32)>,
+    /// Mode and group, in half of the bits each, as the kernel was last told: what is made in a directory depends on them.
+    told: AtomicU64,
+}
+
+/// How a file is reached, and what the kernel has of the file.
+#[derive(Debug, Default)]
+struct State {
+    /// Nothing for the root and for a file without a name.
+    place: Option<Arc<Place>>,
+    slot: Slot,
+    /// Descriptors of the file that the guest has open.
+    open: BTreeMap<Handle, Weak<OwnedFd>>,
     /// The version of the contents that all pages are of which the kernel may have.
-    kept: Mutex<Option<Version>>,
+    kept: Option<Version>,
+}
+
+impl State {
+    /// A descriptor that is open already.
+    fn at_hand(&self) -> Option<Arc<OwnedFd>> {
+        match &self.slot {
+            Slot::Cached(file) | Slot::Pinned(Pin { file, .. }) => Some(file.clone()),
+            Slot::Closed | Slot::Remembered(_) => self.open.values().find_map(Weak::upgrade),
+        }
+    }
 }
 
 impl Node {
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
     pub(crate) fn place(&self) -> Option<Arc<Place>> {
-        lock(&self.place).clone()
+        self.state().place.clone()
     }
 
     /// Notes that the last name is taken.
@@ -140,39 +165,40 @@ impl Node {
 
     /// Notes attributes that the kernel is told.
     pub(crate) fn tell(&self, mode: u32, gid: u32) {
-        *lock(&self.told) = (mode, gid);
+        self.told.store(u64::from(mode) << 32 | u64::from(gid), Ordering::Relaxed);
     }
 
     /// Mode and group that the kernel was last told.
     pub(crate) fn told(&self) -> (u32, u32) {
-        *lock(&self.told)
+        let told = self.told.load(Ordering::Relaxed);
+        ((told >> 32) as u32, told as u32)
     }
 
     /// Notes the version of the contents that are opened, if it can be told from all later ones. Whether pages that the kernel
     /// has are of this very version.
     pub(crate) fn keeps(&self, version: Option<Version>) -> bool {
-        let mut kept = lock(&self.kept);
-        let same = version.is_some() && *kept == version;
-        *kept = version;
+        let mut state = self.state();
+        let same = version.is_some() && state.kept == version;
+        state.kept = version;
         same
     }
 
     /// Notes a descriptor that the guest has open.
     pub(crate) fn opened(&self, handle: Handle, file: &Arc<OwnedFd>) {
-        lock(&self.open).insert(handle, Arc::downgrade(file));
+        self.state().open.insert(handle, Arc::downgrade(file));
     }
 
     /// Notes that the guest no longer has a descriptor open. Whether that was the last one.
     pub(crate) fn closed(&self, handle: Handle) -> bool {
-        let mut open = lock(&self.open);
-        open.remove(&handle);
-        open.is_empty()
+        let mut state = self.state();
+        state.open.remove(&handle);
+        state.open.is_empty()
     }
 
     /// How many handles are noted.
     #[cfg(test)]
     pub(crate) fn handles(&self) -> usize {
-        lock(&self.open).len()
+        self.state().open.len()
     }
 
     /// Whether the host can be asked without its name.
@@ -183,33 +209,30 @@ impl Node {
     /// A descriptor that is open already.
     fn at_hand(&self) -> Option<Arc<OwnedFd>> {
         self.used.store(true, Ordering::Relaxed);
-        match &*lock(&self.slot) {
-            Slot::Cached(file) | Slot::Pinned(Pin { file, .. }) => return Some(file.clone()),
-            Slot::Closed | Slot::Remembered(_) => {}
-        }
-        lock(&self.open).values().find_map(Weak::upgrade)
+        self.state().at_hand()
     }
 
     /// The way to the file's attributes.
     pub(crate) fn way(&self) -> Way {
-        if let Some(file) = self.at_hand() {
-            return Way::File(file);
+        self.used.store(true, Ordering::Relaxed);
+        let state = self.state();
+        match (state.at_hand(), &state.slot, &state.place) {
+            (Some(file), ..) => Way::File(file),
+            (None, Slot::Remembered(found), _) => Way::Remembered(found.clone()),
+            (None, _, Some(place)) => Way::Place(place.clone()),
+            (None, _, None) => Way::Lost,
         }
-        if let Slot::Remembered(found) = &*lock(&self.slot) {
-            return Way::Remembered(found.clone());
-        }
-        self.place().map_or(Way::Lost, Way::Place)
     }
 }
 
 impl Drop for Node {
     /// A node may be the last to refer to its parent, and that to its own, deeper than a stack is.
     fn drop(&mut self) {
-        let mut next = self.place.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let mut next = self.state.get_mut().unwrap_or_else(PoisonError::into_inner).place.take();
         let parent =
             |place: Arc<Place>| Arc::into_inner(place).and_then(|place| Arc::into_inner(place.parent));
         while let Some(mut parent) = next.and_then(parent) {
-            next = parent.place.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+            next = parent.state.get_mut().unwrap_or_else(PoisonError::into_inner).place.take();
         }
     }
 }
@@ -228,8 +251,8 @@ pub(crate) struct Nodes {
 
 #[derive(Debug, Default)]
 struct Tables {
-    by_id: HashMap<NodeId, Arc<Node>>,
-    by_identity: HashMap<Identity, Arc<Node>>,
+    by_id: Numbered<NodeId, Arc<Node>>,
+    by_identity: Numbered<Identity, Arc<Node>>,
 }
 
 impl Nodes {
@@ -239,15 +262,15 @@ impl Nodes {
             id: NodeId::ROOT,
             identity,
             kind: Kind::Directory,
-            place: Mutex::default(),
             // One that nobody else may need is not among those that are counted.
-            slot: Mutex::new(Slot::Pinned(Pin::new(Arc::new(root), &Arc::default()))),
-            open: Mutex::default(),
+            state: Mutex::new(State {
+                slot: Slot::Pinned(Pin::new(Arc::new(root), &Arc::default())),
+                ..State::default()
+            }),
             lookups: AtomicU64::new(1),
             gone: AtomicBool::new(false),
             used: AtomicBool::new(true),
-            told: Mutex::default(),
-            kept: Mutex::default(),
+            told: AtomicU64::default(),
         });
         let nodes = Self {
             root: root.clone(),
@@ -307,13 +330,10 @@ impl Nodes {
             identity,
             kind,
             gone: AtomicBool::new(place.is_none()),
-            place: Mutex::new(place.map(Place::new)),
-            slot: Mutex::default(),
-            open: Mutex::default(),
+            state: Mutex::new(State { place: place.map(Place::new), ..State::default() }),
             lookups: AtomicU64::new(1),
             used: AtomicBool::new(false),
-            told: Mutex::default(),
-            kept: Mutex::default(),
+            told: AtomicU64::default(),
         });
         tables.by_id.insert(node.id, node.clone());
         tables.by_identity.insert(identity, node.clone());
@@ -346,7 +366,7 @@ impl Nodes {
     pub(crate) fn close(&self, node: &Arc<Node>) {
         self.unpin(node, false);
         // The kernel forgets a directory after what is in it: nobody needs the way there.
-        let place = lock(&node.place).take();
+        let place = node.state().place.take();
         drop(place);
     }
 
@@ -368,19 +388,18 @@ impl Nodes {
             // The file was found just before it lost that name.
             return node.lost_name();
         }
-        let mut old = lock(&node.place);
-        if !old.as_ref().is_some_and(|old| old.is(place)) {
-            let former = old.replace(Place::new(place));
-            drop(old);
-            drop(former);
-        }
+        let mut state = node.state();
+        let is_there = state.place.as_ref().is_some_and(|old| old.is(place));
+        let former = if is_there { None } else { state.place.replace(Place::new(place)) };
+        drop(state);
+        drop(former);
         node.gone.store(false, Ordering::Relaxed);
         self.unpin(node, true);
     }
 
     /// Whether a file that had lost its last name is still without one, although it was found at a place.
     fn is_nameless(&self, node: &Node, (parent, name): At<'_>) -> bool {
-        let kept = match &*lock(&node.slot) {
+        let kept = match &node.state().slot {
             Slot::Pinned(pin) => Some(pin.file.clone()),
             Slot::Remembered(_) => None,
             Slot::Closed | Slot::Cached(_) => return false,
@@ -403,9 +422,7 @@ impl Nodes {
 
     /// Notes that a file is no longer at a place, but at another one.
     pub(crate) fn lost_place(&self, node: &Arc<Node>, place: At<'_>) {
-        let mut old = lock(&node.place);
-        let former = old.take_if(|old| old.is(place));
-        drop(old);
+        let former = node.state().place.take_if(|old| old.is(place));
         drop(former);
         self.unpin(node, true);
     }
@@ -437,7 +454,7 @@ impl Nodes {
 
     /// Keeps a descriptor for later, and closes one that was not used for the longest time.
     fn cache(&self, node: &Arc<Node>, file: Arc<OwnedFd>) {
-        match &mut *lock(&node.slot) {
+        match &mut node.state().slot {
             slot @ Slot::Closed => *slot = Slot::Cached(file),
             _ => return,
         }
@@ -453,9 +470,9 @@ impl Nodes {
                 cached.push_back(Arc::downgrade(&oldest));
                 continue;
             }
-            let mut slot = lock(&oldest.slot);
-            if matches!(*slot, Slot::Cached(_)) {
-                closed.push(std::mem::take(&mut *slot));
+            let mut state = oldest.state();
+            if matches!(state.slot, Slot::Cached(_)) {
+                closed.push(std::mem::take(&mut state.slot));
             }
         }
     }
@@ -463,8 +480,8 @@ impl Nodes {
     /// Keeps the descriptor of a file that is about to lose its place, for as long as the kernel has the file: `file`,
     /// unless there is one already.
     pub(crate) fn pin(&self, node: &Node, file: &Arc<OwnedFd>) -> Result<()> {
-        let mut slot = lock(&node.slot);
-        let kept = match &*slot {
+        let mut state = node.state();
+        let kept = match &state.slot {
             Slot::Pinned(_) => return Ok(()),
             Slot::Cached(kept) => kept.clone(),
             Slot::Closed | Slot::Remembered(_) => file.clone(),
@@ -473,27 +490,27 @@ impl Nodes {
         if self.pinned.load(Ordering::Relaxed) > self.budget {
             return Err(Errno::EMFILE);
         }
-        *slot = Slot::Pinned(pin);
+        state.slot = Slot::Pinned(pin);
         Ok(())
     }
 
     /// Remembers a file that is about to lose its last name, for as long as the kernel has the file. A program that has the
     /// file open still reaches the file itself.
     pub(crate) fn remember(&self, node: &Node, found: &Found) {
-        let mut slot = lock(&node.slot);
-        let former = match &*slot {
+        let mut state = node.state();
+        let former = match &state.slot {
             Slot::Pinned(_) => return,
             Slot::Cached(file) if self.pinned.load(Ordering::Relaxed) < self.budget => {
                 let pin = Pin::new(file.clone(), &self.pinned);
-                std::mem::replace(&mut *slot, Slot::Pinned(pin))
+                std::mem::replace(&mut state.slot, Slot::Pinned(pin))
             }
             _ => {
                 let mut found = Box::new(*found);
                 found.attributes.links = 0;
-                std::mem::replace(&mut *slot, Slot::Remembered(found))
+                std::mem::replace(&mut state.slot, Slot::Remembered(found))
             }
         };
-        drop(slot);
+        drop(state);
         drop(former);
     }
 
@@ -502,12 +519,12 @@ impl Nodes {
         if node.id == NodeId::ROOT {
             return;
         }
-        let mut slot = lock(&node.slot);
-        if !matches!(*slot, Slot::Pinned(_) | Slot::Remembered(_)) {
+        let mut state = node.state();
+        if !matches!(state.slot, Slot::Pinned(_) | Slot::Remembered(_)) {
             return;
         }
-        let former = std::mem::take(&mut *slot);
-        drop(slot);
+        let former = std::mem::take(&mut state.slot);
+        drop(state);
         if let Slot::Pinned(pin) = former
             && keep
         {

@@ -3,12 +3,16 @@
 //! Not here: the meaning of the bytes. The slices may overlap, and the guest may change the bytes at any moment.
 
 use guest_memory::GuestRam;
+use smallvec::SmallVec;
 use virtio_queue::DescriptorChain;
 use vm_memory::{Address, GuestAddress, GuestMemory, Permissions, VolatileSlice};
 
 /// Most slices of one chain. A direct chain of a device here has at most 256 buffers; an indirect table could have
 /// 65,535.
 const MAX_SLICES: usize = 1024;
+
+/// Slices in either direction for which nothing is allocated: those of a request that moves less than a page.
+const FEW: usize = 4;
 
 /// The buffers of a chain.
 #[derive(Debug, Default)]
@@ -44,13 +48,13 @@ struct Piece {
 /// The buffers of a chain, without a hold on the memory in which they lie.
 #[derive(Debug, Default)]
 pub(crate) struct Pieces {
-    pieces: Vec<Piece>,
+    pieces: SmallVec<[Piece; 2 * FEW]>,
     malformed: bool,
 }
 
 impl Pieces {
     pub(crate) fn new(memory: &GuestRam, chain: DescriptorChain<&GuestRam>) -> Self {
-        let mut pieces = Vec::new();
+        let mut pieces = SmallVec::new();
         let malformed = !walk(memory, chain, |piece, _| pieces.push(piece));
         Self { pieces, malformed }
     }
@@ -109,7 +113,7 @@ fn walk<'a>(
 
 /// Bytes in guest memory, in several pieces; none is empty.
 #[derive(Debug, Default)]
-pub struct Slices<'a>(Vec<VolatileSlice<'a>>);
+pub struct Slices<'a>(SmallVec<[VolatileSlice<'a>; FEW]>);
 
 impl<'a> Slices<'a> {
     /// The pieces, for `guest_memory`'s functions that move them.
@@ -146,7 +150,7 @@ impl<'a> Slices<'a> {
             None if left > 0 => return None,
             _ => None,
         };
-        let mut front: Vec<_> = self.0.drain(..whole).collect();
+        let mut front: SmallVec<_> = self.0.drain(..whole).collect();
         if let (Some((taken, rest)), Some(first)) = (part, self.0.first_mut()) {
             front.push(taken);
             *first = rest;

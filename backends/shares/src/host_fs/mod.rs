@@ -11,7 +11,6 @@ mod names;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -26,7 +25,7 @@ use fuse::{
 };
 
 use crate::guest_attributes::Table;
-use crate::nodes::{Node, Nodes, Way, alone, shared};
+use crate::nodes::{Node, Nodes, Numbered, Way, alone, shared};
 use crate::specials::{Specials, is_special};
 use crate::sys::{self, Directory, Found, Identity, Kind, OwnFiles};
 
@@ -143,7 +142,7 @@ pub enum RootError {
 #[derive(Debug)]
 pub struct HostFs {
     nodes: Nodes,
-    handles: RwLock<HashMap<Handle, Arc<OpenFile>>>,
+    handles: RwLock<Numbered<Handle, Arc<OpenFile>>>,
     next_handle: AtomicU64,
     table: Table,
     specials: RwLock<Specials>,

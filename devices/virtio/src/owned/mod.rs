@@ -71,20 +71,28 @@ impl SharedQueue {
     /// one.
     #[must_use]
     pub fn pop(&self, memory: &Arc<GuestRam>) -> Option<Chain> {
-        self.take(memory, device::pop)
+        self.take(memory, None, device::pop)
     }
 
-    /// Takes the chain that `pop` gives.
+    /// Gives a chain back, if there is one to be given back, and takes the chain that `pop` gives.
     fn take<'m>(
         &self,
         memory: &'m Arc<GuestRam>,
+        mut done: Option<Done>,
         pop: impl FnOnce(&mut Queue, &'m GuestRam) -> Option<DescriptorChain<&'m GuestRam>>,
     ) -> Option<Chain> {
         let mut state = self.0.lock();
         if state.phase != Phase::Open {
+            drop(state);
+            done.into_iter().for_each(Done::give_back);
             return None;
         }
         let chain = self.0.lend(|queue| {
+            if let Some(Done { chain, len }) = &mut done {
+                chain.is_out = false;
+                put(queue, &chain.memory, chain.head, *len);
+                state.out -= 1;
+            }
             if !queue.ready() {
                 return None;
             }
@@ -106,7 +114,7 @@ impl SharedQueue {
     /// A batch of chains, about whose completion the driver is notified once.
     #[must_use]
     pub fn batch(&self) -> Batch<'_> {
-        Batch { queue: self, untold: None }
+        Batch { queue: self, done: None, untold: None }
     }
 
     /// Takes no further chain, and waits until all chains that are out are back, but no longer than `patience`. Returns
@@ -148,8 +156,7 @@ impl Shared {
     fn give_back(&self, memory: &GuestRam, head: u16, len: u32) {
         let mut state = self.lock();
         if state.phase != Phase::Closed {
-            // The one error is a head beyond the descriptor table: such a chain cannot be given back.
-            self.lend(|queue| queue.add_used(memory, head, len).ok());
+            self.lend(|queue| put(queue, memory, head, len));
         }
         state.out -= 1;
         // Only a thread in `finish` waits for chains; waking nobody would cost a system call for each chain.
@@ -169,6 +176,12 @@ impl Shared {
             self.holder.signal();
         }
     }
+}
+
+/// Puts a chain on the used ring.
+fn put(queue: &mut Queue, memory: &GuestRam, head: u16, len: u32) {
+    // The one error is a head beyond the descriptor table: such a chain cannot be given back.
+    let _ = queue.add_used(memory, head, len);
 }
 
 impl fmt::Debug for SharedQueue {
@@ -229,11 +242,26 @@ impl fmt::Debug for Chain {
     }
 }
 
-/// Chains of one queue that were given back without notifying the driver. The driver is notified when the batch is
+/// A chain that is to be given back.
+#[derive(Debug)]
+struct Done {
+    chain: Chain,
+    len: u32,
+}
+
+impl Done {
+    fn give_back(mut self) {
+        self.chain.give_back(self.len);
+    }
+}
+
+/// Chains of one queue that are given back without notifying the driver. The driver is notified when the batch is
 /// dropped.
 #[derive(Debug)]
 pub struct Batch<'a> {
     queue: &'a SharedQueue,
+    /// The last chain that was completed, which goes back when the next one is taken: both under one lock.
+    done: Option<Done>,
     /// The memory of the last chain of which the driver has not been notified.
     untold: Option<Arc<GuestRam>>,
 }
@@ -244,7 +272,8 @@ impl Batch<'_> {
     #[must_use]
     pub fn pop(&mut self, memory: &Arc<GuestRam>) -> Option<Chain> {
         if self.untold.is_some() {
-            let next = self.queue.take(memory, |queue, memory| queue.pop_descriptor_chain(memory));
+            let done = self.done.take();
+            let next = self.queue.take(memory, done, |queue, memory| queue.pop_descriptor_chain(memory));
             if next.is_some() {
                 return next;
             }
@@ -253,17 +282,21 @@ impl Batch<'_> {
         self.queue.pop(memory)
     }
 
-    /// Gives a chain back with `len` bytes written. The driver of another queue's chain is notified at once.
-    pub fn complete(&mut self, mut chain: Chain, len: u32) {
+    /// Gives a chain back with `len` bytes written, before the next one is taken. The driver of another queue's chain is
+    /// notified at once.
+    pub fn complete(&mut self, chain: Chain, len: u32) {
         if !Arc::ptr_eq(&chain.queue, &self.queue.0) {
             return chain.complete(len);
         }
-        chain.give_back(len);
-        self.untold = Some(Arc::clone(&chain.memory));
+        if !self.untold.as_ref().is_some_and(|memory| Arc::ptr_eq(memory, &chain.memory)) {
+            self.untold = Some(Arc::clone(&chain.memory));
+        }
+        self.done.replace(Done { chain, len }).into_iter().for_each(Done::give_back);
     }
 
     /// Notifies the driver of the chains completed so far.
     pub fn tell(&mut self) {
+        self.done.take().into_iter().for_each(Done::give_back);
         if let Some(memory) = self.untold.take() {
             self.queue.0.tell(&memory);
         }
