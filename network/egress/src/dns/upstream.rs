@@ -4,19 +4,21 @@
 //! from the server that it asked alone. Not here: whether a name may be asked for.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hickory_proto::op::{Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::TcpStream;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::chain::{Chain, Found, Step};
 use super::message::{Answer, MAX_DATAGRAM, Outgoing};
+use crate::udp;
 
 /// Most questions for which answers are awaited.
 const MAX_OUTSTANDING: usize = 32;
@@ -197,18 +199,22 @@ async fn one(server: SocketAddr, question: &Outgoing, with_edns: bool) -> Option
 
 /// The answer by UDP; a truncated one stands for what TCP will tell.
 async fn datagram(server: SocketAddr, question: &Outgoing, bytes: &[u8]) -> Option<Answer> {
-    let any: IpAddr =
-        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0)).await.ok()?;
-    socket.connect(server).await.ok()?;
-    socket.send(bytes).await.ok()?;
+    let socket = udp::connected(server).await.ok()?;
+    udp::send(&socket, bytes).await.ok()?;
     let mut buffer = vec![0; usize::from(MAX_DATAGRAM) + 1];
-    for _ in 0..MAX_STRAY {
-        let len = socket.recv(&mut buffer).await.ok()?;
+    let mut strays = 0;
+    while strays < MAX_STRAY {
+        udp::heard(&socket).await.ok()?;
+        let len = match socket.try_recv(&mut buffer) {
+            Ok(len) => len,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(_) => return None,
+        };
         let is_whole = len <= MAX_DATAGRAM.into();
         if let Some(answer) = question.answer(&buffer[..len]).filter(|_| is_whole) {
             return Some(answer);
         }
+        strays += 1;
     }
     let (answers, authorities) = (Vec::new(), Vec::new());
     Some(Answer { code: ResponseCode::NoError, is_truncated: true, answers, authorities })

@@ -10,17 +10,17 @@ mod table;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use egress_policy::{
-    Connection, Dial, FirstBytes, Flow as Judged, Hello, Host, Name, Policy, Protocol, Reason, Refusal,
+    Connection, FirstBytes, Flow as Judged, Hello, Host, Name, Policy, Protocol, Reason, Refusal,
 };
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::audit::{self, End, Event, FlowOutcome};
+use crate::shared::may_dial;
 use crate::{Dns, Shared};
 use first::First;
 use table::{Full, Table};
@@ -55,7 +55,6 @@ pub struct Flows {
     dns: Arc<Dns>,
     table: Table,
     opening: Semaphore,
-    number: AtomicU64,
 }
 
 /// A connection that is being judged: what an audit says about it, each time.
@@ -84,7 +83,7 @@ impl Flows {
     #[must_use]
     pub fn new(shared: Arc<Shared>, dns: Arc<Dns>) -> Self {
         let opening = Semaphore::new(MAX_OPENING);
-        Self { shared, dns, table: Table::new(), opening, number: AtomicU64::new(1) }
+        Self { shared, dns, table: Table::new(), opening }
     }
 
     /// The number of connections.
@@ -105,7 +104,7 @@ impl Flows {
         let case = Case {
             shared: &self.shared,
             flow: audit::Flow {
-                number: self.number.fetch_add(1, Ordering::Relaxed),
+                number: self.shared.next_flow(),
                 protocol: Protocol::Tcp,
                 source,
                 destination,
@@ -257,28 +256,4 @@ impl Flows {
             Err(_) => Err(audit::Fault::Silent),
         }
     }
-}
-
-/// Whether an address may be connected to, under the name that was stated, or else under any that it was given out for.
-fn may_dial(
-    policy: &Policy,
-    destination: SocketAddr,
-    names: &[Name],
-    stated: Option<&Name>,
-) -> Result<(), Reason> {
-    let ask = |name: Option<&Name>| {
-        let verdict = policy.dial(name, destination.ip(), destination.port());
-        (verdict.decision == Dial::Deny).then_some(verdict.reason)
-    };
-    let mut denial = None;
-    let all = std::iter::once(None).chain(names.iter().map(Some));
-    let one = std::iter::once(stated);
-    let asked: Vec<Option<&Name>> = if stated.is_some() { one.collect() } else { all.collect() };
-    for name in asked {
-        match ask(name) {
-            None => return Ok(()),
-            Some(reason) => denial = denial.or(Some(reason)),
-        }
-    }
-    Err(denial.unwrap_or(Reason::NotListed))
 }

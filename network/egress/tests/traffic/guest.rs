@@ -26,7 +26,7 @@ pub(crate) struct Guest {
     events: Events,
 }
 
-fn policy(allow: &[&str], passthrough: &[&str]) -> Policy {
+pub(crate) fn policy(allow: &[&str], passthrough: &[&str]) -> Policy {
     let texts = |list: &[&str]| list.iter().map(ToString::to_string).collect();
     let wanted =
         WantedPolicy { allow: texts(allow), passthrough: texts(passthrough), ..WantedPolicy::default() };
@@ -56,7 +56,9 @@ impl Guest {
 
     pub(crate) async fn flow_event(&mut self) -> audit::Flow {
         let event = tokio::time::timeout(Duration::from_secs(60), self.events.next()).await;
-        let Ok(Some(Event::Flow(event))) = event else { panic!("no event of a flow: {event:?}") };
+        let Ok(Some(audit::Told { event: Event::Flow(event), .. })) = event else {
+            panic!("no event of a flow: {event:?}")
+        };
         event
     }
 

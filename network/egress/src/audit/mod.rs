@@ -2,12 +2,17 @@
 //!
 //! Not here: decisions and their words, which are the policy's.
 
+mod log;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use egress_policy::{Name, Protocol, Reason};
 use tokio::sync::mpsc;
+
+pub use log::{Log, MAX_FILE};
 
 /// An event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,17 +126,26 @@ pub enum DnsOutcome {
     Failed,
 }
 
+/// An event, and when it was put into the queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The time.
+    pub time: SystemTime,
+    /// The event.
+    pub event: Event,
+}
+
 /// The end of the queue that takes events.
 #[derive(Debug, Clone)]
 pub struct Queue {
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<Told>,
     lost: Arc<AtomicU64>,
 }
 
 /// The end of the queue that gives events.
 #[derive(Debug)]
 pub struct Events {
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<Told>,
     lost: Arc<AtomicU64>,
 }
 
@@ -150,7 +164,7 @@ pub fn queue(room: usize) -> (Queue, Events) {
 impl Queue {
     /// Puts an event in, or counts it as lost.
     pub fn put(&self, event: Event) {
-        if self.events.try_send(event).is_err() {
+        if self.events.try_send(Told { time: SystemTime::now(), event }).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -158,8 +172,13 @@ impl Queue {
 
 impl Events {
     /// The next event; `None` once every other end is gone.
-    pub async fn next(&mut self) -> Option<Event> {
+    pub async fn next(&mut self) -> Option<Told> {
         self.events.recv().await
+    }
+
+    /// Waits for events, on a thread without a runtime, and takes up to `most` of them; `false` once every other end is gone.
+    pub fn take(&mut self, events: &mut Vec<Told>, most: usize) -> bool {
+        self.events.blocking_recv_many(events, most) > 0
     }
 
     /// The number of events that were lost since this was asked last.
@@ -184,9 +203,11 @@ mod tests {
             queue.put(event(record));
         }
         assert_eq!((events.lost(), events.lost()), (3, 0));
-        assert_eq!((events.next().await, events.next().await), (Some(event(0)), Some(event(1))));
+        assert_eq!(events.next().await.map(|told| told.event), Some(event(0)));
+        assert_eq!(events.next().await.map(|told| told.event), Some(event(1)));
         queue.put(event(5));
         drop(queue);
-        assert_eq!((events.next().await, events.next().await), (Some(event(5)), None));
+        assert_eq!(events.next().await.map(|told| told.event), Some(event(5)));
+        assert_eq!(events.next().await, None);
     }
 }

@@ -1,7 +1,8 @@
-//! Connections of a guest's to servers in a network namespace of each test's own, whose addresses count as public.
+//! Connections and datagrams of a guest's to servers in a network namespace of each test's own, whose addresses count as public.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod datagrams;
 mod guest;
 mod namespace;
 
