@@ -446,7 +446,11 @@ impl Nodes {
         };
         for node in closed.iter().rev() {
             let place = node.place().ok_or(Errno::ESTALE)?;
-            file = Arc::new(open(&file, &place.name, node)?);
+            file = match open(&file, &place.name, node) {
+                Ok(file) => Arc::new(file),
+                // Its name may be another file's since a moment ago, and then a descriptor was kept.
+                Err(errno) => node.at_hand().ok_or(errno)?,
+            };
             self.cache(node, file.clone());
         }
         Ok(file)

@@ -11,8 +11,8 @@ use fuse::{
 use super::names::host_mode;
 use super::{Caching, HostFs, OpenKind, Spot};
 use crate::guest_attributes::MODE_BITS;
-use crate::nodes::Node;
-use crate::sys::{self, Directory, Kind};
+use crate::nodes::{Node, Place};
+use crate::sys::{self, Directory, Found, Kind};
 
 /// Answers with the number of an error of the system.
 fn told(result: std::io::Result<usize>) -> Result<u64> {
@@ -46,16 +46,16 @@ impl HostFs {
         }
         self.room_for_handle()?;
         let then = sys::current_time();
-        let (file, found) = match node.place().filter(|_| self.may_open_by_name(node, flags)) {
-            Some(place) => {
-                let directory = self.nodes.descriptor(&place.parent)?;
-                let file = sys::open_at(directory.as_fd(), &place.name, access, flags)?;
-                let found = sys::stat(file.as_fd())?;
-                if found.identity != node.identity || found.kind() != Kind::File {
-                    return Err(Errno::ESTALE);
-                }
-                (file, Some(found))
-            }
+        let named = match node.place().filter(|_| self.may_open_by_name(node, flags)) {
+            Some(place) => match self.open_by_name(node, &place, access, flags) {
+                // The name may be another file's since a moment ago, and then a descriptor was kept.
+                Err(Errno::ESTALE) if node.has_descriptor() => None,
+                opened => Some(opened?),
+            },
+            None => None,
+        };
+        let (file, found) = match named {
+            Some((file, found)) => (file, Some(found)),
             // The descriptor is of this very file, so that what is opened is nothing put in its place.
             None => (self.proc.open(self.nodes.descriptor(node)?.as_fd(), access, flags)?, None),
         };
@@ -75,6 +75,23 @@ impl HostFs {
             }
         };
         Ok((file, cache))
+    }
+
+    fn open_by_name(
+        &self,
+        node: &Node,
+        place: &Place,
+        access: Access,
+        flags: OpenFlags,
+    ) -> Result<(OwnedFd, Found)> {
+        let directory = self.nodes.descriptor(&place.parent)?;
+        let file = sys::open_at(directory.as_fd(), &place.name, access, flags)?;
+        let found = sys::stat(file.as_fd())?;
+        if found.identity == node.identity && found.kind() == Kind::File {
+            Ok((file, found))
+        } else {
+            Err(Errno::ESTALE)
+        }
     }
 
     /// Whether it does no harm to open what has the node's name, which may be another file by now.

@@ -264,7 +264,15 @@ impl HostFs {
 
     /// The attributes that the host has for a node.
     fn found(&self, node: &Arc<Node>) -> Result<Found> {
-        let place = match node.way() {
+        match self.found_by(node, node.way()) {
+            // The file may have lost its place on this way, and has another one then.
+            Err(Errno::ESTALE) => self.found_by(node, node.way()),
+            found => found,
+        }
+    }
+
+    fn found_by(&self, node: &Arc<Node>, way: Way) -> Result<Found> {
+        let place = match way {
             // The descriptor is of the node, even if its file system gives it another number: an overlay does when a file
             // is changed for the first time.
             Way::File(file) => return Ok(Found { identity: node.identity, ..sys::stat(file.as_fd())? }),

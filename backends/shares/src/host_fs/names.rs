@@ -14,6 +14,17 @@ use crate::sys::{self, Found, Identity, Kind};
 /// The set-group-ID bit.
 const SET_GROUP: u32 = 0o2000;
 
+/// How a file loses a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    /// A file's name is removed.
+    Unlinked,
+    /// A directory's name is removed.
+    DirectoryRemoved,
+    /// The name becomes another file's.
+    Replaced,
+}
+
 /// A file that is about to lose a name.
 struct Victim {
     found: Found,
@@ -219,7 +230,8 @@ impl HostFs {
 
     fn remove_from_host(&self, spot: &Spot<'_>, is_directory: bool) -> Result<()> {
         let name = spot.name.as_c_str();
-        let victim = self.victim(spot, is_directory)?;
+        let loss = if is_directory { Loss::DirectoryRemoved } else { Loss::Unlinked };
+        let victim = self.victim(spot, loss)?;
         let removed = if is_directory && shared(&self.specials).any_in(victim.found.identity) {
             Err(Errno::ENOTEMPTY)
         } else {
@@ -248,11 +260,12 @@ impl HostFs {
     }
 
     /// The file that is about to lose a name. If the kernel has the file, its descriptor is kept, as the file goes on without
-    /// a name. A file with a single name needs none: a program that has the file open keeps a descriptor of it anyway, nobody else
-    /// comes to the file any more, and its attributes are remembered.
-    fn victim(&self, spot: &Spot<'_>, is_directory: bool) -> Result<Victim> {
+    /// a name. A file whose only name is removed needs none: a program that has the file open keeps a descriptor of it anyway,
+    /// nobody else comes to the file any more, and its attributes are remembered. One whose name becomes another file's may
+    /// be about to be opened by a program that has found it by that name.
+    fn victim(&self, spot: &Spot<'_>, loss: Loss) -> Result<Victim> {
         let name = spot.name.as_c_str();
-        if !is_directory {
+        if loss == Loss::Unlinked {
             let victim = Victim { found: sys::stat_at(spot.directory, name)?, file: None };
             if victim.found.kind() != Kind::Directory && victim.is_last() {
                 if let Some(node) = self.nodes.known(victim.found.identity) {
@@ -264,10 +277,11 @@ impl HostFs {
         let file = Arc::new(sys::open_beneath(spot.directory, name)?);
         let victim = Victim { found: sys::stat(file.as_fd())?, file: Some(file.clone()) };
         if let Some(node) = self.nodes.known(victim.found.identity) {
-            let pinned = self.nodes.pin(&node, &file);
-            // A file with another name can do without.
-            if victim.is_last() {
-                pinned?;
+            match self.nodes.pin(&node, &file) {
+                Err(errno) if victim.found.kind() == Kind::Directory => return Err(errno),
+                Err(_) if victim.is_last() => self.nodes.remember(&node, &victim.found),
+                // A file with another name can do without.
+                Ok(()) | Err(_) => {}
             }
         }
         Ok(victim)
@@ -306,7 +320,7 @@ impl HostFs {
         }
         let victim = match how {
             RenameHow::Keep => None,
-            RenameHow::Replace | RenameHow::Exchange => match self.victim(to, false) {
+            RenameHow::Replace | RenameHow::Exchange => match self.victim(to, Loss::Replaced) {
                 Ok(victim) => Some(victim),
                 Err(Errno::ENOENT) => None,
                 Err(errno) => return Err(errno),

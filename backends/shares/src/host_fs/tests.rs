@@ -1,6 +1,6 @@
 //! Attributes that are kept for files go when the files do.
 
-use fuse::{Access, OpenFlags, XattrName, XattrSet};
+use fuse::{Access, OpenFlags, RenameHow, XattrName, XattrSet};
 
 use super::*;
 use crate::guest_attributes::MAX_FILES;
@@ -368,6 +368,41 @@ fn a_file_that_nobody_has_open_loses_its_name_without_a_descriptor_and_is_told_a
     files.nodes.moved(node.identity, files.nodes.root(), c"30");
     assert!(node.is_gone());
     assert_eq!(files.attributes(&ASKER, entry.node, None, None).unwrap().attributes.links, 0);
+}
+
+/// A program found the file by that name, and opens it now.
+#[test]
+fn a_file_whose_name_has_become_anothers_is_opened_all_the_same() {
+    let (shared, files) = shared_directory();
+    let path = |name: &str| shared.path().join(name);
+    let rename = |to: &'static CStr| {
+        let (from, to_parent, how) = (name(c"new"), NodeId::ROOT, RenameHow::Replace);
+        files.names(&ASKER, NodeId::ROOT, NameChange::Rename { from, to_parent, to: name(to), how }).unwrap();
+    };
+    std::fs::write(path("a"), "old").unwrap();
+    std::fs::write(path("new"), "longer").unwrap();
+    let old = files.find(NodeId::ROOT, "a").unwrap();
+    rename(c"a");
+    let opened = files.open(&ASKER, old.node, READ).unwrap();
+    let found = files.attributes(&ASKER, old.node, None, None).unwrap().attributes;
+    assert_eq!((found.size, found.links, files.nodes.pinned()), (3, 0, 1));
+    files.let_go(old.node, Gone::File(opened.handle));
+    files.let_go(old.node, Gone::Lookups(1));
+    assert_eq!(files.nodes.pinned(), 0);
+    assert_eq!(files.find(NodeId::ROOT, "a").unwrap().stat.attributes.size, 6);
+    // There are four descriptors for such files: those beyond are told as they were.
+    let nodes: Vec<NodeId> = (0..8)
+        .map(|_| {
+            std::fs::write(path("new"), "x").unwrap();
+            let node = files.find(NodeId::ROOT, "a").unwrap().node;
+            rename(c"a");
+            node
+        })
+        .collect();
+    assert!(files.nodes.pinned() <= 5);
+    for node in nodes {
+        assert_eq!(files.attributes(&ASKER, node, None, None).unwrap().attributes.links, 0);
+    }
 }
 
 #[test]
