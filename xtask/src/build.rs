@@ -55,6 +55,11 @@ pub(crate) fn stock_kernel(profile: Profile) -> Result<PathBuf> {
     Ok(with(profile, Some("stock_kernel"))?.join("stock-kernel"))
 }
 
+/// Builds the program with the cases of shared folders, which runs in guests.
+pub(crate) fn share_cases(profile: Profile) -> Result<PathBuf> {
+    Ok(with(profile, Some("share_cases"))?.join("share-cases"))
+}
+
 /// One build for all programs, so that each crate is built once, with the same features for all of them.
 fn with(profile: Profile, package: Option<&str>) -> Result<PathBuf> {
     let mut cargo = sh::cargo();

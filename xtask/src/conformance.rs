@@ -51,7 +51,7 @@ pub(crate) fn run(subject: Subject) -> Result<()> {
 fn shares(steps: &mut Steps) -> Result<Counts> {
     let suites = steps.take("build of the suites", suites)?;
     let mut cargo = sh::cargo();
-    cargo.args(["test", "--package", "shares", "--test", "conformance"]).args(sh::quiet());
+    cargo.args(["test", "--package", "shares", "--test", "conformance", "--test", "cases"]).args(sh::quiet());
     cargo.args(["--", "--nocapture"]).envs(suites);
     cargo.env("LONG_PROOFS", "1").env("REQUIRE", "root,fuse,pjdfstest,fsx,long-proofs");
     let mut rows = BTreeSet::new();
@@ -66,7 +66,9 @@ fn shares(steps: &mut Steps) -> Result<Counts> {
         let text = with_table(&text, &rows).with_context(|| format!("{PAGE} has no place for the table"))?;
         fs::write(&page, text)?;
     }
-    counts.add(&vm::long("wiped::", steps)?);
+    for tests in ["wiped::", "cases::"] {
+        counts.add(&vm::long(tests, steps)?);
+    }
     Ok(counts)
 }
 

@@ -175,6 +175,8 @@ struct Suite {
     conformance: PathBuf,
     /// The directory of the images that tests pull and import.
     images: PathBuf,
+    /// The program with the cases of shared folders.
+    cases: PathBuf,
     home: tempfile::TempDir,
     /// Whether tests make more attempts than in every run.
     long: bool,
@@ -183,6 +185,7 @@ struct Suite {
 impl Suite {
     fn build() -> Result<Self> {
         let programs = build::programs(Profile::Release)?;
+        let cases = build::share_cases(Profile::Release)?;
         let binary = test_binary("blackbox", "sandbox")?;
         let conformance = test_binary("hypervisor_conformance", "kvm")?;
         // All cells share one home, so kernel and built-in image are fetched once.
@@ -192,7 +195,7 @@ impl Suite {
         std::fs::create_dir(home.path().join(".cache"))?;
         std::os::unix::fs::symlink(&cache, home.path().join(".cache/matchlock"))?;
         let images = fixtures::provide()?;
-        let suite = Self { programs, binary, conformance, images, home, long: false };
+        let suite = Self { programs, binary, conformance, images, cases, home, long: false };
         prime(&suite.programs, suite.home.path())?;
         Ok(suite)
     }
@@ -212,7 +215,7 @@ impl Suite {
     fn here(&self, cell: &Cell, filter: &str) -> Result<Counts> {
         let mut command = sh::command(&self.binary);
         command.env("HOME", self.home.path()).env("MATCHLOCK_BIN", self.programs.join("matchlock"));
-        command.env("MATCHLOCK_TEST_IMAGES", &self.images);
+        command.env("MATCHLOCK_TEST_IMAGES", &self.images).env("MATCHLOCK_TEST_CASES", &self.cases);
         command.env("MATCHLOCK_TEST_MACHINE", cell.machine).args(["--test-threads", "1"]);
         if let Some(kernel) = kernel::built().filter(|_| cell.slim) {
             command.env("MATCHLOCK_TEST_KERNEL", format!("file://{}", kernel.display()));

@@ -117,3 +117,23 @@ fn files_behave_as_posix_says_in_further_settings() {
         Files::over(host, LIMIT).unwrap()
     });
 }
+
+/// The host changes other files with the same suite while the guest changes its own.
+#[test]
+fn a_guest_and_its_host_change_files_at_once() {
+    let Some(suites) = Suites::found() else { return };
+    let shared = directory_of(None);
+    let still: Vec<_> = (0..1000).map(|number| shared.path().join(format!("still-{number}"))).collect();
+    still.iter().for_each(|path| fs::write(path, path.as_os_str().as_encoded_bytes()).unwrap());
+    let files = HostFs::new(shared.path(), Options::default()).unwrap();
+    let Some(place) = suite::mounted(files, Coherence::Shared, || ()) else { return };
+    std::thread::scope(|scope| {
+        let host = scope.spawn(|| suites.exercise(&shared.path().join("of the host")));
+        assert_eq!(suites.exercise(&place.path().join("of the guest")), None);
+        assert_eq!(host.join().unwrap(), None);
+    });
+    for path in still {
+        let seen = fs::read(place.path().join(path.file_name().unwrap())).unwrap();
+        assert_eq!(seen, path.as_os_str().as_encoded_bytes());
+    }
+}

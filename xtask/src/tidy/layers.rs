@@ -14,6 +14,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("served", "tests/served", &[]),
     ("skip", "tests/skip", &[]),
     ("fuzzed", "tests/fuzzed", &[]),
+    ("share_cases", "tests/cases", &[]),
     ("confinement", "vmm/confinement", &[]),
     ("process", "vmm/process", &["confinement"]),
     ("broker", "vmm/broker", &["confinement", "process"]),

@@ -40,6 +40,36 @@ pub struct Suites {
     _directory: tempfile::TempDir,
 }
 
+/// A folder that is mounted until this is dropped.
+pub struct Place {
+    _mounted: Mounted,
+    directory: tempfile::TempDir,
+}
+
+impl Place {
+    /// Where.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+/// Mounts `files`, served by threads that call `enter` first; or gives a reason why the test is skipped.
+pub fn mounted<F: FileSystem + 'static>(
+    files: F,
+    coherence: Coherence,
+    enter: impl Fn() + Send + Sync + 'static,
+) -> Option<Place> {
+    let directory = tempfile::tempdir().unwrap();
+    match Mounted::new(files, coherence, directory.path(), 2, enter) {
+        Ok(mounted) => Some(Place { _mounted: mounted, directory }),
+        Err(MountError::Device(error)) => {
+            skip::skip("fuse", format!("/dev/fuse: {error}"));
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
 /// The outcome of the cases.
 #[derive(Debug, Default)]
 struct Outcome {
@@ -79,17 +109,12 @@ impl Suites {
         coherence: Coherence,
         enter: impl Fn() + Send + Sync + 'static,
     ) {
-        let place = tempfile::tempdir().unwrap();
-        let mounted = match Mounted::new(files, coherence, place.path(), 2, enter) {
-            Ok(mounted) => mounted,
-            Err(MountError::Device(error)) => return skip::skip("fuse", format!("/dev/fuse: {error}")),
-            Err(error) => panic!("{error}"),
-        };
+        let Some(place) = mounted(files, coherence, enter) else { return };
         fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        let complaint = self.exercise(place.path());
+        let complaint = self.exercise(&place.path().join("fsx"));
         let root = self.cases(place.path(), None);
         let user = self.cases(place.path(), Some(USER));
-        drop(mounted);
+        drop(place);
         assert_eq!(complaint, None, "{what}: fsx");
         for (asked_by, mut outcome, pass) in [("root", root, PASS_FOR_ROOT), ("a user", user, PASS_FOR_USER)]
         {
@@ -103,8 +128,7 @@ impl Suites {
     }
 
     /// Reads, writes, maps, copies and cuts a file at random, against what it should contain. Returns a complaint.
-    fn exercise(&self, path: &Path) -> Option<String> {
-        let file = path.join("fsx");
+    pub fn exercise(&self, file: &Path) -> Option<String> {
         let output = Command::new(&self.fsx).args(["-N", "5000", "-S", "7"]).arg(file).output().unwrap();
         (!output.status.success()).then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }

@@ -10,6 +10,7 @@ mod archive;
 mod arguments;
 mod broken;
 mod caching;
+mod cases;
 mod changes;
 mod disks;
 mod ends;
@@ -58,12 +59,14 @@ enum Needs {
     GuestOfImages,
     /// A machine, and a user who may use sudo.
     Sudo,
+    /// A machine, and the program with the cases of shared folders.
+    Cases,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let mut sets: Vec<(Needs, &[Test])> = Vec::new();
-    // Tests without a machine run once, and not on each machine.
+    // Tests without a machine run once, and not on each machine; so do those that are long and of no machine in particular.
     if blackbox::machine() == "software" {
         sets.extend([
             (Needs::Builder, images::TESTS_OF_BUILDS),
@@ -78,6 +81,8 @@ fn main() -> ExitCode {
             (Needs::Program, disks::TESTS_WITHOUT_GUEST),
             (Needs::Program, shares::TESTS_WITHOUT_GUEST),
             (Needs::Program, masks::TESTS_WITHOUT_GUEST),
+            (Needs::Guest, wiped::TESTS),
+            (Needs::Cases, cases::TESTS),
         ]);
     }
     sets.extend::<[(Needs, &[Test]); _]>([
@@ -103,7 +108,6 @@ fn main() -> ExitCode {
         (Needs::Guest, mounts::TESTS),
         (Needs::Guest, masks::TESTS),
         (Needs::Guest, changes::TESTS),
-        (Needs::Guest, wiped::TESTS),
         (Needs::Guest, kernels::TESTS),
         (Needs::Sudo, sudo::TESTS),
         (Needs::Guest, interrupted::TESTS),
@@ -149,6 +153,9 @@ fn missing(needs: Needs) -> Option<String> {
     }
     if needs == Needs::Packages && !blackbox::fetches_packages() {
         return Some("apt-get is not installed, so no package can be fetched".to_owned());
+    }
+    if needs == Needs::Cases && cases::program().is_none() {
+        return Some("MATCHLOCK_TEST_CASES names no program".to_owned());
     }
     if let Some(reason) = sudo::missing().filter(|_| needs == Needs::Sudo) {
         return Some(reason);
