@@ -22,6 +22,7 @@ use crate::control::{self, Control};
 use crate::modules::{self, Modules};
 use crate::orphans::Orphans;
 use crate::service::{self, Agent};
+use crate::shares::Mounted;
 use crate::{disks, log, mounts, root, shares, shield, shutdown, system, timer, trim, vsock, words};
 
 /// A step of the start that failed.
@@ -166,12 +167,12 @@ fn become_ready(
     let cgroups = Cgroups::make(config.cpu_quota_milli)?;
     let null =
         rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).at("open /dev/null")?;
-    let agent = Arc::new(Agent::new(null, terminals).with_cgroups(cgroups));
     let listener = vsock::listen(AGENT_PORT).at("listen")?;
     mounts::make_directories(&config.directories);
     let writable = Writable { disks: disks::mount_all(&config.disks)?, upper };
     let shares = shares::mount_all(&config.shares, initramfs);
-    let shares = shares.inspect_err(|_| shutdown::close(&writable.disks))?;
+    let Mounted { devices, folders } = shares.inspect_err(|_| shutdown::close(&writable.disks))?;
+    let agent = Arc::new(Agent::new(null, terminals).with_cgroups(cgroups).with_folders(folders));
     if let Some(release) = &config.modules
         && let Err(failure) = modules::offer_all(config.layers, release)
     {
@@ -186,7 +187,7 @@ fn become_ready(
         .spawn(move || service::accept_streams(&listener, &shared))
         .map_err(|error| Failure::because("start a thread", error.to_string()))?;
     control.send(&ControlFromGuest::Ready(Ready { modules_us, root_us, ready_us: since_start() }));
-    Ok((agent, writable, shares))
+    Ok((agent, writable, devices))
 }
 
 impl Guest {

@@ -23,6 +23,7 @@ mod file_service;
 mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
+mod host_changes;
 mod log;
 mod modules;
 mod mounts;

@@ -15,6 +15,7 @@ use rustix::net::Shutdown;
 
 use crate::cgroups::Cgroups;
 use crate::exec::Firsts;
+use crate::host_changes::{self, Folders};
 use crate::stream::{self, MESSAGE_CHUNK, Stream};
 use crate::{connection, exec, file_service, vsock};
 
@@ -44,6 +45,8 @@ pub struct Agent {
     pub(crate) firsts: Firsts,
     /// The control groups of programs; tests have none.
     pub(crate) cgroups: Option<Cgroups>,
+    /// Shared folders in which the host's changes are repeated.
+    folders: Folders,
     streams: Mutex<Vec<Arc<OwnedFd>>>,
 }
 
@@ -53,12 +56,18 @@ impl Agent {
     pub fn new(null: OwnedFd, terminals: OwnedFd) -> Self {
         let (programs, running, file_acts) = Default::default();
         let (firsts, streams) = Default::default();
-        Self { null, terminals, programs, running, file_acts, firsts, cgroups: None, streams }
+        let folders = Folders::new();
+        Self { null, terminals, programs, running, file_acts, firsts, cgroups: None, folders, streams }
     }
 
     /// The agent with limits for programs.
     pub(crate) fn with_cgroups(self, cgroups: Option<Cgroups>) -> Self {
         Self { cgroups, ..self }
+    }
+
+    /// The agent with folders that the host may change.
+    pub(crate) fn with_folders(self, folders: Folders) -> Self {
+        Self { folders, ..self }
     }
 
     /// Ends all streams, as if the host had hung up.
@@ -176,6 +185,7 @@ fn serve(stream: BorrowedFd<'_>, agent: &Agent) {
         Request::Exec(request) => exec::serve(stream, input, &request, arrived, agent),
         Request::File(request) => file_service::serve(Stream::new(stream), input, &request, agent),
         Request::Connect { port } => connection::serve(stream, &input, port),
+        Request::HostChanges => host_changes::serve(Stream::new(stream), input, &agent.folders),
     }
 }
 

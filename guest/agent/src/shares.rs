@@ -19,6 +19,7 @@ use rustix::mount::{
 
 use crate::boot::{AtStep, Failure};
 use crate::disks;
+use crate::host_changes::Folders;
 
 /// How much the kernel reads ahead of a program that reads in order, in KiB: as much as one request may move. Linux's
 /// default is an eighth of that.
@@ -31,9 +32,17 @@ const UNWRITTEN_PERCENT: &[u8] = b"50";
 /// A device's file system, mounted in the initramfs.
 type Device = (ShareDevice, OwnedFd);
 
-/// Mounts all shares. `initramfs` is the root that was there before. Returns the devices, which are to stay open: all
-/// file systems of a device have their reading ahead and writing later from the device's own, and lose both with it.
-pub(crate) fn mount_all(shares: &[ShareMount], initramfs: &OwnedFd) -> Result<Vec<OwnedFd>, Failure> {
+/// The shares' own descriptors.
+pub(crate) struct Mounted {
+    /// The devices, which are to stay open: all file systems of a device have their reading ahead and writing later from
+    /// the device's own, and lose both with it.
+    pub(crate) devices: Vec<OwnedFd>,
+    /// The folders that the host may change.
+    pub(crate) folders: Folders,
+}
+
+/// Mounts all shares. `initramfs` is the root that was there before.
+pub(crate) fn mount_all(shares: &[ShareMount], initramfs: &OwnedFd) -> Result<Mounted, Failure> {
     const STEP: &str = "mount the shared folders";
     let mut devices: Vec<Device> = Vec::new();
     for device in ShareDevice::ALL {
@@ -46,6 +55,7 @@ pub(crate) fn mount_all(shares: &[ShareMount], initramfs: &OwnedFd) -> Result<Ve
     // A share within another is mounted after it.
     in_order.sort_by(|one, other| one.path.cmp(&other.path));
     let outcome = in_order.into_iter().try_for_each(|share| mount(&devices, share));
+    let folders = folders(&devices, shares);
     // The shares have mounts of their own by now, and nobody is to see the directory of all.
     let detach = |(_, files): &Device| unmount(by_descriptor(files).as_str(), UnmountFlags::DETACH);
     let detached = devices.iter().try_for_each(detach).at(STEP);
@@ -55,7 +65,24 @@ pub(crate) fn mount_all(shares: &[ShareMount], initramfs: &OwnedFd) -> Result<Ve
         // Slower without, but not wrong.
         let _ = tune(device);
     }
-    Ok(devices)
+    Ok(Mounted { devices, folders })
+}
+
+/// Mounts of the same folders in which the host's changes are repeated: they can be written to, and nobody else has them.
+fn folders(devices: &[Device], shares: &[ShareMount]) -> Folders {
+    let Some((_, device)) = devices.iter().find(|(device, _)| *device == ShareDevice::Shared) else {
+        return Folders::new();
+    };
+    // Without its mount, nobody who watches a folder hears of what the host does there.
+    let folder = |share: &ShareMount| Some((share.number, clone_of(device, share.number).ok()?));
+    shares.iter().filter(|share| share.device == ShareDevice::Shared).filter_map(folder).collect()
+}
+
+/// A mount, which has no place yet, of an entry of a device.
+fn clone_of(device: &OwnedFd, number: u16) -> Result<OwnedFd, Errno> {
+    // Opening the tree makes a directory a mount.
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(device, number.to_string(), flags)
 }
 
 /// Opens a device's file system, which is mounted nowhere yet.
@@ -81,9 +108,7 @@ fn mount(devices: &[Device], share: &ShareMount) -> Result<(), Failure> {
     let step = format!("mount a shared folder at {}", share.path);
     let device = devices.iter().find(|(device, _)| *device == share.device);
     let (_, device) = device.ok_or(Errno::NODEV).at(&step)?;
-    // Opening the tree makes a directory a mount, and the clone has no place yet.
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = open_tree(device, share.number.to_string(), flags).at(&step)?;
+    let tree = clone_of(device, share.number).at(&step)?;
     disks::put(&tree, &share.path, &step)?;
     // The device's own attributes are those of every share, unless it says otherwise.
     if share.readonly || share.set_ids {

@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 
 use crate::frame::{self, FrameError, HEAD, Kind, MAX_PAYLOAD, Splitter};
 use crate::{
-    ConnectReply, ControlFromGuest, ControlFromHost, FileEntry, FileReply, Pong, ProgramControl,
-    ProgramEvent, Reply, Request, WatchEvent,
+    ConnectReply, ControlFromGuest, ControlFromHost, FileEntry, FileReply, HostChange, HostChangeReply, Pong,
+    ProgramControl, ProgramEvent, Reply, Request, WatchEvent,
 };
 
 /// A stream's frames, and its end: an error, or whether it was between two frames.
@@ -55,6 +55,8 @@ fn messages(payload: &[u8]) {
     message::<ControlFromHost>(payload);
     message::<Request>(payload);
     message::<ProgramControl>(payload);
+    message::<HostChange>(payload);
+    message::<Reply<HostChangeReply>>(payload);
     message::<Reply<Pong>>(payload);
     message::<Reply<ProgramEvent>>(payload);
     message::<Reply<ConnectReply>>(payload);
@@ -151,6 +153,17 @@ mod tests {
             ]
             .concat(),
             reply(&FileReply::Ok(vec![entry])),
+            [
+                frame(&Request::HostChanges),
+                frame(&HostChange {
+                    share: 1,
+                    directory: b"a/b".to_vec(),
+                    name: b"c".to_vec(),
+                    what: HostAct::Moved { to_directory: b"d".to_vec(), to: b"e".to_vec() },
+                }),
+            ]
+            .concat(),
+            [reply(&HostChangeReply::Thread(7)), reply(&HostChangeReply::Done(true))].concat(),
             [reply(&FileReply::Ok(WatchEvent::Watching)), reply(&FileReply::Ok(WatchEvent::Change(change)))]
                 .concat(),
         ];

@@ -171,6 +171,66 @@ pub enum Request {
         /// TCP port.
         port: u16,
     },
+    /// Repeat what the host changes in shared folders, so that programs that watch files hear of it: [`HostChange`]s
+    /// follow, one after the answer to the one before. Answered by [`HostChangeReply`]s.
+    HostChanges,
+}
+
+/// A change that the host made in a shared folder. The folder's server takes the agent's repetition for what it is, and
+/// changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostChange {
+    /// The folder: its number on the device of files that the host may change.
+    pub share: u16,
+    /// The directory, as a path from the folder's root on; empty for the root.
+    pub directory: Vec<u8>,
+    /// A name in it.
+    pub name: Vec<u8>,
+    /// The thing that happened to the name.
+    pub what: HostAct,
+}
+
+/// The thing that happened to a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HostAct {
+    /// The name is new.
+    Appeared(NewFile),
+    /// The name is gone.
+    Vanished {
+        /// Whether it was a directory's.
+        directory: bool,
+    },
+    /// The file has another name.
+    Moved {
+        /// The directory of the new name.
+        to_directory: Vec<u8>,
+        /// The new name.
+        to: Vec<u8>,
+    },
+    /// The contents are others.
+    Written,
+    /// Attributes are others.
+    Changed,
+}
+
+/// The type of a file that has a new name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NewFile {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link,
+}
+
+/// Answer to a [`Request::HostChanges`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HostChangeReply {
+    /// The first: the number of the thread that repeats changes, and does nothing else in the folders.
+    Thread(u32),
+    /// A change is repeated, or cannot be: whether programs that watch were told of it.
+    Done(bool),
 }
 
 /// A request on files. Relative paths start at `/`.
@@ -387,6 +447,7 @@ pub trait Answer: Serialize + DeserializeOwned {}
 impl Answer for Pong {}
 impl Answer for ProgramEvent {}
 impl Answer for ConnectReply {}
+impl Answer for HostChangeReply {}
 impl<T: Serialize + DeserializeOwned> Answer for FileReply<T> {}
 
 /// Answer to [`Request::Ping`].

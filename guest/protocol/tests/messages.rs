@@ -7,9 +7,9 @@ use std::fmt::Debug;
 use guest_protocol::frame::{self, FrameError, HEAD, Head, Kind};
 use guest_protocol::{
     Answer, BootConfig, BootFailure, Change, ChangeKind, ConnectReply, ControlFromGuest, ControlFromHost,
-    DiskMount, ExecFailure, ExecRequest, Exit, FileEntry, FileFailure, FileReply, FileRequest, HostEntry,
-    Pong, Program, ProgramControl, ProgramEvent, Ready, Refusal, Reply, Request, ShareDevice, ShareMount,
-    Stdio, TerminalSize, UpperDisk, Usage, WatchEvent, WriteAt,
+    DiskMount, ExecFailure, ExecRequest, Exit, FileEntry, FileFailure, FileReply, FileRequest, HostAct,
+    HostChange, HostChangeReply, HostEntry, Pong, Program, ProgramControl, ProgramEvent, Ready, Refusal,
+    Reply, Request, ShareDevice, ShareMount, Stdio, TerminalSize, UpperDisk, Usage, WatchEvent, WriteAt,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -343,9 +343,13 @@ fn one_changed_byte() {
         Request::File(write),
         Request::File(FileRequest::Rename { from: path.clone(), to: path }),
         Request::Connect { port: 8080 },
+        Request::HostChanges,
     ] {
         change_each_byte(&request);
     }
+    let moved = HostAct::Moved { to_directory: b"c".to_vec(), to: b"d".to_vec() };
+    change_each_byte(&HostChange { share: 1, directory: b"a".to_vec(), name: b"b".to_vec(), what: moved });
+    change_each_byte(&Reply::Ok(HostChangeReply::Thread(300)));
     let entry = FileEntry {
         name: b"link".to_vec(),
         size: 4,
