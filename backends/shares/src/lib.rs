@@ -15,12 +15,16 @@ mod host_fs;
 mod nodes;
 mod one_file;
 mod places;
+mod reenacted;
 mod router;
 mod specials;
 mod sys;
+mod watches;
 
-pub use host_fs::{Budget, Caching, HostFs, Options, RootError};
+pub use host_fs::{Act, Budget, Caching, Change, HostFs, Made, Options, RootError};
 pub use one_file::OneFile;
 pub use places::{Place, Places};
+pub use reenacted::{Reenacted, Stage};
 pub use router::Router;
 pub use sys::{MountError, Mounted, OwnFiles};
+pub use watches::{Batch, Watches};

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use fuse::{Errno, Handle, NodeId, Result};
 
 use crate::sys::{self, Found, Identity, Kind, Version};
+use crate::watches::{DirectoryWatch, FileActs};
 
 /// Most nodes that the kernel can be told of; each takes some 350 bytes.
 const MAX_NODES: usize = 1 << 20;
@@ -120,6 +121,10 @@ pub(crate) struct Node {
     used: AtomicBool,
     /// Mode and group, in half of the bits each, as the kernel was last told: what is made in a directory depends on them.
     told: AtomicU64,
+    pub(crate) watch: DirectoryWatch,
+    pub(crate) acts: FileActs,
+    /// Files that have places in this directory, if it is one that was ever watched.
+    children: Mutex<Option<HashMap<CString, Weak<Node>>>>,
 }
 
 /// How a file is reached, and what the kernel has of the file.
@@ -193,6 +198,34 @@ impl Node {
         let mut state = self.state();
         state.open.remove(&handle);
         state.open.is_empty()
+    }
+
+    /// Notes from now on which files have places in this directory.
+    pub(crate) fn note_children(&self) {
+        lock(&self.children).get_or_insert_default();
+    }
+
+    /// The file that was last found at a name of this directory, if that is noted.
+    pub(crate) fn child(&self, name: &CStr) -> Option<Arc<Node>> {
+        let child = lock(&self.children).as_ref()?.get(name)?.upgrade()?;
+        let here = |place: Arc<Place>| std::ptr::eq(&*place.parent, self) && *place.name == *name;
+        Some(child).filter(|child| !child.is_gone() && child.place().is_some_and(here))
+    }
+
+    fn note_child(self: &Arc<Self>, (parent, name): At<'_>) {
+        if let Some(children) = lock(&parent.children).as_mut() {
+            children.insert(name.to_owned(), Arc::downgrade(self));
+        }
+    }
+
+    /// The file is no longer at that place.
+    fn leave(&self, former: Option<Arc<Place>>) {
+        let Some(former) = former else { return };
+        if let Some(children) = lock(&former.parent.children).as_mut()
+            && children.get(&former.name).is_some_and(|child| std::ptr::eq(child.as_ptr(), self))
+        {
+            children.remove(&former.name);
+        }
     }
 
     /// How many handles are noted.
@@ -271,6 +304,9 @@ impl Nodes {
             gone: AtomicBool::new(false),
             used: AtomicBool::new(true),
             told: AtomicU64::default(),
+            watch: DirectoryWatch::default(),
+            acts: FileActs::default(),
+            children: Mutex::default(),
         });
         let nodes = Self {
             root: root.clone(),
@@ -334,10 +370,25 @@ impl Nodes {
             lookups: AtomicU64::new(1),
             used: AtomicBool::new(false),
             told: AtomicU64::default(),
+            watch: DirectoryWatch::default(),
+            acts: FileActs::default(),
+            children: Mutex::default(),
         });
         tables.by_id.insert(node.id, node.clone());
         tables.by_identity.insert(identity, node.clone());
+        drop(tables);
+        place.iter().for_each(|place| node.note_child(*place));
         Ok(node)
+    }
+
+    /// Gives the kernel one reference more to a node that it has. Whether it has the node.
+    pub(crate) fn again(&self, node: &Arc<Node>) -> bool {
+        let tables = shared(&self.tables);
+        let known = tables.by_id.contains_key(&node.id);
+        if known {
+            node.lookups.fetch_add(1, Ordering::Relaxed);
+        }
+        known
     }
 
     /// Takes references back; what the kernel never had is not missed. Returns a node that it no longer has, which is to
@@ -367,7 +418,7 @@ impl Nodes {
         self.unpin(node, false);
         // The kernel forgets a directory after what is in it: nobody needs the way there.
         let place = node.state().place.take();
-        drop(place);
+        node.leave(place);
     }
 
     /// Forgets all but the root; returns what it forgot.
@@ -378,6 +429,7 @@ impl Nodes {
         tables.by_identity.insert(self.root.identity, self.root.clone());
         drop(tables);
         lock(&self.cached).clear();
+        lock(&self.root.children).as_mut().into_iter().for_each(HashMap::clear);
         forgotten
     }
 
@@ -392,7 +444,10 @@ impl Nodes {
         let is_there = state.place.as_ref().is_some_and(|old| old.is(place));
         let former = if is_there { None } else { state.place.replace(Place::new(place)) };
         drop(state);
-        drop(former);
+        if !is_there {
+            node.leave(former);
+            node.note_child(place);
+        }
         node.gone.store(false, Ordering::Relaxed);
         self.unpin(node, true);
     }
@@ -423,7 +478,7 @@ impl Nodes {
     /// Notes that a file is no longer at a place, but at another one.
     pub(crate) fn lost_place(&self, node: &Arc<Node>, place: At<'_>) {
         let former = node.state().place.take_if(|old| old.is(place));
-        drop(former);
+        node.leave(former);
         self.unpin(node, true);
     }
 

@@ -25,6 +25,7 @@ impl HostFs {
     pub(super) fn open_node(&self, node: &Arc<Node>, opening: Opening) -> Result<Opened> {
         let (what, cache) = match (opening, node.kind) {
             (Opening::Directory, Kind::Directory) => {
+                self.look_into(node);
                 let named = self.nodes.descriptor(node)?;
                 let directory = Directory::new(self.proc.open_directory(named.as_fd())?);
                 (OpenKind::Directory(Mutex::new(directory)), self.options.caching.of_directory())
@@ -172,7 +173,12 @@ impl HostFs {
     }
 
     pub(super) fn act(&self, node: NodeId, handle: Handle, act: Data<'_>) -> Result<u64> {
-        let file = self.file(node, handle)?;
+        let open = self.handle(node, handle)?;
+        let OpenKind::File(file) = &open.what else { return Err(Errno::EBADF) };
+        let _change = match act {
+            Data::Read { .. } | Data::Seek { .. } | Data::Copy { .. } => None,
+            Data::Write { .. } | Data::Allocate { .. } => self.changing(&open.node),
+        };
         let fd = file.as_fd();
         match act {
             Data::Read { offset, into } => told(guest_memory::read_at(fd, into.pieces(), offset)),
@@ -194,7 +200,9 @@ impl HostFs {
             Data::Seek { offset, what } => sys::seek(fd, offset, what),
             Data::Copy { offset, to_node, to, to_offset, len } => {
                 let to = self.file(to_node, to)?;
-                self.kill_privileges(&self.nodes.get(to_node)?)?;
+                let to_node = self.nodes.get(to_node)?;
+                let _change = self.changing(&to_node);
+                self.kill_privileges(&to_node)?;
                 sys::copy((fd, offset), (to.as_fd(), to_offset), len)
             }
         }

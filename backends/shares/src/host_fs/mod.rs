@@ -5,6 +5,7 @@
 //! names, times and permissions go to the host. The guest's kernel has checked what its programs may do.
 
 mod attributes;
+mod changes;
 mod files;
 mod list;
 mod names;
@@ -16,18 +17,21 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
 use fuse::{
     Attributes, Cache, Context, Creation, Data, Entry, Errno, FileSystem, Gone, Handle, How, Listing, Name,
-    NameChange, NodeId, Opened, Opening, Result, SetAttributes, Stat, Statistics, Sync, Xattr,
+    NameChange, NodeId, OpenFlags, Opened, Opening, Result, SetAttributes, Stat, Statistics, Sync, Xattr,
 };
 
 use crate::guest_attributes::Table;
 use crate::nodes::{Node, Nodes, Numbered, Way, alone, shared};
 use crate::specials::{Specials, is_special};
 use crate::sys::{self, Directory, Found, Identity, Kind, OwnFiles};
+use crate::watches::Watches;
+
+pub use changes::{Act, Change, Made};
 
 /// How a directory is shared.
 #[derive(Debug, Clone)]
@@ -154,6 +158,8 @@ pub struct HostFs {
     /// The one name of the root that is shared, if only one is.
     only: Option<CString>,
     options: Options,
+    /// The folder's number among those that are watched, if it is.
+    watching: OnceLock<(usize, Arc<Watches>)>,
 }
 
 /// Something that the guest has open.
@@ -199,6 +205,7 @@ impl HostFs {
             nodev,
             only: None,
             options,
+            watching: OnceLock::new(),
         })
     }
 
@@ -357,6 +364,9 @@ impl HostFs {
 
     /// The kernel no longer has a node: what was kept for it goes, if nobody can find it again.
     fn forgotten(&self, node: &Arc<Node>) {
+        if let Some((_, watches)) = self.watching.get() {
+            watches.forget(node);
+        }
         let gone = if is_special(node.identity) {
             alone(&self.specials).forget(node.identity)
         } else {
@@ -427,6 +437,7 @@ impl FileSystem for HostFs {
             How::Existing => self.look_up(&parent, directory.as_fd(), name),
             _ => {
                 self.may_make(&parent, Some(name))?;
+                let _act = self.acting(&parent, name);
                 self.make(context, &Spot { node: &parent, directory: directory.as_fd(), name }, how)
             }
         }
@@ -440,12 +451,14 @@ impl FileSystem for HostFs {
         | NameChange::RemoveDirectory(name)
         | NameChange::Rename { from: name, .. }) = change;
         self.may_change(&parent, name)?;
+        let _act = self.acting(&parent, name);
         match change {
             NameChange::Unlink(name) => self.remove(&spot(name), false),
             NameChange::RemoveDirectory(name) => self.remove(&spot(name), true),
             NameChange::Rename { from, to_parent, to, how } => {
                 let (to_parent, to_directory) = self.directory(to_parent)?;
                 self.may_change(&to_parent, to)?;
+                let _act = self.acting(&to_parent, to);
                 let to = Spot { node: &to_parent, directory: to_directory.as_fd(), name: to };
                 self.rename(&spot(from), &to, how)
             }
@@ -465,6 +478,7 @@ impl FileSystem for HostFs {
         if node.id == NodeId::ROOT && self.only.is_some() {
             return Err(Errno::EPERM);
         }
+        let _change = self.changing(&node);
         let changed = self.set_attributes(&node, handle, change);
         self.settle(&node);
         changed?;
@@ -472,7 +486,10 @@ impl FileSystem for HostFs {
     }
 
     fn open(&self, _: &Context<'_>, node: NodeId, opening: Opening) -> Result<Opened> {
-        self.open_node(&self.nodes.get(node)?, opening)
+        let node = self.nodes.get(node)?;
+        let cuts = matches!(opening, Opening::File { flags, .. } if flags.contains(OpenFlags::TRUNCATE));
+        let _change = if cuts { self.changing(&node) } else { None };
+        self.open_node(&node, opening)
     }
 
     fn create(
@@ -484,6 +501,7 @@ impl FileSystem for HostFs {
     ) -> Result<(Entry, Opened)> {
         let (parent, directory) = self.directory(parent)?;
         self.may_make(&parent, name)?;
+        let _act = name.and_then(|name| self.acting(&parent, name));
         let directory = directory.as_fd();
         match name {
             Some(name) => self.create_file(context, &Spot { node: &parent, directory, name }, creation),

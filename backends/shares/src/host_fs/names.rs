@@ -51,6 +51,7 @@ impl HostFs {
         if let Some(ino) = special {
             return self.learn_special(ino);
         }
+        self.look_into(parent);
         let found = sys::stat_at(directory, name.as_c_str())?;
         self.learn(parent, name.as_c_str(), &found)
     }
@@ -400,6 +401,7 @@ impl HostFs {
     fn touch(&self, directory: &Arc<Node>) {
         // A user who may make names in another user's directory may set both of its times to now, and nothing else.
         let now = Some(fuse::SetTime::Now);
+        let _change = self.changing(directory);
         let _ = self.nodes.descriptor(directory).and_then(|file| sys::set_times(file.as_fd(), now, now));
     }
 }

@@ -65,6 +65,16 @@ impl Kind {
             _ => Self::Special,
         }
     }
+
+    /// The bits of `st_mode` that say the kind; of devices, FIFOs and sockets those of a FIFO.
+    pub(crate) fn type_bits(self) -> u32 {
+        match self {
+            Self::File => 0o100_000,
+            Self::Directory => 0o040_000,
+            Self::SymbolicLink => 0o120_000,
+            Self::Special => 0o010_000,
+        }
+    }
 }
 
 /// A file as the host tells of it.
