@@ -5,6 +5,7 @@
 //!   Serve + descriptors ───────────▶
 //!                            ◀────── Serving, or Failed(why) and the end
 //!                            ◀────── Files: what was done to files, if that is watched
+//!   Agent(stream) ─────────────────▶  the host's changes go to the guest's agent
 //!   Mark(n) ───────────────────────▶
 //!                            ◀────── Files with mark n, after all that was done before
 //!                            ◀────── Failed(why), and the end
@@ -58,9 +59,14 @@ pub struct Serve {
     pub watch: Watch,
 }
 
-/// To the process, later: a mark is wanted behind what has been done to files so far.
+/// To the process, later.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Mark(pub u64);
+pub enum Later {
+    /// A mark is wanted behind what has been done to files so far.
+    Mark(u64),
+    /// A stream to the guest's agent, which waits to hear of the host's changes. Only the first counts.
+    Agent(Fd),
+}
 
 /// Rules for the files of all mounts, and whether operations are told.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -311,7 +317,20 @@ impl Marker {
     /// back.
     #[must_use]
     pub fn mark(&self, mark: u64) -> bool {
-        self.0.send(&Mark(mark), &[]).is_ok()
+        self.0.send(&Later::Mark(mark), &[]).is_ok()
+    }
+}
+
+/// Gives a process the way to the guest's agent.
+#[derive(Debug, Clone)]
+pub struct AgentTaker(Arc<Channel>);
+
+impl AgentTaker {
+    /// Gives the process a stream to the agent, which waits to hear of the host's changes.
+    pub fn give(&self, stream: OwnedFd) -> Result<(), MachineError> {
+        let mut descriptors = Outgoing::default();
+        let later = Later::Agent(descriptors.add(stream));
+        descriptors.send(&self.0, &later).map_err(in_process(PROGRAM))
     }
 }
 
@@ -364,6 +383,12 @@ impl Shares {
     #[must_use]
     pub fn keeper(&self) -> Option<Arc<Keeper>> {
         self.keeper.clone()
+    }
+
+    /// The way to give the process a stream to the guest's agent.
+    #[must_use]
+    pub fn agent_taker(&self) -> AgentTaker {
+        AgentTaker(Arc::clone(&self.channel))
     }
 
     /// Gives what the process tells of files to `take`, on a thread of its own, until the process ends. While `take`

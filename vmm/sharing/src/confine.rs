@@ -152,8 +152,11 @@ const FILES: &[Call] = &[
     calls::FSTATFS,
 ];
 
+/// Watching directories, of a queue of events that was made before.
+const WATCHES: &[Call] = &[calls::INOTIFY_ADD_WATCH, calls::INOTIFY_RM_WATCH];
+
 const PROFILE: Profile<'_> = Profile {
-    calls: &[calls::RUNTIME, calls::BACK_END, EVENTS, FILES],
+    calls: &[calls::RUNTIME, calls::BACK_END, EVENTS, FILES, WATCHES],
     conditional: &[RUNTIME_IF, BACK_END_IF],
     ioctls: &[FIONBIO],
     fcntls: OWN_FCNTLS,

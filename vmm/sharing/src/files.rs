@@ -11,6 +11,7 @@ use machine::shares::{Content, Inner, MountSpec, Source, View};
 use overlay::Files;
 use shares::{Budget, Caching, HostFs, OneFile, Options, OwnFiles, Place, Places, Router};
 
+use crate::changes::Changes;
 use crate::watch::Watched;
 
 /// A folder in memory is as free to all as `/tmp`.
@@ -24,9 +25,14 @@ pub(crate) struct Maker<'a> {
     pub(crate) budget: Budget,
     /// Rules and events.
     pub(crate) watched: &'a Watched,
+    /// Where folders of the host's are added whose changes the guest is to hear of; nothing if it cannot.
+    pub(crate) changes: Option<&'a Changes>,
     /// The overlays that were made.
     pub(crate) overlays: RefCell<Vec<Arc<Files>>>,
 }
+
+/// The files of a mount, the name of the file if that is only one, and the same files if they are the host's own.
+type Made = (Box<dyn FileSystem>, Option<CString>, Option<Arc<HostFs>>);
 
 impl Maker<'_> {
     /// The file systems of a device as one.
@@ -39,32 +45,50 @@ impl Maker<'_> {
         let MountSpec { content, inner, place: at, masks } = mount;
         let guard = self.watched.guard(masks)?;
         let is_own = !matches!(content, Content::Host { .. });
-        let (files, only) = self.files(content)?;
+        let (files, only, host) = self.files(content)?;
         if let Some(name) = only {
             // Numbers of files that are not in the same file system, and must not seem to be one.
             let file = OneFile::new(files, name, number + 2);
             let file = file.map_err(refused).context("file")?;
             return Ok(guard.over(&at, Box::new(file)));
         }
+        let (masks, paths) = (guard.masks.clone(), inner.iter().map(|inner| inner.path.clone()).collect());
+        let files = guard.over(&at, Self::with_places(files, inner, is_own)?);
+        match (self.changes, host) {
+            (Some(changes), Some(host)) => changes.add(number, files, host, masks, paths),
+            _ => Ok(files),
+        }
+    }
+
+    fn with_places(
+        files: Box<dyn FileSystem>,
+        inner: Vec<Inner>,
+        is_own: bool,
+    ) -> anyhow::Result<Box<dyn FileSystem>> {
         if inner.is_empty() {
-            return Ok(guard.over(&at, files));
+            return Ok(files);
         }
         let inner = inner.into_iter().map(place).collect::<anyhow::Result<Vec<_>>>()?;
         // A place is made in files of the guest's own only, never on the host.
         let places = Places::new(files, &inner, is_own).map_err(refused).context("places of mounts")?;
-        Ok(guard.over(&at, Box::new(places)))
+        Ok(Box::new(places))
     }
 
-    /// The files of a mount, and the name of the file if that is only one.
-    fn files(&self, content: Content<OwnedFd>) -> anyhow::Result<(Box<dyn FileSystem>, Option<CString>)> {
+    /// The files of a mount.
+    fn files(&self, content: Content<OwnedFd>) -> anyhow::Result<Made> {
         Ok(match content {
             Content::Memory { limit } => {
                 let options = overlay::Options { limit, mode: FOLDER_MODE, uid: 0, gid: 0 };
-                (Box::new(Files::in_memory(options).map_err(refused).context("folder in memory")?), None)
+                (
+                    Box::new(Files::in_memory(options).map_err(refused).context("folder in memory")?),
+                    None,
+                    None,
+                )
             }
             Content::Host { source, view } => {
                 let (files, only) = self.host(source, view)?;
-                (Box::new(files), only)
+                let files = Arc::new(files);
+                (Box::new(Arc::clone(&files)), only, Some(files))
             }
             Content::Overlay { source, limit, changes } => {
                 let view = View { readonly: true, ..View::default() };
@@ -76,7 +100,7 @@ impl Maker<'_> {
                 };
                 let files = Arc::new(files.map_err(refused).context("overlay")?);
                 self.overlays.borrow_mut().push(Arc::clone(&files));
-                (Box::new(files), only)
+                (Box::new(files), only, None)
             }
         })
     }

@@ -8,6 +8,7 @@
 //!
 //! Not here: the supervisor's side (`machine::shares`), the FUSE protocol (`fuse`), files (`shares`), and vhost-user.
 
+mod changes;
 mod confine;
 mod device;
 mod files;
@@ -25,12 +26,13 @@ use anyhow::{Context, bail, ensure};
 use confinement::User;
 use fuse::{Coherence, Session};
 use machine::descriptors::Incoming;
-use machine::shares::{DeviceSpec, MAX_DEVICES, MAX_MOUNTS, Mark, MountSpec, Serve, SharesReport};
+use machine::shares::{DeviceSpec, Later, MAX_DEVICES, MAX_MOUNTS, MountSpec, Serve, SharesReport};
 use process::Channel;
 use rustix::fs::{FileType, Mode};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use shares::{Budget, Router};
 
+use changes::Changes;
 use confine::{Directory, Inside};
 use device::FileSystemDevice;
 use files::Maker;
@@ -88,7 +90,8 @@ fn serve(channel: &Arc<Channel>, user: Option<&User>, planned: &mut Vec<Planned>
     let (mounts, shared) = apart(planned)?;
     let kept = mounts.iter().flatten().map(|mount| mount.content.limit()).fold(0, u64::saturating_add);
     let inside = confine::walls(shared, user, confine::Memory { mapped, kept })?;
-    let (sessions, overlays) = sessions(inside, mounts, planned, &watched)?;
+    let mut changes = changes(&inside);
+    let (sessions, overlays) = sessions(inside, mounts, planned, (&watched, changes.as_ref()))?;
     let keeping = keeper.map(|keeper| Arc::new(Keeping::new(overlays, keeper)));
     confine::close_the_last_door()?;
 
@@ -113,14 +116,27 @@ fn serve(channel: &Arc<Channel>, user: Option<&User>, planned: &mut Vec<Planned>
     if let Some(events) = watched.events() {
         watch::tell(events, channel)?;
     }
-    while let Some((Mark(mark), _)) = channel.recv()? {
-        match watched.events() {
-            Some(events) => events.mark(mark),
-            None => bail!("the supervisor broke the protocol"),
+    while let Some((later, received)) = channel.recv()? {
+        match (later, watched.events()) {
+            (Later::Mark(mark), Some(events)) => events.mark(mark),
+            (Later::Mark(_), None) => bail!("the supervisor broke the protocol"),
+            (Later::Agent(stream), _) => {
+                let stream = Incoming::new(received).take(stream)?;
+                changes.take().map_or(Ok(()), |changes| changes.tell(stream))?;
+            }
         }
     }
     keeping.iter().for_each(|keeping| keeping.keep());
     Ok(())
+}
+
+/// Makes ready to hear of the host's changes. Without it, files are served all the same.
+fn changes(inside: &Inside) -> Option<Changes> {
+    let changes = rustix::process::fchdir(&inside.own).map_err(Into::into).and_then(|()| Changes::new());
+    let complain = |error: &std::io::Error| {
+        say(&format!("programs of the guest that watch files miss what the host does: {error}"))
+    };
+    changes.inspect_err(complain).ok()
 }
 
 fn plan(spec: DeviceSpec, received: &mut Incoming) -> anyhow::Result<Planned> {
@@ -165,14 +181,14 @@ fn sessions(
     inside: Inside,
     mounts: Vec<Vec<MountSpec<usize>>>,
     planned: &[Planned],
-    watched: &Watched,
+    (watched, changes): (&Watched, Option<&Changes>),
 ) -> anyhow::Result<Served> {
     let Inside { shared, own } = inside;
     // A quarter for each kind of descriptor, and a quarter for all else.
     let each = MAX_DESCRIPTORS.min(descriptor_limit()) / (4 * u64::try_from(shared.len())?.max(1));
     let each = usize::try_from(each)?;
     let budget = Budget { nodes: each, handles: each };
-    let maker = Maker { own, budget, watched, overlays: RefCell::default() };
+    let maker = Maker { own, budget, watched, changes, overlays: RefCell::default() };
     let mut shared: Vec<_> = shared.into_iter().map(Some).collect();
     let mut take = |number| {
         let directory = shared.get_mut(number).and_then(Option::take);

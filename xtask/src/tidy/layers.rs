@@ -65,6 +65,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
             "confinement",
             "fuse",
             "guest_memory",
+            "guest_protocol",
             "machine",
             "overlay",
             "policy",

@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 use crate::agent::command::{Defaults, Exec};
 use crate::agent::detached::{Detached, Log};
 use crate::agent::error::{Error, Result};
-use crate::agent::frames::hung_up;
+use crate::agent::frames::{hung_up, write_message};
 use crate::agent::ports::Ports;
 use crate::agent::program::ProgramStream;
 
@@ -68,6 +68,14 @@ impl OwnGuest {
             }
             None => self.0.ports.connect(AGENT_PORT).await.map_err(hung_up),
         }
+    }
+
+    /// A stream on which the agent waits to hear of the host's changes of files.
+    pub(crate) async fn host_changes(&self) -> Result<UnixStream> {
+        // The spare stream is for programs, which somebody waits for.
+        let mut stream = self.0.ports.connect(AGENT_PORT).await.map_err(hung_up)?;
+        write_message(&mut stream, &Request::HostChanges).await?;
+        Ok(stream)
     }
 
     /// Starts a detached program.

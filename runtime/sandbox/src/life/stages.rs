@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use guest_protocol::{BootConfig, HOST_PORT, HostEntry, UpperDisk, VERSION};
 use images::Progress;
 use machine::Kind;
+use machine::shares::AgentTaker;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -203,6 +204,8 @@ struct Plan {
     defaults: Defaults,
     /// The kernel counts as in use for as long as the sandbox lives.
     lease: Option<Arc<kernels::Lease>>,
+    /// The process that tells the agent of the host's changes of files, if there is one.
+    agent_taker: Option<AgentTaker>,
 }
 
 /// A machine that is being made.
@@ -227,7 +230,6 @@ impl Booting {
         let (modules, release) = prepare::if_room(kernel.modules, image.layers.len()).unzip();
         let (read_only, layers) = prepare::read_only_disk(&image.reference, image.layers, modules)?;
         let config = boot_config(base, layers, release, volumes)?;
-        let plan = Plan { config, defaults, lease: kernel.lease };
         let (ports, device) = Ports::pair().map_err(Error::system("vsock port channel"))?;
         let (log_reader, log) = std::io::pipe().map_err(Error::system("log pipe"))?;
         let (reader, writer) = std::io::pipe().map_err(Error::system("console pipe"))?;
@@ -244,6 +246,8 @@ impl Booting {
         if let Some(keeper) = shares.as_ref().and_then(machine::shares::Shares::keeper) {
             base.shared.set_keeper(keeper);
         }
+        let agent_taker = shares.as_ref().map(machine::shares::Shares::agent_taker);
+        let plan = Plan { config, defaults, lease: kernel.lease, agent_taker };
         let config = machine::Config {
             vcpus: base.grant.vcpus,
             memory_mib: base.grant.memory_mib,
@@ -305,6 +309,7 @@ impl Starting {
             config: boot_config(base, 1, None, Vec::new()).unwrap(),
             defaults: Defaults::default(),
             lease: None,
+            agent_taker: None,
         };
         (Self { running, ports: Arc::new(ports), plan, by: Instant::now() + START_LIMIT }, device)
     }
@@ -360,7 +365,11 @@ impl Configuring {
             guest.refill().await?;
             Ok(ready)
         });
-        Ok((in_time(*by, base, ready).await?, guest))
+        let ready = in_time(*by, base, ready).await?;
+        if let Some(taker) = plan.agent_taker.clone() {
+            tokio::spawn(tell_of_host_changes(guest.clone(), taker));
+        }
+        Ok((ready, guest))
     }
 
     /// Goes on with a ready guest.
@@ -394,6 +403,18 @@ struct AbortOnDrop(JoinHandle<()>);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// Gives the process that serves files a stream to the agent, which it tells of the host's changes.
+async fn tell_of_host_changes(guest: OwnGuest, taker: AgentTaker) {
+    let given = async {
+        let stream = guest.host_changes().await?.into_std().map_err(Error::system("agent's stream"))?;
+        Ok::<_, Error>(taker.give(stream.into())?)
+    };
+    // A sandbox may end as soon as it is ready.
+    if let Err(error) = given.await {
+        tracing::debug!("the agent hears of no changes of the host: {error}");
     }
 }
 

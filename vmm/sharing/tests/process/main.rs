@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
 
+mod changes;
 mod guest;
 mod kinds;
 mod watch;
@@ -263,6 +264,7 @@ fn walls_hold(mut guest: Guest, shared: &Path, user: u32) {
     let made = fs::metadata(shared.join("new")).unwrap();
     assert_eq!((made.uid(), made.permissions().mode()), (user, 0o100_644));
     assert_eq!(guest.look_up(mount, b"of root").and_then(|node| guest.open(node, 0)), Err(EACCES));
+    changes::are_told(&guest.shares, shared);
 }
 
 #[test]

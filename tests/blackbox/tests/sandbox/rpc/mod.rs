@@ -1,5 +1,6 @@
 //! `matchlock rpc`: raw lines in, raw lines out.
 
+mod changes;
 mod files;
 mod input;
 mod life;
@@ -11,7 +12,7 @@ use crate::Test;
 pub(crate) const TESTS_WITHOUT_GUEST: &[Test] = input::TESTS;
 
 /// Tests that need a guest each.
-pub(crate) const TESTS: &[&[Test]] = &[programs::TESTS, files::TESTS, life::TESTS];
+pub(crate) const TESTS: &[&[Test]] = &[programs::TESTS, files::TESTS, changes::TESTS, life::TESTS];
 
 const PARSE: i64 = -32700;
 const INVALID_REQUEST: i64 = -32600;
