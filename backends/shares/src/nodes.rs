@@ -176,7 +176,7 @@ impl Node {
     /// Mode and group that the kernel was last told.
     pub(crate) fn told(&self) -> (u32, u32) {
         let told = self.told.load(Ordering::Relaxed);
-        ((told >> 32) as u32, told as u32)
+        ((told >> 32) as u32, (told & 0xffff_ffff) as u32)
     }
 
     /// Notes the version of the contents that are opened, if it can be told from all later ones. Whether pages that the kernel

@@ -69,13 +69,13 @@ impl FileSystemDevice {
         (!takes_long).then(|| serve(&self.session, scratch, &buffers))
     }
 
-    /// Gives a request to another thread; comes back if there is no room for it.
-    fn hand_over(&self, chain: Chain) -> Result<(), Chain> {
+    /// Gives a request to another thread; returns the request if there is no room for it.
+    fn hand_over(&self, chain: Chain) -> Option<Chain> {
         let buffers = chain.buffers();
         let len = buffers.readable.len().max(buffers.writable.len());
         drop(buffers);
         let job = Job { session: Arc::clone(&self.session), chain, len };
-        self.followers.hand_over(job).map_err(|job| job.chain)
+        self.followers.hand_over(job).map(|job| job.chain)
     }
 }
 
@@ -107,8 +107,8 @@ impl ParallelDevice for FileSystemDevice {
             let (chain, len) = match self.serve_short(&mut scratch, &chain) {
                 Some(len) => (chain, len),
                 None => match self.hand_over(chain) {
-                    Ok(()) => continue,
-                    Err(chain) => {
+                    None => continue,
+                    Some(chain) => {
                         let len = serve(&self.session, &mut scratch, &chain.buffers());
                         (chain, len)
                     }

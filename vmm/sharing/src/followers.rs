@@ -66,16 +66,16 @@ impl Followers {
     }
 
     /// Hands a request to a thread; returns the request if there is no room for it.
-    pub(crate) fn hand_over(&self, job: Job) -> Result<(), Job> {
+    pub(crate) fn hand_over(&self, job: Job) -> Option<Job> {
         let mut state = self.0.lock();
         if state.bytes + job.weight() > MAX_BYTES {
-            return Err(job);
+            return Some(job);
         }
         state.bytes += job.weight();
         state.waiting.push_back(job);
         drop(state);
         self.0.changed.notify_one();
-        Ok(())
+        None
     }
 }
 
