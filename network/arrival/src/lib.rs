@@ -15,6 +15,7 @@
 #![cfg(target_os = "linux")]
 
 mod answers;
+mod carry;
 mod links;
 mod netlink;
 mod program;

@@ -1,7 +1,9 @@
 //! The sockets at which everything arrives. Each takes what is for any address (`IP_TRANSPARENT`).
 
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket,
+};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
@@ -32,7 +34,7 @@ pub(crate) fn open() -> Result<Sockets, Error> {
 impl From<Sockets> for [OwnedFd; Sockets::COUNT] {
     fn from(sockets: Sockets) -> Self {
         let Sockets { connections: [tcp4, tcp6], datagrams: [udp4, udp6], answers } = sockets;
-        [tcp4.into(), tcp6.into(), udp4.0, udp6.0, answers.v4, answers.v6]
+        [tcp4.into(), tcp6.into(), udp4.0.into(), udp6.0.into(), answers.v4, answers.v6]
     }
 }
 
@@ -41,7 +43,7 @@ impl From<[OwnedFd; Sockets::COUNT]> for Sockets {
     fn from([tcp4, tcp6, udp4, udp6, v4, v6]: [OwnedFd; Self::COUNT]) -> Self {
         Self {
             connections: [tcp4.into(), tcp6.into()],
-            datagrams: [Datagrams(udp4), Datagrams(udp6)],
+            datagrams: [Datagrams(udp4.into()), Datagrams(udp6.into())],
             answers: Answers { v4, v6 },
         }
     }
@@ -79,7 +81,7 @@ fn datagrams(address: IpAddr) -> io::Result<Datagrams> {
     } else {
         setsockopt(&socket, sockopt::Ipv6OrigDstAddr, &true)?;
     }
-    Ok(Datagrams(socket))
+    Ok(Datagrams(socket.into()))
 }
 
 /// The address and port that the guest wanted to connect to.
@@ -89,7 +91,7 @@ pub fn wanted(connection: &TcpStream) -> io::Result<SocketAddr> {
 
 /// The guest's datagrams over one version of IP. Receiving does not wait.
 #[derive(Debug)]
-pub struct Datagrams(OwnedFd);
+pub struct Datagrams(UdpSocket);
 
 /// Where a datagram came from, and where it is to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -105,22 +107,26 @@ pub struct Datagram {
 impl Datagrams {
     /// Receives a datagram. `WouldBlock` if there is none.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Datagram> {
-        let mut control = nix::cmsg_space!(libc::sockaddr_in6);
-        loop {
-            let mut places = [IoSliceMut::new(buffer)];
-            let fd = self.0.as_raw_fd();
-            let message =
-                recvmsg::<SockaddrStorage>(fd, &mut places, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
-            let wanted = message.cmsgs()?.find_map(|message| match message {
-                ControlMessageOwned::Ipv4OrigDstAddr(address) => Some(v4(address)),
-                ControlMessageOwned::Ipv6OrigDstAddr(address) => Some(v6(address)),
-                _ => None,
-            });
-            let (len, from) = (message.bytes, message.address.as_ref().and_then(sender));
-            // The kernel says both of every datagram.
-            if let (Some(from), Some(wanted)) = (from, wanted) {
-                return Ok(Datagram { len, from, wanted });
-            }
+        receive(&self.0, buffer)
+    }
+}
+
+/// Receives a datagram at one of the sockets of [`Datagrams`].
+pub(crate) fn receive(socket: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<Datagram> {
+    let mut control = nix::cmsg_space!(libc::sockaddr_in6);
+    loop {
+        let mut places = [IoSliceMut::new(buffer)];
+        let flags = MsgFlags::MSG_DONTWAIT;
+        let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut places, Some(&mut control), flags)?;
+        let wanted = message.cmsgs()?.find_map(|message| match message {
+            ControlMessageOwned::Ipv4OrigDstAddr(address) => Some(v4(address)),
+            ControlMessageOwned::Ipv6OrigDstAddr(address) => Some(v6(address)),
+            _ => None,
+        });
+        let (len, from) = (message.bytes, message.address.as_ref().and_then(sender));
+        // The kernel says both of every datagram.
+        if let (Some(from), Some(wanted)) = (from, wanted) {
+            return Ok(Datagram { len, from, wanted });
         }
     }
 }
@@ -143,5 +149,11 @@ fn v6(address: libc::sockaddr_in6) -> SocketAddr {
 impl AsFd for Datagrams {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+impl From<Datagrams> for UdpSocket {
+    fn from(datagrams: Datagrams) -> Self {
+        datagrams.0
     }
 }

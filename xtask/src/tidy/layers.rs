@@ -37,7 +37,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("hypervisor_kvm", "hypervisor/kvm", &["guest_memory", "hypervisor"]),
     ("disk", "backends/disk", &["guest_memory", "virtio"]),
     ("tap", "network/tap", &["guest_memory", "virtio"]),
-    ("arrival", "network/arrival", &["broker", "process", "tap"]),
+    ("arrival", "network/arrival", &["broker", "egress", "process", "tap"]),
     ("shares", "backends/shares", &["fuse", "guest_memory"]),
     ("vhost_backend", "backends/vhost", &["guest_memory", "virtio"]),
     // 3: the only place where hypervisor and devices meet

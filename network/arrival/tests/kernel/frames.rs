@@ -195,7 +195,7 @@ fn fragments_that_never_end_stop_nothing() {
     let fragment = |id: u16, offset: u16, more: bool, payload: &[u8]| {
         let mut packet = ip4(0x45, GUEST4, to, UDP, payload);
         packet[4..6].copy_from_slice(&id.to_be_bytes());
-        packet[6..8].copy_from_slice(&(offset / 8 | u16::from(more) << 13).to_be_bytes());
+        packet[6..8].copy_from_slice(&((offset / 8) | (u16::from(more) << 13)).to_be_bytes());
         checked(packet)
     };
     for id in 0..10_000 {
