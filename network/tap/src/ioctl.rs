@@ -9,7 +9,7 @@ use virtio::net::Offloads;
 const TUNSETIFF: u32 = 0x4004_54ca;
 const TUNGETIFF: u32 = 0x8004_54d2;
 /// The work that a reader of packets does without.
-const TUNSETOFFLOAD: u32 = 0x4004_54d0;
+pub(crate) const TUNSETOFFLOAD: u32 = 0x4004_54d0;
 /// The length of the header before each packet.
 const TUNGETVNETHDRSZ: u32 = 0x8004_54d7;
 const TUNSETVNETHDRSZ: u32 = 0x4004_54d8;

@@ -17,6 +17,9 @@ use rustix::io::Errno;
 use virtio::net::{Frames, HEADER, Offloads};
 use vm_memory::VolatileSlice;
 
+/// Requests of ioctl(2) that a TAP takes as a port, when the guest's driver starts and stops; [`Tap::new`] takes more.
+pub const IOCTLS: [u32; 1] = [ioctl::TUNSETOFFLOAD];
+
 /// The file that makes interfaces.
 const DEVICE: &str = "/dev/net/tun";
 
