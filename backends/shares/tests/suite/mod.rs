@@ -152,7 +152,7 @@ impl Suites {
         let configuration = directory.path().join("pjdfstest.toml");
         let text = format!(
             "[features]\nposix_fallocate = {{}}\nutime_now = {{}}\nutimensat = {{}}\nrename_ctime = {{}}\n\
-             [settings]\nnaptime = 0.01\nallow_remount = {}\n\
+             [settings]\nnaptime = 0.03\nallow_remount = {}\n\
              [dummy_auth]\nentries = [[\"nobody\", \"nogroup\"], [\"daemon\", \"daemon\"]]\n",
             !patterns.is_empty()
         );
