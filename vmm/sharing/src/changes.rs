@@ -247,7 +247,7 @@ impl Agent {
             if let Some((kind, payload)) = self.input.next_frame()? {
                 ensure!(kind == Kind::Message, "{BROKEN}");
                 let reply: Reply<HostChangeReply> = frame::decode(payload)?;
-                // What comes behind an answer would be taken for the answer to a change that is still to be told.
+                // Bytes behind an answer would be taken for the answer to a change that is still to be told.
                 ensure!(self.input.at_boundary(), "{BROKEN}");
                 return reply.map(Some).map_err(|_| anyhow!("the agent refuses to hear of changes"));
             }
