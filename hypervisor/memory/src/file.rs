@@ -119,7 +119,6 @@ fn transfer(
                 moved.count += count;
                 rest = advance(rest, count);
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
                 moved.error = Some(error);
                 break;
@@ -139,7 +138,20 @@ fn once(
     let at = u64::try_from(done).ok().and_then(|done| libc::off_t::try_from(offset.checked_add(done)?).ok());
     let count = libc::c_int::try_from(vectors.len().min(MAX_BUFFERS)).ok();
     let (Some(at), Some(count)) = (at, count) else { return Err(io::ErrorKind::InvalidInput.into()) };
-    usize::try_from(step(vectors.as_ptr(), count, at)).map_err(|_| io::Error::last_os_error())
+    uninterrupted(|| step(vectors.as_ptr(), count, at))
+}
+
+/// Makes a system call, again if a signal came first; returns how many bytes it moved.
+pub(crate) fn uninterrupted(mut call: impl FnMut() -> libc::ssize_t) -> io::Result<usize> {
+    loop {
+        match usize::try_from(call()) {
+            Ok(moved) => return Ok(moved),
+            Err(_) => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error => return Err(error),
+            },
+        }
+    }
 }
 
 /// The vectors without their first `moved` bytes.

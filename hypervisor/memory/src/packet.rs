@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use vm_memory::VolatileSlice;
 
-use crate::file::vector;
+use crate::file::{uninterrupted, vector};
 
 /// Reads one packet into `buffers`, in order, with one system call. Returns its length; of a packet that is longer than
 /// the buffers, the rest is lost. More than 1024 buffers are an error.
@@ -32,21 +32,13 @@ pub fn write_packet(target: BorrowedFd<'_>, buffers: &[VolatileSlice<'_>]) -> io
     })
 }
 
-/// Calls `call` with all vectors, again if a signal came first.
+/// Calls `call` with all vectors.
 fn whole(
     vectors: &[libc::iovec],
     call: impl Fn(*const libc::iovec, libc::c_int) -> libc::ssize_t,
 ) -> io::Result<usize> {
     let count = libc::c_int::try_from(vectors.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    loop {
-        match usize::try_from(call(vectors.as_ptr(), count)) {
-            Ok(moved) => return Ok(moved),
-            Err(_) => match io::Error::last_os_error() {
-                error if error.kind() == io::ErrorKind::Interrupted => {}
-                error => return Err(error),
-            },
-        }
-    }
+    uninterrupted(|| call(vectors.as_ptr(), count))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use vm_memory::VolatileSlice;
 
-use crate::file::{MAX_BUFFERS, vector};
+use crate::file::{MAX_BUFFERS, uninterrupted, vector};
 use crate::sys;
 
 /// Receives up to as many bytes as `buffers` hold, in order, without waiting. Returns 0 at the end of the stream (or if
@@ -50,15 +50,7 @@ fn transfer(
     {
         message.msg_iovlen = vectors.len() as _;
     }
-    loop {
-        match usize::try_from(call(&raw mut message)) {
-            Ok(moved) => return Ok(moved),
-            Err(_) => match io::Error::last_os_error() {
-                error if error.kind() == io::ErrorKind::Interrupted => {}
-                error => return Err(error),
-            },
-        }
-    }
+    uninterrupted(|| call(&raw mut message))
 }
 
 #[cfg(test)]
