@@ -6,7 +6,7 @@
 //! directories are watched, and what an event means (`shares`).
 
 use std::cell::RefCell;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use fuse::FileSystem;
 use guest_protocol::frame::{self, Kind, Splitter};
 use guest_protocol::{HostAct, HostChange, HostChangeReply, NewFile, Reply};
 use policy::files::{Masks, Verdict};
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use shares::{Act, Change, HostFs, Made, Reenacted, Stage, Watches};
 
@@ -262,25 +262,15 @@ impl Agent {
     }
 
     fn wait(&self, events: PollFlags, by: Instant) -> anyhow::Result<()> {
-        let left = by.saturating_duration_since(Instant::now());
-        let mut fds = [PollFd::new(&self.stream, events)];
-        let ready = rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&timespec(left)?)))?;
-        ensure!(ready > 0, "the agent takes too long");
+        ensure!(process::wait_for(&self.stream, events, Some(by))?, "the agent takes too long");
         Ok(())
     }
 
-    /// Lets events come together, unless the agent says something or is gone.
+    /// Lets events come together, unless the agent is gone.
     fn pause(&self) -> anyhow::Result<()> {
-        let mut fds = [PollFd::from_borrowed_fd(self.stream.as_fd(), PollFlags::RDHUP)];
-        match rustix::event::poll(&mut fds, Some(&timespec(GAP)?)) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
+        process::wait_for(&self.stream, PollFlags::RDHUP, Some(Instant::now() + GAP))?;
+        Ok(())
     }
-}
-
-fn timespec(duration: Duration) -> Result<Timespec, Errno> {
-    Timespec::try_from(duration).map_err(|_| Errno::INVAL)
 }
 
 /// Changes that were not told.

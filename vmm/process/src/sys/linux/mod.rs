@@ -14,4 +14,4 @@ pub use child::Child;
 pub use lifeline::exit_on_hang_up;
 pub use pair::accept_pair;
 pub use spawn::{Confinement, Spawn, spawn, spawn_without_channel};
-pub use wait::wait_readable;
+pub use wait::{wait_for, wait_readable};
