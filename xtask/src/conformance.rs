@@ -66,9 +66,7 @@ fn shares(steps: &mut Steps) -> Result<Counts> {
         let text = with_table(&text, &rows).with_context(|| format!("{PAGE} has no place for the table"))?;
         fs::write(&page, text)?;
     }
-    for tests in ["wiped::", "cases::"] {
-        counts.add(&vm::long(tests, steps)?);
-    }
+    counts.add(&vm::long(&["wiped::", "cases::"], steps)?);
     Ok(counts)
 }
 

@@ -100,11 +100,15 @@ fn matrix<'a>(cells: impl Iterator<Item = &'a Cell>, filter: &str, steps: &mut S
     steps.take("VM tests, guests included", || suite.run(cells, filter))
 }
 
-/// Tests of the software machine with as many attempts as nobody waits for in every run.
-pub(crate) fn long(filter: &str, steps: &mut Steps) -> Result<Counts> {
+/// Tests of the software machine with these filters, with as many attempts as nobody waits for in every run.
+pub(crate) fn long(filters: &[&str], steps: &mut Steps) -> Result<Counts> {
     let suite = Suite { long: true, ..suite(steps)? };
     let cells = CELLS.iter().filter(|cell| cell.machine == "software" && !cell.slim && !cell.sdk);
-    steps.take("VM tests, long", || suite.run(cells, filter))
+    let mut counts = Counts::default();
+    for filter in filters {
+        counts.add(&steps.take("VM tests, long", || suite.run(cells.clone(), filter))?);
+    }
+    Ok(counts)
 }
 
 fn suite(steps: &mut Steps) -> Result<Suite> {
