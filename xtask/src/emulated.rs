@@ -312,7 +312,11 @@ fn copy(from: &Path, to: &Path, root: &Path) -> Result<()> {
     } else if meta.is_file() {
         // The disk is made from the files at once, so a link does; a copy would fill the holes of large files.
         fs::hard_link(from, to)
-            .or_else(|_| fs::copy(from, to).map(drop))
+            .or_else(|error| match error.kind() {
+                // What is there may be a link to a file of this host, which a copy would overwrite.
+                std::io::ErrorKind::AlreadyExists => Err(error),
+                _ => fs::copy(from, to).map(drop),
+            })
             .with_context(|| from.display().to_string())?;
         if meta.permissions().mode() & 0o111 != 0 {
             libraries(from, root)?;
