@@ -307,9 +307,16 @@ fn many_sandboxes_have_the_same_addresses_and_do_not_meet() {
     if !guest::possible() {
         return;
     }
-    let arrivals: Vec<_> =
+    let mut arrivals: Vec<_> =
         (0..20).map(|_| std::thread::spawn(Arrival::enter).join().unwrap().unwrap()).collect();
     for arrival in &arrivals {
         assert!(!readable(arrival.sockets.connections[0].as_fd(), Duration::ZERO));
     }
+    guest::behind(arrivals.remove(0), move |sockets| {
+        let _guest = TcpStream::connect_timeout(&"203.0.113.7:80".parse().unwrap(), PATIENCE).unwrap();
+        accept(&sockets.connections[0]);
+        for other in &arrivals {
+            assert!(!readable(other.sockets.connections[0].as_fd(), Duration::ZERO));
+        }
+    });
 }
