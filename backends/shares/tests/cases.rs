@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use fuse::{Coherence, FileSystem};
 use overlay::Files;
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
-use share_cases::{Local, Setting};
+use rustix::mount::{MountFlags, mount_remount};
+use share_cases::{ALONE, BOTH, Local, READ_ONLY, Setting};
 use shares::{Caching, HostFs, Options};
 
 /// Most bytes of files that stay with a sandbox.
@@ -23,11 +23,6 @@ const LIMIT: u64 = 1 << 30;
 
 /// The promise of `auto`, and time for a busy machine to keep it.
 const SOON: Duration = Duration::from_millis(1500);
-
-/// Cases that want a host, cases that do not, and cases of folders that are only read.
-const BOTH: usize = 10;
-const ALONE: usize = 21;
-const READ_ONLY: usize = 1;
 
 /// The other side of a folder.
 enum Host<'a> {
@@ -117,9 +112,8 @@ fn a_file_system_that_is_read_only_is_shared() {
     if !rustix::process::geteuid().is_root() {
         return skip::skip("root", "mounts need root");
     }
-    let shared = directory();
-    let (place, tmpfs) = (shared.path(), "tmpfs");
-    mount("none", place, tmpfs, MountFlags::NODEV, None).unwrap();
+    let tmpfs = suite::Tmpfs::new();
+    let place = tmpfs.path();
     fs::write(place.join("file"), "text").unwrap();
     mount_remount(place, MountFlags::NODEV | MountFlags::RDONLY, "").unwrap();
     // Nobody says that it is read-only.
@@ -130,6 +124,4 @@ fn a_file_system_that_is_read_only_is_shared() {
     for refused in [fs::write(at("file"), ""), fs::write(at("new"), ""), fs::remove_file(at("file"))] {
         assert_eq!(refused.unwrap_err().raw_os_error(), Some(30));
     }
-    drop(mounted);
-    unmount(place, UnmountFlags::DETACH).unwrap();
 }

@@ -8,11 +8,11 @@ mod suite;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
 use std::sync::Arc;
 
 use fuse::Coherence;
 use overlay::Files;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Gid, Uid};
 use shares::{Caching, HostFs, Options};
 use suite::{Suites, USER, is_long};
@@ -39,12 +39,12 @@ fn directory_of(user: Option<u32>) -> tempfile::TempDir {
 
 /// Runs the suites on a directory of the one who serves it.
 fn run(suites: &Suites, what: &str, served_by: Option<u32>, caching: Caching) {
-    run_in(suites, what, &directory_of(served_by), served_by, caching);
+    run_in(suites, what, directory_of(served_by).path(), served_by, caching);
 }
 
-fn run_in(suites: &Suites, what: &str, shared: &tempfile::TempDir, served_by: Option<u32>, caching: Caching) {
+fn run_in(suites: &Suites, what: &str, shared: &Path, served_by: Option<u32>, caching: Caching) {
     let options = Options { owner_uid: Some(0), owner_gid: Some(0), caching, ..Options::default() };
-    let files = HostFs::new(shared.path(), options).unwrap();
+    let files = HostFs::new(shared, options).unwrap();
     suites.hold(what, files, Coherence::Shared, move || become_user(served_by));
 }
 
@@ -59,18 +59,16 @@ fn files_behave_as_posix_says() {
 #[test]
 fn files_that_are_opened_by_their_names_behave_as_posix_says() {
     let Some(suites) = Suites::found() else { return };
-    let shared = tempfile::tempdir().unwrap();
-    mount("none", shared.path(), "tmpfs", MountFlags::NODEV, None).unwrap();
+    let shared = suite::Tmpfs::new();
     fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o755)).unwrap();
     chown(shared.path(), Some(USER), Some(USER)).unwrap();
     run_in(
         &suites,
         "a directory on tmpfs without devices, served by a user",
-        &shared,
+        shared.path(),
         Some(USER),
         Caching::Auto,
     );
-    unmount(shared.path(), UnmountFlags::DETACH).unwrap();
 }
 
 fn run_in_memory(suites: &Suites, what: &str, coherence: Coherence) {

@@ -20,6 +20,13 @@ use rustix::fs::{Gid, Uid};
 
 pub use host::{Host, Local, act};
 
+/// How many cases want a host.
+pub const BOTH: usize = 10;
+/// How many cases want none.
+pub const ALONE: usize = 21;
+/// How many cases are of folders that are only read.
+pub const READ_ONLY: usize = 1;
+
 /// A user who has no privilege.
 pub const USER: u32 = 1000;
 

@@ -124,23 +124,19 @@ fn opened(directory: &Path) -> File {
         .into()
 }
 
-/// Entries from where a directory stands, by one read into a buffer of this size: names, and where the list goes on after each.
-fn some<const SIZE: usize>(directory: &File, most: usize) -> Vec<(OsString, u64)> {
+/// Names from where a directory stands, by one read into a buffer of this size.
+fn some<const SIZE: usize>(directory: &File) -> Vec<OsString> {
     let mut buffer = [MaybeUninit::uninit(); SIZE];
     let mut list = RawDir::new(directory, &mut buffer);
-    let mut entries = Vec::new();
-    while entries.len() < most
-        && let Some(entry) = list.next()
-    {
-        let entry = entry.unwrap();
-        let name = OsStr::from_bytes(entry.file_name().to_bytes()).to_owned();
-        entries.push((name, entry.next_entry_cookie()));
+    let mut names = Vec::new();
+    while let Some(entry) = list.next() {
+        names.push(OsStr::from_bytes(entry.unwrap().file_name().to_bytes()).to_owned());
         if list.is_buffer_empty() {
             break;
         }
     }
-    entries.retain(|(name, _)| name != "." && name != "..");
-    entries
+    names.retain(|name| name != "." && name != "..");
+    names
 }
 
 fn fill(directory: &Path, count: usize) {
@@ -154,7 +150,7 @@ fn removing_while_listing(directory: &Path) {
     let list = opened(directory);
     let mut removed = 0;
     for _ in 0..400 {
-        for (name, _) in some::<500>(&list, usize::MAX) {
+        for name in some::<500>(&list) {
             fs::remove_file(directory.join(name)).unwrap();
             removed += 1;
         }
@@ -188,7 +184,7 @@ fn seeking_in_a_list(directory: &Path) {
         assert_eq!(next.file_name().to_bytes(), entries[at + 1].0.as_bytes(), "after entry {at}");
     }
     seek(&list, SeekFrom::Start(entries[61].1)).unwrap();
-    assert!(some::<4096>(&list, usize::MAX).is_empty(), "nothing is after the last one");
+    assert!(some::<4096>(&list).is_empty(), "nothing is after the last one");
     seek(&list, SeekFrom::Start(0)).unwrap();
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let first = RawDir::new(&list, &mut buffer).next().unwrap().unwrap().file_name().to_owned();
@@ -204,8 +200,7 @@ fn the_host_changes_a_list(shared: &mut Shared<'_>) {
     let list = opened(&shared.guest);
     let mut seen = Vec::new();
     for number in 0..60 {
-        let entries = some::<500>(&list, usize::MAX);
-        seen.extend(entries.into_iter().map(|(name, _)| name));
+        seen.extend(some::<500>(&list));
         if number < 20 {
             shared.host("remove", &format!("file-{number:02}"), "");
             shared.host("write", &format!("more-{number:02}"), "");

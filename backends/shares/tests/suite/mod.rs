@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use fuse::{Coherence, FileSystem};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use shares::{MountError, Mounted};
 
 /// A user who has no privilege.
@@ -50,6 +51,30 @@ impl Place {
     /// Where.
     pub fn path(&self) -> &Path {
         self.directory.path()
+    }
+}
+
+/// A directory of a file system of its own, on which devices do nothing, until this is dropped.
+pub struct Tmpfs(tempfile::TempDir);
+
+impl Tmpfs {
+    /// Mounts one, for which root is needed.
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        mount("none", directory.path(), "tmpfs", MountFlags::NODEV, None).unwrap();
+        Self(directory)
+    }
+
+    /// Where.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        // A test that fails is told of by its own words.
+        let _ = unmount(self.path(), UnmountFlags::DETACH);
     }
 }
 

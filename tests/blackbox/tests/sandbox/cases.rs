@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use blackbox::{Home, done, end, spawn};
+use share_cases::{ALONE, BOTH, READ_ONLY};
 
 use crate::Test;
 
@@ -18,11 +19,6 @@ pub(crate) fn program() -> Option<PathBuf> {
 
 /// The promise of a second, and time for an emulated guest to see that it is kept.
 const SOON_MS: &str = "4000";
-
-/// Cases that want a host, cases that do not, and cases of folders that are only read.
-const BOTH: usize = 10;
-const ALONE: usize = 21;
-const READ_ONLY: usize = 1;
 
 fn on_every_kind_of_folder() {
     let home = Home::new();
