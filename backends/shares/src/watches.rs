@@ -159,8 +159,9 @@ pub(crate) enum What {
 pub struct Batch {
     pub(crate) number: u64,
     pub(crate) events: VecDeque<(usize, Event)>,
-    /// Names that were gone again before anybody could be told of them, and files that were told of as changed.
+    /// Names that were gone again before anybody could be told of them.
     pub(crate) passed: HashSet<(usize, NodeId, CString)>,
+    /// Files that were told of as written or changed.
     pub(crate) told: HashSet<(usize, NodeId, CString, What)>,
     /// The host's kernel dropped events.
     pub overflow: bool,
@@ -209,7 +210,8 @@ impl Watches {
 
     /// Watches a directory, unless it is watched already. `file` opens it.
     pub(crate) fn watch<F: AsFd>(&self, folder: usize, node: &Arc<Node>, file: impl FnOnce() -> Option<F>) {
-        if !self.is_live() || !node.watch.want() {
+        // Most directories are watched already, and several threads look names up in one: they only read.
+        if !self.is_live() || node.watch.is_wanted() || !node.watch.want() {
             return;
         }
         let Some(file) = file() else {
@@ -263,7 +265,7 @@ impl Watches {
 
     /// Notes that the guest is about to act on a name, until the result is dropped.
     pub(crate) fn acting(self: &Arc<Self>, folder: usize, directory: &Node, name: &CStr) -> Option<Acting> {
-        if !directory.watch.is_wanted() {
+        if !self.is_live() || !directory.watch.is_wanted() {
             return None;
         }
         let mut acts = lock(&self.acts);

@@ -132,13 +132,16 @@ impl HostFs {
         if folder != *own || is_own(&event) || other.as_ref().is_some_and(is_own) {
             return None;
         }
-        let found = self.now(&event.directory, &event.name);
-        let act = match (event.what, other) {
-            (What::MovedFrom(_), Some(other)) => self.moved(batch, folder, &event, other)?,
-            (What::Appeared | What::MovedTo(_), _) => self.appeared(batch, folder, &event, found)?,
-            (What::Vanished | What::MovedFrom(_), _) => self.vanished(batch, folder, &event, found)?,
-            (What::Written, _) => self.changed(batch, folder, &event, found, Act::Written)?,
-            (What::Changed, _) => self.changed(batch, folder, &event, found, Act::Changed)?,
+        let act = if let Some(other) = other {
+            self.moved(batch, folder, &event, other)?
+        } else {
+            let found = self.now(&event.directory, &event.name);
+            match event.what {
+                What::Appeared | What::MovedTo(_) => self.appeared(batch, folder, &event, found)?,
+                What::Vanished | What::MovedFrom(_) => self.vanished(batch, folder, &event, found)?,
+                What::Written => self.changed(batch, folder, &event, found, Act::Written)?,
+                What::Changed => self.changed(batch, folder, &event, found, Act::Changed)?,
+            }
         };
         let path = path(&event.directory)?;
         Some(Change { folder, directory: event.directory.id, path, name: event.name, act })
