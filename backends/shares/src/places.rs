@@ -27,8 +27,8 @@ use crate::sys::{self, Kind};
 const OWN: u64 = 1 << 47;
 
 /// Types and permissions of files that the file system does not have.
-const DIRECTORY_MODE: u32 = 0o040_755;
-const FILE_MODE: u32 = 0o100_644;
+pub(crate) const DIRECTORY_MODE: u32 = 0o040_755;
+pub(crate) const FILE_MODE: u32 = 0o100_644;
 
 /// Where the names' own entries are in a list. No file system gives so large a cookie, save for an end (ext4) or past its
 /// four thousand millionth name (`overlay`).

@@ -21,13 +21,10 @@ use fuse::{
 
 use crate::host_fs::{Act, Change, HostFs, Made};
 use crate::nodes::lock;
+use crate::places::{DIRECTORY_MODE, FILE_MODE};
 
 /// Nodes of files that are gone, and that the kernel knows for a moment only. No file system has as many nodes.
 const GHOSTS: u64 = 1 << 46;
-
-/// Types of a ghost.
-const FILE_MODE: u32 = 0o100_644;
-const DIRECTORY_MODE: u32 = 0o040_755;
 
 /// The change that the agent is to repeat: one at a time, of all folders.
 #[derive(Debug, Default)]
@@ -103,7 +100,7 @@ impl Reenacted {
 
     /// The change that the agent is to repeat in this folder.
     fn expected(&self) -> Option<Change> {
-        lock(&self.stage.change).clone().filter(|change| change.folder == self.folder)
+        lock(&self.stage.change).as_ref().filter(|change| change.folder == self.folder).cloned()
     }
 
     fn answer(&self, parent: NodeId, name: &CStr) -> Answer {
