@@ -134,6 +134,11 @@ impl<'a> Slices<'a> {
         self.0.is_empty()
     }
 
+    /// Adds the pieces of `other` behind these.
+    pub(crate) fn append(&mut self, other: &Self) {
+        self.0.extend_from_slice(&other.0);
+    }
+
     /// Splits off the first `count` bytes, if there are so many.
     pub fn take(&mut self, count: usize) -> Option<Self> {
         let mut left = count;

@@ -17,9 +17,9 @@ use super::links::MTU;
 pub const MAX_ANSWER: usize = MTU as usize - 48;
 
 /// Numbers of protocols.
-const UDP: u8 = 17;
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
+pub(crate) const UDP: u8 = 17;
+pub(crate) const ICMP: u8 = 1;
+pub(crate) const ICMPV6: u8 = 58;
 
 /// Bytes of UDP's header.
 const UDP_HEADER: usize = 8;

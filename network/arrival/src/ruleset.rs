@@ -20,6 +20,7 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProto
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::addresses::{GATEWAY4, GATEWAY6, GUEST4, GUEST6};
+use super::answers::{ICMP, ICMPV6, UDP};
 use super::links::MARK;
 use super::netlink::Netlink;
 use super::sockets::PORT;
@@ -41,9 +42,6 @@ const NFTABLES: u16 = 10;
 const V4: u8 = 2;
 const V6: u8 = 10;
 const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
 
 /// An expression; a rule is some of them, one after the other, until one does not match.
 type Expression = Expressions;

@@ -36,7 +36,8 @@ pub const MAX_PACKET: usize = HEADER + MAX_LINK_HEADER + 65_535;
 const MAX_LINK_HEADER: usize = 18;
 /// Fewest bytes of a frame: an Ethernet header without a VLAN's tag.
 const MIN_FRAME: usize = 14;
-/// Most buffers of one packet from the guest: what one system call takes, less the header's.
+/// Most buffers of one packet: what one system call takes, less one for the header of a packet from the guest, or for the end of
+/// a packet to the guest.
 const MAX_BUFFERS: usize = 1023;
 
 /// `VIRTIO_NET_F_MTU`, `_MAC`, `_MRG_RXBUF`.
@@ -117,16 +118,10 @@ impl StationAddress {
         let is_group = bytes[0] & 1 != 0;
         if is_group || bytes == [0; 6] { Err(SettingsError::Address(bytes)) } else { Ok(Self(bytes)) }
     }
-
-    /// Its bytes, in the order in which they are sent.
-    #[must_use]
-    pub fn bytes(self) -> [u8; 6] {
-        self.0
-    }
 }
 
 /// Fewest bytes that a link for IP carries (RFC 791).
-pub const MIN_MTU: u16 = 68;
+const MIN_MTU: u16 = 68;
 
 /// The facts that a network device tells its driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,20 +2,19 @@
 
 use vm_memory::VolatileSlice;
 
+use super::MAX_BUFFERS;
 use super::header::BUFFER_COUNT;
 use crate::Io;
 use crate::chain::{Buffers, Slices};
 
 /// Most chains of one packet. Linux gives buffers of 1536 bytes and more, of which the longest packet takes 43.
 const MAX_CHAINS: usize = 256;
-/// Most slices that one system call fills, less one for the end of the packet.
-const MAX_SLICES: usize = 1023;
 
 /// The chains that are taken for a packet, in order. Each is given back or put back.
 pub(super) struct Room<'a> {
     queue: usize,
     chains: Vec<Taken>,
-    slices: Vec<VolatileSlice<'a>>,
+    slices: Slices<'a>,
     len: usize,
 }
 
@@ -38,10 +37,10 @@ pub(super) enum Filled {
 impl<'a> Room<'a> {
     /// Takes chains of `queue` for a packet of `wanted` bytes, as far as there are any, but at least one.
     pub(super) fn take(io: &mut Io<'a>, queue: usize, wanted: usize) -> Option<Self> {
-        let mut room = Self { queue, chains: Vec::new(), slices: Vec::new(), len: 0 };
+        let mut room = Self { queue, chains: Vec::new(), slices: Slices::default(), len: 0 };
         while room.chains.is_empty() || (room.len < wanted && room.chains.len() < MAX_CHAINS) {
             let Some((head, buffer)) = pop(io, queue) else { break };
-            if room.slices.len() + buffer.as_slice().len() > MAX_SLICES {
+            if room.slices.as_slice().len() + buffer.as_slice().len() > MAX_BUFFERS {
                 io.unpop(queue);
                 break;
             }
@@ -52,24 +51,24 @@ impl<'a> Room<'a> {
 
     fn add(&mut self, head: u16, buffer: &Slices<'a>) {
         self.chains.push(Taken { head, len: buffer.len() });
-        self.slices.extend_from_slice(buffer.as_slice());
+        self.slices.append(buffer);
         self.len += buffer.len();
     }
 
     /// The places of the bytes, in order.
     pub(super) fn slices(&self) -> &[VolatileSlice<'a>] {
-        &self.slices
+        self.slices.as_slice()
     }
 
     /// Writes the beginning of `bytes`, as much as there is room for; returns how much.
     pub(super) fn write(&self, bytes: &[u8]) -> usize {
-        self.write_at(0, bytes)
+        self.slices.write(bytes)
     }
 
     /// Writes the beginning of `bytes` from `offset` on; returns how much.
     fn write_at(&self, offset: usize, bytes: &[u8]) -> usize {
         let (mut skip, mut done) = (offset, 0);
-        for slice in &self.slices {
+        for slice in self.slices.as_slice() {
             if skip >= slice.len() {
                 skip -= slice.len();
                 continue;
@@ -97,7 +96,7 @@ impl<'a> Room<'a> {
             }
             let Some((head, buffer)) = pop(io, self.queue) else {
                 spare.copy_within(..len - start, start);
-                self.read(&mut spare[..start]);
+                self.slices.read(&mut spare[..start]);
                 self.put_back(io);
                 return Filled::Short;
             };
@@ -108,14 +107,6 @@ impl<'a> Room<'a> {
         }
         self.give_back(io, len);
         Filled::Given
-    }
-
-    /// Copies the beginning of the buffers.
-    fn read(&self, bytes: &mut [u8]) {
-        let mut done = 0;
-        for slice in &self.slices {
-            done += slice.copy_to(&mut bytes[done..]);
-        }
     }
 
     /// Gives as many chains back as `len` bytes fill, and puts the others back; all are given back for 0 bytes.
@@ -150,5 +141,5 @@ fn pop<'a>(io: &mut Io<'a>, queue: usize) -> Option<(u16, Slices<'a>)> {
     let chain = io.pop(queue)?;
     let head = chain.head_index();
     let buffer = Buffers::new(io.memory, chain).writable;
-    Some((head, if buffer.as_slice().len() > MAX_SLICES { Slices::default() } else { buffer }))
+    Some((head, if buffer.as_slice().len() > MAX_BUFFERS { Slices::default() } else { buffer }))
 }

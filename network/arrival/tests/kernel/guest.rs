@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrival::{Arrival, Sockets};
 use nix::sched::{CloneFlags, unshare};
@@ -67,8 +67,7 @@ pub(crate) fn behind(arrival: Arrival, test: impl FnOnce(Sockets) + Send + 'stat
 
 /// Whether a descriptor is readable within `patience`.
 pub(crate) fn readable(fd: BorrowedFd<'_>, patience: Duration) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-    poll(&mut fds, patience.try_into().ok().as_ref()).unwrap() > 0
+    process::wait_readable(fd, Some(Instant::now() + patience)).unwrap()
 }
 
 /// Carries packets both ways until `stopped` hangs up.
