@@ -2,8 +2,8 @@
 //! word.
 //!
 //! Packets become flows and datagrams elsewhere, in one of several ways; here nobody knows in which, nor on what platform.
-//! So far: DNS ([`Dns`]), connections ([`Flows`]), datagrams ([`Datagrams`]), and events for an audit ([`audit`]). Not yet: requests that have to be
-//! judged one by one, which are refused. Not here: decisions.
+//! So far: DNS ([`Dns`]), connections ([`Flows`]), datagrams ([`Datagrams`]), and events for an audit ([`audit`]). Not yet:
+//! requests that have to be judged one by one, which are refused. Not here: decisions.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 

@@ -21,7 +21,8 @@ use crate::requests::{
 };
 use crate::{QEMU, acts};
 
-/// Most processes at once. A sandbox has three: the software machine's two, and that of shared folders.
+/// Most processes at once. A sandbox has three: the software machine's two, and that of shared folders; and for a
+/// moment that of its network.
 const MAX_CHILDREN: usize = 16;
 
 /// How long a process of shared folders may write its list of changes once the supervisor is gone. A supervisor waits as
@@ -29,8 +30,8 @@ const MAX_CHILDREN: usize = 16;
 const LAST_LIST: Duration = Duration::from_secs(60);
 
 /// The capabilities that stay: for processes' users, namespaces and ends, for programs that only their owner finds, for
-/// ports below 1024, for interfaces, and for the sockets of sandboxes' networks. A filter of system calls would hold for all programs that the broker starts, QEMU's
-/// launcher included.
+/// ports below 1024, for interfaces, and for the sockets of sandboxes' networks. A filter of system calls would hold for all
+/// programs that the broker starts, QEMU's launcher included.
 const KEPT: CapabilitySet = CapabilitySet::SETUID
     .union(CapabilitySet::SETGID)
     .union(CapabilitySet::SETPCAP)

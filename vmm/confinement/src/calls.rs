@@ -108,10 +108,10 @@ calls! {
     GETSOCKNAME = libc::SYS_getsockname;
     GETSOCKOPT = libc::SYS_getsockopt;
     GETTID = libc::SYS_gettid;
-    INOTIFY_ADD_WATCH = libc::SYS_inotify_add_watch;
-    INOTIFY_RM_WATCH = libc::SYS_inotify_rm_watch;
     GETTIMEOFDAY = libc::SYS_gettimeofday;
     GETUID = libc::SYS_getuid;
+    INOTIFY_ADD_WATCH = libc::SYS_inotify_add_watch;
+    INOTIFY_RM_WATCH = libc::SYS_inotify_rm_watch;
     IO_URING_SETUP = libc::SYS_io_uring_setup;
     IOCTL = libc::SYS_ioctl;
     KEYCTL = libc::SYS_keyctl;
