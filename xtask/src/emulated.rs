@@ -313,7 +313,7 @@ fn copy(from: &Path, to: &Path, root: &Path) -> Result<()> {
         // The disk is made from the files at once, so a link does; a copy would fill the holes of large files.
         fs::hard_link(from, to)
             .or_else(|error| match error.kind() {
-                // What is there may be a link to a file of this host, which a copy would overwrite.
+                // The file there may be a link to one of this host, which a copy would overwrite.
                 std::io::ErrorKind::AlreadyExists => Err(error),
                 _ => fs::copy(from, to).map(drop),
             })
