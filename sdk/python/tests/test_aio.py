@@ -64,6 +64,15 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
     raise AssertionError("it never came")
 
 
+async def sent(client: AsyncClient, command: str) -> None:
+    """Waits until the server has the request for a command."""
+
+    async def there() -> bool:
+        return any(request["params"]["command"] == command for request in await requests(client, "exec"))
+
+    await eventually(there)
+
+
 def test_it_has_every_method_of_the_threaded_client() -> None:
     mine = {name for name in vars(Client) if not name.startswith("_")}
     assert mine == {name for name in vars(AsyncClient) if not name.startswith("_")}
@@ -161,11 +170,7 @@ def test_asyncio_streams_are_drained(program: str) -> None:
 def test_cancelling_cancels(program: str) -> None:
     async def body(client: AsyncClient) -> None:
         task = asyncio.create_task(client.exec("sleep 30"))
-
-        async def sent() -> bool:
-            return len(await requests(client, "exec")) > 1
-
-        await eventually(sent)
+        await sent(client, "sleep 30")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -328,6 +333,7 @@ def test_files(program: str) -> None:
 def test_death_and_close(program: str) -> None:
     async def body(client: AsyncClient) -> None:
         waiting = asyncio.create_task(client.exec("sleep 30"))
+        await sent(client, "sleep 30")
         with pytest.raises(MatchlockError, match="closed unexpectedly: no more$"):
             await client.exec("die no more")
         with pytest.raises(MatchlockError, match="closed unexpectedly"):
