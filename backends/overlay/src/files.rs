@@ -241,7 +241,7 @@ impl Files {
             if flags.contains(OpenFlags::KILL_PRIVILEGES) {
                 facts.kill_privileges();
             }
-            facts.modified();
+            facts.written();
         }
         let beneath = node.below.as_ref().filter(|_| contents.is_below());
         let below = beneath.map(|below| below.open(false)).transpose()?;
@@ -272,7 +272,7 @@ impl Files {
             facts.kill_privileges();
         }
         if count > 0 {
-            facts.modified();
+            facts.written();
         }
         // A kernel that writes its pages later does not ask for the rest.
         if count < wanted && how.contains(WriteHow::DELAYED) { Err(Errno::ENOSPC) } else { Ok(count) }
@@ -302,7 +302,7 @@ impl Files {
         if done > 0 {
             let mut facts = to.node.facts();
             facts.kill_privileges();
-            facts.modified();
+            facts.written();
         }
         Ok(done)
     }
@@ -418,7 +418,7 @@ impl FileSystem for Files {
                 contents.change(Former::Needed, |bytes| bytes.allocate(offset, len, how))??;
                 let mut facts = open.node.facts();
                 facts.kill_privileges();
-                facts.modified();
+                facts.written();
                 Ok(0)
             }
             Data::Seek { offset, what } => open.node.contents()?.seek(open.below.as_ref(), offset, what),

@@ -27,8 +27,6 @@ pub mod fuzz;
 mod handles;
 mod list;
 mod locks;
-#[cfg(any(test, feature = "fuzzing"))]
-mod model;
 mod node;
 mod origin;
 mod reach;

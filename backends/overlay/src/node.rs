@@ -403,6 +403,9 @@ impl Node {
             self.contents()?.change(former, |bytes| bytes.set_len(size))??;
         }
         let (now, mut facts) = (now(), self.facts());
+        if change.size.is_some() {
+            facts.drop_capabilities();
+        }
         let time = |set: SetTime| match set {
             SetTime::Now => now,
             SetTime::At(time) => time,
@@ -453,6 +456,13 @@ impl Node {
 }
 
 impl Facts {
+    /// The contents of a regular file have changed. The capabilities that it gave a program go with the former contents: the
+    /// guest's kernel leaves this to the file system, no matter which user writes.
+    pub(crate) fn written(&mut self) {
+        self.drop_capabilities();
+        self.modified();
+    }
+
     /// The contents have changed.
     pub(crate) fn modified(&mut self) {
         self.ctime = now();
@@ -489,6 +499,10 @@ impl Facts {
         if self.mode & mode_bit::GROUP_RUNS != 0 {
             self.mode &= !mode_bit::SET_GID;
         }
+        self.drop_capabilities();
+    }
+
+    fn drop_capabilities(&mut self) {
         self.xattrs.remove(&b"security.capability"[..]);
     }
 

@@ -414,7 +414,11 @@ impl Tree {
             Err(Errno::ENOENT) => None,
             Err(errno) => return Err(errno),
         };
-        self.check_living(to.parent)?;
+        match (how, &found) {
+            (RenameHow::Exchange, None) => return Err(Errno::ENOENT),
+            (RenameHow::Keep, Some(_)) => return Err(Errno::EEXIST),
+            _ => self.check_living(to.parent)?,
+        }
         if moved.is_directory() && self.is_within(to.parent, moved.id) {
             return Err(Errno::EINVAL);
         }
@@ -422,12 +426,10 @@ impl Tree {
             (RenameHow::Exchange, Some(other)) => {
                 self.exchange((from, &moved), (to, &other)).map(|()| Vec::new())
             }
-            (RenameHow::Exchange, None) => Err(Errno::ENOENT),
-            (RenameHow::Keep, Some(_)) => Err(Errno::EEXIST),
             // Both are names of one file, and stay.
             (RenameHow::Replace, Some(other)) if Arc::ptr_eq(&moved, &other) => Ok(Vec::new()),
-            (RenameHow::Replace, Some(other)) => {
-                self.check_replaceable(&moved, &other)?;
+            (_, Some(other)) => {
+                self.check_replaceable((from.parent, &moved), &other)?;
                 self.shift(from, to, &moved, Some(&other))?;
                 Ok(self.lose(&other, to.parent))
             }
@@ -527,9 +529,11 @@ impl Tree {
         self.let_go(node.id)
     }
 
-    fn check_replaceable(&self, moved: &Node, other: &Node) -> Result<()> {
+    /// Refuses to let a file in a directory `place` have the name of another one.
+    fn check_replaceable(&self, (place, moved): (NodeId, &Node), other: &Node) -> Result<()> {
         match (moved.is_directory(), other.is_directory()) {
             (true, false) => Err(Errno::ENOTDIR),
+            (false, true) if self.is_within(place, other.id) => Err(Errno::ENOTEMPTY),
             (false, true) => Err(Errno::EISDIR),
             (true, true) if !self.directory(other.id)?.is_empty() => Err(Errno::ENOTEMPTY),
             _ => Ok(()),

@@ -24,7 +24,8 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("erofs", "backends/erofs", &[]),
     ("fuse", "backends/fuse", &[]),
     ("changes", "backends/changes", &[]),
-    ("overlay", "backends/overlay", &["changes", "fuse"]),
+    ("modelled", "tests/modelled", &["fuse"]),
+    ("overlay", "backends/overlay", &["changes", "fuse", "modelled"]),
     ("rules", "backends/rules", &["fuse", "policy"]),
     ("egress", "network/egress", &["egress_policy"]),
     // 1: devices see guest memory, never a hypervisor or a policy

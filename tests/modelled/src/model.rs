@@ -1,8 +1,11 @@
-//! POSIX's rules for files, in the shortest form: the fuzz body compares a provider with them.
+//! POSIX's rules for files, in the shortest form.
 
 use std::collections::BTreeMap;
 
-use fuse::{Errno, RenameHow, Result};
+use fuse::{Errno, RenameHow, Result, SetAttributes};
+
+/// The attribute that gives a program capabilities.
+const CAPABILITIES: &[u8] = b"security.capability";
 
 /// A file's number in the model.
 pub(crate) type Id = usize;
@@ -40,14 +43,16 @@ impl Default for Body {
 
 /// All files that there ever were.
 #[derive(Debug, Clone)]
-pub(crate) struct Model(pub(crate) Vec<File>);
+pub struct Model(pub(crate) Vec<File>);
 
-impl Model {
-    /// An empty root directory.
-    pub(crate) fn new() -> Self {
+impl Default for Model {
+    /// An empty root directory of root's.
+    fn default() -> Self {
         Self(vec![File { mode: 0o755, ..File::default() }])
     }
+}
 
+impl Model {
     pub(crate) fn names(&self, directory: Id) -> Result<&BTreeMap<Vec<u8>, Id>> {
         match &self.0[directory].body {
             Body::Directory(names) => Ok(names),
@@ -70,8 +75,8 @@ impl Model {
         self.names(directory)?.get(name).copied().ok_or(Errno::ENOENT)
     }
 
-    /// Where a file has names.
-    fn places(&self, id: Id) -> impl Iterator<Item = Id> {
+    /// The directories in which a file has names.
+    pub(crate) fn places(&self, id: Id) -> impl Iterator<Item = Id> {
         self.0.iter().enumerate().flat_map(move |(directory, file)| {
             let names = if let Body::Directory(names) = &file.body { Some(names) } else { None };
             names
@@ -166,12 +171,15 @@ impl Model {
             Err(Errno::ENOENT) => None,
             Err(errno) => return Err(errno),
         };
-        self.check_living(to.0)?;
+        match (how, other) {
+            (RenameHow::Exchange, None) => return Err(Errno::ENOENT),
+            (RenameHow::Keep, Some(_)) => return Err(Errno::EEXIST),
+            _ => self.check_living(to.0)?,
+        }
         if self.is_directory(moved) && self.is_within(to.0, moved) {
             return Err(Errno::EINVAL);
         }
         match (how, other) {
-            (RenameHow::Exchange, None) => return Err(Errno::ENOENT),
             (RenameHow::Exchange, Some(other)) => {
                 if self.is_directory(other) && self.is_within(from.0, other) {
                     return Err(Errno::EINVAL);
@@ -180,10 +188,10 @@ impl Model {
                 self.names_mut(to.0).insert(to.1.to_vec(), moved);
                 return Ok(());
             }
-            (RenameHow::Keep, Some(_)) => return Err(Errno::EEXIST),
             (RenameHow::Replace, Some(other)) if other == moved => return Ok(()),
-            (RenameHow::Replace, Some(other)) => match (self.is_directory(moved), self.names(other)) {
+            (_, Some(other)) => match (self.is_directory(moved), self.names(other)) {
                 (true, Err(_)) => return Err(Errno::ENOTDIR),
+                (false, Ok(_)) if self.is_within(from.0, other) => return Err(Errno::ENOTEMPTY),
                 (false, Ok(_)) => return Err(Errno::EISDIR),
                 (true, Ok(names)) if !names.is_empty() => return Err(Errno::ENOTEMPTY),
                 _ => {}
@@ -210,13 +218,43 @@ impl Model {
         if !data.is_empty() {
             bytes.resize(bytes.len().max(end), 0);
             bytes[offset..end].copy_from_slice(data);
+            self.drop_capabilities(id);
         }
+        Ok(())
+    }
+
+    /// Drops all contents.
+    pub(crate) fn truncate(&mut self, id: Id) -> Result<()> {
+        self.bytes(id)?.clear();
+        self.drop_capabilities(id);
+        Ok(())
+    }
+
+    /// Changes attributes, all or none.
+    pub(crate) fn change(&mut self, id: Id, change: &SetAttributes) -> Result<()> {
+        if let Some(size) = change.size {
+            self.bytes(id)?.resize(usize::try_from(size).map_err(|_| Errno::EFBIG)?, 0);
+            self.drop_capabilities(id);
+        }
+        let is_given = change.uid.is_some() || change.gid.is_some();
+        if change.kill_privileges || is_given && !self.is_directory(id) {
+            self.kill_privileges(id);
+        }
+        let file = &mut self.0[id];
+        file.mode = change.mode.unwrap_or(file.mode);
+        file.uid = change.uid.unwrap_or(file.uid);
+        file.gid = change.gid.unwrap_or(file.gid);
         Ok(())
     }
 
     pub(crate) fn kill_privileges(&mut self, id: Id) {
         let file = &mut self.0[id];
         file.mode &= if file.mode & 0o010 != 0 { !0o6000 } else { !0o4000 };
-        file.xattrs.remove(&b"security.capability"[..]);
+        self.drop_capabilities(id);
+    }
+
+    /// Each change of contents takes capabilities, even one that root makes.
+    fn drop_capabilities(&mut self, id: Id) {
+        self.0[id].xattrs.remove(CAPABILITIES);
     }
 }
