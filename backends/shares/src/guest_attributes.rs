@@ -22,6 +22,9 @@ const MAX_XATTR_BYTES: usize = 64 << 20;
 /// Special bits and permissions.
 pub(crate) const MODE_BITS: u32 = 0o7777;
 
+/// The attribute that gives a program capabilities.
+const CAPABILITIES: &[u8] = b"security.capability";
+
 /// Bytes that an attribute takes besides its name and value.
 const XATTR_OVERHEAD: usize = 64;
 
@@ -56,11 +59,13 @@ impl GuestAttributes {
 pub(crate) struct Table {
     files: RwLock<Numbered<Identity, GuestAttributes>>,
     xattr_bytes: AtomicUsize,
+    /// How many files have capabilities.
+    capable: AtomicUsize,
 }
 
 impl Table {
     /// The number of files that have attributes.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn len(&self) -> usize {
         shared(&self.files).len()
     }
@@ -100,6 +105,9 @@ impl Table {
         if let Some(gone) = alone(&self.files).remove(&identity) {
             let bytes = gone.xattrs.iter().map(|(name, value)| cost(name, value)).sum();
             self.xattr_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            if gone.xattrs.contains_key(CAPABILITIES) {
+                self.capable.fetch_sub(1, Ordering::Relaxed);
+            }
         }
     }
 
@@ -134,6 +142,7 @@ impl Table {
         // The list of names has a limit, too.
         let others = xattrs.into_iter().flat_map(BTreeMap::keys).filter(|other| *other != name);
         let names: usize = others.map(|name| name.len() + 1).sum();
+        let is_new = old.is_none();
         let old = old.map_or(0, |old| cost(name, old));
         let bytes = self.xattr_bytes.load(Ordering::Relaxed) - old + cost(name, value);
         has_room(&files, identity)?;
@@ -141,6 +150,9 @@ impl Table {
             return Err(Errno::ENOSPC);
         }
         self.xattr_bytes.store(bytes, Ordering::Relaxed);
+        if is_new && name == CAPABILITIES {
+            self.capable.fetch_add(1, Ordering::Relaxed);
+        }
         let file = files.entry(identity).or_default();
         file.xattrs.insert(name.to_vec(), value.to_vec());
         file.ctime = Some(now);
@@ -153,7 +165,18 @@ impl Table {
         let value = file.xattrs.remove(name).ok_or(Errno::ENODATA)?;
         self.xattr_bytes.fetch_sub(cost(name, &value), Ordering::Relaxed);
         file.ctime = Some(now);
+        if name == CAPABILITIES {
+            self.capable.fetch_sub(1, Ordering::Relaxed);
+        }
         Ok(())
+    }
+
+    /// Takes a file's capabilities. Most tables have none, and every write asks.
+    pub(crate) fn drop_capabilities(&self, identity: Identity, now: impl FnOnce() -> Time) {
+        if self.capable.load(Ordering::Relaxed) > 0 {
+            // A file without any is as it should be.
+            let _ = self.remove_xattr(identity, CAPABILITIES, now());
+        }
     }
 }
 

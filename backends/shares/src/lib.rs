@@ -10,6 +10,8 @@
 #![cfg(target_os = "linux")]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod guest_attributes;
 mod host_fs;
 mod nodes;

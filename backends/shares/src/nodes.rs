@@ -321,7 +321,7 @@ impl Nodes {
     }
 
     /// How many descriptors have to be kept.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn pinned(&self) -> usize {
         self.pinned.load(Ordering::Relaxed)
     }

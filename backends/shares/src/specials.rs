@@ -44,6 +44,12 @@ impl Specials {
         self.names.is_empty()
     }
 
+    /// Whether nothing is kept, of files without a name neither.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn keeps_nothing(&self) -> bool {
+        self.names.is_empty() && self.files.is_empty()
+    }
+
     /// Whether there are so many names that those in directories that may no longer exist are better dropped.
     pub(crate) fn is_crowded(&self) -> bool {
         self.names.len() >= MAX_NAMES / 2
@@ -113,6 +119,9 @@ impl Specials {
         now: Time,
     ) -> Result<()> {
         self.is_free(directory, name)?;
+        if self.attributes(identity)?.links == 0 {
+            return Err(Errno::ENOENT);
+        }
         self.change(identity, |file| file.ctime = now)?;
         self.name(directory, name, identity.ino);
         Ok(())
@@ -139,6 +148,19 @@ impl Specials {
         self.names.insert((to.0, to.1.to_vec()), Named { serial: self.made, ..named });
         if let Some(file) = self.files.get_mut(&named.ino) {
             file.ctime = now;
+        }
+        Ok(())
+    }
+
+    /// Gives two files each other's name.
+    pub(crate) fn exchange(&mut self, a: (Identity, &[u8]), b: (Identity, &[u8]), now: Time) -> Result<()> {
+        let files = [self.find(a.0, a.1).ok_or(Errno::ENOENT)?, self.find(b.0, b.1).ok_or(Errno::ENOENT)?];
+        for ((directory, name), ino) in [a, b].into_iter().zip(files.into_iter().rev()) {
+            self.made += 1;
+            self.names.insert((directory, name.to_vec()), Named { serial: self.made, ino });
+            if let Some(file) = self.files.get_mut(&ino) {
+                file.ctime = now;
+            }
         }
         Ok(())
     }

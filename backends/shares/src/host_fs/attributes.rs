@@ -12,9 +12,6 @@ use crate::nodes::{Node, alone};
 use crate::specials::is_special;
 use crate::sys::{self, Kind};
 
-/// The attribute that gives a program capabilities.
-const CAPABILITIES: &[u8] = b"security.capability";
-
 impl HostFs {
     pub(super) fn set_attributes(
         &self,
@@ -22,10 +19,18 @@ impl HostFs {
         handle: Option<Handle>,
         change: &SetAttributes,
     ) -> Result<()> {
-        if is_special(node.identity) {
-            return alone(&self.specials).change(node.identity, |file| change_special(file, change));
-        }
         let gives_away = change.uid.is_some() || change.gid.is_some();
+        let kills = change.kill_privileges || gives_away && node.kind != Kind::Directory;
+        if is_special(node.identity) {
+            if change.size.is_some() {
+                return Err(Errno::EINVAL);
+            }
+            alone(&self.specials).change(node.identity, |file| change_special(file, change, kills))?;
+            if kills {
+                self.drop_capabilities(node);
+            }
+            return Ok(());
+        }
         if gives_away {
             self.table.has_room(node.identity)?;
         }
@@ -38,8 +43,11 @@ impl HostFs {
         }
         if let Some(mode) = change.mode {
             self.set_mode(node, mode)?;
-        } else if change.kill_privileges || gives_away && node.kind == Kind::File {
-            self.kill_privileges(node)?;
+        } else if kills {
+            self.kill_special_bits(node)?;
+        }
+        if kills || change.size.is_some() {
+            self.drop_capabilities(node);
         }
         // All calls that the host may refuse come before this point.
         if gives_away {
@@ -56,8 +64,10 @@ impl HostFs {
     }
 
     fn truncate(&self, node: &Arc<Node>, handle: Option<Handle>, size: u64) -> Result<()> {
-        if node.kind != Kind::File {
-            return Err(Errno::EINVAL);
+        match node.kind {
+            Kind::File => {}
+            Kind::Directory => return Err(Errno::EISDIR),
+            Kind::SymbolicLink | Kind::Special => return Err(Errno::EINVAL),
         }
         match handle {
             Some(handle) => sys::truncate(self.file(node.id, handle)?.as_fd(), size),
@@ -87,13 +97,22 @@ impl HostFs {
 
     /// Takes from a file what would give whoever runs it more than their own rights.
     pub(super) fn kill_privileges(&self, node: &Arc<Node>) -> Result<()> {
+        self.kill_special_bits(node)?;
+        self.drop_capabilities(node);
+        Ok(())
+    }
+
+    /// Takes capabilities from a file whose contents change. Linux leaves this to the file system whoever makes the change, root
+    /// included.
+    pub(super) fn drop_capabilities(&self, node: &Node) {
+        self.table.drop_capabilities(node.identity, sys::current_time);
+    }
+
+    fn kill_special_bits(&self, node: &Arc<Node>) -> Result<()> {
         // A kernel that asks for this at each write has been told a mode without any.
         if without_privileges(node.told().0) != node.told().0 {
             let mode = self.attributes_of(node)?.mode;
             self.set_mode(node, without_privileges(mode) & MODE_BITS)?;
-        }
-        if self.table.xattr(node.identity, CAPABILITIES).is_ok() {
-            self.table.remove_xattr(node.identity, CAPABILITIES, sys::current_time())?;
         }
         Ok(())
     }
@@ -124,14 +143,14 @@ fn without_privileges(mode: u32) -> u32 {
     if lock_only { mode & !0o4000 } else { mode & !0o6000 }
 }
 
-fn change_special(file: &mut Attributes, change: &SetAttributes) {
+fn change_special(file: &mut Attributes, change: &SetAttributes, kills: bool) {
     let now = sys::current_time();
     let time = |set: Option<SetTime>, old: Time| match set {
         None => old,
         Some(SetTime::Now) => now,
         Some(SetTime::At(time)) => time,
     };
-    if change.uid.is_some() || change.gid.is_some() || change.kill_privileges {
+    if kills {
         file.mode = without_privileges(file.mode);
     }
     file.mode = change.mode.map_or(file.mode, |mode| file.mode & !MODE_BITS | mode);

@@ -60,8 +60,10 @@ impl HostFs {
             // The descriptor is of this very file, so that what is opened is nothing put in its place.
             None => (self.proc.open(self.nodes.descriptor(node)?.as_fd(), access, flags)?, None),
         };
-        if flags.contains(OpenFlags::KILL_PRIVILEGES) {
+        if flags.contains(OpenFlags::TRUNCATE | OpenFlags::KILL_PRIVILEGES) {
             self.kill_privileges(node)?;
+        } else if flags.contains(OpenFlags::TRUNCATE) {
+            self.drop_capabilities(node);
         }
         let cache = match self.options.caching {
             Caching::None => Cache::DIRECT,
@@ -156,8 +158,8 @@ impl HostFs {
         creation: Creation,
     ) -> Result<(Entry, Opened)> {
         self.room_for_handle()?;
-        let Creation { mode, access, flags, .. } = creation;
-        let file = sys::create_nameless(directory, host_mode(mode, Kind::File), access, flags)?;
+        let Creation { mode, access, flags, exclusive } = creation;
+        let file = sys::create_nameless(directory, host_mode(mode, Kind::File), access, flags, exclusive)?;
         let found = sys::stat(file.as_fd())?;
         let made = self.made(context, parent, &found, Some(mode & MODE_BITS));
         let node = made.and_then(|()| self.nodes.learn(None, found.identity, Kind::File));
@@ -184,7 +186,9 @@ impl HostFs {
             Data::Read { offset, into } => told(guest_memory::read_at(fd, into.pieces(), offset)),
             Data::Write { offset, from, how } => {
                 if how.contains(WriteHow::KILL_PRIVILEGES) {
-                    self.kill_privileges(&self.nodes.get(node)?)?;
+                    self.kill_privileges(&open.node)?;
+                } else if from.len() > 0 {
+                    self.drop_capabilities(&open.node);
                 }
                 if how.contains(WriteHow::APPEND) {
                     u64::try_from(sys::append(fd, &from)?).map_err(|_| Errno::EIO)
@@ -194,7 +198,7 @@ impl HostFs {
             }
             // The kernel asks for privileges to be cleared at writes only, and leaves these to the file system.
             Data::Allocate { offset, len, how } => {
-                self.kill_privileges(&self.nodes.get(node)?)?;
+                self.kill_privileges(&open.node)?;
                 sys::reserve(fd, offset, len, how).map(|()| 0)
             }
             Data::Seek { offset, what } => sys::seek(fd, offset, what),
@@ -202,7 +206,10 @@ impl HostFs {
                 let to = self.file(to_node, to)?;
                 let to_node = self.nodes.get(to_node)?;
                 let _change = self.changing(&to_node);
-                self.kill_privileges(&to_node)?;
+                // A copy of nothing changes nothing.
+                if offset < sys::stat(fd)?.attributes.size && len > 0 {
+                    self.kill_privileges(&to_node)?;
+                }
                 sys::copy((fd, offset), (to.as_fd(), to_offset), len)
             }
         }

@@ -416,6 +416,15 @@ impl HostFs {
         }
     }
 
+    /// Panics if anything is kept but for the root, although the kernel has forgotten all else.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn keeps_nothing(&self) {
+        assert!(self.table.len() <= 1, "attributes of no file: {:?}", self.table);
+        assert!(self.nodes.pinned() == 0 && shared(&self.handles).is_empty(), "descriptors of no file");
+        let specials = shared(&self.specials);
+        assert!(specials.keeps_nothing(), "{specials:?}");
+    }
+
     fn handle(&self, node: NodeId, handle: Handle) -> Result<Arc<OpenFile>> {
         let open = shared(&self.handles).get(&handle).cloned();
         open.filter(|open| open.node.id == node).ok_or(Errno::EBADF)

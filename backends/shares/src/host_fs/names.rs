@@ -39,6 +39,21 @@ impl Victim {
     }
 }
 
+/// The file that has a name.
+enum Has {
+    /// One that the host does not have.
+    Special(u64),
+    /// One of the host's.
+    Host(Found),
+}
+
+impl Spot<'_> {
+    /// The name as those are kept that only the guest has.
+    fn place(&self) -> (Identity, &[u8]) {
+        (self.node.identity, self.name.as_bytes())
+    }
+}
+
 impl HostFs {
     pub(super) fn look_up(
         &self,
@@ -66,10 +81,13 @@ impl HostFs {
     /// Makes a name that is not there.
     pub(super) fn make(&self, context: &Context<'_>, spot: &Spot<'_>, how: How<'_>) -> Result<Entry> {
         let Spot { node: parent, directory, name } = *spot;
+        if let How::HardLink { node } = how {
+            return self.link(&self.nodes.get(node)?, spot);
+        }
         self.is_free(parent, name)?;
         let c_name = name.as_c_str();
         match how {
-            How::Existing => self.look_up(parent, directory, name),
+            How::Existing | How::HardLink { .. } => self.look_up(parent, directory, name),
             How::Directory { mode } => {
                 // A directory gets its parent's group, and makes those in it do so.
                 let mode = mode | parent.told().0 & SET_GROUP;
@@ -86,7 +104,6 @@ impl HostFs {
                 sys::make_symbolic_link(directory, c_name, target.as_c_str())?;
                 self.tell_made(context, spot, &sys::stat_at(directory, c_name)?, None)
             }
-            How::HardLink { node } => self.link(&self.nodes.get(node)?, spot),
         }
     }
 
@@ -100,6 +117,7 @@ impl HostFs {
         if sys::stat_at(spot.directory, spot.name.as_c_str()).is_ok() {
             return Err(Errno::EEXIST);
         }
+        is_living(spot.directory)?;
         let now = sys::current_time();
         let (uid, gid) = owner(context, spot.node);
         let attributes = Attributes {
@@ -192,15 +210,20 @@ impl HostFs {
 
     fn link(&self, node: &Arc<Node>, spot: &Spot<'_>) -> Result<Entry> {
         let Spot { node: parent, directory, name } = *spot;
+        if node.kind == Kind::Directory {
+            return Err(Errno::EPERM);
+        }
+        self.is_free(parent, name)?;
         if is_special(node.identity) {
             if sys::stat_at(directory, name.as_c_str()).is_ok() {
                 return Err(Errno::EEXIST);
             }
+            is_living(directory)?;
             let now = sys::current_time();
             alone(&self.specials).link(parent.identity, name.as_bytes(), node.identity, now)?;
             return self.tell_special(spot, node.identity.ino);
         }
-        if matches!(node.kind, Kind::Directory | Kind::Special) {
+        if node.kind == Kind::Special {
             return Err(Errno::EPERM);
         }
         let file = self.nodes.descriptor(node)?;
@@ -317,7 +340,7 @@ impl HostFs {
             (find(from), find(to))
         };
         if special_from.is_some() || special_to.is_some() {
-            return self.rename_special(from, to, how, special_from, special_to);
+            return self.rename_special(from, to, how);
         }
         let victim = match how {
             RenameHow::Keep => None,
@@ -328,11 +351,11 @@ impl HostFs {
             },
         };
         let (old, new) = (from.name.as_c_str(), to.name.as_c_str());
-        let hides_specials = |victim: &Victim| shared(&self.specials).any_in(victim.found.identity);
-        let renamed = if how == RenameHow::Replace && victim.as_ref().is_some_and(hides_specials) {
-            Err(Errno::ENOTEMPTY)
-        } else {
-            sys::rename((from.directory, old), (to.directory, new), how)
+        let hides = victim.as_ref().filter(|_| how == RenameHow::Replace);
+        let renamed = match hides.map(|victim| self.would_lose_specials(from, to, victim)) {
+            Some(Err(errno)) => Err(errno),
+            Some(Ok(true)) => Err(Errno::ENOTEMPTY),
+            Some(Ok(false)) | None => sys::rename((from.directory, old), (to.directory, new), how),
         };
         if let (Err(errno), Some(victim)) = (renamed, &victim) {
             self.nodes.moved(victim.found.identity, to.node, new);
@@ -352,46 +375,84 @@ impl HostFs {
         Ok(())
     }
 
+    /// Whether the host would let a directory have the name of one that is empty there, but not for the guest.
+    fn would_lose_specials(&self, from: &Spot<'_>, to: &Spot<'_>, victim: &Victim) -> Result<bool> {
+        if !shared(&self.specials).any_in(victim.found.identity) {
+            return Ok(false);
+        }
+        let moved = sys::stat_at(from.directory, from.name.as_c_str())?;
+        let itself = moved.identity == victim.found.identity;
+        Ok(moved.kind() == Kind::Directory && !itself && !is_within(to.node, moved.identity))
+    }
+
+    /// The type of the file that has a name, whichever of the host and the guest has the name.
+    fn kind_of(&self, spot: &Spot<'_>) -> Result<Has> {
+        match shared(&self.specials).find(spot.node.identity, spot.name.as_bytes()) {
+            Some(ino) => Ok(Has::Special(ino)),
+            None => sys::stat_at(spot.directory, spot.name.as_c_str()).map(Has::Host),
+        }
+    }
+
     /// Gives away a name, where the host does not have one of the two files.
-    fn rename_special(
-        &self,
-        from: &Spot<'_>,
-        to: &Spot<'_>,
-        how: RenameHow,
-        special_from: Option<u64>,
-        special_to: Option<u64>,
-    ) -> Result<()> {
-        let now = sys::current_time();
-        let place = |spot: &Spot<'_>| spot.node.identity;
-        match (how, special_from, special_to) {
-            (RenameHow::Exchange, ..) => return Err(Errno::EINVAL),
-            (RenameHow::Keep, _, Some(_)) => return Err(Errno::EEXIST),
-            (RenameHow::Replace, Some(one), Some(other)) if one == other => return Ok(()),
-            _ => {}
-        }
-        if special_from.is_none() {
-            if sys::stat_at(from.directory, from.name.as_c_str())?.kind() == Kind::Directory {
-                return Err(Errno::ENOTDIR);
+    fn rename_special(&self, from: &Spot<'_>, to: &Spot<'_>, how: RenameHow) -> Result<()> {
+        let moved = self.kind_of(from)?;
+        let other = match self.kind_of(to) {
+            Ok(other) => Some(other),
+            Err(Errno::ENOENT) => None,
+            Err(errno) => return Err(errno),
+        };
+        match (how, &moved, &other) {
+            (RenameHow::Keep, _, Some(_)) => Err(Errno::EEXIST),
+            (RenameHow::Exchange, _, None) => Err(Errno::ENOENT),
+            (RenameHow::Exchange, Has::Special(_), Some(Has::Special(_))) => self.exchange_specials(from, to),
+            (RenameHow::Exchange, Has::Special(_), Some(Has::Host(found))) => {
+                self.change_places(from, to, found)
             }
-            sys::rename((from.directory, from.name.as_c_str()), (to.directory, to.name.as_c_str()), how)?;
-            self.unlink_special(place(to), to.name.as_bytes());
-            let moved = sys::stat_at(to.directory, to.name.as_c_str())?;
-            self.nodes.moved(moved.identity, to.node, to.name.as_c_str());
-            return Ok(());
+            (RenameHow::Exchange, Has::Host(found), _) => self.change_places(to, from, found),
+            (_, Has::Special(one), Some(Has::Special(other))) if one == other => Ok(()),
+            (_, Has::Host(found), _) => self.take_name_of_special(from, to, found),
+            (_, Has::Special(_), other) => self.move_special(from, to, other.as_ref()),
         }
-        if special_to.is_some() {
-            self.unlink_special(place(to), to.name.as_bytes());
-        } else {
-            match sys::stat_at(to.directory, to.name.as_c_str()) {
-                Ok(_) if how == RenameHow::Keep => return Err(Errno::EEXIST),
-                Ok(found) if found.kind() == Kind::Directory => return Err(Errno::EISDIR),
-                Ok(_) => self.remove_from_host(to, false)?,
-                Err(Errno::ENOENT) => {}
-                Err(errno) => return Err(errno),
-            }
+    }
+
+    fn exchange_specials(&self, from: &Spot<'_>, to: &Spot<'_>) -> Result<()> {
+        alone(&self.specials).exchange(from.place(), to.place(), sys::current_time())?;
+        self.touch(from.node);
+        self.touch(to.node);
+        Ok(())
+    }
+
+    /// Gives a file that the host does not have and one of the host's each other's name.
+    fn change_places(&self, special: &Spot<'_>, host: &Spot<'_>, found: &Found) -> Result<()> {
+        let (new, old) = (special.name.as_c_str(), host.name.as_c_str());
+        sys::rename((host.directory, old), (special.directory, new), RenameHow::Keep)?;
+        self.nodes.moved(found.identity, special.node, new);
+        alone(&self.specials).rename(special.place(), host.place(), sys::current_time())
+    }
+
+    /// Gives a file of the host's the name of one that the host does not have.
+    fn take_name_of_special(&self, from: &Spot<'_>, to: &Spot<'_>, found: &Found) -> Result<()> {
+        if found.kind() == Kind::Directory {
+            return Err(if is_within(to.node, found.identity) { Errno::EINVAL } else { Errno::ENOTDIR });
         }
-        let (old, new) = ((place(from), from.name.as_bytes()), (place(to), to.name.as_bytes()));
-        alone(&self.specials).rename(old, new, now)?;
+        let new = to.name.as_c_str();
+        sys::rename((from.directory, from.name.as_c_str()), (to.directory, new), RenameHow::Replace)?;
+        self.unlink_special(to.node.identity, to.name.as_bytes());
+        let moved = sys::stat_at(to.directory, new)?;
+        self.nodes.moved(moved.identity, to.node, new);
+        Ok(())
+    }
+
+    /// Gives a file that the host does not have another name, which `other` may have.
+    fn move_special(&self, from: &Spot<'_>, to: &Spot<'_>, other: Option<&Has>) -> Result<()> {
+        match other {
+            None => is_living(to.directory)?,
+            Some(Has::Special(_)) => drop(self.unlink_special(to.node.identity, to.name.as_bytes())),
+            Some(Has::Host(found)) if found.kind() != Kind::Directory => self.remove_from_host(to, false)?,
+            Some(Has::Host(found)) if is_within(from.node, found.identity) => return Err(Errno::ENOTEMPTY),
+            Some(Has::Host(_)) => return Err(Errno::EISDIR),
+        }
+        alone(&self.specials).rename(from.place(), to.place(), sys::current_time())?;
         self.touch(from.node);
         self.touch(to.node);
         Ok(())
@@ -403,6 +464,23 @@ impl HostFs {
         let now = Some(fuse::SetTime::Now);
         let _change = self.changing(directory);
         let _ = self.nodes.descriptor(directory).and_then(|file| sys::set_times(file.as_fd(), now, now));
+    }
+}
+
+/// Refuses a directory that has no name any more. The host refuses to make its own files in one.
+fn is_living(directory: BorrowedFd<'_>) -> Result<()> {
+    if sys::stat(directory)?.attributes.links == 0 { Err(Errno::ENOENT) } else { Ok(()) }
+}
+
+/// Whether a directory has this identity, or is somewhere in one that has.
+fn is_within(directory: &Arc<Node>, above: Identity) -> bool {
+    let mut node = directory.clone();
+    loop {
+        if node.identity == above {
+            return true;
+        }
+        let Some(place) = node.place() else { return false };
+        node = place.parent.clone();
     }
 }
 

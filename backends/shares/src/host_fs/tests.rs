@@ -1,5 +1,7 @@
 //! Attributes that are kept for files go when the files do.
 
+mod exact;
+
 use fuse::{Access, OpenFlags, RenameHow, XattrName, XattrSet};
 
 use super::*;

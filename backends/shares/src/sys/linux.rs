@@ -207,16 +207,18 @@ pub(crate) fn create(
     open_with(directory, name, open_flags(access, flags) | new, Mode::from_raw_mode(mode))
 }
 
-/// A new file without a name, opened.
+/// A new file without a name, opened; for ever without one, if it is told to be.
 pub(crate) fn create_nameless(
     directory: BorrowedFd<'_>,
     mode: u32,
     access: Access,
     flags: OpenFlags,
+    for_ever: bool,
 ) -> Result<OwnedFd> {
     // Linux wants one that can be written.
     let access = if access == Access::Read { Access::ReadWrite } else { access };
-    let flags = open_flags(access, flags - OpenFlags::TRUNCATE) | OFlags::TMPFILE;
+    let for_ever = if for_ever { OFlags::EXCL } else { OFlags::empty() };
+    let flags = open_flags(access, flags - OpenFlags::TRUNCATE) | OFlags::TMPFILE | for_ever;
     told(rustix::fs::openat(directory, c".", flags, Mode::from_raw_mode(mode)))
 }
 
