@@ -12,8 +12,15 @@ use crate::hint::Hint;
 use crate::say::{self, say};
 
 /// This project's programs beside the command line.
-const PROGRAMS: [&str; 5] =
-    ["matchlock-vmm", "matchlock-devices", "matchlock-launcher", "matchlock-shares", "matchlock-broker"];
+const PROGRAMS: [&str; 7] = [
+    "matchlock-vmm",
+    "matchlock-devices",
+    "matchlock-launcher",
+    "matchlock-shares",
+    "matchlock-arrival",
+    "matchlock-egress",
+    "matchlock-broker",
+];
 
 /// Memory below which the default sandbox does not fit.
 const ENOUGH_MEMORY_MB: u64 = 1024;

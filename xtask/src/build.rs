@@ -8,16 +8,19 @@ use anyhow::Result;
 use crate::sh;
 
 /// The packages that contain the programs.
-const PACKAGES: [&str; 6] = ["matchlock", "broker", "guest_agent", "vmm", "software", "sharing"];
+const PACKAGES: [&str; 8] =
+    ["matchlock", "broker", "guest_agent", "vmm", "software", "sharing", "arrival", "outlet"];
 
 /// Every program, by its name in a release.
-pub(crate) const PROGRAMS: [&str; 7] = [
+pub(crate) const PROGRAMS: [&str; 9] = [
     "matchlock",
     "matchlock-broker",
     "matchlock-vmm",
     "matchlock-devices",
     "matchlock-launcher",
     "matchlock-shares",
+    "matchlock-arrival",
+    "matchlock-egress",
     "matchlock-guest",
 ];
 

@@ -32,6 +32,8 @@ pub enum Program {
     Shares,
     /// The network, which it hands over before it ends.
     Arrival,
+    /// The way out of that network.
+    Egress,
 }
 
 impl Program {
@@ -44,6 +46,7 @@ impl Program {
             Self::Launcher => "matchlock-launcher",
             Self::Shares => "matchlock-shares",
             Self::Arrival => "matchlock-arrival",
+            Self::Egress => "matchlock-egress",
         }
     }
 }

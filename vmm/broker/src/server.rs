@@ -21,8 +21,8 @@ use crate::requests::{
 };
 use crate::{QEMU, acts};
 
-/// Most processes at once. A sandbox has three: the software machine's two, and that of shared folders; and for a
-/// moment that of its network.
+/// Most processes at once. A sandbox has four: the software machine's two, that of shared folders, and that of its
+/// network's way out; and for a moment the one that makes the network.
 const MAX_CHILDREN: usize = 16;
 
 /// How long a process of shared folders may write its list of changes once the supervisor is gone. A supervisor waits as
@@ -169,7 +169,7 @@ impl Broker {
     /// The arguments of a program that starts as root's: a supervisor must not choose these.
     fn arguments(&self, program: Program) -> io::Result<Vec<OsString>> {
         Ok(match program {
-            Program::Vmm | Program::Devices | Program::Arrival => Vec::new(),
+            Program::Vmm | Program::Devices | Program::Arrival | Program::Egress => Vec::new(),
             Program::Launcher => {
                 vec![process::find_program(QEMU).ok_or_else(|| not_found(QEMU))?.into()]
             }

@@ -39,6 +39,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("disk", "backends/disk", &["guest_memory", "virtio"]),
     ("tap", "network/tap", &["guest_memory", "virtio"]),
     ("arrival", "network/arrival", &["broker", "egress", "process", "tap"]),
+    ("outlet", "network/outlet", &["arrival", "broker", "confinement", "egress", "egress_policy", "process"]),
     ("shares", "backends/shares", &["fuse", "guest_memory", "modelled"]),
     ("vhost_backend", "backends/vhost", &["guest_memory", "virtio"]),
     // 3: the only place where hypervisor and devices meet

@@ -27,13 +27,15 @@ pub(crate) const TESTS: &[Test] = &[
     ("sudo::the_end_of_input_ends_roots_server", the_end_of_input_ends_roots_server),
 ];
 
-const PROGRAMS: [&str; 7] = [
+const PROGRAMS: [&str; 9] = [
     "matchlock",
     "matchlock-broker",
     "matchlock-vmm",
     "matchlock-devices",
     "matchlock-launcher",
     "matchlock-shares",
+    "matchlock-arrival",
+    "matchlock-egress",
     "matchlock-guest",
 ];
 
