@@ -111,8 +111,8 @@ impl Upstream {
     pub(crate) async fn find(&self, name: &Name, record: RecordType) -> Result<Found, Failure> {
         let key = (name.clone(), u16::from(record));
         let cell = locked(&self.asked).entry(key.clone()).or_default().clone();
-        let _leave = Leave { upstream: self, key, cell: cell.clone() };
-        let found = cell.get_or_init(|| async {
+        let waiting = Waiting { upstream: self, key, cell };
+        let found = waiting.cell.get_or_init(|| async {
             let _permit = self.outstanding.try_acquire().map_err(|_| Failure::TooMany)?;
             self.walk(Chain::new(name.clone(), record), record).await
         });
@@ -151,19 +151,19 @@ impl Upstream {
     }
 }
 
-/// Takes a question off the list when nobody waits for its answer any more.
-struct Leave<'a> {
+/// One of those who wait for an answer: takes the question off the list when nobody does any more.
+struct Waiting<'a> {
     upstream: &'a Upstream,
     key: Key,
     cell: Arc<Cell>,
 }
 
-impl Drop for Leave<'_> {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut asked = locked(&self.upstream.asked);
         let is_same = asked.get(&self.key).is_some_and(|cell| Arc::ptr_eq(cell, &self.cell));
-        // Once answered it is asked anew; without an answer, the last of those who wait takes it off: the list, this value
-        // and the waiting call have it.
+        // Once answered it is asked anew; without an answer, the last of those who wait takes it off: the list and this
+        // value have it.
         if is_same && (self.cell.initialized() || Arc::strong_count(&self.cell) <= 2) {
             asked.remove(&self.key);
         }
@@ -232,7 +232,30 @@ async fn stream(server: SocketAddr, question: &Outgoing, bytes: &[u8]) -> Option
 
 #[cfg(test)]
 mod tests {
+    use std::net::UdpSocket;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_question_for_which_nobody_waits_is_off_the_list() {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let upstream = Upstream::new(vec![server.local_addr().unwrap()]);
+        let name = Name::from_ascii("ok.test.").unwrap();
+        let asked = || locked(&upstream.asked).len();
+        let mut first = Box::pin(upstream.find(&name, RecordType::A));
+        let mut second = Box::pin(upstream.find(&name, RecordType::A));
+        tokio::select! {
+            biased;
+            _ = &mut first => panic!("an answer"),
+            _ = &mut second => panic!("an answer"),
+            () = std::future::ready(()) => {}
+        }
+        assert_eq!(asked(), 1);
+        drop(first);
+        assert_eq!(asked(), 1, "another waits");
+        drop(second);
+        assert_eq!(asked(), 0);
+    }
 
     #[test]
     fn the_bucket_holds_a_second() {
