@@ -95,6 +95,7 @@ impl Flows {
     /// Judges a connection, and carries it to its end.
     pub async fn carry(&self, flow: Flow) {
         let Flow { stream, source, destination } = flow;
+        at_once(&stream);
         let address = destination.ip().to_canonical();
         let destination = SocketAddr::new(address, destination.port());
         if destination.port() == DNS_PORT {
@@ -135,7 +136,6 @@ impl Flows {
         reason: &Reason,
         seat: &table::Seat<'_>,
     ) {
-        let policy = self.shared.policy();
         let opening = match decision {
             Judged::Deny(refusal) => {
                 let first = match refusal {
@@ -151,7 +151,8 @@ impl Flows {
             Judged::Look(_) => {
                 let first = first::read(&mut stream).await;
                 case.flow.host = first.host();
-                match self.look(&policy, &case, first) {
+                // The policy may have changed while the bytes were waited for.
+                match self.look(&self.shared.policy(), &case, first) {
                     Ok(opening) => opening,
                     Err((first, outcome, reason)) => {
                         case.tell(outcome, &reason);
@@ -249,11 +250,20 @@ impl Flows {
             return Err(audit::Fault::TooMany);
         };
         match timeout(CONNECT_LIMIT, TcpStream::connect(destination)).await {
-            Ok(Ok(server)) => Ok(server),
+            Ok(Ok(server)) => {
+                at_once(&server);
+                Ok(server)
+            }
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Err(audit::Fault::Refused),
             Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(audit::Fault::Silent),
             Ok(Err(_)) => Err(audit::Fault::NoWay),
             Err(_) => Err(audit::Fault::Silent),
         }
     }
+}
+
+/// Has the kernel send small pieces without waiting for more.
+fn at_once(stream: &TcpStream) {
+    // Where this fails, the connection is gone already.
+    let _ = stream.set_nodelay(true);
 }

@@ -67,6 +67,11 @@ impl Guest {
         self.shared.set_policy(policy(allow, &[]));
     }
 
+    /// The number of connections.
+    pub(crate) fn count(&self) -> usize {
+        self.flows.count()
+    }
+
     /// Waits until no connection is left.
     pub(crate) async fn empty(&self) {
         for _ in 0..10_000 {

@@ -219,6 +219,63 @@ fn a_passthrough_host_gets_the_very_bytes() {
 }
 
 #[test]
+fn first_bytes_are_judged_by_the_policy_at_their_time() {
+    within("first_bytes_are_judged_by_the_policy_at_their_time", async {
+        let (listener, address) = server("203.0.113.10:443").await;
+        let both = ["ok.test", "other.test"];
+        let hosts = &[("ok.test", "203.0.113.10"), ("other.test", "203.0.113.10")];
+        let mut guest = Guest::new(&Policies { allow: &both, passthrough: &both, hosts }).await;
+        let hello = hello("ok.test");
+        let mut stream = guest.connect(address).await;
+        stream.write_all(&hello[..50]).await.unwrap();
+        while guest.count() == 0 {
+            tokio::task::yield_now().await;
+        }
+        guest.allow(&["other.test"]);
+        stream.write_all(&hello[50..]).await.unwrap();
+        assert_eq!(rest(&mut stream).await.unwrap(), ALERT);
+        let event = guest.flow_event().await;
+        assert_eq!((event.outcome, event.host.as_deref()), (FlowOutcome::Denied, Some("ok.test")));
+        assert!(tokio::time::timeout(Duration::ZERO, listener.accept()).await.is_err());
+    });
+}
+
+/// The fastest of some exchanges of three pieces: two of `one`'s, and an answer.
+async fn exchange(one: &mut TcpStream, other: &mut TcpStream) -> Duration {
+    let mut fastest = Duration::MAX;
+    for _ in 0..20 {
+        let start = std::time::Instant::now();
+        for _ in 0..2 {
+            one.write_all(b"x").await.unwrap();
+            other.read_u8().await.unwrap();
+        }
+        other.write_all(b"y").await.unwrap();
+        one.read_u8().await.unwrap();
+        fastest = fastest.min(start.elapsed());
+    }
+    fastest
+}
+
+#[test]
+fn small_pieces_are_not_held_back() {
+    within("small_pieces_are_not_held_back", async {
+        let (listener, address) = server("203.0.113.10:7000").await;
+        let guest = Guest::new(&Policies::default()).await;
+        let mut inside = guest.connect(address).await;
+        let (mut outside, _) = listener.accept().await.unwrap();
+        inside.set_nodelay(true).unwrap();
+        outside.set_nodelay(true).unwrap();
+        // A kernel that holds the second piece back waits for the acknowledgement of the first, which takes 40 ms once
+        // there were a few answers.
+        for _ in 0..2 {
+            let up = exchange(&mut inside, &mut outside).await;
+            let down = exchange(&mut outside, &mut inside).await;
+            assert!(up.max(down) < Duration::from_millis(30), "{up:?} {down:?}");
+        }
+    });
+}
+
+#[test]
 fn requests_that_need_a_judgement_each_do_not_pass_without() {
     within("requests_that_need_a_judgement_each_do_not_pass_without", async {
         let (listener, address) = server("203.0.113.10:443").await;
