@@ -9,14 +9,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use egress_policy::{Connection, Flow as Judged, Name, Protocol, Reason};
+use egress_policy::{Connection, Flow as Judged, Protocol};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::time;
 
 use crate::audit::{self, End, Event, Fault, FlowOutcome};
 use crate::flow::DNS_PORT;
-use crate::shared::may_dial;
 use crate::{Dns, Shared, Via, udp};
 
 /// Most flows; where there are more, the one for which the guest was silent for longest makes room.
@@ -151,6 +150,7 @@ impl Datagrams {
         let tell = |flow: &audit::Flow, outcome| {
             self.shared.audit.put(Event::Flow(audit::Flow { outcome, ..flow.clone() }));
         };
+        let _held = self.shared.hold(flow.destination.ip());
         match udp::connected(flow.destination).await {
             Err(_) => tell(&flow, FlowOutcome::Unreachable(Fault::NoWay)),
             Ok(socket) => {
@@ -158,30 +158,18 @@ impl Datagrams {
                 let mut counts = (0, 0);
                 let (end, denial) = tokio::select! {
                     biased;
-                    denial = self.denial(flow.destination, &flow.names) => (End::Policy, Some(denial)),
+                    denial = self.shared.denial(flow.destination, &flow.names, None) => (End::Policy, Some(denial)),
                     end = self.carry(key, &socket, queue, &mut counts) => (end, None),
                 };
-                flow.reason = denial.unwrap_or(flow.reason);
+                // The socket is closed before the denial is gone, for which a change of the policy waits.
+                drop(socket);
+                flow.reason = denial.map_or(flow.reason, |denial| denial.reason);
                 tell(&flow, FlowOutcome::Ended { end, sent: counts.0, received: counts.1 });
             }
         }
         let mut flows = self.flows();
         if flows.get(&key).is_some_and(|held| held.number == flow.number) {
             flows.remove(&key);
-        }
-    }
-
-    /// Ends when the policy denies the address, now or after a change.
-    async fn denial(&self, destination: SocketAddr, names: &[Name]) -> Reason {
-        let mut policies = self.shared.policies();
-        loop {
-            let policy = policies.borrow_and_update().clone();
-            if let Err(denial) = may_dial(&policy, destination, names, None) {
-                return denial;
-            }
-            if policies.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
         }
     }
 

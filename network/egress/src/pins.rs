@@ -1,7 +1,7 @@
 //! The names for which a guest was given each address.
 //!
-//! Memory is bounded whatever a guest asks: the address that was not used for longest goes first. Not here: whether an
-//! address may be given to a guest.
+//! Memory is bounded whatever a guest asks: the address that was not used for longest goes first, and none goes while a
+//! flow uses it, of which there are fewer. Not here: whether an address may be given to a guest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -30,6 +30,8 @@ pub(crate) struct Pins {
     /// Addresses by the turn of their last use.
     order: BTreeMap<u64, IpAddr>,
     turn: u64,
+    /// The number of open flows to each address.
+    flows: BTreeMap<IpAddr, usize>,
 }
 
 #[derive(Debug, Default)]
@@ -51,14 +53,17 @@ impl Pins {
         for (name, address) in hosts {
             table.entry(address.to_canonical()).or_default().insert(name.clone());
         }
-        Self { table, pinned: BTreeMap::new(), order: BTreeMap::new(), turn: 0 }
+        Self { table, pinned: BTreeMap::new(), order: BTreeMap::new(), turn: 0, flows: BTreeMap::new() }
     }
 
     /// The guest is given an address for a name, which it may keep for a time.
     pub(crate) fn add(&mut self, name: &Name, address: IpAddr, ttl: Duration, now: Instant) {
         let address = address.to_canonical();
+        let is_used = self.flows.contains_key(&address);
         let pinned = self.pinned.entry(address).or_default();
-        pinned.forget_expired(now);
+        if !is_used {
+            pinned.forget_expired(now);
+        }
         let end = now + ttl.clamp(LEAST, MOST);
         if let Some(known) = pinned.names.get_mut(name) {
             *known = end.max(*known);
@@ -78,7 +83,9 @@ impl Pins {
         let address = address.to_canonical();
         let mut names = self.table.get(&address).cloned().unwrap_or_default();
         if let Some(pinned) = self.pinned.get_mut(&address) {
-            pinned.forget_expired(now);
+            if !self.flows.contains_key(&address) {
+                pinned.forget_expired(now);
+            }
             names.extend(pinned.names.keys().cloned());
             if pinned.names.is_empty() {
                 self.remove(address);
@@ -87,6 +94,23 @@ impl Pins {
             }
         }
         names.into_iter().collect()
+    }
+
+    /// A flow to an address is open from now on.
+    pub(crate) fn hold(&mut self, address: IpAddr) {
+        *self.flows.entry(address.to_canonical()).or_default() += 1;
+    }
+
+    /// A flow that was open has ended.
+    pub(crate) fn let_go(&mut self, address: IpAddr) {
+        let address = address.to_canonical();
+        if let Some(count) = self.flows.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                self.flows.remove(&address);
+            }
+        }
+        self.touch(address);
     }
 
     fn touch(&mut self, address: IpAddr) {
@@ -99,7 +123,8 @@ impl Pins {
 
     fn make_room(&mut self) {
         while self.pinned.len() > MAX_ADDRESSES {
-            let Some(oldest) = self.order.values().next().copied() else { return };
+            let unused = self.order.values().find(|address| !self.flows.contains_key(address));
+            let Some(oldest) = unused.copied() else { return };
             self.remove(oldest);
         }
     }
@@ -144,6 +169,31 @@ mod tests {
         pins.add(&name("a.test"), mapped, Duration::ZERO, start);
         assert_eq!(texts(&mut pins, address, start), ["a.test", "t.test"]);
         assert_eq!(texts(&mut pins, mapped, start + MOST), ["t.test"]);
+    }
+
+    #[test]
+    fn a_pin_stays_while_a_flow_uses_it() {
+        let (mut pins, start) = (Pins::new(&[]), Instant::now());
+        let address = |number: u32| IpAddr::from((0xcb00_0000 + number).to_be_bytes());
+        pins.add(&name("a.test"), address(0), Duration::ZERO, start);
+        for _ in 0..2 {
+            pins.hold(address(0));
+        }
+        for number in 1..=u32::try_from(MAX_ADDRESSES).unwrap() + 9 {
+            pins.add(&name("b.test"), address(number), Duration::ZERO, start);
+        }
+        let late = start + 2 * MOST;
+        pins.let_go(address(0));
+        assert_eq!(
+            (texts(&mut pins, address(0), late), pins.pinned.len()),
+            (vec!["a.test".into()], MAX_ADDRESSES)
+        );
+        pins.add(&name("c.test"), address(0), Duration::ZERO, late);
+        assert_eq!(texts(&mut pins, address(0), late), ["a.test", "c.test"]);
+        pins.let_go(address(0));
+        assert_eq!(texts(&mut pins, address(0), late), ["c.test"]);
+        assert!(texts(&mut pins, address(1), start).is_empty());
+        assert!(pins.flows.is_empty());
     }
 
     #[test]

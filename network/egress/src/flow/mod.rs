@@ -9,6 +9,7 @@ mod table;
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,6 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::audit::{self, End, Event, FlowOutcome};
-use crate::shared::may_dial;
 use crate::{Dns, Shared};
 use first::First;
 use table::{Full, Table};
@@ -196,17 +196,21 @@ impl Flows {
         }
     }
 
-    /// Connects to the address that the guest chose, and carries.
+    /// Connects to the address that the guest chose, and carries, for as long as the policy allows that.
     async fn open(&self, mut stream: TcpStream, case: &Case<'_>, opening: Opening, seat: &table::Seat<'_>) {
         let Opening { name, first, reason } = opening;
-        let destination = case.flow.destination;
-        let mut policies = self.shared.policies();
-        let policy = policies.borrow_and_update().clone();
-        if let Err(denial) = may_dial(&policy, destination, &case.flow.names, name.as_ref()) {
-            case.tell(FlowOutcome::Denied, &denial);
-            return refuse::reset(stream);
-        }
-        let mut server = match self.connect(destination, seat).await {
+        let audit::Flow { destination, names, .. } = &case.flow;
+        let _held = self.shared.hold(destination.ip());
+        let mut denied = pin!(self.shared.denial(*destination, names, name.as_ref()));
+        let connected = tokio::select! {
+            biased;
+            denial = &mut denied => {
+                case.tell(FlowOutcome::Denied, &denial.reason);
+                return refuse::reset(stream);
+            }
+            connected = self.connect(*destination, seat) => connected,
+        };
+        let mut server = match connected {
             Ok(server) => server,
             Err(fault) => {
                 case.tell(FlowOutcome::Unreachable(fault), &reason);
@@ -214,30 +218,19 @@ impl Flows {
             }
         };
         case.tell(FlowOutcome::Opened, &reason);
-        let changed = async {
-            loop {
-                // The sender lives as long as this value.
-                if policies.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-                let policy = policies.borrow_and_update().clone();
-                if let Err(denial) = may_dial(&policy, destination, &case.flow.names, name.as_ref()) {
-                    return denial;
-                }
-            }
-        };
         let counts = carry::Counts::default();
-        let (end, reason) = tokio::select! {
+        let (end, denial) = tokio::select! {
             biased;
-            denial = changed => (End::Policy, denial),
-            () = seat.cut() => (End::Reclaimed, reason),
-            end = carry::both(&mut stream, &mut server, first, &counts, seat) => (end, reason),
+            denial = &mut denied => (End::Policy, Some(denial)),
+            () = seat.cut() => (End::Reclaimed, None),
+            end = carry::both(&mut stream, &mut server, first, &counts, seat) => (end, None),
         };
         if end != End::Closed {
             refuse::reset(stream);
             refuse::reset(server);
         }
-        case.tell(FlowOutcome::Ended { end, sent: counts.sent(), received: counts.received() }, &reason);
+        let reason = denial.as_ref().map_or(&reason, |denial| &denial.reason);
+        case.tell(FlowOutcome::Ended { end, sent: counts.sent(), received: counts.received() }, reason);
     }
 
     async fn connect(

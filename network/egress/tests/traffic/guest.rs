@@ -67,6 +67,11 @@ impl Guest {
         self.shared.set_policy(policy(allow, &[]));
     }
 
+    /// Does the same as [`Self::allow`], and waits until it has its effect.
+    pub(crate) async fn change(&self, allow: &[&str]) {
+        self.shared.change_policy(policy(allow, &[])).await;
+    }
+
     /// The number of connections.
     pub(crate) fn count(&self) -> usize {
         self.flows.count()

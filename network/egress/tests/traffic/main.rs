@@ -323,3 +323,33 @@ fn an_open_connection_ends_with_what_allowed_it() {
         guest.empty().await;
     });
 }
+
+#[test]
+fn a_change_of_the_policy_ends_when_what_it_denies_is_cut() {
+    within("a_change_of_the_policy_ends_when_what_it_denies_is_cut", async {
+        let servers = [server("203.0.113.10:7000").await, server("203.0.113.20:7000").await];
+        let guest = Guest::new(&Policies { allow: &["203.0.113.0/24"], ..Policies::default() }).await;
+        let mut ends = Vec::new();
+        for _ in 0..100 {
+            for (listener, address) in &servers {
+                let (mut inside, mut outside) =
+                    (guest.connect(*address).await, listener.accept().await.unwrap().0);
+                inside.write_all(b"x").await.unwrap();
+                assert_eq!(outside.read_u8().await.unwrap(), b'x');
+                ends.push((inside, outside));
+            }
+        }
+        guest.change(&["203.0.113.10"]).await;
+        assert_eq!(guest.count(), 100);
+        for pair in ends.chunks_mut(2) {
+            let [(kept, other), (cut, server)] = pair else { unreachable!("pairs") };
+            kept.write_all(b"x").await.unwrap();
+            assert_eq!(other.read_u8().await.unwrap(), b'x');
+            assert!(is_reset(cut).await && is_reset(server).await);
+        }
+        // Nobody is at the policy before the last.
+        guest.change(&["203.0.113.10", "203.0.113.20"]).await;
+        guest.change(&["203.0.113.20"]).await;
+        assert_eq!(guest.count(), 0);
+    });
+}
