@@ -1,13 +1,15 @@
 //! All that arrives goes to `egress`, and what comes back to the guest.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use egress::{Datagram, Datagrams, Flow, Flows};
 use tokio::io::Interest;
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
+use tokio::time::sleep;
 
 use super::sockets::receive;
 use super::{Answers, MAX_DATAGRAM, Sockets};
@@ -16,8 +18,8 @@ use super::{Answers, MAX_DATAGRAM, Sockets};
 const TURN: usize = 32;
 
 impl Sockets {
-    /// Carries all that arrives until something goes wrong for good, or nobody sends `answers` any more. Called within a
-    /// runtime, on which connections are carried.
+    /// Carries all that arrives until a socket is none any more, or nobody sends `answers`. Called within a runtime with
+    /// timers, on which connections are carried.
     pub async fn carry(
         self,
         flows: Arc<Flows>,
@@ -27,36 +29,93 @@ impl Sockets {
         let Self { connections: [tcp4, tcp6], datagrams: [udp4, udp6], answers: back } = self;
         let [tcp4, tcp6] = [TcpListener::from_std(tcp4)?, TcpListener::from_std(tcp6)?];
         let [udp4, udp6] = [UdpSocket::from_std(udp4.into())?, UdpSocket::from_std(udp6.into())?];
-        let mut buffer = vec![0; MAX_DATAGRAM];
-        loop {
-            tokio::select! {
-                accepted = tcp4.accept() => connection(accepted, &flows)?,
-                accepted = tcp6.accept() => connection(accepted, &flows)?,
-                readable = udp4.readable() => readable.and_then(|()| take(&udp4, &mut buffer, &datagrams, &back))?,
-                readable = udp6.readable() => readable.and_then(|()| take(&udp6, &mut buffer, &datagrams, &back))?,
-                answer = answers.recv() => match answer {
+        tokio::select! {
+            ended = connections(&tcp4, &flows) => ended,
+            ended = connections(&tcp6, &flows) => ended,
+            ended = messages(&udp4, &datagrams, &back) => ended,
+            ended = messages(&udp6, &datagrams, &back) => ended,
+            () = async {
+                while let Some(Datagram { source, destination, bytes }) = answers.recv().await {
                     // A datagram that is too long for the guest, or for which there is no room, is lost.
-                    Some(Datagram { source, destination, bytes }) => {
-                        let _ = back.send(source, destination, &bytes);
-                    }
-                    None => return Ok(()),
-                },
-            }
+                    let _ = back.send(source, destination, &bytes);
+                }
+            } => Ok(()),
         }
     }
 }
 
-/// Has a connection carried. One that the guest has reset before it was taken is no error.
-fn connection(accepted: io::Result<(TcpStream, SocketAddr)>, flows: &Arc<Flows>) -> io::Result<()> {
-    let (stream, source) = match accepted {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => return Ok(()),
-        accepted => accepted?,
-    };
-    // A connection that is gone has no address any more.
-    let Ok(destination) = stream.local_addr() else { return Ok(()) };
-    let flows = Arc::clone(flows);
-    tokio::spawn(async move { flows.carry(Flow { stream, source, destination }).await });
+/// What an error means for the socket that it comes from.
+#[derive(Debug, PartialEq, Eq)]
+enum Meaning {
+    /// It is about one connection or datagram, which is gone.
+    One,
+    /// The host is short of something, for a while.
+    Short,
+    /// The socket is none that takes anything.
+    End,
+}
+
+fn meaning(error: &io::Error) -> Meaning {
+    match error.raw_os_error() {
+        // accept(2): "Linux accept() passes already-pending network errors on the new socket as an error code".
+        Some(
+            libc::ECONNABORTED
+            | libc::EINTR
+            | libc::ENETDOWN
+            | libc::EPROTO
+            | libc::ENOPROTOOPT
+            | libc::EHOSTDOWN
+            | libc::ENONET
+            | libc::EHOSTUNREACH
+            | libc::EOPNOTSUPP
+            | libc::ENETUNREACH,
+        ) => Meaning::One,
+        Some(libc::EBADF | libc::EFAULT | libc::EINVAL | libc::ENOTSOCK) => Meaning::End,
+        _ => Meaning::Short,
+    }
+}
+
+/// How long nothing is taken when the host is short of descriptors or memory: ends of connections give some back.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Takes a socket's error, unless the error is its end.
+async fn outlast(error: io::Error) -> io::Result<()> {
+    match meaning(&error) {
+        Meaning::One => {}
+        Meaning::Short => sleep(PAUSE).await,
+        Meaning::End => return Err(error),
+    }
     Ok(())
+}
+
+/// Has the guest's connections carried, each on a task of its own, until the listener is none any more.
+async fn connections(listener: &TcpListener, flows: &Arc<Flows>) -> io::Result<()> {
+    loop {
+        let (stream, source) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                outlast(error).await?;
+                continue;
+            }
+        };
+        // A connection that is gone has no address any more.
+        let Ok(destination) = stream.local_addr() else { continue };
+        let flows = Arc::clone(flows);
+        tokio::spawn(async move { flows.carry(Flow { stream, source, destination }).await });
+    }
+}
+
+/// Has the guest's datagrams carried until the socket is none any more.
+async fn messages(socket: &UdpSocket, datagrams: &Arc<Datagrams>, back: &Answers) -> io::Result<()> {
+    let mut buffer = vec![0; MAX_DATAGRAM];
+    loop {
+        socket.readable().await?;
+        if let Err(error) = take(socket, &mut buffer, datagrams, back) {
+            outlast(error).await?;
+        }
+        // A guest that sends much does not keep the others from their turn.
+        yield_now().await;
+    }
 }
 
 /// Takes some of the datagrams that are there.
@@ -74,4 +133,19 @@ fn take(socket: &UdpSocket, buffer: &mut [u8], datagrams: &Arc<Datagrams>, back:
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_socket_that_is_none_is_an_end() {
+        let of = |number| meaning(&io::Error::from_raw_os_error(number));
+        assert_eq!([libc::ECONNABORTED, libc::EHOSTUNREACH].map(of), [Meaning::One, Meaning::One]);
+        for number in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EPERM] {
+            assert_eq!(of(number), Meaning::Short);
+        }
+        assert_eq!([libc::EBADF, libc::ENOTSOCK].map(of), [Meaning::End, Meaning::End]);
+    }
 }
