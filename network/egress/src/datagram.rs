@@ -151,7 +151,7 @@ impl Datagrams {
             self.shared.audit.put(Event::Flow(audit::Flow { outcome, ..flow.clone() }));
         };
         let _held = self.shared.hold(flow.destination.ip());
-        match udp::connected(flow.destination).await {
+        match udp::connected(flow.destination) {
             Err(_) => tell(&flow, FlowOutcome::Unreachable(Fault::NoWay)),
             Ok(socket) => {
                 tell(&flow, FlowOutcome::Opened);

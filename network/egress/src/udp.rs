@@ -1,18 +1,20 @@
 //! A socket of UDP that hears one other side alone.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
+use socket2::{Domain, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-/// A socket on a port that the system chooses at random.
-pub(crate) async fn connected(other: SocketAddr) -> io::Result<UdpSocket> {
-    let any: IpAddr =
-        if other.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(other).await?;
-    Ok(socket)
+/// A socket on a port that the system chooses at random. It is bound by being connected: a process that carries datagrams
+/// need not be allowed to bind(2).
+pub(crate) fn connected(other: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(other), Type::DGRAM, None)?;
+    socket.connect(&other.into())?;
+    let socket = std::net::UdpSocket::from(socket);
+    socket.set_nonblocking(true)?;
+    UdpSocket::from_std(socket)
 }
 
 /// Waits for a datagram, or for the news (ICMP) that nobody is there: a socket that is only waited on to be readable does not

@@ -199,7 +199,7 @@ async fn one(server: SocketAddr, question: &Outgoing, with_edns: bool) -> Option
 
 /// The answer by UDP; a truncated one stands for what TCP will tell.
 async fn datagram(server: SocketAddr, question: &Outgoing, bytes: &[u8]) -> Option<Answer> {
-    let socket = udp::connected(server).await.ok()?;
+    let socket = udp::connected(server).ok()?;
     udp::send(&socket, bytes).await.ok()?;
     let mut buffer = vec![0; usize::from(MAX_DATAGRAM) + 1];
     let mut strays = 0;
