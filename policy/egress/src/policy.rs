@@ -273,6 +273,12 @@ impl Policy {
         Ok((Self { allow, is_closed, ..self.clone() }, changed))
     }
 
+    /// The policy as if there had been an allow list before: what is not on the list is closed.
+    #[must_use]
+    pub fn closed(self) -> Self {
+        Self { is_closed: true, ..self }
+    }
+
     /// The policy on a host whose addresses are now these.
     #[must_use]
     pub fn on_host(&self, addresses: &[IpAddr]) -> Self {

@@ -24,7 +24,7 @@ pub enum Landlock {
     None,
 }
 
-/// The files that a process may still open.
+/// The files that a process may still open, and whether it opens connections.
 #[derive(Debug, Default)]
 pub struct Reachable {
     /// Files that may be executed and read: the program, and the directories of its libraries.
@@ -37,10 +37,12 @@ pub struct Reachable {
     pub directories: Vec<OwnedFd>,
     /// Directories in which files, directories and links may also be made, changed and removed.
     pub writable: Vec<OwnedFd>,
+    /// TCP connections may be opened, to any address.
+    pub connections: bool,
 }
 
-/// A Landlock domain to enter: of the file system only the reachable files, no network, no signal to a process outside,
-/// no abstract socket outside.
+/// A Landlock domain to enter: of the file system only the reachable files, no TCP but connections where these are
+/// allowed, no signal to a process outside, no abstract socket outside.
 #[derive(Debug)]
 pub struct Domain(RulesetCreated);
 
@@ -56,11 +58,16 @@ impl Domain {
             | AccessFs::MakeDir
             | AccessFs::MakeReg
             | AccessFs::MakeSym;
+        // Landlock forbids what it handles.
+        let network = match reachable.connections {
+            true => AccessNet::from_all(LANDLOCK) & !AccessNet::ConnectTcp,
+            false => AccessNet::from_all(LANDLOCK),
+        };
         let ruleset = || {
             Ruleset::default()
                 .set_compatibility(CompatLevel::BestEffort)
                 .handle_access(AccessFs::from_all(LANDLOCK))?
-                .handle_access(AccessNet::from_all(LANDLOCK))?
+                .handle_access(network)?
                 .scope(Scope::from_all(LANDLOCK))?
                 .create()?
                 .add_rules(path_beneath_rules(reachable.programs, read | AccessFs::Execute))?
