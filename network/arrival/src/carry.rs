@@ -44,7 +44,7 @@ impl Sockets {
     }
 }
 
-/// What an error means for the socket that it comes from.
+/// The meaning of an error for the socket that it comes from.
 #[derive(Debug, PartialEq, Eq)]
 enum Meaning {
     /// It is about one connection or datagram, which is gone.

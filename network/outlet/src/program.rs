@@ -59,13 +59,14 @@ fn serve(channel: &Arc<Channel>) -> anyhow::Result<()> {
     let handle = runtime.handle().clone();
     let (shared, events, carried) = prepare(&spec, sockets.into())?;
 
-    let (go, begin) = mpsc::channel();
+    let (go, begin) = mpsc::channel::<()>();
     let (stop, stopped) = oneshot::channel();
     let supervisor = Arc::clone(channel);
-    start("network", move || match begin.recv() {
-        Ok(()) => carry(runtime, carried, stopped, &supervisor),
-        // The filter was refused.
-        Err(mpsc::RecvError) => {}
+    start("network", move || {
+        // Nothing comes if the filter was refused.
+        if begin.recv().is_ok() {
+            carry(runtime, carried, stopped, &supervisor);
+        }
     })?;
     let (written, all_written) = mpsc::channel::<()>();
     start("audit", move || {

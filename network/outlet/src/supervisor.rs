@@ -20,7 +20,7 @@ use crate::{NoHost, Spec};
 /// How long the process may take to end once it is told to: it writes the last events of its audit.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
 
-/// What is said of a process that answers what nobody asked.
+/// Said of a process that answers what nobody asked.
 const BROKEN: &str = "it broke the protocol";
 
 /// The process that carries a sandbox's network. Dropping the value ends it, and the guest's network with it.
