@@ -5,13 +5,15 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use egress_policy::{Class, Policy, Reason, WantedPolicy, class};
+use egress_policy::{Class, Host, Policy, Reason, WantedPolicy, class};
 use hickory_proto::op::{Message, MessageType, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
+use hyper::{Method, Version};
 
 use crate::dns::chain::{Chain, MAX_ANSWERS, MAX_LINKS, Step};
 use crate::dns::message::{self, Asked, Extended, MAX_MESSAGE, Outgoing, Question, Reply};
 use crate::flow::first::{MAX_FIRST, Reader};
+use crate::http::head::{self, Form};
 use crate::{Dns, DnsSettings, Shared, audit};
 
 /// The bytes of a guest: each reply is a message of DNS with the number and the question of what was asked, in the size
@@ -90,6 +92,57 @@ pub fn first_bytes(data: &[u8]) {
     assert_eq!(kind(usize::from(*piece).max(1)), whole);
 }
 
+/// The head of a request, after one byte for its way: what is sent on names the host and the path that were judged, once,
+/// and nothing that is for one connection alone.
+pub fn request_heads(data: &[u8]) {
+    let Some((way, bytes)) = data.split_first() else { return };
+    let (tls, form) =
+        (way & 1 == 1, if way & 2 == 2 { Form::Http2 } else { Form::Http1 { chunked: way & 4 == 4 } });
+    let Some(mut parts) = head_of(bytes) else { return };
+    let Ok(heard) = head::read(&parts, tls, ([203, 0, 113, 10], 80).into()) else { return };
+    assert_eq!(Host::of_authority(&heard.authority).as_ref(), Ok(&heard.host));
+    assert!(parts.method != Method::CONNECT && parts.method != Method::TRACE);
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
+    if head::send_on(&mut parts, &heard, tls, form).is_err() {
+        return;
+    }
+    assert_eq!(egress_policy::Path::parse(&target).as_ref(), Ok(&heard.path));
+    let hosts: Vec<_> = parts.headers.get_all("host").iter().map(|host| host.as_bytes().to_vec()).collect();
+    let sent = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    assert_eq!(sent, target);
+    match form {
+        Form::Http2 => {
+            assert_eq!(
+                parts.uri.authority().map(|authority| authority.as_str()),
+                Some(heard.authority.as_str())
+            );
+            assert!(hosts.is_empty() && !parts.headers.contains_key("connection"));
+        }
+        Form::Http1 { chunked } => {
+            assert_eq!(hosts, [heard.authority.as_bytes()]);
+            assert!(parts.uri.authority().is_none());
+            assert_eq!(parts.headers.get_all("transfer-encoding").iter().count(), usize::from(chunked));
+            assert_eq!(parts.headers.contains_key("upgrade"), heard.upgrade);
+        }
+    }
+    for name in ["keep-alive", "proxy-connection", "http2-settings", "proxy-authorization"] {
+        assert!(!parts.headers.contains_key(name), "{name}");
+    }
+}
+
+/// A head as it comes from a connection of HTTP/1.
+fn head_of(bytes: &[u8]) -> Option<hyper::http::request::Parts> {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut request = httparse::Request::new(&mut headers);
+    request.parse(bytes).ok().filter(httparse::Status::is_complete)?;
+    let version = if request.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+    let mut builder = hyper::Request::builder().method(request.method?).uri(request.path?).version(version);
+    for header in request.headers.iter() {
+        builder = builder.header(header.name, header.value);
+    }
+    Some(builder.body(()).ok()?.into_parts().0)
+}
+
 fn parsed(bytes: &[u8]) -> Message {
     let message = Message::from_vec(bytes).expect("a message of DNS");
     assert_eq!(message.metadata.message_type, MessageType::Response);
@@ -155,6 +208,29 @@ mod tests {
         let words =
             ["\r\n", "\n", "\r\n\r\n", "Host: evil.test\r\n", "\x16\x03\x01", "\x01\0", "\0\0", "://", "@"];
         fuzzed::run("egress_first_bytes", 4000, &examples, &words, super::first_bytes);
+    }
+
+    #[test]
+    fn request_heads() {
+        let examples = [
+            b"\x00GET /x?y HTTP/1.1\r\nHost: OK.test:80\r\nConnection: te, x-own\r\nTE: trailers\r\nX-Own: 1\r\n\r\n".to_vec(),
+            b"\x03GET https://ok.test/ HTTP/1.1\r\nHost: ok.test\r\nCookie: a=b\r\nCookie: c\r\n\r\n".to_vec(),
+            b"\x04POST / HTTP/1.1\r\nHost: [2001:db8::1]:8080\r\nExpect: 100-continue\r\n\r\n".to_vec(),
+            b"\x00GET / HTTP/1.1\r\nHost: ok.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n".to_vec(),
+            b"\x00OPTIONS * HTTP/1.0\r\nKeep-Alive: 1\r\n\r\n".to_vec(),
+        ];
+        let words = [
+            "\r\n",
+            "Host: evil.test\r\n",
+            "http://",
+            "@",
+            "connection: host\r\n",
+            "upgrade: h2c\r\n",
+            ":80",
+            "*",
+            "%2f",
+        ];
+        fuzzed::run("egress_request_heads", 6000, &examples, &words, super::request_heads);
     }
 
     #[test]

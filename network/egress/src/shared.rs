@@ -97,11 +97,16 @@ impl Shared {
         names: &[Name],
         stated: Option<&Name>,
     ) -> Denial {
+        self.denial_of(|policy| may_dial(policy, destination, names, stated).err()).await
+    }
+
+    /// Ends when the policy denies: now, or after a change.
+    pub(crate) async fn denial_of(&self, denies: impl Fn(&Policy) -> Option<Reason>) -> Denial {
         let mut policies = self.policy.subscribe();
         let mut before = None;
         loop {
             let policy = policies.borrow_and_update().clone();
-            if let Err(reason) = may_dial(&policy, destination, names, stated) {
+            if let Some(reason) = denies(&policy) {
                 return Denial { reason, _before: before };
             }
             before = Some(policy);
@@ -142,7 +147,8 @@ impl Drop for Held<'_> {
     }
 }
 
-fn may_dial(
+/// Whether an address may be connected to, under the name that was stated, or else under any that it was given out for.
+pub(crate) fn may_dial(
     policy: &Policy,
     destination: SocketAddr,
     names: &[Name],

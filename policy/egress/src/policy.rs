@@ -245,6 +245,17 @@ impl Policy {
         self.allow.patterns.iter().map(Pattern::as_str)
     }
 
+    /// The domains that hold each name that the allow list can allow, if it has nothing but names, and names below others.
+    #[must_use]
+    pub fn domains<'a>(&'a self) -> Option<BTreeSet<&'a str>> {
+        let domain = |pattern: &'a Pattern| match &pattern.hosts {
+            Hosts::Name(name) => Some(name.as_str()),
+            Hosts::Below(domain) => Some(domain.as_str()),
+            Hosts::Any | Hosts::Before(_) | Hosts::Pieces(_) | Hosts::Network(_) => None,
+        };
+        if self.is_closed { self.allow.patterns.iter().map(domain).collect() } else { None }
+    }
+
     /// The policy after a change of its allow list, and the patterns that were not there before, or were.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use egress_policy::{Name, Protocol, Reason};
 use hickory_proto::rr::RecordType;
 use serde::Serialize;
 
-use super::{Dns, DnsOutcome, End, Event, Events, Fault, Flow, FlowOutcome, Told};
+use super::{Dns, DnsOutcome, End, Event, Events, Fault, Flow, FlowOutcome, Request, RequestOutcome, Told};
 
 /// Largest file.
 pub const MAX_FILE: u64 = 64 << 20;
@@ -44,6 +44,7 @@ struct Line<'a> {
 enum What<'a> {
     Dns(DnsLine<'a>),
     Flow(FlowLine<'a>),
+    Request(RequestLine<'a>),
     Lost { count: u64 },
 }
 
@@ -91,6 +92,26 @@ struct FlowLine<'a> {
 }
 
 #[derive(Serialize)]
+struct RequestLine<'a> {
+    flow: u64,
+    scheme: &'static str,
+    version: &'static str,
+    method: &'a str,
+    host: &'a str,
+    path: &'a str,
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    #[serde(flatten)]
+    because: Because,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fault: Option<&'a str>,
+    sent: u64,
+    received: u64,
+    milliseconds: u64,
+}
+
+#[derive(Serialize)]
 struct Ended {
     end: &'static str,
     sent: u64,
@@ -108,6 +129,7 @@ impl<'a> From<&'a Event> for What<'a> {
         match event {
             Event::Dns(event) => Self::Dns(dns(event)),
             Event::Flow(event) => Self::Flow(flow(event)),
+            Event::Request(event) => Self::Request(request(event)),
         }
     }
 }
@@ -136,6 +158,7 @@ fn flow(event: &Flow) -> FlowLine<'_> {
     let (outcome, ended) = match event.outcome {
         FlowOutcome::Denied => ("denied", None),
         FlowOutcome::NotLookedInto => ("not_looked_into", None),
+        FlowOutcome::LookedInto => ("looked_into", None),
         FlowOutcome::TooMany => ("too_many", None),
         FlowOutcome::Unreachable(Fault::Refused) => ("refused_by_server", None),
         FlowOutcome::Unreachable(Fault::Silent) => ("server_silent", None),
@@ -169,6 +192,34 @@ fn end(end: End) -> &'static str {
         End::Idle => "idle",
         End::Reclaimed => "reclaimed",
         End::Policy => "policy",
+        End::Distrusted => "distrusted",
+        End::Handshake => "handshake",
+        End::Malformed => "malformed",
+    }
+}
+
+fn request(event: &Request) -> RequestLine<'_> {
+    RequestLine {
+        flow: event.flow,
+        scheme: if event.tls { "https" } else { "http" },
+        version: if event.http2 { "2" } else { "1.1" },
+        method: &event.method,
+        host: &event.host,
+        path: &event.path,
+        outcome: match event.outcome {
+            RequestOutcome::Answered => "answered",
+            RequestOutcome::BrokenOff => "broken_off",
+            RequestOutcome::Denied => "denied",
+            RequestOutcome::Malformed => "malformed",
+            RequestOutcome::Failed => "failed",
+            RequestOutcome::TooMany => "too_many",
+        },
+        status: event.status,
+        because: Because::new(&event.reason),
+        fault: event.fault.as_deref(),
+        sent: event.sent,
+        received: event.received,
+        milliseconds: u64::try_from(event.duration.as_millis()).unwrap_or(u64::MAX),
     }
 }
 
@@ -304,6 +355,34 @@ mod tests {
                     "reason": allowed, "rule": "allow:ok.test", "end": "closed", "sent": 5, "received": 6}),
             ]
         );
+    }
+
+    #[test]
+    fn a_request_is_a_line() {
+        let (queue, events) = queue(1);
+        queue.put(Event::Request(Request {
+            flow: 7,
+            tls: true,
+            http2: true,
+            method: "GET".into(),
+            host: "ok.test".into(),
+            path: "/v1/x".into(),
+            outcome: RequestOutcome::Failed,
+            status: Some(502),
+            reason: Reason::Open,
+            fault: Some("the server refuses connections".into()),
+            sent: 5,
+            received: 6,
+            duration: std::time::Duration::from_millis(12),
+        }));
+        drop(queue);
+        let mut line = lines(&Log::new(Vec::new(), 0).run(events)).remove(0);
+        line.as_object_mut().unwrap().remove("time").unwrap();
+        let expected = json!({"event": "request", "flow": 7, "scheme": "https", "version": "2", "method": "GET",
+            "host": "ok.test", "path": "/v1/x", "outcome": "failed", "status": 502, "reason": "the public internet is open",
+            "rule": "default:open", "fault": "the server refuses connections", "sent": 5, "received": 6,
+            "milliseconds": 12});
+        assert_eq!(line, expected);
     }
 
     #[test]

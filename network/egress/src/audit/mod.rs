@@ -7,7 +7,7 @@ mod log;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use egress_policy::{Name, Protocol, Reason};
 use tokio::sync::mpsc;
@@ -21,6 +21,8 @@ pub enum Event {
     Dns(Dns),
     /// A flow of a guest's was judged, opened, or has ended.
     Flow(Flow),
+    /// A request of a guest's has its end.
+    Request(Request),
 }
 
 /// A flow of a guest's.
@@ -49,8 +51,10 @@ pub struct Flow {
 pub enum FlowOutcome {
     /// Denied.
     Denied,
-    /// Refused: its requests would have to be judged one by one.
+    /// Refused: its requests would have to be judged one by one, for which there is no certificate.
     NotLookedInto,
+    /// Its requests are judged one by one from now on, each with an event of its own.
+    LookedInto,
     /// Refused: there are too many.
     TooMany,
     /// Allowed, but its server was not reached.
@@ -61,7 +65,7 @@ pub enum FlowOutcome {
     Ended {
         /// The cause.
         end: End,
-        /// Bytes that the server got.
+        /// Bytes that the server got; where requests are judged, those that came from the guest.
         sent: u64,
         /// Bytes that the guest got.
         received: u64,
@@ -94,6 +98,60 @@ pub enum End {
     Reclaimed,
     /// The policy has changed, and denies it.
     Policy,
+    /// The guest's TLS does not take the sandbox's own certificate authority.
+    Distrusted,
+    /// The guest's TLS failed otherwise.
+    Handshake,
+    /// The guest sent something that is no request.
+    Malformed,
+}
+
+/// A request of a guest's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The number of its flow.
+    pub flow: u64,
+    /// Whether it came in TLS.
+    pub tls: bool,
+    /// Whether it came by HTTP/2.
+    pub http2: bool,
+    /// The method, or its beginning.
+    pub method: String,
+    /// The host, as far as it can be made out, with its port if that was said.
+    pub host: String,
+    /// The path without the query, or its beginning.
+    pub path: String,
+    /// The outcome.
+    pub outcome: RequestOutcome,
+    /// The status that the guest was sent, if it was sent any.
+    pub status: Option<u16>,
+    /// The policy's reason.
+    pub reason: Reason,
+    /// Other words for what went wrong, if it was not the policy.
+    pub fault: Option<String>,
+    /// Bytes of its body that the server got.
+    pub sent: u64,
+    /// Bytes of the response's body that the guest got.
+    pub received: u64,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// The outcome of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestOutcome {
+    /// The server's response was carried to its end.
+    Answered,
+    /// It was broken off, by the guest, the server or a change of the policy.
+    BrokenOff,
+    /// Denied.
+    Denied,
+    /// Refused, since it is no request that can be judged.
+    Malformed,
+    /// Allowed, but the server was not reached or did not answer.
+    Failed,
+    /// Refused, since too many are under way.
+    TooMany,
 }
 
 /// A question of a guest's about a name.

@@ -69,7 +69,7 @@ pub(super) async fn both(
 }
 
 /// Ends once nothing was carried for a while.
-async fn silence(seat: &Seat<'_>) {
+pub(super) async fn silence(seat: &Seat<'_>) {
     loop {
         let end = seat.last() + IDLE;
         if end <= Instant::now() {

@@ -41,6 +41,8 @@ pub(crate) enum Kind {
     Http(Option<Host>),
     /// One of the two, whose host is not to be made out.
     NoHost(Speaks),
+    /// A request whose head is too large.
+    TooLarge,
     /// Something else, or less.
     #[default]
     Other,
@@ -62,7 +64,7 @@ impl First {
                 Host::Name(name) => name.to_string(),
                 Host::Address(address) => address.to_string(),
             }),
-            Kind::NoHost(_) | Kind::Other => None,
+            Kind::NoHost(_) | Kind::TooLarge | Kind::Other => None,
         }
     }
 }
@@ -103,7 +105,8 @@ impl Reader {
             None => None,
         };
         if self.kind.is_none() && self.bytes.len() >= MAX_FIRST {
-            self.kind = Some(Kind::Other);
+            let is_http = self.bytes.first().is_some_and(u8::is_ascii_uppercase);
+            self.kind = Some(if is_http { Kind::TooLarge } else { Kind::Other });
         }
     }
 
@@ -150,6 +153,10 @@ impl Reader {
         match request.parse(&self.bytes) {
             Ok(httparse::Status::Complete(_)) => Some(host(&request)),
             Ok(httparse::Status::Partial) => None,
+            Err(httparse::Error::TooManyHeaders) => Some(Kind::TooLarge),
+            Err(httparse::Error::HeaderName | httparse::Error::HeaderValue | httparse::Error::NewLine) => {
+                Some(Kind::NoHost(Speaks::Http))
+            }
             Err(_) => Some(Kind::Other),
         }
     }
@@ -264,9 +271,9 @@ pub(crate) mod tests {
             ("GET / HTTP/1.1\r\nHost: ok.test, evil.test\r\n\r\n", none.clone()),
             ("GET http://evil.test/ HTTP/1.1\r\nHost: ok.test\r\n\r\n", none.clone()),
             ("GET http://ok.test@evil.test/ HTTP/1.1\r\nHost: ok.test\r\n\r\n", none.clone()),
-            ("GET / HTTP/1.1\r\nHost: \u{fc}\u{ff}.test:x\r\n\r\n", none),
-            ("GET / HTTP/1.1\r\nHost : ok.test\r\n\r\n", Kind::Other),
-            ("GET / HTTP/1.1\r\nHost: ok.test\r\n x\r\n\r\n", Kind::Other),
+            ("GET / HTTP/1.1\r\nHost: \u{fc}\u{ff}.test:x\r\n\r\n", none.clone()),
+            ("GET / HTTP/1.1\r\nHost : ok.test\r\n\r\n", none.clone()),
+            ("GET / HTTP/1.1\r\nHost: ok.test\r\n x\r\n\r\n", none.clone()),
             ("M-SEARCH * HTTP/1.1\r\nHost: ok.test\r\n\r\n", some("ok.test")),
             ("SSH-2.0-x\r\n\r\n", Kind::Other),
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Kind::Other),
@@ -294,6 +301,11 @@ pub(crate) mod tests {
         for piece in long[..MAX_FIRST].chunks(1000) {
             reader.take(piece);
         }
+        assert_eq!(reader.kind, Some(Kind::TooLarge));
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(MAX_HEADERS + 1));
+        assert_eq!(kind(many.as_bytes(), 4096), Kind::TooLarge);
+        let mut reader = Reader::default();
+        reader.take(&[[22, 3, 1, 0x3f, 0xff, 1, 0, 0x3f].as_slice(), &[0xff; MAX_FIRST - 8]].concat());
         assert_eq!(reader.kind, Some(Kind::Other));
     }
 }

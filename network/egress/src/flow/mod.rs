@@ -4,38 +4,31 @@
 
 mod carry;
 pub(crate) mod first;
+mod inspect;
 mod refuse;
 mod table;
 
-use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use egress_policy::{
     Connection, FirstBytes, Flow as Judged, Hello, Host, Name, Policy, Protocol, Reason, Refusal,
 };
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
 
 use crate::audit::{self, End, Event, FlowOutcome};
+use crate::dial::{Dialer, Turn};
+use crate::http::Proxy;
+use crate::tls::Interception;
 use crate::{Dns, Shared};
 use first::First;
+pub(crate) use table::Clock;
 use table::{Full, Table};
 
 /// The port of DNS.
 pub(crate) const DNS_PORT: u16 = 53;
-
-/// Most connections that are being opened.
-const MAX_OPENING: usize = 128;
-
-/// Most connections that are being opened to one address: one that does not answer keeps no other from being reached.
-const MAX_OPENING_TO_ONE: usize = 16;
-
-/// How long a server may take for a connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 
 /// A connection of a guest's, accepted in place of the address that it is for.
 #[derive(Debug)]
@@ -54,7 +47,8 @@ pub struct Flows {
     shared: Arc<Shared>,
     dns: Arc<Dns>,
     table: Table,
-    opening: Semaphore,
+    dialer: Arc<Dialer>,
+    proxy: Arc<Proxy>,
 }
 
 /// A connection that is being judged: what an audit says about it, each time.
@@ -70,6 +64,14 @@ impl Case<'_> {
     }
 }
 
+/// A connection whose first bytes were judged.
+enum Looked {
+    Passed(Opening),
+    /// Its requests are judged one by one.
+    Into(First, Reason),
+    Denied(First, Reason),
+}
+
 /// A connection that may be opened, and what it is to begin with.
 struct Opening {
     /// The name under which it is allowed, as far as its first bytes told.
@@ -82,8 +84,15 @@ impl Flows {
     /// The connections of a sandbox's guest, whose DNS is answered here whatever server it is meant for.
     #[must_use]
     pub fn new(shared: Arc<Shared>, dns: Arc<Dns>) -> Self {
-        let opening = Semaphore::new(MAX_OPENING);
-        Self { shared, dns, table: Table::new(), opening }
+        Self::intercepting(shared, dns, None)
+    }
+
+    /// The same, of which TLS is looked into too.
+    #[must_use]
+    pub fn intercepting(shared: Arc<Shared>, dns: Arc<Dns>, tls: Option<Arc<Interception>>) -> Self {
+        let dialer = Arc::new(Dialer::new());
+        let proxy = Proxy::new(shared.clone(), dialer.clone(), tls);
+        Self { shared, dns, table: Table::new(), dialer, proxy }
     }
 
     /// The number of connections.
@@ -153,9 +162,12 @@ impl Flows {
                 case.flow.host = first.host();
                 // The policy may have changed while the bytes were waited for.
                 match self.look(&self.shared.policy(), &case, first) {
-                    Ok(opening) => opening,
-                    Err((first, outcome, reason)) => {
-                        case.tell(outcome, &reason);
+                    Looked::Passed(opening) => opening,
+                    Looked::Into(first, reason) => {
+                        return self.inspect(stream, &case, first, reason, seat).await;
+                    }
+                    Looked::Denied(first, reason) => {
+                        case.tell(FlowOutcome::Denied, &reason);
                         return refuse::answer(stream, &first, &reason).await;
                     }
                 }
@@ -165,12 +177,7 @@ impl Flows {
     }
 
     /// Judges the first bytes of a connection.
-    fn look(
-        &self,
-        policy: &Policy,
-        case: &Case<'_>,
-        first: First,
-    ) -> Result<Opening, (First, FlowOutcome, Reason)> {
+    fn look(&self, policy: &Policy, case: &Case<'_>, first: First) -> Looked {
         let audit::Flow { destination, names, .. } = &case.flow;
         let connection = Connection { address: destination.ip(), port: destination.port(), names };
         let own;
@@ -181,17 +188,16 @@ impl Flows {
                 own = Host::Address(destination.ip());
                 (FirstBytes::Http(&own), None)
             }
-            first::Kind::NoHost(_) => (FirstBytes::NoHost, None),
+            first::Kind::NoHost(_) | first::Kind::TooLarge => (FirstBytes::NoHost, None),
             first::Kind::Other => (FirstBytes::Other, None),
         };
         let verdict = policy.hello(connection, bytes);
         match verdict.decision {
-            Hello::Deny => Err((first, FlowOutcome::Denied, verdict.reason)),
-            // Requests are not judged one by one yet, and must not pass without that.
-            Hello::Intercept => Err((first, FlowOutcome::NotLookedInto, verdict.reason)),
+            Hello::Deny => Looked::Denied(first, verdict.reason),
+            Hello::Intercept => Looked::Into(first, verdict.reason),
             Hello::Pass => {
                 let name = name.filter(|name| names.contains(name));
-                Ok(Opening { name, first: first.bytes, reason: verdict.reason })
+                Looked::Passed(Opening { name, first: first.bytes, reason: verdict.reason })
             }
         }
     }
@@ -208,7 +214,7 @@ impl Flows {
                 case.tell(FlowOutcome::Denied, &denial.reason);
                 return refuse::reset(stream);
             }
-            connected = self.connect(*destination, seat) => connected,
+            connected = self.dialer.connect(*destination, Turn::Now) => connected,
         };
         let mut server = match connected {
             Ok(server) => server,
@@ -231,27 +237,6 @@ impl Flows {
         }
         let reason = denial.as_ref().map_or(&reason, |denial| &denial.reason);
         case.tell(FlowOutcome::Ended { end, sent: counts.sent(), received: counts.received() }, reason);
-    }
-
-    async fn connect(
-        &self,
-        destination: SocketAddr,
-        seat: &table::Seat<'_>,
-    ) -> Result<TcpStream, audit::Fault> {
-        let Ok(_permit) = self.opening.try_acquire() else { return Err(audit::Fault::TooMany) };
-        let Some(_one) = seat.open(destination.ip(), MAX_OPENING_TO_ONE) else {
-            return Err(audit::Fault::TooMany);
-        };
-        match timeout(CONNECT_LIMIT, TcpStream::connect(destination)).await {
-            Ok(Ok(server)) => {
-                at_once(&server);
-                Ok(server)
-            }
-            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Err(audit::Fault::Refused),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(audit::Fault::Silent),
-            Ok(Err(_)) => Err(audit::Fault::NoWay),
-            Err(_) => Err(audit::Fault::Silent),
-        }
     }
 }
 

@@ -30,6 +30,7 @@ pub(super) async fn answer(stream: TcpStream, first: &First, reason: &Reason) {
         Kind::Tls(_) | Kind::NoHost(Speaks::Tls) => ACCESS_DENIED.to_vec(),
         Kind::Http(_) => page("403 Forbidden", first, reason),
         Kind::NoHost(Speaks::Http) => page("400 Bad Request", first, reason),
+        Kind::TooLarge => page("431 Request Header Fields Too Large", first, reason),
         Kind::Other => return reset(stream),
     };
     // A guest that does not read it is reset.

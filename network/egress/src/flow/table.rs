@@ -1,7 +1,6 @@
 //! The connections of one guest, bounded: where there are too many, the one that was silent for longest makes room.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -31,8 +30,6 @@ pub(super) struct Table {
 struct Seats {
     next: u64,
     taken: BTreeMap<u64, Arc<State>>,
-    /// The number of connections that are being opened to each address.
-    opening: BTreeMap<IpAddr, usize>,
 }
 
 #[derive(Debug)]
@@ -50,11 +47,22 @@ pub(super) struct Seat<'a> {
     state: Arc<State>,
 }
 
-/// A connection to an address that is being opened.
-#[derive(Debug)]
-pub(super) struct OpeningTo<'a> {
-    table: &'a Table,
-    address: IpAddr,
+/// The clock of a seat, for a part of its connection that lives elsewhere.
+#[derive(Debug, Clone)]
+pub(crate) struct Clock {
+    start: Instant,
+    state: Arc<State>,
+}
+
+impl Clock {
+    /// Bytes are carried.
+    pub(crate) fn touch(&self) {
+        self.state.last.store(millis_since(self.start), Ordering::Relaxed);
+    }
+}
+
+fn millis_since(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Table {
@@ -88,7 +96,7 @@ impl Table {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+        millis_since(self.start)
     }
 
     fn seats(&self) -> MutexGuard<'_, Seats> {
@@ -97,7 +105,7 @@ impl Table {
     }
 }
 
-impl<'a> Seat<'a> {
+impl Seat<'_> {
     /// Ends when the seat is given to another.
     pub(super) async fn cut(&self) {
         self.state.cut.notified().await;
@@ -113,33 +121,15 @@ impl<'a> Seat<'a> {
         self.table.start + Duration::from_millis(self.state.last.load(Ordering::Relaxed))
     }
 
-    /// Opens a connection to an address, unless `most` are being opened to it.
-    pub(super) fn open(&self, address: IpAddr, most: usize) -> Option<OpeningTo<'a>> {
-        let mut seats = self.table.seats();
-        let count = seats.opening.entry(address).or_default();
-        if *count >= most {
-            return None;
-        }
-        *count += 1;
-        Some(OpeningTo { table: self.table, address })
+    /// The seat's clock.
+    pub(super) fn clock(&self) -> Clock {
+        Clock { start: self.table.start, state: self.state.clone() }
     }
 }
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
         self.table.seats().taken.remove(&self.number);
-    }
-}
-
-impl Drop for OpeningTo<'_> {
-    fn drop(&mut self) {
-        let mut seats = self.table.seats();
-        if let Some(count) = seats.opening.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                seats.opening.remove(&self.address);
-            }
-        }
     }
 }
 
@@ -175,17 +165,5 @@ mod tests {
         assert_eq!(table.len(), MAX_FLOWS);
         drop((seats, late));
         assert_eq!(table.len(), 0);
-    }
-
-    #[tokio::test]
-    async fn one_address_has_a_bounded_number_of_connections_that_are_being_opened() {
-        let table = Table::new();
-        let (seat, one, other) = (table.seat().unwrap(), [192, 0, 2, 1].into(), [192, 0, 2, 2].into());
-        let first = seat.open(one, 2);
-        let _second = seat.open(one, 2).unwrap();
-        assert!(first.is_some() && seat.open(one, 2).is_none() && seat.open(other, 2).is_some());
-        drop(first);
-        assert!(seat.open(one, 2).is_some());
-        assert_eq!(table.seats().opening.len(), 1);
     }
 }

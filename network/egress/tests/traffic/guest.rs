@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use egress::audit::{self, Event, Events};
-use egress::{Dns, DnsSettings, Flow, Flows, Shared};
+use egress::audit::{self, Event, Events, FlowOutcome};
+use egress::{Dns, DnsSettings, Flow, Flows, Interception, Shared};
 use egress_policy::{Policy, WantedPolicy};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -14,6 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 pub(crate) struct Policies<'a> {
     pub(crate) allow: &'a [&'a str],
     pub(crate) passthrough: &'a [&'a str],
+    /// Whether HTTP and TLS are looked into though nothing else needs it.
+    pub(crate) intercept: bool,
     /// Entries of the guest's table of hosts.
     pub(crate) hosts: &'a [(&'a str, &'a str)],
 }
@@ -26,21 +28,33 @@ pub(crate) struct Guest {
     events: Events,
 }
 
+impl Policies<'_> {
+    pub(crate) fn policy(&self) -> Policy {
+        let texts = |list: &[&str]| list.iter().map(ToString::to_string).collect();
+        let (allow, passthrough) = (texts(self.allow), texts(self.passthrough));
+        let wanted =
+            WantedPolicy { allow, passthrough, intercept: self.intercept, ..WantedPolicy::default() };
+        Policy::new(&wanted).unwrap()
+    }
+}
+
 pub(crate) fn policy(allow: &[&str], passthrough: &[&str]) -> Policy {
-    let texts = |list: &[&str]| list.iter().map(ToString::to_string).collect();
-    let wanted =
-        WantedPolicy { allow: texts(allow), passthrough: texts(passthrough), ..WantedPolicy::default() };
-    Policy::new(&wanted).unwrap()
+    Policies { allow, passthrough, ..Policies::default() }.policy()
 }
 
 impl Guest {
     pub(crate) async fn new(policies: &Policies<'_>) -> Self {
+        Self::intercepted(policies, None).await
+    }
+
+    /// A guest whose TLS is looked into.
+    pub(crate) async fn intercepted(policies: &Policies<'_>, tls: Option<Arc<Interception>>) -> Self {
         let (queue, events) = audit::queue(10_000);
         let entry = |(name, address): &(&str, &str)| (name.parse().unwrap(), address.parse().unwrap());
         let hosts = policies.hosts.iter().map(entry).collect();
-        let shared = Shared::new(policy(policies.allow, policies.passthrough), hosts, queue);
+        let shared = Shared::new(policies.policy(), hosts, queue);
         let dns = Arc::new(Dns::new(shared.clone(), DnsSettings { servers: Vec::new(), ipv6: true }));
-        let flows = Arc::new(Flows::new(shared.clone(), dns));
+        let flows = Arc::new(Flows::intercepting(shared.clone(), dns, tls));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         Self { flows, shared, listener, events }
     }
@@ -54,12 +68,52 @@ impl Guest {
         inside
     }
 
-    pub(crate) async fn flow_event(&mut self) -> audit::Flow {
+    /// A port of loopback whose connections are the guest's to an address.
+    pub(crate) async fn port(&self, destination: SocketAddr) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let flows = self.flows.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, source)) = listener.accept().await {
+                let flows = flows.clone();
+                tokio::spawn(async move { flows.carry(Flow { stream, source, destination }).await });
+            }
+        });
+        port
+    }
+
+    async fn event(&mut self) -> Event {
         let event = tokio::time::timeout(Duration::from_secs(60), self.events.next()).await;
-        let Ok(Some(audit::Told { event: Event::Flow(event), .. })) = event else {
-            panic!("no event of a flow: {event:?}")
-        };
-        event
+        event.expect("an event in time").expect("an event").event
+    }
+
+    pub(crate) async fn flow_event(&mut self) -> audit::Flow {
+        match self.event().await {
+            Event::Flow(event) => event,
+            event => panic!("no event of a flow: {event:?}"),
+        }
+    }
+
+    /// The next event of a request; those of flows are left out.
+    pub(crate) async fn request_event(&mut self) -> audit::Request {
+        loop {
+            match self.event().await {
+                Event::Flow(_) => {}
+                Event::Request(event) => return event,
+                event => panic!("no event of a request: {event:?}"),
+            }
+        }
+    }
+
+    /// The end of the next flow that has one; events of requests are left out.
+    pub(crate) async fn end_event(&mut self) -> audit::End {
+        loop {
+            if let Event::Flow(audit::Flow { outcome: FlowOutcome::Ended { end, .. }, .. }) =
+                self.event().await
+            {
+                return end;
+            }
+        }
     }
 
     /// The allow list is another one from now on.

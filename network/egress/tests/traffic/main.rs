@@ -5,6 +5,10 @@
 mod datagrams;
 mod guest;
 mod namespace;
+mod origin;
+mod requests;
+mod smuggling;
+mod tls;
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -16,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// All that comes until the end.
-async fn rest(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+pub(crate) async fn rest(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).await.map(|_| bytes)
 }
@@ -186,6 +190,7 @@ fn a_passthrough_host_gets_the_very_bytes() {
             allow: &["ok.test"],
             passthrough: &["ok.test"],
             hosts: &[("ok.test", "203.0.113.10")],
+            ..Policies::default()
         };
         let mut guest = Guest::new(&policies).await;
         let hello = hello("ok.test");
@@ -224,7 +229,8 @@ fn first_bytes_are_judged_by_the_policy_at_their_time() {
         let (listener, address) = server("203.0.113.10:443").await;
         let both = ["ok.test", "other.test"];
         let hosts = &[("ok.test", "203.0.113.10"), ("other.test", "203.0.113.10")];
-        let mut guest = Guest::new(&Policies { allow: &both, passthrough: &both, hosts }).await;
+        let mut guest =
+            Guest::new(&Policies { allow: &both, passthrough: &both, hosts, ..Policies::default() }).await;
         let hello = hello("ok.test");
         let mut stream = guest.connect(address).await;
         stream.write_all(&hello[..50]).await.unwrap();

@@ -97,3 +97,17 @@ fn faults_name_their_place_in_one_line() {
     }
     assert!(Policy::new(&WantedPolicy { allow: many(MAX_PATTERNS), ..default() }).is_ok());
 }
+
+#[test]
+fn a_closed_list_of_names_has_domains() {
+    let domains = |list: &[&str]| {
+        let policy = allowing(list);
+        policy.domains().map(|names| names.into_iter().map(ToOwned::to_owned).collect::<Vec<_>>())
+    };
+    assert_eq!(domains(&["b.test", "*.A.test", "GET b.test:8443/v1/**"]), Some(texts(&["a.test", "b.test"])));
+    for open in [&[][..], &["a.test", "*"], &["a.*"], &["api-*.a.test"], &["a.test", "203.0.113.0/24"]] {
+        assert_eq!(domains(open), None, "{open:?}");
+    }
+    let (emptied, _) = allowing(&["a.test"]).change(&Change::Delete(texts(&["a.test"]))).expect("removed");
+    assert_eq!(emptied.domains(), Some(BTreeSet::new()));
+}
