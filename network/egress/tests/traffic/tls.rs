@@ -318,13 +318,15 @@ fn a_guest_that_does_not_trust_the_authority_is_told_of() {
         // No protocol that is spoken here, and no handshake that ends.
         assert!(connect(&guest, &tls, address, "ok.test", &[b"imap"]).await.is_err());
         assert_eq!(guest.end_event().await, End::Handshake);
+        let start = tokio::time::Instant::now();
         let mut stream = guest.connect(address).await;
         stream.write_all(&crate::guest::hello("ok.test")).await.unwrap();
         while guest.flow_event().await.outcome != FlowOutcome::LookedInto {}
         tokio::time::pause();
-        let start = tokio::time::Instant::now();
         drop(rest(&mut stream).await);
-        assert_eq!((start.elapsed().as_secs(), guest.end_event().await), (10, End::Handshake));
+        // The host's own slowness before the pause is in it.
+        assert!((10..15).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+        assert_eq!(guest.end_event().await, End::Handshake);
     });
 }
 
