@@ -301,11 +301,12 @@ fn requests_that_need_a_judgement_each_do_not_pass_without() {
 fn a_guest_that_says_nothing_is_reset() {
     within("a_guest_that_says_nothing_is_reset", async {
         let mut guest = Guest::new(&Policies { allow: &["ok.test"], ..Policies::default() }).await;
+        let start = tokio::time::Instant::now();
         let mut stream = guest.connect("203.0.113.10:443".parse().unwrap()).await;
         tokio::time::pause();
-        let start = tokio::time::Instant::now();
         assert!(is_reset(&mut stream).await);
-        assert_eq!(start.elapsed().as_secs(), 10);
+        // The host's own slowness before the pause is in it.
+        assert!((10..15).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
         assert_eq!(guest.flow_event().await.outcome, FlowOutcome::Denied);
     });
 }
