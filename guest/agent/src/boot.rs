@@ -1,7 +1,7 @@
 //! The start of the guest: from the kernel's start of `/init` to readiness.
 //!
 //! ```text
-//!  /dev ▶ modules for vsock ▶ other modules ─┬─▶ root ▶ mounts, /etc ▶ cgroups ▶ disks, shares ▶ shield ▶ Ready ▶ late modules
+//!  /dev ▶ modules for vsock ▶ other modules ─┬─▶ network ▶ root ▶ mounts, /etc ▶ cgroups ▶ disks, shares ▶ shield ▶ Ready ▶ late modules
 //!              └▶ Hello … Boot ▶ clock, lo ──┘
 //! ```
 //!
@@ -23,7 +23,7 @@ use crate::modules::{self, Modules};
 use crate::orphans::Orphans;
 use crate::service::{self, Agent};
 use crate::shares::Mounted;
-use crate::{disks, log, mounts, root, shares, shield, shutdown, system, timer, trim, vsock, words};
+use crate::{disks, log, mounts, network, root, shares, shield, shutdown, system, timer, trim, vsock, words};
 
 /// A step of the start that failed.
 #[derive(Debug, thiserror::Error)]
@@ -159,6 +159,9 @@ fn become_ready(
     modules_us: u64,
     initramfs: &OwnedFd,
 ) -> Result<(Arc<Agent>, Writable, Vec<OwnedFd>), Failure> {
+    if let Some(network) = &config.network {
+        network::set_up(network)?;
+    }
     let upper = root::assemble(config)?;
     let root_us = since_start();
     let terminals = mounts::mount_all()?;

@@ -27,6 +27,7 @@ mod host_changes;
 mod log;
 mod modules;
 mod mounts;
+mod network;
 mod orphans;
 mod root;
 mod sending;

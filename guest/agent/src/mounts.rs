@@ -7,7 +7,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 
-use guest_protocol::{BootConfig, HostEntry};
+use guest_protocol::{BootConfig, HostEntry, Network};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
@@ -129,7 +129,7 @@ pub(crate) fn write_network_files(config: &BootConfig) -> Result<(), Failure> {
     let files = [
         ("/etc/hostname", format!("{}\n", config.hostname)),
         ("/etc/hosts", hosts(&config.hostname, &config.hosts)),
-        ("/etc/resolv.conf", resolv_conf(&config.nameservers)),
+        ("/etc/resolv.conf", resolv_conf(&nameservers(config.network.as_ref(), &config.nameservers))),
     ];
     for (path, contents) in files {
         files::replace(path, contents.as_bytes()).at(&format!("write {path}"))?;
@@ -146,12 +146,22 @@ fn hosts(hostname: &str, entries: &[HostEntry]) -> String {
     text
 }
 
+/// The servers that answer names: the host's choice, or the gateway.
+fn nameservers(network: Option<&Network>, chosen: &[String]) -> Vec<String> {
+    match network {
+        Some(network) if chosen.is_empty() => vec![network.v4.gateway.to_string()],
+        _ => chosen.to_vec(),
+    }
+}
+
 fn resolv_conf(nameservers: &[String]) -> String {
     nameservers.iter().map(|server| format!("nameserver {server}\n")).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use guest_protocol::Ends;
+
     use super::*;
 
     #[test]
@@ -170,5 +180,20 @@ mod tests {
             "nameserver 8.8.8.8\nnameserver fe80::1\n"
         );
         assert_eq!(resolv_conf(&[]), "");
+    }
+
+    #[test]
+    fn the_gateway_answers_unless_the_host_says_who() {
+        let network = Network {
+            mtu: 1500,
+            gateway_station: [2, 0, 0, 0, 0, 1],
+            v4: Ends { guest: [10, 0, 0, 2].into(), prefix: 24, gateway: [10, 0, 0, 1].into() },
+            v6: Ends { guest: [0xfd; 16].into(), prefix: 64, gateway: [0xfe; 16].into() },
+        };
+        let own = [String::from("8.8.8.8")];
+        assert_eq!(nameservers(None, &[]), [""; 0]);
+        assert_eq!(nameservers(None, &own), own);
+        assert_eq!(nameservers(Some(&network), &own), own);
+        assert_eq!(nameservers(Some(&network), &[]), ["10.0.0.1"]);
     }
 }

@@ -119,6 +119,12 @@ mod tests {
             upper: UpperDisk::Ext4,
             hostname: "vm".into(),
             hosts: vec![HostEntry { host: "h".into(), ip: "10.0.0.1".into() }],
+            network: Some(Network {
+                mtu: 1500,
+                gateway_station: [2, 0, 0, 0, 0, 1],
+                v4: Ends { guest: [10, 0, 0, 3].into(), prefix: 24, gateway: [10, 0, 0, 1].into() },
+                v6: Ends { guest: [0xfd; 16].into(), prefix: 64, gateway: [0xfe; 16].into() },
+            }),
             nameservers: vec!["10.0.0.2".into()],
             cpu_quota_milli: 500,
             check_timer: false,

@@ -23,14 +23,14 @@ mod message;
 
 pub use message::{
     Answer, BootConfig, BootFailure, Change, ChangeKind, ConnectReply, ControlFromGuest, ControlFromHost,
-    DiskMount, ExecFailure, ExecRequest, Exit, FileEntry, FileFailure, FileReply, FileRequest, HostAct,
-    HostChange, HostChangeReply, HostEntry, NewFile, Pong, Program, ProgramControl, ProgramEvent, Ready,
-    Refusal, Reply, Request, ShareDevice, ShareMount, Stdio, TerminalSize, UpperDisk, Usage, WatchEvent,
-    WriteAt,
+    DiskMount, Ends, ExecFailure, ExecRequest, Exit, FileEntry, FileFailure, FileReply, FileRequest, HostAct,
+    HostChange, HostChangeReply, HostEntry, Network, NewFile, Pong, Program, ProgramControl, ProgramEvent,
+    Ready, Refusal, Reply, Request, ShareDevice, ShareMount, Stdio, TerminalSize, UpperDisk, Usage,
+    WatchEvent, WriteAt,
 };
 
 /// Raised with every incompatible change; the agent travels in the same release as the host, so equality is required.
-pub const VERSION: u16 = 9;
+pub const VERSION: u16 = 10;
 
 /// vsock port on the host where the agent opens its control stream.
 pub const HOST_PORT: u32 = 1024;

@@ -1,5 +1,7 @@
 //! The messages, as plain data.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -74,7 +76,9 @@ pub struct BootConfig {
     pub hostname: String,
     /// Extra lines for /etc/hosts.
     pub hosts: Vec<HostEntry>,
-    /// Lines for /etc/resolv.conf.
+    /// The network, if the machine has a network device.
+    pub network: Option<Network>,
+    /// Lines for /etc/resolv.conf; if there are none, the network's gateway answers names.
     pub nameservers: Vec<String>,
     /// CPU quota in thousandths of a CPU; 0 = none.
     pub cpu_quota_milli: u32,
@@ -85,6 +89,30 @@ pub struct BootConfig {
     pub disks: Vec<DiskMount>,
     /// Mounts that the host serves. Without one from a device there is no such device.
     pub shares: Vec<ShareMount>,
+}
+
+/// The guest's network: one link, to a gateway through which everything goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Most bytes of a packet of IP that the guest sends.
+    pub mtu: u16,
+    /// The Ethernet address of the gateway, which never changes.
+    pub gateway_station: [u8; 6],
+    /// IPv4.
+    pub v4: Ends<Ipv4Addr>,
+    /// IPv6. A guest whose kernel has none does without.
+    pub v6: Ends<Ipv6Addr>,
+}
+
+/// The addresses of both ends of the guest's link, of one version of IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ends<A> {
+    /// The guest's address.
+    pub guest: A,
+    /// Length of the link's prefix in bits.
+    pub prefix: u8,
+    /// The gateway's address.
+    pub gateway: A,
 }
 
 /// A directory or a file that the host serves, and its place.

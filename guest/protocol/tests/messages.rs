@@ -7,9 +7,10 @@ use std::fmt::Debug;
 use guest_protocol::frame::{self, FrameError, HEAD, Head, Kind};
 use guest_protocol::{
     Answer, BootConfig, BootFailure, Change, ChangeKind, ConnectReply, ControlFromGuest, ControlFromHost,
-    DiskMount, ExecFailure, ExecRequest, Exit, FileEntry, FileFailure, FileReply, FileRequest, HostAct,
-    HostChange, HostChangeReply, HostEntry, Pong, Program, ProgramControl, ProgramEvent, Ready, Refusal,
-    Reply, Request, ShareDevice, ShareMount, Stdio, TerminalSize, UpperDisk, Usage, WatchEvent, WriteAt,
+    DiskMount, Ends, ExecFailure, ExecRequest, Exit, FileEntry, FileFailure, FileReply, FileRequest, HostAct,
+    HostChange, HostChangeReply, HostEntry, Network, Pong, Program, ProgramControl, ProgramEvent, Ready,
+    Refusal, Reply, Request, ShareDevice, ShareMount, Stdio, TerminalSize, UpperDisk, Usage, WatchEvent,
+    WriteAt,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -64,6 +65,21 @@ fn disk() -> impl Strategy<Value = DiskMount> {
         .prop_map(|(path, readonly, uid, gid)| DiskMount { path, readonly, uid, gid })
 }
 
+fn network() -> impl Strategy<Value = Network> {
+    let v4 = any::<([u8; 4], u8, [u8; 4])>();
+    let v4 =
+        v4.prop_map(|(guest, prefix, gateway)| Ends { guest: guest.into(), prefix, gateway: gateway.into() });
+    let v6 = any::<([u8; 16], u8, [u8; 16])>();
+    let v6 =
+        v6.prop_map(|(guest, prefix, gateway)| Ends { guest: guest.into(), prefix, gateway: gateway.into() });
+    (any::<u16>(), any::<[u8; 6]>(), v4, v6).prop_map(|(mtu, gateway_station, v4, v6)| Network {
+        mtu,
+        gateway_station,
+        v4,
+        v6,
+    })
+}
+
 fn boot() -> impl Strategy<Value = BootConfig> {
     let hosts = (any::<String>(), any::<String>()).prop_map(|(host, ip)| HostEntry { host, ip });
     let upper = prop_oneof![Just(UpperDisk::Ext4), Just(UpperDisk::Memory)];
@@ -82,6 +98,7 @@ fn boot() -> impl Strategy<Value = BootConfig> {
         (
             any::<String>(),
             prop::collection::vec(hosts, 0..4),
+            prop::option::of(network()),
             prop::collection::vec(any::<String>(), 0..3),
             any::<u32>(),
             prop::collection::vec(disk(), 0..4),
@@ -92,7 +109,7 @@ fn boot() -> impl Strategy<Value = BootConfig> {
             |(
                 (version, wall_clock_ns, entropy, layers, upper),
                 (modules, directories),
-                (hostname, hosts, nameservers, quota, disks, shares),
+                (hostname, hosts, network, nameservers, quota, disks, shares),
             )| {
                 BootConfig {
                     version,
@@ -104,6 +121,7 @@ fn boot() -> impl Strategy<Value = BootConfig> {
                     upper,
                     hostname,
                     hosts,
+                    network,
                     nameservers,
                     cpu_quota_milli: quota,
                     check_timer: false,

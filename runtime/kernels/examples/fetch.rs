@@ -12,8 +12,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{kernel:#?}\n{:#?}", store.list()?);
     println!(
         "{}",
-        kernels::initramfs(Path::new(&cache), &kernel, Path::new(&agent), false, &Default::default())?
-            .display()
+        kernels::initramfs(
+            Path::new(&cache),
+            &kernel,
+            Path::new(&agent),
+            kernels::Extras::default(),
+            &Default::default()
+        )?
+        .display()
     );
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use waiting::CancellationToken;
 
-use crate::modules::{SHARES, Tree, WANTED};
+use crate::modules::{NETWORK, SHARES, Tree, WANTED};
 use crate::{Error, Kernel, Result, cpio, made_once};
 
 /// Raised when the archive's layout changes, so that cached archives are made anew.
@@ -33,17 +33,35 @@ pub struct File<'a> {
     pub data: &'a [u8],
 }
 
+/// Devices that not every guest has, and whose drivers only a guest that has them loads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Extras {
+    /// Shared directories.
+    pub shares: bool,
+    /// A network device.
+    pub network: bool,
+}
+
+impl Extras {
+    /// The modules to load, in their order.
+    fn modules(self) -> Vec<&'static str> {
+        let extra = [(self.shares, SHARES), (self.network, NETWORK)];
+        let extra = extra.into_iter().filter(|(is_there, _)| *is_there).map(|(_, modules)| modules);
+        [WANTED].into_iter().chain(extra).flatten().copied().collect()
+    }
+}
+
 /// The guest's archive for `kernel` with `agent` as `/init`, made once and kept: with the kernel if the kernel has
-/// modules, else below the cache directory `cache`. With the modules for shared directories, if there are any. Waiting for another process that makes it ends at once when it is
+/// modules, else below the cache directory `cache`. Waiting for another process that makes it ends at once when it is
 /// given up.
 pub fn initramfs(
     cache: &Path,
     kernel: &Kernel,
     agent: &Path,
-    with_shares: bool,
+    extras: Extras,
     given_up: &CancellationToken,
 ) -> Result<PathBuf> {
-    let modules: Vec<&str> = WANTED.iter().chain(SHARES.iter().filter(|_| with_shares)).copied().collect();
+    let modules = extras.modules();
     let directory = match (&kernel.lease, &kernel.modules) {
         (Some(lease), Some(_)) => lease.directory().join("initramfs"),
         _ => cache.join("kernels").join("initramfs"),
@@ -154,25 +172,37 @@ mod tests {
         }
     }
 
+    fn made(cache: &Path, agent: &Path, extras: Extras) -> PathBuf {
+        initramfs(cache, &kernel(), agent, extras, &CancellationToken::new()).unwrap()
+    }
+
     #[test]
     fn made_once_per_agent() {
         let dir = tempfile::tempdir().unwrap();
         let agent = dir.path().join("agent");
         fs::write(&agent, "one").unwrap();
-        let kernel = kernel();
-        let first = initramfs(dir.path(), &kernel, &agent, false, &CancellationToken::new()).unwrap();
-        let made = fs::metadata(&first).unwrap().ino();
-        assert_eq!(
-            fs::metadata(initramfs(dir.path(), &kernel, &agent, false, &CancellationToken::new()).unwrap())
-                .unwrap()
-                .ino(),
-            made
-        );
-        let with_shares = initramfs(dir.path(), &kernel, &agent, true, &CancellationToken::new()).unwrap();
-        assert_ne!(with_shares, first);
+        let first = made(dir.path(), &agent, Extras::default());
+        let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+        let one = inode(&first);
+        assert_eq!(inode(&made(dir.path(), &agent, Extras::default())), one);
+        let mut others: Vec<_> = [(false, true), (true, false), (true, true)]
+            .map(|(shares, network)| made(dir.path(), &agent, Extras { shares, network }))
+            .into();
+        others.push(first.clone());
+        others.sort();
+        others.dedup();
+        assert_eq!(others.len(), 4);
         fs::write(&agent, "another").unwrap();
-        assert_ne!(initramfs(dir.path(), &kernel, &agent, false, &CancellationToken::new()).unwrap(), first);
+        assert_ne!(made(dir.path(), &agent, Extras::default()), first);
         assert!(fs::read(&first).unwrap().windows(3).any(|window| window == b"one"));
+    }
+
+    #[test]
+    fn only_a_guest_with_a_device_has_its_driver() {
+        let without = Extras::default().modules();
+        assert_eq!(without, WANTED);
+        let with = Extras { shares: true, network: true }.modules();
+        assert_eq!(with, [WANTED, &["virtiofs", "virtio_net"]].concat());
     }
 
     #[test]
@@ -186,8 +216,7 @@ mod tests {
         }
         let agent = dir.path().join("agent");
         fs::write(&agent, "agent").unwrap();
-        let kernel = kernel();
-        let path = initramfs(dir.path(), &kernel, &agent, false, &CancellationToken::new()).unwrap();
+        let path = made(dir.path(), &agent, Extras::default());
         let left = fs::read_dir(archives).unwrap().map(|entry| entry.unwrap().path());
         assert_eq!(left.collect::<Vec<_>>(), [path]);
     }

@@ -24,7 +24,7 @@ mod stock;
 mod store;
 
 pub use architecture::Architecture;
-pub use initramfs::{Archive, File, initramfs};
+pub use initramfs::{Archive, Extras, File, initramfs};
 pub use lease::Lease;
 pub use listing::StoredKernel;
 pub use module_tree::module_tree;

@@ -27,6 +27,9 @@ pub(crate) const WANTED: &[&str] = &[
 /// Modules that only guests with shared directories need.
 pub(crate) const SHARES: &[&str] = &["virtiofs"];
 
+/// Modules that only guests with a network need. Those on which this one depends come with it.
+pub(crate) const NETWORK: &[&str] = &["virtio_net"];
+
 /// The modules of one kernel, by name.
 #[derive(Debug, Default)]
 pub(crate) struct Tree {

@@ -72,7 +72,8 @@ fn an_initramfs_that_another_makes() {
     fs::write(&agent, "agent").unwrap();
     let (release, path, format) = ("1".into(), "/k".into(), KernelFormat::Elf);
     let kernel = Kernel { release, path, format, modules: None, lease: None };
-    let make = |token: &CancellationToken| kernels::initramfs(cache.path(), &kernel, &agent, false, token);
+    let extras = kernels::Extras::default();
+    let make = |token: &CancellationToken| kernels::initramfs(cache.path(), &kernel, &agent, extras, token);
     given_up(&archives, make);
     assert!(make(&CancellationToken::new()).unwrap().exists());
 }

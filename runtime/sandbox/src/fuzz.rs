@@ -258,6 +258,7 @@ fn config() -> BootConfig {
         upper: UpperDisk::Memory,
         hostname: String::new(),
         hosts: Vec::new(),
+        network: None,
         nameservers: Vec::new(),
         cpu_quota_milli: 0,
         check_timer: false,

@@ -136,6 +136,7 @@ fn ours(options: &Options, scratch: &Path) -> Result<Boot> {
         console: descriptors.add(write),
         virtio_console: options.devices,
         balloon: false,
+        network: None,
         elsewhere: Vec::new(),
     };
     let start = Instant::now();

@@ -25,6 +25,16 @@ const STREAM: libc::c_int = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
 const DATAGRAM: libc::c_int = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
 const READ_EXEC: libc::c_int = libc::PROT_READ | libc::PROT_EXEC;
 
+// Linux if_tun.h and sockios.h.
+const TUNSETIFF: libc::c_int = 0x4004_54ca;
+const TUNSETPERSIST: libc::c_int = 0x4004_54cb;
+const TUNSETOWNER: libc::c_int = 0x4004_54cc;
+const TUNGETIFF: u32 = 0x8004_54d2;
+const TUNSETOFFLOAD: libc::c_int = 0x4004_54d0;
+const TUNGETVNETHDRSZ: u32 = 0x8004_54d7;
+const TUNSETVNETHDRSZ: libc::c_int = 0x4004_54d8;
+const SIOCGSKNS: libc::c_int = 0x894c;
+
 /// A system call that would succeed for another program, or do no harm if it did.
 #[derive(Debug, Clone)]
 pub struct Attempt {
@@ -75,6 +85,14 @@ pub fn attempts(victim: u32) -> Vec<Attempt> {
         ("memory made executable", calls::MPROTECT, &[0, 0, READ_EXEC]),
         ("another ioctl", calls::IOCTL, &[0, 0x5412]),
         ("KVM_CREATE_VM", calls::IOCTL, &[0, 0xae01]),
+        ("another interface", calls::IOCTL, &[0, TUNSETIFF]),
+        ("a lasting interface", calls::IOCTL, &[0, TUNSETPERSIST]),
+        ("another owner of an interface", calls::IOCTL, &[0, TUNSETOWNER]),
+        ("the namespace of an interface", calls::IOCTL, &[0, SIOCGSKNS]),
+        ("name of a TAP", calls::IOCTL, &[0, TUNGETIFF.cast_signed()]),
+        ("offloads of a TAP", calls::IOCTL, &[0, TUNSETOFFLOAD]),
+        ("header of a TAP", calls::IOCTL, &[0, TUNSETVNETHDRSZ]),
+        ("header of a TAP, as it is", calls::IOCTL, &[0, TUNGETVNETHDRSZ.cast_signed()]),
         ("owner of a descriptor", calls::FCNTL, &[3, libc::F_SETOWN, this]),
         ("prctl", calls::PRCTL, &[libc::PR_GET_DUMPABLE]),
         ("survive its parent", calls::PRCTL, &[libc::PR_SET_PDEATHSIG]),

@@ -62,6 +62,8 @@ pub struct Config {
     pub command_line: String,
     /// Block devices, in guest order.
     pub disks: Vec<Disk>,
+    /// The network device, if there is one.
+    pub network: Option<Network>,
     /// Devices that processes outside the machine serve, in guest order after all others. If there are any, those
     /// processes map the guest's RAM.
     pub elsewhere: Vec<BackEnd>,
@@ -116,6 +118,18 @@ impl Disk {
         let segments = self.segments.iter().map(Segment::try_clone).collect::<io::Result<_>>()?;
         Ok(Self { segments, readonly: self.readonly })
     }
+}
+
+/// A network device before a TAP.
+#[derive(Debug)]
+pub struct Network {
+    /// The TAP, whose packets have virtio headers of 12 bytes in front. Whatever a process of the machine does with
+    /// this descriptor, it reaches the TAP's network and nothing else.
+    pub tap: OwnedFd,
+    /// The guest's Ethernet address.
+    pub station: [u8; 6],
+    /// Most bytes of a packet of IP that the guest sends.
+    pub mtu: u16,
 }
 
 /// How a machine ended.

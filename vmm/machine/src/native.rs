@@ -9,12 +9,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use broker::{Child, Program};
 use process::{Channel, Spawn};
-use protocol::{End, Report, Request, Spec, exit};
+use protocol::{End, NetworkSpec, Report, Request, Spec, exit};
 
 use crate::children::{find, in_process, system, wait_readable};
 use crate::descriptors::{Fd, Outgoing};
 use crate::devices::DeviceSpec;
-use crate::{Config, Ending, Kind, Machine, MachineError};
+use crate::{Config, Ending, Kind, Machine, MachineError, Network};
 
 /// The VMM's program.
 const PROGRAM: &str = Program::Vmm.name();
@@ -159,6 +159,11 @@ fn describe(config: Config, hypervisor: Fd, descriptors: &mut Outgoing) -> Spec 
         console: descriptors.add(config.console),
         virtio_console: true,
         balloon: true,
+        network: config.network.map(|Network { tap, station, mtu }| NetworkSpec {
+            tap: descriptors.add(tap),
+            station,
+            mtu,
+        }),
         elsewhere: config
             .elsewhere
             .into_iter()

@@ -31,8 +31,8 @@ use crate::descriptors::{Fd, Outgoing};
 use crate::devices::DeviceSpec;
 use crate::qmp::{Qmp, Shutdown};
 use crate::tsc::Calibration;
-use crate::{Config, Ending, KernelFormat, Kind, Machine, MachineError};
-use arguments::{Arguments, front_end};
+use crate::{Config, Ending, KernelFormat, Kind, Machine, MachineError, Network};
+use arguments::{Arguments, NetworkArguments, front_end};
 
 /// The first number of QEMU's inherited descriptors, after its standard ones.
 const FIRST_INHERITED: i32 = 3;
@@ -279,6 +279,13 @@ impl Plan {
             front_ends.push((front_end::elsewhere(&back_end.device), inherited.add(back_end.socket)));
         }
 
+        let network = config.network.map(|Network { tap, station, mtu }| NetworkArguments {
+            tap: inherited.add(tap),
+            station,
+            mtu,
+        });
+        let has_tap = network.is_some();
+
         let (qmp, monitor) = UnixStream::pair()?;
         let monitor = inherited.add(monitor.into());
         let (kernel, initramfs) = (inherited.add(config.kernel.file), inherited.add(config.initramfs));
@@ -292,6 +299,7 @@ impl Plan {
             command_line: &command_line,
             qmp: monitor,
             devices: &front_ends,
+            network,
         };
         let Inherited { descriptors: mut inherited, numbers: inherit } = inherited;
         let by_number = inherit.iter().filter(|(_, number)| [kernel, initramfs].contains(number));
@@ -300,7 +308,7 @@ impl Plan {
         let memory = u64::from(config.memory_mib) << 20;
         let unconfined = std::env::var_os(UNCONFINED).is_some_and(|value| value == "1");
         let args = args.build();
-        let launch = Launch { memory, unconfined, args, inherit, stdout, reopened };
+        let launch = Launch { memory, unconfined, args, inherit, stdout, reopened, has_tap };
         Ok(Self {
             devices: Devices { memory, devices },
             served,

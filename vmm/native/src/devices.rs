@@ -11,11 +11,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use guest_memory::GuestRam;
 use hypervisor::{IrqLine, Vm};
 use machine::descriptors::{Incoming, MissingDescriptor};
-use machine::native::protocol::Spec;
+use machine::native::protocol::{NetworkSpec, Spec};
+use tap::Tap;
 use vhost_user::Frontend;
 use virtio::balloon::{Balloon, Reclaim};
 use virtio::console::Console;
 use virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
+use virtio::net::{Net, Settings, SettingsError, StationAddress};
 use virtio::{Attached, Event};
 use vm_memory::GuestAddress;
 
@@ -34,6 +36,12 @@ pub enum DeviceError {
     /// The back end in another process cannot be used.
     #[error(transparent)]
     BackEnd(#[from] vhost_user::Error),
+    /// The network device's TAP cannot be used.
+    #[error("network: {0}")]
+    Tap(#[from] tap::Error),
+    /// The network device cannot have these settings.
+    #[error("network: {0}")]
+    Network(#[from] SettingsError),
     /// The hypervisor refused to wire the device.
     #[error(transparent)]
     Hypervisor(#[from] hypervisor::Error),
@@ -61,7 +69,8 @@ pub struct Wiring {
 /// How many virtio devices a spec asks for.
 #[must_use]
 pub fn count(spec: &Spec) -> usize {
-    spec.devices.len() + usize::from(spec.virtio_console) + usize::from(spec.balloon) + spec.elsewhere.len()
+    let own = [spec.virtio_console, spec.balloon, spec.network.is_some()];
+    spec.devices.len() + own.into_iter().filter(|is_there| *is_there).count() + spec.elsewhere.len()
 }
 
 /// Makes everything outside guest memory.
@@ -106,12 +115,22 @@ fn make(
         let (balloon, _) = Balloon::new(Box::new(Release(ram.clone(), false))).map_err(system("balloon"))?;
         devices.push(Attached::Device(Box::new(balloon)));
     }
+    if let Some(network) = spec.network {
+        devices.push(Attached::Device(Box::new(make_network(&network, descriptors)?)));
+    }
     for (device, socket) in spec.elsewhere {
         let connection = descriptors.take(socket)?.into();
         let front_end = Frontend::new(connection, device.kind(), &device.queue_sizes())?;
         devices.push(Attached::Link(Box::new(front_end)));
     }
     Ok(devices)
+}
+
+/// Makes the network device. Its TAP gets its modes here, by requests of ioctl(2) that a running machine may not make.
+fn make_network(spec: &NetworkSpec, descriptors: &mut Incoming) -> Result<Net, DeviceError> {
+    let settings = Settings::new(StationAddress::new(spec.station)?, spec.mtu)?;
+    let tap = Tap::new(descriptors.take(spec.tap)?)?;
+    Net::new(Box::new(tap), settings).map_err(system("network device"))
 }
 
 /// Puts a device behind its window and wires its queues and its interrupt.

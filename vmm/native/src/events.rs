@@ -1,15 +1,18 @@
-//! The event thread: the one loop that serves queues, devices' host sides, and the supervisor.
+//! The event thread: the loop that serves queues, devices' host sides, and the supervisor.
 //!
 //! All events are level-triggered, so a loop turn that leaves work behind comes back to that work. A turn may wait for
-//! a disk; the process ends with its supervisor all the same (`process::exit_on_hang_up`). Not here: vCPU exits.
+//! a disk; the process ends with its supervisor all the same (`process::exit_on_hang_up`). A network device has a thread
+//! and a loop of its own ([`DeviceLoop`]): neither do its packets wait for a disk, nor does a bulk of them keep programs
+//! waiting for their streams. Not here: vCPU exits.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use hypervisor::{IrqLine, VcpuStop, Vm};
 use machine::native::protocol::{End, Report, Request};
 use process::Channel;
-use virtio::Event;
+use virtio::{DeviceKind, Event};
 
 use crate::board::Board;
 use crate::devices::Wiring;
@@ -40,6 +43,90 @@ enum Source {
     Interrupt { index: usize },
 }
 
+/// Descriptors that a loop waits for, each with its meaning.
+struct Watched {
+    poller: Poller,
+    sources: Vec<Source>,
+}
+
+impl Watched {
+    fn new() -> io::Result<Self> {
+        Ok(Self { poller: Poller::new()?, sources: Vec::new() })
+    }
+
+    fn add(&mut self, descriptor: BorrowedFd<'_>, source: Source) -> io::Result<()> {
+        self.poller.add(descriptor, self.sources.len() as u64)?;
+        self.sources.push(source);
+        Ok(())
+    }
+
+    /// Adds the host side of a device, and its queues if this process serves them.
+    fn add_device(&mut self, board: &Board, device: usize) -> io::Result<()> {
+        let Some(transport) = board.transports().get(device) else { return Ok(()) };
+        if let Some(host) = transport.host_event() {
+            self.add(host, Source::Host { device })?;
+        }
+        if !transport.is_link() {
+            for (queue, kick) in transport.kicks().iter().enumerate() {
+                self.add(kick.as_fd(), Source::Queue { device, queue })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits, and returns the sources that have something to do; `ready` keeps its room for the next time.
+    fn wait<'a>(&'a self, ready: &'a mut Vec<u64>) -> io::Result<impl Iterator<Item = Source> + 'a> {
+        self.poller.wait(ready)?;
+        Ok(ready.iter().filter_map(|token| self.sources.get(usize::try_from(*token).ok()?).copied()))
+    }
+}
+
+/// Serves a queue or the host side of a device; other sources are not a device's.
+fn serve_device(board: &Board, source: Source) {
+    let (Source::Queue { device, .. } | Source::Host { device }) = source else { return };
+    let Some(transport) = board.transports().get(device) else { return };
+    match source {
+        Source::Queue { queue, .. } => transport.process_queue(queue),
+        _ => transport.process_host(),
+    }
+}
+
+/// The devices that have a loop of their own.
+fn has_own_loop(kind: DeviceKind) -> bool {
+    kind == DeviceKind::Net
+}
+
+/// The loop of one device, ready to run on a thread of its own.
+pub struct DeviceLoop {
+    board: Arc<Board>,
+    watched: Watched,
+}
+
+impl DeviceLoop {
+    /// A loop for each device that has one of its own.
+    pub fn of_each(board: &Arc<Board>) -> io::Result<Vec<Self>> {
+        let devices = board.transports().iter().enumerate();
+        let own = devices.filter(|(_, transport)| !transport.is_link() && has_own_loop(transport.kind()));
+        let new = |(device, _)| {
+            let mut watched = Watched::new()?;
+            watched.add_device(board, device)?;
+            Ok(Self { board: Arc::clone(board), watched })
+        };
+        own.map(new).collect()
+    }
+
+    /// Serves events for as long as the process lives, or until waiting fails.
+    pub fn run(self) -> io::Error {
+        let mut ready = Vec::new();
+        loop {
+            match self.watched.wait(&mut ready) {
+                Ok(sources) => sources.for_each(|source| serve_device(&self.board, source)),
+                Err(error) => return error,
+            }
+        }
+    }
+}
+
 /// The event loop, ready to run.
 pub struct EventLoop<'a, V> {
     channel: &'a Channel,
@@ -48,12 +135,11 @@ pub struct EventLoop<'a, V> {
     gate: &'a Gate,
     /// Interrupts that this loop raises.
     interrupts: Vec<(Event, IrqLine)>,
-    poller: Poller,
-    sources: Vec<Source>,
+    watched: Watched,
 }
 
 impl<'a, V: Vm> EventLoop<'a, V> {
-    /// A loop that waits for every source of events.
+    /// A loop that waits for every source of events, but for devices that have a loop of their own.
     pub fn new(
         channel: &'a Channel,
         vm: &'a V,
@@ -62,43 +148,26 @@ impl<'a, V: Vm> EventLoop<'a, V> {
         wiring: Wiring,
     ) -> io::Result<Self> {
         let interrupts = wiring.interrupts;
-        let mut new =
-            Self { channel, vm, board, gate, interrupts, poller: Poller::new()?, sources: Vec::new() };
-        new.add(channel.as_fd(), Source::Channel)?;
-        new.add(gate.ended().as_fd(), Source::Ended)?;
+        let mut watched = Watched::new()?;
+        watched.add(channel.as_fd(), Source::Channel)?;
+        watched.add(gate.ended().as_fd(), Source::Ended)?;
         for (device, transport) in board.transports().iter().enumerate() {
-            if let Some(host) = transport.host_event() {
-                new.add(host, Source::Host { device })?;
-            }
-            if transport.is_link() {
-                continue;
-            }
-            for (queue, kick) in transport.kicks().iter().enumerate() {
-                new.add(kick.as_fd(), Source::Queue { device, queue })?;
+            if transport.is_link() || !has_own_loop(transport.kind()) {
+                watched.add_device(board, device)?;
             }
         }
-        for index in 0..new.interrupts.len() {
-            new.poller.add(new.interrupts[index].0.as_fd(), new.sources.len() as u64)?;
-            new.sources.push(Source::Interrupt { index });
+        for (index, (event, _)) in interrupts.iter().enumerate() {
+            watched.add(event.as_fd(), Source::Interrupt { index })?;
         }
-        Ok(new)
-    }
-
-    fn add(&mut self, descriptor: std::os::fd::BorrowedFd<'_>, source: Source) -> io::Result<()> {
-        self.poller.add(descriptor, self.sources.len() as u64)?;
-        self.sources.push(source);
-        Ok(())
+        Ok(Self { channel, vm, board, gate, interrupts, watched })
     }
 
     /// Serves events until the machine ends.
     pub fn run(self) -> io::Result<Outcome> {
         let mut ready = Vec::new();
         loop {
-            self.poller.wait(&mut ready)?;
-            for token in &ready {
-                let source = usize::try_from(*token).ok().and_then(|token| self.sources.get(token));
-                let Some(source) = source else { continue };
-                if let Some(outcome) = self.serve(*source)? {
+            for source in self.watched.wait(&mut ready)? {
+                if let Some(outcome) = self.serve(source)? {
                     return Ok(outcome);
                 }
             }
@@ -109,16 +178,7 @@ impl<'a, V: Vm> EventLoop<'a, V> {
         match source {
             Source::Channel => return self.obey(),
             Source::Ended => return Ok(self.gate.stop().map(|stop| Outcome::Ended(end(stop)))),
-            Source::Queue { device, queue } => {
-                if let Some(transport) = self.board.transports().get(device) {
-                    transport.process_queue(queue);
-                }
-            }
-            Source::Host { device } => {
-                if let Some(transport) = self.board.transports().get(device) {
-                    transport.process_host();
-                }
-            }
+            Source::Queue { .. } | Source::Host { .. } => serve_device(self.board, source),
             Source::Interrupt { index } => {
                 if let Some((event, line)) = self.interrupts.get(index) {
                     event.take();
@@ -217,6 +277,7 @@ mod tests {
             console: Fd(0),
             virtio_console: false,
             balloon: false,
+            network: None,
             elsewhere: Vec::new(),
         }
     }

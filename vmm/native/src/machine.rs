@@ -9,6 +9,7 @@
 //!    │ make the machine (KVM mostly waits), describe it, devices
 //!    │◀────────────── join
 //!    ├──────────────▶ vCPU threads: bind, wait at the gate
+//!    ├──────────────▶ a thread for each device with a loop of its own
 //!    │ confine all threads, report, open the gate
 //!    ▼
 //!  event loop, until a vCPU stops for good or the supervisor hangs up
@@ -27,7 +28,7 @@ use machine::native::protocol::{Report, Spec, Timeline, exit};
 use process::Channel;
 
 use crate::devices::{self, DeviceError};
-use crate::events::{EventLoop, Outcome};
+use crate::events::{DeviceLoop, EventLoop, Outcome};
 use crate::loader::{self, LoadError, Payload};
 use crate::sys::{self, ConfineError};
 use crate::vcpu::{self, Gate};
@@ -103,7 +104,7 @@ pub fn run<H: Hypervisor>(
 
     let slots: Vec<_> = layout::slots().take(devices::count(&spec)).collect();
     arch::describe(&ram, spec.vcpus, &slots).map_err(LoadError::from)?;
-    let (vcpus, limits) = (spec.vcpus, sys::limits(&spec));
+    let (vcpus, limits, ioctls) = (spec.vcpus, sys::limits(&spec), sys::ioctls(spec.network.is_some()));
     let (board, wiring) = devices::assemble(spec, &mut descriptors, &vm, &ram)?;
     let board = Arc::new(board);
     timeline.devices_ns = sys::now_ns();
@@ -119,8 +120,15 @@ pub fn run<H: Hypervisor>(
         spawn("vcpu", body)?;
     }
     let events = EventLoop::new(channel, &vm, &board, &gate, wiring).map_err(system("event loop"))?;
+    for own in DeviceLoop::of_each(&board).map_err(system("event loop"))? {
+        spawn("device", move || {
+            tracing::error!(error = %own.run(), "a device's loop ended");
+            // Nobody would serve the device any more.
+            std::process::exit(exit::FAILED.into());
+        })?;
+    }
     gate.wait_ready()?;
-    sys::confine_threads(sys::IOCTLS, limits)?;
+    sys::confine_threads(&ioctls, limits)?;
     timeline.running_ns = sys::now_ns();
     channel.send(&Report::Running(timeline), &[])?;
     gate.open();

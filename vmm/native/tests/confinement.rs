@@ -15,7 +15,7 @@ use std::process::ExitStatus;
 use confinement::Limits;
 use confinement::testing::{self, Fate, asked, try_everything};
 use process::Spawn;
-use vmm::sys::{IOCTLS, confine_process, confine_threads};
+use vmm::sys::{confine_process, confine_threads, ioctls};
 
 /// Most bytes that the process may map.
 const OWN: u64 = 1 << 30;
@@ -24,18 +24,33 @@ const OWN: u64 = 1 << 30;
 const LIFELINE: &str = "lifeline";
 const LANDLOCK: &str = "without seccomp";
 
+fn confined_with(has_network: bool) -> ! {
+    let asked = asked();
+    confine_process().unwrap();
+    confine_threads(&ioctls(has_network), Limits::new(0, 0, OWN)).unwrap();
+    asked.end(what_it_may);
+}
+
 #[test]
 #[ignore = "the process that another test confines"]
 fn confined() {
-    let asked = asked();
-    confine_process().unwrap();
-    confine_threads(IOCTLS, Limits::new(0, 0, OWN)).unwrap();
-    asked.end(what_it_may);
+    confined_with(false);
+}
+
+#[test]
+#[ignore = "the process that another test confines"]
+fn confined_with_a_network() {
+    confined_with(true);
 }
 
 #[test]
 fn forbidden_calls_kill_the_process() {
     try_everything("confined", &[], &Fate::Killed);
+}
+
+#[test]
+fn a_network_device_changes_its_taps_offloads_and_nothing_else() {
+    try_everything("confined_with_a_network", &[("offloads of a TAP", Fate::Could)], &Fate::Killed);
 }
 
 #[test]
@@ -52,7 +67,7 @@ fn confined_with_a_channel() {
         channel.send(&"did it", &[]).unwrap();
     } else {
         process::exit_on_hang_up(&channel, 0).unwrap();
-        confine_threads(IOCTLS, Limits::new(0, 0, OWN)).unwrap();
+        confine_threads(&ioctls(false), Limits::new(0, 0, OWN)).unwrap();
         channel.send(&"did it", &[]).unwrap();
         assert!(channel.recv::<String>().unwrap().is_none());
     }

@@ -202,7 +202,7 @@ fn start(
         inherit: others.into_iter().chain(files).collect(),
         // QEMU also dies if the launcher itself is killed.
         dies_with_thread: true,
-        confinement: Confinement { landlock: Some(landlock), seccomp: Some(qemu::PROFILE.filter()) },
+        confinement: Confinement { landlock: Some(landlock), seccomp: Some(qemu::filter(launch.has_tap)) },
         ..Spawn::new(program)
     };
     Ok((process::spawn_without_channel(spawn)?, File::from(errors)))

@@ -10,7 +10,7 @@
 //! Not here: execve(2) after QEMU has begun, which QEMU forbids itself (`-sandbox on,spawn=deny`).
 
 use confinement::calls::*;
-use confinement::{Conditional, FIONBIO, Forbidden, Profile, Test};
+use confinement::{Conditional, FIONBIO, Filter, Forbidden, Profile, Test};
 
 /// Calls that QEMU may make with any arguments, besides those of every program.
 const CALLS: &[Call] = &[
@@ -161,15 +161,30 @@ const TCGETS: u32 = 0x5401;
 const TCGETS2: u32 = 0x802c_542a;
 const FIONREAD: u32 = 0x541b;
 
-/// The whole profile of QEMU.
-pub(crate) const PROFILE: Profile<'_> = Profile {
-    calls: &[RUNTIME, CALLS],
-    conditional: &[CONDITIONAL],
-    ioctls: &[TCGETS, TCGETS2, FIONBIO, FIONREAD],
-    fcntls: FCNTLS,
-    absent: &[],
-    otherwise: Forbidden::Absent,
-};
+const IOCTLS: &[u32] = &[TCGETS, TCGETS2, FIONBIO, FIONREAD];
+
+// Linux if_tun.h: the form of packets. Those that make an interface, or give it to somebody, are missing.
+const TUNGETIFF: u32 = 0x8004_54d2;
+const TUNSETOFFLOAD: u32 = 0x4004_54d0;
+const TUNGETVNETHDRSZ: u32 = 0x8004_54d7;
+const TUNSETVNETHDRSZ: u32 = 0x4004_54d8;
+
+/// Requests of a QEMU with a TAP, besides the others.
+const TAP_IOCTLS: &[u32] = &[TUNGETIFF, TUNSETOFFLOAD, TUNGETVNETHDRSZ, TUNSETVNETHDRSZ];
+
+/// The filter for QEMU, which may have a TAP among its descriptors.
+pub(crate) fn filter(has_tap: bool) -> Filter {
+    let tap = if has_tap { TAP_IOCTLS } else { &[] };
+    let profile = Profile {
+        calls: &[RUNTIME, CALLS],
+        conditional: &[CONDITIONAL],
+        ioctls: &[IOCTLS, tap].concat(),
+        fcntls: FCNTLS,
+        absent: &[],
+        otherwise: Forbidden::Absent,
+    };
+    profile.filter()
+}
 
 #[cfg(test)]
 mod tests {
@@ -177,14 +192,24 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    #[ignore = "the process that the other test confines"]
     #[allow(clippy::unwrap_used, reason = "tests")]
-    fn confined() {
+    fn confined_with(has_tap: bool) -> ! {
         let asked = asked();
         confinement::enter_with_nothing(confinement::Limits::default()).unwrap();
-        PROFILE.filter().install().unwrap();
+        filter(has_tap).install().unwrap();
         asked.end(|| drop(vec![1u8; 1 << 20]));
+    }
+
+    #[test]
+    #[ignore = "the process that another test confines"]
+    fn confined() {
+        confined_with(false);
+    }
+
+    #[test]
+    #[ignore = "the process that another test confines"]
+    fn confined_with_a_tap() {
+        confined_with(true);
     }
 
     #[test]
@@ -199,6 +224,11 @@ mod tests {
             "memfd",          // the guest's memory
             "shorten a file", // how the guest's memory gets its length
         ];
-        try_everything("qemu::tests::confined", &allowed.map(|name| (name, Fate::Could)), &Fate::Absent);
+        let tap = ["name of a TAP", "offloads of a TAP", "header of a TAP", "header of a TAP, as it is"];
+        for (test, with_a_tap) in [("confined", &[][..]), ("confined_with_a_tap", &tap)] {
+            let could = allowed.iter().chain(with_a_tap).map(|name| (*name, Fate::Could));
+            let test = format!("qemu::tests::{test}");
+            try_everything(&test, &could.collect::<Vec<_>>(), &Fate::Absent);
+        }
     }
 }

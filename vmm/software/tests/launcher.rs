@@ -54,6 +54,7 @@ fn launch(victims: &Path, absent: &[Call], unconfined: bool) -> Result<Launched,
         inherit: vec![(Fd(1), 3)],
         stdout: Fd(0),
         reopened: Vec::new(),
+        has_tap: false,
     };
     let null = File::open("/dev/null").unwrap();
     channel.send(&LaunchRequest::Launch(launch), &[stdout.as_fd(), null.as_fd()]).unwrap();

@@ -74,6 +74,7 @@ fn config(guest: Guest) -> (Config, BufReader<PipeReader>, Channel) {
         ports: device_end.into(),
         console: output.into(),
         log: Some(std::io::stderr().as_fd().try_clone_to_owned().unwrap()),
+        network: None,
         elsewhere: Vec::new(),
     };
     (config, BufReader::new(console), ports)

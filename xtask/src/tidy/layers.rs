@@ -55,6 +55,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
             "hypervisor_kvm",
             "machine",
             "process",
+            "tap",
             "vhost_user",
             "virtio",
         ],

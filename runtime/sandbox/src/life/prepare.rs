@@ -136,7 +136,7 @@ pub(crate) fn kernel(
     home: &Home,
     reference: &str,
     with_modules: bool,
-    with_shares: bool,
+    extras: kernels::Extras,
     given_up: CancellationToken,
     progress: &dyn Progress,
 ) -> Result<OpenKernel> {
@@ -144,7 +144,7 @@ pub(crate) fn kernel(
     let registries = home.registries().until(given_up.clone());
     let store = kernels::Store::open_until(home.cache(), given_up.clone())?;
     let kernel = store.get(reference, &registries, &|step| progress.step(step, None))?;
-    let initramfs = kernels::initramfs(home.cache(), &kernel, &agent, with_shares, &given_up)?;
+    let initramfs = kernels::initramfs(home.cache(), &kernel, &agent, extras, &given_up)?;
     let file = File::open(&kernel.path).map_err(Error::io(&kernel.path))?.into();
     let initramfs = File::open(&initramfs).map_err(Error::io(&initramfs))?.into();
     let modules = if with_modules {

@@ -163,9 +163,10 @@ impl Preparing {
         let (given_up, image_progress) = (token.clone(), Arc::clone(&progress));
         let image = Job::start(move || prepare::image(&home, &reference, pull, given_up, &*image_progress));
         let (home, reference, given_up) = (base.home.clone(), base.spec.kernel.clone(), token.clone());
-        let (with_modules, with_shares) = (base.spec.privileged, !base.shares.is_empty());
+        let with_modules = base.spec.privileged;
+        let extras = kernels::Extras { shares: !base.shares.is_empty(), network: false };
         let kernel = Job::start(move || {
-            prepare::kernel(&home, &reference, with_modules, with_shares, given_up, &*progress)
+            prepare::kernel(&home, &reference, with_modules, extras, given_up, &*progress)
         });
         let (home, directory) = (base.home.clone(), base.vm.paths.directory().to_path_buf());
         let size_mb = base.grant.disk_size_mb;
@@ -255,6 +256,7 @@ impl Booting {
             initramfs: kernel.initramfs,
             command_line: COMMAND_LINE.to_owned(),
             disks,
+            network: None,
             elsewhere: elsewhere.unwrap_or_default(),
             ports: device,
             console: writer.into(),
@@ -476,6 +478,7 @@ fn boot_config(
         upper: UpperDisk::Ext4,
         hostname: spec.hostname.clone().unwrap_or_else(|| base.vm.id.to_string()),
         hosts: hosts.map(|(host, ip)| HostEntry { host: host.clone(), ip: ip.to_string() }).collect(),
+        network: None,
         nameservers: spec.nameservers.iter().map(ToString::to_string).collect(),
         cpu_quota_milli: base.grant.cpu_quota_milli,
         check_timer: base.kind == Kind::Software,

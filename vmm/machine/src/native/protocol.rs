@@ -111,7 +111,20 @@ pub struct Spec {
     pub virtio_console: bool,
     /// Whether there is a balloon, after the console in guest order.
     pub balloon: bool,
+    /// The network device, if there is one, after the balloon in guest order.
+    pub network: Option<NetworkSpec>,
     /// Devices that other processes serve, in guest order after all of this process's own: each with the front end's
     /// end of its vhost-user connection. These devices need shared memory.
     pub elsewhere: Vec<(Elsewhere, Fd)>,
+}
+
+/// A network device: [`crate::Network`] with its TAP by index.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    /// The TAP.
+    pub tap: Fd,
+    /// The guest's Ethernet address.
+    pub station: [u8; 6],
+    /// Most bytes of a packet of IP that the guest sends.
+    pub mtu: u16,
 }

@@ -2,7 +2,7 @@
 //!
 //! The arguments are chosen for the shortest way to the guest's first instruction and the smallest machine on which a
 //! stock kernel boots. QEMU itself serves only vCPUs, memory (and a balloon, by which the guest gives memory back), the
-//! interrupt controller, a serial port and the power button. The guest does not miss the left-out chips (PIT, PIC),
+//! interrupt controller, a serial port, the power button, and the network device if there is one. The guest does not miss the left-out chips (PIT, PIC),
 //! because it is told how fast its clock runs. The guest would miss a clock chip: a stock kernel that finds none polls
 //! for one for seconds.
 
@@ -23,6 +23,37 @@ pub(super) struct Arguments<'a> {
     pub(super) qmp: i32,
     /// Front ends and their sockets, in guest order.
     pub(super) devices: &'a [(String, i32)],
+    pub(super) network: Option<NetworkArguments>,
+}
+
+/// A network device of QEMU's own before an inherited TAP.
+#[derive(Debug)]
+pub(super) struct NetworkArguments {
+    pub(super) tap: i32,
+    pub(super) station: [u8; 6],
+    pub(super) mtu: u16,
+}
+
+impl NetworkArguments {
+    /// The option of the device. It offers what this project's own network device does, and no more: neither the
+    /// control queue, with all that goes over it, nor a link that may be down.
+    fn device(&self) -> String {
+        const OFF: [&str; 9] = [
+            "ctrl_vq",
+            "ctrl_rx",
+            "ctrl_vlan",
+            "ctrl_rx_extra",
+            "ctrl_mac_addr",
+            "ctrl_guest_offloads",
+            "guest_announce",
+            "guest_ufo",
+            "host_ufo",
+        ];
+        let Self { station, mtu, .. } = self;
+        let station = station.map(|byte| format!("{byte:02x}")).join(":");
+        let off = OFF.map(|feature| format!(",{feature}=off")).concat();
+        format!("virtio-net-device,netdev=network,mac={station},host_mtu={mtu},status=off{off}")
+    }
 }
 
 /// QEMU's front ends for devices in other processes, in the form of its options.
@@ -59,7 +90,7 @@ pub(super) mod front_end {
 
 impl Arguments<'_> {
     pub(super) fn build(&self) -> Vec<String> {
-        let Self { vcpus, memory_mib, kernel, initramfs, command_line, qmp, devices } = self;
+        let Self { vcpus, memory_mib, kernel, initramfs, command_line, qmp, devices, network } = self;
         let mut args: Vec<String> = Vec::new();
         let mut add = |option: &str, value: String| args.extend([option.to_owned(), value]);
         add("-machine", "microvm,memory-backend=ram,pit=off,pic=off,rtc=on,auto-kernel-cmdline=off".into());
@@ -80,6 +111,10 @@ impl Arguments<'_> {
         for (index, (front_end, socket)) in devices.iter().enumerate() {
             add("-chardev", format!("socket,id=device{index},fd={socket}"));
             add("-device", format!("{front_end},chardev=device{index}"));
+        }
+        if let Some(network) = network {
+            add("-netdev", format!("tap,id=network,fd={},vhost=off", network.tap));
+            add("-device", network.device());
         }
         // The balloon comes after the other devices, whose order the guest knows. The host never inflates it: the guest
         // uses it to report free memory.

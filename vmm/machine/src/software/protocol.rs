@@ -71,6 +71,8 @@ pub struct Launch {
     pub stdout: Fd,
     /// The descriptors whose files QEMU opens again, by number, to read.
     pub reopened: Vec<Fd>,
+    /// Whether a TAP is among the inherited descriptors.
+    pub has_tap: bool,
 }
 
 /// Reports of the launcher.

@@ -1,8 +1,8 @@
 //! The VMM process's remaining powers on Linux, from before the first guest instruction.
 //!
 //! The process opens nothing, so Landlock denies it every path, port and abstract socket that the host's kernel can
-//! deny. seccomp then allows the few system calls that the process's work takes, `ioctl` only with the hypervisor's own
-//! requests, and kills the process at any other call. All threads have one filter: they share their memory, so an
+//! deny. seccomp then allows the few system calls that the process's work takes, `ioctl` only with the requests of the
+//! hypervisor and of a TAP that the machine has, and kills the process at any other call. All threads have one filter: they share their memory, so an
 //! attacker who controls one thread controls all of them. Not here: namespaces, which would hide nothing that Landlock
 //! and seccomp leave in sight.
 
@@ -20,7 +20,8 @@ pub fn confine_process() -> Result<(), ConfineError> {
     Ok(())
 }
 
-/// Leaves all threads only the system calls of a running machine. `ioctls` are the hypervisor's requests.
+/// Leaves all threads only the system calls of a running machine. `ioctls` are the hypervisor's requests and
+/// the devices'.
 /// [`confine_process`] must have been called.
 pub fn confine_threads(ioctls: &[u32], limits: Limits) -> Result<(), ConfineError> {
     limits.apply().map_err(ConfineError::Limits)?;

@@ -9,8 +9,13 @@ use rustix::time::{ClockId, clock_gettime};
 /// The host's hypervisor.
 pub type Host = hypervisor_kvm::Kvm;
 
-/// Requests of the ioctls that the hypervisor's crate makes once a machine is made.
-pub const IOCTLS: &[u32] = &hypervisor_kvm::IOCTLS_AFTER_CREATE;
+/// Requests of the ioctls that a running machine makes: those of the hypervisor's crate, and those of a TAP if the
+/// machine has a network device.
+#[must_use]
+pub fn ioctls(has_network: bool) -> Vec<u32> {
+    let network = if has_network { &tap::IOCTLS[..] } else { &[] };
+    [&hypervisor_kvm::IOCTLS_AFTER_CREATE[..], network].concat()
+}
 
 /// Opens the hypervisor behind a device's descriptor.
 pub fn hypervisor(device: OwnedFd) -> hypervisor::Result<Host> {

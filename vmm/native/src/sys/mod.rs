@@ -7,4 +7,4 @@ mod linux;
 #[cfg(target_os = "linux")]
 pub use confine::{ConfineError, confine_process, confine_threads, limits};
 #[cfg(target_os = "linux")]
-pub use linux::{Host, IOCTLS, Poller, frugal_allocator, hypervisor, now_ns};
+pub use linux::{Host, Poller, frugal_allocator, hypervisor, ioctls, now_ns};

@@ -59,6 +59,7 @@ impl Vmm {
             console: Fd(3),
             virtio_console: true,
             balloon: true,
+            network: None,
             elsewhere: Vec::new(),
         };
         change(&mut spec);
