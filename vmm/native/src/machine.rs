@@ -18,7 +18,7 @@
 //! Not here: how the spec reaches this process (`main`), and the devices' work.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
 use guest_memory::{Backing, GuestRam, Pages, SharedFile};
@@ -27,6 +27,7 @@ use machine::descriptors::{Incoming, MissingDescriptor};
 use machine::native::protocol::{Report, Spec, Timeline, exit};
 use process::Channel;
 
+use crate::board::Board;
 use crate::devices::{self, DeviceError};
 use crate::events::{DeviceLoop, EventLoop, Outcome};
 use crate::loader::{self, LoadError, Payload};
@@ -120,13 +121,7 @@ pub fn run<H: Hypervisor>(
         spawn("vcpu", body)?;
     }
     let events = EventLoop::new(channel, &vm, &board, &gate, wiring).map_err(system("event loop"))?;
-    for own in DeviceLoop::of_each(&board).map_err(system("event loop"))? {
-        spawn("device", move || {
-            tracing::error!(error = %own.run(), "a device's loop ended");
-            // Nobody would serve the device any more.
-            std::process::exit(exit::FAILED.into());
-        })?;
-    }
+    start_loops(&board)?;
     gate.wait_ready()?;
     sys::confine_threads(&ioctls, limits)?;
     timeline.running_ns = sys::now_ns();
@@ -183,6 +178,22 @@ fn start_loading(
     };
     let (ram, memory_mib) = (ram.clone(), spec.memory_mib);
     spawn("loader", move || loader::load(&ram, memory_mib, &mut payload))
+}
+
+/// Starts the devices' loops. Their threads are past their start, which takes calls that a running machine may not make.
+fn start_loops(board: &Arc<Board>) -> Result<(), RunError> {
+    for own in DeviceLoop::of_each(board).map_err(system("event loop"))? {
+        let (begin, begun) = mpsc::channel::<()>();
+        spawn("device", move || {
+            drop(begin);
+            // Nobody would serve the device any more.
+            tracing::error!(error = %own.run(), "the loop of a device ended");
+            std::process::abort();
+        })?;
+        // The other end of this channel is dropped, never used.
+        let _ = begun.recv();
+    }
+    Ok(())
 }
 
 fn spawn<T: Send + 'static>(

@@ -41,6 +41,23 @@ impl Guest {
         self
     }
 
+    /// Writes a 32-bit word.
+    pub(crate) fn write_word(mut self, address: u32, value: u32) -> Self {
+        // mov dword [address], value
+        self.0.extend([0xc7, 0x05]);
+        self.0.extend([address, value].map(u32::to_le_bytes).concat());
+        self
+    }
+
+    /// Waits until a 32-bit word is not zero.
+    pub(crate) fn wait_for_word(mut self, address: u32) -> Self {
+        // cmp dword [address], 0; je to the cmp
+        self.0.extend([0x83, 0x3d]);
+        self.0.extend(address.to_le_bytes());
+        self.0.extend([0x00, 0x74, 0xf7]);
+        self
+    }
+
     /// Ends the code with a power-off by ACPI's register.
     pub(crate) fn power_off(self) -> Vec<u8> {
         self.out(chipset::power::SLEEP_CONTROL_PORT, chipset::power::SLEEP_TYPE_S5 << 2 | 1 << 5).spin()

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 mod guest;
+mod network;
 
 use std::fs::File;
 use std::io::{PipeReader, Read, Write};
