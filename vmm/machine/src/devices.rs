@@ -1,7 +1,7 @@
 //! Descriptions of devices, which travel to a machine's processes, and the devices made from them, by the VMM and by
 //! the device process alike.
 //!
-//! Not here: the files behind a disk, and devices that only the VMM has (console, balloon).
+//! Not here: the files behind a disk, and devices that only the VMM has (console, balloon, network).
 
 use std::os::fd::OwnedFd;
 

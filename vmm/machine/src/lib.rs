@@ -123,8 +123,8 @@ impl Disk {
 /// A network device before a TAP.
 #[derive(Debug)]
 pub struct Network {
-    /// The TAP, whose packets have virtio headers of 12 bytes in front. Whatever a process of the machine does with
-    /// this descriptor, it reaches the TAP's network and nothing else.
+    /// The TAP, whose packets have virtio headers of 12 bytes in front. A process of the machine that has this
+    /// descriptor reaches the TAP's network and nothing else by it.
     pub tap: OwnedFd,
     /// The guest's Ethernet address.
     pub station: [u8; 6],

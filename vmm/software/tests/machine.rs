@@ -21,11 +21,15 @@ use std::time::{Duration, Instant};
 use guest::{Guest, MEETING, word};
 use machine::software::{Programs, Software};
 use machine::tsc::Calibration;
-use machine::{BackEnd, Config, Disk, Elsewhere, Ending, Kernel, KernelFormat, Kind, Machine, MachineError};
+use machine::{
+    BackEnd, Config, Disk, Elsewhere, Ending, Kernel, KernelFormat, Kind, Machine, MachineError, Network,
+};
+use nix::sched::{CloneFlags, unshare};
 use process::{Channel, Spawn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
+use tap::Tap;
 use virtio::{ActivateError, Activation, Device, DeviceKind, Identity, Io};
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 
@@ -538,4 +542,50 @@ fn each_process_has_limits() {
     assert_eq!(limits(launcher), limits(qemu));
     // Two disks, vsock and entropy.
     assert_eq!(limits(devices), [64, 1024 + 4 * 2 * MEMORY_MIB]);
+}
+
+/// A TAP in a network namespace of its own.
+fn tap() -> Option<OwnedFd> {
+    if !geteuid().is_root() {
+        skip::skip("root", "network namespaces of a thread take root");
+        return None;
+    }
+    let made = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        Tap::create("net0")
+    });
+    match made.join().unwrap() {
+        Ok(tap) => Some(tap.into()),
+        Err(error @ tap::Error::NoDevice) => {
+            skip::skip("/dev/net/tun", error);
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn of_a_machines_processes_only_qemu_has_the_tap() {
+    let Some(programs) = programs() else { return };
+    let Some(tap) = tap() else { return };
+    let network = |tap| Some(Network { tap, station: [2, 0, 0, 0, 0, 2], mtu: 1500 });
+    let (mut config, mut console, _ports) = config(Guest::Halt);
+    config.network = network(tap);
+    let mut machine = Software::boot_with(&programs, config, Calibration::start()).unwrap();
+    let mut line = String::new();
+    console.read_line(&mut line).unwrap();
+    assert_eq!(line, "up\n");
+    let has_tap = processes().map(|pid| {
+        let held = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        let mut held = held.map(|entry| std::fs::read_link(entry.unwrap().path()).unwrap());
+        held.any(|file| file.ends_with("net/tun"))
+    });
+    assert_eq!(has_tap, [false, true, false]);
+    machine.stop();
+    assert_eq!(machine.wait(), Ending::PowerOff);
+
+    let (mut config, _console, _ports) = self::config(Guest::Halt);
+    config.network = network(File::open("/dev/null").unwrap().into());
+    let ending = Software::boot_with(&programs, config, Calibration::start()).unwrap().wait();
+    assert!(matches!(&ending, Ending::Failed(why) if why.contains("TUNGETIFF")), "{ending:?}");
 }

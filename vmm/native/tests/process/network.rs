@@ -1,7 +1,7 @@
 //! A network device in the VMM process, before a TAP in a network namespace of the test's own.
 
 use machine::native::protocol::NetworkSpec;
-use rustix::thread::UnshareFlags;
+use nix::sched::{CloneFlags, unshare};
 use tap::Tap;
 
 use super::*;
@@ -16,10 +16,8 @@ const TAP: Fd = Fd(5);
 const WINDOW: u32 = 0xd000_4000;
 
 /// Makes a TAP in a new namespace of this thread's.
-#[allow(unsafe_code, reason = "unshare(2) takes a promise about memory that threads share")]
 fn make() -> Result<Tap, tap::Error> {
-    // SAFETY: the thread gets another network, and shares the same memory as before.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+    unshare(CloneFlags::CLONE_NEWNET).unwrap();
     // Without IPv6, which a kernel may lack, the interface says nothing by itself.
     let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
     let tap = Tap::create("net0")?;
