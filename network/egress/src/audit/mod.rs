@@ -81,7 +81,7 @@ pub enum Fault {
     Silent,
     /// There is no way to its address.
     NoWay,
-    /// Too many connections are being opened, to it or altogether.
+    /// No place became free among the connections that are being opened, to it or altogether.
     TooMany,
 }
 

@@ -19,7 +19,7 @@ use egress_policy::{
 use tokio::net::TcpStream;
 
 use crate::audit::{self, End, Event, FlowOutcome};
-use crate::dial::{Dialer, Turn};
+use crate::dial::Dialer;
 use crate::http::Proxy;
 use crate::tls::Interception;
 use crate::{Dns, Shared};
@@ -214,7 +214,7 @@ impl Flows {
                 case.tell(FlowOutcome::Denied, &denial.reason);
                 return refuse::reset(stream);
             }
-            connected = self.dialer.connect(*destination, Turn::Now) => connected,
+            connected = self.dialer.connect(*destination) => connected,
         };
         let mut server = match connected {
             Ok(server) => server,

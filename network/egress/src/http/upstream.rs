@@ -23,7 +23,7 @@ use super::head::Form;
 use super::site::{Site, Speaks};
 use super::tasks::{Owned, Tasks};
 use crate::audit::Fault;
-use crate::dial::{Dialer, Turn};
+use crate::dial::Dialer;
 use crate::tls::Interception;
 
 /// Most connections that wait for another request, altogether and to one server.
@@ -157,7 +157,7 @@ impl Upstream {
     }
 
     async fn open(&self, server: &Server, http2: bool) -> Result<Sender, Unreached> {
-        let stream = self.dialer.connect(server.address, Turn::Waiting).await.map_err(Unreached::Fault)?;
+        let stream = self.dialer.connect(server.address).await.map_err(Unreached::Fault)?;
         let (Some(name), Some(tls)) = (&server.name, &self.tls) else { return self.http1(stream).await };
         let place = self.http2.clone().try_acquire_owned().ok().filter(|_| http2);
         let connect = tls.connect(name, stream, place.is_some());

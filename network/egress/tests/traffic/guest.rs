@@ -68,6 +68,21 @@ impl Guest {
         inside
     }
 
+    /// The guest's ends of connections to an address, which are all judged before one of them is opened.
+    pub(crate) async fn connect_at_once(&self, destination: SocketAddr, count: usize) -> Vec<TcpStream> {
+        let (mut inside, mut flows) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            inside.push(TcpStream::connect(self.listener.local_addr().unwrap()).await.unwrap());
+            let (stream, source) = self.listener.accept().await.unwrap();
+            flows.push(Flow { stream, source, destination });
+        }
+        for flow in flows {
+            let all = self.flows.clone();
+            tokio::spawn(async move { all.carry(flow).await });
+        }
+        inside
+    }
+
     /// A port of loopback whose connections are the guest's to an address.
     pub(crate) async fn port(&self, destination: SocketAddr) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

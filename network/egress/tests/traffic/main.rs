@@ -83,6 +83,33 @@ fn a_reset_is_carried_as_a_reset() {
 }
 
 #[test]
+fn many_connections_at_once_to_one_server_are_all_carried() {
+    within("many_connections_at_once_to_one_server_are_all_carried", async {
+        let (listener, address) = server("203.0.113.10:7000").await;
+        let guest = Guest::new(&Policies::default()).await;
+        let mut all = guest.connect_at_once(address, 100).await;
+        for (number, stream) in all.iter_mut().enumerate() {
+            stream.write_all(&[u8::try_from(number).unwrap()]).await.unwrap();
+        }
+        let mut servers = Vec::new();
+        for _ in 0..100 {
+            let accepted = tokio::time::timeout(Duration::from_secs(60), listener.accept()).await;
+            servers.push(accepted.expect("a connection in time").unwrap().0);
+        }
+        assert_eq!(guest.count(), 100);
+        for mut outside in servers {
+            let byte = outside.read_u8().await.unwrap();
+            outside.write_u8(byte).await.unwrap();
+        }
+        for (number, stream) in all.iter_mut().enumerate() {
+            assert_eq!(rest(stream).await.unwrap(), [u8::try_from(number).unwrap()]);
+        }
+        drop(all);
+        guest.empty().await;
+    });
+}
+
+#[test]
 fn many_short_connections_leave_nothing() {
     within("many_short_connections_leave_nothing", async {
         let (listener, address) = server("203.0.113.10:7000").await;
