@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -370,7 +370,7 @@ fn of_an_emulated_host_and_its_disk_that_cross_at_least_one_sees_the_other() {
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     let (kernel, ram) = (directory.path().join("kernel"), directory.path().join("ram"));
     std::fs::write(&kernel, Guest::Crossing.elf()).unwrap();
-    let mut qemu = Command::new(&programs.qemu)
+    let qemu = Command::new(&programs.qemu)
         .args(include_str!("../../../xtask/src/emulated.args").split_whitespace())
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"])
         .args(["-m", &MEMORY_MIB.to_string(), "-machine", "memory-backend=ram", "-object"])
@@ -382,7 +382,8 @@ fn of_an_emulated_host_and_its_disk_that_cross_at_least_one_sees_the_other() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let mut said = BufReader::new(qemu.stdout.take().unwrap());
+    let mut qemu = Ended(qemu);
+    let mut said = BufReader::new(qemu.0.stdout.take().unwrap());
     let up = std::iter::repeat_with(|| {
         let mut line = String::new();
         (said.read_line(&mut line).unwrap() > 0).then_some(line)
@@ -390,10 +391,17 @@ fn of_an_emulated_host_and_its_disk_that_cross_at_least_one_sees_the_other() {
     // The firmware may print lines before the guest does.
     assert!(up.map_while(|line| line).any(|line| line.ends_with("up\n")));
     let file = File::options().read(true).write(true).open(ram).unwrap();
-    let unseen = unseen_crossings(&map(file));
-    qemu.kill().unwrap();
-    qemu.wait().unwrap();
-    assert_eq!(unseen, 0, "of {CROSSINGS}");
+    assert_eq!(unseen_crossings(&map(file)), 0, "of {CROSSINGS}");
+}
+
+/// A process that ends with the test, also with one that fails.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
 }
 
 /// How often a guest and this thread have both stored, looked, and not seen each other.
@@ -404,9 +412,9 @@ fn unseen_crossings(memory: &MmapRegion) -> u32 {
     };
     let [turn, guest, host] = [word::TURN, word::GUEST, word::HOST].map(word);
     let [seen, done] = [word::SEEN, word::DONE].map(word);
-    let begun = Instant::now();
     let (mut unseen, mut delay) = (0, 0u32);
     for round in 1..=CROSSINGS {
+        let begun = Instant::now();
         turn.store(round, Ordering::SeqCst);
         (0..delay).for_each(|step| _ = std::hint::black_box(step));
         host.store(round, Ordering::SeqCst);
