@@ -7,6 +7,7 @@
 mod changes;
 mod image;
 mod kernel;
+mod network;
 mod records;
 mod sandbox;
 mod volume;
@@ -20,6 +21,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 pub(crate) use changes::*;
 pub(crate) use image::*;
 pub(crate) use kernel::*;
+pub(crate) use network::*;
 pub(crate) use records::*;
 pub(crate) use sandbox::*;
 pub(crate) use volume::*;
@@ -99,6 +101,15 @@ pub(crate) enum Command {
     Discard(TakeArgs),
     /// Forward ports of this host to a running sandbox
     PortForward(PortForwardArgs),
+    /// Change which hosts a running sandbox may reach
+    AllowList {
+        #[command(subcommand)]
+        command: AllowListCommand,
+    },
+    /// Print what a sandbox sent outside, and what was denied
+    Audit(AuditArgs),
+    /// Say whether a request may leave a sandbox, and why
+    Explain(ExplainArgs),
     /// Fetch an image from its registry
     Pull(PullArgs),
     /// Build an image of a Dockerfile, by a builder of this host
@@ -122,9 +133,6 @@ pub(crate) enum Command {
     Diagnose(JsonArgs),
     /// Print the version
     Version,
-    /// Change which hosts a sandbox may reach
-    #[command(hide = true)]
-    AllowList(RestArgs),
     /// Prepare this host
     #[command(hide = true)]
     Setup(RestArgs),
@@ -443,6 +451,28 @@ mod tests {
             (vec!["/x:/y".into(), "a,b:c".into()], vec!["type=memory,target=/z,ro".into()])
         );
         assert_eq!((args.workspace.as_str(), run("--image a x").workspace.as_str()), ("/w", ""));
+    }
+
+    #[test]
+    fn networks() {
+        let args = run(
+            "--image a --allow-host a,b:8080 --allow-host *.c --deny-host d --mtu 1400 --dns-servers ::1 x",
+        );
+        assert_eq!(args.access.allow_host, ["a", "b:8080", "*.c"]);
+        assert_eq!((args.access.deny_host.len(), args.mtu, args.dns_servers.len()), (1, 1400, 1));
+        assert_eq!(args.network, policy::network::WantedArrival::Auto);
+        let parsed_list = parsed("allow-list add vm-1 a,b c").unwrap().command;
+        let Command::AllowList { command: AllowListCommand::Add(args) } = parsed_list else { panic!() };
+        assert_eq!((args.id.as_str(), args.hosts.len()), ("vm-1", 3));
+        assert_eq!(message("allow-list delete vm-1"), "missing <HOST>...");
+        let Command::Explain(args) = parsed("explain --allow-host a GET http://a/").unwrap().command else {
+            panic!()
+        };
+        assert_eq!((args.method.as_str(), args.access.allow_host.len()), ("GET", 1));
+        let both = message("explain --sandbox vm-1 --allow-host a GET http://a/");
+        assert!(both.starts_with("the argument '--sandbox <ID>' cannot be used with"), "{both}");
+        let Command::Audit(args) = parsed("audit vm-1 -f --denied").unwrap().command else { panic!() };
+        assert!(args.follow && args.denied && !args.json);
     }
 
     #[test]

@@ -28,6 +28,9 @@ impl Hint for Error {
             Self::Image(images::Error::LayerLost { .. }) => {
                 Some("remove the image with matchlock image rm, and import it again")
             }
+            Self::NoNetwork { .. } => {
+                Some("--no-network runs it without one; matchlock diagnose says what this host lacks")
+            }
             Self::NeverReady { .. } | Self::Ended { .. } => Some(SEE_CONSOLE),
             _ => None,
         }

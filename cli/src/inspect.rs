@@ -66,6 +66,11 @@ fn config(config: &Config) -> VmConfig {
         extra_disks: config.disks.iter().map(disk).collect(),
         network: VmNetwork {
             no_network: config.no_network,
+            arrival: config.network.arrival.clone(),
+            allowed_hosts: config.network.allowed.clone(),
+            denied_hosts: config.network.denied.clone(),
+            passthrough_hosts: config.network.passthrough.clone(),
+            block_private_ips: !config.network.private_open,
             hostname: config.hostname.clone(),
             add_hosts: hosts.map(|(host, ip)| VmHost { host: host.clone(), ip: ip.to_string() }).collect(),
             dns_servers: config.nameservers.iter().map(ToString::to_string).collect(),
@@ -216,7 +221,7 @@ mod tests {
 
     #[test]
     fn the_record_as_json() {
-        let expected = r#"{"id":"vm-00000001","pid":0,"status":"stopped","image":"busybox","created_at":"2026-01-02T03:04:05Z","config":{"image":"busybox","privileged":false,"launch_entrypoint":true,"init":false,"kernel":{"ref":""},"resources":{"cpus":0.5,"memory_mb":0,"disk_size_mb":0,"timeout_seconds":300.0,"time_limit_seconds":4.5},"extra_disks":[],"network":{"no_network":true,"add_hosts":[],"dns_servers":[]},"vfs":{"workspace":"/work","mounts":{"/work/src":{"type":"host_fs","host_path":"/src","readonly":false,"owner_uid":0,"cache":"none"}}},"env":{"API_KEY":"***"},"env_names":["API_KEY"],"image_config":{"env":{"LANG":"***"},"env_names":["LANG"]}}}"#;
+        let expected = r#"{"id":"vm-00000001","pid":0,"status":"stopped","image":"busybox","created_at":"2026-01-02T03:04:05Z","config":{"image":"busybox","privileged":false,"launch_entrypoint":true,"init":false,"kernel":{"ref":""},"resources":{"cpus":0.5,"memory_mb":0,"disk_size_mb":0,"timeout_seconds":300.0,"time_limit_seconds":4.5},"extra_disks":[],"network":{"no_network":true,"block_private_ips":true,"add_hosts":[],"dns_servers":[]},"vfs":{"workspace":"/work","mounts":{"/work/src":{"type":"host_fs","host_path":"/src","readonly":false,"owner_uid":0,"cache":"none"}}},"env":{"API_KEY":"***"},"env_names":["API_KEY"],"image_config":{"env":{"LANG":"***"},"env_names":["LANG"]}}}"#;
         assert_eq!(serde_json::to_string(&details(&a_record())).unwrap(), expected);
     }
 }

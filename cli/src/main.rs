@@ -5,7 +5,9 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
+mod allow_list;
 mod args;
+mod audit;
 mod build;
 mod changes;
 mod command_line;
@@ -13,6 +15,7 @@ mod detach;
 mod diagnose;
 mod environment;
 mod exec;
+mod explain;
 mod failure;
 mod forward;
 mod gc;
@@ -86,6 +89,9 @@ fn dispatch(cli: Cli, arguments: &[OsString], start: Start) -> anyhow::Result<u8
         Command::Inspect(args) => inspect::inspect(&args, &home(take_back)?),
         Command::Log(args) => log::log(&args, &home(nothing)?),
         Command::PortForward(args) => forward::port_forward(&args, &home(Some(Powers::Listen))?),
+        Command::AllowList { command } => allow_list::change(&command, &home(take_back)?),
+        Command::Audit(args) => audit::audit(&args, &home(nothing)?),
+        Command::Explain(args) => explain::explain(&args, || home(take_back)),
         Command::Pull(args) => pull::pull(&args, &home(nothing)?),
         Command::Build(args) => build::build(&args, || home(nothing)),
         Command::Diff(args) => changes::diff(&args, &home(take_back)?),
@@ -115,7 +121,6 @@ fn dispatch(cli: Cli, arguments: &[OsString], start: Start) -> anyhow::Result<u8
             say::bytes(&args::completion(shell));
             Ok(0)
         }
-        Command::AllowList(_) => anyhow::bail!("allow-list is not built yet (the network)"),
         Command::Setup(_) => {
             say!(
                 "Nothing has to be set up. matchlock diagnose says what this host can run, and what it lacks."

@@ -12,13 +12,14 @@ use std::time::Duration;
 use guest_protocol::{Program, Stdio};
 use policy::files::WantedMasks;
 use policy::mounts::{self, Mount};
+use policy::network::{Member, Network, NetworkError, WantedNetwork, Wrong};
 use sandbox::{
     AgentError, DEFAULT_GRACE, Error, Exec, FileWatch, Guest, Handle, Home, ImageOverrides, Powers,
     ProgramStream, Spec, Start, Stop, Terms, TimeLimit, Timings, Why,
 };
 use tokio::time::timeout;
 
-use crate::args::RunArgs;
+use crate::args::{AccessArgs, RunArgs};
 use crate::failure::Interrupted;
 use crate::forward::Wanted;
 use crate::progress::Bar;
@@ -83,14 +84,11 @@ fn spec(args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
         disks: policy::disks::specs(&args.disk)?,
         mounts,
         watch: FileWatch::default(),
-        hostname: network.hostname,
-        add_hosts: network.add_hosts,
+        network,
         env: environment::collect(&args.env_file, &args.env)?,
-        nameservers: network.nameservers,
         entrypoint,
         image_config: ImageOverrides { workspace, ..ImageOverrides::default() },
         privileged: args.privileged,
-        no_network: network.no_network,
         launch_entrypoint: true,
         init: args.init,
         unenforced_timeout_seconds: None,
@@ -123,14 +121,43 @@ fn folders(args: &RunArgs) -> anyhow::Result<(String, Vec<Mount>)> {
 }
 
 /// The network that the options describe.
-fn network(args: &RunArgs) -> anyhow::Result<policy::network::Network> {
-    let request = policy::network::WantedNetwork {
+fn network(args: &RunArgs) -> anyhow::Result<Network> {
+    let AccessArgs { allow_host, deny_host, passthrough_host, allow_private_ips } = &args.access;
+    let request = WantedNetwork {
+        arrival: args.network,
         no_network: args.no_network,
+        allowed_hosts: allow_host.clone(),
+        denied_hosts: deny_host.clone(),
+        passthrough: passthrough_host.clone(),
+        private_open: *allow_private_ips,
         add_hosts: args.add_host.clone(),
+        dns_servers: args.dns_servers.clone(),
         hostname: args.hostname.clone(),
-        ..Default::default()
+        mtu: Some(args.mtu),
+        ..WantedNetwork::default()
     };
-    Ok(policy::network::check(&request).map_err(|error| error.wrong)?)
+    policy::network::check(&request).map_err(|NetworkError { member, wrong }| match wrong {
+        Wrong::NoNetwork => anyhow::anyhow!("{} needs a network, and none is wanted", option(member)),
+        Wrong::NotBuilt(way) => anyhow::anyhow!("{} {way} is not built yet", option(member)),
+        Wrong::Size | Wrong::TooMany | Wrong::Address(_) => anyhow::anyhow!("{}: {wrong}", option(member)),
+        wrong => wrong.into(),
+    })
+}
+
+/// The option for a member of a network.
+fn option(member: Member) -> &'static str {
+    match member {
+        Member::Arrival => "--network",
+        Member::AllowedHosts => "--allow-host",
+        Member::DeniedHosts => "--deny-host",
+        Member::Passthrough => "--passthrough-host",
+        Member::Secrets => "--secret",
+        Member::Intercept | Member::Rules => "--network-intercept",
+        Member::AddHosts => "--add-host",
+        Member::DnsServers => "--dns-servers",
+        Member::Hostname => "--hostname",
+        Member::Mtu => "--mtu",
+    }
 }
 
 struct Run {
@@ -198,7 +225,9 @@ impl Run {
             Ok(ready) => ready,
             Err(why) => return Err(failed(why)),
         };
-        self.tell_of_no_network();
+        if let Some(why) = &ready.no_network {
+            self.tell_of_no_network(why);
+        }
         self.make_workspace(&ready.guest).await?;
         let _forwards = self.ports.bind(&ready.guest)?;
         if self.detached {
@@ -239,12 +268,10 @@ impl Run {
     }
 
     /// Without this line a sandbox would seem to have a broken network.
-    fn tell_of_no_network(&self) {
+    fn tell_of_no_network(&self, why: &str) {
         let quiet = self.args.timings || !tracing::enabled!(tracing::Level::WARN);
-        if !self.args.no_network && !quiet {
-            tell!(
-                "matchlock: the sandbox has no network, which is not built yet (--no-network silences this line)"
-            );
+        if !quiet {
+            tell!("matchlock: the sandbox has no network: {why} (--no-network silences this line)");
         }
     }
 

@@ -464,7 +464,6 @@ def test_a_sandbox_has_an_end(home: homes.Home, alpine: str) -> None:
 
 
 REFUSED = [
-    (Sandbox("A").allow_host("api.example.com"), "network.allowed_hosts"),
     (Sandbox("A").add_secret("KEY", "value", "api.example.com"), "network.secrets"),
     (Sandbox("A").add_secret_with_placeholder("KEY", "value", "ph", "api.example.com"), "network.secrets"),
     (Sandbox("A").with_network_interception(), "network.intercept"),
@@ -474,9 +473,6 @@ REFUSED = [
         ),
         "network.intercept",
     ),
-    (Sandbox("A").allow_private_ips(), "network.block_private_ips = false"),
-    (Sandbox("A").with_dns_servers("1.1.1.1"), "network.dns_servers"),
-    (Sandbox("A").with_network_mtu(1400), "network.mtu"),
 ]
 
 

@@ -50,10 +50,10 @@ PRINTS = {
 
 # Blocks that are refused until the part is built, and the part.
 WAITING = {
-    (PLAIN, "builder"): "network.allowed_hosts",
-    (FENCED, "builder api"): "network.allowed_hosts",
-    (PLAIN, "network policy"): "network.allowed_hosts",
-    (FENCED, "network policy & secrets"): "network.allowed_hosts",
+    (PLAIN, "builder"): "network.secrets",
+    (FENCED, "builder api"): "network.secrets",
+    (PLAIN, "network policy"): "network.secrets",
+    (FENCED, "network policy & secrets"): "network.secrets",
 }
 
 # Blocks that build a sandbox which `launch` refuses until the part is built.

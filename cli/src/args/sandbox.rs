@@ -7,20 +7,25 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args};
 
+use super::AccessArgs;
+
 /// A command for each group of options of `run`, in the order of its help.
 pub(crate) const RUN_EXAMPLES: &[(&str, &str)] = &[
     ("Image", "matchlock run --image python:3.12-alpine --pull -- python3 --version"),
     ("Command", "matchlock run --image busybox -e TOKEN -w /tmp -i -- wc -l"),
     ("Machine", "matchlock run --image busybox --cpus 0.5 --memory 256 -- nproc"),
     ("Life", "matchlock run --image busybox --detach --timeout 3600"),
-    ("Network", "matchlock run --image busybox --detach -p 18080:80 -- httpd -f"),
+    (
+        "Network",
+        "matchlock run --image busybox --allow-host a.org -- nslookup a.org",
+    ),
     ("Disks", "matchlock run --image busybox --disk @data:/data:ro -- ls /data"),
     ("Folders", "matchlock run --image busybox -v .:src:host_fs -- ls src"),
 ];
 
 fn run_examples() -> String {
     let lines = RUN_EXAMPLES.iter().map(|(group, command)| format!("  {group:9}{command}\n"));
-    let later = "Not built yet: --allow-host, --dns-servers, --mtu, --network-intercept (the network);
+    let later = "Not built yet: --network-intercept (interception);
   --secret, --secret-file, --secret-placeholder (secrets)";
     format!("Examples:\n{}\n{later}", lines.collect::<String>())
 }
@@ -104,9 +109,27 @@ pub(crate) struct RunArgs {
     /// How long commands may take to end by themselves; 0 = end them at once [default: 2s]
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Life")]
     pub(crate) graceful_shutdown: Option<Duration>,
-    /// No network; until there is one, with this nothing is said of it
+    /// How packets get out: tap (Linux), none, or auto, which is tap where the host gives one
+    #[arg(
+        long,
+        value_name = "WAY",
+        default_value = "auto",
+        hide_default_value = true,
+        help_heading = "Network"
+    )]
+    pub(crate) network: policy::network::WantedArrival,
+    /// No network
     #[arg(long, help_heading = "Network")]
     pub(crate) no_network: bool,
+    #[command(flatten)]
+    pub(crate) access: AccessArgs,
+    /// Server that names are asked of [default: the host's]
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', help_heading = "Network")]
+    pub(crate) dns_servers: Vec<String>,
+    /// Largest packet, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = policy::network::DEFAULT_MTU.into(), allow_negative_numbers = true,
+          help_heading = "Network")]
+    pub(crate) mtu: i64,
     /// Forward a port of this host to one of the sandbox; ranges such as 8080-8082:80-82 too
     #[arg(short, long, value_name = "[[ADDRESS:]LOCAL:]REMOTE", help_heading = "Network")]
     pub(crate) publish: Vec<String>,
@@ -158,17 +181,11 @@ pub(crate) struct RunArgs {
 #[derive(Debug, Args)]
 pub(crate) struct Later {
     #[arg(long, hide = true)]
-    allow_host: Option<String>,
-    #[arg(long, hide = true)]
     secret: Option<String>,
     #[arg(long, hide = true)]
     secret_placeholder: Option<String>,
     #[arg(long, hide = true)]
     secret_file: Option<String>,
-    #[arg(long, hide = true)]
-    dns_servers: Option<String>,
-    #[arg(long, hide = true)]
-    mtu: Option<String>,
     #[arg(long, hide = true)]
     network_intercept: bool,
 }
@@ -176,16 +193,12 @@ pub(crate) struct Later {
 impl Later {
     /// The first of the options that was given, and its part.
     pub(crate) fn given(&self) -> Option<(&'static str, &'static str)> {
-        const NETWORK: &str = "the network";
         const SECRETS: &str = "secrets";
         let options = [
-            ("--allow-host", NETWORK, self.allow_host.is_some()),
             ("--secret", SECRETS, self.secret.is_some()),
             ("--secret-placeholder", SECRETS, self.secret_placeholder.is_some()),
             ("--secret-file", SECRETS, self.secret_file.is_some()),
-            ("--dns-servers", NETWORK, self.dns_servers.is_some()),
-            ("--mtu", NETWORK, self.mtu.is_some()),
-            ("--network-intercept", NETWORK, self.network_intercept),
+            ("--network-intercept", "interception", self.network_intercept),
         ];
         options.into_iter().find(|(_, _, given)| *given).map(|(option, part, _)| (option, part))
     }

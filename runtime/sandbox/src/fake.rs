@@ -17,6 +17,7 @@ use crate::Id;
 use crate::agent::command::Exec;
 use crate::agent::detached::Log;
 use crate::agent::frames::read_frame;
+use crate::control::allow_list::{Gate, Remembered};
 use crate::control::owner::{self, Shared};
 use crate::guest::Guest;
 use crate::records::home::{Home, OwnedVm};
@@ -57,8 +58,11 @@ where
     runtime.block_on(async {
         let guest = stand_in::own(Log::new(|_| {}), serve);
         guest.refill().await.unwrap();
+        let gate = Arc::new(Gate::default());
+        gate.open(Arc::new(Remembered::default()));
         let shared = Arc::new(Shared {
             keeper: std::sync::Mutex::default(),
+            gate,
             guest: watch::Sender::new(Some(guest)),
             stop: watch::Sender::new(false),
             stop_limit: Duration::from_secs(30),

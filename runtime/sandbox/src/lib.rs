@@ -28,7 +28,7 @@ pub use agent::{
     DETACHED_TAIL, DetachedInfo, DetachedState, Error as AgentError, Event, Exec, ImageOverrides, Input,
     MAX_DETACHED, Output, ProgramStream,
 };
-pub use control::{Client, Error as ControlError};
+pub use control::{AllowList, Client, Error as ControlError, ListChange, change_allow_list};
 pub use guest::{
     Binding, Error as GuestError, FileReader, FileWriter, Files, Forward, Forwards, Guest, MAX_CONNECTIONS,
     MAX_LISTING, MAX_PATH, Watch,
@@ -40,7 +40,7 @@ pub use life::{
     Start, Stop, Terms, TimeLimit, Timings, Why, host, spawn,
 };
 pub use records::{
-    BadRow, Config, DiskConfig, Error as RecordsError, Found, Home, Id, Judgement, MountConfig, Record,
-    Records, Resource, Status, Step, Version, end_by_force, gc, lifecycle, log, owner_of_home, reconcile,
-    remove, wait_for_end,
+    BadRow, Config, DiskConfig, Error as RecordsError, Found, Home, Id, Judgement, MountConfig,
+    NetworkConfig, Record, Records, Resource, Status, Step, Version, audit, end_by_force, gc, lifecycle, log,
+    owner_of_home, reconcile, remove, wait_for_end,
 };

@@ -11,6 +11,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use images::{Pull, Quiet};
+use policy::network::{Arrival, Network};
 use sandbox::{FileWatch, Home, ImageOverrides, Spec, Start, Stop, Terms};
 use served::http::{Answer, Server, ok};
 use tokio::sync::oneshot;
@@ -29,14 +30,11 @@ fn spec() -> Spec {
         disks: Vec::new(),
         mounts: Vec::new(),
         watch: FileWatch::default(),
-        hostname: None,
-        add_hosts: Vec::new(),
+        network: Network { arrival: Arrival::None, ..Network::default() },
         env: Vec::new(),
-        nameservers: Vec::new(),
         entrypoint: None,
         image_config: ImageOverrides::default(),
         privileged: false,
-        no_network: false,
         launch_entrypoint: false,
         init: false,
         unenforced_timeout_seconds: None,

@@ -266,6 +266,13 @@ def port_forward(params: Object) -> Object:
     }
 
 
+def allow_list(params: Object, changed: str) -> Object:
+    if params["hosts"] == ["odd"]:
+        return {changed: ["odd"], "allowed_hosts": [1]}
+    # Servers of other releases leave empty lists out.
+    return {changed: params["hosts"], "allowed_hosts": None if changed == "removed" else ["a", *params["hosts"]]}
+
+
 def answer(id: int, method: str, params: Object) -> Object:
     if method == "hello" and os.environ.get("FAKE_SILENT"):
         cancelled[id].wait(10)
@@ -289,6 +296,8 @@ def answer(id: int, method: str, params: Object) -> Object:
         "log": lambda: {"content": b64(b"log\xff")},
         "log_stream": lambda: log_stream(id),
         "port_forward": lambda: port_forward(params),
+        "allow_list_add": lambda: allow_list(params, "added"),
+        "allow_list_delete": lambda: allow_list(params, "removed"),
         "process_list": lambda: {
             "processes": [
                 {"process_id": 4, "command": "a", "running": True},

@@ -326,6 +326,8 @@ def test_files(program: str) -> None:
             await client.log_stream(out, timeout=0.2)
         assert out.getvalue() == "log é"
         assert (await client.port_forward("1:2"))[0].remote_port == 2
+        assert (await client.allow_list_add("b")).allowed_hosts == ["a", "b"]
+        assert (await client.allow_list_delete("b")).changed == ["b"]
 
     run(program, body)
 

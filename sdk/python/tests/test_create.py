@@ -8,6 +8,7 @@ import pytest
 from helpers import params, requests
 
 from matchlock import (
+    AllowList,
     Client,
     Config,
     CreateOptions,
@@ -122,6 +123,18 @@ def test_private_addresses(client: Client) -> None:
     assert params(client, "create")["network"]["block_private_ips"] is True
 
 
+def test_lists_and_the_way_of_packets(client: Client) -> None:
+    sandbox = Sandbox("i3").deny_host("a.test", "*.b.test").passthrough_host("c.test").with_network_arrival("tap")
+    assert sent(client, sandbox)["network"] == {
+        "allowed_hosts": [],
+        "block_private_ips": True,
+        "denied_hosts": ["a.test", "*.b.test"],
+        "passthrough_hosts": ["c.test"],
+        "arrival": "tap",
+    }
+    assert "network" not in sent(client, Sandbox("i3").with_network_arrival("auto"))
+
+
 def test_no_network(client: Client) -> None:
     sandbox = Sandbox("i3").with_no_network().with_hostname("h").with_dns_servers("1.1.1.1").with_network_mtu(1400)
     network = {"no_network": True, "hostname": "h", "dns_servers": ["1.1.1.1"]}
@@ -190,6 +203,8 @@ def test_port_forwards_of_the_builder_follow_create(client: Client) -> None:
         (None, "image is required (e.g., alpine:latest)"),
         (CreateOptions(image="a", network_mtu=-1), "network mtu must be > 0"),
         (CreateOptions(image="a", no_network=True, allowed_hosts=["a"]), "no network cannot be combined with"),
+        (CreateOptions(image="a", no_network=True, denied_hosts=["a"]), "no network cannot be combined with"),
+        (CreateOptions(image="a", no_network=True, passthrough_hosts=["a"]), "no network cannot be combined with"),
         (CreateOptions(image="a", no_network=True, secrets=[Secret("a", "b")]), "no network cannot be combined with"),
         (CreateOptions(image="a", no_network=True, force_interception=True), "no network cannot be combined with"),
         (
@@ -235,6 +250,13 @@ def test_port_specs(client: Client) -> None:
     assert client.port_forward() == []
     with pytest.raises(MatchlockError, match="invalid port_forward response: binding address is required"):
         client.port_forward("666")
+
+
+def test_allow_list(client: Client) -> None:
+    assert client.allow_list_add("b.test", "*.c.test") == AllowList(["b.test", "*.c.test"], ["a", "b.test", "*.c.test"])
+    assert client.allow_list_delete("a") == AllowList(["a"], [])
+    with pytest.raises(MatchlockError, match="allowed_hosts must be a list of strings"):
+        client.allow_list_add("odd")
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,20 @@ pub struct VmDisk {
 pub struct VmNetwork {
     /// Whether the user asked for no network.
     pub no_network: bool,
+    /// How packets get out: `auto`, `tap`, `none`; absent in a record of an older release.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub arrival: String,
+    /// Hosts that could be reached from the start; empty = the public internet.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allowed_hosts: Vec<String>,
+    /// Hosts that cannot be reached.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub denied_hosts: Vec<String>,
+    /// Hosts whose TLS is not looked into.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub passthrough_hosts: Vec<String>,
+    /// Whether private addresses are closed.
+    pub block_private_ips: bool,
     /// Host name, if not the id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,

@@ -165,8 +165,11 @@ pub(crate) fn find(name: &str) -> Option<Method> {
         "port_forward" => {
             Method::inside(ErrorCode::Vm, |call, inside| Box::pin(port_forward::run(call, inside)))
         }
-        "allow_list_add" | "allow_list_delete" => {
-            Method::inside(ErrorCode::Vm, |call, _| Box::pin(allow_list::run(call)))
+        "allow_list_add" => {
+            Method::inside(ErrorCode::Vm, |call, inside| Box::pin(allow_list::add(call, inside)))
+        }
+        "allow_list_delete" => {
+            Method::inside(ErrorCode::Vm, |call, inside| Box::pin(allow_list::delete(call, inside)))
         }
         "log" => {
             let run = Run::Log(|call, log| Box::pin(log::run(call, log)));

@@ -11,7 +11,7 @@ use policy::files::{WantedMasks, WantedRule};
 use policy::machine::WantedMachine;
 use policy::mounts::{self, WantedMount};
 use policy::names;
-use policy::network::{Member, Network as Checked, Wrong};
+use policy::network::{Member, Network as Checked, WantedNetwork, Wrong};
 use policy::resources::WantedResources;
 use sandbox::{DEFAULT_GRACE, FileWatch, ImageOverrides, Spec, TimeLimit};
 use wire::rpc::{
@@ -77,14 +77,11 @@ pub(crate) fn plan(mut params: CreateParams, machine: WantedMachine) -> Result<S
         disks,
         mounts,
         watch,
-        hostname: checked.hostname,
-        add_hosts: checked.add_hosts,
-        nameservers: checked.nameservers,
+        network: checked,
         env,
         entrypoint: image_config.entrypoint,
         image_config: overrides,
         privileged: params.privileged.unwrap_or_default(),
-        no_network: checked.no_network,
         launch_entrypoint: params.launch_entrypoint.unwrap_or_default(),
         init: params.init.unwrap_or_default(),
         unenforced_timeout_seconds: resources.timeout_seconds.filter(|seconds| *seconds > 0.0),
@@ -110,22 +107,30 @@ fn check_network(network: &Network) -> Result<Checked> {
     };
     // A host with a colon could shift the border between the two.
     let mapping = |mapping: &HostMapping| format!("{}:{}", text(&mapping.host), text(&mapping.ip));
-    let request = policy::network::WantedNetwork {
+    let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+    let arrival = network.arrival.as_deref().filter(|arrival| !arrival.is_empty());
+    let arrival = arrival.map(str::parse).transpose();
+    let request = WantedNetwork {
+        arrival: arrival.map_err(|wrong| invalid(format!("network.arrival: {wrong}")))?.unwrap_or_default(),
         no_network: network.no_network == Some(true),
-        allowed_hosts: network.allowed_hosts.clone().unwrap_or_default(),
+        allowed_hosts: list(&network.allowed_hosts),
+        denied_hosts: list(&network.denied_hosts),
+        passthrough: list(&network.passthrough_hosts),
+        private_open: network.block_private_ips != Some(true),
         placeholders: secrets.map(|(name, secret)| (name.clone(), placeholder(secret))).collect(),
         intercept: network.intercept == Some(true),
         rules: network.interception.is_some(),
         add_hosts: network.add_hosts.iter().flatten().map(mapping).collect(),
-        dns_servers: network.dns_servers.clone().unwrap_or_default(),
+        dns_servers: list(&network.dns_servers),
         hostname: network.hostname.clone().filter(|name| !name.is_empty()),
-        mtu: network.mtu.unwrap_or_default(),
+        mtu: network.mtu.filter(|mtu| *mtu != 0),
     };
     policy::network::check(&request).map_err(|error| {
         let member = member(error.member);
         match error.wrong {
             Wrong::NoNetwork => invalid(format!("network.no_network cannot be combined with {member}")),
             Wrong::Size => invalid(format!("{member} {}", error.wrong)),
+            Wrong::NotBuilt(_) => Failure::vm(format!("{member} = {}", error.wrong)),
             wrong => invalid(format!("{member}: {wrong}")),
         }
     })
@@ -134,7 +139,10 @@ fn check_network(network: &Network) -> Result<Checked> {
 /// The wire's name of a network's member.
 fn member(member: Member) -> &'static str {
     match member {
+        Member::Arrival => "network.arrival",
         Member::AllowedHosts => "network.allowed_hosts",
+        Member::DeniedHosts => "network.denied_hosts",
+        Member::Passthrough => "network.passthrough_hosts",
         Member::Secrets => "network.secrets",
         Member::Intercept => "network.intercept",
         Member::Rules => "network.interception",
@@ -229,18 +237,10 @@ fn disks(extra: Vec<ExtraDisk>) -> Result<Vec<Disk>> {
 
 /// Refuses parameters for parts that are not built yet, by name.
 fn not_built_yet(network: &Network) -> Result<()> {
-    fn any<T>(list: Option<&Vec<T>>) -> bool {
-        list.is_some_and(|list| !list.is_empty())
-    }
-    let networked = network.no_network != Some(true);
     let parts = [
-        ("network.allowed_hosts", any(network.allowed_hosts.as_ref())),
         ("network.secrets", network.secrets.as_ref().is_some_and(|secrets| !secrets.is_empty())),
         ("network.intercept", network.intercept == Some(true)),
         ("network.interception", network.interception.is_some()),
-        ("network.block_private_ips = false", networked && network.block_private_ips != Some(true)),
-        ("network.dns_servers", networked && any(network.dns_servers.as_ref())),
-        ("network.mtu", networked && network.mtu.is_some_and(|mtu| mtu != 0)),
     ];
     match parts.iter().find(|(_, given)| *given) {
         Some((part, _)) => Err(Failure::vm(format!("{part}: not built yet"))),
@@ -261,6 +261,7 @@ pub(super) fn variables(env: Option<BTreeMap<String, Option<String>>>) -> Result
 
 #[cfg(test)]
 mod tests {
+    use policy::network::Arrival;
     use serde_json::{Value, json};
     use wire::rpc::ErrorCode;
 
@@ -288,7 +289,7 @@ mod tests {
             assert_eq!(spec.image_config.workspace, "");
             assert!(spec.keep && !spec.privileged);
             assert!(!spec.launch_entrypoint && !spec.init);
-            assert_eq!((spec.entrypoint, spec.hostname), (None, None));
+            assert_eq!((spec.entrypoint, spec.network.hostname), (None, None));
         }
     }
 
@@ -308,10 +309,10 @@ mod tests {
         assert_eq!((spec.time_limit, spec.unenforced_timeout_seconds), (limit, Some(300.0)));
         assert_eq!(spec.env, [("A".to_owned(), "1".to_owned())]);
         assert_eq!(
-            spec.add_hosts,
+            spec.network.add_hosts,
             [("db".to_owned(), "10.0.0.1".parse().unwrap()), ("six".to_owned(), "fe80::1".parse().unwrap())]
         );
-        assert_eq!((spec.kernel.as_str(), spec.hostname.as_deref()), ("file:///k", Some("box")));
+        assert_eq!((spec.kernel.as_str(), spec.network.hostname.as_deref()), ("file:///k", Some("box")));
         assert_eq!(spec.entrypoint, Some(vec!["sleep".to_owned()]));
         assert_eq!(
             spec.image_config,
@@ -323,7 +324,7 @@ mod tests {
                 env: Some(vec!["X=y".into()]),
             }
         );
-        assert!(spec.launch_entrypoint && spec.init && spec.privileged && !spec.no_network);
+        assert!(spec.launch_entrypoint && spec.init && spec.privileged);
     }
 
     #[test]
@@ -485,6 +486,16 @@ mod tests {
             (no_network("allowed_hosts", json!(["a"])), "combined with network.allowed_hosts"),
             (no_network("secrets", json!({"A": {}})), "combined with network.secrets"),
             (no_network("interception", json!({})), "combined with network.interception"),
+            (no_network("denied_hosts", json!(["a"])), "combined with network.denied_hosts"),
+            (no_network("arrival", json!("tap")), "combined with network.arrival"),
+            (
+                ("network", json!({"arrival": "slirp"})),
+                "network.arrival: \"slirp\" is none of auto, tap, nat, none",
+            ),
+            (
+                ("network", json!({"passthrough_hosts": ["GET a"]})),
+                "network.passthrough_hosts: invalid host pattern \"GET a\"",
+            ),
             (
                 ("network", json!({"add_hosts": [{"host": "a b", "ip": "1.2.3.4"}]})),
                 "invalid add-host mapping",
@@ -542,7 +553,6 @@ mod tests {
     #[test]
     fn what_is_not_built_is_named() {
         for (member, value, part) in [
-            ("network", json!({"allowed_hosts": ["a"], "block_private_ips": true}), "network.allowed_hosts"),
             (
                 "network",
                 json!({"secrets": {"A": {"value": "x"}}, "block_private_ips": true}),
@@ -550,23 +560,35 @@ mod tests {
             ),
             ("network", json!({"intercept": true}), "network.intercept"),
             ("network", json!({"interception": {}}), "network.interception"),
-            ("network", json!({}), "network.block_private_ips = false"),
-            ("network", json!({"block_private_ips": false}), "network.block_private_ips = false"),
-            (
-                "network",
-                json!({"block_private_ips": true, "dns_servers": ["1.1.1.1"]}),
-                "network.dns_servers",
-            ),
-            ("network", json!({"block_private_ips": true, "mtu": 1400}), "network.mtu"),
+            ("network", json!({"arrival": "nat"}), "network.arrival = nat"),
         ] {
             let failure = with(member, value).unwrap_err();
             assert_eq!((failure.code, failure.message), (ErrorCode::Vm, format!("{part}: not built yet")));
         }
-        for network in [
-            json!({"no_network": true, "dns_servers": ["1.1.1.1"], "hostname": "h"}),
-            json!({"block_private_ips": true, "allowed_hosts": null, "mtu": 0}),
-        ] {
-            with("network", network).unwrap();
+    }
+
+    #[test]
+    fn networks_arrive() {
+        let network = |value| with("network", value).unwrap().network;
+        let all = network(
+            json!({"arrival": "tap", "allowed_hosts": ["*.a.test", "GET b.test/x"], "denied_hosts": ["c.a.test"],
+            "passthrough_hosts": ["d.a.test"], "block_private_ips": true, "dns_servers": ["1.1.1.1"], "mtu": 1400}),
+        );
+        let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        assert_eq!(all.access.allowed, texts(&["*.a.test", "GET b.test/x"]));
+        assert_eq!((all.access.denied, all.access.passthrough), (texts(&["c.a.test"]), texts(&["d.a.test"])));
+        assert_eq!((all.arrival, all.mtu, all.nameservers.len()), (Arrival::Tap, 1400, 1));
+        assert!(!all.access.private_open && !all.access.intercept);
+        let absent = plan_of(json!({"image": "a"})).unwrap().network;
+        assert_eq!((absent.arrival, absent.access.private_open, absent.mtu), (Arrival::Auto, false, 1500));
+        for value in
+            [json!({}), json!({"block_private_ips": false, "mtu": 0, "arrival": "", "allowed_hosts": null})]
+        {
+            let network = network(value);
+            assert!(network.access.private_open && !network.is_needed());
         }
+        let none = json!({"no_network": true, "dns_servers": ["1.1.1.1"], "hostname": "h"});
+        assert_eq!(network(none).arrival, Arrival::None);
+        assert_eq!(network(json!({"arrival": "none"})).arrival, Arrival::None);
     }
 }

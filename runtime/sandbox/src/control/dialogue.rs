@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 use crate::agent;
 use crate::agent::command::Exec;
 use crate::agent::detached::DetachedInfo;
+use crate::control::allow_list::{AllowList, ListChange};
 use crate::control::error::Error;
 
 /// Raised with every incompatible change of these messages.
-pub(crate) const VERSION: u16 = 5;
+pub(crate) const VERSION: u16 = 6;
 
 /// A message of another kind came than the one that belongs here.
 pub(crate) const FRAME_KIND: Error = Error::Agent(agent::Error::Frame(FrameError::Message));
@@ -86,6 +87,8 @@ questions! {
     Output { program: u32 } -> Vec<u8>;
     /// Write down what was changed of overlays.
     Changes {} -> ();
+    /// Change the allow list, or show it.
+    ChangeAllowList { change: ListChange } -> AllowList;
 }
 
 /// The answer that comes with a service stream, as a descriptor.

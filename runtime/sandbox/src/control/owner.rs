@@ -30,9 +30,10 @@ use tokio::time::{sleep, timeout};
 use crate::agent::descriptors;
 use crate::agent::frames::{hung_up, read_frame, write_message};
 use crate::agent::own::OwnGuest;
+use crate::control::allow_list::{AllowList, Gate, ListChange};
 use crate::control::dialogue::{
-    Changes, Detach, Detached, FRAME_KIND, Hello, Kill, Output, Question, Request, Run, Service, Signal,
-    Stop, Stopping, StreamComes, VERSION, Wait, reply,
+    ChangeAllowList, Changes, Detach, Detached, FRAME_KIND, Hello, Kill, Output, Question, Request, Run,
+    Service, Signal, Stop, Stopping, StreamComes, VERSION, Wait, reply,
 };
 use crate::control::error::{Error, Result};
 use crate::records::home::VmPaths;
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) stop_limit: Duration,
     /// The way to have changes of overlays written down, once something serves overlays.
     pub(crate) keeper: Mutex<Option<Arc<Keeper>>>,
+    /// The way out.
+    pub(crate) gate: Arc<Gate>,
 }
 
 impl Shared {
@@ -146,6 +149,9 @@ async fn serve_one(limit: Duration, mut stream: tokio::net::UnixStream, shared: 
             answer::<Output>(stream, async { ready(shared).await?.detached().output(program) }).await
         }
         Request::Changes(Changes {}) => answer::<Changes>(stream, keep_changes(shared)).await,
+        Request::ChangeAllowList(ChangeAllowList { change }) => {
+            answer::<ChangeAllowList>(stream, change_allow_list(shared, change)).await
+        }
     }
 }
 
@@ -206,6 +212,11 @@ async fn keep_changes(shared: &Shared) -> Result<(), agent::Error> {
     kept.map_err(|error| agent::Error::Refused(error.to_string()))
 }
 
+async fn change_allow_list(shared: &Shared, change: ListChange) -> Result<AllowList, agent::Error> {
+    ready(shared).await?;
+    shared.gate.change(change).await.map_err(agent::Error::Refused)
+}
+
 /// Waits until the guest is ready.
 async fn ready(shared: &Shared) -> Result<OwnGuest, agent::Error> {
     let mut guest = shared.guest.subscribe();
@@ -233,6 +244,7 @@ mod tests {
 
     use super::*;
     use crate::agent::program::{Event, ProgramStream};
+    use crate::control::allow_list::change as change_allow_list_of;
     use crate::fake::{data, exec, request, run, say, with_owner};
     use crate::records::home::OwnedVm;
     use crate::{Client, Guest, GuestError, Home, Id, records};
@@ -302,6 +314,25 @@ mod tests {
     }
 
     #[test]
+    fn another_process_changes_the_allow_list_of_a_sandbox_that_has_one() {
+        let (changed, stopped) = with_owner(drop, |home, id| {
+            let runtime = tokio::runtime::Handle::current();
+            let ask = |change| runtime.block_on(change_allow_list_of(home, id, change));
+            let hosts = || vec!["a.test".to_owned()];
+            let added = ask(ListChange::Add(hosts())).unwrap();
+            assert_eq!((added.changed, added.allowed), (hosts(), hosts()));
+            assert!(ask(ListChange::Nothing).unwrap().changed.is_empty());
+            let refused = ask(ListChange::Add(vec![String::new()])).unwrap_err();
+            assert!(matches!(refused, Error::Refused(why) if why == "no pattern"));
+            ask(ListChange::Delete(hosts())).unwrap()
+        });
+        assert_eq!(
+            (changed.changed.len(), changed.allowed.len(), changed.is_closed, stopped),
+            (1, 0, true, false)
+        );
+    }
+
+    #[test]
     fn stop_returns_when_the_owner_is_gone() {
         let ((), stopped) = with_owner(drop, |home, id| {
             assert!(home.vm(id).is_owned().unwrap());
@@ -342,6 +373,7 @@ mod tests {
             let listener = tokio::net::UnixListener::from_std(listener).unwrap();
             let shared = Arc::new(Shared {
                 keeper: Mutex::default(),
+                gate: Arc::default(),
                 guest: watch::Sender::new(None),
                 stop: watch::Sender::new(false),
                 stop_limit: Duration::ZERO,

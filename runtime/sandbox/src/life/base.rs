@@ -1,6 +1,7 @@
 //! The part of a sandbox that exists in every stage: its directory, its disks, its record, its log, its control
 //! socket.
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,8 @@ use rustix::fs::FlockOperation;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::handle::{Ends, Handle};
+use super::running::read_pipe;
 use super::spec::Spec;
 use crate::Config;
 use crate::agent::detached::Log;
@@ -20,6 +23,7 @@ use crate::life::disks::Disks;
 use crate::life::error::{Error, Result};
 use crate::life::files::Told;
 use crate::life::host;
+use crate::life::network::Network;
 use crate::life::shares::Shares;
 use crate::life::timings::{Start, Timings};
 use crate::records::console::Console;
@@ -46,6 +50,7 @@ pub(super) struct Base {
     pub(super) vm: OwnedVm,
     pub(super) disks: Disks,
     pub(super) shares: Shares,
+    pub(super) network: Network,
     pub(super) files: Arc<Told>,
     pub(super) journal: Journal,
     pub(super) console: Arc<Console>,
@@ -97,6 +102,7 @@ impl Base {
             stop: watch::Sender::new(false),
             stop_limit: spec.grace.saturating_add(STOP_LIMIT),
             keeper: Mutex::default(),
+            gate: Arc::default(),
         });
         let socket = tokio::spawn(owner::serve(listener, Arc::clone(&shared)));
         let timings = Timings {
@@ -113,6 +119,7 @@ impl Base {
             vm,
             disks,
             shares,
+            network: Network::None,
             files: Arc::default(),
             journal,
             console,
@@ -123,6 +130,12 @@ impl Base {
             end_by: None,
         };
         Ok((base, Created { recorded }))
+    }
+
+    /// A handle on the sandbox, and its driver's ends.
+    pub(super) fn handle(&self) -> (Handle, Ends) {
+        let (log, files, gate) = (self.log(), Arc::clone(&self.files), Arc::clone(&self.shared.gate));
+        Handle::new(self.vm.id.clone(), log, files, gate)
     }
 
     /// Microseconds since the program's start.
@@ -139,6 +152,20 @@ impl Base {
     pub(super) fn log(&self) -> Log {
         let console = Arc::clone(&self.console);
         Log::new(move |bytes| console.log(bytes))
+    }
+
+    /// A pipe into the sandbox's log, for a process. Needs a tokio runtime.
+    pub(super) fn log_pipe(&self) -> Result<OwnedFd> {
+        let (reader, writer) = std::io::pipe().map_err(Error::system("log pipe"))?;
+        let log = self.log();
+        // The task ends when the last process closes its end.
+        tokio::spawn(read_pipe(reader, move |bytes| log.add(bytes)));
+        Ok(writer.into())
+    }
+
+    /// Ends the network.
+    pub(super) async fn end_network(&mut self) -> Option<Step> {
+        std::mem::take(&mut self.network).end().await
     }
 
     /// The limit, or the rest of the time to end in if that is shorter.
@@ -258,7 +285,7 @@ impl Journal {
 /// Checks a spec, and returns the resources that it is granted.
 pub(super) fn check(spec: &Spec) -> Result<Grant> {
     let grant = resources::grant(&spec.resources, &host::resources())?;
-    if let Some(hostname) = &spec.hostname {
+    if let Some(hostname) = &spec.network.hostname {
         policy::names::hostname(hostname)?;
     }
     spec.env.iter().try_for_each(|(name, value)| policy::names::env(name, value))?;

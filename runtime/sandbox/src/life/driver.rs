@@ -36,7 +36,7 @@ pub fn spawn(
     progress: Arc<dyn Progress + Send + Sync>,
 ) -> Result<Handle> {
     let (base, created) = Base::create(home, spec, start)?;
-    let (handle, ends) = Handle::new(base.vm.id.clone(), base.log(), Arc::clone(&base.files));
+    let (handle, ends) = base.handle();
     let calls = Calls {
         stop: ends.stop.clone(),
         killed: base.shared.stop.subscribe(),
@@ -170,6 +170,7 @@ impl Driver {
         let ready = Ready {
             guest: up.guest.clone().into(),
             since: Instant::now(),
+            no_network: self.base.network.lack(),
             image: up.image.clone(),
             entrypoint: self.base.spec.entrypoint.clone(),
         };
@@ -215,6 +216,7 @@ async fn end(mut base: Base, stage: Stage, why: &Why, failed_to_start: bool) -> 
     }
     let mut ending = stage.end(&base).await;
     ending.steps.extend(changes_kept(&base));
+    ending.steps.extend(base.end_network().await);
     if may_have_machine {
         base.journal.to(Phase::Stopped, None);
     }

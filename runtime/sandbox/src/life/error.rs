@@ -93,6 +93,12 @@ pub enum Error {
     /// No machine fits.
     #[error(transparent)]
     NoMachine(#[from] policy::machine::Refusal),
+    /// There is no network on which the sandbox depends.
+    #[error("no network for the sandbox: {why}")]
+    NoNetwork {
+        /// The thing that the host lacks, or that failed.
+        why: String,
+    },
     /// The machine could not be made.
     #[error(transparent)]
     Machine(#[from] machine::MachineError),

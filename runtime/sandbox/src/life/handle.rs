@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 use crate::Forwards;
 use crate::agent::command;
 use crate::agent::detached::Log;
+use crate::control::allow_list::{AllowList, Gate, ListChange};
 use crate::guest::Guest;
 use crate::life::error::Error;
 use crate::life::files::{FileNews, Told};
@@ -60,6 +61,8 @@ pub struct Ready {
     pub guest: Guest,
     /// When the guest became ready.
     pub since: Instant,
+    /// Why there is no network, where one would have been taken.
+    pub no_network: Option<String>,
     pub(super) image: ImageConfig,
     pub(super) entrypoint: Option<Vec<String>>,
 }
@@ -128,6 +131,7 @@ pub struct Handle {
     forwards: Arc<Mutex<Option<Forwards>>>,
     log: Log,
     files: Arc<Told>,
+    gate: Arc<Gate>,
 }
 
 /// The driver's ends of the channels of a [`Handle`].
@@ -140,7 +144,7 @@ pub(super) struct Ends {
 }
 
 impl Handle {
-    pub(super) fn new(id: Id, log: Log, files: Arc<Told>) -> (Self, Ends) {
+    pub(super) fn new(id: Id, log: Log, files: Arc<Told>, gate: Arc<Gate>) -> (Self, Ends) {
         let (sender, stage) = watch::channel(Stage::Rising);
         let (stop, stopped) = watch::channel(None);
         let activity = Arc::new(Activity::new("by itself"));
@@ -151,7 +155,7 @@ impl Handle {
             activity: Arc::clone(&activity),
             forwards: Arc::clone(&forwards),
         };
-        (Self { id, stage, stop: Arc::new(stop), activity, forwards, log, files }, ends)
+        (Self { id, stage, stop: Arc::new(stop), activity, forwards, log, files, gate }, ends)
     }
 
     /// The sandbox's id.
@@ -243,6 +247,11 @@ impl Handle {
         self.files.settled().await;
     }
 
+    /// Changes the sandbox's allow list, and returns it; the error is in words.
+    pub async fn change_allow_list(&self, change: ListChange) -> Result<AllowList, String> {
+        self.gate.change(change).await
+    }
+
     /// Adds to the sandbox's log.
     pub fn log(&self, bytes: &[u8]) {
         self.log.add(bytes);
@@ -267,7 +276,7 @@ impl StandIn {
     /// runtime.
     #[must_use]
     pub fn spawn(id: Id, guest: impl Future<Output = Guest> + Send + 'static) -> (Handle, Self) {
-        let (handle, mut ends) = Handle::new(id, Log::new(|_| {}), Arc::default());
+        let (handle, mut ends) = Handle::new(id, Log::new(|_| {}), Arc::default(), Arc::default());
         let stand_in = Self(ends.stage.clone());
         tokio::spawn(async move {
             let mut watched = ends.stage.subscribe();
@@ -279,7 +288,8 @@ impl StandIn {
             };
             let life = async {
                 let (image, entrypoint) = (ImageConfig::default(), Some(vec!["entry".to_owned()]));
-                let ready = Ready { guest: guest.await, since: Instant::now(), image, entrypoint };
+                let (guest, since) = (guest.await, Instant::now());
+                let ready = Ready { guest, since, no_network: None, image, entrypoint };
                 ends.stage.send_replace(Stage::Ready(ready));
                 std::future::pending::<()>().await;
             };

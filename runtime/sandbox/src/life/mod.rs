@@ -19,6 +19,7 @@ pub(crate) mod error;
 mod files;
 mod handle;
 pub mod host;
+mod network;
 mod prepare;
 mod remembered;
 mod running;

@@ -5,14 +5,15 @@
 
 use policy::disks::{Disk, Owner, Source};
 use policy::mounts::Mount;
+use policy::network::{Access, Arrival, Network};
 use policy::resources::Grant;
 
 use super::spec::Spec;
-use crate::{Config, DiskConfig, MountConfig};
+use crate::{Config, DiskConfig, MountConfig, NetworkConfig};
 
 impl Config {
     pub(crate) fn new(spec: &Spec, grant: Grant) -> Self {
-        let image = &spec.image_config;
+        let (image, network) = (&spec.image_config, &spec.network);
         Self {
             image: spec.image.clone(),
             kernel: spec.kernel.clone(),
@@ -23,9 +24,9 @@ impl Config {
             mounts: spec.mounts.iter().map(MountConfig::new).collect(),
             timeout_seconds: spec.unenforced_timeout_seconds,
             time_limit_seconds: spec.time_limit.map(|limit| limit.duration().as_secs_f64()),
-            hostname: spec.hostname.clone(),
-            add_hosts: spec.add_hosts.clone(),
-            nameservers: spec.nameservers.clone(),
+            hostname: network.hostname.clone(),
+            add_hosts: network.add_hosts.clone(),
+            nameservers: network.nameservers.clone(),
             env: spec.env.iter().map(|(name, _)| name.clone()).collect(),
             image_env: image.env.as_ref().map(|env| env.iter().map(|variable| name(variable)).collect()),
             entrypoint: spec.entrypoint.clone(),
@@ -34,11 +35,20 @@ impl Config {
             working_dir: image.working_dir.clone(),
             privileged: spec.privileged,
             workspace: image.workspace.clone(),
-            no_network: spec.no_network,
+            no_network: network.arrival == Arrival::None,
+            network: NetworkConfig::new(network),
             launch_entrypoint: spec.launch_entrypoint,
             init: spec.init,
             keep: spec.keep,
         }
+    }
+}
+
+impl NetworkConfig {
+    fn new(network: &Network) -> Self {
+        let Access { allowed, denied, passthrough, intercept, private_open } = network.access.clone();
+        let (arrival, mtu) = (network.arrival.name().to_owned(), network.mtu);
+        Self { arrival, mtu, allowed, denied, passthrough, intercept, private_open }
     }
 }
 
@@ -94,15 +104,19 @@ mod tests {
             kernel: String::new(),
             machine: policy::machine::WantedMachine::Auto,
             resources: policy::resources::WantedResources { cpus: 0.5, memory_mb: 512, disk_size_mb: 5120 },
-            hostname: None,
-            add_hosts: vec![("db".into(), [10, 0, 0, 1].into())],
+            network: Network {
+                arrival: Arrival::None,
+                access: Access { denied: vec!["evil.test".into()], ..Access::default() },
+                add_hosts: vec![("db".into(), [10, 0, 0, 1].into())],
+                nameservers: vec![[9, 9, 9, 9].into()],
+                ..Network::default()
+            },
             disks: policy::disks::specs(&["@data:/data:gid=8", "a.ext4:/a:ro"]).unwrap(),
             mounts: ["src:/work/src:ro,gid=8,cache=none", ":/work/tmp:memory"]
                 .map(|text| policy::mounts::volume(text, "").unwrap())
                 .to_vec(),
             watch: FileWatch::default(),
             env: vec![("API_KEY".into(), "s3cr3t".into())],
-            nameservers: vec![[9, 9, 9, 9].into()],
             entrypoint: None,
             image_config: ImageOverrides {
                 env: Some(vec!["TOKEN=s3cr3t".into()]),
@@ -110,7 +124,6 @@ mod tests {
                 ..Default::default()
             },
             privileged: false,
-            no_network: true,
             launch_entrypoint: true,
             init: true,
             unenforced_timeout_seconds: Some(300.0),
@@ -125,6 +138,11 @@ mod tests {
         assert_eq!((config.workspace.as_str(), config.time_limit_seconds), ("/work", Some(4.5)));
         assert_eq!(config.timeout_seconds, Some(300.0));
         assert!(config.no_network && config.launch_entrypoint && config.init && config.keep);
+        let NetworkConfig { arrival, mtu, denied, .. } = &config.network;
+        assert_eq!(
+            (arrival.as_str(), *mtu, denied.as_slice()),
+            ("none", 1500, &["evil.test".to_owned()][..])
+        );
         let (source, guest_path) = ("@data".into(), "/data".into());
         assert_eq!(
             config.disks[0],

@@ -1,12 +1,12 @@
 //! The specification of a sandbox.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use images::Pull;
 use policy::disks::Disk;
 use policy::machine::WantedMachine;
 use policy::mounts::Mount;
+use policy::network::Network;
 use policy::resources::WantedResources;
 
 use crate::agent::command::ImageOverrides;
@@ -35,22 +35,16 @@ pub struct Spec {
     pub mounts: Vec<Mount>,
     /// Rules for the files of the mounts, and whether operations on them are told.
     pub watch: FileWatch,
-    /// Host name; `None` = the id.
-    pub hostname: Option<String>,
-    /// Lines for /etc/hosts.
-    pub add_hosts: Vec<(String, IpAddr)>,
+    /// The network, and names and addresses of the sandbox and of others.
+    pub network: Network,
     /// Environment of every program, over the image's.
     pub env: Vec<(String, String)>,
-    /// Lines for /etc/resolv.conf.
-    pub nameservers: Vec<IpAddr>,
     /// Entrypoint in place of the image's.
     pub entrypoint: Option<Vec<String>>,
     /// Values in place of the rest of the image's configuration.
     pub image_config: ImageOverrides,
     /// Lifts the restrictions inside the guest.
     pub privileged: bool,
-    /// Whether the user asked for no network. Recorded only, as no sandbox has a network yet.
-    pub no_network: bool,
     /// Whether the command starts with the sandbox. Recorded here; the sandbox's owner starts the command.
     pub launch_entrypoint: bool,
     /// Whether a small init is PID 1 above the command. Recorded here; the starter of the command applies it.

@@ -4,7 +4,6 @@
 //! Waiting may be given up at any await: the stage still holds every part that exists then. Not here: the decision to
 //! give up, and the record ([`super::driver`]).
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,6 +11,7 @@ use guest_protocol::{BootConfig, HOST_PORT, HostEntry, UpperDisk, VERSION};
 use images::Progress;
 use machine::Kind;
 use machine::shares::AgentTaker;
+use policy::network::Arrival;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -25,6 +25,7 @@ use crate::agent::command::Defaults;
 use crate::agent::own::OwnGuest;
 use crate::agent::ports::Ports;
 use crate::life::error::{Error, Result};
+use crate::life::network::Network;
 use crate::life::prepare::{self, OpenImage, OpenKernel};
 use crate::records::console::Console;
 use crate::records::history::Step;
@@ -130,6 +131,7 @@ pub(super) struct Preparing {
     image: Job<Result<OpenImage>>,
     kernel: Job<Result<OpenKernel>>,
     upper: Job<Result<machine::Disk>>,
+    network: Job<Result<Network>>,
     recorded: oneshot::Receiver<()>,
     /// Dropping it tells the threads that they are given up.
     wanted: DropGuard,
@@ -155,7 +157,7 @@ impl Prepared {
 }
 
 impl Preparing {
-    /// Starts to prepare image, kernel and disk, each on a thread of its own.
+    /// Starts to prepare image, kernel, disk and network, each on a thread of its own.
     pub(super) fn begin(base: &Base, created: Created, progress: Arc<dyn Progress + Send + Sync>) -> Self {
         let token = CancellationToken::new();
         let wanted = token.clone().drop_guard();
@@ -164,20 +166,31 @@ impl Preparing {
         let image = Job::start(move || prepare::image(&home, &reference, pull, given_up, &*image_progress));
         let (home, reference, given_up) = (base.home.clone(), base.spec.kernel.clone(), token.clone());
         let with_modules = base.spec.privileged;
-        let extras = kernels::Extras { shares: !base.shares.is_empty(), network: false };
+        let extras = kernels::Extras {
+            shares: !base.shares.is_empty(),
+            network: base.spec.network.arrival != Arrival::None,
+        };
         let kernel = Job::start(move || {
             prepare::kernel(&home, &reference, with_modules, extras, given_up, &*progress)
         });
         let (home, directory) = (base.home.clone(), base.vm.paths.directory().to_path_buf());
         let size_mb = base.grant.disk_size_mb;
         let upper = Job::start(move || prepare::upper(home.cache(), &directory, size_mb, &token));
-        Self { image, kernel, upper, recorded: created.recorded, wanted }
+        let (network, audit, log) = (base.spec.network.clone(), base.vm.paths.audit(), base.log_pipe());
+        let network = Job::start(move || Network::make(&network, &audit, log?));
+        Self { image, kernel, upper, network, recorded: created.recorded, wanted }
     }
 
-    /// Waits for all three parts, and for the record.
+    /// Waits for all of them, and for the record.
     pub(super) async fn finished(&mut self, base: &mut Base) -> Result<Prepared> {
-        let all = tokio::try_join!(self.image.result(), self.kernel.result(), self.upper.result());
-        let (image, kernel, upper) = all?;
+        let Self { image, kernel, upper, network, .. } = self;
+        // A network that was made is the base's from then on, whatever becomes of the rest.
+        let network = async {
+            base.network = network.result().await?;
+            base.network.watch(&base.shared.gate, base.log())
+        };
+        let all = tokio::try_join!(image.result(), kernel.result(), upper.result(), network);
+        let (image, kernel, upper, ()) = all?;
         if (&mut self.recorded).await.is_err() {
             base.journal.writer.finish()?;
         }
@@ -185,13 +198,14 @@ impl Preparing {
     }
 
     async fn end(self, base: &Base) {
-        let Self { image, kernel, upper, recorded: _, wanted } = self;
+        let Self { image, kernel, upper, network, recorded: _, wanted } = self;
         drop(wanted);
         // The disk's file must be gone before the directory is.
         upper.ended().await;
         let opening = async {
             image.ended().await;
             kernel.ended().await;
+            network.ended().await;
         };
         // The next command removes the leftovers of a thread that takes longer.
         let _ = timeout(base.at_most(OPENING_LIMIT), opening).await;
@@ -232,11 +246,10 @@ impl Booting {
         let (read_only, layers) = prepare::read_only_disk(&image.reference, image.layers, modules)?;
         let config = boot_config(base, layers, release, volumes)?;
         let (ports, device) = Ports::pair().map_err(Error::system("vsock port channel"))?;
-        let (log_reader, log) = std::io::pipe().map_err(Error::system("log pipe"))?;
+        let log = base.log_pipe()?;
         let (reader, writer) = std::io::pipe().map_err(Error::system("console pipe"))?;
         let mut disks = vec![read_only, upper];
         disks.extend(base.disks.devices().map_err(Error::system("disks"))?);
-        let log = OwnedFd::from(log);
         let process_log = log.try_clone().map_err(Error::system("log pipe"))?;
         let watch = base.spec.watch.spec();
         let served = base.shares.serve(&base.vm.paths, base.grant, watch, process_log)?;
@@ -256,15 +269,13 @@ impl Booting {
             initramfs: kernel.initramfs,
             command_line: COMMAND_LINE.to_owned(),
             disks,
-            network: None,
+            network: base.network.device()?,
             elsewhere: elsewhere.unwrap_or_default(),
             ports: device,
             console: writer.into(),
             log: Some(log),
         };
-        // Both tasks end when the last process of the machine closes its end.
-        let log = base.log();
-        tokio::spawn(read_pipe(log_reader, move |bytes| log.add(bytes)));
+        // The task ends when the last process of the machine closes its end.
         let console = Arc::clone(&base.console);
         let console = tokio::spawn(read_pipe(reader, move |bytes| console.console(bytes)));
         let (kind, clock) = (base.kind, base.clock);
@@ -305,7 +316,7 @@ pub(super) struct Starting {
 impl Starting {
     /// A machine that the test plays, with the device's end of its ports.
     #[cfg(test)]
-    pub(super) fn played(base: &Base, running: Running) -> (Self, OwnedFd) {
+    pub(super) fn played(base: &Base, running: Running) -> (Self, std::os::fd::OwnedFd) {
         let (ports, device) = Ports::pair().unwrap();
         let plan = Plan {
             config: boot_config(base, 1, None, Vec::new()).unwrap(),
@@ -467,7 +478,7 @@ fn boot_config(
     let mut entropy = [0; 32];
     getrandom::fill(&mut entropy).map_err(|_| Error::Entropy)?;
     let spec = &base.spec;
-    let hosts = spec.add_hosts.iter();
+    let hosts = spec.network.add_hosts.iter();
     Ok(BootConfig {
         version: VERSION,
         wall_clock_ns: 0,
@@ -476,10 +487,10 @@ fn boot_config(
         modules,
         directories: volumes,
         upper: UpperDisk::Ext4,
-        hostname: spec.hostname.clone().unwrap_or_else(|| base.vm.id.to_string()),
+        hostname: spec.network.hostname.clone().unwrap_or_else(|| base.vm.id.to_string()),
         hosts: hosts.map(|(host, ip)| HostEntry { host: host.clone(), ip: ip.to_string() }).collect(),
-        network: None,
-        nameservers: spec.nameservers.iter().map(ToString::to_string).collect(),
+        network: base.network.told(),
+        nameservers: spec.network.nameservers.iter().map(ToString::to_string).collect(),
         cpu_quota_milli: base.grant.cpu_quota_milli,
         check_timer: base.kind == Kind::Software,
         disks: base.disks.mounts(),

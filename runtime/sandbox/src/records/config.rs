@@ -53,12 +53,34 @@ pub struct Config {
     pub workspace: String,
     /// Whether the user asked for no network.
     pub no_network: bool,
+    /// The network that was asked for.
+    pub network: NetworkConfig,
     /// Whether the command started with the sandbox.
     pub launch_entrypoint: bool,
     /// Whether a small init is PID 1 above the command.
     pub init: bool,
     /// Whether the record, and what was changed of overlays, is kept when the sandbox has ended.
     pub keep: bool,
+}
+
+/// The network that was asked for. Run-time changes of the allow list are not in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkConfig {
+    /// `auto`, `tap`, `none`; empty in a record of an older release, whose sandboxes had no network.
+    pub arrival: String,
+    /// Largest packet.
+    pub mtu: u16,
+    /// Hosts that may be reached; none = the public internet.
+    pub allowed: Vec<String>,
+    /// Hosts that may not be reached.
+    pub denied: Vec<String>,
+    /// Hosts whose TLS is not looked into.
+    pub passthrough: Vec<String>,
+    /// Whether every connection is inspected.
+    pub intercept: bool,
+    /// Whether private addresses are open, as far as the lists open them.
+    pub private_open: bool,
 }
 
 /// A disk of the user's.

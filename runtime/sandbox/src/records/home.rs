@@ -10,6 +10,7 @@
 //!         lock                 flock held by the owner as long as it lives: the only truth about that
 //!         control.sock         see `control`
 //!         logs/vm.log          see `console`
+//!         audit.jsonl          0600, what the guest sent outside: see `audit`
 //!         changes/N, N.of      changes of an overlay, and the note of what it is over: see `overlay`
 //! ~/.cache/matchlock/          images and kernels
 //! ```
@@ -36,6 +37,9 @@ use crate::records::user;
 /// The directories that outlive their owner.
 const LOGS: &str = "logs";
 const CHANGES: &str = "changes";
+
+/// The file that does.
+pub(crate) const AUDIT: &str = "audit.jsonl";
 
 /// The file that the owner holds a lock on.
 const LOCK: &str = "lock";
@@ -154,6 +158,11 @@ impl VmPaths {
         self.directory.join(LOGS)
     }
 
+    /// The file of what the guest sent outside.
+    pub(crate) fn audit(&self) -> PathBuf {
+        self.directory.join(AUDIT)
+    }
+
     /// The directory of changes of overlays.
     pub(crate) fn changes(&self) -> PathBuf {
         self.directory.join(CHANGES)
@@ -192,15 +201,15 @@ impl VmPaths {
         self.open_lock().map(Owner)
     }
 
-    /// Removes the files that only a living owner needs, as many as possible, and returns their names; the log and
-    /// changes of overlays stay.
+    /// Removes the files that only a living owner needs, as many as possible, and returns their names; the log, the
+    /// audit and changes of overlays stay.
     pub(crate) fn remove_leftovers(&self) -> io::Result<Vec<String>> {
-        self.remove_all_but(&[LOGS, CHANGES])
+        self.remove_all_but(&[LOGS, CHANGES, AUDIT])
     }
 
     /// Removes an owner's own files but its lock, so that it can write its record before the lock goes.
     pub(crate) fn remove_own(&self) -> io::Result<()> {
-        self.remove_all_but(&[LOGS, CHANGES, LOCK]).map(drop)
+        self.remove_all_but(&[LOGS, CHANGES, AUDIT, LOCK]).map(drop)
     }
 
     /// Removes the lock's file.

@@ -11,37 +11,54 @@ use std::path::{Path, PathBuf};
 use crate::Id;
 use crate::records::console::{LOG, OLDER_LOG};
 use crate::records::error::{Error, Result};
-use crate::records::home::Home;
+use crate::records::home::{Home, VmPaths};
 use crate::sys::DirectoryWatch;
 
 /// Most bytes of one chunk.
 pub const CHUNK: usize = 32 << 10;
 
+/// The names of a file that is only added to, and of the one that it is moved aside to.
+pub(crate) type Names = [&'static str; 2];
+
+const NAMES: Names = [LOG, OLDER_LOG];
+
 /// The whole log of a sandbox that is not removed: the guest's bytes, at most some 16 MiB.
 pub fn read(home: &Home, id: &Id) -> Result<Vec<u8>> {
-    let directory = directory(home, id)?;
+    let paths = known(home, id)?;
+    read_in(&paths.logs(), NAMES)
+}
+
+/// All that is in files of these names.
+pub(crate) fn read_in(directory: &Path, names: Names) -> Result<Vec<u8>> {
     let mut log = Vec::new();
-    for mut file in generations(&directory)? {
-        file.read_to_end(&mut log).map_err(Error::io(&directory))?;
+    for mut file in generations(directory, names)? {
+        file.read_to_end(&mut log).map_err(Error::io(directory))?;
     }
     Ok(log)
 }
 
 /// The log from its beginning, and every byte that is added later. Needs a tokio runtime with I/O around it.
 pub fn follow(home: &Home, id: &Id) -> Result<Follow> {
-    let directory = directory(home, id)?;
+    let paths = known(home, id)?;
+    follow_in(paths.logs(), paths.directory(), NAMES)
+}
+
+/// All that is in files of these names and that is added to them, until the directory is removed from the one above it.
+pub(crate) fn follow_in(directory: PathBuf, above: &Path, names: Names) -> Result<Follow> {
     // The watch comes first, so that nothing is added unseen. A directory does not report its own end while a file in
     // it is open, but the directory above it does.
-    let watch = DirectoryWatch::new(&[&directory, home.vm(id).directory()]).map_err(Error::io(&directory))?;
-    let mut files = generations(&directory)?;
-    files.reverse();
-    Ok(Follow { directory, watch, current: files.pop(), next: files, removed: false, buffer: vec![0; CHUNK] })
+    let watch = DirectoryWatch::new(&[&directory, above]).map_err(Error::io(&directory))?;
+    let mut next = generations(&directory, names)?;
+    next.reverse();
+    let current = next.pop();
+    Ok(Follow { directory, names, watch, current, next, removed: false, buffer: vec![0; CHUNK] })
 }
 
 /// A log that is followed.
 #[derive(Debug)]
 pub struct Follow {
     directory: PathBuf,
+    names: Names,
     watch: DirectoryWatch,
     /// The file that is being read.
     current: Option<File>,
@@ -92,7 +109,7 @@ impl Follow {
 
     /// Whether the log goes on in other files, which are then in `next`.
     fn moved_on(&mut self) -> Result<bool> {
-        let mut files = generations(&self.directory)?;
+        let mut files = generations(&self.directory, self.names)?;
         if let Some(current) = &self.current {
             let inode = |file| inode(file).map_err(Error::io(&self.directory));
             let current = inode(current)?;
@@ -114,10 +131,11 @@ impl Follow {
     }
 }
 
-fn directory(home: &Home, id: &Id) -> Result<PathBuf> {
+/// The files of a sandbox that is not removed.
+pub(crate) fn known(home: &Home, id: &Id) -> Result<VmPaths> {
     let paths = home.vm(id);
     match exists(paths.directory())? {
-        true => Ok(paths.logs()),
+        true => Ok(paths),
         false => Err(Error::UnknownVm(id.to_string())),
     }
 }
@@ -127,14 +145,14 @@ fn exists(directory: &Path) -> Result<bool> {
 }
 
 /// The files of a log, oldest first.
-fn generations(directory: &Path) -> Result<Vec<File>> {
-    open_generations(directory).map_err(Error::io(directory))
+fn generations(directory: &Path, names: Names) -> Result<Vec<File>> {
+    open_generations(directory, names).map_err(Error::io(directory))
 }
 
-fn open_generations(directory: &Path) -> io::Result<Vec<File>> {
+fn open_generations(directory: &Path, [name, older]: Names) -> io::Result<Vec<File>> {
     loop {
-        let log = open(&directory.join(LOG))?;
-        let older = open(&directory.join(OLDER_LOG))?;
+        let log = open(&directory.join(name))?;
+        let older = open(&directory.join(older))?;
         match (&log, &older) {
             // The log was moved aside between the two opens.
             (Some(log), Some(older)) if inode(log)? == inode(older)? => {}

@@ -2,6 +2,7 @@
 //!
 //! They are SQLite and files; the leftovers of dead owners are taken back here. Not here: machines and guests.
 
+pub mod audit;
 mod config;
 pub(crate) mod console;
 pub(crate) mod error;
@@ -18,7 +19,7 @@ pub(crate) mod store;
 mod user;
 pub(crate) mod writer;
 
-pub use config::{Config, DiskConfig, MountConfig};
+pub use config::{Config, DiskConfig, MountConfig, NetworkConfig};
 pub use error::Error;
 pub use external::Resource;
 pub use history::{Step, Version};

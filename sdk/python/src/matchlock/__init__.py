@@ -75,6 +75,7 @@ from .options import (
     HostIPMapping,
     ImageConfig,
     MountConfig,
+    NetworkArrival,
     PortForward,
     Secret,
 )
@@ -83,6 +84,7 @@ from .processes import (
     Watch,
 )
 from .results import (
+    AllowList,
     ChangeKind,
     ExecInteractiveResult,
     ExecPipeResult,
@@ -127,6 +129,7 @@ __all__ = [
     "VFS_HOOK_OP_WRITE",
     "VFS_HOOK_PHASE_AFTER",
     "VFS_HOOK_PHASE_BEFORE",
+    "AllowList",
     "AsyncClient",
     "AsyncProcess",
     "AsyncWatch",
@@ -146,6 +149,7 @@ __all__ = [
     "ImageConfig",
     "MatchlockError",
     "MountConfig",
+    "NetworkArrival",
     "NetworkBodyTransform",
     "NetworkHook",
     "NetworkHookAction",

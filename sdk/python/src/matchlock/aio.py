@@ -36,6 +36,7 @@ from .errors import CommandError, MatchlockError
 from .messages import Notification, Params
 from .options import Config, CreateOptions
 from .results import (
+    AllowList,
     ExecInteractiveResult,
     ExecPipeResult,
     ExecResult,
@@ -285,6 +286,16 @@ class AsyncClient:
     async def port_forward_with_addresses(self, addresses: list[str] | None, *specs: str) -> list[PortForwardBinding]:
         """Forwards host ports on these addresses into the guest, in place of all earlier ones."""
         return await self._take(self._calls.port_forward(addresses, wire.port_forwards(specs)))
+
+    # Allow list
+
+    async def allow_list_add(self, *hosts: str) -> AllowList:
+        """Lets the guest reach more hosts; needs a sandbox with an allow list."""
+        return await self._take(self._calls.allow_list_add(hosts))
+
+    async def allow_list_delete(self, *hosts: str) -> AllowList:
+        """Lets the guest reach fewer hosts; open connections to them are cut. An emptied list allows none."""
+        return await self._take(self._calls.allow_list_delete(hosts))
 
     # Volumes
 

@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .interception import NetworkInterceptionConfig, VFSInterceptionConfig
-from .options import CreateOptions, DiskConfig, HostIPMapping, ImageConfig, MountConfig, PortForward, Secret
+from .options import (
+    CreateOptions,
+    DiskConfig,
+    HostIPMapping,
+    ImageConfig,
+    MountConfig,
+    NetworkArrival,
+    PortForward,
+    Secret,
+)
 
 
 class Sandbox:
@@ -71,6 +80,16 @@ class Sandbox:
         self._options.allowed_hosts.extend(hosts)
         return self
 
+    def deny_host(self, *hosts: str) -> Sandbox:
+        """Adds hosts the guest may not reach, whatever else is said; wildcards allowed."""
+        self._options.denied_hosts.extend(hosts)
+        return self
+
+    def passthrough_host(self, *hosts: str) -> Sandbox:
+        """Adds hosts whose TLS is not looked into."""
+        self._options.passthrough_hosts.extend(hosts)
+        return self
+
     def add_host(self, host: str, ip: str) -> Sandbox:
         """Adds a line to the guest's /etc/hosts."""
         self._options.add_hosts.append(HostIPMapping(host=host, ip=ip))
@@ -99,6 +118,11 @@ class Sandbox:
     def with_no_network(self) -> Sandbox:
         """No network at all."""
         self._options.no_network = True
+        return self
+
+    def with_network_arrival(self, arrival: NetworkArrival) -> Sandbox:
+        """How packets get out; with "tap" a sandbox on a host that gives none does not start."""
+        self._options.network_arrival = arrival
         return self
 
     def with_network_mtu(self, mtu: int) -> Sandbox:

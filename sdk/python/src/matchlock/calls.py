@@ -16,6 +16,7 @@ from .errors import MatchlockError, RPCError
 from .messages import Params
 from .options import CreateOptions, PortForward
 from .results import (
+    AllowList,
     ExecInteractiveResult,
     ExecPipeResult,
     ExecResult,
@@ -287,6 +288,17 @@ class Calls:
         if not forwards:
             return []
         return wire.bindings((yield Request("port_forward", wire.port_forward_params(addresses, forwards))))
+
+    # Allow list
+
+    def allow_list_add(self, hosts: Iterable[str]) -> Steps[AllowList]:
+        """Lets the guest reach more hosts."""
+        return wire.allow_list("allow_list_add", "added", (yield Request("allow_list_add", {"hosts": list(hosts)})))
+
+    def allow_list_delete(self, hosts: Iterable[str]) -> Steps[AllowList]:
+        """Lets the guest reach fewer hosts."""
+        result = yield Request("allow_list_delete", {"hosts": list(hosts)})
+        return wire.allow_list("allow_list_delete", "removed", result)
 
     # Volumes
 

@@ -24,6 +24,7 @@ from .network_hooks import HookServer
 from .options import Config, CreateOptions
 from .processes import Process, Watch
 from .results import (
+    AllowList,
     ExecInteractiveResult,
     ExecPipeResult,
     ExecResult,
@@ -291,6 +292,16 @@ class Client:
     def port_forward_with_addresses(self, addresses: list[str] | None, *specs: str) -> list[PortForwardBinding]:
         """Forwards host ports on these addresses into the guest, in place of all earlier ones."""
         return self._take(self._calls.port_forward(addresses, wire.port_forwards(specs)))
+
+    # Allow list
+
+    def allow_list_add(self, *hosts: str) -> AllowList:
+        """Lets the guest reach more hosts; needs a sandbox with an allow list."""
+        return self._take(self._calls.allow_list_add(hosts))
+
+    def allow_list_delete(self, *hosts: str) -> AllowList:
+        """Lets the guest reach fewer hosts; open connections to them are cut. An emptied list allows none."""
+        return self._take(self._calls.allow_list_delete(hosts))
 
     # Volumes
 

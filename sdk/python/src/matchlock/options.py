@@ -6,9 +6,12 @@ Plain data. Not here: their form on the wire as a whole (`wire`), and the fluent
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from .interception import NetworkInterceptionConfig, VFSInterceptionConfig
+
+NetworkArrival: TypeAlias = Literal["auto", "tap", "none"]
+"""How a guest's packets get out."""
 
 _MAX_ID = 0xFFFF_FFFF
 
@@ -212,6 +215,15 @@ class CreateOptions:
 
     allowed_hosts: list[str] = field(default_factory=list[str])
     """Hosts that the guest may reach; wildcards allowed."""
+
+    denied_hosts: list[str] = field(default_factory=list[str], kw_only=True)
+    """Hosts that the guest may not reach, whatever else is said; wildcards allowed."""
+
+    passthrough_hosts: list[str] = field(default_factory=list[str], kw_only=True)
+    """Hosts whose TLS is not looked into."""
+
+    network_arrival: NetworkArrival = field(default="auto", kw_only=True)
+    """How packets get out; "auto" is none on a host that gives nothing else, if nothing else is said of a network."""
 
     add_hosts: list[HostIPMapping] = field(default_factory=list[HostIPMapping])
     """Lines of the guest's /etc/hosts."""

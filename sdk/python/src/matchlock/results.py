@@ -34,6 +34,17 @@ class ExecResult:
 
 
 @dataclass
+class AllowList:
+    """The hosts that a sandbox may reach, after a change."""
+
+    changed: list[str]
+    """The patterns that were new, or were there."""
+
+    allowed_hosts: list[str]
+    """The patterns as they are now."""
+
+
+@dataclass
 class ExecStreamResult:
     """The end of a command whose output was streamed."""
 

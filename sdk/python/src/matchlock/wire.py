@@ -15,7 +15,7 @@ from . import sinks
 from .errors import MatchlockError
 from .messages import Params, as_list, as_object
 from .options import CreateOptions, PortForward
-from .results import ChangeKind, ExecResult, FileChange, FileInfo, PortForwardBinding, ProcessInfo
+from .results import AllowList, ChangeKind, ExecResult, FileChange, FileInfo, PortForwardBinding, ProcessInfo
 
 Command: TypeAlias = str | Sequence[str]
 """A shell command, or a program with its arguments, which needs no shell in the image."""
@@ -46,13 +46,15 @@ def check_options(options: CreateOptions) -> None:
         raise MatchlockError("network mtu must be > 0")
     network = (
         options.allowed_hosts
+        or options.denied_hosts
+        or options.passthrough_hosts
         or options.secrets
         or options.force_interception
         or options.network_interception is not None
     )
     if options.no_network and network:
         raise MatchlockError(
-            "no network cannot be combined with allowed hosts, secrets, "
+            "no network cannot be combined with allowed hosts, denied hosts, passthrough hosts, secrets, "
             "forced interception, or network interception rules"
         )
 
@@ -120,6 +122,12 @@ def _network(options: CreateOptions, interception: Params | None) -> Params | No
         extras["secrets"] = {secret.name: _secret(secret) for secret in options.secrets}
     if options.network_mtu > 0:
         extras["mtu"] = options.network_mtu
+    if options.denied_hosts:
+        extras["denied_hosts"] = list(options.denied_hosts)
+    if options.passthrough_hosts:
+        extras["passthrough_hosts"] = list(options.passthrough_hosts)
+    if options.network_arrival != "auto":
+        extras["arrival"] = options.network_arrival
     if not (extras or options.allowed_hosts or explicit):
         return None
     return {
@@ -400,6 +408,14 @@ def _binding(entry: Params) -> PortForwardBinding:
     return binding
 
 
+# allow list
+
+
+def allow_list(method: str, changed: str, result: Any) -> AllowList:
+    """The result of `allow_list_add` and `allow_list_delete`."""
+    return AllowList(changed=_strings(method, result, changed), allowed_hosts=_strings(method, result, "allowed_hosts"))
+
+
 # members
 
 
@@ -429,6 +445,14 @@ def _string(method: str, result: Any, name: str) -> str:
     if not isinstance(value, str):
         raise invalid(method, f"{name} must be a string")
     return value
+
+
+def _strings(method: str, result: Any, name: str) -> list[str]:
+    # A missing list is an empty one.
+    entries = as_list(_object(method, result).get(name) or [])
+    if entries is None or not all(isinstance(entry, str) for entry in entries):
+        raise invalid(method, f"{name} must be a list of strings")
+    return [str(entry) for entry in entries]
 
 
 def _list(method: str, result: Any, name: str) -> list[Params]:

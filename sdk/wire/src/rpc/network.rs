@@ -9,8 +9,14 @@ use serde::{Deserialize, Serialize};
 /// Network of a sandbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Network {
+    /// How packets get out: `auto` (the default), `tap`, `none`.
+    pub arrival: Option<String>,
     /// Hosts that may be reached; empty = every host that nothing else forbids.
     pub allowed_hosts: Option<Vec<String>>,
+    /// Hosts that may not be reached, whatever else is said.
+    pub denied_hosts: Option<Vec<String>>,
+    /// Hosts whose TLS is not looked into.
+    pub passthrough_hosts: Option<Vec<String>>,
     /// Whether private addresses are unreachable. Absent = false, if there is a network object.
     pub block_private_ips: Option<bool>,
     /// Lines for /etc/hosts.
@@ -25,11 +31,11 @@ pub struct Network {
     pub secrets: Option<BTreeMap<String, Option<Secret>>>,
     /// Unused.
     pub policy_script: Option<String>,
-    /// Resolvers.
+    /// Servers that names are asked of; default: the host's.
     pub dns_servers: Option<Vec<String>>,
     /// Host name; default: the sandbox's id.
     pub hostname: Option<String>,
-    /// 1 to 65535; default 1500.
+    /// 68 to 65521; default 1500.
     pub mtu: Option<i64>,
 }
 

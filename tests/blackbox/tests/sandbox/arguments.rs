@@ -60,18 +60,38 @@ fn bad_ones_are_one_line() {
         &["run", "--image", "no-such-file", "--env-file", "/no/such/file", "true"],
         "environment file /no/such/file: No such file or directory (os error 2)",
     );
+    for (options, message) in [
+        (&["--no-network", "--allow-host", "a"][..], "--allow-host needs a network, and none is wanted"),
+        (&["--network", "none", "--deny-host", "a"], "--deny-host needs a network, and none is wanted"),
+        (&["--no-network", "--network", "tap"], "--network needs a network, and none is wanted"),
+        (&["--allow-host", "http://a"], "invalid host pattern \"http://a\": is a URL"),
+        (&["--deny-host", "10.0.*"], "invalid host pattern \"10.0.*\": is no network: 10.0.0.0/16 is one"),
+        (&["--mtu", "0"], "--mtu: must be in 68..65521"),
+        (&["--mtu", "-1"], "--mtu: must be in 68..65521"),
+        (&["--dns-servers", "1.1.1.1,dns.example"], "--dns-servers: \"dns.example\" is no IP address"),
+    ] {
+        let args = [&["run", "--image", "x"], options, &["true"]].concat();
+        refused(&home, &args, message);
+    }
+    refused(
+        &home,
+        &["run", "--image", "x", "--network", "slirp", "true"],
+        "invalid value 'slirp' for '--network <WAY>': \"slirp\" is none of auto, tap, nat, none",
+    );
     home.assert_nothing_left();
 }
 
 fn options_of_later_parts_are_refused() {
     let home = Home::new();
-    for (option, part) in [(["--allow-host", "x"], "the network"), (["--secret", "A@b"], "secrets")] {
-        let args = ["run", "--image", "x", option[0], option[1], "true"];
-        refused(&home, &args, &format!("{} is not built yet ({part})", option[0]));
+    for (option, part) in [("--secret=A@b", "secrets"), ("--network-intercept", "interception")] {
+        let name = option.split('=').next().unwrap();
+        refused(
+            &home,
+            &["run", "--image", "x", option, "true"],
+            &format!("{name} is not built yet ({part})"),
+        );
     }
-    for args in [&["allow-list", "add", "vm-00000000", "a.example", "--x"][..], &["allow-list"]] {
-        refused(&home, args, "allow-list is not built yet (the network)");
-    }
+    refused(&home, &["run", "--image", "x", "--network", "nat", "true"], "--network nat is not built yet");
     for (option, value) in [("--build-cpus", "2"), ("--build-memory", "2"), ("--mtu", "1400")] {
         let args = ["build", "-t", "a:1", option, value, "."];
         refused(&home, &args, &format!("{option} is not built yet (builds in a sandbox)"));

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use guest_protocol::{ControlFromGuest, ControlFromHost, HOST_PORT, VERSION, frame};
 use machine::Ending;
 use machine::tsc::Calibration;
+use policy::network::{Arrival, Network};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use virtio::vsock::{PortMessage, channel};
@@ -13,6 +14,7 @@ use super::super::running::tests::{Pretended, running};
 use super::super::stages::Stage;
 use super::*;
 use crate::agent::command::ImageOverrides;
+use crate::agent::detached::Log;
 use crate::agent::frames::read_frame;
 use crate::life::files::FileWatch;
 use crate::records::store::Records;
@@ -28,14 +30,11 @@ fn spec(keep: bool) -> Spec {
         disks: Vec::new(),
         mounts: Vec::new(),
         watch: FileWatch::default(),
-        hostname: Some("box".into()),
-        add_hosts: Vec::new(),
+        network: Network { arrival: Arrival::None, hostname: Some("box".into()), ..Network::default() },
         env: Vec::new(),
-        nameservers: Vec::new(),
         entrypoint: Some(vec!["entry".into()]),
         image_config: ImageOverrides::default(),
         privileged: false,
-        no_network: false,
         launch_entrypoint: false,
         init: false,
         unenforced_timeout_seconds: None,
@@ -65,7 +64,7 @@ impl Played {
         base.journal.to(Phase::Created, None);
         base.journal.to(Phase::Starting, None);
         let id = base.vm.id.clone();
-        let (handle, ends) = Handle::new(id.clone(), base.log(), Arc::clone(&base.files));
+        let (handle, ends) = base.handle();
         let calls = Calls { stop: ends.stop.clone(), killed: base.shared.stop.subscribe(), time: None };
         Self {
             _directory: directory,
@@ -272,7 +271,7 @@ async fn a_start_is_given_up_at_any_stage() {
 #[tokio::test]
 async fn reasons_to_end_have_an_order() {
     let (handle, ends) =
-        Handle::new("vm-00000001".parse().unwrap(), crate::agent::detached::Log::new(|_| {}), Arc::default());
+        Handle::new("vm-00000001".parse().unwrap(), Log::new(|_| {}), Arc::default(), Arc::default());
     let killed = watch::Sender::new(false);
     let mut calls =
         Calls { stop: ends.stop.clone(), killed: killed.subscribe(), time: Time::from_now(Duration::ZERO) };
@@ -289,7 +288,7 @@ async fn reasons_to_end_have_an_order() {
 #[tokio::test]
 async fn the_first_request_to_stop_counts() {
     let (handle, ends) =
-        Handle::new("vm-00000001".parse().unwrap(), crate::agent::detached::Log::new(|_| {}), Arc::default());
+        Handle::new("vm-00000001".parse().unwrap(), Log::new(|_| {}), Arc::default(), Arc::default());
     handle.stop(Stop { discard: true, ..Stop::default() });
     handle.stop(Stop::default());
     assert!(ends.stop.borrow().is_some_and(|stop| stop.discard));

@@ -173,9 +173,14 @@ fn sandboxes_that_cannot_be() {
             "invalid configuration: network.no_network cannot be combined with network.allowed_hosts",
         ),
         (
-            json!({"image": "a", "network": {"allowed_hosts": ["x"]}}),
+            json!({"image": "a", "network": {"allowed_hosts": ["x"], "secrets": {"A": {"value": "b"}}}}),
             VM,
-            "network.allowed_hosts: not built yet",
+            "network.secrets: not built yet",
+        ),
+        (
+            json!({"image": "a", "network": {"denied_hosts": ["http://x"]}}),
+            INVALID_PARAMS,
+            "invalid configuration: network.denied_hosts: invalid host pattern \"http://x\": is a URL",
         ),
         (
             json!({"image": "a", "vfs": {"interception": {}}}),
