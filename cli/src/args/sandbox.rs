@@ -15,10 +15,7 @@ pub(crate) const RUN_EXAMPLES: &[(&str, &str)] = &[
     ("Command", "matchlock run --image busybox -e TOKEN -w /tmp -i -- wc -l"),
     ("Machine", "matchlock run --image busybox --cpus 0.5 --memory 256 -- nproc"),
     ("Life", "matchlock run --image busybox --detach --timeout 3600"),
-    (
-        "Network",
-        "matchlock run --image busybox --allow-host a.org -- nslookup a.org",
-    ),
+    ("Network", "matchlock run --image busybox --allow-host a.org -- nslookup a.org"),
     ("Disks", "matchlock run --image busybox --disk @data:/data:ro -- ls /data"),
     ("Folders", "matchlock run --image busybox -v .:src:host_fs -- ls src"),
 ];

@@ -24,6 +24,7 @@ mod log;
 mod masks;
 mod memory;
 mod mounts;
+mod network;
 mod port_forward;
 mod programs;
 mod records;
@@ -59,6 +60,8 @@ enum Needs {
     GuestOfImages,
     /// A machine, and a user who may use sudo.
     Sudo,
+    /// A machine, and a network namespace with a TAP.
+    Network,
     /// A machine, and the program with the cases of shared folders.
     Cases,
 }
@@ -102,6 +105,7 @@ fn main() -> ExitCode {
         (Needs::Guest, records::TESTS),
         (Needs::Guest, log::TESTS),
         (Needs::Guest, port_forward::TESTS),
+        (Needs::Network, network::TESTS),
         (Needs::Guest, disks::TESTS),
         (Needs::Guest, shares::TESTS),
         (Needs::Guest, caching::TESTS),
@@ -158,6 +162,9 @@ fn missing(needs: Needs) -> Option<String> {
         return Some("MATCHLOCK_TEST_CASES names no program".to_owned());
     }
     if let Some(reason) = sudo::missing().filter(|_| needs == Needs::Sudo) {
+        return Some(reason);
+    }
+    if let Some(reason) = network::missing().filter(|_| needs == Needs::Network) {
         return Some(reason);
     }
     // The program itself knows what the machine under test lacks; a command that starts no guest asks it.

@@ -1,0 +1,224 @@
+//! Sandboxes with a network, before servers of the test's own: what is reached, what is not, and what is told of it.
+
+mod world;
+
+use std::process::Command;
+
+use blackbox::{Done, Home, IMAGE, done, end, kill_and_wait, machine, read_until, refused, spawn};
+use rustix::process::Pid;
+
+use crate::Test;
+use world::{DNS, EVIL, HTTP, INSIDE, OK, QUIET, World};
+
+pub(crate) use world::missing;
+
+pub(crate) const TESTS: &[Test] = &[
+    ("network::what_is_listed_is_reached_and_nothing_else", what_is_listed_is_reached_and_nothing_else),
+    ("network::the_list_changes_while_a_sandbox_runs", the_list_changes_while_a_sandbox_runs),
+    ("network::the_public_internet_is_open_and_nothing_else", the_public_internet_is_open_and_nothing_else),
+    ("network::without_its_process_nothing_leaves", without_its_process_nothing_leaves),
+    ("network::a_host_without_taps", a_host_without_taps),
+];
+
+/// `matchlock run` with a network in which the test's DNS server is asked.
+fn run(home: &Home, options: &[&str]) -> Command {
+    let mut command = home.matchlock(["run", "--machine", &machine(), "--image", IMAGE, "--memory", "256"]);
+    let kernel = std::env::var("MATCHLOCK_TEST_KERNEL").unwrap_or_default();
+    if !kernel.is_empty() {
+        command.args(["--kernel", &kernel]);
+    }
+    command.args(["--dns-servers", DNS]).args(options);
+    command
+}
+
+/// Starts a sandbox that stays, and returns its id.
+fn detached(world: &World, home: &Home, options: &[&str]) -> String {
+    let done = world.within(|| done(run(home, &["-d"]).args(options)));
+    assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{done:?}");
+    done.stdout.trim_end().to_owned()
+}
+
+/// Runs a script in a sandbox.
+fn exec(home: &Home, id: &str, script: &str) -> Done {
+    home.done(["exec", id, "--", "sh", "-c", script])
+}
+
+/// A script that fetches a page and prints it, or the word `nothing`.
+fn fetch(host: &str) -> String {
+    format!("wget -T 20 -qO- http://{host}:{HTTP}/ 2>/dev/null || echo nothing")
+}
+
+/// Runs a command that succeeds, and returns its output.
+#[track_caller]
+fn output(done: Done) -> String {
+    assert_eq!(done.status, 0, "{done:?}");
+    done.stdout
+}
+
+fn denied(home: &Home, id: &str) -> String {
+    output(home.done(["audit", id, "--denied"]))
+}
+
+fn what_is_listed_is_reached_and_nothing_else() {
+    let (world, home) = (World::new(), Home::new());
+    let id = detached(&world, &home, &["--allow-host", "ok.test:8080,inside.test:8080"]);
+    let get = |host: &str| exec(&home, &id, &fetch(host)).stdout;
+    assert_eq!(get("ok.test"), format!("server {OK}\n"));
+    assert_eq!(get("evil.test"), "nothing\n");
+    assert_eq!(get(&EVIL.to_string()), "nothing\n");
+    // The name is allowed, its address is not; and neither is an address that nobody was told.
+    assert_eq!(get("inside.test"), "nothing\n");
+    assert_eq!(get(&INSIDE.to_string()), "nothing\n");
+    // A denied name does not exist, and nobody outside hears of it.
+    let lookup = exec(&home, &id, "nslookup evil.test 2>&1");
+    assert!(lookup.status != 0 && lookup.stdout.contains("NXDOMAIN"), "{lookup:?}");
+    let asked = world.asked();
+    assert!(
+        asked.iter().any(|name| name == "ok.test") && !asked.iter().any(|name| name == "evil.test"),
+        "{asked:?}"
+    );
+    let denied = denied(&home, &id);
+    for expected in [
+        "dns denied A evil.test: host not in allowlist [default:closed]\n",
+        "dns filtered A inside.test: ",
+        &format!("tcp denied {EVIL}:{HTTP}: host not in allowlist [default:closed]\n"),
+    ] {
+        assert!(denied.contains(expected), "{expected} in {denied}");
+    }
+    assert!(!denied.contains(&format!("{OK}")), "{denied}");
+    let all = output(home.done(["audit", &id, "--json"]));
+    assert!(all.contains(r#""outcome":"opened""#) && all.lines().all(|line| line.starts_with('{')), "{all}");
+    assert_eq!(world.interfaces(), 1);
+    output(home.done(["kill", &id]));
+    home.assert_no_process();
+    assert!(output(home.done(["audit", &id])).contains("tcp ended "), "the audit outlives the sandbox");
+    output(home.done(["rm", &id]));
+    refused(&home.done(["audit", &id]), &format!("VM {id} not found"));
+    home.assert_nothing_left();
+}
+
+fn the_list_changes_while_a_sandbox_runs() {
+    let (world, home) = (World::new(), Home::new());
+    let id = detached(&world, &home, &["--allow-host", "ok.test:8080"]);
+    let get = |host: &str| exec(&home, &id, &fetch(host)).stdout;
+    let change = |verb: &str, hosts: &str| home.done(["allow-list", verb, &id, hosts]);
+    assert_eq!(get("evil.test"), "nothing\n");
+    let added = output(change("add", "evil.test:7000-8080, ok.test:8080"));
+    let now = "Current allow-list: ok.test:8080,evil.test:7000-8080\n";
+    assert_eq!(added, format!("Added to {id}: evil.test:7000-8080\n{now}"));
+    assert_eq!(get("evil.test"), format!("server {EVIL}\n"));
+    refused(&change("add", "http://x"), "invalid host pattern \"http://x\"");
+    assert_eq!(output(change("delete", "never.test")), format!("No hosts were removed from {id}\n{now}"));
+    let explain = || home.done(["explain", "--sandbox", &id, "GET", "http://evil.test:8080/"]);
+    assert_eq!(explain().status, 0);
+
+    // A connection that is open is cut when its host goes.
+    let listen = format!("nc evil.test {QUIET}; echo cut");
+    let mut open = spawn(&mut home.matchlock(["exec", "-i", &id, "--", "sh", "-c", &listen]));
+    read_until(&mut open, "hello");
+    let deleted = output(change("delete", "evil.test:7000-8080"));
+    assert_eq!(
+        deleted,
+        format!("Removed from {id}: evil.test:7000-8080\nCurrent allow-list: ok.test:8080\n")
+    );
+    assert!(end(open).stdout.ends_with("cut\n"));
+    assert_eq!(get("evil.test"), "nothing\n");
+    let explained = explain();
+    assert_eq!(
+        (explained.status, explained.stdout.as_str()),
+        (1, "name denied: host not in allowlist [default:closed]\n")
+    );
+    // An emptied list allows nothing.
+    let emptied = output(change("delete", "ok.test:8080"));
+    assert!(emptied.ends_with("Current allow-list: (empty: no host is allowed)\n"), "{emptied}");
+    assert_eq!((get("ok.test"), explain().status), ("nothing\n".to_owned(), 1));
+    assert!(denied(&home, &id).contains("(policy; "), "a flow that was cut");
+    output(home.done(["kill", &id]));
+    assert!(home.done(["allow-list", "add", &id, "a.test"]).stderr.contains("is not running"));
+    output(home.done(["rm", &id]));
+    home.assert_nothing_left();
+}
+
+fn the_public_internet_is_open_and_nothing_else() {
+    let (world, home) = (World::new(), Home::new());
+    let id = detached(&world, &home, &["--deny-host", "evil.test", "--mtu", "1300"]);
+    let get = |host: &str| exec(&home, &id, &fetch(host)).stdout;
+    assert_eq!(get("ok.test"), format!("server {OK}\n"));
+    assert_eq!(get(&OK.to_string()), format!("server {OK}\n"));
+    for closed in ["evil.test", "inside.test", "10.9.9.9", "169.254.169.254", "198.18.0.1", "127.0.0.1"] {
+        assert_eq!(get(closed), "nothing\n", "{closed}");
+    }
+    let link = output(exec(&home, &id, "cat /sys/class/net/eth0/mtu /etc/resolv.conf"));
+    assert_eq!(link, format!("1300\nnameserver {DNS}\n"));
+    let unavailable = "allow-list updates unavailable: sandbox was started without network interception";
+    refused(&home.done(["allow-list", "add", &id, "ok.test"]), unavailable);
+    // Another sandbox, at the same time, has the same addresses and sees nothing of this one.
+    let both = format!("{}; ip -4 address show eth0 | grep -c 198.18.0.2/30", fetch("ok.test"));
+    let other = world.within(|| done(run(&home, &[]).args(["--", "sh", "-c", &both])));
+    assert_eq!((other.status, other.stdout), (0, format!("server {OK}\n1\n")), "{}", other.stderr);
+    let none = world.within(|| done(run(&home, &["--no-network"]).args(["--", "ls", "/sys/class/net"])));
+    assert_eq!((none.stdout.as_str(), none.stderr.as_str()), ("lo\n", ""));
+    assert_eq!(get("ok.test"), format!("server {OK}\n"));
+    output(home.done(["kill", &id]));
+    output(home.done(["rm", &id]));
+    assert_eq!(world.interfaces(), 1);
+    home.assert_nothing_left();
+}
+
+fn without_its_process_nothing_leaves() {
+    let (world, home) = (World::new(), Home::new());
+    let id = detached(&world, &home, &[]);
+    let get = |host: &str| exec(&home, &id, &fetch(host)).stdout;
+    assert_eq!(get("ok.test"), format!("server {OK}\n"));
+    // Linux shows 15 bytes of a program's name.
+    let processes = home.processes();
+    let egress = processes.iter().find_map(|process| process.strip_suffix(" matchlock-egres"));
+    let egress = Pid::from_raw(egress.unwrap().parse().unwrap()).unwrap();
+    let mut log = spawn(&mut home.matchlock(["log", "-f", &id]));
+    kill_and_wait(egress);
+    read_until(&mut log, "matchlock: the sandbox has no network any more: ");
+    blackbox::signal(&log, rustix::process::Signal::INT);
+    end(log);
+    for host in ["ok.test".to_owned(), OK.to_string()] {
+        assert_eq!(get(&host), "nothing\n");
+    }
+    output(home.done(["kill", &id]));
+    let told = output(home.done(["inspect", &id]));
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let step = &told["lifecycle"]["cleanup"]["network"];
+    assert_eq!(step["status"], "error", "{told}");
+    assert!(step["error"].as_str().unwrap().contains("signal: 9"), "{step}");
+    output(home.done(["rm", &id]));
+    home.assert_nothing_left();
+}
+
+/// A sandbox that needs a network does not start without one, another says that it has none.
+fn a_host_without_taps() {
+    let home = Home::new();
+    let without = |options: &[&str]| {
+        let mut command = Command::new("unshare");
+        let run = run(&home, options);
+        command.args(["--mount", "sh", "-c", "mount -t tmpfs none /dev/net && exec \"$0\" \"$@\""]);
+        command.arg(run.get_program()).args(run.get_args()).args(["--", "echo", "up"]);
+        for (name, value) in run.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        done(&mut command)
+    };
+    let lack = "/dev/net/tun does not exist";
+    for options in [&["--allow-host", "ok.test"][..], &["--network", "tap"]] {
+        let refusal = without(options);
+        refused(&refusal, &format!("no network for the sandbox: {lack}"));
+        assert!(refusal.stderr.contains("\nhint: --no-network runs it without one"), "{refusal:?}");
+    }
+    let plain = without(&[]);
+    assert_eq!((plain.status, plain.stdout.as_str()), (0, "up\n"), "{plain:?}");
+    let line = format!("matchlock: the sandbox has no network: {lack}");
+    assert!(plain.stderr.starts_with(&line) && plain.stderr.lines().count() == 1, "{plain:?}");
+    let quiet = without(&["--no-network"]);
+    assert_eq!((quiet.status, quiet.stderr.as_str()), (0, ""), "{quiet:?}");
+    home.assert_nothing_left();
+}
