@@ -133,7 +133,7 @@ fn of_sandbox(home: &Home, id: &Id) -> anyhow::Result<Policy> {
     Ok(policy.change(&Change::Delete(gone))?.0)
 }
 
-/// What the policy says to each thing that a guest does for the request, up to the first denial.
+/// The answers to each thing that a guest does for the request, up to the first denial.
 fn answer(policy: &Policy, asked: &Asked) -> Answer {
     let mut steps = Vec::new();
     let allowed = judged(policy, asked, |what, allowed, reason| {

@@ -116,7 +116,7 @@ pub struct WantedNetwork {
 pub struct Network {
     /// The way of packets.
     pub arrival: Arrival,
-    /// What may leave.
+    /// The traffic that may leave.
     pub access: Access,
     /// Host name; `None` = the sandbox's id.
     pub hostname: Option<String>,
@@ -128,7 +128,7 @@ pub struct Network {
     pub mtu: u16,
 }
 
-/// What may leave a sandbox, in patterns that are known to be understood.
+/// The traffic that may leave a sandbox, in patterns that are known to be understood.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Access {
     /// Hosts that may be reached; none = the public internet.

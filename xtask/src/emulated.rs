@@ -16,8 +16,20 @@ use anyhow::{Context, Result, bail};
 use crate::sh;
 use crate::stock::Kernel;
 
-/// The modules that the emulated host's kernel loads: for its disk, for KVM, and for sandboxes.
-const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "kvm_amd", "tun", "fuse", "loop", "erofs", "overlay"];
+/// The modules that the emulated host's kernel loads: for its disk, for KVM, for sandboxes, and for their networks.
+const MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_blk",
+    "kvm_amd",
+    "fuse",
+    "loop",
+    "erofs",
+    "overlay",
+    "tun",
+    "nf_tables",
+    "nft_tproxy",
+    "nft_reject_inet",
+];
 
 /// QEMU's machine and processor, by the wall clock. The host has one processor: with two, nested guests hung the
 /// emulated host about once in five suites. But it could have a second one: QEMU otherwise leaves out memory barriers,

@@ -4,7 +4,7 @@
 
 use clap::{Args, Subcommand};
 
-/// What may leave a sandbox.
+/// The traffic that may leave a sandbox.
 #[derive(Debug, Default, Args)]
 pub(crate) struct AccessArgs {
     /// Host that may be reached, and no other: a name, *.NAME, an address or a network, with :PORT or :PORT-PORT if need be;
