@@ -3,6 +3,7 @@
 //! Checks change nothing. Not here: the choice of a machine (`policy`).
 
 use policy::machine::{Choice, HostFacts, KvmDevice, MachineKind, WantedMachine, choose};
+use sandbox::host::{Lack, Lacking};
 use sandbox::{Home, host};
 use wire::CheckStatus::{Fail, Pass, Warn};
 use wire::{Check, CheckStatus, Diagnosis};
@@ -36,6 +37,7 @@ pub(crate) fn diagnose(args: &JsonArgs, home: &Home) -> anyhow::Result<u8> {
     checks.push(qemu(&facts));
     checks.extend(qemu_walls());
     checks.extend(programs());
+    checks.push(network());
     checks.push(kernel(home));
     checks.push(memory());
     checks.push(disk(home));
@@ -148,6 +150,29 @@ fn programs() -> Vec<Check> {
         Err(error) => check("guest-agent", Fail, error.to_string(), error.hint()),
     });
     checks
+}
+
+/// A host without networks still runs the sandboxes that need none.
+fn network() -> Check {
+    const NAME: &str = "network";
+    match host::network() {
+        Ok(()) => {
+            let message = "sandboxes get a TAP in a network namespace of their own";
+            check(NAME, Pass, message, None)
+        }
+        Err(Lacking { what, why }) => {
+            let fix = match what {
+                Some(Lack::Namespace) => Some("use sudo, or allow user namespaces"),
+                Some(Lack::Device) => Some("modprobe tun"),
+                Some(Lack::Permission) => {
+                    Some("chmod 666 /dev/net/tun, which gives nobody more than an interface of their own")
+                }
+                Some(Lack::Nftables) => Some("modprobe -a nf_tables nft_tproxy nft_reject_inet"),
+                Some(Lack::Other) | None => None,
+            };
+            check(NAME, Warn, format!("sandboxes have no network: {why}"), fix)
+        }
+    }
 }
 
 fn kernel(home: &Home) -> Check {

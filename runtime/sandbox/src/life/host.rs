@@ -4,13 +4,17 @@
 
 use std::path::PathBuf;
 
+pub use arrival::Lack;
 pub use guest_memory::{Pages, SharedFile};
 use policy::machine::HostFacts;
 use policy::resources;
 use rustix::process::{Resource, getrlimit};
 
 use crate::life::error::{Error, Result};
+use crate::life::network;
 use crate::sys;
+
+pub use crate::life::network::Lacking;
 
 /// The guest agent's program.
 const AGENT: &str = "matchlock-guest";
@@ -50,6 +54,11 @@ pub fn agent() -> Result<PathBuf> {
         }
         None => process::find_program(AGENT).ok_or(Error::NoAgent),
     }
+}
+
+/// Whether this host gives sandboxes a network. Makes one, which goes at once.
+pub fn network() -> Result<(), Lacking> {
+    network::probe()
 }
 
 /// The walls between a QEMU that its guest has taken over and the user's files on this host, an entry each; an entry

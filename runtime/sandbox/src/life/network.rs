@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arrival::addresses;
+use arrival::{ReceiveError, addresses};
 use guest_protocol::Ends;
 use machine::MachineError;
 use outlet::{Lists, Outlet, Spec};
@@ -147,6 +147,27 @@ impl Open {
         let (outlet, failure) = (Mutex::new(Some(outlet)), Mutex::default());
         Ok(Self { tap: tap.into(), mtu: wanted.mtu, way: Arc::new(WayOut { outlet, failure, has_list }) })
     }
+}
+
+/// Makes a network as a sandbox gets it, which goes at once: whether this host gives one. Blocks.
+pub(crate) fn probe() -> Result<(), Lacking> {
+    let program = find(ARRIVAL).map_err(|error| Lacking { what: None, why: error.to_string() })?;
+    match arrival::start(&program) {
+        Ok(_) => Ok(()),
+        Err(ReceiveError::Refused(refusal)) => {
+            Err(Lacking { what: Some(refusal.lack), why: refusal.to_string() })
+        }
+        Err(error) => Err(Lacking { what: None, why: error.to_string() }),
+    }
+}
+
+/// Why a host gives no network.
+#[derive(Debug)]
+pub struct Lacking {
+    /// The thing that is missing, if it is a known one.
+    pub what: Option<arrival::Lack>,
+    /// The same in words.
+    pub why: String,
 }
 
 fn no_network(error: impl ToString) -> Error {

@@ -4,8 +4,10 @@ mod world;
 
 use std::process::Command;
 
+use blackbox::rpc::Server;
 use blackbox::{Done, Home, IMAGE, done, end, kill_and_wait, machine, read_until, refused, spawn};
 use rustix::process::Pid;
+use serde_json::json;
 
 use crate::Test;
 use world::{DNS, EVIL, HTTP, INSIDE, OK, QUIET, World};
@@ -16,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("network::what_is_listed_is_reached_and_nothing_else", what_is_listed_is_reached_and_nothing_else),
     ("network::the_list_changes_while_a_sandbox_runs", the_list_changes_while_a_sandbox_runs),
     ("network::the_public_internet_is_open_and_nothing_else", the_public_internet_is_open_and_nothing_else),
+    ("network::clients_change_the_list", clients_change_the_list),
     ("network::without_its_process_nothing_leaves", without_its_process_nothing_leaves),
     ("network::a_host_without_taps", a_host_without_taps),
 ];
@@ -43,9 +46,11 @@ fn exec(home: &Home, id: &str, script: &str) -> Done {
     home.done(["exec", id, "--", "sh", "-c", script])
 }
 
-/// A script that fetches a page and prints it, or the word `nothing`.
+/// A script that asks a server and prints the end of its answer, or the word `nothing`. The built-in image's `wget` ends by
+/// a signal, whatever it is asked for.
 fn fetch(host: &str) -> String {
-    format!("wget -T 20 -qO- http://{host}:{HTTP}/ 2>/dev/null || echo nothing")
+    let ask = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 20 {host} {HTTP} 2>/dev/null");
+    format!("{ask} | tail -n 1 | grep . || echo nothing")
 }
 
 /// Runs a command that succeeds, and returns its output.
@@ -113,7 +118,8 @@ fn the_list_changes_while_a_sandbox_runs() {
     assert_eq!(explain().status, 0);
 
     // A connection that is open is cut when its host goes.
-    let listen = format!("nc evil.test {QUIET}; echo cut");
+    // What nc reads from has no end, so that it does not end its half of the connection.
+    let listen = format!("mkfifo /tmp/open; exec 3<>/tmp/open; nc evil.test {QUIET} <&3; echo cut");
     let mut open = spawn(&mut home.matchlock(["exec", "-i", &id, "--", "sh", "-c", &listen]));
     read_until(&mut open, "hello");
     let deleted = output(change("delete", "evil.test:7000-8080"));
@@ -163,6 +169,43 @@ fn the_public_internet_is_open_and_nothing_else() {
     output(home.done(["rm", &id]));
     assert_eq!(world.interfaces(), 1);
     home.assert_nothing_left();
+}
+
+fn clients_change_the_list() {
+    const VM: i64 = -32000;
+    const INVALID_PARAMS: i64 = -32602;
+    let (world, home) = (World::new(), Home::new());
+    let mut server = world.within(|| Server::start(&home));
+    let network = |hosts: &[&str]| json!({"network": {"allowed_hosts": hosts, "block_private_ips": true, "dns_servers": [DNS]}});
+    server.create(network(&["ok.test:8080"]));
+    let get = |server: &mut Server, host: &str| server.exec(&fetch(host)).1;
+    assert_eq!(get(&mut server, "ok.test"), format!("server {OK}\n"));
+    assert_eq!(get(&mut server, "evil.test"), "nothing\n");
+    let hosts = json!({"hosts": [" evil.test:8080 ", "ok.test:8080"]});
+    let all = json!(["ok.test:8080", "evil.test:8080"]);
+    let added = json!({"added": ["evil.test:8080"], "allowed_hosts": all});
+    assert_eq!(server.call("allow_list_add", hosts), Ok(added));
+    assert_eq!(get(&mut server, "evil.test"), format!("server {EVIL}\n"));
+    let removed = json!({"removed": all, "allowed_hosts": []});
+    assert_eq!(server.call("allow_list_delete", json!({"hosts": all})), Ok(removed));
+    assert_eq!(get(&mut server, "ok.test"), "nothing\n");
+    let wrong = "invalid configuration: hosts: invalid host pattern \"http://x\": is a URL";
+    let refusals = [(json!({"hosts": ["http://x"]}), wrong), (json!({"hosts": [" "]}), "hosts is required")];
+    for (params, message) in refusals {
+        let refused = server.call("allow_list_add", params);
+        assert!(
+            refused.as_ref().is_err_and(|(code, text)| *code == INVALID_PARAMS && text.starts_with(message)),
+            "{refused:?}"
+        );
+    }
+    server.create(network(&[]));
+    assert_eq!(get(&mut server, "ok.test"), format!("server {OK}\n"));
+    let unavailable = "allow-list updates unavailable: sandbox was started without network interception";
+    let refused = server.call("allow_list_add", json!({"hosts": ["ok.test"]}));
+    assert_eq!(refused, Err((VM, unavailable.to_owned())));
+    assert_eq!(server.call("close", json!({"timeout_seconds": 20})), Ok(json!({})));
+    assert_eq!(server.end().0.code(), Some(0));
+    home.assert_no_process();
 }
 
 fn without_its_process_nothing_leaves() {
