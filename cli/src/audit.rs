@@ -117,6 +117,7 @@ fn words(event: &Value) -> String {
     let subject = match text(event, "event") {
         "dns" => format!("dns {} {} {}", text(event, "outcome"), text(event, "record"), text(event, "name")),
         "flow" => flow(event),
+        "request" => request(event),
         "lost" => return format!("{} {} events were lost", text(event, "time"), event["count"]),
         // Events of a later release.
         _ => return event.to_string(),
@@ -138,6 +139,14 @@ fn flow(event: &Value) -> String {
     };
     let (protocol, outcome) = (text(event, "protocol"), text(event, "outcome"));
     format!("{protocol} {outcome} {host}{}{ended}", text(event, "destination"))
+}
+
+fn request(event: &Value) -> String {
+    let status = event["status"].as_u64().map(|status| format!(" {status}")).unwrap_or_default();
+    let [outcome, method, scheme, host, path] =
+        ["outcome", "method", "scheme", "host", "path"].map(|member| text(event, member));
+    let bytes = format!("({} bytes sent, {} received)", event["sent"], event["received"]);
+    format!("request {outcome} {method} {scheme}://{host}{path}{status} {bytes}")
 }
 
 /// The addresses that a guest was given.
@@ -190,6 +199,9 @@ mod tests {
         let ended = json!({"time": time, "event": "flow", "flow": 7, "protocol": "tcp", "source": "198.18.0.2:40000",
             "destination": "203.0.113.10:443", "names": ["ok.test"], "outcome": "ended", "reason": "r",
             "rule": "allow:ok.test", "end": "policy", "sent": 5, "received": 6});
+        let request = json!({"time": time, "event": "request", "flow": 7, "scheme": "https", "version": "1.1",
+            "method": "GET", "host": "ok.test", "path": "/a", "outcome": "denied", "status": 403, "reason": "r",
+            "rule": "default:closed", "sent": 0, "received": 9, "milliseconds": 3});
         let lost = json!({"time": time, "event": "lost", "count": 3});
         let later = json!({"event": "later", "x": 1});
         for (event, expected, denied) in [
@@ -202,6 +214,11 @@ mod tests {
             (
                 ended,
                 "tcp ended ok.test 203.0.113.10:443 (policy; 5 bytes sent, 6 received): r [allow:ok.test]",
+                true,
+            ),
+            (
+                request,
+                "request denied GET https://ok.test/a 403 (0 bytes sent, 9 received): r [default:closed]",
                 true,
             ),
             (lost, "3 events were lost", false),

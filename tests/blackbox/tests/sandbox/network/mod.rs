@@ -2,6 +2,7 @@
 
 mod world;
 
+use std::net::Ipv4Addr;
 use std::process::Command;
 
 use blackbox::rpc::Server;
@@ -46,10 +47,19 @@ fn exec(home: &Home, id: &str, script: &str) -> Done {
     home.done(["exec", id, "--", "sh", "-c", script])
 }
 
-/// A script that asks a server and prints the end of its answer, or the word `nothing`. The built-in image's `wget` ends by
-/// a signal, whatever it is asked for.
+/// The address of a host, in a script. Of the built-in image's programs, which have no libraries, only `nslookup` asks
+/// servers.
+fn address(host: &str) -> String {
+    match host.parse::<Ipv4Addr>() {
+        Ok(address) => address.to_string(),
+        Err(_) => format!("$(nslookup -type=a {host} 2>/dev/null | sed -n 's/^Address: //p' | head -n 1)"),
+    }
+}
+
+/// A script that asks a server and prints the end of its answer, or the word `nothing`.
 fn fetch(host: &str) -> String {
-    let ask = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 20 {host} {HTTP} 2>/dev/null");
+    let (address, request) = (address(host), r"GET / HTTP/1.0\r\n\r\n");
+    let ask = format!("printf '{request}' | nc -w 20 {address} {HTTP} 2>/dev/null");
     format!("{ask} | tail -n 1 | grep . || echo nothing")
 }
 
@@ -68,7 +78,7 @@ fn what_is_listed_is_reached_and_nothing_else() {
     let (world, home) = (World::new(), Home::new());
     let id = detached(&world, &home, &["--allow-host", "ok.test:8080,inside.test:8080"]);
     let get = |host: &str| exec(&home, &id, &fetch(host)).stdout;
-    assert_eq!(get("ok.test"), format!("server {OK}\n"));
+    assert_eq!(get("ok.test"), format!("server {OK}\n"), "{}", home.done(["audit", &id]).stdout);
     assert_eq!(get("evil.test"), "nothing\n");
     assert_eq!(get(&EVIL.to_string()), "nothing\n");
     // The name is allowed, its address is not; and neither is an address that nobody was told.
@@ -119,7 +129,8 @@ fn the_list_changes_while_a_sandbox_runs() {
 
     // A connection that is open is cut when its host goes.
     // What nc reads from has no end, so that it does not end its half of the connection.
-    let listen = format!("mkfifo /tmp/open; exec 3<>/tmp/open; nc evil.test {QUIET} <&3; echo cut");
+    let listen =
+        format!("mkfifo /tmp/open; exec 3<>/tmp/open; nc {} {QUIET} <&3; echo cut", address("evil.test"));
     let mut open = spawn(&mut home.matchlock(["exec", "-i", &id, "--", "sh", "-c", &listen]));
     read_until(&mut open, "hello");
     let deleted = output(change("delete", "evil.test:7000-8080"));
