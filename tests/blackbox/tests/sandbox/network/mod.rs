@@ -128,7 +128,7 @@ fn the_list_changes_while_a_sandbox_runs() {
     assert_eq!(explain().status, 0);
 
     // A connection that is open is cut when its host goes.
-    // What nc reads from has no end, so that it does not end its half of the connection.
+    // The input of nc has no end, so that nc does not end its half of the connection.
     let listen =
         format!("mkfifo /tmp/open; exec 3<>/tmp/open; nc {} {QUIET} <&3; echo cut", address("evil.test"));
     let mut open = spawn(&mut home.matchlock(["exec", "-i", &id, "--", "sh", "-c", &listen]));
