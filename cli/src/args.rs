@@ -7,6 +7,7 @@
 mod changes;
 mod image;
 mod kernel;
+mod mount;
 mod network;
 mod records;
 mod sandbox;
@@ -21,6 +22,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 pub(crate) use changes::*;
 pub(crate) use image::*;
 pub(crate) use kernel::*;
+pub(crate) use mount::*;
 pub(crate) use network::*;
 pub(crate) use records::*;
 pub(crate) use sandbox::*;
@@ -99,6 +101,11 @@ pub(crate) enum Command {
     Apply(TakeArgs),
     /// Throw away what a sandbox changed of its overlays
     Discard(TakeArgs),
+    /// Add, take away and list mounts of a running sandbox
+    Mount {
+        #[command(subcommand)]
+        command: MountCommand,
+    },
     /// Forward ports of this host to a running sandbox
     PortForward(PortForwardArgs),
     /// Change which hosts a running sandbox may reach
@@ -405,6 +412,7 @@ mod tests {
             ("--log-level debug", "Usage: matchlock [OPTIONS] <COMMAND>"),
             ("image", "Usage: matchlock image [OPTIONS] <COMMAND>"),
             ("volume", "Usage: matchlock volume [OPTIONS] <COMMAND>"),
+            ("mount", "Usage: matchlock mount [OPTIONS] <COMMAND>"),
             ("kernel", "Usage: matchlock kernel [OPTIONS] <COMMAND>"),
             ("run -h", "Usage: matchlock run [OPTIONS] --image <REF> [COMMAND]..."),
             ("help run", "Usage: matchlock run [OPTIONS] --image <REF> [COMMAND]..."),

@@ -52,7 +52,13 @@ impl Hint for RecordsError {
 
 impl Hint for AgentError {
     fn hint(&self) -> Option<&str> {
-        matches!(self, Self::Boot { .. }).then_some(SEE_CONSOLE)
+        match self {
+            Self::Boot { .. } => Some(SEE_CONSOLE),
+            Self::MountBusy(_) => {
+                Some("end the programs that use it, or add --force: what they have open there fails then")
+            }
+            _ => None,
+        }
     }
 }
 

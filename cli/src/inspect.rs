@@ -106,18 +106,21 @@ fn disk(disk: &DiskConfig) -> VmDisk {
 
 /// A sandbox's directories beside its image's.
 pub(crate) fn vfs(config: &Config) -> VmVfs {
-    let mount = |mount: &MountConfig| {
-        let wire = VmMount {
-            kind: mount.kind.clone(),
-            host_path: mount.host_path.clone(),
-            readonly: mount.readonly,
-            owner_uid: mount.uid,
-            owner_gid: mount.gid,
-            cache: mount.cache.clone().filter(|cache| cache != "auto"),
-        };
-        (mount.guest_path.clone(), wire)
-    };
-    VmVfs { workspace: config.workspace.clone(), mounts: config.mounts.iter().map(mount).collect() }
+    let mounts = config.mounts.iter().map(|config| (config.guest_path.clone(), mount(config)));
+    VmVfs { workspace: config.workspace.clone(), mounts: mounts.collect() }
+}
+
+/// A mount.
+pub(crate) fn mount(mount: &MountConfig) -> VmMount {
+    VmMount {
+        kind: mount.kind.clone(),
+        host_path: mount.host_path.clone(),
+        readonly: mount.readonly,
+        owner_uid: mount.uid,
+        owner_gid: mount.gid,
+        cache: mount.cache.clone().filter(|cache| cache != "auto"),
+        added: mount.added,
+    }
 }
 
 /// The versions, each with the facts that earlier ones recorded.

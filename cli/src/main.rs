@@ -24,6 +24,7 @@ mod image;
 mod inspect;
 mod kernel;
 mod log;
+mod mount;
 mod progress;
 mod pull;
 mod rpc;
@@ -42,7 +43,7 @@ mod volume;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use args::{Cli, Command, ImageCommand, KernelCommand, VolumeCommand};
+use args::{Cli, Command, ImageCommand, KernelCommand, MountCommand, VolumeCommand};
 use failure::advice;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -115,6 +116,11 @@ fn dispatch(cli: Cli, arguments: &[OsString], start: Start) -> anyhow::Result<u8
             VolumeCommand::Ls(args) => volume::ls(&args, &home(nothing)?),
             VolumeCommand::Rm(args) => volume::rm(&args, &home(nothing)?),
             VolumeCommand::Cp(args) => volume::copy(&args, &home(nothing)?),
+        },
+        Command::Mount { command } => match command {
+            MountCommand::Add(args) => mount::add(&args, &home(nothing)?),
+            MountCommand::Rm(args) => mount::rm(&args, &home(nothing)?),
+            MountCommand::List(args) => mount::list(&args, &home(nothing)?),
         },
         Command::Diagnose(args) => diagnose::diagnose(&args, &home(all)?),
         Command::Completion { shell } => {

@@ -21,6 +21,9 @@ pub const DEFAULT_WORKSPACE: &str = "/workspace";
 /// Most mounts of a sandbox.
 pub const MAX_MOUNTS: usize = 32;
 
+/// Most mounts that are added to a sandbox while it runs, and are there at the same time.
+pub const MAX_ADDED: usize = 8;
+
 /// A folder of the guest's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
@@ -170,6 +173,12 @@ pub enum Wrong {
     /// The place of a disk is below the mount's.
     #[error("the disk at {0} would be in it")]
     HoldsDisk(String),
+    /// The place of another mount is below the mount's.
+    #[error("what is mounted at {0} would be hidden")]
+    HoldsMount(String),
+    /// As many were added as there can be.
+    #[error("it is one too many: at most {MAX_ADDED} mounts are added to a sandbox")]
+    TooManyAdded,
     /// There are as many as there can be.
     #[error("it is one too many: a sandbox has at most {MAX_MOUNTS} mounts")]
     TooMany,
@@ -343,8 +352,31 @@ pub fn check(mounts: &[Mount], disks: &[Disk]) -> Result<(), MountError> {
     Ok(())
 }
 
+/// Checks that a mount can be added to a guest that runs with these mounts, of which so many were added, and disks. It may be
+/// in another one, but hides none.
+pub fn check_added(mounts: &[Mount], added: usize, disks: &[Disk], new: &Mount) -> Result<(), MountError> {
+    let wrong = |why| Err(MountError { mount: new.to_string(), why });
+    if added >= MAX_ADDED {
+        return wrong(Wrong::TooManyAdded);
+    }
+    let place = &new.guest_path;
+    let mut others = mounts.iter().map(|mount| &mount.guest_path);
+    let mut disks = disks.iter().map(|disk| &disk.guest_path);
+    if others.clone().chain(disks.clone()).any(|other| other == place) {
+        return wrong(Wrong::Taken(place.clone()));
+    }
+    if let Some(disk) = disks.find(|disk| is_within(disk, place)) {
+        return wrong(Wrong::HoldsDisk(disk.clone()));
+    }
+    match others.find(|other| is_within(other, place)) {
+        Some(other) => wrong(Wrong::HoldsMount(other.clone())),
+        None => Ok(()),
+    }
+}
+
 /// Whether `path` is `directory` or below it.
-fn is_within(path: &str, directory: &str) -> bool {
+#[must_use]
+pub fn is_within(path: &str, directory: &str) -> bool {
     path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 

@@ -17,13 +17,16 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::time::ClockId;
 
+use crate::added::Added;
 use crate::cgroups::Cgroups;
 use crate::control::{self, Control};
-use crate::modules::{self, Modules};
+use crate::modules::{self, Late, Modules};
 use crate::orphans::Orphans;
 use crate::service::{self, Agent};
 use crate::shares::Mounted;
-use crate::{disks, log, mounts, network, root, shares, shield, shutdown, system, timer, trim, vsock, words};
+use crate::{
+    added, disks, log, mounts, network, root, shares, shield, shutdown, system, timer, trim, vsock, words,
+};
 
 /// A step of the start that failed.
 #[derive(Debug, thiserror::Error)]
@@ -96,8 +99,7 @@ struct Guest {
     writable: Writable,
     /// The devices of the shares, which are to stay open.
     shares: Vec<OwnedFd>,
-    late: Modules,
-    initramfs: OwnedFd,
+    late: Arc<Late>,
 }
 
 /// The writable file systems.
@@ -132,10 +134,17 @@ fn boot(started: u64) -> Result<Guest, (Failure, Option<Control>)> {
         .join()
         .unwrap_or_else(|_| Err(Failure::because("open the control stream", "its thread ended")))
         .map_err(alone)?;
-    let ready = loaded.and(configured).and_then(|()| become_ready(&control, &config, modules_us, &initramfs));
+    let prepared = loaded.and(configured).and_then(|()| {
+        let root = rustix::io::fcntl_dupfd_cloexec(&initramfs, 0).at("open the initramfs")?;
+        Ok((Arc::new(Late::new(modules, initramfs)), root))
+    });
+    let ready = prepared.and_then(|(late, initramfs)| {
+        let ready = become_ready(&control, &config, modules_us, &initramfs, Arc::clone(&late))?;
+        Ok((ready, late))
+    });
     match ready {
-        Ok((agent, writable, shares)) => {
-            Ok(Guest { control, orphans, agent, writable, shares, late: modules, initramfs })
+        Ok(((agent, writable, shares), late)) => {
+            Ok(Guest { control, orphans, agent, writable, shares, late })
         }
         Err(failure) => Err((failure, Some(control))),
     }
@@ -158,6 +167,7 @@ fn become_ready(
     config: &BootConfig,
     modules_us: u64,
     initramfs: &OwnedFd,
+    late: Arc<Late>,
 ) -> Result<(Arc<Agent>, Writable, Vec<OwnedFd>), Failure> {
     if let Some(network) = &config.network {
         network::set_up(network)?;
@@ -175,7 +185,8 @@ fn become_ready(
     let writable = Writable { disks: disks::mount_all(&config.disks)?, upper };
     let shares = shares::mount_all(&config.shares, initramfs);
     let Mounted { devices, folders } = shares.inspect_err(|_| shutdown::close(&writable.disks))?;
-    let agent = Arc::new(Agent::new(null, terminals).with_cgroups(cgroups).with_folders(folders));
+    let agent = Agent::new(null, terminals).with_cgroups(cgroups).with_folders(folders);
+    let agent = Arc::new(agent.with_added(Added::new(added::devices()?, late)));
     if let Some(release) = &config.modules
         && let Err(failure) = modules::offer_all(config.layers, release)
     {
@@ -183,6 +194,7 @@ fn become_ready(
         log::line(&format!("no kernel modules can be loaded: {failure}"));
     }
     shield::raise()?;
+    added::let_in()?;
     let shared = Arc::clone(&agent);
     std::thread::Builder::new()
         .name("accept".to_owned())
@@ -196,13 +208,13 @@ fn become_ready(
 impl Guest {
     /// Serves requests until the host ends the guest.
     fn serve(self) -> ! {
-        let Self { mut control, orphans, agent, writable, shares: _shares, mut late, initramfs } = self;
+        let Self { mut control, orphans, agent, writable, shares: _shares, late } = self;
         let tidy = std::thread::Builder::new().name("tidy".to_owned()).stack_size(64 << 10);
         // Nobody waits for this, so it happens only while the CPU is idle, and may fail.
         let _ = tidy.spawn(move || {
             system::run_when_idle();
-            late.load_late(&initramfs);
-            root::empty_initramfs(&initramfs);
+            late.load();
+            root::empty_initramfs(late.initramfs());
         });
         let disks = Arc::new(writable.disks.iter().filter_map(trim::FileSystem::open).collect::<Vec<_>>());
         let upper = trim::FileSystem::open(&writable.upper);

@@ -85,22 +85,44 @@ fn give(file_system: &OwnedFd, disk: &DiskMount) -> Result<(), Failure> {
         .at(&format!("set the owner of the disk at {}", disk.path))
 }
 
+/// Whether a place that is missing is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// It is made, with directories on the way.
+    Made,
+    /// It is an error.
+    Refused,
+}
+
 /// Moves a file system to its place, or a file.
 pub(crate) fn put(tree: &OwnedFd, path: &str, step: &str) -> Result<(), Failure> {
-    let root =
-        rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).at(step)?;
     let kind = FileType::from_raw_mode(rustix::fs::fstat(tree).at(step)?.st_mode);
-    let place = match kind {
-        FileType::Directory => place(root, path),
-        _ => file_place(root, path),
-    };
+    put_as(tree, kind == FileType::Directory, path, Missing::Made, step)
+}
+
+/// The same where nobody may be asked for the tree's type yet.
+pub(crate) fn put_as(
+    tree: &OwnedFd,
+    is_directory: bool,
+    path: &str,
+    missing: Missing,
+    step: &str,
+) -> Result<(), Failure> {
+    let root = root().at(step)?;
+    let place = if is_directory { place(root, path, missing) } else { file_place(root, path, missing) };
     let place = place.map_err(|why| Failure::because(step, why))?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(tree, "", &place, "", flags).at(step)
 }
 
-/// The directory at `path` below `root`; missing directories on the way are made. The error names the obstacle.
-fn place(root: OwnedFd, path: &str) -> Result<OwnedFd, String> {
+/// The root directory.
+pub(crate) fn root() -> Result<OwnedFd, Errno> {
+    rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// The directory at `path` below `root`; missing directories on the way are made, or an error. The error names the
+/// obstacle.
+pub(crate) fn place(root: OwnedFd, path: &str, missing: Missing) -> Result<OwnedFd, String> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut directory = root;
     let mut so_far = String::new();
@@ -110,9 +132,11 @@ fn place(root: OwnedFd, path: &str) -> Result<OwnedFd, String> {
         if [".", ".."].contains(&name) {
             return Err(refused(Errno::INVAL));
         }
-        match rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(refused(errno)),
+        if missing == Missing::Made {
+            match rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(refused(errno)),
+            }
         }
         directory = match rustix::fs::openat(&directory, name, flags, Mode::empty()) {
             Ok(next) => next,
@@ -125,18 +149,20 @@ fn place(root: OwnedFd, path: &str) -> Result<OwnedFd, String> {
     Ok(directory)
 }
 
-/// The file at `path` below `root`; a missing one is made, and so are directories on the way.
-fn file_place(root: OwnedFd, path: &str) -> Result<OwnedFd, String> {
+/// The file at `path` below `root`; a missing one is made, and so are directories on the way, or that is an error.
+fn file_place(root: OwnedFd, path: &str, missing: Missing) -> Result<OwnedFd, String> {
     let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let directory = place(root, parent)?;
+    let directory = place(root, parent, missing)?;
     let refused = |errno: Errno| format!("{path}: {}", words(errno));
     if ["", ".", ".."].contains(&name) {
         return Err(refused(Errno::INVAL));
     }
-    let make = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-    match rustix::fs::openat(&directory, name, make, Mode::from_raw_mode(0o644)) {
-        Ok(_) | Err(Errno::EXIST) => {}
-        Err(errno) => return Err(refused(errno)),
+    if missing == Missing::Made {
+        let make = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        match rustix::fs::openat(&directory, name, make, Mode::from_raw_mode(0o644)) {
+            Ok(_) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(refused(errno)),
+        }
     }
     let named = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::openat(&directory, name, named, Mode::empty()).map_err(refused)?;
@@ -173,7 +199,7 @@ mod tests {
         symlink("nothing", root.join("dangling")).unwrap();
         let at = |path: &str| {
             let flags = OFlags::PATH | OFlags::DIRECTORY;
-            let place = place(rustix::fs::open(root, flags, Mode::empty()).unwrap(), path)?;
+            let place = place(rustix::fs::open(root, flags, Mode::empty()).unwrap(), path, Missing::Made)?;
             Ok::<_, String>(rustix::fs::fstat(place).unwrap().st_ino)
         };
         for path in ["/there", "/there/already", "/new", "/there/new/deep", "//there//"] {
@@ -193,9 +219,17 @@ mod tests {
         ] {
             assert_eq!(at(path), Err(why.to_owned()), "{path}");
         }
+        let not_made = |path: &str| {
+            let root = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+            place(root, path, Missing::Refused).map(drop)
+        };
+        assert_eq!(not_made("/there/already"), Ok(()));
+        assert_eq!(not_made("/there/missing"), Err("/there/missing: no such file or directory".to_owned()));
+        assert_eq!(not_made("/out"), Err("/out is a symbolic link".to_owned()));
         let file_at = |path: &str| {
             let flags = OFlags::PATH | OFlags::DIRECTORY;
-            let place = file_place(rustix::fs::open(root, flags, Mode::empty()).unwrap(), path)?;
+            let root = rustix::fs::open(root, flags, Mode::empty()).unwrap();
+            let place = file_place(root, path, Missing::Made)?;
             Ok::<_, String>(rustix::fs::fstat(place).unwrap().st_ino)
         };
         for path in ["/file", "/made", "/there/made", "/newer/deep/made"] {

@@ -13,6 +13,7 @@
     reason = "PID 1 needs clone, ioctl and execve, which rustix does not offer as safe calls"
 )]
 
+pub mod added;
 pub mod boot;
 mod cgroups;
 mod connection;

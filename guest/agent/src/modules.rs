@@ -7,6 +7,7 @@
 //! resolved.
 
 use std::os::fd::OwnedFd;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -25,7 +26,9 @@ const LIST_LIMIT: usize = 64 << 10;
 const TRANSPORT: [&str; 3] = ["virtio_mmio", "virtio_pci", "vmw_vsock_virtio_transport"];
 
 /// Modules that nothing before readiness uses, loaded after it.
-const LATE: [&str; 3] = ["virtio_console", "virtio_rng", "virtio_balloon"];
+///
+/// `fuse` is for mounts that are added later; where shares are mounted from the start, it is loaded before.
+const LATE: [&str; 4] = ["virtio_console", "virtio_rng", "virtio_balloon", "fuse"];
 
 /// Modules yet to load, in order.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -66,10 +69,35 @@ impl Modules {
     }
 
     /// Loads the rest. A failure is only logged.
-    pub(crate) fn load_late(&mut self, initramfs: &OwnedFd) {
+    fn load_late(&mut self, initramfs: &OwnedFd) {
         if let Err(failure) = load_all(&mut self.late, initramfs) {
             log::line(&failure.to_string());
         }
+    }
+}
+
+/// Modules that nothing before readiness uses, and the files that they are in.
+#[derive(Debug)]
+pub(crate) struct Late {
+    modules: Mutex<Modules>,
+    initramfs: OwnedFd,
+}
+
+impl Late {
+    /// The rest of `modules`, whose files are in `initramfs`.
+    pub(crate) fn new(modules: Modules, initramfs: OwnedFd) -> Self {
+        Self { modules: Mutex::new(modules), initramfs }
+    }
+
+    /// Loads them, unless they are loaded. Whoever needs one calls this, too: the thread that does so anyway waits for an
+    /// idle CPU.
+    pub(crate) fn load(&self) {
+        self.modules.lock().unwrap_or_else(PoisonError::into_inner).load_late(&self.initramfs);
+    }
+
+    /// The initramfs.
+    pub(crate) fn initramfs(&self) -> &OwnedFd {
+        &self.initramfs
     }
 }
 

@@ -1,7 +1,7 @@
 //! Service streams: accepting them, and their first messages.
 //!
 //! Each stream has a thread, and there are at most [`STREAM_LIMIT`]; the host keeps one spare stream open, so a
-//! request finds its thread waiting. Not here: the requests' work (`exec`, `file_service`, `connection`).
+//! request finds its thread waiting. Not here: the requests' work (`exec`, `file_service`, `connection`, `added`).
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,6 +13,7 @@ use guest_protocol::{Pong, Refusal, Reply, Request};
 use rustix::io::Errno;
 use rustix::net::Shutdown;
 
+use crate::added::{self, Added};
 use crate::cgroups::Cgroups;
 use crate::exec::Firsts;
 use crate::host_changes::{self, Folders};
@@ -47,6 +48,8 @@ pub struct Agent {
     pub(crate) cgroups: Option<Cgroups>,
     /// Shared folders in which the host's changes are repeated.
     folders: Folders,
+    /// Mounts that were added; tests may have none.
+    pub(crate) added: Option<Added>,
     streams: Mutex<Vec<Arc<OwnedFd>>>,
 }
 
@@ -57,7 +60,8 @@ impl Agent {
         let (programs, running, file_acts) = Default::default();
         let (firsts, streams) = Default::default();
         let folders = Folders::new();
-        Self { null, terminals, programs, running, file_acts, firsts, cgroups: None, folders, streams }
+        let (cgroups, added) = (None, None);
+        Self { null, terminals, programs, running, file_acts, firsts, cgroups, folders, added, streams }
     }
 
     /// The agent with limits for programs.
@@ -68,6 +72,12 @@ impl Agent {
     /// The agent with folders that the host may change.
     pub(crate) fn with_folders(self, folders: Folders) -> Self {
         Self { folders, ..self }
+    }
+
+    /// The agent with the means to mount what is added.
+    #[must_use]
+    pub fn with_added(self, added: Added) -> Self {
+        Self { added: Some(added), ..self }
     }
 
     /// Ends all streams, as if the host had hung up.
@@ -186,6 +196,10 @@ fn serve(stream: BorrowedFd<'_>, agent: &Agent) {
         Request::File(request) => file_service::serve(Stream::new(stream), input, &request, agent),
         Request::Connect { port } => connection::serve(stream, &input, port),
         Request::HostChanges => host_changes::serve(Stream::new(stream), input, &agent.folders),
+        Request::AddMount(mount) => added::serve(stream, &input, &mount, agent.added.as_ref()),
+        Request::RemoveMount { path, force } => {
+            added::remove(Stream::new(stream), &path, force, agent.added.as_ref());
+        }
     }
 }
 

@@ -63,7 +63,7 @@ pub(crate) fn mount_all(shares: &[ShareMount], initramfs: &OwnedFd) -> Result<Mo
     let devices = devices.into_iter().map(|(_, files)| files).collect::<Vec<_>>();
     for device in &devices {
         // Slower without, but not wrong.
-        let _ = tune(device);
+        let _ = rustix::fs::fstat(device).and_then(|status| tune(status.st_dev));
     }
     Ok(Mounted { devices, folders })
 }
@@ -120,9 +120,8 @@ fn mount(devices: &[Device], share: &ShareMount) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Has the kernel read and write in pieces that are worth a request.
-fn tune(device: &OwnedFd) -> Result<(), Errno> {
-    let number = rustix::fs::fstat(device)?.st_dev;
+/// Has the kernel read and write the file system with this device number in pieces that are worth a request.
+pub(crate) fn tune(number: u64) -> Result<(), Errno> {
     let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
     for (name, value) in [("read_ahead_kb", READ_AHEAD_KIB), ("max_ratio", UNWRITTEN_PERCENT)] {
         let path = format!("/sys/class/bdi/{major}:{minor}/{name}");
@@ -133,6 +132,6 @@ fn tune(device: &OwnedFd) -> Result<(), Errno> {
 }
 
 /// A path of what a descriptor is of.
-fn by_descriptor(descriptor: &OwnedFd) -> String {
+pub(crate) fn by_descriptor(descriptor: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", descriptor.as_fd().as_raw_fd())
 }

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::mount::FsPickFlags;
 use rustix::system::RebootCommand;
 
+use crate::added::Added;
 use crate::boot::Writable;
 use crate::control::Control;
 use crate::service::Agent;
@@ -33,6 +34,8 @@ pub(crate) fn end(
     }
     signal_everything(libc::SIGKILL);
     agent.running.wait_for_none(KILL_LIMIT);
+    // Their streams must last until the kernel has written to them what it has.
+    agent.added.iter().for_each(Added::end);
     // A file open for writing would keep its file system from becoming read-only.
     agent.hang_up();
     agent.file_acts.wait_for_none(KILL_LIMIT);

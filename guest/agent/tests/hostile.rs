@@ -196,7 +196,7 @@ fn random_request(random: &mut Random) -> Request {
         _ => Stdio::Terminal(TerminalSize { rows: 24, cols: 80 }),
     };
     let mode = u32::try_from(number & 0xffff_ffff).unwrap();
-    match random.below(13) {
+    match random.below(14) {
         0 => Request::File(FileRequest::Read { path: one, offset: 0, length: number, size_limit: None }),
         1 => Request::File(FileRequest::Write { path: one, mode, at: WriteAt::Append }),
         2 => Request::File(FileRequest::Write { path: one, mode, at: WriteAt::Offset(number % (1 << 20)) }),
@@ -208,6 +208,7 @@ fn random_request(random: &mut Random) -> Request {
         8 => Request::File(FileRequest::Watch { path: one, recursive }),
         9 => Request::Connect { port: 0 },
         10 => Request::HostChanges,
+        11 => Request::RemoveMount { path: one, force: recursive },
         _ => Request::Exec(Box::new(ExecRequest { stdio, detached: recursive, ..request(&["cat"]) })),
     }
 }

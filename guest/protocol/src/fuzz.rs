@@ -9,9 +9,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::frame::{self, FrameError, HEAD, Kind, MAX_PAYLOAD, Splitter};
+use crate::messages::{LEAST_REPLY, MOST_REPLY, Messages};
 use crate::{
     ConnectReply, ControlFromGuest, ControlFromHost, FileEntry, FileReply, HostChange, HostChangeReply, Pong,
-    ProgramControl, ProgramEvent, Reply, Request, WatchEvent,
+    ProgramControl, ProgramEvent, RemoveReply, Reply, Request, WatchEvent,
 };
 
 /// A stream's frames, and its end: an error, or whether it was between two frames.
@@ -49,6 +50,36 @@ fn split<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Frames {
     (frames, Ok(end))
 }
 
+/// Reads the bytes after the first as messages that say their own length, in pieces of that first byte's length. Panics
+/// only on a defect.
+pub fn lengths(data: &[u8]) {
+    let Some((&piece, bytes)) = data.split_first() else { return };
+    let (mut messages, mut taken) = (Messages::replies(), Vec::new());
+    for mut piece in bytes.chunks(usize::from(piece).max(1)) {
+        while !piece.is_empty() {
+            let room = messages.room();
+            let count = room.len().min(piece.len());
+            assert!(count > 0, "no room");
+            room[..count].copy_from_slice(&piece[..count]);
+            messages.received(count);
+            piece = &piece[count..];
+            loop {
+                match messages.next_message() {
+                    Ok(Some(message)) => {
+                        assert!((LEAST_REPLY..=MOST_REPLY).contains(&message.len()), "{}", message.len());
+                        taken.extend_from_slice(message);
+                    }
+                    Ok(None) => break,
+                    Err(_) => return assert!(bytes.starts_with(&taken)),
+                }
+            }
+            assert!(messages.held() <= MOST_REPLY, "{} bytes are held", messages.held());
+        }
+    }
+    assert!(bytes.starts_with(&taken), "a message is not what was sent");
+    assert!(!messages.at_boundary() || taken.len() == bytes.len(), "an end inside a message");
+}
+
 /// A payload as each of the messages it could be.
 fn messages(payload: &[u8]) {
     message::<ControlFromGuest>(payload);
@@ -57,6 +88,7 @@ fn messages(payload: &[u8]) {
     message::<ProgramControl>(payload);
     message::<HostChange>(payload);
     message::<Reply<HostChangeReply>>(payload);
+    message::<Reply<RemoveReply>>(payload);
     message::<Reply<Pong>>(payload);
     message::<Reply<ProgramEvent>>(payload);
     message::<Reply<ConnectReply>>(payload);
@@ -85,6 +117,10 @@ mod tests {
 
     fn reply(answer: &impl Answer) -> Vec<u8> {
         frame::encode_reply(answer).unwrap_or_default()
+    }
+
+    fn added() -> AddedMount {
+        AddedMount { path: "/a/b".into(), is_file: true, readonly: false, set_ids: true, make: false }
     }
 
     fn examples() -> Vec<Vec<u8>> {
@@ -170,6 +206,12 @@ mod tests {
             ]
             .concat(),
             [reply(&HostChangeReply::Thread(7)), reply(&HostChangeReply::Done(true))].concat(),
+            frame(&Request::AddMount(added())),
+            [
+                frame(&Request::RemoveMount { path: path(), force: true }),
+                reply(&RemoveReply::Failed("no".into())),
+            ]
+            .concat(),
             [reply(&FileReply::Ok(WatchEvent::Watching)), reply(&FileReply::Ok(WatchEvent::Change(change)))]
                 .concat(),
         ];
@@ -179,5 +221,17 @@ mod tests {
     #[test]
     fn frames() {
         fuzzed::run("guest_protocol_frames", 4000, &examples(), &[], super::frames);
+    }
+
+    #[test]
+    fn lengths() {
+        let reply = |length: u32, room: usize| [&length.to_le_bytes()[..], &vec![1; room - 4]].concat();
+        let examples = [
+            [&[7], &reply(16, 16)[..], &reply(20, 20)].concat(),
+            [&[255], &reply(5000, 5000)[..], &reply(15, 15)].concat(),
+            [&[1], &reply(u32::MAX, 40)[..]].concat(),
+        ];
+        let dictionary = ["\x10\0\0\0", "\x10\0\x10\0", "\x11\0\x10\0"];
+        fuzzed::run("guest_protocol_lengths", 4000, &examples, &dictionary, super::lengths);
     }
 }

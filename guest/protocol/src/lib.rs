@@ -20,13 +20,14 @@ pub mod frame;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod message;
+pub mod messages;
 
 pub use message::{
-    Answer, BootConfig, BootFailure, Change, ChangeKind, ConnectReply, ControlFromGuest, ControlFromHost,
-    DiskMount, Ends, ExecFailure, ExecRequest, Exit, FileEntry, FileFailure, FileReply, FileRequest, HostAct,
-    HostChange, HostChangeReply, HostEntry, Network, NewFile, Pong, Program, ProgramControl, ProgramEvent,
-    Ready, Refusal, Reply, Request, ShareDevice, ShareMount, Stdio, TerminalSize, UpperDisk, Usage,
-    WatchEvent, WriteAt,
+    AddReply, AddedMount, Answer, BootConfig, BootFailure, Change, ChangeKind, ConnectReply,
+    ControlFromGuest, ControlFromHost, DiskMount, Ends, ExecFailure, ExecRequest, Exit, FileEntry,
+    FileFailure, FileReply, FileRequest, HostAct, HostChange, HostChangeReply, HostEntry, Network, NewFile,
+    Pong, Program, ProgramControl, ProgramEvent, Ready, Refusal, RemoveReply, Reply, Request, ShareDevice,
+    ShareMount, Stdio, TerminalSize, UpperDisk, Usage, WatchEvent, WriteAt,
 };
 
 /// Raised with every incompatible change; the agent travels in the same release as the host, so equality is required.

@@ -202,6 +202,43 @@ pub enum Request {
     /// Repeat what the host changes in shared folders, so that programs that watch files hear of it: [`HostChange`]s
     /// follow, one after the answer to the one before. Answered by [`HostChangeReply`]s.
     HostChanges,
+    /// Mount what is served at the host's end of this stream; answered by an [`AddReply`]. After it the stream carries
+    /// messages of FUSE, requests to the host and replies to the guest, each of which begins with its length
+    /// ([`crate::messages`]). The mount's files are gone when the stream ends, and the stream ends when the mount is gone.
+    AddMount(AddedMount),
+    /// Take away a mount that was added; answered by a [`RemoveReply`].
+    RemoveMount {
+        /// The path of its place.
+        path: String,
+        /// Take it away even if it is in use: what is open there fails from then on.
+        force: bool,
+    },
+}
+
+/// A directory or a file that the host serves over a stream, and its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddedMount {
+    /// The path of its place, absolute.
+    pub path: String,
+    /// It is a file.
+    pub is_file: bool,
+    /// Whether the host refuses writes.
+    pub readonly: bool,
+    /// Whether set-user-ID and set-group-ID bits count.
+    pub set_ids: bool,
+    /// Whether its place is made where it is missing, with directories on the way.
+    pub make: bool,
+}
+
+/// Answer to a [`Request::RemoveMount`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RemoveReply {
+    /// It is gone.
+    Removed,
+    /// It is in use, and stays.
+    Busy,
+    /// It stays for another reason, in the system's words.
+    Failed(String),
 }
 
 /// A change that the host made in a shared folder. The folder's server takes the agent's repetition for what it is, and
@@ -476,6 +513,7 @@ impl Answer for Pong {}
 impl Answer for ProgramEvent {}
 impl Answer for ConnectReply {}
 impl Answer for HostChangeReply {}
+impl Answer for RemoveReply {}
 impl<T: Serialize + DeserializeOwned> Answer for FileReply<T> {}
 
 /// Answer to [`Request::Ping`].
@@ -511,6 +549,9 @@ pub enum WatchEvent {
 /// Answer to a [`Request::Connect`]: the connection is made, and the stream carries its bytes from here on; or the
 /// system's error.
 pub type ConnectReply = Result<(), String>;
+
+/// Answer to a [`Request::AddMount`]: it is mounted; or the reason why not.
+pub type AddReply = Result<(), String>;
 
 /// The end of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

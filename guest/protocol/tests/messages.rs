@@ -6,11 +6,11 @@ use std::fmt::Debug;
 
 use guest_protocol::frame::{self, FrameError, HEAD, Head, Kind};
 use guest_protocol::{
-    Answer, BootConfig, BootFailure, Change, ChangeKind, ConnectReply, ControlFromGuest, ControlFromHost,
-    DiskMount, Ends, ExecFailure, ExecRequest, Exit, FileEntry, FileFailure, FileReply, FileRequest, HostAct,
-    HostChange, HostChangeReply, HostEntry, Network, Pong, Program, ProgramControl, ProgramEvent, Ready,
-    Refusal, Reply, Request, ShareDevice, ShareMount, Stdio, TerminalSize, UpperDisk, Usage, WatchEvent,
-    WriteAt,
+    AddedMount, Answer, BootConfig, BootFailure, Change, ChangeKind, ConnectReply, ControlFromGuest,
+    ControlFromHost, DiskMount, Ends, ExecFailure, ExecRequest, Exit, FileEntry, FileFailure, FileReply,
+    FileRequest, HostAct, HostChange, HostChangeReply, HostEntry, Network, Pong, Program, ProgramControl,
+    ProgramEvent, Ready, Refusal, RemoveReply, Reply, Request, ShareDevice, ShareMount, Stdio, TerminalSize,
+    UpperDisk, Usage, WatchEvent, WriteAt,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -362,12 +362,21 @@ fn one_changed_byte() {
         Request::File(FileRequest::Rename { from: path.clone(), to: path }),
         Request::Connect { port: 8080 },
         Request::HostChanges,
+        Request::AddMount(AddedMount {
+            path: "/a".into(),
+            is_file: false,
+            readonly: true,
+            set_ids: false,
+            make: true,
+        }),
+        Request::RemoveMount { path: "/a".into(), force: true },
     ] {
         change_each_byte(&request);
     }
     let moved = HostAct::Moved { to_directory: b"c".to_vec(), to: b"d".to_vec() };
     change_each_byte(&HostChange { share: 1, directory: b"a".to_vec(), name: b"b".to_vec(), what: moved });
     change_each_byte(&Reply::Ok(HostChangeReply::Thread(300)));
+    change_each_byte(&Reply::Ok(RemoveReply::Failed("no".into())));
     let entry = FileEntry {
         name: b"link".to_vec(),
         size: 4,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use waiting::CancellationToken;
 
-use crate::modules::{NETWORK, SHARES, Tree, WANTED};
+use crate::modules::{IF_THERE, NETWORK, SHARES, Tree, WANTED};
 use crate::{Error, Kernel, Result, cpio, made_once};
 
 /// Raised when the archive's layout changes, so that cached archives are made anew.
@@ -92,7 +92,11 @@ impl Archive<'_> {
     /// line, in load order.
     pub fn write(&self, kernel: &Kernel, path: &Path) -> Result<()> {
         let modules = match &kernel.modules {
-            Some(modules) => Tree::read(modules)?.load_order(&kernel.release, self.modules)?,
+            Some(modules) => {
+                let tree = Tree::read(modules)?;
+                let wanted = self.modules.iter().filter(|name| !IF_THERE.contains(name) || tree.has(name));
+                tree.load_order(&kernel.release, &wanted.copied().collect::<Vec<_>>())?
+            }
             None => Vec::new(),
         };
         let file = fs::File::create(path).map_err(Error::io(path))?;

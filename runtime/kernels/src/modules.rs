@@ -22,7 +22,11 @@ pub(crate) const WANTED: &[&str] = &[
     "virtio_console",
     "virtio_rng",
     "virtio_balloon",
+    "fuse",
 ];
+
+/// Those of them that a guest does without on a kernel that lacks them: nothing can be mounted later then.
+pub(crate) const IF_THERE: &[&str] = &["fuse"];
 
 /// Modules that only guests with shared directories need.
 pub(crate) const SHARES: &[&str] = &["virtiofs"];
@@ -90,6 +94,11 @@ impl Tree {
         }
         order.push((name, module.bytes));
         Ok(())
+    }
+
+    /// Whether there is such a module, in a file of its own.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.files.contains_key(name)
     }
 
     /// All modules, by name.

@@ -26,7 +26,7 @@ pub use broker::Powers;
 
 pub use agent::{
     DETACHED_TAIL, DetachedInfo, DetachedState, Error as AgentError, Event, Exec, ImageOverrides, Input,
-    MAX_DETACHED, Output, ProgramStream,
+    MAX_DETACHED, MountInfo, Output, ProgramStream,
 };
 pub use control::{AllowList, Client, Error as ControlError, ListChange, change_allow_list};
 pub use guest::{

@@ -182,7 +182,7 @@ pub struct Timings {
     pub guest_ready_us: Option<u64>,
 }
 
-/// Whether a number is left out of JSON.
+/// Whether a number, or a truth value, is left out of JSON.
 fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
     *number == T::default()
 }

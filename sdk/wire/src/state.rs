@@ -155,6 +155,9 @@ pub struct VmMount {
     /// When the guest sees what the host changes, unless that is `auto`: `none`, `always`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<String>,
+    /// Whether it was added while the sandbox ran.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub added: bool,
 }
 
 /// A line of /etc/hosts.

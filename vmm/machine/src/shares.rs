@@ -11,6 +11,9 @@
 //!                            ◀────── Failed(why), and the end
 //! ```
 //!
+//! A mount that is added while its guest runs has a process of its own, without a device: `Serve` has the mount, and
+//! `Guest(stream)` brings the stream to the guest's kernel, once that has mounted it.
+//!
 //! The process is one of the back ends outside of a machine ([`crate::BackEnd`]), and ends when the supervisor hangs up.
 //! Not here: how files are served, and what the process may do (the program sees to both).
 
@@ -19,7 +22,7 @@ mod keeper;
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -57,6 +60,17 @@ pub struct Serve {
     pub keeper: Option<Fd>,
     /// Rules for all files, and whether operations are told.
     pub watch: Watch,
+    /// A mount that is served over a stream, by a process without devices.
+    pub added: Option<AddedSpec>,
+}
+
+/// A mount that is served over a stream.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AddedSpec {
+    /// Nobody but the guest changes these files.
+    pub exclusive: bool,
+    /// The mount.
+    pub mount: MountSpec<Fd>,
 }
 
 /// To the process, later.
@@ -66,6 +80,8 @@ pub enum Later {
     Mark(u64),
     /// A stream to the guest's agent, which waits to hear of the host's changes. Only the first counts.
     Agent(Fd),
+    /// The stream on which the guest's kernel asks for the files of a mount that was added. Only the first counts.
+    Guest(Fd),
 }
 
 /// Rules for the files of all mounts, and whether operations are told.
@@ -304,7 +320,7 @@ pub struct Shares {
     child: Child,
     channel: Arc<Channel>,
     /// Why the process failed, from the thread that listens to it, if one does.
-    heard: Option<mpsc::Receiver<String>>,
+    heard: Option<Mutex<mpsc::Receiver<String>>>,
     keeper: Option<Arc<Keeper>>,
 }
 
@@ -373,10 +389,54 @@ impl Shares {
             back_ends.push(BackEnd { socket: socket.into(), device });
         }
         let theirs = theirs.map(|theirs| descriptors.add(theirs));
-        let serve = Serve { memory, devices: specs, keeper: theirs, watch };
+        let serve = Serve { memory, devices: specs, keeper: theirs, watch, added: None };
         descriptors.send(&channel, &serve).map_err(in_process(PROGRAM))?;
         let keeper = keeper.map(Keeper::new).map(Arc::new);
         Ok((Self { child, channel: Arc::new(channel), heard: None, keeper }, back_ends))
+    }
+
+    /// Starts to serve a mount that is added to a guest that runs. `exclusive`: nobody but the guest changes its files.
+    pub fn start_added(
+        mount: MountSpec<OwnedFd>,
+        exclusive: bool,
+        watch: Watch,
+        log: Option<OwnedFd>,
+    ) -> Result<Self, MachineError> {
+        Self::start_added_with(&find(PROGRAM)?, mount, exclusive, watch, None, log)
+    }
+
+    /// [`Shares::start_added`] with a program from elsewhere. Started by root, the process becomes `user`'s.
+    pub fn start_added_with(
+        program: &Path,
+        mount: MountSpec<OwnedFd>,
+        exclusive: bool,
+        watch: Watch,
+        user: Option<User>,
+        log: Option<OwnedFd>,
+    ) -> Result<Self, MachineError> {
+        let args = user.map(|user| user.arguments()).unwrap_or_default();
+        let spawn = Spawn { stderr: log, args, ..Spawn::new(program) };
+        let (child, channel) = broker::start(Program::Shares, spawn).map_err(in_process(PROGRAM))?;
+        let mut descriptors = Outgoing::default();
+        let mut add = |directory| Ok::<_, Infallible>(descriptors.add(directory));
+        let Ok(mount) = mount.try_map(&mut add);
+        let added = Some(AddedSpec { exclusive, mount });
+        let serve = Serve { memory: 0, devices: Vec::new(), keeper: None, watch, added };
+        descriptors.send(&channel, &serve).map_err(in_process(PROGRAM))?;
+        Ok(Self { child, channel: Arc::new(channel), heard: None, keeper: None })
+    }
+
+    /// Gives the process of a mount that was added the stream to the guest's kernel.
+    pub fn give_guest(&self, stream: OwnedFd) -> Result<(), MachineError> {
+        let mut descriptors = Outgoing::default();
+        let later = Later::Guest(descriptors.add(stream));
+        descriptors.send(&self.channel, &later).map_err(in_process(PROGRAM))
+    }
+
+    /// Hangs up, and waits for the process' end, but not for long.
+    pub fn end(self) {
+        let _ = rustix::net::shutdown(&*self.channel, Shutdown::Both);
+        wait_readable_for(self.child.as_fd(), LAST_WORDS);
     }
 
     /// The way to have changes of overlays written down, if there are overlays.
@@ -399,7 +459,7 @@ impl Shares {
         let thread = thread::Builder::new().name("files".to_owned());
         let thread = thread.spawn(move || listen(&channel, take, &tell));
         thread.map_err(system(PROGRAM))?;
-        self.heard = Some(heard);
+        self.heard = Some(Mutex::new(heard));
         Ok(Marker(Arc::clone(&self.channel)))
     }
 
@@ -443,8 +503,10 @@ impl Shares {
     /// Waits for the end of the process, which nobody asked for, and says why it ended.
     pub fn failure(&mut self) -> String {
         let status = self.child.wait();
-        let why = match &self.heard {
-            Some(heard) => heard.recv_timeout(LAST_WORDS).ok(),
+        let why = match &mut self.heard {
+            Some(heard) => {
+                heard.get_mut().unwrap_or_else(PoisonError::into_inner).recv_timeout(LAST_WORDS).ok()
+            }
             None => last_words(&self.channel),
         };
         if let Some(why) = why {

@@ -41,7 +41,12 @@ impl Maker<'_> {
         Ok(Router::new(mounts.collect::<anyhow::Result<_>>()?))
     }
 
-    fn mount(&self, mount: MountSpec<OwnedFd>, number: u64) -> anyhow::Result<Box<dyn FileSystem>> {
+    /// The files of one mount, whose number on its device this is.
+    pub(crate) fn mount(
+        &self,
+        mount: MountSpec<OwnedFd>,
+        number: u64,
+    ) -> anyhow::Result<Box<dyn FileSystem>> {
         let MountSpec { content, inner, place: at, masks } = mount;
         let guard = self.watched.guard(masks)?;
         let is_own = !matches!(content, Content::Host { .. });

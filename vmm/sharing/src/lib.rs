@@ -8,6 +8,7 @@
 //!
 //! Not here: the supervisor's side (`machine::shares`), the FUSE protocol (`fuse`), files (`shares`), and vhost-user.
 
+mod added;
 mod changes;
 mod confine;
 mod device;
@@ -25,8 +26,10 @@ use std::thread;
 use anyhow::{Context, bail, ensure};
 use confinement::User;
 use fuse::{Coherence, Session};
-use machine::descriptors::Incoming;
-use machine::shares::{DeviceSpec, Later, MAX_DEVICES, MAX_MOUNTS, MountSpec, Serve, SharesReport};
+use machine::descriptors::{Fd, Incoming};
+use machine::shares::{
+    AddedSpec, DeviceSpec, Later, MAX_DEVICES, MAX_MOUNTS, MountSpec, Serve, SharesReport,
+};
 use process::Channel;
 use rustix::fs::{FileType, Mode};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -42,6 +45,8 @@ use overlay::Files;
 use watch::Watched;
 
 const PROGRAM: &str = "matchlock-shares";
+
+const BROKEN: &str = "the supervisor broke the protocol";
 
 /// A device that is still without its file systems.
 struct Planned {
@@ -66,7 +71,7 @@ pub fn run(channel: Channel, user: Option<&User>) -> anyhow::Result<()> {
 }
 
 fn serve(channel: &Arc<Channel>, user: Option<&User>, planned: &mut Vec<Planned>) -> anyhow::Result<()> {
-    let Some((Serve { memory, devices, keeper, watch }, received)) =
+    let Some((Serve { memory, devices, keeper, watch, added }, received)) =
         channel.recv().context("first message")?
     else {
         return Ok(());
@@ -77,6 +82,13 @@ fn serve(channel: &Arc<Channel>, user: Option<&User>, planned: &mut Vec<Planned>
     for device in devices {
         planned.push(plan(device, &mut received)?);
     }
+    let added = added.map(|AddedSpec { exclusive, mount }| {
+        anyhow::Ok(added::Planned {
+            coherence: coherence(exclusive),
+            mount: take_mount(mount, &mut received)?,
+        })
+    });
+    let added = added.transpose()?;
     let keeper = keeper.map(|keeper| received.take(keeper).map(Channel::from)).transpose()?;
     drop(received);
     // `Followers::count` may read the number of CPUs from files, so it comes before the confinement.
@@ -84,6 +96,9 @@ fn serve(channel: &Arc<Channel>, user: Option<&User>, planned: &mut Vec<Planned>
     raise_descriptor_limit()?;
     // The guest's own umask has been heeded.
     rustix::process::umask(Mode::empty());
+    if let Some(mount) = added {
+        return added::serve(channel, user, mount, &watched);
+    }
 
     // Each device maps all of the memory for itself, and twice for a moment when its front end tells of it anew.
     let mapped = u64::try_from(planned.len())?.saturating_mul(2).saturating_mul(memory);
@@ -119,7 +134,7 @@ fn serve(channel: &Arc<Channel>, user: Option<&User>, planned: &mut Vec<Planned>
     while let Some((later, received)) = channel.recv()? {
         match (later, watched.events()) {
             (Later::Mark(mark), Some(events)) => events.mark(mark),
-            (Later::Mark(_), None) => bail!("the supervisor broke the protocol"),
+            (Later::Mark(_), None) | (Later::Guest(_), _) => bail!(BROKEN),
             (Later::Agent(stream), _) => {
                 let stream = Incoming::new(received).take(stream)?;
                 changes.take().map_or(Ok(()), |changes| changes.tell(stream))?;
@@ -142,16 +157,23 @@ fn changes(inside: &Inside) -> Option<Changes> {
 fn plan(spec: DeviceSpec, received: &mut Incoming) -> anyhow::Result<Planned> {
     let DeviceSpec { listener, tag, request_queues, exclusive, mounts } = spec;
     ensure!(mounts.len() <= MAX_MOUNTS, "{} mounts are too many", mounts.len());
-    let mut take = |directory| {
+    let mounts = mounts.into_iter().map(|mount| take_mount(mount, received));
+    let mounts = mounts.collect::<anyhow::Result<_>>()?;
+    let coherence = coherence(exclusive);
+    Ok(Planned { listener: received.take(listener)?.into(), tag, request_queues, coherence, mounts })
+}
+
+fn take_mount(mount: MountSpec<Fd>, received: &mut Incoming) -> anyhow::Result<MountSpec<OwnedFd>> {
+    mount.try_map(|directory| {
         let directory = received.take(directory)?;
         let kind = FileType::from_raw_mode(rustix::fs::fstat(&directory)?.st_mode);
         ensure!(kind.is_dir(), "what is shared is not a directory");
         Ok(directory)
-    };
-    let mounts = mounts.into_iter().map(|mount| mount.try_map(&mut take));
-    let mounts = mounts.collect::<anyhow::Result<_>>()?;
-    let coherence = if exclusive { Coherence::Exclusive } else { Coherence::Shared };
-    Ok(Planned { listener: received.take(listener)?.into(), tag, request_queues, coherence, mounts })
+    })
+}
+
+fn coherence(exclusive: bool) -> Coherence {
+    if exclusive { Coherence::Exclusive } else { Coherence::Shared }
 }
 
 /// The mounts of each device, with numbers of directories, and these directories.
@@ -160,18 +182,23 @@ type Apart = (Vec<Vec<MountSpec<usize>>>, Vec<Directory>);
 fn apart(planned: &mut [Planned]) -> anyhow::Result<Apart> {
     let mut directories = Vec::new();
     let mut mounts_of = |device: &mut Planned| {
-        let mounts = device.mounts.drain(..).map(|mount| {
-            // Only the first is the host's: behind it comes one for changes.
-            let mut readonly = mount.content.leaves_host();
-            mount.try_map(|directory| {
-                directories.push(Directory { directory, readonly: std::mem::take(&mut readonly) });
-                anyhow::Ok(directories.len() - 1)
-            })
-        });
+        let mounts = device.mounts.drain(..).map(|mount| apart_one(mount, &mut directories));
         mounts.collect::<anyhow::Result<Vec<_>>>()
     };
     let mounts = planned.iter_mut().map(&mut mounts_of).collect::<anyhow::Result<_>>()?;
     Ok((mounts, directories))
+}
+
+fn apart_one(
+    mount: MountSpec<OwnedFd>,
+    directories: &mut Vec<Directory>,
+) -> anyhow::Result<MountSpec<usize>> {
+    // Only the first is the host's: behind it comes one for changes.
+    let mut readonly = mount.content.leaves_host();
+    mount.try_map(|directory| {
+        directories.push(Directory { directory, readonly: std::mem::take(&mut readonly) });
+        anyhow::Ok(directories.len() - 1)
+    })
 }
 
 /// The file systems of each device, and the overlays among them.
@@ -184,10 +211,7 @@ fn sessions(
     (watched, changes): (&Watched, Option<&Changes>),
 ) -> anyhow::Result<Served> {
     let Inside { shared, own } = inside;
-    // A quarter for each kind of descriptor, and a quarter for all else.
-    let each = MAX_DESCRIPTORS.min(descriptor_limit()) / (4 * u64::try_from(shared.len())?.max(1));
-    let each = usize::try_from(each)?;
-    let budget = Budget { nodes: each, handles: each };
+    let budget = budget(shared.len())?;
     let maker = Maker { own, budget, watched, changes, overlays: RefCell::default() };
     let mut shared: Vec<_> = shared.into_iter().map(Some).collect();
     let mut take = |number| {
@@ -201,6 +225,14 @@ fn sessions(
     };
     let sessions = mounts.into_iter().zip(planned).map(session).collect::<anyhow::Result<_>>()?;
     Ok((sessions, maker.overlays.into_inner()))
+}
+
+/// Descriptors for each of so many directories.
+fn budget(directories: usize) -> anyhow::Result<Budget> {
+    // A quarter for each kind of descriptor, and a quarter for all else.
+    let each = MAX_DESCRIPTORS.min(descriptor_limit()) / (4 * u64::try_from(directories)?.max(1));
+    let each = usize::try_from(each)?;
+    Ok(Budget { nodes: each, handles: each })
 }
 
 /// Most descriptors that the tables of nodes are made for.

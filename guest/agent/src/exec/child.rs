@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::Mode;
 use rustix::io::Errno;
+use rustix::mount::MountPropagationFlags;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::ThreadNameSpaceType;
@@ -201,6 +202,9 @@ fn enter_mount_namespace(plan: &Plan<'_>) -> Result<(), Errno> {
     if let Some(init) = plan.init {
         rustix::thread::move_into_thread_name_spaces(init, ThreadNameSpaceType::MOUNT)?;
     }
+    // Mounts that the agent makes later come in, and none of this namespace's gets out.
+    let inwards = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    rustix::mount::mount_change(c"/", inwards)?;
     match plan.filter {
         Some(_) => shield::mount_proc_covered(),
         None => shield::mount_proc_and_lower(),

@@ -26,10 +26,15 @@ pub const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// An agent in such a root; `None`, with the reason printed, if the host lacks something that it needs.
 pub fn guest() -> Option<Arc<Agent>> {
+    guest_with(|agent| agent)
+}
+
+/// The same with more means.
+pub fn guest_with(equip: impl FnOnce(Agent) -> Agent) -> Option<Arc<Agent>> {
     let missing = match busybox() {
         _ if !rustix::process::geteuid().is_root() => "root",
         None => "busybox-static",
-        Some(busybox) => return Some(enter(busybox)),
+        Some(busybox) => return Some(Arc::new(equip(enter(busybox)))),
     };
     skip::skip(missing, format!("it needs {missing}"));
     None
@@ -98,7 +103,7 @@ fn mount_kernels(root: &Path) {
     std::fs::write(root.join("sys/fs/cgroup/cpu.max"), "50000 100000").unwrap();
 }
 
-fn enter(busybox: &Path) -> Arc<Agent> {
+fn enter(busybox: &Path) -> Agent {
     // A shell starts background programs with these signals ignored, which they inherit; PID 1 of a guest does not.
     for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
         // SAFETY: the default action runs no code of this process.
@@ -120,7 +125,7 @@ fn enter(busybox: &Path) -> Arc<Agent> {
     rustix::process::chdir("/").unwrap();
     let terminals = File::open("/dev/pts").unwrap();
     guest_agent::shield::raise().unwrap();
-    Arc::new(Agent::new(null.into(), terminals.into()))
+    Agent::new(null.into(), terminals.into())
 }
 
 pub fn request(program: &[&str]) -> ExecRequest {

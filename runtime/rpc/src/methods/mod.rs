@@ -18,6 +18,7 @@ mod list_files;
 mod log;
 mod log_stream;
 mod mkdir;
+mod mount;
 mod plan;
 mod port_forward;
 mod process;
@@ -162,6 +163,9 @@ pub(crate) fn find(name: &str) -> Option<Method> {
         "remove" => Method::in_guest(File, |call, inside| Box::pin(remove::run(call, inside))),
         "rename" => Method::in_guest(File, |call, inside| Box::pin(rename::run(call, inside))),
         "watch" => Method::in_guest(File, |call, inside| Box::pin(watch::run(call, inside))).with_id(),
+        "mount_add" => Method::inside(ErrorCode::Vm, |call, inside| Box::pin(mount::add(call, inside))),
+        "mount_remove" => Method::inside(ErrorCode::Vm, |call, inside| Box::pin(mount::remove(call, inside))),
+        "mount_list" => Method::inside(ErrorCode::Vm, |call, inside| Box::pin(mount::list(call, inside))),
         "port_forward" => {
             Method::inside(ErrorCode::Vm, |call, inside| Box::pin(port_forward::run(call, inside)))
         }

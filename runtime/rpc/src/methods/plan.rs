@@ -194,7 +194,7 @@ fn check_interception(interception: Option<VfsInterception>) -> Result<FileWatch
 }
 
 /// A mount. A host path that is not as the mount's kind needs it counts as a fault of the sandbox, as in the 0.2 releases.
-fn check_mount(guest_path: &str, mount: &Mount) -> Result<mounts::Mount> {
+pub(crate) fn check_mount(guest_path: &str, mount: &Mount) -> Result<mounts::Mount> {
     let wanted = WantedMount {
         guest_path,
         kind: mount.kind.as_deref().unwrap_or_default(),

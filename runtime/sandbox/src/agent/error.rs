@@ -50,6 +50,9 @@ pub enum Error {
     /// The detached program has ended.
     #[error("detached program {0} has ended")]
     ProgramEnded(u32),
+    /// Programs use what is mounted at this place.
+    #[error("what is mounted at {0} is in use")]
+    MountBusy(String),
     /// The limit on detached programs is reached.
     #[error("{0} detached programs are running")]
     TooManyPrograms(usize),

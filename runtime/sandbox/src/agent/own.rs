@@ -4,18 +4,20 @@
 //! One stream is connected in advance, so that a request does not wait for a connection. Not here: guests of other
 //! processes' sandboxes.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use guest_protocol::{AGENT_PORT, Request, frame};
+use guest_protocol::frame::{self, Kind};
+use guest_protocol::{AGENT_PORT, AddReply, AddedMount, Answer, RemoveReply, Request};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
 use crate::agent::command::{Defaults, Exec};
 use crate::agent::detached::{Detached, Log};
 use crate::agent::error::{Error, Result};
-use crate::agent::frames::{hung_up, write_message};
+use crate::agent::frames::{hung_up, read_frame, write_message};
+use crate::agent::mounts::Mounts;
 use crate::agent::ports::Ports;
-use crate::agent::program::ProgramStream;
+use crate::agent::program::{ProgramStream, answered, tame};
 
 /// A guest that is reached through its machine's vsock ports. Clones are the same guest.
 #[derive(Debug, Clone)]
@@ -27,12 +29,14 @@ struct Inner {
     defaults: Defaults,
     spare: Mutex<Option<UnixStream>>,
     detached: Detached,
+    mounts: OnceLock<Mounts>,
 }
 
 impl OwnGuest {
     /// The guest behind `ports`; output of detached programs goes to `log`.
     pub(crate) fn new(ports: Arc<Ports>, defaults: Defaults, log: Log) -> Self {
-        Self(Arc::new(Inner { ports, defaults, spare: Mutex::new(None), detached: Detached::new(log) }))
+        let (spare, detached) = (Mutex::new(None), Detached::new(log));
+        Self(Arc::new(Inner { ports, defaults, spare, detached, mounts: OnceLock::new() }))
     }
 
     /// Connects the spare stream.
@@ -78,6 +82,37 @@ impl OwnGuest {
         Ok(stream)
     }
 
+    /// A stream on which the guest's kernel asks for the files of this mount, which it has mounted.
+    pub(crate) async fn add_mount(&self, mount: AddedMount) -> Result<UnixStream> {
+        let mut stream = self.0.ports.connect(AGENT_PORT).await.map_err(hung_up)?;
+        write_message(&mut stream, &Request::AddMount(mount)).await?;
+        match answer(&mut stream).await? {
+            AddReply::Ok(()) => Ok(stream),
+            AddReply::Err(why) => Err(Error::Refused(tame(&why))),
+        }
+    }
+
+    /// Has the agent take away a mount that was added.
+    pub(crate) async fn remove_mount(&self, path: &str, force: bool) -> Result<RemoveReply> {
+        let mut stream = self.0.ports.connect(AGENT_PORT).await.map_err(hung_up)?;
+        write_message(&mut stream, &Request::RemoveMount { path: path.to_owned(), force }).await?;
+        Ok(match answer(&mut stream).await? {
+            RemoveReply::Failed(why) => RemoveReply::Failed(tame(&why)),
+            reply => reply,
+        })
+    }
+
+    /// Tells of the task that serves mounts.
+    pub(crate) fn set_mounts(&self, mounts: Mounts) {
+        // There is one such task.
+        let _ = self.0.mounts.set(mounts);
+    }
+
+    /// The way to the task that serves mounts.
+    pub(crate) fn mounts(&self) -> Result<&Mounts> {
+        self.0.mounts.get().ok_or(Error::HangUp)
+    }
+
     /// Starts a detached program.
     pub(crate) async fn detach(&self, exec: Exec) -> Result<u32> {
         self.0.detached.start(self, exec).await
@@ -86,6 +121,15 @@ impl OwnGuest {
     /// The detached programs.
     pub(crate) fn detached(&self) -> &Detached {
         &self.0.detached
+    }
+}
+
+/// The answer to a request. Nothing beyond it is read.
+async fn answer<A: Answer>(stream: &mut UnixStream) -> Result<A> {
+    match read_frame(stream, &mut Vec::new()).await? {
+        Some((Kind::Message, payload)) => answered(payload),
+        Some(_) => Err(Error::Guest("data instead of an answer")),
+        None => Err(Error::HangUp),
     }
 }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::agent;
 use crate::agent::command::Exec;
 use crate::agent::detached::DetachedInfo;
+use crate::agent::mounts::{AskedMount, MountInfo};
 use crate::control::allow_list::{AllowList, ListChange};
 use crate::control::error::Error;
 
@@ -89,6 +90,12 @@ questions! {
     Changes {} -> ();
     /// Change the allow list, or show it.
     ChangeAllowList { change: ListChange } -> AllowList;
+    /// Add a mount.
+    AddMount { mount: AskedMount } -> ();
+    /// Take a mount away.
+    RemoveMount { guest_path: String, force: bool } -> ();
+    /// List the mounts.
+    ListMounts {} -> Vec<MountInfo>;
 }
 
 /// The answer that comes with a service stream, as a descriptor.
@@ -111,6 +118,8 @@ pub(crate) enum Refusal {
     UnknownProgram(u32),
     /// The detached program has ended.
     ProgramEnded(u32),
+    /// Programs use what is mounted at this place.
+    MountBusy(String),
     /// The guest is gone.
     HangUp,
     /// Anything else, in the owner's words.
@@ -123,6 +132,7 @@ impl From<agent::Error> for Refusal {
             agent::Error::NotStarted(failure) => Self::NotStarted(failure),
             agent::Error::UnknownProgram(program) => Self::UnknownProgram(program),
             agent::Error::ProgramEnded(program) => Self::ProgramEnded(program),
+            agent::Error::MountBusy(place) => Self::MountBusy(place),
             agent::Error::HangUp => Self::HangUp,
             error => Self::Other(error.to_string()),
         }
@@ -135,6 +145,7 @@ impl From<Refusal> for Error {
             Refusal::NotStarted(failure) => agent::Error::NotStarted(failure).into(),
             Refusal::UnknownProgram(program) => agent::Error::UnknownProgram(program).into(),
             Refusal::ProgramEnded(program) => agent::Error::ProgramEnded(program).into(),
+            Refusal::MountBusy(place) => agent::Error::MountBusy(place).into(),
             Refusal::HangUp => agent::Error::HangUp.into(),
             Refusal::Other(text) => Self::Refused(text),
         }

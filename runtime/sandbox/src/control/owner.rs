@@ -32,8 +32,8 @@ use crate::agent::frames::{hung_up, read_frame, write_message};
 use crate::agent::own::OwnGuest;
 use crate::control::allow_list::{AllowList, Gate, ListChange};
 use crate::control::dialogue::{
-    ChangeAllowList, Changes, Detach, Detached, FRAME_KIND, Hello, Kill, Output, Question, Request, Run,
-    Service, Signal, Stop, Stopping, StreamComes, VERSION, Wait, reply,
+    AddMount, ChangeAllowList, Changes, Detach, Detached, FRAME_KIND, Hello, Kill, ListMounts, Output,
+    Question, RemoveMount, Request, Run, Service, Signal, Stop, Stopping, StreamComes, VERSION, Wait, reply,
 };
 use crate::control::error::{Error, Result};
 use crate::records::home::VmPaths;
@@ -151,6 +151,17 @@ async fn serve_one(limit: Duration, mut stream: tokio::net::UnixStream, shared: 
         Request::Changes(Changes {}) => answer::<Changes>(stream, keep_changes(shared)).await,
         Request::ChangeAllowList(ChangeAllowList { change }) => {
             answer::<ChangeAllowList>(stream, change_allow_list(shared, change)).await
+        }
+        Request::AddMount(AddMount { mount }) => {
+            let added = async { ready(shared).await?.mounts()?.add(mount.mount()?).await };
+            answer::<AddMount>(stream, added).await
+        }
+        Request::RemoveMount(RemoveMount { guest_path, force }) => {
+            let removed = async { ready(shared).await?.mounts()?.remove(guest_path, force).await };
+            answer::<RemoveMount>(stream, removed).await
+        }
+        Request::ListMounts(ListMounts {}) => {
+            answer::<ListMounts>(stream, async { ready(shared).await?.mounts()?.list().await }).await
         }
     }
 }

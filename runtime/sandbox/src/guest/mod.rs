@@ -20,15 +20,19 @@ use std::sync::Arc;
 
 use guest_protocol::frame::Kind;
 use guest_protocol::{ConnectReply, Exit, Request};
+use policy::mounts::Mount;
 use tokio::net::UnixStream;
 
 use crate::agent::command::Exec;
 use crate::agent::detached::DetachedInfo;
 use crate::agent::frames::{read_frame, write_message};
+use crate::agent::mounts::MountInfo;
 use crate::agent::own::OwnGuest;
 use crate::agent::program::{ProgramStream, answered, tame};
 use crate::control::client;
-use crate::control::dialogue::{self, Detach, Kill, Question, Run, Signal, StreamComes, Wait};
+use crate::control::dialogue::{
+    self, AddMount, Detach, Kill, ListMounts, Question, RemoveMount, Run, Signal, StreamComes, Wait,
+};
 use crate::guest::error::Result;
 use crate::{Home, Id, agent};
 
@@ -149,6 +153,31 @@ impl Guest {
         match &self.0 {
             Reach::Own(own) => Ok(own.detached().kill(program).await?),
             Reach::Other(other) => other.ask(Kill { program }).await,
+        }
+    }
+
+    /// Adds a mount. It is there when this returns.
+    pub async fn add_mount(&self, mount: &Mount) -> Result<()> {
+        match &self.0 {
+            Reach::Own(own) => Ok(own.mounts()?.add(mount.clone()).await?),
+            Reach::Other(other) => other.ask(AddMount { mount: mount.into() }).await,
+        }
+    }
+
+    /// Takes away what was added at a place of the guest; by force even if it is in use: what is open there fails then.
+    pub async fn remove_mount(&self, guest_path: &str, force: bool) -> Result<()> {
+        let guest_path = guest_path.to_owned();
+        match &self.0 {
+            Reach::Own(own) => Ok(own.mounts()?.remove(guest_path, force).await?),
+            Reach::Other(other) => other.ask(RemoveMount { guest_path, force }).await,
+        }
+    }
+
+    /// The mounts, those from the start first.
+    pub async fn mounts(&self) -> Result<Vec<MountInfo>> {
+        match &self.0 {
+            Reach::Own(own) => Ok(own.mounts()?.list().await?),
+            Reach::Other(other) => other.ask(ListMounts {}).await,
         }
     }
 

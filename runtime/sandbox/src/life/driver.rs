@@ -159,7 +159,7 @@ impl Driver {
         base.timings.guest = Some(ready);
         base.timings.ready_us = base.now_us();
         base.journal.to(Phase::Running, None);
-        Ok(configuring.up(guest))
+        Ok(configuring.up(base, guest))
     }
 
     /// Waits for a reason to end the sandbox.

@@ -122,6 +122,16 @@ impl Told {
         Ok(())
     }
 
+    /// Listens to the process of a mount that was added as well. Nobody waits for what it tells.
+    pub(super) fn listen_too(&self, shares: &mut Shares) -> Result<()> {
+        let Some(sender) = lock(&self.sender).clone() else { return Ok(()) };
+        shares.listen(move |files| {
+            // Marks are the first process'. Where nobody reads, nothing is kept.
+            let _ = sender.blocking_send(Files { mark: None, ..files });
+        })?;
+        Ok(())
+    }
+
     /// The sandbox is gone: its reader comes to an end.
     pub(super) fn end(&self) {
         lock(&self.sender).take();

@@ -12,6 +12,7 @@
 //! first, the kernel closes its descriptors, the machine's processes end with them, and the next command's reconcile
 //! removes the files. Not here: terminals, and requests of other processes (`control`).
 
+mod added;
 mod base;
 mod disks;
 mod driver;

@@ -4,11 +4,11 @@
 //! shown goes through here. Not here: the stored form ([`Config`]).
 
 use policy::disks::{Disk, Owner, Source};
-use policy::mounts::Mount;
 use policy::network::{Access, Arrival, Network};
 use policy::resources::Grant;
 
 use super::spec::Spec;
+use crate::agent::mounts::absolute;
 use crate::{Config, DiskConfig, MountConfig, NetworkConfig};
 
 impl Config {
@@ -61,26 +61,6 @@ impl DiskConfig {
         let Owner { uid, gid } = disk.owner();
         Self { source, guest_path: disk.guest_path.clone(), readonly: !disk.is_writable(), uid, gid }
     }
-}
-
-impl MountConfig {
-    fn new(mount: &Mount) -> Self {
-        let Owner { uid, gid } = mount.owner();
-        Self {
-            guest_path: mount.guest_path.clone(),
-            kind: mount.kind().to_owned(),
-            host_path: mount.host_path().map(absolute),
-            readonly: mount.is_readonly(),
-            uid,
-            gid,
-            cache: mount.caching().map(|caching| caching.name().to_owned()),
-        }
-    }
-}
-
-/// The path from the root on. Without a working directory it stays relative.
-fn absolute(path: &str) -> String {
-    std::path::absolute(path).map_or_else(|_| path.to_owned(), |path| path.display().to_string())
 }
 
 /// The name in `NAME=VALUE`.
@@ -149,7 +129,8 @@ mod tests {
             DiskConfig { source, guest_path, readonly: false, uid: None, gid: Some(8) }
         );
         assert!(config.disks[1].source.starts_with('/') && config.disks[1].readonly);
-        let MountConfig { guest_path, kind, host_path, readonly, uid, gid, cache } = &config.mounts[0];
+        let MountConfig { guest_path, kind, host_path, readonly, uid, gid, cache, added } = &config.mounts[0];
+        assert!(!added);
         assert_eq!((guest_path.as_str(), kind.as_str(), *readonly), ("/work/src", "host_fs", true));
         assert!(host_path.as_ref().is_some_and(|path| path.starts_with('/') && path.ends_with("/src")));
         assert_eq!((*uid, *gid, cache.as_deref()), (None, Some(8), Some("none")));

@@ -11,14 +11,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::{fs, io};
 
-use guest_protocol::{ShareDevice, ShareMount};
+use guest_protocol::{AddedMount, ShareDevice, ShareMount};
 use machine::BackEnd;
 use machine::shares::{
     Caching, Content, Device, Inner, Masks, MountSpec, Shares as Process, Source, View, Watch,
 };
 use policy::disks::Disk;
 use policy::files::WantedMasks;
-use policy::mounts::{self, Content as Wanted, Mount};
+use policy::mounts::{self, Content as Wanted, MAX_ADDED, Mount};
 use policy::resources::Grant;
 use rustix::fs::{Mode, OFlags};
 
@@ -38,6 +38,32 @@ const KEPT_PART: u64 = 4;
 /// Most bytes of contents that the overlays of a sandbox have, and most of the free disk that these are: one part of so many.
 const MAX_CONTENTS: u64 = 64 << 30;
 const ROOM_PART: u64 = 2;
+
+/// A mount that is added to a guest that runs, whose files are open.
+#[derive(Debug)]
+pub(crate) struct AddedShare {
+    /// As the process that serves it is told.
+    pub(crate) spec: MountSpec<OwnedFd>,
+    /// Nobody but the guest changes its files.
+    pub(crate) exclusive: bool,
+    /// As the guest's agent is told of it.
+    pub(crate) mount: AddedMount,
+    /// Whether the guest may change files of the host.
+    pub(crate) is_writable: bool,
+}
+
+impl AddedShare {
+    /// Opens the files of a mount. `make`: its place is made if it is missing.
+    pub(crate) fn attach(home: &Home, mount: &Mount, make: bool) -> Result<Self> {
+        let parts = u64::try_from(MAX_ADDED).unwrap_or(u64::MAX);
+        let Share { mount, spec, is_file } = Share::attach(home, mount, kept_bytes() / parts)?;
+        let ShareMount { path, device, number: _, readonly, set_ids } = mount;
+        let is_writable = !spec.content.leaves_host();
+        let spec = spec.try_map(|directory| directory.try_clone()).map_err(Error::system("shared folder"))?;
+        let mount = AddedMount { path, is_file, readonly, set_ids, make };
+        Ok(Self { spec, exclusive: device == ShareDevice::Own, mount, is_writable })
+    }
+}
 
 /// Mounts whose files are open.
 #[derive(Debug)]
@@ -180,8 +206,12 @@ impl Shares {
 fn limit(mounts: &[Mount]) -> u64 {
     let stays = |mount: &&Mount| !matches!(mount.content, Wanted::Host { .. });
     let count = u64::try_from(mounts.iter().filter(stays).count()).unwrap_or(u64::MAX);
-    let all = (sys::memory_mb() / KEPT_PART).min(MAX_KEPT_MIB) << 20;
-    all / count.max(1)
+    kept_bytes() / count.max(1)
+}
+
+/// Most bytes of all mounts from the start together whose files stay with the sandbox, and of all that are added.
+fn kept_bytes() -> u64 {
+    (sys::memory_mb() / KEPT_PART).min(MAX_KEPT_MIB) << 20
 }
 
 impl Share {

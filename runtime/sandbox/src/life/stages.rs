@@ -17,6 +17,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, timeout, timeout_at};
 use waiting::{CancellationToken, DropGuard};
 
+use super::added::Adding;
 use super::base::{Base, Created};
 use super::running::{Booted, Running, read_pipe};
 use crate::agent;
@@ -87,9 +88,14 @@ impl Stage {
             Self::Starting(Starting { running, .. }) => stopped(running).await,
             // No program runs yet.
             Self::Configuring(Configuring { running, control, .. }) => {
-                shut_down(base, control, running, Duration::ZERO).await
+                shut_down(base, control, running, Duration::ZERO, base.any_writable()).await
             }
-            Self::Up(Up { running, control, .. }) => shut_down(base, control, running, base.spec.grace).await,
+            Self::Up(Up { running, control, mut adding, .. }) => {
+                let any_writable = base.any_writable() || adding.any_writable();
+                let ending = shut_down(base, control, running, base.spec.grace, any_writable).await;
+                adding.end().await;
+                ending
+            }
             Self::Reaped => Ending { steps: vec![Step::done("machine", None)], unwritten: None },
         }
     }
@@ -112,8 +118,9 @@ impl Stage {
                 (running, Box::new(rest))
             }
             Self::Up(stage) => {
-                let Up { running, control, guest, image, refusing, lease } = stage;
-                let rest = move |running| Self::Up(Up { running, control, guest, image, refusing, lease });
+                let Up { running, control, guest, image, adding, refusing, lease } = stage;
+                let rest =
+                    move |running| Self::Up(Up { running, control, guest, image, adding, refusing, lease });
                 (running, Box::new(rest))
             }
             without_machine => return (without_machine, agent::Error::HangUp.into()),
@@ -386,12 +393,13 @@ impl Configuring {
     }
 
     /// Goes on with a ready guest.
-    pub(super) fn up(self, guest: OwnGuest) -> Up {
+    pub(super) fn up(self, base: &Base, guest: OwnGuest) -> Up {
         let Self { running, control, ports, plan, .. } = self;
+        let adding = Adding::start(base, &guest);
         let image = plan.defaults.image;
         // Nothing accepts the streams that the guest opens from now on; each is closed as it arrives.
         let refusing = tokio::spawn(async move { while let Ok(Some(_)) = ports.accept().await {} });
-        Up { running, control, guest, image, refusing: AbortOnDrop(refusing), lease: plan.lease }
+        Up { running, control, guest, image, adding, refusing: AbortOnDrop(refusing), lease: plan.lease }
     }
 }
 
@@ -403,6 +411,7 @@ pub(super) struct Up {
     pub(super) guest: OwnGuest,
     /// The image's configuration, with the sandbox's values in place.
     pub(super) image: images::ImageConfig,
+    adding: Adding,
     /// Dropped with the stage, which ends the task.
     refusing: AbortOnDrop,
     /// Keeps the kernel in its store.
@@ -446,9 +455,15 @@ async fn stopped(running: Running) -> Ending {
 }
 
 /// Asks the guest to end, if there is data to save or a program to wait for, and stops its machine.
-async fn shut_down(base: &Base, mut control: Control, running: Running, grace: Duration) -> Ending {
+async fn shut_down(
+    base: &Base,
+    mut control: Control,
+    running: Running,
+    grace: Duration,
+    any_writable: bool,
+) -> Ending {
     let mut ending = Ending::default();
-    if base.spec.keep || !grace.is_zero() || base.any_writable() {
+    if base.spec.keep || !grace.is_zero() || any_writable {
         let limit = base.at_most(grace.saturating_add(SHUTDOWN_LIMIT));
         // The other half is left for the guest to write everything back.
         let grace_ms = u32::try_from(grace.min(limit / 2).as_millis()).unwrap_or(u32::MAX);
@@ -459,7 +474,7 @@ async fn shut_down(base: &Base, mut control: Control, running: Running, grace: D
             }
         };
         let late = timeout(limit, shutdown).await.is_err();
-        ending.unwritten = Some(limit).filter(|_| late && base.any_writable());
+        ending.unwritten = Some(limit).filter(|_| late && any_writable);
         let late = late.then(|| format!("the guest did not power off in {:.1} s", limit.as_secs_f32()));
         late.iter().for_each(|late| tracing::warn!("{late}"));
         ending.steps.push(Step::done("guest", late));

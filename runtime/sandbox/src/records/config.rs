@@ -117,4 +117,6 @@ pub struct MountConfig {
     pub gid: Option<u32>,
     /// When the guest sees what the host changes: `none`, `auto`, `always`; `host_fs` only.
     pub cache: Option<String>,
+    /// Whether it was added while the sandbox ran.
+    pub added: bool,
 }

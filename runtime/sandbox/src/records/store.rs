@@ -7,7 +7,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 use crate::Id;
-use crate::records::config::Config;
+use crate::records::config::{Config, MountConfig};
 use crate::records::error::{Error, Result};
 use crate::records::history::Change;
 use crate::records::home::Home;
@@ -131,6 +131,18 @@ impl Records {
             [id.as_str(), status.name()],
         )?;
         Ok(())
+    }
+
+    /// Records the mounts that a sandbox has now.
+    pub(crate) fn set_mounts(&self, id: &Id, mounts: &[MountConfig]) -> Result<()> {
+        self.together(|| {
+            let Some(record) = self.get(id)? else { return Ok(()) };
+            let config = Config { mounts: mounts.to_vec(), ..record.config };
+            let config = serde_json::to_string(&config).map_err(|_| BadRow::new(id.as_str()))?;
+            let sql = "UPDATE vms SET config = ?2, updated_at = datetime('now') WHERE id = ?1";
+            self.db.execute(sql, [id.as_str(), &config])?;
+            Ok(())
+        })
     }
 
     /// Forgets a sandbox and its history. Resources that it still has stay recorded until they are taken back.

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Mount;
+
 /// No parameters, or an empty result: `{}`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Empty {}
@@ -98,6 +100,60 @@ pub struct Forward {
 pub struct PortForwardResult {
     /// The listeners, one for each forward and address.
     pub bindings: Vec<Binding>,
+}
+
+/// Parameters of `mount_add`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MountAddParams {
+    /// The mount's place in the guest: an absolute path. Required.
+    pub guest_path: Option<String>,
+    /// The mount; absent = an empty folder in memory.
+    pub mount: Option<Mount>,
+}
+
+/// Parameters of `mount_remove`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MountRemoveParams {
+    /// The mount's place in the guest. Required.
+    pub guest_path: Option<String>,
+    /// Take it away even if programs use it: what they have open there fails then.
+    pub force: Option<bool>,
+}
+
+/// Result of `mount_list`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MountListResult {
+    /// The mounts, those from the start first.
+    pub mounts: Vec<MountEntry>,
+}
+
+/// A mount of a running sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MountEntry {
+    /// The mount's place in the guest.
+    pub guest_path: String,
+    /// `memory`, `host_fs`, `overlay`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The host's directory or file: an absolute path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_path: Option<String>,
+    /// Whether the guest cannot write to it.
+    pub readonly: bool,
+    /// User id of all files to which the guest gave no other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner_uid: Option<u32>,
+    /// Group id of all files to which the guest gave no other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner_gid: Option<u32>,
+    /// When the guest sees what the host changes, unless that is `auto`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<String>,
+    /// Whether it was added while the sandbox ran.
+    pub added: bool,
+    /// The reason why nothing of it can be reached any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 /// A listener on the host.

@@ -34,7 +34,8 @@ pub use files::{
 };
 pub use methods::{
     AllowListAddResult, AllowListDeleteResult, AllowListParams, Binding, CancelParams, CancelResult,
-    CloseParams, Empty, Forward, HelloResult, IdParams, LogResult, PortForwardParams, PortForwardResult,
+    CloseParams, Empty, Forward, HelloResult, IdParams, LogResult, MountAddParams, MountEntry,
+    MountListResult, MountRemoveParams, PortForwardParams, PortForwardResult,
 };
 pub use network::{
     BodyReplacement, CallbackAnswer, CallbackRequest, HostMapping, Network, NetworkInterception, NetworkRule,

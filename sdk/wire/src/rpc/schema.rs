@@ -7,10 +7,11 @@ use super::{
     AllowListAddResult, AllowListDeleteResult, AllowListParams, CallbackAnswer, CallbackRequest,
     CancelParams, CancelResult, ChangeParams, CloseParams, CreateParams, CreateResult, DataParams, Empty,
     ErrorCode, ErrorObject, EventParams, ExecParams, ExecResult, ExecTtyParams, HelloResult, IdParams,
-    ListFilesResult, LogResult, MkdirParams, PROTOCOL, PathParams, PortForwardParams, PortForwardResult,
-    ProcessListResult, ProcessOutputResult, ProcessParams, ProcessSignalParams, ProcessWaitResult,
-    ReadFileParams, ReadFileResult, RemoveParams, RenameParams, ResizeParams, StartedResult, StatParams,
-    StdinAckParams, StdinParams, StreamResult, WatchParams, WriteFileParams,
+    ListFilesResult, LogResult, MkdirParams, MountAddParams, MountListResult, MountRemoveParams, PROTOCOL,
+    PathParams, PortForwardParams, PortForwardResult, ProcessListResult, ProcessOutputResult, ProcessParams,
+    ProcessSignalParams, ProcessWaitResult, ReadFileParams, ReadFileResult, RemoveParams, RenameParams,
+    ResizeParams, StartedResult, StatParams, StdinAckParams, StdinParams, StreamResult, WatchParams,
+    WriteFileParams,
 };
 
 /// A type in the document.
@@ -38,6 +39,9 @@ const REQUESTS: &[(&str, &[Of])] = table! {
     "log": Empty, LogResult;
     "log_stream": Empty, Empty;
     "mkdir": MkdirParams, Empty;
+    "mount_add": MountAddParams, Empty;
+    "mount_list": Empty, MountListResult;
+    "mount_remove": MountRemoveParams, Empty;
     "port_forward": PortForwardParams, PortForwardResult;
     "process_kill": ProcessParams, Empty;
     "process_list": Empty, ProcessListResult;
