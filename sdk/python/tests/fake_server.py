@@ -256,6 +256,12 @@ def create(params: Object) -> Object:
     return {"id": "vm-0000000" + params["image"][-1]}
 
 
+def mount_remove(params: Object) -> Object:
+    if params["guest_path"] == "/busy" and not params["force"]:
+        raise Failure(-32000, "what is mounted at /busy is in use")
+    return {}
+
+
 def port_forward(params: Object) -> Object:
     if params["forwards"][0]["remote_port"] == 666:
         return {"bindings": [{"address": "", "local_port": 1, "remote_port": 1}]}
@@ -295,6 +301,14 @@ def answer(id: int, method: str, params: Object) -> Object:
         "watch": lambda: watch(id),
         "log": lambda: {"content": b64(b"log\xff")},
         "log_stream": lambda: log_stream(id),
+        "mount_add": lambda: {},
+        "mount_remove": lambda: mount_remove(params),
+        "mount_list": lambda: {
+            "mounts": [
+                {"guest_path": "/a", "type": "host_fs", "host_path": "/h", "readonly": True, "added": False},
+                {"guest_path": "/b", "type": "memory", "readonly": False, "added": True, "failure": "gone"},
+            ]
+        },
         "port_forward": lambda: port_forward(params),
         "allow_list_add": lambda: allow_list(params, "added"),
         "allow_list_delete": lambda: allow_list(params, "removed"),

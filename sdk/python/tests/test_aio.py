@@ -328,6 +328,11 @@ def test_files(program: str) -> None:
         assert (await client.port_forward("1:2"))[0].remote_port == 2
         assert (await client.allow_list_add("b")).allowed_hosts == ["a", "b"]
         assert (await client.allow_list_delete("b")).changed == ["b"]
+        await client.add_mount("/b")
+        with pytest.raises(MatchlockError, match="is in use"):
+            await client.remove_mount("/busy")
+        await client.remove_mount("/busy", force=True)
+        assert [mount.guest_path for mount in await client.mounts()] == ["/a", "/b"]
 
     run(program, body)
 

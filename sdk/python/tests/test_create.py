@@ -16,6 +16,7 @@ from matchlock import (
     ImageConfig,
     MatchlockError,
     MountConfig,
+    MountInfo,
     NetworkHookRule,
     NetworkInterceptionConfig,
     PortForward,
@@ -239,6 +240,23 @@ def test_direct_options_and_defaults() -> None:
     assert HostIPMapping("a", "b").ip == "b" and PortForward(1, 2).remote_port == 2
     options = Sandbox("i").with_network_interception(NetworkInterceptionConfig([NetworkHookRule()])).options()
     assert options.force_interception and options.network_interception is not None
+
+
+def test_mounts_of_a_running_sandbox(client: Client) -> None:
+    client.launch(Sandbox("i5"))
+    client.add_mount("/code", MountConfig("host_fs", "/h", readonly=True, mask=[".env*"]))
+    mount = {"type": "host_fs", "host_path": "/h", "readonly": True, "mask": [".env*"]}
+    assert params(client, "mount_add") == {"guest_path": "/code", "mount": mount}
+    client.add_mount("/memory")
+    assert params(client, "mount_add") == {"guest_path": "/memory", "mount": {"type": "memory"}}
+    first, second = client.mounts()
+    assert first == MountInfo("/a", "host_fs", "/h", readonly=True)
+    assert (second.added, second.failure) == (True, "gone")
+    with pytest.raises(RPCError, match="what is mounted at /busy is in use") as caught:
+        client.remove_mount("/busy")
+    assert caught.value.is_vm_error()
+    client.remove_mount("/busy", force=True)
+    assert params(client, "mount_remove") == {"guest_path": "/busy", "force": True}
 
 
 def test_port_specs(client: Client) -> None:

@@ -146,6 +146,9 @@ def everything(client: Client) -> None:
     client.port_forward_with_addresses(["::1"], "1:2")
     client.allow_list_add("b.test")
     client.allow_list_delete("b.test")
+    client.add_mount("/b", MountConfig("host_fs", "/a", True, 1, 2, cache="none", mask=["x"], protect=True))
+    client.remove_mount("/b", force=True)
+    client.mounts()
 
 
 @pytest.mark.skipif(not SCHEMA.exists(), reason="the schema is part of the repository, not of the package")

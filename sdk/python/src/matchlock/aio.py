@@ -34,7 +34,7 @@ from .client import close_seconds
 from .deadlines import Deadline
 from .errors import CommandError, MatchlockError
 from .messages import Notification, Params
-from .options import Config, CreateOptions
+from .options import Config, CreateOptions, MountConfig
 from .results import (
     AllowList,
     ExecInteractiveResult,
@@ -42,6 +42,7 @@ from .results import (
     ExecResult,
     ExecStreamResult,
     FileInfo,
+    MountInfo,
     PortForwardBinding,
     ProcessInfo,
     VolumeInfo,
@@ -296,6 +297,21 @@ class AsyncClient:
     async def allow_list_delete(self, *hosts: str) -> AllowList:
         """Lets the guest reach fewer hosts; open connections to them are cut. An emptied list allows none."""
         return await self._take(self._calls.allow_list_delete(hosts))
+
+    # Mounts
+
+    async def add_mount(self, guest_path: str, mount: MountConfig | None = None, timeout: float | None = None) -> None:
+        """Mounts a folder or file of the host, or a folder in memory, while the sandbox runs. It is there when this
+        returns."""
+        await self._take(self._calls.add_mount(guest_path, mount or MountConfig(), timeout))
+
+    async def remove_mount(self, guest_path: str, force: bool = False, timeout: float | None = None) -> None:
+        """Takes away a mount that was added. One in use stays, unless `force` is given: what is open there fails then."""
+        await self._take(self._calls.remove_mount(guest_path, force, timeout))
+
+    async def mounts(self, timeout: float | None = None) -> list[MountInfo]:
+        """The mounts, those from the start first."""
+        return await self._take(self._calls.mounts(timeout))
 
     # Volumes
 

@@ -14,7 +14,7 @@ from . import network_hooks, vfs_hooks, volumes, wire
 from .deadlines import Deadline
 from .errors import MatchlockError, RPCError
 from .messages import Params
-from .options import CreateOptions, PortForward
+from .options import CreateOptions, MountConfig, PortForward
 from .results import (
     AllowList,
     ExecInteractiveResult,
@@ -22,6 +22,7 @@ from .results import (
     ExecResult,
     ExecStreamResult,
     FileInfo,
+    MountInfo,
     PortForwardBinding,
     ProcessInfo,
     VolumeInfo,
@@ -299,6 +300,22 @@ class Calls:
         """Lets the guest reach fewer hosts."""
         result = yield Request("allow_list_delete", {"hosts": list(hosts)})
         return wire.allow_list("allow_list_delete", "removed", result)
+
+    # Mounts
+
+    def add_mount(self, guest_path: str, mount: MountConfig, timeout: float | None) -> Steps[None]:
+        """Adds a mount."""
+        params = wire.mount_add_params(guest_path, mount)
+        yield from self._extension("add_mount", "mount_add", params, timeout)
+
+    def remove_mount(self, guest_path: str, force: bool, timeout: float | None) -> Steps[None]:
+        """Takes away a mount that was added."""
+        params: Params = {"guest_path": guest_path, "force": force}
+        yield from self._extension("remove_mount", "mount_remove", params, timeout)
+
+    def mounts(self, timeout: float | None) -> Steps[list[MountInfo]]:
+        """The mounts."""
+        return wire.mounts((yield from self._extension("mounts", "mount_list", None, timeout)))
 
     # Volumes
 

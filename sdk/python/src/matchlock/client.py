@@ -21,7 +21,7 @@ from .deadlines import LONGEST_SECONDS, Deadline, seconds
 from .errors import CommandError, MatchlockError
 from .messages import Notification, Params
 from .network_hooks import HookServer
-from .options import Config, CreateOptions
+from .options import Config, CreateOptions, MountConfig
 from .processes import Process, Watch
 from .results import (
     AllowList,
@@ -30,6 +30,7 @@ from .results import (
     ExecResult,
     ExecStreamResult,
     FileInfo,
+    MountInfo,
     PortForwardBinding,
     ProcessInfo,
     VolumeInfo,
@@ -302,6 +303,21 @@ class Client:
     def allow_list_delete(self, *hosts: str) -> AllowList:
         """Lets the guest reach fewer hosts; open connections to them are cut. An emptied list allows none."""
         return self._take(self._calls.allow_list_delete(hosts))
+
+    # Mounts
+
+    def add_mount(self, guest_path: str, mount: MountConfig | None = None, timeout: float | None = None) -> None:
+        """Mounts a folder or file of the host, or a folder in memory, while the sandbox runs. It is there when this
+        returns."""
+        self._take(self._calls.add_mount(guest_path, mount or MountConfig(), timeout))
+
+    def remove_mount(self, guest_path: str, force: bool = False, timeout: float | None = None) -> None:
+        """Takes away a mount that was added. One in use stays, unless `force` is given: what is open there fails then."""
+        self._take(self._calls.remove_mount(guest_path, force, timeout))
+
+    def mounts(self, timeout: float | None = None) -> list[MountInfo]:
+        """The mounts, those from the start first."""
+        return self._take(self._calls.mounts(timeout))
 
     # Volumes
 

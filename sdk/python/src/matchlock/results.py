@@ -146,6 +146,28 @@ class VolumeInfo:
 
 
 @dataclass
+class MountInfo:
+    """A mount of a running sandbox."""
+
+    guest_path: str
+
+    type: str
+    """`memory`, `host_fs` or `overlay`."""
+
+    host_path: str = ""
+    """The host's file or directory."""
+
+    readonly: bool = False
+    """Whether the guest cannot write to it."""
+
+    added: bool = False
+    """Whether it was added while the sandbox ran."""
+
+    failure: str | None = None
+    """Why nothing of it can be reached any more."""
+
+
+@dataclass
 class PortForwardBinding:
     """A listener that forwards into the guest."""
 

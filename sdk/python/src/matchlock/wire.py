@@ -14,8 +14,17 @@ from typing import Any, Final, TypeAlias, cast
 from . import sinks
 from .errors import MatchlockError
 from .messages import Params, as_list, as_object
-from .options import CreateOptions, PortForward
-from .results import AllowList, ChangeKind, ExecResult, FileChange, FileInfo, PortForwardBinding, ProcessInfo
+from .options import CreateOptions, MountConfig, PortForward
+from .results import (
+    AllowList,
+    ChangeKind,
+    ExecResult,
+    FileChange,
+    FileInfo,
+    MountInfo,
+    PortForwardBinding,
+    ProcessInfo,
+)
 
 Command: TypeAlias = str | Sequence[str]
 """A shell command, or a program with its arguments, which needs no shell in the image."""
@@ -414,6 +423,28 @@ def _binding(entry: Params) -> PortForwardBinding:
 def allow_list(method: str, changed: str, result: Any) -> AllowList:
     """The result of `allow_list_add` and `allow_list_delete`."""
     return AllowList(changed=_strings(method, result, changed), allowed_hosts=_strings(method, result, "allowed_hosts"))
+
+
+def mount_add_params(guest_path: str, mount: MountConfig) -> Params:
+    """The parameters of `mount_add`."""
+    return {"guest_path": guest_path, "mount": mount.to_dict()}
+
+
+def mounts(result: Any) -> list[MountInfo]:
+    """The result of `mount_list`."""
+    return [_mount(entry) for entry in _list("mount_list", result, "mounts")]
+
+
+def _mount(entry: Params) -> MountInfo:
+    failure = entry.get("failure")
+    return MountInfo(
+        guest_path=_string("mount_list", entry, "guest_path"),
+        type=_string("mount_list", entry, "type"),
+        host_path=str(entry.get("host_path") or ""),
+        readonly=bool(entry.get("readonly")),
+        added=bool(entry.get("added")),
+        failure=None if failure is None else str(failure),
+    )
 
 
 # members

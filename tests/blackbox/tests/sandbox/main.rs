@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
+mod added;
 mod archive;
 mod arguments;
 mod broken;
@@ -111,6 +112,7 @@ fn main() -> ExitCode {
         (Needs::Guest, caching::TESTS),
         (Needs::Guest, mounts::TESTS),
         (Needs::Guest, masks::TESTS),
+        (Needs::Guest, added::TESTS),
         (Needs::Guest, changes::TESTS),
         (Needs::Guest, kernels::TESTS),
         (Needs::Sudo, sudo::TESTS),

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
 
+mod added;
 mod changes;
 mod guest;
 mod kinds;
@@ -23,6 +24,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 const EPERM: i32 = 1;
+const EIO: i32 = 5;
 const EBADF: i32 = 9;
 const EACCES: i32 = 13;
 const EXDEV: i32 = 18;
@@ -32,6 +34,7 @@ const ENOENT: i32 = 2;
 const EBUSY: i32 = 16;
 const EEXIST: i32 = 17;
 const ENOSPC: i32 = 28;
+const ENOSYS: i32 = 38;
 const ESTALE: i32 = 116;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_matchlock-shares");
