@@ -749,6 +749,24 @@ mod tests {
         (path, content).prop_map(|(guest_path, content)| at(&guest_path, content))
     }
 
+    #[test]
+    fn what_is_added_hides_nothing() {
+        let mounts = ["/h:/a/b:host_fs", ":/m:memory"].map(|text| volume(text, "").unwrap());
+        let disks = disks::specs(&["@v:/d/e"]).unwrap();
+        let why = |place: &str, added| {
+            let new = volume(&format!(":{place}:memory"), "").unwrap();
+            check_added(&mounts, added, &disks, &new).err().map(|error| error.why)
+        };
+        for place in ["/a/c", "/a/b/c", "/a/bb", "/m/x/y", "/d/e/f", "/d/f"] {
+            assert_eq!(why(place, MAX_ADDED - 1), None, "{place}");
+        }
+        assert_eq!(why("/a/b", 0), Some(Wrong::Taken("/a/b".into())));
+        assert_eq!(why("/d/e", 0), Some(Wrong::Taken("/d/e".into())));
+        assert_eq!(why("/a", 0), Some(Wrong::HoldsMount("/a/b".into())));
+        assert_eq!(why("/d", 0), Some(Wrong::HoldsDisk("/d/e".into())));
+        assert_eq!(why("/x", MAX_ADDED), Some(Wrong::TooManyAdded));
+    }
+
     proptest! {
         #[test]
         fn what_is_printed_is_read_as_the_same(mount in any_mount()) {

@@ -328,7 +328,7 @@ impl<'a> Relay<'a> {
         }
         while let Some(reply) = self.replies.next_message().map_err(|_| Broken::NoReply)? {
             match rustix::io::retry_on_intr(|| rustix::io::write(&self.connection, reply)) {
-                // Whoever asked has given the request up.
+                // The program that asked has given the request up.
                 Ok(_) | Err(Errno::NOENT) => self.answered = true,
                 Err(Errno::NODEV | Errno::CONNABORTED | Errno::PERM) => return Ok(More::No),
                 Err(Errno::INVAL) => return Err(Broken::NoReply),

@@ -89,8 +89,8 @@ impl Late {
         Self { modules: Mutex::new(modules), initramfs }
     }
 
-    /// Loads them, unless they are loaded. Whoever needs one calls this, too: the thread that does so anyway waits for an
-    /// idle CPU.
+    /// Loads them, unless they are loaded. A request that needs one calls this, too: the thread that does so anyway waits for
+    /// an idle CPU.
     pub(crate) fn load(&self) {
         self.modules.lock().unwrap_or_else(PoisonError::into_inner).load_late(&self.initramfs);
     }

@@ -142,7 +142,7 @@ impl Adder {
     }
 
     async fn serve(&mut self, call: Call) {
-        // Whoever asked may have gone.
+        // The one who asked may have gone.
         match call {
             Call::Add { mount, answer } => drop(answer.send(self.add(*mount).await.map_err(refused))),
             Call::Remove { guest_path, force, answer } => {

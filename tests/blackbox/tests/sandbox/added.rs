@@ -124,7 +124,7 @@ cd /over && echo changed > below && cat below && echo kept > /mem/x && cat /mem/
     let record = home.done(["get", &sandbox.id]).stdout;
     assert!(!record.contains("/mem"), "{record}");
     assert_eq!(sandbox.processes(), []);
-    // What is there at the end goes with the sandbox.
+    // A mount that is there at the end goes with the sandbox.
     sandbox.add(&volume("src", "/work:host_fs"));
     sandbox.says("echo last > /work/last");
     sandbox.end();

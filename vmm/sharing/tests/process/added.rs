@@ -134,7 +134,7 @@ fn a_kernel_has_it_mounted() {
     fs::rename(place.join("large 3"), place.join("d/moved")).unwrap();
     assert!(shared.join("d/moved").is_file());
 
-    // What the process may do is what one of a device may.
+    // The process may do no more than one with a device.
     let status = |name| of_proc(shares.pid(), "status", name);
     assert_eq!((status("CapEff:"), status("Seccomp:")), ("0000000000000000".into(), "2".into()));
     let root = fs::read_dir(format!("/proc/{}/root", shares.pid())).unwrap();
