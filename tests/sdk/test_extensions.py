@@ -276,6 +276,35 @@ def test_mounts_of_an_asyncio_client(home: homes.Home, alpine: str, tmp_path: Pa
     assert (tmp_path / "made").read_bytes() == b"x" * 100_000
 
 
+def test_mounts_come_and_go_while_it_runs(home: homes.Home, alpine: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("of the host\n")
+
+    async def body() -> None:
+        async with AsyncClient() as client:
+            await client.launch(Sandbox(alpine))
+            await client.add_mount("/work", MountConfig("host_fs", str(tmp_path)))
+            assert (await client.exec("cat /work/file; echo guest > /work/new")).stdout == "of the host\n"
+            process = await client.exec_detached("cd /work && echo up > up && sleep 600")
+            while not (tmp_path / "up").exists():
+                await asyncio.sleep(0.01)
+            with pytest.raises(RPCError, match="what is mounted at /work is in use"):
+                await client.remove_mount("/work")
+            await process.kill()
+            await client.remove_mount("/work", force=True)
+            assert await client.mounts() == []
+        await client.remove()
+
+    asyncio.run(body())
+    assert (tmp_path / "new").read_text() == "guest\n"
+    with Client() as client:
+        client.launch(Sandbox(alpine))
+        client.add_mount("/memory")
+        assert client.exec("echo kept > /memory/x; cat /memory/x").stdout == "kept\n"
+        assert [(mount.guest_path, mount.added) for mount in client.mounts()] == [("/memory", True)]
+        client.remove_mount("/memory")
+    client.remove()
+
+
 def test_hooks_and_masks_of_an_asyncio_client(home: homes.Home, alpine: str, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("secret", encoding="utf-8")
     (tmp_path / ".git" / "hooks").mkdir(parents=True)

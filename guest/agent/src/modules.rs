@@ -26,9 +26,11 @@ const LIST_LIMIT: usize = 64 << 10;
 const TRANSPORT: [&str; 3] = ["virtio_mmio", "virtio_pci", "vmw_vsock_virtio_transport"];
 
 /// Modules that nothing before readiness uses, loaded after it.
-///
-/// `fuse` is for mounts that are added later; where shares are mounted from the start, it is loaded before.
-const LATE: [&str; 4] = ["virtio_console", "virtio_rng", "virtio_balloon", "fuse"];
+const LATE: [&str; 3] = ["virtio_console", "virtio_rng", "virtio_balloon"];
+
+/// The module for mounts that are added, loaded after readiness too, unless the one for mounts from the start needs it.
+const FUSE: &str = "fuse";
+const NEEDS_FUSE: &str = "virtiofs";
 
 /// Modules yet to load, in order.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -50,8 +52,9 @@ impl Modules {
 
     fn sort(list: &str) -> Self {
         let paths = list.lines().map(str::trim).filter(|line| !line.is_empty());
-        let (late, now): (Vec<_>, Vec<_>) =
-            paths.map(str::to_owned).partition(|path| LATE.contains(&&*name(path)));
+        let needs_fuse = paths.clone().any(|path| name(path) == NEEDS_FUSE);
+        let is_late = |name: &str| LATE.contains(&name) || name == FUSE && !needs_fuse;
+        let (late, now): (Vec<_>, Vec<_>) = paths.map(str::to_owned).partition(|path| is_late(&name(path)));
         let transport =
             now.iter().rposition(|path| TRANSPORT.contains(&&*name(path))).map_or(0, |last| last + 1);
         let (transport, needed) = now.split_at(transport);
@@ -185,6 +188,10 @@ mod tests {
         assert_eq!(modules.needed, ["/m/6-erofs.ko", "/m/8-overlay.ko"]);
         assert_eq!(modules.late, ["/m/2-virtio-rng.ko", "/m/7-virtio_console.ko"]);
         assert_eq!(Modules::sort(""), Modules::default());
+        // A module comes before the one that needs it.
+        assert_eq!(Modules::sort("/m/1-erofs.ko\n/m/2-fuse.ko\n").late, ["/m/2-fuse.ko"]);
+        let shares = Modules::sort("/m/2-fuse.ko\n/m/3-virtiofs.ko\n");
+        assert_eq!((shares.needed.len(), shares.late.len()), (2, 0));
         assert_eq!(Modules::sort("/m/1-erofs.ko").needed, ["/m/1-erofs.ko"]);
     }
 }

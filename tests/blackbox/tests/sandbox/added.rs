@@ -3,8 +3,10 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use blackbox::rpc::Server;
 use blackbox::{Done, Home, end, kill_and_wait, names, read_until, refused};
 use rustix::process::Pid;
+use serde_json::json;
 
 use crate::Test;
 
@@ -13,6 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("added::one_in_use_stays_unless_forced", one_in_use_stays_unless_forced),
     ("added::the_end_of_a_process_is_an_error_in_the_guest", the_end_of_a_process),
     ("added::what_cannot_be_added_is_refused", what_cannot_be_added_is_refused),
+    ("added::by_rpc_with_rules_and_events", by_rpc_with_rules_and_events),
 ];
 
 /// A sandbox that runs.
@@ -116,10 +119,8 @@ cd /over && echo changed > below && cat below && echo kept > /mem/x && cat /mem/
     for place in ["/workspace/src", "/kept/", "/over", "/etc/app.conf", "/mem"] {
         sandbox.remove(&[place]);
     }
-    assert_eq!(
-        sandbox.says("ls -A /workspace/src /kept /mem; grep -c ' fuse ' /proc/mounts; true").lines().count(),
-        7
-    );
+    let script = "ls -A /workspace/src && ls -A /kept && ls -A /mem; grep -c ' fuse ' /proc/mounts; true";
+    assert_eq!(sandbox.says(script), "0\n");
     assert_eq!(sandbox.mount("list", &["--json"]).stdout.trim(), "[]");
     let record = home.done(["get", &sandbox.id]).stdout;
     assert!(!record.contains("/mem"), "{record}");
@@ -227,4 +228,39 @@ fn what_cannot_be_added_is_refused() {
     refused(&home.done(["mount", "add", "vm-00000000", ":/x:memory"]), "VM not found vm-00000000");
     refused(&home.done(["mount", "list", "vm-00000000"]), "VM not found vm-00000000");
     sandbox.end();
+}
+
+/// Rules of the sandbox hold in what is added, whoever adds it.
+fn by_rpc_with_rules_and_events() {
+    let home = Home::new();
+    let host = tempfile::tempdir().unwrap();
+    fs::write(host.path().join("file"), "file\n").unwrap();
+    let mut server = Server::start(&home);
+    let rules = json!([{"action": "block", "ops": ["remove"], "path": "/work/*"}]);
+    let vfs = json!({"mounts": {"/first": {}}, "interception": {"rules": rules}});
+    server.create(json!({"network": {"no_network": true}, "vfs": vfs}));
+    let mount = json!({"type": "host_fs", "host_path": host.path(), "mask": [".env"]});
+    let asked = json!({"guest_path": "/work/", "mount": mount});
+    assert_eq!(server.call("mount_add", asked.clone()), Ok(json!({})));
+    let script =
+        "cat /work/file; rm /work/file 2>/dev/null || echo blocked; echo x > /work/.env || echo masked";
+    let (status, out, _) = server.exec(script);
+    assert_eq!((status, out.as_str()), (0, "file\nblocked\nmasked\n"));
+    let taken = server.call("mount_add", asked).unwrap_err();
+    assert!(taken.1.contains("something else is mounted at /work"), "{taken:?}");
+    let list = server.call("mount_list", json!({})).unwrap();
+    let expected = json!([
+        {"guest_path": "/first", "type": "memory", "readonly": false, "added": false},
+        {"guest_path": "/work", "type": "host_fs", "host_path": host.path(), "readonly": false, "added": true},
+    ]);
+    assert_eq!(list["mounts"], expected);
+    let wrong = json!({"guest_path": "/x", "mount": {"type": "nfs"}});
+    assert_eq!(server.call("mount_add", wrong).unwrap_err().0, -32602);
+    assert_eq!(server.call("mount_add", json!({})).unwrap_err().0, -32602);
+    assert_eq!(server.call("mount_remove", json!({"guest_path": "/none"})).unwrap_err().0, -32000);
+    assert_eq!(server.call("mount_remove", json!({"guest_path": "/work"})), Ok(json!({})));
+    assert_eq!(server.exec("ls -A /work").1, "");
+    assert_eq!(server.call("close", json!({"timeout_seconds": 20})), Ok(json!({})));
+    assert_eq!(server.end().0.code(), Some(0));
+    home.assert_no_process();
 }
