@@ -16,10 +16,11 @@ use std::thread::JoinHandle;
 
 use guest_agent::added::{self, Added};
 use guest_agent::service::Agent;
+use guest_protocol::frame::{HEAD, Head};
 use guest_protocol::messages::Messages;
 use guest_protocol::{AddReply, AddedMount, RemoveReply, Request};
 use rustix::io::Errno;
-use support::{Client, guest_with, run, shell};
+use support::{Client, answered, guest_with, run, shell};
 
 const CONTENT: &[u8] = b"hello\n";
 
@@ -43,7 +44,12 @@ fn wanted(path: &str) -> AddedMount {
 fn add(agent: &Arc<Agent>, mount: AddedMount) -> Result<UnixStream, String> {
     let mut client = Client::connect(agent);
     client.send(&Request::AddMount(mount));
-    client.answer::<AddReply>().unwrap().map(|()| client.stream)
+    // Nothing beyond the answer is read: the kernel's first request may be behind it.
+    let mut head = [0; HEAD];
+    client.stream.read_exact(&mut head).unwrap();
+    let mut payload = vec![0; Head::parse(head).unwrap().len];
+    client.stream.read_exact(&mut payload).unwrap();
+    answered::<AddReply>(&payload).map(|()| client.stream)
 }
 
 fn remove(agent: &Arc<Agent>, path: &str, force: bool) -> RemoveReply {
@@ -147,6 +153,11 @@ fn a_single_file() {
     served.join().unwrap();
 }
 
+/// Whether an error is one of a connection that is cut: of a request that was under way, or of a later one.
+fn is_cut(errno: Option<i32>) -> bool {
+    [Errno::CONNABORTED, Errno::NOTCONN].map(|errno| Some(errno.raw_os_error())).contains(&errno)
+}
+
 #[test]
 fn without_its_server_a_mount_fails_and_can_be_removed() {
     let Some(agent) = agent() else { return };
@@ -165,7 +176,7 @@ fn without_its_server_a_mount_fails_and_can_be_removed() {
             }
         }
     };
-    assert_eq!(until_error(), Some(Errno::NOTCONN.raw_os_error()));
+    assert!(is_cut(until_error()));
     assert!(open.read(&mut [0; 9]).is_err());
     drop(open);
     assert_eq!(remove(&agent, "/mnt/a", false), RemoveReply::Removed);
@@ -188,7 +199,7 @@ fn bytes_that_are_no_replies_end_the_mount() {
             let mut rest = Vec::new();
             // The stream may end with a reset.
             let _ = stream.read_to_end(&mut rest);
-            assert_eq!(fs::metadata(&place).unwrap_err().raw_os_error(), Some(Errno::NOTCONN.raw_os_error()));
+            assert!(is_cut(fs::metadata(&place).unwrap_err().raw_os_error()));
         }
         assert_eq!(remove(&agent, &place, true), RemoveReply::Removed);
     }
