@@ -120,7 +120,7 @@ fn a_mount_comes_to_programs_that_run_and_goes() {
     let Some(agent) = agent() else { return };
     let script = "echo up; until [ -e /mnt/a/file ]; do sleep 0.05; done; cat /mnt/a/file; \
                   grep -c ' /mnt/a fuse.*nosuid,nodev' /proc/mounts; exec 3< /mnt/a/file; echo open; \
-                  until ! cat /mnt/a/file 2>/dev/null; do sleep 0.05; done; echo gone";
+                  until ! cat /mnt/a/file > /dev/null 2>&1; do sleep 0.05; done; echo gone";
     let mut program = Client::exec(&agent, shell(script));
     program.expect("up\n");
     let stream = add(&agent, wanted("/mnt/a")).unwrap();
