@@ -31,7 +31,7 @@ pub use message::{
 };
 
 /// Raised with every incompatible change; the agent travels in the same release as the host, so equality is required.
-pub const VERSION: u16 = 10;
+pub const VERSION: u16 = 11;
 
 /// vsock port on the host where the agent opens its control stream.
 pub const HOST_PORT: u32 = 1024;
