@@ -306,7 +306,7 @@ class AsyncClient:
         await self._take(self._calls.add_mount(guest_path, mount or MountConfig(), timeout))
 
     async def remove_mount(self, guest_path: str, force: bool = False, timeout: float | None = None) -> None:
-        """Takes away a mount that was added. One in use stays, unless `force` is given: what is open there fails then."""
+        """Takes away a mount that was added. One in use stays without `force`; what is open there fails with it."""
         await self._take(self._calls.remove_mount(guest_path, force, timeout))
 
     async def mounts(self, timeout: float | None = None) -> list[MountInfo]:
