@@ -11,7 +11,7 @@ use rustix::process::Pid;
 use serde_json::json;
 
 use crate::Test;
-use world::{DNS, EVIL, HTTP, INSIDE, OK, QUIET, World};
+use world::{DNS, EVIL, HTTP, INSIDE, OK, QUIET, WEB, World};
 
 pub(crate) use world::missing;
 
@@ -63,6 +63,13 @@ fn fetch(host: &str) -> String {
     format!("{ask} | tail -n 1 | grep . || echo nothing")
 }
 
+/// A script that asks a server on port 80 for a host's page, and prints the answer.
+fn request(address: Ipv4Addr, host: &str) -> String {
+    // The input of nc has no end: half of a connection that ends is a client that gave up.
+    let ask = format!(r"printf 'GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n' >&3");
+    format!("rm -f /tmp/ask; mkfifo /tmp/ask; exec 3<>/tmp/ask; {ask}; nc -w 20 {address} {WEB} <&3")
+}
+
 /// Runs a command that succeeds, and returns its output.
 #[track_caller]
 fn output(done: Done) -> String {
@@ -76,7 +83,7 @@ fn denied(home: &Home, id: &str) -> String {
 
 fn what_is_listed_is_reached_and_nothing_else() {
     let (world, home) = (World::new(), Home::new());
-    let id = detached(&world, &home, &["--allow-host", "ok.test:8080,inside.test:8080"]);
+    let id = detached(&world, &home, &["--allow-host", "ok.test,ok.test:8080,inside.test:8080"]);
     let get = |host: &str| exec(&home, &id, &fetch(host)).stdout;
     assert_eq!(get("ok.test"), format!("server {OK}\n"), "{}", home.done(["audit", &id]).stdout);
     assert_eq!(get("evil.test"), "nothing\n");
@@ -84,6 +91,11 @@ fn what_is_listed_is_reached_and_nothing_else() {
     // The name is allowed, its address is not; and neither is an address that nobody was told.
     assert_eq!(get("inside.test"), "nothing\n");
     assert_eq!(get(&INSIDE.to_string()), "nothing\n");
+    // On port 80, each request says for whom it is.
+    let page = output(exec(&home, &id, &request(OK, "ok.test")));
+    assert!(page.starts_with("HTTP/1.1 200 ") && page.contains(&format!("server {OK}\n")), "{page}");
+    let page = output(exec(&home, &id, &request(OK, "evil.test")));
+    assert!(page.starts_with("HTTP/1.1 403 ") && page.contains("host not in allowlist"), "{page}");
     // A denied name does not exist, and nobody outside hears of it.
     let lookup = exec(&home, &id, "nslookup evil.test 2>&1");
     assert!(lookup.status != 0 && lookup.stdout.contains("NXDOMAIN"), "{lookup:?}");
@@ -100,7 +112,7 @@ fn what_is_listed_is_reached_and_nothing_else() {
     ] {
         assert!(denied.contains(expected), "{expected} in {denied}");
     }
-    assert!(!denied.contains(&format!("{OK}")), "{denied}");
+    assert!(!denied.contains(&format!("{OK}:{HTTP}")), "{denied}");
     let all = output(home.done(["audit", &id, "--json"]));
     assert!(all.contains(r#""outcome":"opened""#) && all.lines().all(|line| line.starts_with('{')), "{all}");
     assert_eq!(world.interfaces(), 1);

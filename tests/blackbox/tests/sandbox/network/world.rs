@@ -23,6 +23,9 @@ pub(super) const DNS: &str = "203.0.113.53";
 /// The port at which each server answers any request.
 pub(super) const HTTP: u16 = 8080;
 
+/// The port of the web, at which each server does the same, and which is looked into.
+pub(super) const WEB: u16 = 80;
+
 /// The port at which each server says `hello` and then nothing, for as long as it is listened to.
 pub(super) const QUIET: u16 = 7000;
 
@@ -64,6 +67,7 @@ impl World {
             }
             for address in [OK, EVIL, INSIDE, Ipv4Addr::new(169, 254, 169, 254), Ipv4Addr::LOCALHOST] {
                 serve(address, HTTP, answer);
+                serve(address, WEB, answer);
                 serve(address, QUIET, stay);
             }
             let dns = UdpSocket::bind((DNS, 53)).unwrap();
