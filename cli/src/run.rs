@@ -83,6 +83,7 @@ fn spec(args: &RunArgs, detached: bool) -> anyhow::Result<Spec> {
         },
         disks: policy::disks::specs(&args.disk)?,
         mounts,
+        masks: masks(args),
         watch: FileWatch::default(),
         network,
         env: environment::collect(&args.env_file, &args.env)?,
@@ -107,17 +108,18 @@ fn folders(args: &RunArgs) -> anyhow::Result<(String, Vec<Mount>)> {
     let volumes = args.volume.iter().map(|text| mounts::volume(text, &workspace));
     let named = args.mount.iter().map(|text| mounts::mount(text, &workspace));
     let mounts = volumes.chain(named).collect::<Result<Vec<_>, _>>()?;
-    let masks = WantedMasks {
-        hidden: args.mask.clone(),
-        readonly: args.mask_readonly.clone(),
-        protect: args.protect,
-    };
+    let masks = masks(args);
     anyhow::ensure!(
         masks.is_empty() || has_mounts,
         "--mask, --mask-readonly and --protect need -v or --mount"
     );
     let mounts = mounts.into_iter().map(|mount| mount.masked(&masks)).collect::<Result<_, _>>()?;
     Ok((workspace, mounts))
+}
+
+/// The masks of every mount.
+fn masks(args: &RunArgs) -> WantedMasks {
+    WantedMasks { hidden: args.mask.clone(), readonly: args.mask_readonly.clone(), protect: args.protect }
 }
 
 /// The network that the options describe.

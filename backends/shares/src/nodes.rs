@@ -19,7 +19,7 @@ use crate::watches::{DirectoryWatch, FileActs};
 const MAX_NODES: usize = 1 << 20;
 
 /// Most directories, one in the other, that are walked to open a file again.
-const MAX_DEPTH: usize = 4096;
+pub(crate) const MAX_DEPTH: usize = 4096;
 
 /// A table whose keys are numbers of this process' or of the host's. A guest that could make them collide would slow down
 /// its own requests, and nobody else's.

@@ -202,8 +202,11 @@ pub(crate) fn serve(stream: BorrowedFd<'_>, input: &Splitter, mount: &AddedMount
         Ok(mounted) => mounted,
         Err(why) => return drop(host.reply(&AddReply::Err(why))),
     };
-    // A host that is gone shows in the relay at once.
-    let _ = host.reply(&AddReply::Ok(()));
+    // A host that has given up serves nothing, and would not find what is mounted.
+    if host.reply(&AddReply::Ok(())).is_err() {
+        drop(connection);
+        return drop(added.map(|added| added.remove(&mount.path, true)));
+    }
     let carried = Relay::new(stream, connection).run(|| {
         // Slower without, but not wrong.
         let _ = shares::tune(place.device);

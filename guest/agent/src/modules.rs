@@ -73,8 +73,11 @@ impl Modules {
 
     /// Loads the rest. A failure is only logged.
     fn load_late(&mut self, initramfs: &OwnedFd) {
-        if let Err(failure) = load_all(&mut self.late, initramfs) {
-            log::line(&failure.to_string());
+        // One that fails keeps no other from being loaded.
+        for path in self.late.drain(..) {
+            if let Err(errno) = load(initramfs, &path) {
+                log::line(&Failure::new(format!("load {path}"), errno).to_string());
+            }
         }
     }
 }

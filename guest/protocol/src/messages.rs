@@ -49,8 +49,10 @@ impl Messages {
 
     /// Room to receive bytes into, which is never empty. Call [`Messages::next_message`] until it returns nothing first.
     pub fn room(&mut self) -> &mut [u8] {
-        self.buffer.copy_within(self.start..self.end, 0);
-        (self.start, self.end) = (0, self.end - self.start);
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
         let wanted = self.length().ok().flatten().unwrap_or(0).max(ROOM);
         if self.buffer.len() < wanted {
             self.buffer.reserve_exact(wanted - self.buffer.len());

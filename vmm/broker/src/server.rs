@@ -21,8 +21,9 @@ use crate::requests::{
 };
 use crate::{QEMU, acts};
 
-/// Most processes at once. A sandbox has four: the software machine's two, that of shared folders, and that of its
-/// network's way out; and for a moment the one that makes the network.
+/// Most processes at once. A sandbox has four, and one for each mount that was added, of which there are eight at most: the
+/// software machine's two, that of shared folders, and that of its network's way out; and for a moment the one that makes
+/// the network.
 const MAX_CHILDREN: usize = 16;
 
 /// How long a process of shared folders may write its list of changes once the supervisor is gone. A supervisor waits as

@@ -11,7 +11,7 @@ use std::time::Duration;
 use fuse::{Attributes, Entry, Name, NodeId};
 
 use super::{Caching, HostFs};
-use crate::nodes::Node;
+use crate::nodes::{MAX_DEPTH, Node};
 use crate::sys::{self, Found, Kind};
 use crate::watches::{Acting, Batch, Changing, Event, Watches, What};
 
@@ -247,6 +247,10 @@ fn take_other_half(batch: &mut Batch, folder: usize, number: u32) -> Option<Even
 fn path(directory: &Arc<Node>) -> Option<Vec<u8>> {
     let (mut names, mut node) = (Vec::new(), directory.clone());
     while node.id != NodeId::ROOT {
+        // Directories that are moved meanwhile may seem to be in each other.
+        if names.len() == MAX_DEPTH {
+            return None;
+        }
         let place = node.place()?;
         names.push(place.name.clone());
         node = place.parent.clone();

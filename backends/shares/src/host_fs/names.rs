@@ -7,7 +7,7 @@ use fuse::{Access, Attributes, Context, Device, Entry, Errno, How, Name, OpenFla
 
 use super::{HostFs, Spot};
 use crate::guest_attributes::MODE_BITS;
-use crate::nodes::{Node, alone, shared};
+use crate::nodes::{MAX_DEPTH, Node, alone, shared};
 use crate::specials::{Specials, is_special};
 use crate::sys::{self, Found, Identity, Kind};
 
@@ -475,13 +475,15 @@ fn is_living(directory: BorrowedFd<'_>) -> Result<()> {
 /// Whether a directory has this identity, or is somewhere in one that has.
 fn is_within(directory: &Arc<Node>, above: Identity) -> bool {
     let mut node = directory.clone();
-    loop {
+    // Directories that are moved meanwhile may seem to be in each other.
+    for _ in 0..MAX_DEPTH {
         if node.identity == above {
             return true;
         }
         let Some(place) = node.place() else { return false };
         node = place.parent.clone();
     }
+    false
 }
 
 /// Owner and group of what is made in a directory.

@@ -76,6 +76,7 @@ pub(crate) fn plan(mut params: CreateParams, machine: WantedMachine) -> Result<S
         },
         disks,
         mounts,
+        masks: WantedMasks::default(),
         watch,
         network: checked,
         env,

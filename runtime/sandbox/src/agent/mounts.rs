@@ -97,6 +97,10 @@ impl AskedMount {
             caching: mount.cache.as_deref().unwrap_or_default(),
         };
         let refused = |why: String| Error::Refused(format!("invalid volume mount: {why}"));
+        // A relative path would start at the owner's working directory.
+        if mount.host_path.as_ref().is_some_and(|path| !path.is_empty() && !path.starts_with('/')) {
+            return Err(refused("the path on the host is not absolute".to_owned()));
+        }
         let checked = Mount::new(&wanted).map_err(|why| refused(why.to_string()))?;
         let masks = WantedMasks { hidden, readonly: masked_readonly, protect };
         checked.masked(&masks).map_err(|why| refused(why.to_string()))
@@ -151,5 +155,6 @@ mod tests {
         assert_eq!(error, "invalid volume mount: /proc is the kernel's own");
         assert!(lie(|lie| lie.hidden = vec!["a/../b".into()]).contains("matches nothing"));
         assert!(lie(|lie| lie.mount.kind = "nfs".into()).contains("unknown mount type"));
+        assert!(lie(|lie| lie.mount.host_path = Some("src".into())).contains("not absolute"));
     }
 }

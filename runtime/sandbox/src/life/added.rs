@@ -15,6 +15,7 @@ use std::time::Duration;
 use guest_protocol::RemoveReply;
 use machine::shares::{Shares as Process, Watch};
 use policy::disks::Disk;
+use policy::files::WantedMasks;
 use policy::mounts::{self, Mount};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -37,6 +38,9 @@ use crate::{Home, Id, MountConfig, Records, agent};
 /// How long the guest's agent may take to mount, or to take a mount away.
 const AGENT_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long the host's files may take to be opened, and their process to start.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
 /// The task that serves mounts. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Adding {
@@ -58,6 +62,7 @@ impl Adding {
             guest: guest.clone(),
             from_start: base.spec.mounts.clone(),
             disks: base.spec.disks.clone(),
+            masks: base.spec.masks.clone(),
             watch: base.spec.watch.spec(),
             files: Arc::clone(&base.files),
             log: base.log(),
@@ -97,6 +102,8 @@ struct Adder {
     guest: OwnGuest,
     from_start: Vec<Mount>,
     disks: Vec<Disk>,
+    /// The masks of every mount.
+    masks: WantedMasks,
     watch: Watch,
     files: Arc<Told>,
     log: Log,
@@ -153,6 +160,7 @@ impl Adder {
     }
 
     async fn add(&mut self, mount: Mount) -> Result<()> {
+        let mount = mount.masked(&self.masks).map_err(|why| agent::Error::Refused(why.to_string()))?;
         let there: Vec<_> =
             self.from_start.iter().chain(self.added.iter().map(|added| &added.mount)).cloned().collect();
         mounts::check_added(&there, self.added.len(), &self.disks, &mount)?;
@@ -164,7 +172,7 @@ impl Adder {
         tokio::spawn(read_pipe(reader, move |bytes| log.add(bytes)));
         let start = move || {
             let AddedShare { spec, exclusive, mount, is_writable } =
-                AddedShare::attach(&home, &wanted, make)?;
+                AddedShare::attach(&home, &wanted, &there, make)?;
             let tells = watch.events;
             let mut process = Process::start_added(spec, exclusive, watch, Some(writer.into()))?;
             process.wait_until_serving()?;
@@ -173,7 +181,13 @@ impl Adder {
             }
             Ok::<_, Error>((process, mount, is_writable))
         };
-        let (process, asked, is_writable) = joined(spawn_blocking(start).await)?;
+        // A process that starts too late ends by itself.
+        let started = timeout(START_LIMIT, spawn_blocking(start)).await;
+        let hung = |_| agent::Error::Refused("the host's files do not answer".to_owned());
+        let (process, asked, is_writable) = joined(started.map_err(hung)?)?;
+        self.last += 1;
+        let number = self.last;
+        watch_end(&process, number, self.tell.clone())?;
         let stream = in_time(self.guest.add_mount(asked)).await?;
         if is_writable {
             self.writable.store(true, Ordering::Relaxed);
@@ -182,9 +196,6 @@ impl Adder {
             let _ = in_time(self.guest.remove_mount(&mount.guest_path, true)).await;
             return Err(error);
         }
-        self.last += 1;
-        let number = self.last;
-        watch_end(&process, number, self.tell.clone())?;
         self.added.push(Added { number, mount, process: Ok(process) });
         self.record().await;
         Ok(())
@@ -204,12 +215,17 @@ impl Adder {
         if let Some(inner) = self.within(path) {
             return refuse(format!("{inner} is mounted in {path}"));
         }
-        match in_time(self.guest.remove_mount(path, force)).await? {
-            RemoveReply::Removed => {}
-            RemoveReply::Busy => return Err(agent::Error::MountBusy(path.to_owned()).into()),
-            // A privileged guest may have unmounted or moved it. By force, it is forgotten here all the same.
-            RemoveReply::Failed(_) if force => {}
-            RemoveReply::Failed(why) => return refuse(format!("unmount {path}: {why}")),
+        let reply = in_time(self.guest.remove_mount(path, force)).await;
+        match reply {
+            Ok(RemoveReply::Removed) => {}
+            // The files go with the process, whatever the guest says, if it says anything.
+            _ if force => {}
+            Ok(RemoveReply::Busy) => return Err(agent::Error::MountBusy(path.to_owned()).into()),
+            // A privileged guest may have unmounted or moved it, and the process has ended for that.
+            Ok(RemoveReply::Failed(_))
+                if self.added.get(index).is_some_and(|added| added.process.is_err()) => {}
+            Ok(RemoveReply::Failed(why)) => return refuse(format!("unmount {path}: {why}")),
+            Err(error) => return Err(error),
         }
         if let Ok(process) = self.added.remove(index).process {
             joined(spawn_blocking(move || process.end()).await);

@@ -20,6 +20,7 @@ pub(crate) mod error;
 mod files;
 mod handle;
 pub mod host;
+mod host_paths;
 mod network;
 mod prepare;
 mod remembered;

@@ -95,6 +95,7 @@ mod tests {
             mounts: ["src:/work/src:ro,gid=8,cache=none", ":/work/tmp:memory"]
                 .map(|text| policy::mounts::volume(text, "").unwrap())
                 .to_vec(),
+            masks: policy::files::WantedMasks::default(),
             watch: FileWatch::default(),
             env: vec![("API_KEY".into(), "s3cr3t".into())],
             entrypoint: None,

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
 
@@ -20,9 +20,10 @@ use policy::disks::Disk;
 use policy::files::WantedMasks;
 use policy::mounts::{self, Content as Wanted, MAX_ADDED, Mount};
 use policy::resources::Grant;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
 use crate::life::error::{Error, Result};
+use crate::life::host_paths;
 use crate::records::home::VmPaths;
 use crate::records::overlay::{Identity, Note};
 use crate::{Home, records, sys};
@@ -53,10 +54,11 @@ pub(crate) struct AddedShare {
 }
 
 impl AddedShare {
-    /// Opens the files of a mount. `make`: its place is made if it is missing.
-    pub(crate) fn attach(home: &Home, mount: &Mount, make: bool) -> Result<Self> {
+    /// Opens the files of a mount, beside those that are `there`. `make`: its place is made if it is missing.
+    pub(crate) fn attach(home: &Home, mount: &Mount, there: &[Mount], make: bool) -> Result<Self> {
         let parts = u64::try_from(MAX_ADDED).unwrap_or(u64::MAX);
-        let Share { mount, spec, is_file } = Share::attach(home, mount, kept_bytes() / parts)?;
+        let opener = Opener { home, written: &written(there) };
+        let Share { mount, spec, is_file } = Share::attach(&opener, mount, kept_bytes() / parts)?;
         let ShareMount { path, device, number: _, readonly, set_ids } = mount;
         let is_writable = !spec.content.leaves_host();
         let spec = spec.try_map(|directory| directory.try_clone()).map_err(Error::system("shared folder"))?;
@@ -84,7 +86,8 @@ impl Shares {
     pub(crate) fn attach(home: &Home, mounts: &[Mount], disks: &[Disk]) -> Result<Self> {
         mounts::check(mounts, disks)?;
         let limit = limit(mounts);
-        let shares = mounts.iter().map(|mount| Share::attach(home, mount, limit));
+        let opener = Opener { home, written: &written(mounts) };
+        let shares = mounts.iter().map(|mount| Share::attach(&opener, mount, limit));
         let mut shares = Self(shares.collect::<Result<_>>()?);
         for inner in mounts {
             shares.make_place(inner)?;
@@ -231,8 +234,8 @@ impl Share {
     }
 
     /// Opens what is mounted; its place in a device is not known yet.
-    fn attach(home: &Home, mount: &Mount, limit: u64) -> Result<Self> {
-        let open = |path, readonly| open(home, mount, path, readonly);
+    fn attach(opener: &Opener<'_>, mount: &Mount, limit: u64) -> Result<Self> {
+        let open = |path, readonly| opener.open(mount, path, readonly);
         let content = match &mount.content {
             Wanted::Memory => Content::Memory { limit },
             Wanted::Host { path, readonly, owner, caching } => {
@@ -275,34 +278,57 @@ impl Share {
     }
 }
 
-/// Opens a directory of the host, or that of a file, unless what is in it is ours.
-fn open(home: &Home, mount: &Mount, path: &str, readonly: bool) -> Result<Source<Arc<OwnedFd>>> {
-    let refused = |why: &str| Error::Share { share: mount.to_string(), why: why.to_owned() };
-    let wrong = |why: io::Error| refused(&why.to_string());
-    let path = fs::canonicalize(path).map_err(wrong)?;
-    let kind = fs::metadata(&path).map_err(wrong)?.file_type();
-    let (directory, file) = match (path.parent(), path.file_name()) {
-        _ if kind.is_dir() => (&*path, None),
-        (Some(parent), Some(name)) if kind.is_file() => (parent, Some(name.as_bytes().to_vec())),
-        _ => return Err(refused("it is neither a directory nor a file")),
-    };
-    if directory == Path::new("/") {
-        return Err(refused("the whole host is not shared"));
-    }
-    for own in home.own() {
-        if path.starts_with(&own) {
-            return Err(refused("it is matchlock's own"));
+/// The folders of the host's that the guest with these mounts may write to.
+fn written(mounts: &[Mount]) -> Vec<PathBuf> {
+    let written = mounts.iter().filter_map(|mount| match &mount.content {
+        Wanted::Host { path, readonly: false, .. } => fs::canonicalize(path).ok(),
+        Wanted::Host { .. } | Wanted::Memory | Wanted::Overlay { .. } => None,
+    });
+    written.collect()
+}
+
+/// Opens what is shared.
+struct Opener<'a> {
+    home: &'a Home,
+    /// Folders in which a guest may have made any link.
+    written: &'a [PathBuf],
+}
+
+impl Opener<'_> {
+    /// Opens a directory of the host, or that of a file, unless what is in it is ours.
+    fn open(&self, mount: &Mount, path: &str, readonly: bool) -> Result<Source<Arc<OwnedFd>>> {
+        let refused = |why: &str| Error::Share { share: mount.to_string(), why: why.to_owned() };
+        let wrong = |why: io::Error| refused(&why.to_string());
+        let led_out =
+            "a link in a folder that the guest may write leads out of that folder; name the target itself";
+        let path = host_paths::resolve(Path::new(path), self.written).map_err(wrong)?;
+        let path = path.ok_or_else(|| refused(led_out))?;
+        let kind = fs::metadata(&path).map_err(wrong)?.file_type();
+        let (directory, file) = match (path.parent(), path.file_name()) {
+            _ if kind.is_dir() => (&*path, None),
+            (Some(parent), Some(name)) if kind.is_file() => (parent, Some(name.as_bytes().to_vec())),
+            _ => return Err(refused("it is neither a directory nor a file")),
+        };
+        if directory == Path::new("/") {
+            return Err(refused("the whole host is not shared"));
         }
-        // A guest that writes there has the kernels and images of all sandboxes.
-        if !readonly && own.starts_with(&path) {
-            return Err(refused(
-                "matchlock's own files are in it; share it read-only, or a directory below it",
-            ));
+        for own in self.home.own() {
+            if path.starts_with(&own) {
+                return Err(refused("it is matchlock's own"));
+            }
+            // A guest that writes there has the kernels and images of all sandboxes.
+            if !readonly && own.starts_with(&path) {
+                return Err(refused(
+                    "matchlock's own files are in it; share it read-only, or a directory below it",
+                ));
+            }
         }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // The path has no link. If it has got one since, a guest has made it.
+        let directory = rustix::fs::openat2(CWD, directory, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+        let directory = directory.map_err(|errno| wrong(errno.into()))?;
+        Ok(Source { directory: Arc::new(directory), file })
     }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(directory, flags, Mode::empty()).map_err(|errno| wrong(errno.into()))?;
-    Ok(Source { directory: Arc::new(directory), file })
 }
 
 #[cfg(test)]
@@ -357,6 +383,28 @@ mod tests {
             assert!(error.contains("matchlock's own files are in it"), "{error}");
         }
         assert!(attach_as(&home, &directory.path().join("mine"), "host_fs").unwrap().any_writable());
+    }
+
+    #[test]
+    fn no_guest_chooses_what_is_shared() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::at(directory.path());
+        let at = |name: &str| directory.path().join(name).display().to_string();
+        fs::create_dir(at("mine")).unwrap();
+        fs::create_dir(at("secret")).unwrap();
+        std::os::unix::fs::symlink("../secret", at("mine/data")).unwrap();
+        let (data, mine) =
+            (format!("{}:/d:ro", at("mine/data")), |kind: &str| format!("{}:/m:{kind}", at("mine")));
+        let refused = attach_all(&home, &[&mine("host_fs"), &data]).unwrap_err().to_string();
+        assert!(refused.contains("leads out of that folder"), "{refused}");
+        // No guest makes links there.
+        for kind in ["ro", "overlay"] {
+            attach_all(&home, &[&mine(kind), &data]).unwrap();
+        }
+        let there = [mounts::volume(&mine("host_fs"), "").unwrap()];
+        let added = |text: &str| AddedShare::attach(&home, &mounts::volume(text, "").unwrap(), &there, false);
+        assert!(added(&data).unwrap_err().to_string().contains("leads out of that folder"));
+        added(&format!("{}:/d:ro", at("secret"))).unwrap();
     }
 
     #[test]

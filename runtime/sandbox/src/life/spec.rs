@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use images::Pull;
 use policy::disks::Disk;
+use policy::files::WantedMasks;
 use policy::machine::WantedMachine;
 use policy::mounts::Mount;
 use policy::network::Network;
@@ -33,6 +34,8 @@ pub struct Spec {
     pub disks: Vec<Disk>,
     /// The folders that the guest has beside its image's.
     pub mounts: Vec<Mount>,
+    /// Masks of the mounts that are added while the guest runs; `mounts` have theirs.
+    pub masks: WantedMasks,
     /// Rules for the files of the mounts, and whether operations on them are told.
     pub watch: FileWatch,
     /// The network, and names and addresses of the sandbox and of others.

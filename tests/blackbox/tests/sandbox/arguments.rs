@@ -64,7 +64,10 @@ fn bad_ones_are_one_line() {
         (&["--no-network", "--allow-host", "a"][..], "--allow-host needs a network, and none is wanted"),
         (&["--network", "none", "--deny-host", "a"], "--deny-host needs a network, and none is wanted"),
         (&["--no-network", "--network", "tap"], "--network needs a network, and none is wanted"),
-        (&["--allow-host", "http://a"], "invalid host pattern \"http://a\": is a URL"),
+        (
+            &["--allow-host", "http://a"],
+            "invalid host pattern \"http://a\": is a URL; write the host alone, or HOST/PATH",
+        ),
         (&["--deny-host", "10.0.*"], "invalid host pattern \"10.0.*\": is no network: 10.0.0.0/16 is one"),
         (&["--mtu", "0"], "--mtu: must be in 68..65521"),
         (&["--mtu", "-1"], "--mtu: must be in 68..65521"),

@@ -29,6 +29,7 @@ fn spec(keep: bool) -> Spec {
         resources: policy::resources::WantedResources { cpus: 1.0, memory_mb: 128, disk_size_mb: 64 },
         disks: Vec::new(),
         mounts: Vec::new(),
+        masks: policy::files::WantedMasks::default(),
         watch: FileWatch::default(),
         network: Network { arrival: Arrival::None, hostname: Some("box".into()), ..Network::default() },
         env: Vec::new(),

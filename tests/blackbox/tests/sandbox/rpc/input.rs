@@ -180,7 +180,7 @@ fn sandboxes_that_cannot_be() {
         (
             json!({"image": "a", "network": {"denied_hosts": ["http://x"]}}),
             INVALID_PARAMS,
-            "invalid configuration: network.denied_hosts: invalid host pattern \"http://x\": is a URL",
+            "invalid configuration: network.denied_hosts: invalid host pattern \"http://x\": is a URL; write the host alone, or HOST/PATH",
         ),
         (
             json!({"image": "a", "vfs": {"interception": {}}}),
