@@ -393,6 +393,19 @@ def test_every_option_of_the_builder_that_needs_no_network(home: homes.Home, alp
     client.remove()
 
 
+def test_options_of_the_network(home: homes.Home, alpine: str) -> None:
+    sandbox = (
+        Sandbox(alpine)
+        .allow_host("203.0.113.10", "allowed.example:8080")
+        .with_dns_servers("203.0.113.53")
+        .with_network_mtu(1400)
+    )
+    with Client() as client:
+        client.launch(sandbox)
+        assert client.exec("cat /sys/class/net/eth0/mtu /etc/resolv.conf").stdout == "1400\nnameserver 203.0.113.53\n"
+    client.remove()
+
+
 def test_privileged(home: homes.Home, client: Client, alpine: str) -> None:
     bounding = "grep CapBnd /proc/self/status; grep NoNewPrivs /proc/self/status"
     plain = client.exec(bounding).stdout.split()
@@ -766,6 +779,8 @@ def test_volumes(home: homes.Home) -> None:
 NEW = {
     *(f"Client.{name}" for name in ("exec_detached", "processes", "upload", "download", "stat", "mkdir")),
     *(f"Client.{name}" for name in ("remove_file", "rename", "watch")),
+    *(f"Client.{name}" for name in ("add_mount", "remove_mount", "mounts", "allow_list_add", "allow_list_delete")),
+    *(f"Sandbox.{name}" for name in ("deny_host", "passthrough_host", "with_network_arrival")),
     "Sandbox.with_disk",
     "Sandbox.with_init",
 }

@@ -305,6 +305,19 @@ def test_mounts_come_and_go_while_it_runs(home: homes.Home, alpine: str, tmp_pat
     client.remove()
 
 
+def test_the_allow_list_changes_while_it_runs(home: homes.Home, alpine: str) -> None:
+    sandbox = Sandbox(alpine).allow_host("a.example").deny_host("evil.example").passthrough_host("a.example")
+    with Client() as client:
+        client.launch(sandbox.with_network_arrival("tap"))
+        added = client.allow_list_add("b.example:8080", "a.example")
+        assert (added.changed, added.allowed_hosts) == (["b.example:8080"], ["a.example", "b.example:8080"])
+        deleted = client.allow_list_delete("a.example")
+        assert (deleted.changed, deleted.allowed_hosts) == (["a.example"], ["b.example:8080"])
+        with pytest.raises(RPCError, match="is a URL"):
+            client.allow_list_add("http://c.example")
+    client.remove()
+
+
 def test_hooks_and_masks_of_an_asyncio_client(home: homes.Home, alpine: str, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("secret", encoding="utf-8")
     (tmp_path / ".git" / "hooks").mkdir(parents=True)
