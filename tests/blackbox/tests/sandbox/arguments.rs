@@ -68,7 +68,10 @@ fn bad_ones_are_one_line() {
             &["--allow-host", "http://a"],
             "invalid host pattern \"http://a\": is a URL; write the host alone, or HOST/PATH",
         ),
-        (&["--deny-host", "10.0.*"], "invalid host pattern \"10.0.*\": is no network: 10.0.0.0/16 is one"),
+        (
+            &["--deny-host", "10.0.*"],
+            "invalid host pattern \"10.0.*\": a network is written as ADDRESS/LENGTH, such as 10.0.0.0/8",
+        ),
         (&["--mtu", "0"], "--mtu: must be in 68..65521"),
         (&["--mtu", "-1"], "--mtu: must be in 68..65521"),
         (&["--dns-servers", "1.1.1.1,dns.example"], "--dns-servers: \"dns.example\" is no IP address"),
