@@ -124,10 +124,11 @@ def wait_until_none(home: Home, without: int, seconds: float) -> float:
 
 
 def look(home: Home) -> None:
-    """Runs the next command, and sees that it left only records and logs; then that `rm` removes these."""
+    """Runs the next command, and sees that it left only records, logs and audits; then that `rm` removes these."""
     vms = home.vms()
     for path in (home.path / ".matchlock" / "vms").rglob("*"):
-        allowed = path.is_dir() or (path.parent.name == "logs" and path.name.startswith("vm.log"))
+        is_log = path.parent.name == "logs" and path.name.startswith("vm.log")
+        allowed = path.is_dir() or is_log or path.name == "audit.jsonl"
         if not allowed or path.is_socket():
             raise Failure(f"a file is left: {path}")
     if not all(vm["status"] in ("stopped", "crashed") for vm in vms):
