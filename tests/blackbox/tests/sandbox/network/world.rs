@@ -122,7 +122,9 @@ fn answer(mut stream: TcpStream) {
         head.push(byte[0]);
     }
     let address = stream.local_addr().unwrap().ip();
-    let _ = write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nserver {address}\n");
+    // At once, so that a proxy does not divide it.
+    let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nserver {address}\n");
+    let _ = stream.write_all(answer.as_bytes());
     let _ = stream.shutdown(Shutdown::Write);
 }
 
